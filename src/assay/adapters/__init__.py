@@ -1,0 +1,1 @@
+"""The world: engines, registries, indexes, files. The only place that imports docker, requests or subprocess."""

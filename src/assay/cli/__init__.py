@@ -1,0 +1,83 @@
+"""The command line: a thin table of commands, each in a module of its own that is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+from rich.markup import escape
+
+from assay import __version__, console
+from assay.errors import AssayError
+
+__all__ = ["COMMANDS", "main", "main_inner"]
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    # name: (module in assay.cli with a `command`, one line for --help)
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when they run, so that `--help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"assay.cli.{COMMANDS[cmd_name][0]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from assay.nearest import suggestion  # noqa: PLC0415
+
+            ctx.fail(f"there is no command {args[0]!r}{suggestion(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="assay")
+def root() -> None:
+    """Build GPU serving images across a version matrix, prove what works in them, publish only what is verified.
+
+    Exit codes: 0 fine, 1 finished with failures, 2 usage or configuration, 3 nothing selected, 4 no engine or
+    no GPU, 5 registry, 6 refused by policy, 130 interrupted.
+    """
+
+
+def main_inner(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; errors of assay come out as exceptions."""
+    result = root.main(args=None if argv is None else list(argv), prog_name="assay", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; every error becomes a message for people and an exit code."""
+    try:
+        return main_inner(argv)
+    except AssayError as error:
+        console.err().print(f"[red]error:[/] {escape(error.message)}", soft_wrap=True)
+        if error.hint:
+            console.err().print(f"  [bold]try:[/] {escape(error.hint)}", soft_wrap=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        console.err().print("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) is gone; that is not our failure.
+        sys.stderr.close()
+        return 0

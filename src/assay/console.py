@@ -1,0 +1,76 @@
+"""All printing: data to stdout, everything said to people to stderr; NO_COLOR, CI and pipes are honoured."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["STYLES", "data", "data_table", "err", "json_data", "out", "say", "warn"]
+
+STYLES: Final = {
+    "works": "green", "ok": "green", "built": "green", "cached": "green",
+    "degraded": "yellow", "warn": "yellow", "warning": "yellow", "inconclusive": "yellow", "timed_out": "yellow",
+    "wrong": "red bold", "broken": "red", "fail": "red", "failed": "red", "error": "red", "refused": "magenta",
+    "unsupported": "blue", "not_run": "dim", "aborted": "dim", "engine_failed": "yellow",
+}  # fmt: skip
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    # Piped output keeps whole lines: a table that is cut to 80 columns is useless to grep.
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS", "200"))
+    return Console(stderr=stderr, width=width, soft_wrap=False, highlight=False)
+
+
+def out() -> Console:
+    """The console for data (stdout)."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """The console for people (stderr)."""
+    return _console(stderr=True)
+
+
+def say(text: str = "") -> None:
+    """Tell a person something, on stderr; the text is taken literally."""
+    err().print(escape(text), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Warn a person, on stderr."""
+    err().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+
+
+def data(text: str) -> None:
+    """Write data to stdout exactly as it is."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def json_data(value: Any) -> None:
+    """Write one JSON document to stdout."""
+    data(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def styled(word: str) -> Text:
+    """Return a word in the colour of its meaning."""
+    return Text(word, style=STYLES.get(word.rsplit(maxsplit=1)[-1] if word else "", ""))
+
+
+def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """Print a table to stdout; words with a meaning (outcomes, verdicts) are coloured."""
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(styled(value) for value in row))
+    out().print(table)

@@ -1,0 +1,1 @@
+"""The steps from a plan to a verified tag. Flows know ports, never adapters."""

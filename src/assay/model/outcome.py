@@ -1,0 +1,54 @@
+"""What can be said of one feature of one image: measured outcomes, audit verdicts, and how to read them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Outcome", "Severity", "Verdict"]
+
+
+class Outcome(StrEnum):
+    """What a probe measured of one feature."""
+
+    WORKS = "works"
+    DEGRADED = "degraded"
+    """Right, but slower than without the feature."""
+    WRONG = "wrong"
+    """Ran to its end and gave bad numbers."""
+    BROKEN = "broken"
+    """Raised, crashed or aborted."""
+    UNSUPPORTED = "unsupported"
+    """The hardware or the framework itself declares that it cannot."""
+    INCONCLUSIVE = "inconclusive"
+    """Out of memory, time-out, engine failure: nothing can be said."""
+    NOT_RUN = "not_run"
+    """Not tried; the reason says why."""
+
+    @property
+    def symbol(self) -> str:
+        """One character for tables; the word always stands beside it."""
+        return {
+            "works": "✓",
+            "degraded": "~",
+            "wrong": "≠",
+            "broken": "✗",
+            "unsupported": "−",
+            "inconclusive": "?",
+            "not_run": "·",
+        }[self]
+
+
+class Severity(StrEnum):
+    """How much a finding of the audit weighs."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Verdict(StrEnum):
+    """What the audit says of a cell, or of one feature of it on a target: a prediction, never a measurement."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"

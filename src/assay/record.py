@@ -1,0 +1,189 @@
+"""Records: what was done to one cell or image and what came of it. Append-only, one file each.
+
+A record is the product; everything that is shown is made of records. Files of two machines merge by copying,
+because a record's file name ends in the digest of its bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from assay.digest import sha256_of
+from assay.errors import StoreError
+from assay.model.base import Value
+from assay.model.outcome import Outcome, Verdict
+
+__all__ = [
+    "AnyRecord",
+    "AuditRecord",
+    "BuildRecord",
+    "BuildStatus",
+    "Device",
+    "FeatureResult",
+    "LayerSize",
+    "ProbeRecord",
+    "Record",
+    "dump",
+    "file_name",
+    "parse",
+]
+
+Metric = bool | int | float | str
+
+
+class Record(Value):
+    """What all records have in common."""
+
+    schema_version: Literal[1] = 1
+    created: datetime
+    """When it was measured, UTC."""
+    run: str
+    """The run that made it: the name of a folder in build_logs/."""
+    cell: str
+    """The cell id, or the image reference where no cell stands behind it."""
+    image: str = ""
+    """The image recipe, or empty."""
+    image_digest: str | None = None
+    """`sha256:...` of the manifest, as the engine or registry gives it."""
+    lock_digest: str | None = None
+    content_key: str | None = None
+    assay_version: str = ""
+
+
+class BuildStatus(StrEnum):
+    """What came of building one cell."""
+
+    BUILT = "built"
+    CACHED = "cached"
+    """Nothing had to be done: the image of this content key is there."""
+    REFUSED = "refused"
+    """The audit says that it cannot work; it was not built."""
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    ABORTED = "aborted"
+    """Stopped by the user or by --fail-fast."""
+    ENGINE_FAILED = "engine_failed"
+    """The engine died or the disk was full: nothing is said about the cell."""
+
+
+class LayerSize(Value):
+    """One layer of an image: its compressed size and the instruction that made it."""
+
+    digest: str
+    bytes: int
+    made_by: str = ""
+
+
+class BuildRecord(Record):
+    """What came of building a cell."""
+
+    kind: Literal["build"] = "build"
+    status: BuildStatus
+    reason: str = ""
+    """Why it was refused, failed, or had to be built again."""
+    cause: str | None = None
+    """An entry of knowledge/failures.yaml."""
+    seconds: float = 0.0
+    size_bytes: int | None = None
+    layers: tuple[LayerSize, ...] = ()
+    tags: tuple[str, ...] = ()
+    log: str | None = None
+    """Path of the log, relative to build_logs/."""
+
+
+class AuditRecord(Record):
+    """What the audit said of a cell or image; `report` is the digest of the audit's own JSON document beside it."""
+
+    kind: Literal["audit"] = "audit"
+    subject: Literal["wheels", "image"]
+    verdict: Verdict
+    targets: tuple[str, ...] = ()
+    findings: int = 0
+    summary: tuple[str, ...] = ()
+    """The findings that decided the verdict, one line each."""
+    predictions: dict[str, dict[str, Outcome]] = {}
+    """target -> feature -> predicted outcome."""
+    report: str | None = None
+
+
+class Device(Value):
+    """One GPU as seen from inside the container or process that was probed."""
+
+    name: str
+    capability: str
+    """Compute capability, `9.0`."""
+    memory_bytes: int
+    uuid: str = ""
+    driver: str = ""
+    cuda: str = ""
+    """The newest CUDA version the driver supports, `13.0`."""
+
+    @property
+    def target(self) -> str:
+        """The architecture's name: `sm_90`."""
+        return "sm_" + self.capability.replace(".", "")
+
+
+class FeatureResult(Value):
+    """What one probe said of its feature."""
+
+    outcome: Outcome
+    reason: str = ""
+    cause: str | None = None
+    seconds: float = 0.0
+    metrics: dict[str, Metric] = {}
+    log: str | None = None
+
+
+class ProbeRecord(Record):
+    """What worked in an image on a GPU."""
+
+    kind: Literal["probe"] = "probe"
+    suite_digest: str
+    """Digest over the probe programs that ran."""
+    executor: str
+    """`docker` or `local`."""
+    devices: tuple[Device, ...]
+    packages: dict[str, str]
+    """Distribution name -> version, read inside."""
+    features: dict[str, FeatureResult]
+    notes: tuple[str, ...] = ()
+
+
+AnyRecord = Annotated[BuildRecord | AuditRecord | ProbeRecord, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[BuildRecord | AuditRecord | ProbeRecord] = TypeAdapter(AnyRecord)
+
+
+def now() -> datetime:
+    """Return this moment in UTC, to the millisecond (what a record's file keeps)."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def dump(record: Record) -> bytes:
+    """Return the exact bytes of a record: indented JSON with a final newline."""
+    return record.model_dump_json(indent=1).encode() + b"\n"
+
+
+def parse(data: bytes, *, source: str = "record") -> BuildRecord | AuditRecord | ProbeRecord:
+    """Read a record back.
+
+    Raises:
+        StoreError: the bytes are not a record of a known kind and version.
+    """
+    try:
+        return _ADAPTER.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{source} is not a record that this version reads: {where}: {first['msg']}") from error
+
+
+def file_name(record: Record) -> str:
+    """Return the name under which a record is kept: time, kind, and the start of the digest of its bytes."""
+    kind = getattr(record, "kind", "record")
+    return f"{record.created:%Y%m%dT%H%M%S}-{kind}-{sha256_of(dump(record))[7:23]}.json"
