@@ -1,0 +1,150 @@
+"""SELECT: which cells are meant.
+
+    sglang-blackwell          an image: all its cells
+    starter                   a group of matrix.yaml
+    'vllm-*-torch2.8*'        a glob over cell ids
+    torch=2.8.0  'torch>=2.9' a condition on an axis (or on target, base, engine, kind)
+    '!*nightly*'              not these (any form, after an exclamation mark)
+
+Names and globs add up; conditions on different axes must all hold, several on one axis must hold as alternatives
+when they are `=` and together when they compare.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from assay.errors import UsageError
+from assay.model.cell import Cell
+from assay.model.matrix import AxisValue, Group
+from assay.nearest import suggestion
+
+__all__ = ["CONDITION", "Facts", "facts_of", "holds", "matches", "select"]
+
+Facts = Mapping[str, tuple[AxisValue, ...]]
+"""What conditions look at: axis, `target`, `engine`, ... -> the values a cell has there."""
+
+_COMPARES: Final = re.compile(r"^(==|!=|<=|>=|<|>|~=)")
+CONDITION: Final = re.compile(r"^([a-z][a-z0-9_]*)(==|!=|<=|>=|~=|=|<|>)(.+)$")
+
+
+def _word(text: str) -> AxisValue:
+    return AxisValue.model_construct(id=text)
+
+
+def facts_of(cell: Cell) -> Facts:
+    """Return what conditions can look at in a cell."""
+    facts: dict[str, tuple[AxisValue, ...]] = {axis: (value,) for axis, value in cell.point.items()}
+    facts["target"] = tuple(_word(target) for target in cell.targets)
+    for name in ("engine", "kind", "image", "base"):
+        facts[name] = (_word(getattr(cell, name)),)
+    if cell.python:
+        facts["python"] = (AxisValue(id=cell.python, version=cell.python),)
+    return facts
+
+
+def holds(condition: str, value: AxisValue) -> bool:
+    """Tell whether one condition holds for one value.
+
+    A condition that starts with a comparison is PEP 440 over the value's version (a nightly without one never
+    satisfies it); anything else is a glob over the value's id.
+    """
+    if not _COMPARES.match(condition):
+        return fnmatchcase(value.id, condition)
+    text = value.version or value.id
+    try:
+        return SpecifierSet(condition).contains(Version(text), prereleases=True)
+    except (InvalidSpecifier, InvalidVersion):
+        return False
+
+
+def matches(match: Mapping[str, str | tuple[str, ...]], facts: Facts) -> bool:
+    """Tell whether every key of a partial match holds; several conditions under one key are alternatives."""
+    for axis, wanted in match.items():
+        conditions = (wanted,) if isinstance(wanted, str) else wanted
+        values = facts.get(axis, ())
+        if not any(holds(condition, value) for condition in conditions for value in values):
+            return False
+    return True
+
+
+class _Words:
+    """A list of SELECT words, sorted by what they do."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.names: list[str] = []
+        self.without: list[str] = []
+        self.equal: dict[str, tuple[str, ...]] = {}
+        self.compare: list[tuple[str, str]] = []
+        for word in words:
+            condition = CONDITION.match(word)
+            if word.startswith("!"):
+                self.without.append(word[1:])
+            elif condition is None:
+                self.names.append(word)
+            elif condition[2] == "=":
+                self.equal[condition[1]] = (*self.equal.get(condition[1], ()), condition[3])
+            else:
+                self.compare.append((condition[1], condition[2] + condition[3]))
+
+    def admit(self, facts: Facts) -> bool:
+        """Tell whether all conditions hold."""
+        return matches(self.equal, facts) and all(matches({axis: text}, facts) for axis, text in self.compare)
+
+
+def select(
+    cells: Sequence[Cell],
+    expressions: Sequence[str],
+    *,
+    groups: Mapping[str, Group],
+    axes: Iterable[str] = (),
+    others: Iterable[str] = (),
+    trail: tuple[str, ...] = (),
+) -> list[Cell]:
+    """Return the cells that are meant, in the order of the plan; no expression means all.
+
+    Args:
+        cells: all cells of the plan.
+        expressions: SELECT words.
+        groups: the groups of the matrix; a group's conditions narrow that group only.
+        axes: known axis names, for messages.
+        others: names that exist but are no cell (excluded ids), for messages.
+        trail: the groups being expanded.
+
+    Raises:
+        UsageError: an expression names nothing that exists; the nearest names are offered.
+    """
+    words = _Words(expressions)
+    known_axes = {"target", "engine", "kind", "image", "base", "python", *axes}
+    for axis in (*words.equal, *(axis for axis, _ in words.compare)):
+        if axis not in known_axes:
+            raise UsageError(f"no cell has an axis {axis!r}{suggestion(axis, known_axes)}")
+
+    def named(word: str) -> set[str]:
+        if word in trail:
+            raise UsageError(
+                f"the group {word!r} selects itself: {' -> '.join((*trail, word))}",
+                hint="take one of these groups out of the other's `select` in matrix.yaml",
+            )
+        if word in groups:
+            inner = select(cells, groups[word].select, groups=groups, axes=axes, others=others, trail=(*trail, word))
+            return {cell.id for cell in inner}
+        found = {cell.id for cell in cells if cell.image == word or fnmatchcase(cell.id, word)}
+        if not found and not any(fnmatchcase(other, word) for other in others):
+            known = {cell.image for cell in cells} | {cell.id for cell in cells} | set(groups)
+            raise UsageError(
+                f"{word!r} is no cell, image or group{suggestion(word, known)}",
+                hint="`assay plan` lists every cell, `assay plan --excluded` what is left out and why",
+            )
+        return found
+
+    chosen = {cell_id for word in words.names for cell_id in named(word)} if words.names else {c.id for c in cells}
+    for word in words.without:
+        chosen -= {c.id for c in select(cells, [word], groups=groups, axes=axes, others=others, trail=trail)}
+    return [cell for cell in cells if cell.id in chosen and words.admit(facts_of(cell))]
