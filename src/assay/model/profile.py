@@ -1,0 +1,64 @@
+"""Profiles: how a server is started, as somebody wrote it down, with the figures they claim for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from assay.model.base import Value
+from assay.model.text import Date, EnvName, PlainText, VersionText
+
+__all__ = ["Claim", "Engine", "FlagName", "FlagValue", "Flags", "Profile"]
+
+Engine = Literal["sglang", "vllm"]
+FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=80)]
+"""A flag without its dashes: `attention-backend`."""
+FlagValue = str | tuple[str, ...]
+"""`true` is a bare switch; a tuple is a flag with several values."""
+Flags = dict[FlagName, FlagValue]
+
+
+class Claim(Value):
+    """Figures that a document states for a profile; never mixed up with a record."""
+
+    source: PlainText
+    date: Date
+    device: PlainText = ""
+    model: PlainText = ""
+    stable: bool | None = None
+    latency_ms: float | None = None
+    ttft_ms: float | None = None
+    tokens_per_second: float | None = None
+    requests_per_second: float | None = None
+    gpu_memory_gb: float | None = None
+    users: int = 1
+    note: PlainText = ""
+
+
+class Profile(Value):
+    """images/<image>/profiles/<name>.yaml."""
+
+    description: PlainText
+    engine: Engine
+    written_for: VersionText
+    """The engine's release whose flags these are; other releases get their successors."""
+    extends: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] | None = None
+    """A profile beside this one whose settings come first."""
+    model: PlainText | None = None
+    quantization: PlainText | None = None
+    flags: Flags = {}
+    drop: tuple[FlagName, ...] = ()
+    """Flags of the profile it extends that do not hold here."""
+    env: dict[EnvName, PlainText] = {}
+    shm_size: Annotated[str, Field(pattern=r"^[1-9]\d*[kmg]$")] | None = None
+    claims: tuple[Claim, ...] = ()
+
+    @field_validator("flags", mode="before")
+    @classmethod
+    def _no_empty(cls, value: object) -> object:
+        if isinstance(value, dict):
+            for name, content in value.items():
+                if content is None or content in ("", "false"):
+                    raise ValueError(f"{name}: write `true` for a switch, or leave the flag out")
+        return value

@@ -1,0 +1,127 @@
+"""What is known of the engines' flags over their releases: knowledge/server_flags.yaml as values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from assay.model.base import Value
+from assay.model.profile import Engine, FlagName, Flags
+from assay.model.text import Date, EnvName, PlainText, Specifier, VersionText
+from assay.yamltext import load, parse
+
+__all__ = ["EngineFlags", "FeatureSwitch", "FlagHistory", "ServerFlags", "Setting", "load_server_flags"]
+
+
+class Setting(Value):
+    """Flags and environment that set something in the releases named by `when`."""
+
+    when: Specifier = ""
+    flags: Flags = {}
+    drop: tuple[FlagName, ...] = ()
+    """Flags that ask for the feature and have to go."""
+    env: dict[EnvName, PlainText] = {}
+
+    def holds(self, version: str) -> bool:
+        """Whether it is for this release; pre-releases count as the release they lead to."""
+        return _matches(self.when, version)
+
+
+class FeatureSwitch(Value):
+    """How one feature of an engine is switched off and on."""
+
+    default: Literal["on", "off", "auto"]
+    """What the engine does when nothing is said."""
+    off: tuple[Setting, ...] = ()
+    on: tuple[Setting, ...] = ()
+    note: PlainText = ""
+    source: PlainText
+    date: Date
+
+
+class FlagHistory(Value):
+    """A flag that came, went, was renamed, or never was."""
+
+    since: VersionText | None = None
+    """The first release seen to have it."""
+    until: VersionText | None = None
+    """The last release seen to have it."""
+    never: bool = False
+    """No release was seen to have it."""
+    deprecated: VersionText | None = None
+    """The first release seen to warn of it."""
+    successor: Flags | None = None
+    """What does the same today; values `{value}` are taken over. Empty: nothing is needed."""
+    note: PlainText = ""
+    source: PlainText
+    date: Date
+
+    def removed_in(self, version: str) -> bool:
+        """Whether this release no longer has the flag, or none ever had."""
+        asked = _version(version)
+        return self.never or (self.until is not None and asked is not None and asked > Version(self.until))
+
+    def missing_in(self, version: str) -> bool:
+        """Whether this release lacks the flag, as far as is known: removed, or not yet there."""
+        asked = _version(version)
+        too_old = self.since is not None and asked is not None and asked < Version(self.since)
+        return too_old or self.removed_in(version)
+
+    def deprecated_in(self, version: str) -> bool:
+        """Whether this release warns of the flag."""
+        asked = _version(version)
+        return self.deprecated is not None and asked is not None and asked >= Version(self.deprecated)
+
+
+class EngineFlags(Value):
+    """One engine: how its server is started and what its flags are called."""
+
+    package: PlainText
+    """The distribution whose version decides."""
+    command: tuple[str, ...]
+    """What starts the server, before its flags."""
+    help: tuple[str, ...]
+    """What makes it tell its flags."""
+    model_flag: FlagName | None
+    """None: the model is the first positional argument."""
+    port: int
+    abbreviates: bool
+    """Whether it takes a unique beginning of a flag for the flag (argparse's allow_abbrev)."""
+    health: PlainText
+    metrics: Setting
+    """What makes it tell Prometheus metrics at /metrics."""
+    features: dict[str, FeatureSwitch]
+    flags: dict[FlagName, FlagHistory]
+
+
+class ServerFlags(Value):
+    """knowledge/server_flags.yaml."""
+
+    version: Literal["1"]
+    engines: dict[Engine, EngineFlags]
+
+
+def load_server_flags(path: Path) -> ServerFlags:
+    """Read the file.
+
+    Raises:
+        ConfigError: it is wrong, with every place.
+    """
+    return parse(load(path.read_text(encoding="utf-8"), file=str(path)), ServerFlags)
+
+
+def _version(text: str) -> Version | None:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return None
+
+
+def _matches(condition: str, version: str) -> bool:
+    if not condition:
+        return True
+    asked = _version(version)
+    return asked is not None and SpecifierSet(condition).contains(asked, prereleases=True)

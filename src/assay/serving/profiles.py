@@ -1,0 +1,80 @@
+"""Reading profiles and laying them over the ones they extend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from assay.errors import ConfigError, Problem, UsageError
+from assay.model.profile import Profile
+from assay.nearest import suggestion
+from assay.yamltext import load, parse
+
+__all__ = ["load_profiles", "named", "resolve"]
+
+
+def load_profiles(folder: Path) -> dict[str, Profile]:
+    """Read every profile of a folder, by name.
+
+    Raises:
+        ConfigError: every problem of every file at once.
+    """
+    found: dict[str, Profile] = {}
+    problems: list[Problem] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            found[path.stem] = parse(load(path.read_text(encoding="utf-8"), file=str(path)), Profile)
+        except ConfigError as error:
+            problems += error.problems
+    for name, profile in found.items():
+        if profile.extends is not None and profile.extends not in found:
+            message = f"extends {profile.extends!r}, which is not there{suggestion(profile.extends, found)}"
+            problems.append(Problem(file=str(folder / f"{name}.yaml"), message=message))
+    if problems:
+        raise ConfigError(problems)
+    return {name: resolve(name, found) for name in found}
+
+
+def resolve(name: str, profiles: Mapping[str, Profile]) -> Profile:
+    """Return a profile with all that it extends laid under it.
+
+    Raises:
+        ConfigError: profiles extend each other in a circle, or engines differ.
+    """
+    chain: list[str] = []
+    current: str | None = name
+    while current is not None:
+        if current in chain:
+            circle = " -> ".join([*chain, current])
+            raise ConfigError([Problem(file=f"{name}.yaml", message=f"profiles extend each other: {circle}")])
+        chain.append(current)
+        current = profiles[current].extends
+    if len({profiles[part].engine for part in chain}) > 1:
+        raise ConfigError([Problem(file=f"{name}.yaml", message="extends a profile of another engine")])
+    merged = profiles[chain[-1]]
+    for part in reversed(chain[:-1]):
+        upper = profiles[part]
+        kept = {flag: value for flag, value in merged.flags.items() if flag not in upper.drop}
+        merged = upper.model_copy(
+            update={
+                "flags": {**kept, **upper.flags},
+                "env": {**merged.env, **upper.env},
+                "model": upper.model or merged.model,
+                "quantization": upper.quantization or merged.quantization,
+                "shm_size": upper.shm_size or merged.shm_size,
+                "extends": None,
+                "drop": (),
+            }
+        )
+    return merged.model_copy(update={"extends": None, "drop": ()})
+
+
+def named(name: str, profiles: Mapping[str, Profile]) -> Profile:
+    """Return a profile by name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in profiles:
+        raise UsageError(f"there is no profile {name!r}{suggestion(name, profiles)}")
+    return profiles[name]
