@@ -20,6 +20,8 @@ from assay.model.outcome import Outcome, Verdict
 __all__ = [
     "AnyRecord",
     "AuditRecord",
+    "BenchRecord",
+    "BenchSeries",
     "BuildRecord",
     "BuildStatus",
     "Device",
@@ -27,6 +29,10 @@ __all__ = [
     "LayerSize",
     "ProbeRecord",
     "Record",
+    "ServeCheck",
+    "ServeRecord",
+    "ServeStatus",
+    "Spread",
     "dump",
     "file_name",
     "parse",
@@ -154,8 +160,125 @@ class ProbeRecord(Record):
     notes: tuple[str, ...] = ()
 
 
-AnyRecord = Annotated[BuildRecord | AuditRecord | ProbeRecord, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[BuildRecord | AuditRecord | ProbeRecord] = TypeAdapter(AnyRecord)
+class ServeStatus(StrEnum):
+    """What came of starting a server."""
+
+    OK = "ok"
+    """It started and passed every check."""
+    FAILED = "failed"
+    """It started and failed a check, or died while it was checked."""
+    REFUSED = "refused"
+    """Its flags are wrong for this server; it was not started."""
+    CRASHED = "crashed"
+    """It ended before it was healthy."""
+    TIMED_OUT = "timed_out"
+    """It was not healthy in time."""
+    ABORTED = "aborted"
+
+
+class ServeCheck(Value):
+    """One check of a server's API."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+    seconds: float = 0.0
+
+
+class ServeRecord(Record):
+    """Whether a server starts in an image on a GPU, what it chose, and whether its API is right."""
+
+    kind: Literal["serve"] = "serve"
+    engine: str
+    executor: str
+    profile: str = ""
+    model: str = ""
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    status: ServeStatus
+    reason: str = ""
+    cause: str | None = None
+    """An entry of knowledge/failures.yaml."""
+    start_seconds: float = 0.0
+    """From starting the process to the first healthy answer."""
+    stop_seconds: float = 0.0
+    stopped: str = ""
+    """How it ended when asked to."""
+    checks: tuple[ServeCheck, ...] = ()
+    chosen: dict[str, Metric] = {}
+    """What the server says it uses: attention backend, graphs captured, quantisation kernel."""
+    flag_findings: tuple[str, ...] = ()
+    needed: tuple[str, ...] | None = None
+    """With --bisect-flags: the features that had to be switched off for it to start; empty if none."""
+    starts: int = 1
+    """How many times a server was started to find out."""
+    devices: tuple[Device, ...] = ()
+    packages: dict[str, str] = {}
+    log: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Spread(Value):
+    """A distribution of durations, milliseconds."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    least: float
+    most: float
+
+
+class BenchSeries(Value):
+    """One load on one server."""
+
+    workload: str
+    users: int
+    max_tokens: int
+    requests: int
+    failed: int
+    seconds: float
+    completion_tokens: int
+    cached_tokens: int | None = None
+    """Prompt tokens taken from the cache, if the server says so."""
+    requests_per_second: float
+    tokens_per_second: float
+    latency: Spread | None = None
+    ttft: Spread | None = None
+    """Time to the first token."""
+    per_token: Spread | None = None
+    """Mean time between tokens of a request, without the first."""
+    first_ms: float | None = None
+    """Repeated prompts: the latency of the first request; `latency` is of the rest."""
+    errors: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
+
+
+class BenchRecord(Record):
+    """How fast a server is."""
+
+    kind: Literal["bench"] = "bench"
+    engine: str
+    executor: str
+    profile: str = ""
+    model: str = ""
+    argv: tuple[str, ...] = ()
+    stable: bool
+    """Nothing failed and the server was healthy at the end."""
+    chosen: dict[str, Metric] = {}
+    gpu_memory_gib: float | None = None
+    """The most that was in use on the card while it ran."""
+    start_seconds: float = 0.0
+    series: tuple[BenchSeries, ...] = ()
+    devices: tuple[Device, ...] = ()
+    packages: dict[str, str] = {}
+    log: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+AnyRecord = Annotated[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord] = TypeAdapter(AnyRecord)
 
 
 def now() -> datetime:
@@ -169,7 +292,9 @@ def dump(record: Record) -> bytes:
     return record.model_dump_json(indent=1).encode() + b"\n"
 
 
-def parse(data: bytes, *, source: str = "record") -> BuildRecord | AuditRecord | ProbeRecord:
+def parse(
+    data: bytes, *, source: str = "record"
+) -> BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord:
     """Read a record back.
 
     Raises:
