@@ -1,0 +1,127 @@
+"""`lock.txt`: a lock as a requirements file that pip and uv install with `--require-hashes`. Pure.
+
+The header holds what the lock was made from, one `# key: value` a line; every other line is one exact file:
+
+    torch==2.8.0 --hash=sha256:<hex>  # torch-2.8.0-cp311-cp311-manylinux_2_28_x86_64.whl 888081234 pypi
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pydantic import ValidationError
+
+from assay.digest import sha256_of
+from assay.errors import ConfigError, Problem
+from assay.model.cell import Cell
+from assay.model.lock import Lock, LockedWheel
+
+__all__ = ["dump", "lock_digest", "parse", "platform_of", "stale_reason", "wanted"]
+
+_TITLE: Final = "# assay lock, format 1. Made by `assay lock`; change the recipe, not this file."
+_LINE: Final = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})"
+    r"  # (?P<filename>\S+) (?P<size>\d+|-) (?P<index>\S+)"
+)
+# What uv takes as a Linux platform; a base with another glibc resolves for the nearest older one.
+_UV_GLIBC: Final = (17, 28, *range(31, 41))
+
+
+def platform_of(glibc: str) -> str:
+    """Return what uv calls x86-64 Linux with this glibc: `x86_64-manylinux_2_36`."""
+    minor = int(glibc.split(".")[1])
+    return f"x86_64-manylinux_2_{max(known for known in _UV_GLIBC if known <= max(minor, 17))}"
+
+
+def dump(lock: Lock) -> str:
+    """Return the text of a lock.txt; equal locks give equal text."""
+    head = [_TITLE, f"# cell: {lock.cell}", f"# python: {lock.python}", f"# platform: {lock.platform}"]
+    head.append(f"# base: {lock.base}" + (f"@{lock.base_digest}" if lock.base_digest else ""))
+    if lock.as_of:
+        head.append(f"# as-of: {lock.as_of}")
+    head += [f"# require: {requirement}" for requirement in lock.requirements]
+    head += [f"# nightly: {name} {date}" for name, date in sorted(lock.nightlies.items())]
+    lines = [
+        f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}"
+        f"  # {wheel.filename} {'-' if wheel.size is None else wheel.size} {wheel.index}"
+        for wheel in sorted(lock.wheels, key=lambda wheel: wheel.name)
+    ]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def parse(text: str, *, file: str) -> Lock:
+    """Read a lock.txt.
+
+    Raises:
+        ConfigError: a line is not what `dump` writes; names file and line.
+    """
+    fields: dict[str, str] = {}
+    requirements: list[str] = []
+    nightlies: dict[str, str] = {}
+    wheels: list[LockedWheel] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if number == 1:
+            if line != _TITLE:
+                raise _problem(file, 1, "not a lock of this format; run `assay lock --refresh` for the cell")
+        elif line.startswith("# "):
+            key, _, value = line[2:].partition(": ")
+            if key == "require":
+                requirements.append(value)
+            elif key == "nightly":
+                name, _, date = value.partition(" ")
+                nightlies[name] = date
+            else:
+                fields[key] = value
+        elif match := _LINE.fullmatch(line):
+            size = None if match["size"] == "-" else int(match["size"])
+            wheels.append(LockedWheel(**(match.groupdict() | {"size": size})))
+        elif line.strip():
+            raise _problem(file, number, f"not a line of a lock: {line[:80]!r}")
+    base, _, digest = fields.get("base", "").partition("@")
+    try:
+        return Lock(
+            cell=fields.get("cell", ""),
+            python=fields.get("python", ""),
+            platform=fields.get("platform", ""),
+            base=base,
+            base_digest=digest or None,
+            as_of=fields.get("as-of"),
+            requirements=tuple(requirements),
+            nightlies=nightlies,
+            wheels=tuple(wheels),
+        )
+    except ValidationError as error:
+        raise _problem(file, 0, str(error.errors(include_url=False)[0]["msg"])) from error
+
+
+def _problem(file: str, line: int, message: str) -> ConfigError:
+    return ConfigError([Problem(file=file, line=line, column=1 if line else 0, message=message)])
+
+
+def lock_digest(lock: Lock) -> str:
+    """Return the digest of a lock: of the bytes of its file."""
+    return sha256_of(dump(lock).encode())
+
+
+def wanted(cell: Cell) -> tuple[str, ...]:
+    """Return what a lock of this cell has to answer: requirements, and forced ones marked with `!`."""
+    return (*cell.requirements, *(f"!{requirement}" for requirement in cell.forced_requirements))
+
+
+def stale_reason(lock: Lock, cell: Cell, *, glibc: str) -> str | None:
+    """Tell in words why a lock no longer answers its cell, or None when it does."""
+    for what, have, want in (
+        ("the requirements are", lock.requirements, wanted(cell)),
+        ("Python is", lock.python, cell.python),
+        ("the base is", lock.base, cell.base),
+        ("the platform is", lock.platform, platform_of(glibc)),
+        ("as_of is", lock.as_of, cell.as_of),
+    ):
+        if have != want:
+            if isinstance(want, tuple) and isinstance(have, tuple):
+                changed = [f"+ {item}" for item in want if item not in have]
+                changed += [f"- {item}" for item in have if item not in want]
+                return f"{what} different: {', '.join(changed) or 'another order'}"
+            return f"{what} {want or 'not set'}, the lock was made for {have or 'none'}"
+    return None
