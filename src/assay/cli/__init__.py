@@ -17,22 +17,25 @@ __all__ = ["COMMANDS", "main", "main_inner"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     # name: (module in assay.cli with a `command`, one line for --help)
+    "plan": ("plan", "Show every cell, and what is left out and why."),
+    "lock": ("lock", "Give each cell its exact wheels."),
+    "render": ("render", "Write Dockerfiles and the bake file."),
 }
 
 
 class _Lazy(click.Group):
     """A group whose commands are imported when they run, so that `--help` is instant."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"assay.cli.{COMMANDS[cmd_name][0]}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         if not COMMANDS:
             return
         with formatter.section("Commands"):

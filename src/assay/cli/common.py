@@ -1,0 +1,49 @@
+"""What commands share: where the project is, how cells are named, how results are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from assay import plan as planning
+from assay.adapters.project_files import ProjectFiles, find_root
+
+__all__ = ["format_option", "load", "project_option", "select_argument"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def project_option(function: F) -> F:
+    """Add `--project DIR`."""
+    return click.option(
+        "--project",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        default=None,
+        help="The folder with matrix.yaml (default: this one or one above it).",
+    )(function)
+
+
+def select_argument(function: F) -> F:
+    """Add `[SELECT]...`."""
+    return click.argument("select", nargs=-1)(function)
+
+
+def format_option(*formats: str) -> Callable[[F], F]:
+    """Add `--format`, of which the first is the default."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help="What to write to stdout.",
+    )
+
+
+def load(project: Path | None) -> tuple[ProjectFiles, planning.Plan]:
+    """Read the project's configuration and make the plan."""
+    files = ProjectFiles(project or find_root())
+    return files, planning.make(files.load())

@@ -1,0 +1,89 @@
+"""`assay lock`: give each cell its exact wheels, and render what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from assay import console, lockfile
+from assay.adapters.project_files import ProjectFiles
+from assay.adapters.uv_resolver import UvResolver
+from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.render import write_generated
+from assay.cli.world import digest_of_image, index_versions
+from assay.flows.lock import Locker, LockResult, LockStatus
+
+__all__ = ["command"]
+
+_BAD = {LockStatus.CONFLICT, LockStatus.MISSING, LockStatus.UNREACHABLE, LockStatus.STALE}
+
+
+@click.command("lock")
+@select_argument
+@project_option
+@format_option("text", "json")
+@click.option("--refresh", is_flag=True, help="Resolve again, also where the lock still answers the recipe.")
+@click.option("--check", is_flag=True, help="Change nothing; fail where a lock does not answer its recipe.")
+def command(select: tuple[str, ...], project: Path | None, form: str, *, refresh: bool, check: bool) -> int:
+    """Resolve cells to exact wheels with sha256, and write lock.txt and Dockerfile under images/*/cells/.
+
+    A cell that cannot be resolved keeps the resolver's explanation in unresolved.txt: its requirements conflict, the
+    index lacks something, or the index could not be reached.
+    """
+    files, plan = load(project)
+    cells = [cell for cell in plan.select(select) if cell.kind != "external"]
+    locker = Locker(plan.project.matrix, resolver=UvResolver(), versions=index_versions, digests=digest_of_image)
+    results: list[LockResult] = []
+    for result in locker.run([(cell, files.lock(cell)) for cell in cells], refresh=refresh, check=check):
+        results.append(result)
+        _tell(result)
+        if not check:
+            _keep(files, result)
+    if not check:
+        write_generated(files, plan)
+    if form == "json":
+        console.json_data({"version": 1, "locks": [_json(result) for result in results]})
+    bad = [result for result in results if result.status in _BAD]
+    console.say(f"{len(results) - len(bad)} of {len(results)} cells have a lock that answers their recipe")
+    return 1 if bad else 0
+
+
+def _keep(files: ProjectFiles, result: LockResult) -> None:
+    if result.lock is not None:
+        files.write_cell_file(result.cell, "lock.txt", lockfile.dump(result.lock))
+        files.write_cell_file(result.cell, "unresolved.txt", None)
+    elif result.status is not LockStatus.UNREACHABLE:
+        # Not having reached an index says nothing about the lock that is there.
+        files.write_cell_file(result.cell, "lock.txt", None)
+        files.write_cell_file(result.cell, "Dockerfile", None)
+        files.write_cell_file(result.cell, "unresolved.txt", f"{result.status.value}\n\n{result.explanation}\n")
+
+
+def _tell(result: LockResult) -> None:
+    status = result.status.value
+    style = "red" if result.status in _BAD else "green"
+    console.err().print(f"[{style}]{status:12}[/] {result.cell.id}", soft_wrap=True)
+    lines: Sequence[str] = result.explanation.splitlines()
+    if len(result.changes) <= 12:
+        lines = [*lines, *result.changes]
+    elif result.changes:
+        lines = [*lines, f"{len(result.changes)} changes in the lock"]
+    for line in lines:
+        console.say(f"             {line}")
+    if result.warning:
+        console.warn(f"{result.cell.id}: {result.warning}")
+
+
+def _json(result: LockResult) -> dict[str, object]:
+    return {
+        "cell": result.cell.id,
+        "status": result.status.value,
+        "explanation": result.explanation,
+        "changes": list(result.changes),
+        "warning": result.warning,
+        "digest": lockfile.lock_digest(result.lock) if result.lock else None,
+        "wheels": len(result.lock.wheels) if result.lock else 0,
+        "bytes": sum(wheel.size or 0 for wheel in result.lock.wheels) if result.lock else 0,
+    }

@@ -1,0 +1,72 @@
+"""`assay plan`: every cell, and every excluded one with the rule and the reason. No engine, no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from assay import console
+from assay.cli.common import format_option, load, project_option, select_argument
+from assay.model.cell import Cell, Excluded
+from assay.plan import shard
+
+__all__ = ["command"]
+
+
+@click.command("plan")
+@select_argument
+@project_option
+@format_option("text", "json", "ids", "github-matrix")
+@click.option("--excluded", is_flag=True, help="Show only what is left out, and why.")
+@click.option("--shard", "part", metavar="I/N", help="Only every N-th cell, beginning with the I-th.")
+def command(select: tuple[str, ...], project: Path | None, form: str, *, excluded: bool, part: str | None) -> int:
+    """Expand the matrix and explain it.
+
+    SELECT names cells: an image, a group, a glob over cell ids, `axis=value`, `'axis>=version'`, `'!any of these'`.
+    Without it, every cell is shown.
+    """
+    _, plan = load(project)
+    cells = [] if excluded and not select else plan.select(select)
+    if part:
+        cells = shard(cells, part)
+    left_out = [item for item in plan.excluded if not select or item.image in {cell.image for cell in cells}]
+    if excluded:
+        cells = []
+    if form == "ids":
+        console.data("\n".join(cell.id for cell in cells))
+    elif form == "github-matrix":
+        include = [{"cell": cell.id, "image": cell.image, "kind": cell.kind} for cell in cells]
+        console.data(json.dumps({"include": include}))
+    elif form == "json":
+        console.json_data(
+            {"version": 1, "cells": [_cell(cell) for cell in cells], "excluded": [_out(i) for i in left_out]}
+        )
+    else:
+        _text(cells, left_out)
+    return 0
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    document = cell.model_dump(mode="json", exclude_defaults=True)
+    document["point"] = {axis: value.id for axis, value in cell.point.items()}
+    return document | {"tag": cell.tag}
+
+
+def _out(item: Excluded) -> dict[str, Any]:
+    return item.model_dump(mode="json")
+
+
+def _text(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> None:
+    if cells:
+        rows = [
+            (cell.id, cell.kind, " ".join(cell.targets), cell.base or "-", cell.expect.cause if cell.expect else "")
+            for cell in cells
+        ]
+        console.data_table(("cell", "kind", "targets", "base", "must fail by"), rows)
+    if left_out:
+        console.data_table(("excluded", "rule", "reason"), [(item.id, item.rule, item.reason) for item in left_out])
+    console.say(f"{len(cells)} cells, {len(left_out)} excluded")

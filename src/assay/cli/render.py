@@ -1,0 +1,78 @@
+"""`assay render`: Dockerfiles and docker-bake.json from recipes, locks and templates; `--check` finds drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from assay import console, render
+from assay.adapters.project_files import ProjectFiles, write_text
+from assay.cli.common import load, project_option
+from assay.errors import NothingSelected
+from assay.model.cell import Cell
+from assay.plan import Plan
+from assay.select import select as select_cells
+
+__all__ = ["command", "generated", "write_generated"]
+
+
+@click.command("render")
+@project_option
+@click.option("--check", is_flag=True, help="Change nothing; fail where a generated file is not what it would be.")
+def command(project: Path | None, *, check: bool) -> int:
+    """Write the Dockerfile of every locked cell and images/docker-bake.json."""
+    files, plan = load(project)
+    if not check:
+        changed = write_generated(files, plan)
+        console.say(f"{changed} files changed" if changed else "everything is as it should be")
+        return 0
+    drift = [
+        str(path.relative_to(files.root))
+        for path, text in generated(files, plan).items()
+        if not path.is_file() or path.read_text() != text
+    ]
+    drift += [f"{path.relative_to(files.root)}: the matrix has no such cell" for path in _stray(files, plan)]
+    for line in drift:
+        console.data(line)
+    if drift:
+        console.say("generated files differ from what recipes, locks and templates give; run `assay render`")
+    return 1 if drift else 0
+
+
+def generated(files: ProjectFiles, plan: Plan) -> dict[Path, str]:
+    """Return every file that follows from recipes, locks and templates, with its text."""
+    templates = files.templates()
+    project = plan.project
+    result: dict[Path, str] = {}
+    baked: list[tuple[Cell, str]] = []
+    for cell in plan.cells:
+        lock = None if cell.kind == "external" else files.lock(cell)
+        if lock is None:
+            continue
+        text = render.dockerfile(
+            cell, lock, project.matrix.bases[cell.base], indexes=project.matrix.indexes, templates=templates
+        )
+        result[files.cell_folder(cell) / "Dockerfile"] = text
+        baked.append((cell, render.content_key(text, lock)))
+    groups: dict[str, list[str]] = {}
+    for name in project.matrix.groups:
+        try:
+            found = select_cells(plan.cells, [name], groups=project.matrix.groups, axes=project.matrix.axes)
+        except NothingSelected:
+            found = []
+        groups[name] = [cell.id for cell in found]
+    result[files.root / "images" / "docker-bake.json"] = render.bake_file(baked, groups)
+    return result
+
+
+def _stray(files: ProjectFiles, plan: Plan) -> list[Path]:
+    return files.stray_cells({(cell.image, cell.id) for cell in plan.cells})
+
+
+def write_generated(files: ProjectFiles, plan: Plan) -> int:
+    """Write what follows from recipes, locks and templates, remove what no cell owns; return how much changed."""
+    stray = _stray(files, plan)
+    for path in stray:
+        files.remove(path)
+    return len(stray) + sum(write_text(path, text) for path, text in generated(files, plan).items())

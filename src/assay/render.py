@@ -1,0 +1,193 @@
+"""Dockerfiles and the bake file from a cell and its lock. Pure: template texts in, text out.
+
+Every value that reaches a shell, an ENV or an exec form goes through a filter that quotes it for that place, on top of
+the validation where it was read; an undefined name in a template is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from jinja2 import DictLoader, StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+from packaging.utils import canonicalize_name
+
+from assay.digest import digest_of
+from assay.errors import ConfigError, Problem
+from assay.lockfile import lock_digest
+from assay.model.cell import Cell
+from assay.model.lock import Lock, LockedWheel
+from assay.model.matrix import Base, BootstrapBase, Index, RegistryBase
+
+__all__ = ["HEAVY_BYTES", "LABEL_PREFIX", "bake_file", "base_reference", "content_key", "dockerfile"]
+
+HEAVY_BYTES: Final = 60_000_000
+"""A wheel from this size on gets a layer of its own."""
+
+LABEL_PREFIX: Final = "dev.assay."
+
+TOOLS_FILE: Final = "tools.txt"
+"""Below templates/: the installer inside the build, with its hash; part of every Dockerfile."""
+
+TOOL_SCHEMA: Final = 1
+"""Raised when assay builds the same Dockerfile in another way."""
+
+
+def base_reference(name: str, base: Base, digest: str | None) -> str:
+    """Return what FROM names: a registry image by digest, or the local name of a bootstrapped base.
+
+    A bootstrapped base is named by its recipe, so that a changed recipe is another base.
+    """
+    match base:
+        case RegistryBase():
+            if digest is None:
+                return base.image
+            return f"{base.image}@{digest}"
+        case BootstrapBase():
+            return f"assay/base-{name}:{digest_of(base.model_dump())[7:19]}"
+
+
+def _env_value(text: str) -> str:
+    """Quote for ENV and LABEL, where `$`, quotes and backslashes mean something."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$") + '"'
+
+
+def _exec_form(words: Iterable[str]) -> str:
+    return json.dumps(list(words), ensure_ascii=False)
+
+
+def _environment(templates: Mapping[str, str]) -> SandboxedEnvironment:
+    environment = SandboxedEnvironment(
+        loader=DictLoader(dict(templates)),
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        trim_blocks=False,
+    )
+    environment.filters |= {"sh": shlex.quote, "env": _env_value, "exec": _exec_form}
+    return environment
+
+
+def _indexes(wheels: Sequence[LockedWheel], indexes: Mapping[str, Index]) -> list[Index]:
+    names = sorted({wheel.index for wheel in wheels})
+    return [indexes[name] for name in names if name in indexes and indexes[name].url is not None]
+
+
+def _sources(cell: Cell) -> list[dict[str, Any]]:
+    return [
+        {"name": axis, "version": str(value), "source": value.source, "stage": f"source-{axis.replace('_', '-')}"}
+        for axis, value in cell.point.items()
+        if value.source is not None
+    ]
+
+
+def dockerfile(
+    cell: Cell, lock: Lock, base: Base, *, indexes: Mapping[str, Index], templates: Mapping[str, str]
+) -> str:
+    """Return the Dockerfile of a cell.
+
+    Args:
+        cell: the cell.
+        lock: its lock.
+        base: its base.
+        indexes: the indexes of the matrix, by name.
+        templates: file name below templates/ -> text.
+
+    Raises:
+        ConfigError: the template is missing, is not Jinja, or names something undefined; gives file and line.
+    """
+    heavy = [wheel for wheel in lock.wheels if (wheel.size or 0) >= HEAVY_BYTES and wheel.is_wheel]
+    # Heavy first: what changes least and weighs most lies lowest.
+    heavy.sort(key=lambda wheel: (-(wheel.size or 0), wheel.name))
+    light = sorted((wheel for wheel in lock.wheels if wheel not in heavy), key=lambda wheel: wheel.name)
+    file = f"{cell.template}.Dockerfile.j2"
+    try:
+        text = (
+            _environment(templates)
+            .get_template(file)
+            .render(
+                cell=cell,
+                lock=lock,
+                base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest)},
+                tools=templates[TOOLS_FILE].strip(),
+                heavy=[
+                    {"stage": f"wheel-{wheel.name}", "wheel": wheel, "indexes": _indexes([wheel], indexes)}
+                    for wheel in heavy
+                ],
+                light={"wheels": light, "indexes": _indexes(light, indexes)},
+                source_builds=_sources(cell),
+                flashinfer_arch_list=flashinfer_arch_list(cell.arch_list),
+                labels=labels(cell, lock),
+            )
+        )
+    except TemplateError as error:
+        line = getattr(error, "lineno", None) or 0
+        name = getattr(error, "name", None) or file
+        raise ConfigError(
+            [Problem(file=f"templates/{name}", line=line, column=1 if line else 0, message=f"{error.message or error}")]
+        ) from error
+    return text.rstrip("\n") + "\n"
+
+
+def flashinfer_arch_list(arch_list: str) -> str:
+    """Return an arch list as FlashInfer wants it: space-separated, family code (`12.0f`) for 12.x, no PTX.
+
+    FlashInfer ignores TORCH_CUDA_ARCH_LIST (flashinfer/compilation_context.py).
+    """
+    names = [part.removesuffix("+PTX") for part in arch_list.replace(";", " ").split()]
+    return " ".join(name + "f" if name.startswith("12.") and name[-1].isdecimal() else name for name in names)
+
+
+def labels(cell: Cell, lock: Lock) -> dict[str, str]:
+    """Return the labels that stand in the Dockerfile; content key and source revision are added when it is built."""
+    versions = {wheel.name: wheel.version for wheel in lock.wheels}
+    shown = {canonicalize_name(axis) for axis in cell.point} & set(versions)
+    return {
+        "org.opencontainers.image.title": cell.image,
+        "org.opencontainers.image.version": cell.id.removeprefix(cell.image + "-"),
+        f"{LABEL_PREFIX}cell": cell.id,
+        f"{LABEL_PREFIX}lock": lock_digest(lock),
+        f"{LABEL_PREFIX}targets": ",".join(cell.targets),
+        **{f"{LABEL_PREFIX}version.{name}": versions[name] for name in sorted(shown)},
+    }
+
+
+def content_key(dockerfile_text: str, lock: Lock) -> str:
+    """Return the key of a build: same key, same image, nothing to build.
+
+    The Dockerfile holds the base's digest or recipe, every wheel's hash and the installer's; it needs no context.
+    """
+    return digest_of({"dockerfile": dockerfile_text, "lock": lock_digest(lock), "schema": TOOL_SCHEMA})
+
+
+def bake_file(cells: Sequence[tuple[Cell, str]], groups: Mapping[str, Sequence[str]]) -> str:
+    """Return docker-bake.json, for people who build with `docker buildx bake` alone.
+
+    Args:
+        cells: cells that have a Dockerfile, each with its content key.
+        groups: group -> cell ids.
+    """
+    known = {cell.id for cell, _ in cells}
+    target = {
+        _bake_name(cell.id): {
+            "context": f"{cell.image}/cells/{cell.id}",
+            "dockerfile": "Dockerfile",
+            "tags": [cell.local_reference],
+            "labels": {f"{LABEL_PREFIX}content-key": key},
+        }
+        for cell, key in cells
+    }
+    group = {
+        _bake_name(name): {"targets": [_bake_name(identifier) for identifier in members if identifier in known]}
+        for name, members in groups.items()
+        if any(identifier in known for identifier in members)
+    }
+    return json.dumps({"group": group, "target": target}, indent=1) + "\n"
+
+
+def _bake_name(text: str) -> str:
+    """Return a name that bake takes: letters, digits, `_` and `-`."""
+    return "".join(character if character.isalnum() or character in "-_" else "_" for character in text)
