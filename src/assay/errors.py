@@ -13,6 +13,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- RegistryError               5   a registry refused or failed
     |   +-- ManifestMismatch        5   bytes and digest do not belong together
     +-- PolicyRefused               6   the evidence does not allow it
+    |   +-- EvidenceError           6   evidence is damaged, foreign or badly signed
     +-- PackageIndexError           1   a package index refused, failed, or lacks the file
     +-- WheelError                  1   a wheel or shared object cannot be read
     +-- ToolError                   1   a program that assay runs failed
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "EngineError",
     "EngineMissing",
+    "EvidenceError",
     "GpuMissing",
     "Interrupted",
     "ManifestMismatch",
@@ -129,6 +131,10 @@ class PolicyRefused(AssayError):
     """The recorded evidence does not meet the policy; the message lists every reason."""
 
     exit_code = 6
+
+
+class EvidenceError(PolicyRefused):
+    """A piece of evidence is damaged, speaks of something else, or its signature does not hold."""
 
 
 class PackageIndexError(AssayError):

@@ -1,0 +1,91 @@
+"""Image references as people write them: `host:port/path:tag@sha256:...`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from assay.digest import DIGEST
+from assay.errors import UsageError
+
+__all__ = ["DOCKER_HUB", "Reference", "Repository"]
+
+DOCKER_HUB: Final = "docker.io"
+_PATH: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Repository:
+    """A repository of a registry."""
+
+    host: str
+    """`localhost:5000`, `ghcr.io`; Docker Hub is `docker.io`."""
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `host/path`. As for docker, a first part without dot or colon is a path on Docker Hub.
+
+        Raises:
+            UsageError: the text is not the name of a repository.
+        """
+        head, slash, rest = text.partition("/")
+        if slash and ("." in head or ":" in head or head == "localhost"):
+            host, path = head, rest
+        else:
+            host, path = DOCKER_HUB, text if slash else f"library/{text}"
+        if not _HOST.fullmatch(host) or not _PATH.fullmatch(path):
+            raise UsageError(f"{text!r} is not a repository", hint="write it as registry.example/path, in lower case")
+        return cls(host=host, path=path)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.path}"
+
+    def at(self, digest: str) -> str:
+        """Return the reference of one digest, as `docker pull` takes it."""
+        return f"{self}@{digest}"
+
+    def tagged(self, tag: str) -> str:
+        """Return the reference of a tag."""
+        return f"{self}:{tag}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A repository with a tag, a digest or both (then the digest decides)."""
+
+    repository: Repository
+    tag: str | None = None
+    digest: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a reference; without tag and digest it means the tag `latest`, as for docker.
+
+        Raises:
+            UsageError: the text is not a reference.
+        """
+        name, at, digest = text.partition("@")
+        if at and not DIGEST.fullmatch(digest):
+            raise UsageError(f"{text!r}: {digest!r} is not a digest", hint="a digest is sha256: and 64 hex digits")
+        head, colon, tag = name.rpartition(":")
+        if colon and "/" not in tag:
+            if not _TAG.fullmatch(tag):
+                raise UsageError(f"{text!r}: {tag!r} is not a tag", hint="up to 128 characters of A-Z a-z 0-9 . _ -")
+            name = head
+        else:
+            tag = ""
+        reference = cls(repository=Repository.parse(name), tag=tag or None, digest=digest or None)
+        return reference if tag or digest else replace(reference, tag="latest")
+
+    @property
+    def key(self) -> str:
+        """What the registry is asked by: the digest where there is one, else the tag."""
+        return self.digest or self.tag or "latest"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")

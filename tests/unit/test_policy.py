@@ -1,0 +1,173 @@
+"""The judge refuses what was not measured, and says why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay.model.outcome import Outcome, Verdict
+from assay.model.policy import Level
+from assay.policy import Why, judge
+from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+DIGEST = "sha256:" + "a" * 64
+SUITE = "sha256:" + "5" * 64
+LEVEL = Level.model_validate(
+    {
+        "max_age_days": 30,
+        "audit": "warn",
+        "images": {"sglang": {"sm_120": {"works": ["cuda-graphs"], "may_be_unsupported": ["marlin"]}}},
+    }
+)
+
+
+def probe(**changes: Any) -> ProbeRecord:
+    features = changes.pop("features", {"cuda-graphs": "works", "marlin": "unsupported"})
+    capability = changes.pop("capability", "12.0")
+    return ProbeRecord(
+        **{
+            "created": NOW - timedelta(days=1),
+            "run": "run1",
+            "cell": "sglang-cu128",
+            "image": "sglang",
+            "image_digest": DIGEST,
+            "suite_digest": SUITE,
+            "executor": "docker",
+            "devices": (Device(name="RTX 5090", capability=capability, memory_bytes=32 << 30),),
+            "packages": {"torch": "2.8.0"},
+            "features": {name: FeatureResult(outcome=Outcome(outcome)) for name, outcome in features.items()},
+            **changes,
+        }
+    )
+
+
+def audit(verdict: str = "ok", **changes: Any) -> AuditRecord:
+    return AuditRecord(
+        **{
+            "created": NOW - timedelta(days=1),
+            "run": "run1",
+            "cell": "sglang-cu128",
+            "image_digest": DIGEST,
+            "subject": "image",
+            "verdict": Verdict(verdict),
+            "targets": ("sm_120",),
+            **changes,
+        }
+    )
+
+
+def reasons(records: list[Record], level: Level = LEVEL, **changes: Any) -> list[Why]:
+    judgement = judge(
+        **{
+            "name": "verified",
+            "level": level,
+            "image": "sglang",
+            "target": "sm_120",
+            "digest": DIGEST,
+            "records": records,
+            "suite": SUITE,
+            "now": NOW,
+            **changes,
+        }
+    )
+    assert judgement.ok == (not judgement.reasons)
+    return [reason.why for reason in judgement.reasons]
+
+
+def test_what_was_measured_may_be_called_verified() -> None:
+    assert reasons([probe(), audit()]) == []
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([audit()], Why.NO_RECORD),
+        ([probe(image_digest="sha256:" + "b" * 64), audit()], Why.OTHER_DIGEST),
+        ([probe(image_digest=None), audit()], Why.OTHER_DIGEST),
+        ([probe(capability="9.0"), audit()], Why.OTHER_ARCHITECTURE),
+        ([probe(devices=()), audit()], Why.OTHER_ARCHITECTURE),
+        ([probe(image="vllm"), audit()], Why.OTHER_IMAGE),
+        ([probe(executor="local"), audit()], Why.OUTSIDE_CONTAINER),
+        ([probe(suite_digest="sha256:" + "4" * 64), audit()], Why.OLD_SUITE),
+        ([probe(created=NOW - timedelta(days=31)), audit()], Why.TOO_OLD),
+        ([probe(created=NOW + timedelta(hours=1)), audit()], Why.FROM_THE_FUTURE),
+        ([probe(features={"cuda-graphs": "degraded", "marlin": "works"}), audit()], Why.FEATURE),
+        ([probe(features={"cuda-graphs": "unsupported", "marlin": "works"}), audit()], Why.FEATURE),
+        ([probe(features={"cuda-graphs": "works", "marlin": "broken"}), audit()], Why.FEATURE),
+        ([probe(features={"marlin": "works"}), audit()], Why.FEATURE),
+        ([probe()], Why.AUDIT),
+        ([probe(), audit("fail")], Why.AUDIT),
+        ([probe(), audit(image_digest="sha256:" + "b" * 64)], Why.AUDIT),
+        ([probe(), audit(subject="wheels")], Why.AUDIT),
+        ([probe(), audit(targets=("sm_90",))], Why.AUDIT),
+    ],
+)
+def test_each_gap_has_its_reason(records: list[Record], expected: Why) -> None:
+    assert reasons(records) == [expected]
+
+
+def test_two_gpus_of_two_kinds_prove_neither() -> None:
+    devices = tuple(Device(name=name, capability=name, memory_bytes=1) for name in ("12.0", "9.0"))
+
+    assert reasons([probe(devices=devices), audit()]) == [Why.OTHER_ARCHITECTURE]
+
+
+def test_the_newest_result_of_a_feature_counts() -> None:
+    older = probe(created=NOW - timedelta(days=2))
+    newer = probe(features={"cuda-graphs": "inconclusive"}, run="run2")
+
+    assert reasons([older, newer, audit()]) == [Why.FEATURE]
+    assert reasons([probe(run="run3"), probe(created=NOW - timedelta(days=2), features={"cuda-graphs": "wrong"})]) == [
+        Why.AUDIT
+    ]
+
+
+def test_results_of_several_runs_add_up() -> None:
+    first = probe(features={"cuda-graphs": "works", "marlin": "not_run"})
+    second = probe(features={"marlin": "works", "cuda-graphs": "not_run"}, run="run2")
+
+    assert reasons([first, second, audit()]) == []
+
+
+def test_an_unknown_image_or_target_is_promised_nothing() -> None:
+    assert reasons([probe(image="vllm"), audit()], image="vllm") == [Why.NO_PROMISE]
+    assert Why.NO_PROMISE in reasons([probe(capability="9.0"), audit(targets=())], target="sm_90")
+
+
+def test_a_level_on_audits_needs_no_gpu() -> None:
+    level = Level.model_validate({"basis": "audit", "audit": "warn"})
+
+    assert reasons([audit("warn")], level) == []
+    assert reasons([probe(), audit("fail")], level) == [Why.AUDIT]
+    assert reasons([probe()], level) == [Why.AUDIT]
+
+
+@given(
+    outcomes=st.dictionaries(st.sampled_from(["cuda-graphs", "marlin", "other"]), st.sampled_from(list(Outcome))),
+    same_digest=st.booleans(),
+    capability=st.sampled_from(["12.0", "9.0", "10.0"]),
+    days=st.floats(0, 60),
+)
+def test_nothing_but_what_the_level_wants_passes(
+    outcomes: dict[str, Outcome], same_digest: bool, capability: str, days: float
+) -> None:
+    record = probe(
+        features={name: outcome.value for name, outcome in outcomes.items()},
+        image_digest=DIGEST if same_digest else "sha256:" + "c" * 64,
+        capability=capability,
+        created=NOW - timedelta(days=days),
+    )
+    allowed = (
+        same_digest
+        and capability == "12.0"
+        and days <= 30
+        and outcomes.get("cuda-graphs") is Outcome.WORKS
+        and outcomes.get("marlin") in {Outcome.WORKS, Outcome.UNSUPPORTED}
+    )
+
+    assert allowed == (reasons([record, audit()]) == [])
