@@ -1,0 +1,146 @@
+"""Writing an image archive that loads everywhere and has the same digest for the same file system."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+__all__ = ["ImageConfig", "write_archive"]
+
+_CHUNK: Final = 1 << 20
+_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+_LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
+_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """What an image says of itself."""
+
+    architecture: str = "amd64"
+    created: int = 0
+    """Seconds since 1970; part of the digest."""
+    env: Sequence[str] = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
+    command: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    made_by: str = ""
+
+
+def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfig) -> str:
+    """Write an archive of an image with one layer and return the digest of its manifest.
+
+    The archive is an OCI layout with Docker's `manifest.json` beside it, so engines with either image store load
+    it. The
+    layer is compressed with a fixed level and no time stamp: same tar, same config, same digest.
+
+    Args:
+        archive: written; a temporary file beside it is used meanwhile.
+        layer: the file system as an uncompressed tar.
+        reference: `repository:tag` it gets when loaded.
+        config: the rest.
+    """
+    packed = archive.with_name(archive.name + ".layer")
+    try:
+        diff_id, layer_digest, layer_size = _compress(layer, packed)
+        created = datetime.fromtimestamp(config.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        config_bytes = _json(
+            {
+                "architecture": config.architecture,
+                "os": "linux",
+                "created": created,
+                "config": {"Env": list(config.env), "Cmd": list(config.command), "Labels": dict(config.labels)},
+                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
+                "history": [{"created": created, "created_by": config.made_by}],
+            }
+        )
+        config_digest = hashlib.sha256(config_bytes).hexdigest()
+        manifest = _json(
+            {
+                "schemaVersion": 2,
+                "mediaType": _MANIFEST,
+                "config": {"mediaType": _CONFIG, "digest": f"sha256:{config_digest}", "size": len(config_bytes)},
+                "layers": [{"mediaType": _LAYER, "digest": f"sha256:{layer_digest}", "size": layer_size}],
+            }
+        )
+        manifest_digest = hashlib.sha256(manifest).hexdigest()
+        named = {
+            "io.containerd.image.name": _full_name(reference),
+            "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
+        }
+        index = _json(
+            {
+                "schemaVersion": 2,
+                "mediaType": _INDEX,
+                "manifests": [
+                    {
+                        "mediaType": _MANIFEST,
+                        "digest": f"sha256:{manifest_digest}",
+                        "size": len(manifest),
+                        "annotations": named,
+                        "platform": {"architecture": config.architecture, "os": "linux"},
+                    }
+                ],
+            }
+        )
+        docker = _json(
+            [
+                {
+                    "Config": f"blobs/sha256/{config_digest}",
+                    "RepoTags": [reference],
+                    "Layers": [f"blobs/sha256/{layer_digest}"],
+                }
+            ]
+        )
+        with tarfile.open(archive, "w") as tar, packed.open("rb") as blob:
+            _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
+            _add(tar, "index.json", index)
+            _add(tar, "manifest.json", docker)
+            _add(tar, f"blobs/sha256/{manifest_digest}", manifest)
+            _add(tar, f"blobs/sha256/{config_digest}", config_bytes)
+            _add_file(tar, f"blobs/sha256/{layer_digest}", blob, layer_size)
+    finally:
+        packed.unlink(missing_ok=True)
+    return f"sha256:{manifest_digest}"
+
+
+def _full_name(reference: str) -> str:
+    """Return a name as Docker files it; under a short one the containerd store takes an image and never finds it."""
+    first, slash, _ = reference.partition("/")
+    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    return reference if has_registry else f"docker.io/{reference if slash else 'library/' + reference}"
+
+
+def _compress(layer: Path, packed: Path) -> tuple[str, str, int]:
+    """Compress a layer; return the digest of the tar, and digest and size of what was written."""
+    plain = hashlib.sha256()
+    with layer.open("rb") as source, packed.open("wb") as raw:
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as out:
+            while chunk := source.read(_CHUNK):
+                plain.update(chunk)
+                out.write(chunk)
+        size = raw.tell()
+    with packed.open("rb") as file:
+        return plain.hexdigest(), hashlib.file_digest(file, "sha256").hexdigest(), size
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    _add_file(tar, name, io.BytesIO(data), len(data))
+
+
+def _add_file(tar: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    tar.addfile(member, source)
