@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from assay.errors import ToolError
+from assay.errors import Interrupted, ToolError
 
 __all__ = ["Completed", "find", "run"]
 
@@ -80,6 +80,7 @@ def run(
     merge: bool = False,
     limit: int = 4 << 20,
     sink: Callable[[bytes], None] | None = None,
+    stop: threading.Event | None = None,
     hint: str | None = None,
 ) -> Completed:
     """Run a program to its end and return what it wrote.
@@ -94,10 +95,12 @@ def run(
         merge: send standard error into standard output, in order.
         limit: bytes kept of each stream; of longer output the middle is left out.
         sink: is given every chunk of both streams as it comes, from one thread at a time (for logs and progress).
+        stop: ends the program when it is set, for programs that are run from other threads than the one Ctrl-C reaches.
         hint: what a person should try when the program is missing or fails.
 
     Raises:
         ToolError: the program is missing, could not be started, ran out of time, or (with `check`) failed.
+        Interrupted: `stop` was set.
     """
     words = [str(word) for word in argv]
     executable = find(words[0])
@@ -120,7 +123,9 @@ def run(
     kept = (_Bounded(limit), _Bounded(limit))
     threads = _attend(process, kept, stdin, sink)
     try:
-        process.wait(timeout)
+        if not _wait(process, timeout, stop):
+            _end(process)
+            raise Interrupted(f"{words[0]} was stopped")
     except subprocess.TimeoutExpired:
         _end(process)
         raise ToolError(f"{shlex.join(words)}: still running after {timeout:g} s, stopped", hint=hint) from None
@@ -140,6 +145,20 @@ def run(
     if check and done.returncode != 0:
         raise ToolError(_failure(done), hint=hint)
     return done
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float | None, stop: threading.Event | None) -> bool:
+    """Wait for the end; False when `stop` was set first. Raises TimeoutExpired when time is up."""
+    if stop is None:
+        process.wait(timeout)
+        return True
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while process.poll() is None:
+        if deadline is not None and time.monotonic() > deadline:
+            raise subprocess.TimeoutExpired(process.args, timeout or 0)
+        if stop.wait(0.1):
+            return False
+    return True
 
 
 def _attend(

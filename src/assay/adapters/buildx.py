@@ -1,0 +1,124 @@
+"""Building with `docker buildx build`: the Docker SDK cannot speak BuildKit's session protocol (docker-py#2230)."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from assay.adapters import process
+from assay.errors import EngineMissing, Interrupted, ToolError
+from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
+
+__all__ = ["Buildx", "failure_lines"]
+
+_STEP: Final = re.compile(r"^#(\d+) \[([^\]]+)\] (.*)$")
+_NOISE: Final = re.compile(r"^#\d+ (?:sha256:|CACHED|DONE|extracting|transferring)")
+# What the engine, not the Dockerfile, says when it fails.
+_ENGINE_FAILURES: Final = (
+    "no space left on device",
+    "Cannot connect to the Docker daemon",
+    "error during connect",
+    "failed to dial",
+    "rpc error: code = Unavailable",
+    "closing transport",
+    "connection reset by peer",
+    "unexpected EOF",
+    "input/output error",
+    "context canceled",
+)
+_MISSING: Final = ("is not a docker command", "unknown flag: --progress", "unknown command: docker buildx")
+
+
+def failure_lines(log: str, *, count: int = 15) -> list[str]:
+    """Return the lines of a failed build that tell most: the excerpt BuildKit prints between rules, else the end."""
+    lines = [line.rstrip() for line in log.splitlines()]
+    rules = [position for position, line in enumerate(lines) if line.startswith("------")]
+    if len(rules) >= 2:
+        chosen = [line for line in lines[rules[-2] + 1 : rules[-1]] if line.strip()]
+        final = [line for line in lines[rules[-1] + 1 :] if line.startswith("ERROR:")]
+        if chosen:
+            return [*chosen[-count:], *final[-1:]]
+    return [line for line in lines if line.strip() and not _NOISE.match(line)][-count:]
+
+
+class Buildx:
+    """The `docker buildx` on PATH, with its selected builder or a named one.
+
+    Args:
+        builder: name of a buildx builder; None takes the selected one.
+    """
+
+    def __init__(self, *, builder: str | None = None) -> None:
+        self._builder = builder
+
+    def command(self, task: BuildTask, *, dockerfile: str) -> list[str]:
+        """Return the command line; see the port."""
+        argv = ["docker", "buildx", "build", "--progress", "plain", "--provenance", "false"]
+        if self._builder:
+            argv += ["--builder", self._builder, "--load"]
+        for tag in task.tags:
+            argv += ["--tag", tag]
+        for name, value in task.labels.items():
+            argv += ["--label", f"{name}={value}"]
+        for name, path in task.secrets.items():
+            argv += ["--secret", f"id={name},src={path}"]
+        for name, value in task.build_args.items():
+            argv += ["--build-arg", f"{name}={value}"]
+        # The Dockerfile needs no context; an empty one stands for it.
+        return [*argv, "--file", dockerfile]
+
+    def build(self, task: BuildTask) -> BuildOutcome:
+        """Build one image; see the port."""
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="assay-build-") as folder, task.log.open("wb") as log:
+            work = Path(folder)
+            (work / "context").mkdir()
+            (work / "Dockerfile").write_text(task.dockerfile)
+            metadata = work / "metadata.json"
+            argv = self.command(task, dockerfile=str(work / "Dockerfile"))
+            argv += ["--metadata-file", str(metadata), str(work / "context")]
+
+            def sink(data: bytes) -> None:
+                log.write(data)
+                log.flush()
+                if task.progress is not None:
+                    for line in data.decode(errors="replace").splitlines():
+                        if step := _STEP.match(line):
+                            task.progress(f"{step[2]} {step[3]}"[:100])
+
+            try:
+                done = process.run(argv, timeout=task.timeout, check=False, merge=True, sink=sink, stop=task.stop)
+            except Interrupted:
+                return BuildOutcome(end=BuildEnd.STOPPED, seconds=time.monotonic() - started, reason="stopped")
+            except ToolError as error:
+                if "still running" not in error.message:
+                    raise EngineMissing(error.message, hint="install Docker, or run ./quickstart engine") from error
+                reason = f"still building after {task.timeout:g} s"
+                return BuildOutcome(end=BuildEnd.TIMED_OUT, seconds=time.monotonic() - started, reason=reason)
+            seconds = time.monotonic() - started
+            if done.returncode == 0:
+                return BuildOutcome(end=BuildEnd.BUILT, digest=_digest(metadata), seconds=seconds)
+            return self._failed(done.text, seconds)
+
+    def _failed(self, text: str, seconds: float) -> BuildOutcome:
+        if any(sign in text for sign in _MISSING):
+            raise EngineMissing(
+                "docker has no buildx here, so BuildKit cannot be reached",
+                hint="install docker-buildx (or docker-buildx-plugin), or run ./quickstart engine",
+            )
+        lines = failure_lines(text)
+        last = "\n".join(text.splitlines()[-3:])
+        end = BuildEnd.ENGINE if any(sign in last for sign in _ENGINE_FAILURES) else BuildEnd.FAILED
+        return BuildOutcome(end=end, seconds=seconds, reason="\n".join(lines))
+
+
+def _digest(metadata: Path) -> str | None:
+    try:
+        value = json.loads(metadata.read_text()).get("containerimage.digest")
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,157 @@
+"""build_logs/ on disk: records and documents as files that are written once, run folders, claims by file lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from assay.digest import DIGEST, sha256_of
+from assay.errors import StoreError
+from assay.record import AnyRecord, Record, dump, file_name, parse
+
+__all__ = ["FileStore", "write_whole"]
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut.
+
+    Raises:
+        StoreError: the disk is full, or the folder cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        hint = "free some disk space, then run again; nothing was lost" if error.errno == errno.ENOSPC else None
+        raise StoreError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
+
+
+class FileRun:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    def cell(self, cell_id: str) -> Path:
+        """Return the folder of a cell, made if need be."""
+        folder = self.path / cell_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write(self, relative: str, data: bytes, *, executable: bool = False) -> Path:
+        """Write a file of the run."""
+        path = self.path / relative
+        write_whole(path, data, mode=0o755 if executable else 0o644)
+        return path
+
+
+class FileStore:
+    """The store in a folder.
+
+    Args:
+        root: build_logs/; made when something is written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._unreadable: dict[str, str] = {}
+
+    def append(self, record: Record) -> Path:
+        """Keep a record; see the port."""
+        path = self.root / "records" / file_name(record)
+        if not path.exists():
+            write_whole(path, dump(record))
+        return path
+
+    def records(self, *, kind: str | None = None) -> Iterator[AnyRecord]:
+        """Yield all readable records, oldest first; names begin with the time, so they sort by it."""
+        self._unreadable.clear()
+        for path in sorted((self.root / "records").glob("*.json")):
+            if kind is not None and f"-{kind}-" not in path.name:
+                continue
+            try:
+                yield parse(path.read_bytes(), source=path.name)
+            except (StoreError, OSError) as error:
+                self._unreadable[path.name] = str(error)
+
+    def unreadable(self) -> Mapping[str, str]:
+        """Return what the last walk over `records` passed over."""
+        return dict(self._unreadable)
+
+    def put_document(self, data: bytes) -> str:
+        """Keep a document by content."""
+        digest = sha256_of(data)
+        path = self._document_path(digest)
+        if not path.exists():
+            write_whole(path, data)
+        return digest
+
+    def document(self, digest: str) -> bytes | None:
+        """Return a document, or None."""
+        if not DIGEST.fullmatch(digest):
+            return None
+        try:
+            data = self._document_path(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        if sha256_of(data) != digest:
+            raise StoreError(f"the document {digest} in {self.root} was changed after it was written")
+        return data
+
+    def _document_path(self, digest: str) -> Path:
+        return self.root / "documents" / f"{digest[7:]}.json"
+
+    @contextmanager
+    def new_run(self) -> Iterator[FileRun]:
+        """Start a run in a folder of its own."""
+        while True:
+            path = self.root / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+            break
+        yield FileRun(path)
+
+    @contextmanager
+    def claim(self, cell_id: str) -> Iterator[bool]:
+        """Hold a lock file while a cell is worked on; the kernel lets go of it when the process dies."""
+        folder = self.root / "claims"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / hashlib.sha256(cell_id.encode()).hexdigest()[:32], os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(handle)

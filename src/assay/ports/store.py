@@ -1,0 +1,73 @@
+"""The store of records and runs: build_logs/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from assay.record import AnyRecord, Record
+
+__all__ = ["RunFolder", "Store"]
+
+
+class RunFolder(Protocol):
+    """The folder of one run: `build_logs/<run>/`."""
+
+    @property
+    def name(self) -> str:
+        """The run's name, `20261120T124500-3f9a`."""
+        ...
+
+    @property
+    def path(self) -> Path: ...
+
+    def cell(self, cell_id: str) -> Path:
+        """Return the folder of a cell in this run, made if need be."""
+        ...
+
+    def write(self, relative: str, data: bytes, *, executable: bool = False) -> Path:
+        """Write a file of the run whole or not at all."""
+        ...
+
+
+class Store(Protocol):
+    """Append-only records, and run folders."""
+
+    @property
+    def root(self) -> Path:
+        """build_logs/."""
+        ...
+
+    def append(self, record: Record) -> Path:
+        """Keep a record: a file of its own, whole or not at all; the same record twice is one file.
+
+        Raises:
+            StoreError: it cannot be written (disk full, no permission).
+        """
+        ...
+
+    def records(self, *, kind: str | None = None) -> Iterator[AnyRecord]:
+        """Yield all records that can be read, oldest first; see `unreadable` for the rest."""
+        ...
+
+    def unreadable(self) -> Mapping[str, str]:
+        """Return file name -> why it is not a record, for every file that `records` passed over."""
+        ...
+
+    def put_document(self, data: bytes) -> str:
+        """Keep a document (an audit's report, say) by content; return its digest."""
+        ...
+
+    def document(self, digest: str) -> bytes | None:
+        """Return a document by digest, or None."""
+        ...
+
+    def new_run(self) -> AbstractContextManager[RunFolder]:
+        """Start a run: a folder no other run has, however many start at once."""
+        ...
+
+    def claim(self, cell_id: str) -> AbstractContextManager[bool]:
+        """Try to be the one that works on a cell: False while another process does; released when it ends or dies."""
+        ...
