@@ -1,0 +1,83 @@
+"""Diagnosis: from a log of any size to cause, fix and source.
+
+    from assay.diagnose import diagnose
+    for diagnosis in diagnose(log):        # an open binary file, or any iterable of bytes
+        diagnosis.cause, diagnosis.cause_class, diagnosis.confidence, diagnosis.fix
+
+Nothing here prints, opens files or knows where a log comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from assay.diagnose.contrast import CellFacts, Contrast, contrast
+from assay.diagnose.library import Library, default_library, parse_library
+from assay.diagnose.model import CauseClass, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
+from assay.diagnose.rank import judge
+from assay.diagnose.stream import BLOCK, Scanner
+
+__all__ = [
+    "CauseClass",
+    "CellFacts",
+    "Contrast",
+    "Diagnosis",
+    "Entry",
+    "Evidence",
+    "Kind",
+    "Library",
+    "Readable",
+    "Report",
+    "Scanner",
+    "Signature",
+    "Stage",
+    "Via",
+    "contrast",
+    "default_library",
+    "diagnose",
+    "examine",
+    "judge",
+    "parse_library",
+]
+
+
+class Readable(Protocol):
+    """Anything that gives bytes by `read(n)`."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+_BLOCK: Final = BLOCK
+
+
+def examine(
+    log: Iterable[bytes] | Readable | bytes, *, library: Library | None = None, stage: Stage | None = None
+) -> Report:
+    """Read a log once and return causes, telling lines and size.
+
+    `log` is an open binary file, its bytes, or any iterable of pieces of it (lines or blocks). `stage` says in which
+    step the log was written, if that is known.
+    """
+    scanner = Scanner(default_library() if library is None else library)
+    if isinstance(log, bytes):
+        scanner.feed(log)
+    elif hasattr(log, "read"):
+        while block := log.read(_BLOCK):
+            scanner.feed(block)
+    else:
+        for piece in log:
+            scanner.feed(piece)
+    return judge(scanner.close(), stage=stage)
+
+
+def diagnose(
+    log: Iterable[bytes] | Readable | bytes, *, library: Library | None = None, stage: Stage | None = None
+) -> list[Diagnosis]:
+    """Return the causes that a log speaks for, most likely first.
+
+    Wrappers and symptoms are peeled off (they stand in `via` of the first cause); independent causes stand side by
+    side. A log that looks like a failure of no known cause gives one diagnosis `unknown` with its telling lines; a log
+    in which nothing looks like a failure gives an empty list.
+    """
+    return list(examine(log, library=library, stage=stage).diagnoses)

@@ -1,0 +1,173 @@
+"""The values of diagnosis: what a cause is, what a line of a log says for it, and what is answered."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from assay.model.base import Value
+from assay.model.outcome import Outcome
+
+__all__ = ["CauseClass", "Diagnosis", "Entry", "Evidence", "Kind", "Report", "Signature", "Stage", "Via"]
+
+
+class CauseClass(StrEnum):
+    """What sort of thing has to change for the failure to go away."""
+
+    ARCHITECTURE = "architecture"
+    """The binary holds no code for this GPU."""
+    ABI = "abi"
+    """Two binaries were built against different versions of each other."""
+    MISSING_LIBRARY = "missing-library"
+    TOOLKIT = "toolkit"
+    """nvcc, ptxas, Triton or a compiler is missing, too old, or does not fit."""
+    HARDWARE_LIMIT = "hardware-limit"
+    """The GPU lacks what the kernel needs; no version of the software changes that."""
+    FRAMEWORK_GAP = "framework-gap"
+    """The software does not handle this GPU or model yet, or any more."""
+    DRIVER = "driver"
+    RESOLVE = "resolve"
+    """The versions asked for do not exist, cannot be reached, or exclude each other."""
+    CAPACITY = "capacity"
+    """Memory, disk or another finite thing ran out."""
+    NUMERIC = "numeric"
+    ENVIRONMENT = "environment"
+    """The machine or the container around it: no GPU given, no network, no permission."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What a failure of this class says of the feature that was tried."""
+        if self in {CauseClass.HARDWARE_LIMIT, CauseClass.FRAMEWORK_GAP}:
+            return Outcome.UNSUPPORTED
+        if self in {CauseClass.CAPACITY, CauseClass.ENVIRONMENT, CauseClass.DRIVER}:
+            return Outcome.INCONCLUSIVE
+        return Outcome.WRONG if self is CauseClass.NUMERIC else Outcome.BROKEN
+
+
+class Stage(StrEnum):
+    """The step in which a failure is usually met."""
+
+    RESOLVE = "resolve"
+    AUDIT = "audit"
+    BUILD = "build"
+    RUN = "run"
+    IMPORT = "import"
+    JIT = "jit"
+    PROBE = "probe"
+    GRAPH = "graph"
+    SERVE = "serve"
+
+
+class Kind(StrEnum):
+    """How much a match explains; the order is that of preference."""
+
+    CAUSE = "cause"
+    """Names one cause."""
+    GENERAL = "general"
+    """Names a family; gives way to a `cause` that matches the same line."""
+    SYMPTOM = "symptom"
+    """An effect that many causes have; told as a cause only where none is found."""
+    WRAPPER = "wrapper"
+    """Says only that something inside failed."""
+
+
+class Signature(Value):
+    """One way in which an entry shows in a log.
+
+    `anchors` are literal strings, at least one of which stands in every line that `regex` matches: the log is searched
+    for them, and the expression is tried only around their places. With `before` or `after` the expression sees that
+    many neighbouring lines as well, prefixes of loggers taken off, joined by newlines.
+    """
+
+    anchors: tuple[str, ...] = Field(min_length=1)
+    regex: str
+    before: int = Field(default=0, ge=0, le=40)
+    after: int = Field(default=0, ge=0, le=40)
+
+
+class Entry(Value):
+    """One cause of failure that is known, as written in knowledge/failures.yaml."""
+
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    cause_class: CauseClass = Field(alias="class")
+    stage: Stage
+    kind: Kind = Kind.CAUSE
+    signatures: tuple[Signature, ...] = Field(min_length=1)
+    cause: str
+    """May hold `{name}` for named groups of the expressions."""
+    fix: str
+    change: str = ""
+    """What to change in the matrix, where that mends it."""
+    axes: tuple[str, ...] = ()
+    """Axes of the matrix (or packages) that this cause depends on, most telling first."""
+    confidence: float | None = Field(default=None, gt=0, le=1)
+    gives_way_to: tuple[str, ...] = ()
+    """Entries that explain this one where they are found as well."""
+    level: Literal["warning", "info"] = "warning"
+    """The mildest log level at which a line still counts."""
+    sources: tuple[str, ...] = Field(min_length=1)
+    date: str
+    """When the sources were read, or the message was seen."""
+    evidence: str = "seen"
+    examples: tuple[str, ...] = Field(min_length=1)
+    near_misses: tuple[str, ...] = Field(min_length=1)
+
+
+class Evidence(Value):
+    """A line of the log, cleaned of colours and control characters and cut to a readable length."""
+
+    line: int
+    """Counted from 1 by newlines."""
+    text: str
+
+
+class Via(Value):
+    """A wrapper or symptom that was peeled off on the way to the cause."""
+
+    id: str
+    line: int
+    text: str
+
+
+class Diagnosis(Value):
+    """One cause, and why it is believed."""
+
+    cause: str
+    """The entry's id, or `unknown`."""
+    cause_class: CauseClass | None
+    stage: Stage | None
+    kind: Kind | None
+    confidence: float = Field(ge=0, le=1)
+    summary: str
+    fix: str
+    change: str = ""
+    axes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    count: int = 0
+    """How many lines say so."""
+    captured: dict[str, str] = {}
+    via: tuple[Via, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether the library has an entry for it that is more than a wrapper."""
+        return self.cause != "unknown" and self.kind is not Kind.WRAPPER
+
+    @property
+    def certainty(self) -> str:
+        """The confidence in a word: `high`, `medium` or `low`."""
+        return "high" if self.confidence >= 0.8 else "medium" if self.confidence >= 0.5 else "low"
+
+
+class Report(Value):
+    """What one log says."""
+
+    diagnoses: tuple[Diagnosis, ...]
+    """Most likely first; independent causes all stand here. Empty where nothing in the log looks like a failure."""
+    telling: tuple[Evidence, ...] = ()
+    """The lines that look most like a failure, in the order of the log."""
+    lines: int
+    bytes: int

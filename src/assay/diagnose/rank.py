@@ -1,0 +1,118 @@
+"""From hits to causes: wrappers peeled, the specific before the general, independent causes side by side."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from assay.diagnose.model import Diagnosis, Entry, Evidence, Kind, Report, Stage, Via
+from assay.diagnose.stream import Found, Hit, weight
+
+__all__ = ["judge"]
+
+_BASE: Final = {Kind.CAUSE: 0.95, Kind.GENERAL: 0.75, Kind.SYMPTOM: 0.45, Kind.WRAPPER: 0.2}
+_ORDER: Final = {Kind.CAUSE: 0, Kind.GENERAL: 0, Kind.SYMPTOM: 1, Kind.WRAPPER: 2}
+_UNKNOWN_SUMMARY: Final = (
+    "No known cause was recognised in this log. The lines that look most like a failure are shown."
+)
+_UNKNOWN_FIX: Final = (
+    "Read the lines shown, from the first one on. When the cause is understood, add an entry to "
+    "knowledge/failures.yaml (docs/how-to/add-a-failure.md): an anchor, an expression, a line that matches and a near "
+    "miss that must not."
+)
+
+
+def _fill(text: str, captured: dict[str, str]) -> str:
+    """Put what was matched into a text; a group of the alternative that did not match leaves nothing behind."""
+    filled = re.sub(r"\{(\w+)\}", lambda match: captured.get(match[1], ""), text)
+    return re.sub(r"\s*\((?: *of| *takes an `Ss`|[ ,]*)\)", "", filled).strip()
+
+
+def _confidence(entry: Entry, hits: list[Hit], stage: Stage | None) -> float:
+    value = _strength(entry) * max(weight(hit) for hit in hits)
+    if stage is not None and stage is not entry.stage and {stage, entry.stage} != {Stage.IMPORT, Stage.RUN}:
+        # The stage of an entry is where it is usually met, not where it must be.
+        value *= 0.97
+    return round(value, 3)
+
+
+def _diagnosis(entry: Entry, found: Found, stage: Stage | None) -> Diagnosis:
+    hits = sorted(found.hits[entry.id], key=lambda hit: (-weight(hit), hit.line))
+    captured = hits[0].captured
+    return Diagnosis(
+        cause=entry.id,
+        cause_class=entry.cause_class,
+        stage=entry.stage,
+        kind=entry.kind,
+        confidence=_confidence(entry, hits, stage),
+        summary=_fill(entry.cause, captured),
+        fix=_fill(entry.fix, captured),
+        change=_fill(entry.change, captured),
+        axes=entry.axes,
+        sources=entry.sources,
+        evidence=tuple(Evidence(line=hit.line, text=hit.text) for hit in sorted(hits, key=lambda hit: hit.line)),
+        count=found.counts[entry.id],
+        captured={name: value for name, value in captured.items() if value},
+    )
+
+
+def _strength(entry: Entry) -> float:
+    return entry.confidence if entry.confidence is not None else _BASE[entry.kind]
+
+
+def _shadowed(entry: Entry, found: Found) -> bool:
+    """Tell whether a general entry says nothing that a more specific one does not say of the same lines."""
+    if entry.kind is not Kind.GENERAL:
+        return False
+    lines = {hit.line for hit in found.hits[entry.id]}
+    told: set[int] = set()
+    for hits in found.hits.values():
+        other = hits[0].entry
+        stronger = other.kind is Kind.GENERAL and _strength(other) > _strength(entry)
+        if other.kind is Kind.CAUSE or stronger:
+            told |= {hit.line for hit in hits}
+    return lines <= told
+
+
+def judge(found: Found, *, stage: Stage | None = None) -> Report:
+    """Return the causes that the hits speak for, most likely first."""
+    everything = [hits[0].entry for hits in found.hits.values()]
+    entries = [entry for entry in everything if not _shadowed(entry, found)]
+    shadowed = [entry for entry in everything if entry not in entries]
+    present = {entry.id for entry in entries}
+    explained = {entry.id for entry in entries if present & set(entry.gives_way_to)}
+    causes = [e for e in entries if e.kind in {Kind.CAUSE, Kind.GENERAL} and e.id not in explained]
+    peeled = [e for e in entries if e not in causes]
+    if not causes:
+        # With only symptoms, the ones that name more stand; wrappers are peeled off them in turn.
+        best = min((_ORDER[entry.kind] for entry in peeled), default=0)
+        causes = [e for e in peeled if _ORDER[e.kind] == best and e.id not in explained] or peeled
+        peeled = [e for e in peeled if e not in causes]
+    diagnoses = sorted(
+        (_diagnosis(entry, found, stage) for entry in causes),
+        key=lambda d: (-round(d.confidence, 1), d.evidence[0].line),
+    )
+    peeled += shadowed
+    if diagnoses and peeled:
+        via = sorted(
+            (Via(id=e.id, line=found.hits[e.id][0].line, text=found.hits[e.id][0].text) for e in peeled),
+            key=lambda item: item.line,
+        )
+        diagnoses[0] = diagnoses[0].model_copy(update={"via": tuple(via)})
+    if not any(diagnosis.known for diagnosis in diagnoses) and (diagnoses or found.telling):
+        diagnoses.append(_unknown(found))
+    return Report(diagnoses=tuple(diagnoses), telling=tuple(found.telling), lines=found.lines, bytes=found.bytes)
+
+
+def _unknown(found: Found) -> Diagnosis:
+    return Diagnosis(
+        cause="unknown",
+        cause_class=None,
+        stage=None,
+        kind=None,
+        confidence=0.0,
+        summary=_UNKNOWN_SUMMARY,
+        fix=_UNKNOWN_FIX,
+        evidence=tuple(found.telling),
+        count=len(found.telling),
+    )

@@ -1,0 +1,113 @@
+"""Every entry recognises its examples and leaves its near misses alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from assay.diagnose import CauseClass, Entry, Kind, default_library, examine, parse_library
+from assay.errors import ConfigError
+
+LIBRARY = default_library()
+STARTING_MATERIAL = Path(__file__).parents[1] / "data" / "diagnose" / "starting-material.json"
+
+
+def recognised(log: str) -> list[str]:
+    """Return the ids of everything that a log is said to show, causes first."""
+    report = examine(log.encode(), library=LIBRARY)
+    return [d.cause for d in report.diagnoses] + [via.id for d in report.diagnoses for via in d.via]
+
+
+EXAMPLES = [(entry, example) for entry in LIBRARY.entries.values() for example in entry.examples]
+NEAR_MISSES = [(entry, near) for entry in LIBRARY.entries.values() for near in entry.near_misses]
+
+
+@pytest.mark.parametrize(("entry", "example"), EXAMPLES, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(EXAMPLES)])
+def test_examples_are_recognised(entry: Entry, example: str) -> None:
+    assert entry.id in recognised(example)
+
+
+@pytest.mark.parametrize(("entry", "near"), NEAR_MISSES, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(NEAR_MISSES)])
+def test_near_misses_are_left_alone(entry: Entry, near: str) -> None:
+    assert entry.id not in recognised(near)
+
+
+@pytest.mark.parametrize("entry", LIBRARY.entries.values(), ids=lambda entry: entry.id)
+def test_every_match_is_found_through_an_anchor(entry: Entry) -> None:
+    """An expression that can match where no anchor stands would never be tried."""
+    for signature in entry.signatures:
+        for anchor in signature.anchors:
+            assert len(anchor) >= 4
+    for example in entry.examples:
+        assert any(anchor in example for signature in entry.signatures for anchor in signature.anchors)
+
+
+@pytest.mark.parametrize("line", json.loads(STARTING_MATERIAL.read_text()), ids=lambda item: item["id"])
+def test_the_starting_material_is_recognised(line: dict[str, str]) -> None:
+    """The first lines that the library was written from: (id of the line, the line, the entry that knows it)."""
+    assert line["entry"] in recognised(line["example"])
+
+
+def test_every_class_has_an_entry() -> None:
+    assert set(CauseClass) == {entry.cause_class for entry in LIBRARY.entries.values()}
+
+
+def test_sources_are_addresses() -> None:
+    assert [s for e in LIBRARY.entries.values() for s in e.sources if not s.startswith("https://")] == []
+
+
+WRONG = """\
+- id: one
+  class: abi
+  stage: import
+  signatures:
+    - anchors: [undefined]
+      regex: 'undefined (symbol'
+  cause: "{what} is missing"
+  fix: f
+  sources: [https://example.org]
+  date: 2026-11-20
+  examples: [undefined symbol]
+  near_misses: [defined]
+- id: two
+  class: colour
+  stage: import
+- id: one
+  class: abi
+  stage: import
+  signatures: [{anchors: [abc], regex: abc}]
+  cause: c
+  fix: f
+  gives_way_to: [three]
+  sources: [https://example.org]
+  date: 2026-11-20
+  examples: [abc]
+  near_misses: [ab]
+"""
+
+
+def test_all_problems_of_a_library_are_told_at_once_with_their_lines() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_library(WRONG.encode(), source="f.yaml")
+
+    told = [(problem.line, problem.message) for problem in caught.value.problems]
+    text = str(caught.value)
+    assert "does not compile" in text
+    assert "{what}" in text
+    assert "stands already in line 1" in text
+    assert "'three', which does not exist" in text
+    assert "'abc' is shorter than 4" in text
+    assert {line for line, _ in told} >= {13, 16}
+
+
+def test_yaml_that_is_broken_or_of_another_shape_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="must be a list"):
+        parse_library(b"a: 1\n")
+    with pytest.raises(ConfigError):
+        parse_library(b"- [unclosed\n")
+
+
+def test_wrappers_say_so() -> None:
+    assert {e.id for e in LIBRARY.entries.values() if e.kind is Kind.WRAPPER} >= {"g-generic", "arch-sgl-no-common-ops"}
