@@ -1,0 +1,141 @@
+"""Wheel facts as files, one for each wheel, named by the sha256 of the wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from packaging.version import InvalidVersion, Version
+
+from assay.audit.facts import READER, WheelFacts, dump_facts, load_facts
+from assay.errors import StoreError, WheelError
+
+__all__ = ["FactsCache", "default_folder"]
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_SUFFIX: Final = ".facts.json.gz"
+
+
+def default_folder() -> Path:
+    """Return where facts are kept: ASSAY_CACHE, else `assay` in the user's cache folder."""
+    if os.environ.get("ASSAY_CACHE"):
+        return Path(os.environ["ASSAY_CACHE"]) / "facts"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay" / "facts"
+
+
+class FactsCache:
+    """A folder of facts; written whole or not at all, so several processes can share it.
+
+    `<name>/<version>-<sha256>.facts.json.gz`: exporting is copying files, and names can be listed without reading.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_folder()
+        self._loaded: dict[str, WheelFacts] = {}
+        self._paths: dict[str, Path] | None = None
+
+    def _index(self) -> dict[str, Path]:
+        if self._paths is None:
+            self._paths = {}
+            for path in self.folder.glob(f"*/*{_SUFFIX}"):
+                sha256 = path.name.removesuffix(_SUFFIX).rpartition("-")[2]
+                if _SHA256.fullmatch(sha256):
+                    self._paths[sha256] = path
+        return self._paths
+
+    def get(self, sha256: str) -> WheelFacts | None:
+        """Return what is known of a wheel; see the port."""
+        if sha256 in self._loaded:
+            return self._loaded[sha256]
+        path = self._index().get(sha256)
+        if path is None:
+            return None
+        try:
+            facts = load_facts(path.read_bytes(), source=str(path))
+        except (OSError, WheelError):
+            # A cache that cannot be read is no reason to fail: the wheel is read again.
+            return None
+        if facts.reader != READER or facts.sha256 != sha256:
+            return None
+        self._loaded[sha256] = facts
+        return facts
+
+    def put(self, facts: WheelFacts) -> None:
+        """Keep facts; see the port."""
+        if not _SHA256.fullmatch(facts.sha256):
+            return
+        known = self.get(facts.sha256)
+        if known is not None and known.complete and not facts.complete:
+            return
+        folder = self.folder / facts.name
+        path = folder / f"{facts.version.replace('!', '_')}-{facts.sha256}{_SUFFIX}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
+            with os.fdopen(handle, "wb") as file:
+                file.write(dump_facts(facts))
+            Path(temporary).replace(path)
+        except OSError as error:
+            raise StoreError(
+                f"facts cannot be kept in {self.folder}: {error.strerror}", hint="set ASSAY_CACHE to another folder"
+            ) from error
+        self._loaded[facts.sha256] = facts
+        self._index()[facts.sha256] = path
+
+    def named(self, name: str) -> Iterable[WheelFacts]:
+        """Return all facts of a distribution, newest version first."""
+        found = [self.get(sha256) for sha256, path in self._index().items() if path.parent.name == name]
+        return sorted((facts for facts in found if facts), key=lambda facts: _version(facts.version), reverse=True)
+
+    def listed(self) -> list[tuple[str, str, str, int]]:
+        """Return (name, version, sha256, bytes) of all kept facts, without reading them."""
+        rows = []
+        for sha256, path in self._index().items():
+            version = path.name.removesuffix(_SUFFIX).rpartition("-")[0]
+            rows.append((path.parent.name, version, sha256, path.stat().st_size))
+        return sorted(rows, key=lambda row: (row[0], _version(row[1])))
+
+    def export(self, chosen: Iterable[str]) -> Iterator[bytes]:
+        """Yield the parts of one file with the facts of the given wheels: a line of JSON before each."""
+        for sha256 in chosen:
+            data = self._index()[sha256].read_bytes()
+            yield json.dumps({"sha256": sha256, "bytes": len(data)}).encode() + b"\n"
+            yield data
+
+    def take(self, data: bytes, *, source: str) -> int:
+        """Keep the facts of an exported file; returns how many.
+
+        Raises:
+            WheelError: the file is damaged; nothing of it is kept.
+        """
+        found: list[WheelFacts] = []
+        at = 0
+        while at < len(data):
+            end = data.find(b"\n", at, at + 4096)
+            try:
+                head = json.loads(data[at:end])
+                size = int(head["bytes"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise WheelError(f"{source} is no export of facts, or is damaged at byte {at}") from error
+            if end < 0 or size < 0 or end + 1 + size > len(data):
+                raise WheelError(f"{source} is cut short")
+            facts = load_facts(data[end + 1 : end + 1 + size], source=source)
+            if facts.sha256 != head.get("sha256"):
+                raise WheelError(f"{source}: facts of another wheel than announced at byte {at}")
+            found.append(facts)
+            at = end + 1 + size
+        for facts in found:
+            self.put(facts)
+        return len(found)
+
+
+def _version(text: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return Version("0")

@@ -1,0 +1,251 @@
+"""Files over HTTP, read in parts where the server allows it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final, Self, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+from urllib3.util.retry import Retry
+
+from assay.errors import PackageIndexError, WheelError
+
+__all__ = ["HttpFile", "session"]
+
+CHUNK: Final = 1 << 20
+TIMEOUT: Final = (10, 60)
+"""Seconds to connect, and to wait for the next byte."""
+RESUMES: Final = 5
+TAIL: Final = 128 * 1024
+MAX_WITHOUT_RANGES: Final = 4 << 30
+_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+def session() -> requests.Session:
+    """Return a session that retries what may pass by itself; proxies and certificates come from the environment."""
+    made = requests.Session()
+    retry = Retry(
+        total=4,
+        backoff_factor=0.4,
+        status_forcelist=(429, 500, 502, 503, 504),
+        allowed_methods=("GET", "HEAD"),
+        raise_on_status=False,
+        respect_retry_after_header=True,
+    )
+    adapter = HTTPAdapter(max_retries=retry, pool_maxsize=16)
+    made.mount("https://", adapter)
+    made.mount("http://", adapter)
+    # Wheels are compressed already; a second encoding would make ranges mean something else.
+    made.headers["Accept-Encoding"] = "identity"
+    return made
+
+
+class HttpFile:
+    """One file on a server. The first request asks for the last bytes, where a wheel has its directory.
+
+    A file that changes underway (other size, other ETag) is an error, as is a server that sends another range than
+    it was asked for. A server without ranges is read from the start each time, up to 4 GiB.
+    """
+
+    def __init__(self, http: requests.Session, url: str, *, size: int | None = None) -> None:
+        self._http = http
+        self._url = url
+        self._lock = threading.Lock()
+        self.fetched = 0
+        self.requests = 0
+        self.ranges = True
+        self._etag: str | None = None
+        self._tail = b""
+        self.size = self._open()
+        if size is not None and size != self.size:
+            raise PackageIndexError(f"{self._name}: the server has {self.size} bytes, the index says {size}")
+
+    @property
+    def _name(self) -> str:
+        return self._url.rpartition("/")[2].partition("#")[0] or self._url
+
+    def _open(self) -> int:
+        with closing(self._get(f"bytes=-{TAIL}")) as answer:
+            if answer.status_code == 206:
+                first, last, total = self._content_range(answer)
+                if last != total - 1:
+                    raise PackageIndexError(f"{self._name}: asked for the end, got bytes {first} to {last} of {total}")
+                self._etag = answer.headers.get("ETag")
+                self._tail = self._body(answer, last - first + 1)
+                return total
+            if answer.status_code == 416:
+                # A file shorter than the range, for some servers.
+                return self._length(answer)
+            self.ranges = False
+            self._etag = answer.headers.get("ETag")
+            return self._length(answer)
+
+    def _length(self, answer: requests.Response) -> int:
+        text = answer.headers.get("Content-Length", "")
+        if answer.status_code != 200 or not text.isdigit() or int(text) > MAX_WITHOUT_RANGES:
+            raise PackageIndexError(
+                f"{self._name}: the server offers no ranges and tells no size that could be read wholly"
+            )
+        return int(text)
+
+    def _get(self, wanted: str | None) -> requests.Response:
+        headers = {"Range": wanted} if wanted else {}
+        with self._lock:
+            self.requests += 1
+        try:
+            answer = self._http.get(self._url, headers=headers, stream=True, timeout=TIMEOUT)
+        except requests.RequestException as error:
+            raise PackageIndexError(f"{self._name}: {_brief(error)}", hint="check the network and the index") from error
+        if answer.status_code not in {200, 206, 416}:
+            answer.close()
+            raise PackageIndexError(f"{self._name}: the server answers {answer.status_code} {answer.reason}")
+        return answer
+
+    def _content_range(self, answer: requests.Response) -> tuple[int, int, int]:
+        match = _RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
+        if not match or match.group(3) == "*":
+            raise PackageIndexError(
+                f"{self._name}: the server sent a part without saying which "
+                f"(Content-Range: {answer.headers.get('Content-Range')!r})"
+            )
+        first, last, total = int(match.group(1)), int(match.group(2)), int(match.group(3))
+        if not 0 <= first <= last < total:
+            raise PackageIndexError(f"{self._name}: the server sent a part that cannot be: {match.group()}")
+        return first, last, total
+
+    def _body(self, answer: requests.Response, length: int) -> bytes:
+        data = bytearray()
+        for chunk in self._chunks(answer):
+            data += chunk
+            if len(data) > length:
+                raise PackageIndexError(f"{self._name}: the server sent more than the {length} bytes it announced")
+        if len(data) != length:
+            raise PackageIndexError(f"{self._name}: {len(data)} of {length} bytes came")
+        return bytes(data)
+
+    def _chunks(self, answer: requests.Response) -> Iterator[bytes]:
+        try:
+            while True:
+                # read(amt) of urllib3 is typed for any file object; here it gives bytes.
+                chunk = cast("bytes", answer.raw.read(CHUNK, decode_content=False))
+                if not chunk:
+                    return
+                with self._lock:
+                    self.fetched += len(chunk)
+                yield chunk
+        except (HTTPError, OSError) as error:
+            raise PackageIndexError(f"{self._name}: the connection broke: {_brief(error)}") from error
+
+    def _part(self, offset: int, length: int | None) -> requests.Response:
+        """Ask for a part and check that just this part of this very file comes."""
+        last = self.size - 1 if length is None else offset + length - 1
+        answer = self._get(f"bytes={offset}-{last}")
+        try:
+            if answer.status_code != 206:
+                raise PackageIndexError(f"{self._name}: the server gave ranges before and now does not")
+            if self._content_range(answer) != (offset, last, self.size):
+                raise PackageIndexError(
+                    f"{self._name}: asked for bytes {offset}-{last}/{self.size}, "
+                    f"got {answer.headers.get('Content-Range')}; the file changed or the server is wrong"
+                )
+            self._same_file(answer)
+        except PackageIndexError:
+            answer.close()
+            raise
+        return answer
+
+    def _same_file(self, answer: requests.Response) -> None:
+        etag = answer.headers.get("ETag")
+        if self._etag and etag and etag != self._etag:
+            raise PackageIndexError(f"{self._name}: the file changed on the server while it was read")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise WheelError(f"{self._name}: bytes {offset} to {offset + length} of a file of {self.size}")
+        if length == 0:
+            return b""
+        start = self.size - len(self._tail)
+        if offset >= start and self._tail:
+            return self._tail[offset - start : offset - start + length]
+        if not self.ranges:
+            return self._read_through(offset, length)
+        for attempt in range(RESUMES):
+            try:
+                with closing(self._part(offset, length)) as answer:
+                    return self._body(answer, length)
+            except PackageIndexError as error:
+                if attempt == RESUMES - 1 or "connection broke" not in error.message:
+                    raise
+        raise AssertionError
+
+    def _read_through(self, offset: int, length: int) -> bytes:
+        kept = bytearray()
+        at = 0
+        for chunk in self.stream():
+            low = max(0, offset - at)
+            if low < len(chunk):
+                kept += chunk[low : low + length - len(kept)]
+            at += len(chunk)
+            if len(kept) >= length:
+                break
+        return bytes(kept)
+
+    def stream(self, offset: int = 0) -> Iterator[bytes]:
+        """Yield the file from `offset`; a broken connection is taken up again where it broke."""
+        at = offset
+        failures = 0
+        while at < self.size:
+            try:
+                yield_from = self._stream_once(at)
+                for chunk in yield_from:
+                    at += len(chunk)
+                    failures = 0
+                    yield chunk
+                if at < self.size:
+                    raise PackageIndexError(f"{self._name}: the connection broke: {at} of {self.size} bytes came")
+            except PackageIndexError as error:
+                failures += 1
+                if failures >= RESUMES or not self.ranges or "connection broke" not in error.message:
+                    raise
+
+    def _stream_once(self, at: int) -> Iterator[bytes]:
+        if self.ranges:
+            with closing(self._part(at, None)) as answer:
+                yield from self._bounded(answer, self.size - at)
+            return
+        with closing(self._get(None)) as answer:
+            if self._length(answer) != self.size:
+                raise PackageIndexError(f"{self._name}: the file changed on the server while it was read")
+            self._same_file(answer)
+            skip = at
+            for chunk in self._bounded(answer, self.size):
+                if skip < len(chunk):
+                    yield chunk[skip:]
+                skip = max(0, skip - len(chunk))
+
+    def _bounded(self, answer: requests.Response, length: int) -> Iterator[bytes]:
+        for chunk in self._chunks(answer):
+            length -= len(chunk)
+            if length < 0:
+                raise PackageIndexError(f"{self._name}: the server sent more than it announced")
+            yield chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tail = b""
+
+
+def _brief(error: BaseException) -> str:
+    """The innermost reason: nested library messages are unreadable."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = cast("BaseException", error.__cause__ or error.__context__)
+    text = str(error) or type(error).__name__
+    return text if len(text) < 300 else text[:300] + "..."

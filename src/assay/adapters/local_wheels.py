@@ -1,0 +1,65 @@
+"""Wheel files on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import unquote, urlsplit
+
+from assay.errors import PackageIndexError, WheelError
+
+__all__ = ["LocalFile", "file_sha256", "path_of_url"]
+
+CHUNK: Final = 1 << 20
+
+
+def path_of_url(url: str) -> Path:
+    """Return the path of a `file:` address."""
+    return Path(unquote(urlsplit(url).path))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class LocalFile:
+    """One file on disk; a change of its size while it is read is an error."""
+
+    ranges = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.fetched = 0
+        try:
+            self._file = path.open("rb")
+            self.size = path.stat().st_size
+        except OSError as error:
+            raise PackageIndexError(f"{path}: {error.strerror}") from error
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise WheelError(f"{self._path.name}: bytes {offset} to {offset + length} of a file of {self.size}")
+        self._file.seek(offset)
+        data = self._file.read(length)
+        if len(data) != length:
+            raise PackageIndexError(f"{self._path}: the file changed while it was read")
+        return data
+
+    def stream(self, offset: int = 0) -> Iterator[bytes]:
+        """Yield the file from `offset`."""
+        at = offset
+        while at < self.size:
+            length = min(CHUNK, self.size - at)
+            yield self.read(at, length)
+            at += length
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -1,0 +1,425 @@
+"""Reads the dynamic part of ELF shared objects the way the dynamic linker does: from program headers and `.dynamic`.
+
+Section headers are used for two things alone: where the GPU code lies, and as one of three ways to learn how many
+symbols there are. Layouts: System V ABI and GNU extensions (`man 5 elf`, LSB "Symbol Versioning").
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from assay.audit.image import Image, Unread
+from assay.errors import WheelError
+
+__all__ = ["ElfHeader", "ElfLibrary", "Section", "Symbol", "is_elf", "read_elf", "read_header", "wanted_ranges"]
+
+MACHINES: Final = {62: "x86_64", 183: "aarch64", 190: "cuda"}
+BINDINGS: Final = {0: "local", 1: "global", 2: "weak", 10: "unique"}
+VISIBILITIES: Final = ("default", "internal", "hidden", "protected")
+MAX_SYMBOLS: Final = 8_000_000
+MAX_STRINGS: Final = 256 << 20
+MAX_HEADERS: Final = 65_535
+MAX_NAME: Final = 1 << 16
+
+_EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR: Final = struct.Struct("<IIQQQQQQ")
+_SHDR: Final = struct.Struct("<IIQQQQIIQQ")
+_SYM: Final = struct.Struct("<IBBHQQ")
+_DYN: Final = struct.Struct("<qQ")
+
+_PT_LOAD, _PT_DYNAMIC, _PT_NOTE = 1, 2, 4
+_SHT_DYNSYM, _SHT_NOBITS = 11, 8
+_NEEDED, _HASH, _STRTAB, _SYMTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH = 1, 4, 5, 6, 10, 14, 15, 29
+_GNU_HASH, _VERSYM, _VERDEF, _VERDEFNUM, _VERNEED, _VERNEEDNUM = (
+    0x6FFFFEF5,
+    0x6FFFFFF0,
+    0x6FFFFFFC,
+    0x6FFFFFFD,
+    0x6FFFFFFE,
+    0x6FFFFFFF,
+)
+
+
+class Symbol(NamedTuple):
+    """One entry of the dynamic symbol table that has a name."""
+
+    name: str
+    binding: str
+    """`global`, `weak`, `unique` (STB_GNU_UNIQUE), `local`, or `other`."""
+    visibility: str
+    defined: bool
+    version: str | None
+    """For a reference the version asked for; for a definition the version it belongs to."""
+    default: bool
+    """For a versioned definition: whether an unversioned reference finds it first (`@@`)."""
+
+    @property
+    def exported(self) -> bool:
+        """Whether another object can bind to it."""
+        return self.defined and self.binding in {"global", "weak", "unique"} and self.visibility in _EXPORTED
+
+
+_EXPORTED: Final = frozenset({"default", "protected"})
+
+
+class Section(NamedTuple):
+    """Where a section lies in the file."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElfHeader:
+    """What the first 64 bytes say."""
+
+    machine: str
+    type: int
+    osabi: int
+    flags: int
+    phoff: int
+    phentsize: int
+    phnum: int
+    shoff: int
+    shentsize: int
+    shnum: int
+    shstrndx: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElfLibrary:
+    """What the dynamic linker would see of one shared object."""
+
+    machine: str
+    soname: str | None = None
+    needed: tuple[str, ...] = ()
+    rpath: tuple[str, ...] = ()
+    runpath: tuple[str, ...] = ()
+    symbols: tuple[Symbol, ...] = ()
+    needed_versions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """File -> versions it must define, weak requirements left out (`.gnu.version_r`)."""
+    defined_versions: tuple[str, ...] = ()
+    """Versions this object defines, its base version left out (`.gnu.version_d`)."""
+    sections: tuple[Section, ...] = ()
+
+
+def is_elf(start: bytes) -> bool:
+    """Tell whether a file that begins so is an ELF file."""
+    return start[:4] == b"\x7fELF"
+
+
+def read_header(start: bytes) -> ElfHeader:
+    """Read the ELF header from the first 64 bytes.
+
+    Raises:
+        WheelError: not a 64-bit little-endian ELF file.
+    """
+    if len(start) < _EHDR.size or not is_elf(start):
+        raise WheelError("not an ELF file")
+    ident, kind, machine, _, _, phoff, shoff, flags, _, phentsize, phnum, shentsize, shnum, shstrndx = (
+        _EHDR.unpack_from(start)
+    )
+    if ident[4] != 2 or ident[5] != 1:
+        raise WheelError("not a 64-bit little-endian ELF file")
+    return ElfHeader(
+        machine=MACHINES.get(machine, f"machine {machine}"),
+        type=kind,
+        osabi=ident[7],
+        flags=flags,
+        phoff=phoff,
+        phentsize=phentsize,
+        phnum=phnum,
+        shoff=shoff,
+        shentsize=shentsize,
+        shnum=shnum,
+        shstrndx=shstrndx,
+    )
+
+
+class _Segment(NamedTuple):
+    type: int
+    offset: int
+    address: int
+    size: int
+
+
+class _Layout:
+    """Segments and dynamic tags: what the linker starts from."""
+
+    def __init__(self, image: Image, header: ElfHeader) -> None:
+        if header.phnum and header.phentsize != _PHDR.size:
+            raise WheelError(f"program headers of {header.phentsize} bytes; 64-bit ELF has {_PHDR.size}")
+        raw = image.read(header.phoff, header.phnum * _PHDR.size) if header.phnum else b""
+        self.segments = [_Segment(p[0], p[2], p[3], p[5]) for p in _PHDR.iter_unpack(raw)]
+        self.tags: dict[int, int] = {}
+        self.lists: dict[int, list[int]] = {_NEEDED: []}
+        dynamic = next((s for s in self.segments if s.type == _PT_DYNAMIC), None)
+        self.dynamic = dynamic is not None and dynamic.size > 0
+        if dynamic is None:
+            return
+        if dynamic.size > 1 << 20:
+            raise WheelError(f"a dynamic section of {dynamic.size} bytes")
+        raw = image.read(dynamic.offset, dynamic.size // _DYN.size * _DYN.size)
+        for tag, value in _DYN.iter_unpack(raw):
+            if tag == 0:
+                break
+            if tag in self.lists:
+                self.lists[tag].append(value)
+            else:
+                self.tags.setdefault(tag, value)
+
+    def offset(self, address: int) -> int:
+        """Return the place in the file of a virtual address."""
+        for segment in self.segments:
+            if segment.type == _PT_LOAD and segment.address <= address < segment.address + segment.size:
+                return address - segment.address + segment.offset
+        raise WheelError(f"address {address:#x} is in no loaded segment")
+
+
+class _Strings:
+    """A string table; names are read where they are asked for, and asked-for places are checked."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def at(self, offset: int) -> str:
+        end = self._data.find(b"\0", offset)
+        if offset >= len(self._data) or end < 0 or end - offset > MAX_NAME:
+            raise WheelError(f"a name at {offset} of a string table of {len(self._data)} bytes")
+        return self._data[offset:end].decode("utf-8", "backslashreplace")
+
+
+def _gnu_hash_symbols(image: Image, offset: int) -> int:
+    """Count symbols through `.gnu.hash`: one more than the last index of the last chain."""
+    buckets, first, bloom, _ = struct.unpack("<IIII", image.read(offset, 16))
+    if buckets > MAX_SYMBOLS or bloom > MAX_SYMBOLS:
+        raise WheelError(f"a symbol hash of {buckets} buckets")
+    at = offset + 16 + bloom * 8
+    last = max(struct.unpack(f"<{buckets}I", image.read(at, buckets * 4)), default=0)
+    if last < first:
+        return int(first)
+    chains = at + buckets * 4
+    while True:
+        if last > MAX_SYMBOLS:
+            raise WheelError("a symbol hash without end")
+        count = min(256, (image.size - chains) // 4 - (last - first))
+        if count <= 0:
+            raise WheelError("a symbol hash that runs out of the file")
+        for value in struct.unpack(f"<{count}I", image.read(chains + (last - first) * 4, count * 4)):
+            last += 1
+            if value & 1:
+                return int(last)
+
+
+def _sections(image: Image, header: ElfHeader) -> list[tuple[int, int, int, int, int, int]]:
+    """Return (name, type, address, offset, size, link) of each section."""
+    if header.shoff == 0:
+        return []
+    if header.shentsize != _SHDR.size:
+        raise WheelError(f"section headers of {header.shentsize} bytes; 64-bit ELF has {_SHDR.size}")
+    count = header.shnum
+    if count == 0:
+        # More sections than the header can say: the number stands in the first one.
+        count = _SHDR.unpack(image.read(header.shoff, _SHDR.size))[5]
+        if count > MAX_HEADERS * 4:
+            raise WheelError(f"{count} sections")
+    raw = image.read(header.shoff, count * _SHDR.size)
+    return [(s[0], s[1], s[3], s[4], s[5], s[6]) for s in _SHDR.iter_unpack(raw)]
+
+
+def _section_names(
+    image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]]
+) -> tuple[Section, ...]:
+    index = header.shstrndx
+    if index == 0xFFFF and sections:
+        index = sections[0][5]
+    if not 0 < index < len(sections):
+        return ()
+    _, _, _, offset, size, _ = sections[index]
+    if size > MAX_STRINGS:
+        raise WheelError(f"section names of {size} bytes")
+    names = _Strings(image.read(offset, size))
+    return tuple(Section(names.at(s[0]), s[3], 0 if s[1] == _SHT_NOBITS else s[4]) for s in sections[1:])
+
+
+def _count_symbols(image: Image, layout: _Layout, sections: list[tuple[int, int, int, int, int, int]]) -> int:
+    address = layout.tags[_SYMTAB]
+    for _, kind, at, _, size, _ in sections:
+        if kind == _SHT_DYNSYM and at == address:
+            return size // _SYM.size
+    if _HASH in layout.tags:
+        count: int = struct.unpack("<II", image.read(layout.offset(layout.tags[_HASH]), 8))[1]
+        return count
+    if _GNU_HASH in layout.tags:
+        return _gnu_hash_symbols(image, layout.offset(layout.tags[_GNU_HASH]))
+    raise WheelError("nothing says how many symbols there are")
+
+
+def _read_needed_versions(
+    image: Image, offset: int, count: int, strings: _Strings
+) -> tuple[dict[str, tuple[str, ...]], dict[int, str]]:
+    """Read `.gnu.version_r`: versions asked of each file, and the name behind each version index."""
+    files: dict[str, tuple[str, ...]] = {}
+    names: dict[int, str] = {}
+    for _ in range(min(count, MAX_HEADERS)):
+        version, entries, file, aux, following = struct.unpack("<HHIII", image.read(offset, 16))
+        if version != 1:
+            raise WheelError(f"a version requirement of format {version}")
+        wanted: list[str] = []
+        at = offset + aux
+        for _ in range(entries):
+            _, flags, index, name, step = struct.unpack("<IHHII", image.read(at, 16))
+            names[index & 0x7FFF] = strings.at(name)
+            if not flags & 2:
+                wanted.append(strings.at(name))
+            at += step
+            if step == 0:
+                break
+        name_of_file = strings.at(file)
+        files[name_of_file] = tuple(sorted({*files.get(name_of_file, ()), *wanted}))
+        offset += following
+        if following == 0:
+            break
+    return files, names
+
+
+def _read_defined_versions(image: Image, offset: int, count: int, strings: _Strings) -> dict[int, str]:
+    """Read `.gnu.version_d`: version index -> name; the base version (the file's own name) is left out."""
+    names: dict[int, str] = {}
+    for _ in range(min(count, MAX_HEADERS)):
+        version, flags, index, _, _, aux, following = struct.unpack("<HHHHIII", image.read(offset, 20))
+        if version != 1:
+            raise WheelError(f"a version definition of format {version}")
+        name = struct.unpack("<I", image.read(offset + aux, 4))[0]
+        if not flags & 1:
+            names[index & 0x7FFF] = strings.at(name)
+        offset += following
+        if following == 0:
+            break
+    return names
+
+
+def read_symbols(
+    table: bytes, strings: bytes, versions: tuple[int, ...], needed: dict[int, str], defined: dict[int, str]
+) -> tuple[Symbol, ...]:
+    """Decode a dynamic symbol table with its strings and version indexes; nameless and local symbols are left out."""
+    symbols: list[Symbol] = []
+    find, limit = strings.find, len(strings)
+    for index, (name, info, other, section, _, _) in enumerate(_SYM.iter_unpack(table)):
+        binding = info >> 4
+        if name == 0 or binding == 0:
+            continue
+        end = find(b"\0", name)
+        if name >= limit or end < 0 or end - name > MAX_NAME:
+            raise WheelError(f"symbol {index} has its name outside the string table")
+        is_defined = section != 0
+        number = versions[index] if index < len(versions) else 1
+        # Index 0 is local, 1 is the base version: neither is a version by name.
+        known = defined if is_defined else needed
+        version = known.get(number & 0x7FFF) if number & 0x7FFF > 1 else None
+        symbols.append(
+            Symbol(
+                strings[name:end].decode("utf-8", "backslashreplace"),
+                BINDINGS.get(binding, "other"),
+                VISIBILITIES[other & 3],
+                is_defined and number & 0x7FFF != 0 if versions else is_defined,
+                version,
+                not number & 0x8000,
+            )
+        )
+    return tuple(symbols)
+
+
+def read_elf(image: Image) -> ElfLibrary:
+    """Read one shared object.
+
+    Raises:
+        WheelError: it is damaged, or no 64-bit little-endian ELF file.
+        Unread: a part that is needed was not kept; fetch it and call again.
+    """
+    try:
+        return _read_elf(image)
+    except struct.error as error:
+        raise WheelError(f"a table is cut short: {error}") from error
+
+
+def _read_elf(image: Image) -> ElfLibrary:
+    header = read_header(image.read(0, min(64, image.size)))
+    layout = _Layout(image, header)
+    raw_sections = _sections(image, header)
+    sections = _section_names(image, header, raw_sections)
+    if not layout.dynamic or _STRTAB not in layout.tags or _SYMTAB not in layout.tags:
+        return ElfLibrary(machine=header.machine, sections=sections)
+    tags = layout.tags
+    if tags.get(_STRSZ, 0) > MAX_STRINGS:
+        raise WheelError(f"a string table of {tags[_STRSZ]} bytes")
+    raw_strings = image.read(layout.offset(tags[_STRTAB]), tags.get(_STRSZ, 0))
+    strings = _Strings(raw_strings)
+    count = _count_symbols(image, layout, raw_sections)
+    if count > MAX_SYMBOLS:
+        raise WheelError(f"{count} symbols")
+    table = image.read(layout.offset(tags[_SYMTAB]), count * _SYM.size)
+    needs: dict[str, tuple[str, ...]] = {}
+    needed: dict[int, str] = {}
+    defined: dict[int, str] = {}
+    versions: tuple[int, ...] = ()
+    if _VERSYM in tags:
+        versions = struct.unpack(f"<{count}H", image.read(layout.offset(tags[_VERSYM]), count * 2))
+    if _VERNEED in tags:
+        needs, needed = _read_needed_versions(
+            image, layout.offset(tags[_VERNEED]), tags.get(_VERNEEDNUM, MAX_HEADERS), strings
+        )
+    if _VERDEF in tags:
+        defined = _read_defined_versions(
+            image, layout.offset(tags[_VERDEF]), tags.get(_VERDEFNUM, MAX_HEADERS), strings
+        )
+    return ElfLibrary(
+        machine=header.machine,
+        soname=strings.at(tags[_SONAME]) if _SONAME in tags else None,
+        needed=tuple(strings.at(value) for value in layout.lists[_NEEDED]),
+        rpath=_paths(strings, tags.get(_RPATH)),
+        runpath=_paths(strings, tags.get(_RUNPATH)),
+        symbols=read_symbols(table, raw_strings, versions, needed, defined),
+        needed_versions=needs,
+        defined_versions=tuple(sorted(set(defined.values()))),
+        sections=sections,
+    )
+
+
+def _paths(strings: _Strings, offset: int | None) -> tuple[str, ...]:
+    return () if offset is None else tuple(path for path in strings.at(offset).split(":") if path)
+
+
+def wanted_ranges(image: Image) -> list[tuple[int, int]]:
+    """Return the ranges of a file still streaming in that `read_elf` will ask for, as far as they can be known yet.
+
+    What cannot be known yet is left out, so this is asked again when more has come in. Damage is left for
+    `read_elf` to tell.
+    """
+    wanted: list[tuple[int, int]] = []
+    try:
+        header = read_header(image.read(0, min(64, image.size)))
+        if header.shoff and header.shentsize == _SHDR.size:
+            wanted.append((header.shoff, min(max(header.shnum, 1) * _SHDR.size, image.size - header.shoff)))
+        wanted.append((header.phoff, header.phnum * _PHDR.size))
+        raw = image.read(header.phoff, header.phnum * _PHDR.size)
+        wanted.extend((p[2], p[5]) for p in _PHDR.iter_unpack(raw) if p[0] == _PT_DYNAMIC and p[5] <= 1 << 20)
+        layout = _Layout(image, header)
+        tables = sorted(
+            layout.offset(layout.tags[tag])
+            for tag in (_HASH, _GNU_HASH, _STRTAB, _SYMTAB, _VERSYM, _VERDEF, _VERNEED)
+            if tag in layout.tags
+        )
+        for index, start in enumerate(tables):
+            # A table ends at the latest where the next one starts; the last one gets a generous guess.
+            end = tables[index + 1] if index + 1 < len(tables) else start + (1 << 20)
+            wanted.append((start, min(end, start + (64 << 20)) - start))
+        if _STRTAB in layout.tags:
+            wanted.append((layout.offset(layout.tags[_STRTAB]), min(layout.tags.get(_STRSZ, 0), MAX_STRINGS)))
+        wanted.extend((s[3], s[4]) for s in _sections(image, header) if s[1] == 3 and s[4] <= 1 << 20)
+    except (Unread, WheelError, struct.error):
+        pass
+    return [(offset, min(length, image.size - offset)) for offset, length in wanted if 0 <= offset < image.size]

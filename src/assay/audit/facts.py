@@ -1,0 +1,264 @@
+"""What was learnt of a wheel, kept by the sha256 of its file and safe to share: names and numbers, no code.
+
+Symbol tables are kept as text, one symbol a line, so that a file with hundreds of thousands of them is read in
+milliseconds; they are taken apart when they are asked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from assay.audit.elf import ElfLibrary, Symbol
+from assay.errors import WheelError
+from assay.model.base import Value
+
+__all__ = [
+    "READER",
+    "CodeGroup",
+    "GpuCode",
+    "Library",
+    "Reference",
+    "WheelFacts",
+    "dump_facts",
+    "library_facts",
+    "load_facts",
+]
+
+READER: Final = 1
+"""Raised when the readers learn something new: facts of an older reader are read again."""
+MAX_FACTS: Final = 512 << 20
+
+Reference = tuple[str, str | None]
+"""A symbol's name and the version asked for."""
+Scope = Literal["full", "prefix", "listed"]
+
+
+class CodeGroup(Value):
+    """The containers of one library that hold code for the same targets."""
+
+    sass: tuple[str, ...] = ()
+    """Targets of machine code: `90a`, `120f`."""
+    ptx: tuple[str, ...] = ()
+    """Targets of PTX with its ISA: `80@8.7`."""
+    containers: int
+    kernels: tuple[str, ...] = ()
+    """Mangled names of kernels in them, as far as they could be named."""
+
+
+class GpuCode(Value):
+    """GPU code of one library."""
+
+    groups: tuple[CodeGroup, ...]
+    sampled: bool = False
+    """Only the first containers were read: more targets may be there."""
+    damage: tuple[str, ...] = ()
+
+    @property
+    def containers(self) -> int:
+        return sum(group.containers for group in self.groups)
+
+    @cached_property
+    def sass(self) -> tuple[str, ...]:
+        """All targets of machine code, in order."""
+        return tuple(sorted({target for group in self.groups for target in group.sass}, key=target_key))
+
+    @cached_property
+    def ptx(self) -> tuple[str, ...]:
+        """All targets of PTX, in order."""
+        return tuple(sorted({target for group in self.groups for target in group.ptx}, key=target_key))
+
+
+def target_key(target: str) -> tuple[int, str]:
+    """Sort key of `90a` or `80@8.7`."""
+    digits = "".join(c for c in target.partition("@")[0] if c.isdigit())
+    return int(digits or 0), target
+
+
+class Library(Value):
+    """One shared object of a wheel."""
+
+    path: str
+    size: int
+    scope: Scope = "full"
+    """`prefix`: read from its first bytes; `needed` then has no order and GPU code was not looked for.
+    `listed`: known by name alone."""
+    machine: str = "x86_64"
+    soname: str | None = None
+    needed: tuple[str, ...] = ()
+    rpath: tuple[str, ...] = ()
+    runpath: tuple[str, ...] = ()
+    defined: dict[str, str] = {}
+    """Binding (and `/visibility` where it is not default) -> lines `name`, `name@@version` or `name@version`."""
+    undefined: dict[str, str] = {}
+    """Binding -> lines `name` or `name@version`."""
+    requires: dict[str, tuple[str, ...]] = {}
+    """File -> versions it must define."""
+    provides: tuple[str, ...] = ()
+    """Versions this library defines."""
+    gpu: GpuCode | None = None
+    notes: dict[str, str] = {}
+    """Strings that say something: `torch_archs`, `pybind11_python`."""
+    problem: str | None = None
+    """Why it could not be read."""
+
+    @property
+    def name(self) -> str:
+        """File name without folders."""
+        return PurePosixPath(self.path).name
+
+    @cached_property
+    def exports(self) -> Mapping[str, frozenset[str | None]]:
+        """Symbols other objects can bind to -> the versions they have there (None: no version)."""
+        found: dict[str, frozenset[str | None]] = {}
+        for key, lines in self.defined.items():
+            binding, _, visibility = key.partition("/")
+            if binding not in {"global", "weak", "unique"} or visibility not in {"", "protected"} or not lines:
+                continue
+            for line in lines.split("\n"):
+                name, at, version = line.partition("@")
+                versions = frozenset({version.removeprefix("@") if at else None})
+                before = found.get(name)
+                found[name] = versions if before is None else before | versions
+        return found
+
+    @cached_property
+    def references(self) -> tuple[Reference, ...]:
+        """Symbols that must be found for the library to load: undefined and not weak."""
+        return tuple(
+            (name, version or None)
+            for key, lines in self.undefined.items()
+            if key == "global" and lines
+            for name, _, version in (line.partition("@") for line in lines.split("\n"))
+        )
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of `references`."""
+        return frozenset(name for name, _ in self.references)
+
+    @property
+    def extension(self) -> bool:
+        """Whether Python can import it by itself."""
+        return any(name.startswith("PyInit_") for name in self.exports)
+
+
+class WheelFacts(Value):
+    """What was learnt of one wheel."""
+
+    schema_version: Literal[1] = 1
+    reader: int = READER
+    name: str
+    """Normalised distribution name."""
+    version: str
+    filename: str
+    sha256: str
+    """Of the wheel file; `image:<digest>/<name>` for what was found installed in an image."""
+    size: int | None = None
+    complete: bool = False
+    """Every shared object was read wholly, and the file had the sha256 it is kept by."""
+    tags: tuple[str, ...] = ()
+    """As the WHEEL file has them; never trusted for what the code needs."""
+    requires_dist: tuple[str, ...] = ()
+    requires_python: str | None = None
+    libraries: tuple[Library, ...] = ()
+    cubins: dict[str, int] = {}
+    """Targets of cubins kept as files of their own -> how many."""
+    cuda: str | None = None
+    """For torch: the CUDA version it was built with (`torch/version.py`)."""
+    modules: tuple[str, ...] = ()
+    """Importable top-level names."""
+
+    @property
+    def is_torch(self) -> bool:
+        return self.name == "torch"
+
+    @cached_property
+    def by_soname(self) -> Mapping[str, Library]:
+        """Libraries by what others ask for: SONAME, else file name."""
+        found: dict[str, Library] = {}
+        for library in self.libraries:
+            found.setdefault(library.soname or library.name, library)
+            found.setdefault(library.name, library)
+        return found
+
+
+def _lines(symbols: Iterable[str]) -> str:
+    return "\n".join(sorted(set(symbols)))
+
+
+def _definition(symbol: Symbol) -> str:
+    if symbol.version is None:
+        return symbol.name
+    return f"{symbol.name}{'@@' if symbol.default else '@'}{symbol.version}"
+
+
+def library_facts(
+    path: str,
+    size: int,
+    elf: ElfLibrary,
+    *,
+    scope: Scope,
+    gpu: GpuCode | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Library:
+    """Return the facts of a library that was read."""
+    defined: dict[str, list[str]] = {}
+    undefined: dict[str, list[str]] = {}
+    for symbol in elf.symbols:
+        if symbol.defined:
+            visibility = "" if symbol.visibility == "default" else f"/{symbol.visibility}"
+            defined.setdefault(symbol.binding + visibility, []).append(_definition(symbol))
+        else:
+            line = symbol.name if symbol.version is None else f"{symbol.name}@{symbol.version}"
+            undefined.setdefault(symbol.binding, []).append(line)
+    needed = elf.needed
+    if scope == "prefix":
+        own = PurePosixPath(path).name
+        needed = tuple(name for name in needed if name != own)
+    return Library(
+        path=path,
+        size=size,
+        scope=scope,
+        machine=elf.machine,
+        soname=elf.soname,
+        needed=needed,
+        rpath=elf.rpath,
+        runpath=elf.runpath,
+        defined={key: _lines(names) for key, names in sorted(defined.items())},
+        undefined={key: _lines(names) for key, names in sorted(undefined.items())},
+        requires=elf.needed_versions,
+        provides=elf.defined_versions,
+        gpu=gpu,
+        notes=dict(notes or {}),
+    )
+
+
+def dump_facts(facts: WheelFacts) -> bytes:
+    """Return the bytes facts are kept and shared as: gzipped JSON, the same for the same facts."""
+    return gzip.compress(facts.model_dump_json(exclude_defaults=True).encode(), compresslevel=6, mtime=0)
+
+
+def load_facts(data: bytes, *, source: str) -> WheelFacts:
+    """Read facts back.
+
+    Raises:
+        WheelError: the bytes are no facts of this schema; facts of a newer reader are refused as well.
+    """
+    try:
+        unpacker = zlib.decompressobj(31)
+        text = unpacker.decompress(data, MAX_FACTS)
+        if not unpacker.eof:
+            raise WheelError(f"{source} does not unpack to facts of less than {MAX_FACTS} bytes")
+        facts = WheelFacts.model_validate_json(text)
+    except (zlib.error, ValidationError) as error:
+        raise WheelError(f"{source} holds no wheel facts: {error}") from error
+    if facts.reader > READER:
+        raise WheelError(f"{source} was written by a newer assay", hint="upgrade assay")
+    return facts

@@ -1,0 +1,241 @@
+"""Walks NVIDIA fatbin containers as bytes stream by; headers are never compressed, so nothing is unpacked for targets.
+
+The layout is not documented by NVIDIA. The fields used here were established by compiling every suffix with nvcc 13.0
+and comparing with cuobjdump (docs/reference/gpu-code.md); both remain the test oracles.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+__all__ = ["Container", "Entry", "FatbinWalker", "cubin_target", "walk"]
+
+_CONTAINER: Final = struct.Struct("<IHHQ")
+_MAGIC: Final = struct.pack("<I", 0xBA55ED50)
+_ENTRY_MIN: Final = 64
+_ENTRY_MAX: Final = 4096
+_PTX, _ELF = 1, 2
+FLAG_LZ4: Final = 0x2000
+FLAG_ZSTD: Final = 0x8000
+_FLAG_A: Final = 0x100000
+_FLAG_F: Final = 0x200000
+_MAX_CONTAINER: Final = 4 << 30
+_MAX_CONTAINERS: Final = 200_000
+_MAX_ENTRIES: Final = 4096
+
+
+class Entry(NamedTuple):
+    """One cubin or PTX text inside a container."""
+
+    kind: str
+    """`sass` or `ptx`."""
+    target: str
+    """`120`, `90a`, `120f`: major, minor and suffix, without `sm_`."""
+    isa: str | None
+    """PTX ISA of a PTX entry: `8.7`."""
+    size: int
+    """Bytes as stored, padding included."""
+    uncompressed: int
+    """Bytes when unpacked; 0 when stored as it is."""
+    compression: str | None
+    """`lz4`, `zstd`, or None."""
+    compressed: int
+    """Bytes of the compressed stream; 0 when stored as it is."""
+
+
+class Container(NamedTuple):
+    """One container: normally the GPU code of one translation unit."""
+
+    offset: int
+    """Where it begins in the file."""
+    size: int
+    """With its header."""
+    entries: tuple[Entry, ...]
+    sample: tuple[Entry, bytes] | None
+    """The smallest cubin (else PTX) with its stored bytes, from which kernels can be named."""
+    damage: str | None = None
+    """Why the walk of this container stopped before its end."""
+
+
+def _entry(header: bytes) -> tuple[Entry, int] | str:
+    """Read an entry header; returns the entry and the header's size, or what is wrong with it."""
+    kind, mark, header_size, size, compressed = struct.unpack_from("<HHIII", header)
+    minor, major, arch = struct.unpack_from("<HHI", header, 24)
+    flags, _, uncompressed = struct.unpack_from("<QQQ", header, 40)
+    if kind not in {_PTX, _ELF} or not _ENTRY_MIN <= header_size <= _ENTRY_MAX or header_size % 8:
+        return f"entry of kind {kind}, mark {mark:#x}, header of {header_size} bytes"
+    if not 10 <= arch <= 999:
+        return f"entry for architecture {arch}"
+    suffix = "f" if flags & _FLAG_F else "a" if flags & _FLAG_A else ""
+    return (
+        Entry(
+            "ptx" if kind == _PTX else "sass",
+            f"{arch}{suffix}",
+            f"{major}.{minor}" if kind == _PTX else None,
+            size,
+            uncompressed,
+            "zstd" if flags & FLAG_ZSTD else "lz4" if flags & FLAG_LZ4 else None,
+            compressed,
+        ),
+        header_size,
+    )
+
+
+class FatbinWalker:
+    """Fed with a file's bytes in order, it finds containers and reads the headers in them.
+
+    Memory: one entry header, and the stored bytes of one entry of at most `keep` bytes per container until `finish`
+    or `on_container` takes them. A container that lies outside `.nv_fatbin` is found as well (relocatable device
+    code leaves some in `__nv_relfatbin`): the caller, who learns of sections at the end of a file, drops those.
+    """
+
+    def __init__(self, *, keep: int = 8 << 20) -> None:
+        self.containers: list[Container] = []
+        self._keep = keep
+        self._buffer = bytearray()
+        self._at = 0  # place in the file of the buffer's first byte
+        self._skip = 0
+        self._end = 0  # end of the container being walked; 0 while searching
+        self._start = 0
+        self._entries: list[Entry] = []
+        self._sample: tuple[Entry, bytes] | None = None
+        self._taking: tuple[Entry, int] | None = None
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes of the file."""
+        if self._skip >= len(chunk):
+            self._skip -= len(chunk)
+            self._at += len(chunk)
+            return
+        if self._skip:
+            chunk = chunk[self._skip :]
+            self._at += self._skip
+            self._skip = 0
+        self._buffer += chunk
+        while self._step():
+            pass
+
+    def finish(self) -> list[Container]:
+        """End of file: returns all containers, the last one perhaps damaged."""
+        if self._end:
+            self._close(f"the file ends {self._end - self._at} bytes before the container does")
+        return self.containers
+
+    def _advance(self, count: int) -> bool:
+        """Drop `count` bytes, those not here yet as well; returns whether bytes are left."""
+        have = len(self._buffer)
+        if count < have:
+            del self._buffer[:count]
+            self._at += count
+            return True
+        self._buffer.clear()
+        self._at += have
+        self._skip = count - have
+        return False
+
+    def _step(self) -> bool:
+        if self._end == 0:
+            return self._search()
+        if self._taking is not None:
+            return self._take()
+        left = self._end - self._at
+        if left < _ENTRY_MIN:
+            # Fewer bytes than a header has are padding.
+            self._close(None)
+            return self._advance(left)
+        if len(self._buffer) < _ENTRY_MIN:
+            return False
+        read = _entry(bytes(self._buffer[:_ENTRY_MIN]))
+        if isinstance(read, str) or len(self._entries) >= _MAX_ENTRIES:
+            self._close(read if isinstance(read, str) else "too many entries")
+            return self._advance(left)
+        entry, header = read
+        if header + entry.size > left:
+            self._close(f"an entry of {entry.size} bytes with {left - header} left")
+            return self._advance(left)
+        self._entries.append(entry)
+        if self._better(entry):
+            self._taking = (entry, entry.size)
+            return self._advance(header)
+        return self._advance(header + entry.size)
+
+    def _better(self, entry: Entry) -> bool:
+        if entry.size > self._keep:
+            return False
+        if self._sample is None:
+            return True
+        best = self._sample[0]
+        return (entry.kind == "ptx", entry.size) < (best.kind == "ptx", best.size)
+
+    def _take(self) -> bool:
+        assert self._taking is not None
+        entry, size = self._taking
+        if len(self._buffer) < size:
+            return False
+        self._sample = (entry, bytes(self._buffer[:size]))
+        self._taking = None
+        return self._advance(size)
+
+    def _close(self, damage: str | None) -> None:
+        self.containers.append(
+            Container(self._start, self._end - self._start, tuple(self._entries), self._sample, damage)
+        )
+        self._end = 0
+        self._entries = []
+        self._sample = None
+        self._taking = None
+
+    def _search(self) -> bool:
+        """Look for the next container header at a multiple of eight."""
+        found = self._buffer.find(_MAGIC)
+        while found >= 0:
+            if (self._at + found) % 8:
+                found = self._buffer.find(_MAGIC, found + 1)
+                continue
+            if len(self._buffer) - found < _CONTAINER.size + _ENTRY_MIN:
+                self._advance(found)
+                return False
+            if self._plausible(found):
+                size = _CONTAINER.unpack_from(self._buffer, found)[3]
+                self._start = self._at + found
+                self._end = self._start + _CONTAINER.size + size
+                return self._advance(found + _CONTAINER.size)
+            found = self._buffer.find(_MAGIC, found + 1)
+        self._advance(max(0, len(self._buffer) - (len(_MAGIC) - 1)))
+        return False
+
+    def _plausible(self, at: int) -> bool:
+        """A magic number may also stand in code that looks for it: the first entry must read well too."""
+        _, version, header, size = _CONTAINER.unpack_from(self._buffer, at)
+        if version != 1 or header != _CONTAINER.size or not 0 <= size <= _MAX_CONTAINER:
+            return False
+        if len(self.containers) >= _MAX_CONTAINERS:
+            return False
+        if size == 0:
+            return True
+        first = bytes(self._buffer[at + header : at + header + _ENTRY_MIN])
+        read = _entry(first)
+        return not isinstance(read, str) and read[1] + read[0].size <= size
+
+
+def walk(chunks: Iterable[bytes]) -> list[Container]:
+    """Walk a whole file given in chunks."""
+    walker = FatbinWalker()
+    for chunk in chunks:
+        walker.feed(chunk)
+    return walker.finish()
+
+
+def cubin_target(start: bytes) -> str | None:
+    """Return `120` for a cubin kept as a file of its own, from its first 64 bytes; None if it is no cubin.
+
+    The number stands in the first byte of e_flags for the old OS ABI (51) and in the second for the new one (65).
+    The suffix cannot be read from there reliably.
+    """
+    if len(start) < 64 or start[:4] != b"\x7fELF" or struct.unpack_from("<H", start, 18)[0] != 190:
+        return None
+    flags: int = struct.unpack_from("<I", start, 48)[0]
+    arch = flags >> 8 & 0xFF if start[7] >= 65 else flags & 0xFF
+    return str(arch) if arch else None

@@ -1,0 +1,63 @@
+"""Names the kernels in one cubin or PTX text of a fatbin container."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import struct
+from typing import Any, Final
+
+from assay.audit.elf import read_elf
+from assay.audit.fatbin import Entry
+from assay.audit.image import FileImage
+from assay.errors import WheelError
+
+__all__ = ["MAX_KERNELS", "kernel_names"]
+
+MAX_KERNELS: Final = 256
+"""Names kept of one container."""
+MAX_NAME: Final = 400
+MAX_UNPACKED: Final = 96 << 20
+_ENTRY_POINT: Final = re.compile(rb"\.entry\s+([A-Za-z_$][\w$]*)")
+
+
+def _unpack(entry: Entry, data: bytes) -> bytes | None:
+    """Return the entry unpacked; None where the library for it is not installed."""
+    if entry.compression is None:
+        return data
+    if not 0 < entry.uncompressed <= MAX_UNPACKED or not 0 < entry.compressed <= len(data):
+        return None
+    packed = data[: entry.compressed]
+    try:
+        if entry.compression == "lz4":
+            lz4: Any = importlib.import_module("lz4.block")
+            return bytes(lz4.decompress(packed, uncompressed_size=entry.uncompressed))
+        zstd: Any = importlib.import_module("zstandard")
+        return bytes(zstd.ZstdDecompressor().decompress(packed, max_output_size=entry.uncompressed))
+    except ImportError:
+        return None
+    except Exception as error:
+        raise WheelError(f"an entry for {entry.target} does not unpack: {error}") from error
+
+
+def kernel_names(entry: Entry, data: bytes) -> tuple[str, ...]:
+    """Return the mangled names of the kernels, sorted, at most `MAX_KERNELS`, each cut to 400 characters.
+
+    A cubin has one section `.text.<name>` for each kernel; PTX says `.entry <name>`. Without the optional `lz4` and
+    `zstandard` packages compressed code stays unnamed: an empty tuple.
+
+    Raises:
+        WheelError: the code does not unpack or is no cubin.
+    """
+    code = _unpack(entry, data)
+    if code is None:
+        return ()
+    if entry.kind == "ptx":
+        names = {match.decode() for match in _ENTRY_POINT.findall(code)}
+    else:
+        try:
+            sections = read_elf(FileImage(code)).sections
+        except struct.error as error:
+            raise WheelError(f"a cubin for {entry.target} is damaged") from error
+        names = {section.name[6:] for section in sections if section.name.startswith(".text.")}
+    return tuple(sorted(name[:MAX_NAME] for name in names)[:MAX_KERNELS])

@@ -1,0 +1,198 @@
+"""Reads one shared object as its bytes stream by, in bounded memory."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final
+
+from assay.audit.elf import ElfLibrary, is_elf, read_elf, wanted_ranges
+from assay.audit.facts import CodeGroup, GpuCode, Library, library_facts, target_key
+from assay.audit.fatbin import Container, FatbinWalker
+from assay.audit.image import SparseImage, Unread
+from assay.audit.kernels import kernel_names
+from assay.errors import WheelError
+
+__all__ = ["MemberReader", "gpu_code"]
+
+FRONT: Final = 24 << 20
+"""Bytes kept from the start of each file: where linkers put the symbol tables."""
+KERNELS_PER_GROUP: Final = 3000
+_ARCHS: Final = re.compile(rb"(?:sm_\d{2,3}[af]? ?|compute_\d{2,3}[af]? ?){2,}")
+_PYBIND: Final = re.compile(rb"Python version mismatch: module was compiled for Python %s")
+_MINOR: Final = re.compile(rb"\0(3\.\d{1,2})\0")
+_OVERLAP: Final = 1024
+
+
+class MemberReader:
+    """Takes the bytes of one file in order and gives its facts at the end.
+
+    Kept are the first 24 MiB, what the program headers and the dynamic section ask for where it has not passed yet,
+    and of each fatbin container its smallest entry. What is missing in the end is asked for again through `reread`.
+    """
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+        self._image = SparseImage(size)
+        self._front = bytearray()
+        self._front_done = False
+        self._at = 0
+        self._wanted: list[tuple[int, int, bytearray]] = []
+        self._asked: set[tuple[int, int]] = set()
+        self._walker = FatbinWalker()
+        self._notes: dict[str, str] = {}
+        self._tail = b""
+        self._kernels: dict[int, tuple[str, ...]] = {}
+        self._named = 0
+        self._damage: list[str] = []
+        self._is_elf: bool | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        if not chunk:
+            return
+        start = self._at
+        self._at += len(chunk)
+        if not self._front_done:
+            self._front += chunk[: FRONT - len(self._front)]
+            if self._is_elf is None and len(self._front) >= min(4, self.size):
+                self._is_elf = is_elf(bytes(self._front[:4]))
+            if len(self._front) >= FRONT:
+                self._close_front()
+        if not self._is_elf:
+            return
+        finished = False
+        for wanted in self._wanted:
+            first, last, kept = wanted
+            low, high = max(first + len(kept), start), min(last, self._at)
+            if low < high and low == first + len(kept):
+                kept += chunk[low - start : high - start]
+                finished = finished or len(kept) == last - first
+        if finished:
+            self._keep_finished()
+            self._plan()
+        self._walker.feed(chunk)
+        if len(self._walker.containers) > self._named:
+            self._name_kernels()
+        self._look(chunk)
+
+    def _close_front(self) -> None:
+        self._front_done = True
+        self._image.add(0, bytes(self._front))
+        self._front = bytearray()
+        if self._is_elf:
+            self._plan()
+
+    def _keep_finished(self) -> None:
+        left = []
+        for first, last, kept in self._wanted:
+            if len(kept) == last - first:
+                self._image.add(first, bytes(kept))
+            else:
+                left.append((first, last, kept))
+        self._wanted = left
+
+    def _plan(self) -> None:
+        for offset, length in wanted_ranges(self._image):
+            # What has passed already is either in the front or has to be read again.
+            if length and offset >= self._at and (offset, length) not in self._asked:
+                self._asked.add((offset, length))
+                self._wanted.append((offset, offset + length, bytearray()))
+
+    def _name_kernels(self) -> None:
+        containers = self._walker.containers
+        for index in range(self._named, len(containers)):
+            container = containers[index]
+            if container.sample is not None:
+                try:
+                    self._kernels[container.offset] = kernel_names(*container.sample)
+                except WheelError as error:
+                    self._damage.append(str(error))
+                containers[index] = container._replace(sample=None)
+        self._named = len(containers)
+
+    def _look(self, chunk: bytes) -> None:
+        """Look for the two strings that say something the tables do not."""
+        window = self._tail + chunk
+        if "libtorch_python" in self.path and "torch_archs" not in self._notes:
+            match = _ARCHS.search(window)
+            if match:
+                self._notes["torch_archs"] = match.group().decode().strip()
+        if "pybind11_python" not in self._notes:
+            match = _PYBIND.search(window)
+            if match:
+                near = _MINOR.search(window, max(0, match.start() - _OVERLAP), match.end() + _OVERLAP)
+                if near:
+                    self._notes["pybind11_python"] = near.group(1).decode()
+        self._tail = window[-_OVERLAP:]
+
+    def finish(self, reread: Callable[[int, int], bytes] | None = None) -> Library | None:
+        """Return the facts, or None if the file is no ELF file (a linker script, a text).
+
+        Raises:
+            WheelError: it is damaged, ended early, or a part is needed that cannot be read again.
+        """
+        if self._at != self.size:
+            raise WheelError(f"{self.path}: {self._at} bytes came where {self.size} were announced")
+        if not self._front_done:
+            self._close_front()
+        if not self._is_elf:
+            return None
+        self._keep_finished()
+        containers = self._walker.finish()
+        self._name_kernels()
+        elf = self._read(reread)
+        gpu = gpu_code(elf, containers, self._kernels, tuple(self._damage))
+        return library_facts(self.path, self.size, elf, scope="full", gpu=gpu, notes=self._notes)
+
+    def _read(self, reread: Callable[[int, int], bytes] | None) -> ElfLibrary:
+        for _ in range(64):
+            try:
+                return read_elf(self._image)
+            except Unread as missing:
+                if reread is None:
+                    raise WheelError(f"{self.path}: its tables lie where they cannot be read again") from missing
+                self._image.add(missing.offset, reread(missing.offset, missing.length))
+            except WheelError as error:
+                raise WheelError(f"{self.path}: {error.message}") from error
+        raise WheelError(f"{self.path}: its tables are scattered absurdly")
+
+
+def gpu_code(
+    elf: ElfLibrary, containers: list[Container], kernels: dict[int, tuple[str, ...]], damage: tuple[str, ...] = ()
+) -> GpuCode | None:
+    """Group the containers of `.nv_fatbin` by what they hold code for; None without GPU code.
+
+    Containers elsewhere (`__nv_relfatbin`: left over from relocatable device code) cannot be loaded and do not count.
+    """
+    places = [section for section in elf.sections if section.name == ".nv_fatbin"]
+    inside = [
+        container
+        for container in containers
+        if any(place.offset <= container.offset < place.offset + place.size for place in places)
+    ]
+    if not places or (not inside and not any(place.size for place in places)):
+        return None
+    troubles = list(damage)
+    covered = sum((container.size + 7) // 8 * 8 for container in inside)
+    size = sum(place.size for place in places)
+    if not size - 8 * (len(inside) + 1) <= covered <= size + 8:
+        troubles.append(f"containers cover {covered} of {size} bytes of GPU code")
+    troubles.extend(container.damage for container in inside if container.damage)
+    counts: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = defaultdict(int)
+    names: dict[tuple[tuple[str, ...], tuple[str, ...]], set[str]] = defaultdict(set)
+    for container in inside:
+        sass = {entry.target for entry in container.entries if entry.kind == "sass"}
+        ptx = {f"{entry.target}@{entry.isa}" for entry in container.entries if entry.kind == "ptx"}
+        key = (tuple(sorted(sass, key=target_key)), tuple(sorted(ptx, key=target_key)))
+        counts[key] += 1
+        names[key] |= set(kernels.get(container.offset, ()))
+    return GpuCode(
+        groups=tuple(
+            CodeGroup(sass=key[0], ptx=key[1], containers=count, kernels=tuple(sorted(names[key])[:KERNELS_PER_GROUP]))
+            for key, count in sorted(counts.items())
+        ),
+        damage=tuple(dict.fromkeys(troubles))[:8],
+    )

@@ -1,0 +1,448 @@
+"""Reads what there is to know of a wheel from where it lies: its text files, and its shared objects in part or whole.
+
+A full read is one pass over the file, hashed as it goes, so that the facts belong to the very bytes the index
+announced. Nothing is written to disk. A part of a member that turns out to be needed after it has passed is inflated
+again from the nearest of the decompressor states that were kept on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.parser import HeaderParser
+from enum import StrEnum
+from pathlib import PurePosixPath
+from re import MULTILINE
+from re import compile as pattern
+from typing import Any, Final
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from assay.audit.archive import (
+    DEFLATED,
+    LOCAL_HEADER,
+    STORED,
+    TAIL,
+    Directory,
+    Member,
+    find_directory,
+    local_header_size,
+    read_directory,
+)
+from assay.audit.elf import is_elf
+from assay.audit.elf_prefix import NeedMore, read_prefix
+from assay.audit.facts import Library, WheelFacts, library_facts
+from assay.audit.fatbin import cubin_target
+from assay.audit.member import MemberReader
+from assay.errors import PackageIndexError, WheelError
+from assay.ports.index import IndexFile
+from assay.ports.wheel_source import ByteSource, WheelSource
+
+__all__ = ["Depth", "Progress", "is_library", "read_library", "read_wheel"]
+
+CHUNK: Final = 1 << 20
+CHECKPOINT: Final = 8 << 20
+"""Compressed bytes between two kept states of the decompressor (each about 40 KiB)."""
+FIRST_PREFIX: Final = 32 << 10
+MAX_TEXT: Final = 4 << 20
+LAZY: Final = 4 << 20
+"""Shared objects larger than this are not read wholly unless their symbols are asked for."""
+_LIBRARY: Final = pattern(r"\.so(?:\.\d+)*$|\.so\.[\w.]+$")
+_DIST_INFO: Final = pattern(r"^[^/]+\.dist-info/(METADATA|WHEEL)$")
+_CUDA: Final = pattern(r"^cuda\s*(?::[^=]*)?=\s*['\"]([\d.]+)['\"]", MULTILINE)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is read, bytes done and bytes in all."""
+
+
+class Depth(StrEnum):
+    """How much of a wheel to read."""
+
+    METADATA = "metadata"
+    """Its text files and the names of its libraries."""
+    SYMBOLS = "symbols"
+    """Symbol tables too, from the first bytes of each library where that is possible."""
+    FULL = "full"
+    """All of every library, with its GPU code."""
+
+
+def is_library(name: str) -> bool:
+    """Tell whether a file name is that of a shared object."""
+    return _LIBRARY.search(PurePosixPath(name).name) is not None
+
+
+def _is_text(name: str) -> bool:
+    return _DIST_INFO.match(name) is not None or name == "torch/version.py"
+
+
+def read_wheel(
+    file: IndexFile, source: WheelSource, *, depth: Depth = Depth.FULL, progress: Progress | None = None
+) -> WheelFacts:
+    """Read one wheel.
+
+    Raises:
+        WheelError: it is no wheel, or damaged.
+        PackageIndexError: its bytes cannot be had, or are not those the index announced.
+    """
+    try:
+        with source.open(file) as opened:
+            reading = _Reading(file, opened, progress)
+            return reading.full() if depth is Depth.FULL else reading.part(symbols=depth is Depth.SYMBOLS)
+    except WheelError as error:
+        if error.message.startswith(file.filename):
+            raise
+        raise WheelError(f"{file.filename}: {error.message}", hint=error.hint) from error
+
+
+def read_library(file: IndexFile, source: WheelSource, path: str, progress: Progress | None = None) -> Library:
+    """Read one library of a wheel wholly, without the rest of the wheel.
+
+    Raises:
+        WheelError: the wheel does not have it, or it is damaged.
+        PackageIndexError: its bytes cannot be had.
+    """
+    with source.open(file) as opened:
+        reading = _Reading(file, opened, progress)
+        for member in reading.members():
+            if member.name == path:
+                return reading.library(member)
+    raise WheelError(f"{file.filename} has no {path}")
+
+
+@dataclass
+class _Inflating:
+    """Inflates one member, with states kept to begin again from."""
+
+    member: Member
+    start: int
+    """Where its data begins in the wheel."""
+    states: list[tuple[int, int, Any]] = field(default_factory=list)
+    taken: int = 0
+    made: int = 0
+    crc: int = 0
+
+    def __post_init__(self) -> None:
+        if self.member.method not in {STORED, DEFLATED}:
+            raise WheelError(f"{self.member.name} is packed with method {self.member.method}")
+        self._unpacker = zlib.decompressobj(-15) if self.member.method == DEFLATED else None
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Take compressed bytes, give the file's; never more than the directory says there are."""
+        if self._unpacker is None:
+            self.taken += len(chunk)
+            yield self._out(chunk)
+            return
+        if not self.states or self.taken - self.states[-1][0] >= CHECKPOINT:
+            self.states.append((self.taken, self.made, self._unpacker.copy()))
+        self.taken += len(chunk)
+        try:
+            while chunk:
+                data = self._unpacker.decompress(chunk, CHUNK)
+                chunk = self._unpacker.unconsumed_tail
+                yield self._out(data)
+        except zlib.error as error:
+            raise WheelError(f"{self.member.name} does not unpack: {error}") from error
+
+    def _out(self, data: bytes) -> bytes:
+        self.made += len(data)
+        if self.made > self.member.size:
+            raise WheelError(f"{self.member.name} unpacks to more than the {self.member.size} bytes it claims")
+        self.crc = zlib.crc32(data, self.crc)
+        return data
+
+    def check(self) -> None:
+        """End of the member: size and checksum must be those of the directory."""
+        if self.made != self.member.size or self.crc != self.member.crc:
+            raise WheelError(f"{self.member.name} is damaged: its size or checksum is not what the archive says")
+
+    def again(self, source: ByteSource, offset: int, length: int) -> bytes:
+        """Return a part of the file that has passed."""
+        if self._unpacker is None:
+            return source.read(self.start + offset, length)
+        taken, made, state = max((s for s in self.states if s[1] <= offset), key=lambda s: s[1])
+        unpacker = state.copy()
+        kept = bytearray()
+        while len(kept) < length and taken < self.member.compressed:
+            size = min(CHUNK, self.member.compressed - taken)
+            chunk = source.read(self.start + taken, size)
+            taken += size
+            while chunk and len(kept) < length:
+                data = unpacker.decompress(chunk, CHUNK)
+                chunk = unpacker.unconsumed_tail
+                low = max(0, offset - made)
+                made += len(data)
+                kept += data[low : low + length - len(kept)] if low < len(data) else b""
+        return bytes(kept)
+
+
+class _Pass:
+    """One pass over a file: chunks are fetched and hashed in a thread of their own while others are worked on."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._chunks: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=8)
+        self._stop = threading.Event()
+        self._hash = hashlib.sha256()
+        self._left = memoryview(b"")
+        self.at = 0
+        self._thread = threading.Thread(target=self._fetch, args=(source,), daemon=True)
+        self._thread.start()
+
+    def _fetch(self, source: ByteSource) -> None:
+        last: Exception | None = None
+        try:
+            for chunk in source.stream():
+                self._hash.update(chunk)
+                if not self._put(chunk):
+                    return
+        except Exception as error:  # noqa: BLE001 - handed to the thread that reads
+            last = error
+        self._put(last)
+
+    def _put(self, item: bytes | Exception | None) -> bool:
+        while not self._stop.is_set():
+            with suppress(queue.Full):
+                self._chunks.put(item, timeout=0.2)
+                return True
+        return False
+
+    def chunks(self, length: int) -> Iterator[bytes]:
+        """Yield the next `length` bytes."""
+        while length:
+            if not self._left:
+                item = self._chunks.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    raise WheelError(f"the file ends at byte {self.at}")
+                self._left = memoryview(item)
+            piece = self._left[:length]
+            self._left = self._left[len(piece) :]
+            self.at += len(piece)
+            length -= len(piece)
+            yield bytes(piece)
+
+    def take(self, length: int) -> bytes:
+        return b"".join(self.chunks(length))
+
+    def skip_to(self, offset: int) -> None:
+        if offset < self.at:
+            raise WheelError(f"files overlap at byte {offset}")
+        for _ in self.chunks(offset - self.at):
+            pass
+
+    def digest(self) -> str:
+        self._thread.join()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        self._stop.set()
+
+
+class _Reading:
+    """One wheel being read."""
+
+    def __init__(self, file: IndexFile, source: ByteSource, progress: Progress | None) -> None:
+        self._file = file
+        self._source = source
+        self._progress = progress or (lambda *_: None)
+        self._texts: dict[str, str] = {}
+        self._cubins: dict[str, int] = {}
+
+    def members(self) -> tuple[Member, ...]:
+        """Read the archive's directory."""
+        size = self._source.size
+        wanted = min(size, TAIL)
+        place: Directory | int = wanted
+        while isinstance(place, int):
+            wanted = place
+            tail = self._source.read(size - wanted, wanted)
+            place = find_directory(tail, size)
+            if place == wanted:
+                raise WheelError("its end record cannot be found")
+        start = size - wanted
+        if place.offset >= start:
+            data = tail[place.offset - start : place.offset - start + place.size]
+        else:
+            data = self._source.read(place.offset, place.size)
+        return read_directory(data, place)
+
+    def full(self) -> WheelFacts:
+        """Read everything in one pass."""
+        members = self.members()
+        libraries: list[Library] = []
+        through = _Pass(self._source)
+        try:
+            for member in members:
+                through.skip_to(member.header)
+                header = through.take(LOCAL_HEADER)
+                extra = local_header_size(header, member)
+                through.skip_to(member.header + extra)
+                if is_library(member.name):
+                    library = self._library(member, through.chunks(member.compressed), member.header + extra)
+                    if library is not None:
+                        libraries.append(library)
+                elif _is_text(member.name):
+                    self._text(member, through.take(member.compressed))
+                elif member.name.endswith(".cubin"):
+                    self._cubin(member, through.take(member.compressed))
+                self._progress(self._file.filename, through.at, self._source.size)
+            through.skip_to(self._source.size)
+            found = through.digest()
+        finally:
+            through.close()
+        if self._file.sha256 is not None and found != self._file.sha256:
+            raise PackageIndexError(
+                f"{self._file.filename}: what came has sha256 {found}, the index says {self._file.sha256}",
+                hint="the file changed underway, or the index is wrong; nothing was kept of it",
+            )
+        return self._facts(members, libraries, sha256=found, complete=True)
+
+    def part(self, *, symbols: bool) -> WheelFacts:
+        """Read text files, and what the first bytes of each library say."""
+        members = self.members()
+        libraries: list[Library] = []
+        for member in members:
+            if _is_text(member.name):
+                start, data = self._begin(member, member.compressed)
+                if len(data) < member.compressed:
+                    data += self._source.read(start + len(data), member.compressed - len(data))
+                self._text(member, data)
+            elif is_library(member.name) and member.size:
+                library = self._prefix(member) if symbols else None
+                libraries.append(library or Library(path=member.name, size=member.size, scope="listed"))
+        return self._facts(members, libraries, sha256=self._file.sha256 or "", complete=False)
+
+    def library(self, member: Member) -> Library:
+        """Read one library wholly, by ranges."""
+        start, _ = self._begin(member, 0)
+        library = self._library(member, self._ranges(start, member.compressed), start)
+        if library is None:
+            raise WheelError(f"{member.name} is no ELF file")
+        return library
+
+    def _ranges(self, start: int, length: int) -> Iterator[bytes]:
+        for chunk in self._source.stream(start):
+            yield chunk[:length]
+            length -= len(chunk)
+            if length <= 0:
+                return
+
+    def _begin(self, member: Member, length: int) -> tuple[int, bytes]:
+        """Read a member's local header and up to `length` bytes of its data in one request."""
+        guess = LOCAL_HEADER + len(member.name.encode()) + 64
+        size = min(guess + min(length, MAX_TEXT), self._source.size - member.header)
+        data = self._source.read(member.header, size)
+        extra = local_header_size(data, member)
+        return member.header + extra, data[extra : extra + member.compressed]
+
+    def _prefix(self, member: Member) -> Library | None:
+        """Read symbols from the first bytes, asking for twice as much each time; None if they do not tell."""
+        start, packed = self._begin(member, FIRST_PREFIX)
+        inflating = _Inflating(member, start)
+        data = bytearray()
+        fresh = packed
+        while True:
+            for piece in inflating.feed(fresh):
+                data += piece
+            whole = len(packed) >= member.compressed
+            if not is_elf(bytes(data[:4])):
+                return None
+            try:
+                elf = read_prefix(bytes(data), len(data) if whole else member.size)
+            except NeedMore as more:
+                if len(packed) >= max(LAZY, member.compressed // 4) or whole:
+                    break
+                ratio = max(0.05, len(packed) / max(len(data), 1))
+                wanted = min(max(2 * len(packed), int(more.size * ratio * 1.1)), member.compressed, 4 * len(packed))
+                fresh = self._source.read(start + len(packed), wanted - len(packed))
+                packed += fresh
+                continue
+            except WheelError as error:
+                return Library(path=member.name, size=member.size, scope="listed", problem=error.message)
+            if elf is not None:
+                return library_facts(member.name, member.size, elf, scope="prefix")
+            break
+        return self.library(member) if member.compressed <= LAZY else None
+
+    def _library(self, member: Member, packed: Iterator[bytes], start: int) -> Library | None:
+        inflating = _Inflating(member, start)
+        reader = MemberReader(member.name, member.size)
+        for chunk in packed:
+            for piece in inflating.feed(chunk):
+                reader.feed(piece)
+            self._progress(self._file.filename, start + inflating.taken, self._source.size)
+        inflating.check()
+        try:
+            return reader.finish(lambda offset, length: inflating.again(self._source, offset, length))
+        except WheelError as error:
+            return Library(path=member.name, size=member.size, scope="listed", problem=error.message)
+
+    def _whole(self, member: Member, data: bytes) -> bytes:
+        if member.size > MAX_TEXT:
+            raise WheelError(f"{member.name} of {member.size} bytes")
+        inflating = _Inflating(member, 0)
+        text = b"".join(inflating.feed(data))
+        inflating.check()
+        return text
+
+    def _text(self, member: Member, data: bytes) -> None:
+        self._texts[member.name] = self._whole(member, data).decode("utf-8", "replace")
+
+    def _cubin(self, member: Member, data: bytes) -> None:
+        unpacker = zlib.decompressobj(-15)
+        try:
+            start = unpacker.decompress(data, 64) if member.method == DEFLATED else data[:64]
+        except zlib.error as error:
+            raise WheelError(f"{member.name} does not unpack: {error}") from error
+        target = cubin_target(start)
+        if target:
+            self._cubins[target] = self._cubins.get(target, 0) + 1
+
+    def _facts(
+        self, members: tuple[Member, ...], libraries: list[Library], *, sha256: str, complete: bool
+    ) -> WheelFacts:
+        texts = {name.rpartition("/")[2]: text for name, text in self._texts.items() if ".dist-info/" in name}
+        if "METADATA" not in texts:
+            raise WheelError("no wheel: it has no METADATA")
+        metadata = HeaderParser().parsestr(texts["METADATA"])
+        tags = HeaderParser().parsestr(texts.get("WHEEL", "")).get_all("Tag") or []
+        name = canonicalize_name(metadata.get("Name") or "")
+        version = metadata.get("Version") or ""
+        try:
+            from_name = parse_wheel_filename(self._file.filename)
+        except InvalidWheelFilename as error:
+            raise WheelError(f"no wheel: {error}") from error
+        if not name or name != from_name[0]:
+            raise WheelError(f"its METADATA is that of {name or 'nothing'!r}")
+        cuda = _CUDA.search(self._texts.get("torch/version.py", ""))
+        return WheelFacts(
+            name=name,
+            version=version or str(from_name[1]),
+            filename=self._file.filename,
+            sha256=sha256,
+            size=self._source.size,
+            complete=complete,
+            tags=tuple(tags),
+            requires_dist=tuple(" ".join(line.split()) for line in metadata.get_all("Requires-Dist") or []),
+            requires_python=metadata.get("Requires-Python"),
+            libraries=tuple(sorted(libraries, key=lambda library: library.path)),
+            cubins=dict(sorted(self._cubins.items())),
+            cuda=cuda.group(1) if cuda else None,
+            modules=_modules(members),
+        )
+
+
+def _modules(members: tuple[Member, ...]) -> tuple[str, ...]:
+    found = set()
+    for member in members:
+        first, slash, _ = member.name.partition("/")
+        if slash and not first.endswith((".dist-info", ".data", ".libs")):
+            found.add(first)
+        elif not slash and first.endswith((".py", ".so")):
+            found.add(first.partition(".")[0])
+    return tuple(sorted(found))[:64]
