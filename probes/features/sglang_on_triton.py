@@ -1,0 +1,13 @@
+"""SGLang with the attention back end triton: starts, really uses it, agrees with the reference."""
+
+FEATURE = "sglang-triton"
+REQUIRES = ("torch-device",)
+TIMEOUT = 300
+GPUS = 1
+WARM = False
+
+
+def run(probe):
+    from probelib import serving
+
+    serving.attention_backend(probe, "sglang", "triton")

@@ -1,0 +1,171 @@
+"""Start a serving engine on the tiny model, ask it things, and hold its answers against the float64 reference.
+
+An engine runs in a child of the probe (vllm_driver.py, sglang_driver.py), so that its memory is free again when the
+next configuration starts, and its crash leaves the probe alive to tell of it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from probelib.context import NotRun, Unsupported
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+REFUSALS = (
+    "is not supported on this",
+    "is not valid for this configuration",
+    "only supported on devices with compute capability",
+    "not supported for compute capability",
+    "is only supported on",
+    "is required for",
+    "requires compute capability",
+    "attention backend is not supported",
+    "only supports sm",
+    "fa3 attention backend requires sm",
+)
+"""How engines say that the hardware cannot; said of a back end that was asked for, this is `unsupported`."""
+
+
+class EngineFailed(RuntimeError):
+    """The engine did not start or died; carries the end of what it said."""
+
+
+def present(probe, *names):
+    """Return which engines are installed; NotRun if none is."""
+    found = [name for name in names if not probe.is_absent(name)]
+    if not found:
+        raise NotRun(" and ".join(names) + (" is" if len(names) == 1 else " are") + " not installed")
+    return found
+
+
+def prompts(seed, lengths):
+    """Return reproducible prompts of bytes, as token ids."""
+    import random
+
+    source = random.Random(seed)
+    return [[source.randrange(32, 127) for _ in range(length)] for length in lengths]
+
+
+class Tiny:
+    """The tiny model of one probe: its folder, and the reference."""
+
+    def __init__(self, probe, *, awq=False):
+        from probelib import tiny
+
+        seed = int(os.environ.get("ASSAY_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
+        probe.metric("seed", seed)
+        self.seed = seed
+        self.folder = os.path.join(probe.folder, "model-awq" if awq else "model")
+        self.weights = tiny.write(self.folder, seed=seed, awq=awq)
+
+    def check(self, probe, name, prompt, answer, *, tolerance=3e-2, slack=0.25):
+        """Compare the log-probabilities of one answer, and see that each token chosen was (nearly) the best one."""
+        import torch
+        from probelib.tiny import log_probabilities
+
+        tokens = answer["tokens"]
+        table = log_probabilities(self.weights, prompt + tokens)
+        steps = table[len(prompt) - 1 : len(prompt) + len(tokens) - 1]
+        chosen = steps[torch.arange(len(tokens)), torch.tensor(tokens)]
+        probe.compare(f"{name}.logprobs", torch.tensor(answer["logprobs"]), chosen.cpu(), tolerance=tolerance)
+        lag = (steps.max(-1).values - chosen).max().item()
+        probe.worst(f"greedy_lag.{name}", lag)
+        probe.require(f"{name}.greedy", lag <= slack, f"a token {lag:.2f} below the best in log-probability was chosen")
+        if answer.get("prompt_logprobs"):
+            got = torch.tensor(answer["prompt_logprobs"])
+            expected = table[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])].cpu()
+            probe.compare(f"{name}.prompt", got, expected, tolerance=tolerance)
+
+
+def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environment=None, asked_for=None):
+    """Start an engine, run tasks, return its answer document.
+
+    arguments: of the engine's own constructor; `must` names those whose absence in this version is `API not found`.
+    asked_for: a back end that was asked for; a refusal of the engine then is Unsupported.
+    """
+    job = os.path.join(probe.folder, f"{label}.job.json")
+    answer = os.path.join(probe.folder, f"{label}.answer.json")
+    log = os.path.join(probe.folder, f"{label}.log")
+    with open(job, "w") as file:
+        json.dump({"model": model, "arguments": arguments, "tasks": tasks, "must": [asked_for[0]] if asked_for else []}, file)
+    began = time.monotonic()
+    settings = {
+        **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false",
+        **(environment or {}),
+    }  # fmt: skip
+    driver = os.path.join(HERE, f"{engine}_driver.py")
+    with open(log, "wb") as out:
+        child = subprocess.Popen([sys.executable, driver, job, answer], stdout=out, stderr=out, env=settings)
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            code = "time-out"
+    said = tail(log)
+    sys.stderr.write(f"--- {engine} {label}, ended with {code}\n{said[-6000:]}\n")
+    probe.metric(f"seconds.{label}", round(time.monotonic() - began, 2))
+    document = {}
+    if os.path.exists(answer):
+        with open(answer) as file:
+            document = json.load(file)
+    if document.get("api_not_found"):
+        raise NotRun("API not found: " + document["api_not_found"])
+    error = document.get("error", "")
+    if code == "time-out":
+        raise TimeoutError(f"{engine} ({label}) gave no answer within {timeout} s")
+    if error or code != 0:
+        text = error or f"{engine} ended with {signal_of(code)}"
+        whole = (text + "\n" + said).lower()
+        if "out of memory" in whole and "cuda" in whole:
+            raise MemoryError(f"{engine} ({label}): {text[:300]}")
+        if asked_for and any(mark in whole for mark in REFUSALS):
+            refusal = next((line for line in reversed((said + "\n" + text).splitlines())
+                            if any(mark in line.lower() for mark in REFUSALS)), text)  # fmt: skip
+            raise Unsupported(f"{engine} refuses {asked_for[1]}: {refusal.strip()[:400]}")
+        raise EngineFailed(f"{engine} ({label}): {best_line(text, said)}")
+    for name, value in document.get("seen", {}).items():
+        probe.metric(f"{label}.{name}", value)
+    return document
+
+
+def best_line(text, said):
+    """Return the line that tells most: the engine's first own error rather than the wrapper's last."""
+    lines = [line.strip() for line in said.splitlines() if "Error" in line or "error:" in line]
+    inner = next((line for line in lines if "RuntimeError: Engine" not in line and "Traceback" not in line), "")
+    return text[:600] + (f" | first error: {inner[:500]}" if inner and inner[:80] not in text else "")
+
+
+def signal_of(code):
+    import signal
+
+    if isinstance(code, int) and code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit code {code}"
+
+
+def tail(path, size=16000):
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - size))
+        return file.read().decode("utf-8", "replace")
+
+
+def common(engine, *, context=2048, graphs=False):
+    """Return the arguments that keep a tiny engine small, by engine; graphs off unless asked for."""
+    if engine == "vllm":
+        return {
+            "max_model_len": context, "gpu_memory_utilization": 0.2, "enforce_eager": not graphs,
+            "max_num_seqs": 16, "seed": 0, "disable_log_stats": True, "num_gpu_blocks_override": 2048,
+        }  # fmt: skip
+    return {
+        "context_length": context, "mem_fraction_static": 0.3, "max_total_tokens": 32768, "max_running_requests": 16,
+        "disable_cuda_graph": not graphs, "cuda_graph_max_bs": 8, "random_seed": 0, "log_level": "info",
+        "skip_server_warmup": True, "cuda_graph_backend_prefill": None if graphs else "disabled",
+    }  # fmt: skip

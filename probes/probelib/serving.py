@@ -1,0 +1,187 @@
+"""The probes of the engine level, shared by vLLM and SGLang."""
+
+import json
+
+from probelib.engine import Tiny, ask, common, present, prompts
+
+LENGTHS = (1, 5, 17, 64, 200)
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 2},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+def generation(probe, engine):
+    """Start, greedy decode, and CUDA graphs on against off: both must agree with the reference."""
+    present(probe, engine)
+    model = Tiny(probe)
+    asked = prompts(model.seed, LENGTHS)
+    tasks = [
+        {"name": "alone", "prompts": asked[-1:], "max_tokens": 24, "prompt_logprobs": True},
+        {"name": "batch", "prompts": asked, "max_tokens": 24},
+        {"name": "single", "prompts": asked[2:3], "max_tokens": 64, "flush": True},
+    ]
+    seconds = {}
+    for label, graphs in (("eager", False), ("graphs", True)):
+        document = ask(
+            probe, engine, label, model=model.folder, arguments=common(engine, graphs=graphs), tasks=tasks, timeout=280
+        )
+        for task, done in zip(tasks, document["tasks"]):
+            for prompt, answer in zip(task["prompts"], done["answers"]):
+                model.check(probe, f"{label}.{task['name']}", prompt, answer)
+        seconds[label] = document["tasks"][-1]["seconds"]
+        probe.metric(f"tokens_per_second.{label}", 64 / seconds[label])
+        if graphs and "graphs" in document["seen"]:
+            probe.require("graphs captured", document["seen"]["graphs"] > 0, "the engine captured no CUDA graph")
+    probe.faster("graphs", seconds["graphs"], seconds["eager"])
+
+
+def attention_backend(probe, engine, backend, *, reads=None):
+    """One attention back end: it starts, it is the one really used, its answers agree with the reference."""
+    present(probe, engine)
+    model = Tiny(probe)
+    asked = prompts(model.seed, LENGTHS)
+    tasks = [
+        {"name": "alone", "prompts": asked[-1:], "max_tokens": 24, "prompt_logprobs": True},
+        {"name": "batch", "prompts": asked, "max_tokens": 24},
+    ]
+    arguments = {**common(engine), "attention_backend": backend}
+    document = ask(
+        probe, engine, "engine", model=model.folder, arguments=arguments, tasks=tasks, timeout=280,
+        asked_for=("attention_backend", backend),
+    )  # fmt: skip
+    used = document["seen"].get("attention_backend", "")
+    if used:
+        probe.equal("back end really used", used.lower(), (reads or backend).lower())
+    else:
+        probe.note("this version does not tell which back end it uses")
+    for task, done in zip(tasks, document["tasks"]):
+        for prompt, answer in zip(task["prompts"], done["answers"]):
+            model.check(probe, task["name"], prompt, answer)
+
+
+def prefix_cache(probe, engine, *, arguments=None, must=None):
+    """A second request with a shared prefix: tokens come from the cache, answers stay right, the first token no later."""
+    present(probe, engine)
+    model = Tiny(probe)
+    shared, *tails = prompts(model.seed, (4096, 40, 41, 42, 43, 44, 45, 46))
+    others = prompts(model.seed + 1, (4136,) * 6)
+    tasks = [{"name": "warm up", "prompts": [others[0]], "max_tokens": 4, "flush": True}]
+    for index, tail in enumerate(tails[1:6]):
+        # Cold: a prompt of the same length that nobody has seen. Warm: the shared prefix with a tail of its own.
+        tasks.append({"name": "cold", "prompts": [others[index + 1]], "max_tokens": 1})
+        if index == 0:
+            tasks.append({"name": "first", "prompts": [shared + tails[0]], "max_tokens": 4})
+        tasks.append({"name": "warm", "prompts": [shared + tail], "max_tokens": 1})
+    tasks.append({"name": "decode", "prompts": [shared + tails[6]], "max_tokens": 16})
+    tasks.append({"name": "fresh", "prompts": [shared + tails[6]], "max_tokens": 16, "flush": True})
+    document = ask(
+        probe, engine, "engine", model=model.folder, tasks=tasks, timeout=280, asked_for=must,
+        arguments={**common(engine, context=8192), **({"enable_prefix_caching": True} if engine == "vllm" else {}), **(arguments or {})},
+    )  # fmt: skip
+    cold, warm = [], []
+    for task, done in zip(tasks, document["tasks"]):
+        answer, prompt = done["answers"][0], task["prompts"][0]
+        cached = answer["cached"] or 0
+        if task["name"] in ("warm", "decode"):
+            probe.require("cached tokens", cached > 0, "the second request with the same prefix found nothing in the cache")
+            probe.require("cached prefix", 2048 <= cached <= len(prompt), f"{cached} of {len(shared)} shared tokens cached")
+            probe.metric("cached_tokens", cached)
+        elif task["name"] in ("cold", "fresh", "first"):
+            probe.require("nothing cached when cold", cached <= 64, f"{cached} tokens cached for an unseen prompt")
+        if task["name"] in ("warm", "decode", "fresh"):
+            model.check(probe, task["name"], prompt, answer)
+        if task["name"] == "cold":
+            cold.append(done["seconds"])
+        elif task["name"] == "warm":
+            warm.append(done["seconds"])
+    probe.metric("first_token_ms.cold", sorted(cold)[len(cold) // 2] * 1000)
+    probe.metric("first_token_ms.warm", sorted(warm)[len(warm) // 2] * 1000)
+    probe.faster("time to first token", sorted(warm)[len(warm) // 2], sorted(cold)[len(cold) // 2], slack=1.25)
+
+
+def chunked_prefill(probe, engine):
+    """A prompt many chunks long, alone and beside decoding requests."""
+    present(probe, engine)
+    model = Tiny(probe)
+    long, *short = prompts(model.seed, (1500, 7, 33, 64))
+    size = {"vllm": {"max_num_batched_tokens": 128, "enable_chunked_prefill": True}, "sglang": {"chunked_prefill_size": 128}}
+    tasks = [
+        {"name": "alone", "prompts": [long], "max_tokens": 8},
+        {"name": "mixed", "prompts": [*short, long], "max_tokens": 24, "flush": True},
+    ]
+    document = ask(
+        probe, engine, engine, model=model.folder, tasks=tasks, timeout=280,
+        arguments={**common(engine), **size[engine]}, asked_for=(next(iter(size[engine])), "chunked prefill"),
+    )  # fmt: skip
+    for task, done in zip(tasks, document["tasks"]):
+        for prompt, answer in zip(task["prompts"], done["answers"]):
+            model.check(probe, f"{engine}.{task['name']}", prompt, answer)
+
+
+def structured_output(probe, engine):
+    """Output held to a JSON schema: what random weights say must still parse and fit."""
+    present(probe, engine)
+    model = Tiny(probe)
+    asked = prompts(model.seed, (20, 33, 50, 8))
+    tasks = [{"name": "json", "prompts": asked, "max_tokens": 256, "schema": SCHEMA}]
+    document = ask(probe, engine, engine, model=model.folder, tasks=tasks, timeout=280, arguments=common(engine))
+    for answer in document["tasks"][0]["answers"]:
+        try:
+            value = json.loads(answer["text"])
+        except ValueError:
+            value = None
+        fits = (
+            isinstance(value, dict) and set(value) == {"name", "age", "tags"} and isinstance(value["name"], str)
+            and isinstance(value["age"], int) and 0 <= value["age"] <= 99
+            and isinstance(value["tags"], list) and len(value["tags"]) == 2 and set(value["tags"]) <= {"a", "b"}
+        )  # fmt: skip
+        probe.require(f"{engine} schema", fits, f"{answer['text'][:200]!r} does not fit the schema ({answer['finish']})")
+
+
+def quantised(probe, engine):
+    """An AWQ INT4 model through Marlin: loaded by the real loader, answers against the dequantised reference."""
+    present(probe, engine)
+    model = Tiny(probe, awq=True)
+    asked = prompts(model.seed, LENGTHS)
+    tasks = [
+        {"name": "alone", "prompts": asked[-1:], "max_tokens": 24, "prompt_logprobs": True},
+        {"name": "batch", "prompts": asked, "max_tokens": 24},
+    ]
+    document = ask(
+        probe, engine, engine, model=model.folder, tasks=tasks, timeout=340,
+        arguments={**common(engine), "quantization": "awq_marlin", "dtype": "float16"},
+        asked_for=("quantization", "awq_marlin"),
+    )  # fmt: skip
+    probe.equal("quantisation really used", document["seen"].get("quantization"), "awq_marlin")
+    for task, done in zip(tasks, document["tasks"]):
+        for prompt, answer in zip(task["prompts"], done["answers"]):
+            model.check(probe, f"{engine}.{task['name']}", prompt, answer)
+
+
+def fp8_cache(probe, engine):
+    """The key-value cache in FP8: answers close to the reference (FP8 itself costs some accuracy)."""
+    present(probe, engine)
+    model = Tiny(probe)
+    asked = prompts(model.seed, (64, 200))
+    tasks = [{"name": "batch", "prompts": asked, "max_tokens": 16}]
+    name = "fp8" if engine == "vllm" else "fp8_e4m3"
+    document = ask(
+        probe, engine, engine, model=model.folder, tasks=tasks, timeout=280, asked_for=("kv_cache_dtype", name),
+        arguments={**common(engine), "kv_cache_dtype": name},
+    )  # fmt: skip
+    probe.metric(f"kv_cache_dtype.{engine}", document["seen"].get("kv_cache_dtype", ""))
+    for prompt, answer in zip(asked, document["tasks"][0]["answers"]):
+        model.check(probe, f"{engine}.fp8", prompt, answer, tolerance=0.15, slack=1.5)
+
+
+def each(probe, check, *engines, **arguments):
+    """Run a check for every engine that the image has."""
+    for engine in present(probe, *engines):
+        check(probe, engine, **arguments)
