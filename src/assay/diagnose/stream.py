@@ -1,7 +1,6 @@
 """One pass over a log of any size: literals are searched in big blocks, expressions run only around what is found.
 
-A block search of a hundred literals costs about 20 ns a byte less than running expressions over every line would;
-see bench/diagnose.py. Memory is a block and its margins, whatever the log's size or the length of its lines.
+Memory is a block and its margins, whatever the log's size or the length of its lines (bench/diagnose.py).
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ _TELLING: Final = (
     b"Segmentation", b"Aborted", b"Killed", b"panic", b"undefined reference", b"cannot ", b"not found", b"failed",
     b"core dumped",
 )  # fmt: skip
+_STRONGEST: Final = (b"Traceback", b"fatal", b"FAILED", b"CRITICAL", b"Segmentation", b"Killed")
+_MOST_HEAD: Final = 60
 _EXCEPTION: Final = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Expired)\b:?")
 _STRONG: Final = re.compile(
     r"\bfatal\b|Segmentation fault|core dumped|\bKilled\b|\bpanic\b|\berror:|FAILED|CRITICAL|undefined reference",
@@ -112,7 +113,16 @@ class Scanner:
     """Feed it a log in pieces, then close it."""
 
     def __init__(self, library: Library) -> None:
-        self._anchors = library.anchors
+        self._tries = {
+            anchor: tuple(
+                (entry, signature, None if signature.before or signature.after else _bytes_regex(signature.regex))
+                for entry, signature in pairs
+            )
+            for anchor, pairs in library.anchors.items()
+        }
+        self._literals = library.literals
+        self._automaton = library.automaton
+        self._longest = max(map(len, self._literals), default=1)
         self._found = Found()
         self._decoder = _Decoder()
         self._pieces: list[bytes] = []
@@ -155,13 +165,11 @@ class Scanner:
     def _search(self, limit: int) -> None:
         buffer, begin = self._buffer, self._done
         places: list[tuple[int, bytes]] = []
-        for anchor, pairs in self._anchors.items():
-            if all(entry.id in self._saturated for entry, _ in pairs):
-                continue
-            at = buffer.find(anchor, begin, limit + len(anchor) - 1)
-            while at >= 0:
+        window = memoryview(buffer)[begin : limit + self._longest - 1]
+        for index, start, _ in self._automaton.find_matches_as_indexes(window, overlapping=True):
+            at, anchor = begin + start, self._literals[index]
+            if at < limit and not (self._saturated and all(t[0].id in self._saturated for t in self._tries[anchor])):
                 places.append((at, anchor))
-                at = buffer.find(anchor, at + len(anchor), limit + len(anchor) - 1)
         places.sort()
         offset, line = begin, self._line
         for at, anchor in places:
@@ -202,23 +210,18 @@ class Scanner:
     def _try(self, at: int, line: int, anchor: bytes) -> None:
         start, end = self._segment(at)
         raw = self._buffer[start:end]
-        for entry, signature in self._anchors[anchor]:
+        for entry, signature, expression in self._tries[anchor]:
             if entry.id in self._saturated or (entry.id, line) in self._seen:
                 continue
-            if signature.before or signature.after:
+            if expression is None:
                 match = _regex(signature.regex).search(self._neighbours(start, end, signature))
-                captured = match.groupdict("") if match else None
-                found_at = at - start
+                if match:
+                    self._keep(entry, line, raw, at - start, match.groupdict(""))
             else:
-                found = _bytes_regex(signature.regex).search(raw)
-                captured = (
-                    {name: value.decode("utf-8", "replace") for name, value in found.groupdict(b"").items()}
-                    if found
-                    else None
-                )
-                found_at = found.start() if found else 0
-            if captured is not None:
-                self._keep(entry, line, raw, found_at, captured)
+                found = expression.search(raw)
+                if found:
+                    captured = {name: value.decode("utf-8", "replace") for name, value in found.groupdict(b"").items()}
+                    self._keep(entry, line, raw, found.start(), captured)
 
     def _keep(self, entry: Entry, line: int, raw: bytes, found_at: int, captured: dict[str, str]) -> None:
         text = raw.decode("utf-8", "replace")
@@ -248,22 +251,23 @@ class Scanner:
             self._saturated.add(entry.id)
 
     def _look_for_telling(self, begin: int, limit: int) -> None:
+        """Keep lines that look like a failure: many of the log's head and tail, a few of each block between."""
+        last = limit == len(self._buffer)
+        words: tuple[bytes, ...]
+        if len(self._head) < _MOST_HEAD:
+            words, each = _TELLING, 4
+        else:
+            words, each = (_TELLING, 6) if last else (_STRONGEST, 2)
         buffer = self._buffer
         places: set[int] = set()
-        for word in _TELLING:
-            at = begin
-            for _ in range(4):
-                at = buffer.find(word, at, limit)
+        for word in words:
+            at = limit if last else begin
+            for _ in range(each):
+                at = buffer.rfind(word, begin, at) if last else buffer.find(word, at, limit)
                 if at < 0:
                     break
                 places.add(self._segment(at)[0])
-                at += len(word)
-            at = limit
-            for _ in range(6):
-                at = buffer.rfind(word, begin, at)
-                if at < 0:
-                    break
-                places.add(self._segment(at)[0])
+                at += 0 if last else len(word)
         offset, line = begin, self._line
         for start in sorted(places):
             line += buffer.count(b"\n", offset, start) if start > offset else 0
@@ -271,11 +275,8 @@ class Scanner:
             end = self._segment(start)[1]
             text = clean(buffer[start:end]).strip()
             if text:
-                evidence = Evidence(line=line, text=text)
-                if len(self._head) < 60:
-                    self._head.append(evidence)
-                else:
-                    self._tail.append(evidence)
+                kept = self._head if len(self._head) < _MOST_HEAD else self._tail
+                kept.append(Evidence(line=line, text=text))
 
 
 def weight(hit: Hit) -> float:

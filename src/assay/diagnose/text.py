@@ -35,8 +35,8 @@ _LEVEL: Final = re.compile(
     r"\b(?P<info>INFO|DEBUG|TRACE|NOTICE)\b|^\s*(?P<mild>warning:|WARN\b)|\bnvcc (?P<nvcc>warning)\b"
 )
 _COMMAND: Final = re.compile(
-    r"(?:\+{1,5} |\$ |>>> |\#(?!\d+\s|error)|//|/\*|echo |printf |grep |RUN |COPY |CMD |ENTRYPOINT |LABEL |ENV |"
-    r"> \[|\d+ \| |\[(?:[\w-]+ )?\d+/\d+\] (?:RUN|COPY|ADD|FROM) )"
+    r"(?:\+{1,5} (?![\w.-]+==)|\$ |>>> |\#(?!\d+\s|error)|//|/\*|echo |printf |grep |RUN |COPY |CMD |"
+    r"ENTRYPOINT |LABEL |ENV |> \[|\d+ \| (?:>>> )?[A-Z]{3,10} |\[(?:[\w-]+ )?\d+/\d+\] (?:RUN|COPY|ADD|FROM) )"
 )
 _SOURCE: Final = re.compile(
     r"(?:raise |assert |if |elif |print\(|logger\.|logging\.|log\.|pytest\.raises|match=|\"\"\"|''')"
