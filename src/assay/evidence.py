@@ -1,0 +1,400 @@
+"""Evidence: statements about one image digest, as exact bytes, and how they are attached to it. Pure.
+
+A statement is in-toto's (https://in-toto.io/Statement/v1). Unsigned it is attached as it is and is called recorded;
+signed it travels in a Sigstore bundle (cosign's BUNDLE_SPEC.md) and is called attested. Nothing is serialised twice:
+what was signed are the bytes that are kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from assay.digest import DIGEST, sha256_of
+from assay.errors import EvidenceError, StoreError
+from assay.model.lock import Lock
+from assay.model.outcome import Outcome
+from assay.model.policy import Level, Requirement
+from assay.oci import Descriptor, Manifest, artifact
+from assay.policy import Judgement
+from assay.record import ProbeRecord, Record, dump, parse
+from assay.sbom import CYCLONEDX, cyclonedx
+
+__all__ = [
+    "BUNDLE",
+    "PAYLOAD",
+    "Kind",
+    "Package",
+    "Statement",
+    "Verdict",
+    "audit_report",
+    "bill_of_materials",
+    "bundle_hint",
+    "evidence_tag",
+    "evidence_tag_prefix",
+    "make_bundle",
+    "open_bundle",
+    "package",
+    "record_of",
+    "record_statement",
+    "revocation",
+    "statements_of",
+    "test_result",
+    "unpack",
+    "verdict",
+    "verdict_of",
+]
+
+STATEMENT: Final = "https://in-toto.io/Statement/v1"
+PAYLOAD: Final = "application/vnd.in-toto+json"
+BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+DIGEST_NOTE: Final = "assay.statement"
+"""Annotation of the artifact: digest of the statement's bytes, so that nobody attaches the same twice."""
+BLOB_LIMIT: Final = 32 << 20
+"""Evidence larger than this is not read, bytes."""
+
+
+class Kind(StrEnum):
+    """The predicate types that assay attaches."""
+
+    TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+    RECORD = "urn:assay:record:v1"
+    """The exact bytes of a record."""
+    AUDIT_REPORT = "urn:assay:audit-report:v1"
+    SBOM = CYCLONEDX
+    VERDICT = "urn:assay:verdict:v1"
+    """Which level the publisher found met, by which records."""
+    REVOCATION = "urn:assay:revocation:v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """The exact bytes of a statement, and what they say."""
+
+    raw: bytes
+    subjects: tuple[str, ...]
+    """Digests, `sha256:...`."""
+    predicate_type: str
+    predicate: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Statement:
+        """Read a statement.
+
+        Raises:
+            EvidenceError: the bytes are not an in-toto statement.
+        """
+        try:
+            value = json.loads(raw)
+            subjects = tuple("sha256:" + entry["digest"]["sha256"] for entry in value["subject"])
+            kind, predicate_type, predicate = value["_type"], value["predicateType"], value["predicate"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(f"{sha256_of(raw)} is not an in-toto statement") from error
+        if kind != STATEMENT or not isinstance(predicate_type, str) or not isinstance(predicate, dict) or not subjects:
+            raise EvidenceError(f"{sha256_of(raw)} is not an in-toto statement of version 1")
+        if not all(DIGEST.fullmatch(subject) for subject in subjects):
+            raise EvidenceError(f"{sha256_of(raw)} names a subject without a sha256 digest")
+        return cls(raw=raw, subjects=subjects, predicate_type=predicate_type, predicate=predicate)
+
+    @classmethod
+    def make(cls, kind: Kind, *, name: str, digest: str, predicate: Mapping[str, Any]) -> Statement:
+        """Return a statement about one digest; equal values give equal bytes."""
+        value = {
+            "_type": STATEMENT,
+            "subject": [{"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}}],
+            "predicateType": str(kind),
+            "predicate": predicate,
+        }
+        return cls.parse(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+    @property
+    def digest(self) -> str:
+        """Digest of the exact bytes."""
+        return sha256_of(self.raw)
+
+
+# What is said
+
+
+def record_statement(text: bytes, *, name: str, digest: str) -> Statement:
+    """Return the statement that holds a record: the text of its file, and the digest of that."""
+    predicate = {"digest": sha256_of(text), "text": text.decode()}
+    return Statement.make(Kind.RECORD, name=name, digest=digest, predicate=predicate)
+
+
+def record_of(statement: Statement) -> tuple[Record, bytes]:
+    """Return the record in a statement, and its exact text.
+
+    Raises:
+        EvidenceError: the statement holds no record, or its text is not what its digest says.
+    """
+    text, said = statement.predicate.get("text"), statement.predicate.get("digest")
+    if statement.predicate_type != Kind.RECORD or not isinstance(text, str):
+        raise EvidenceError(f"{statement.digest} holds no record")
+    if sha256_of(text.encode()) != said:
+        raise EvidenceError(f"the record in {statement.digest[:19]} was edited: its text does not hash to {said}")
+    try:
+        return parse(text.encode(), source=f"the record in {statement.digest[:19]}"), text.encode()
+    except StoreError as error:
+        raise EvidenceError(error.message) from error
+
+
+def test_result(record: ProbeRecord, text: bytes, *, name: str, digest: str, requirement: Requirement) -> Statement:
+    """Return the test-result statement of a record: which features passed, by what they were tested.
+
+    Source: in-toto attestation framework, spec/predicates/test-result.md. `result` speaks of all tests that ran, the
+    verdict of what the policy asked for; a feature that did not run stands in no list.
+    """
+    by = {outcome: sorted(f for f, r in record.features.items() if r.outcome is outcome) for outcome in Outcome}
+    failed = sorted(by[Outcome.BROKEN] + by[Outcome.WRONG])
+    warned = sorted(by[Outcome.DEGRADED] + by[Outcome.UNSUPPORTED] + by[Outcome.INCONCLUSIVE])
+    configuration: list[dict[str, Any]] = [
+        {"name": "probe-suite", "digest": {"sha256": record.suite_digest.removeprefix("sha256:")}},
+        {"name": "record", "digest": {"sha256": sha256_of(text).removeprefix("sha256:")}},
+    ]
+    if record.lock_digest:
+        configuration.append({"name": "lock", "digest": {"sha256": record.lock_digest.removeprefix("sha256:")}})
+    configuration.append(
+        {
+            "name": "device",
+            "annotations": {
+                "targets": ",".join(sorted({device.target for device in record.devices})),
+                "devices": ", ".join(device.name for device in record.devices),
+                "required": ",".join(requirement.features),
+            },
+        }
+    )
+    predicate = {
+        "result": "FAILED" if failed else "WARNED" if warned else "PASSED",
+        "configuration": configuration,
+        "passedTests": by[Outcome.WORKS],
+        "warnedTests": warned,
+        "failedTests": failed,
+    }
+    return Statement.make(Kind.TEST_RESULT, name=name, digest=digest, predicate=predicate)
+
+
+def bill_of_materials(lock: Lock, *, name: str, digest: str) -> Statement:
+    """Return the lock as a CycloneDX statement."""
+    return Statement.make(Kind.SBOM, name=name, digest=digest, predicate=cyclonedx(lock))
+
+
+def audit_report(report: bytes, *, name: str, digest: str) -> Statement:
+    """Return the audit's own document as a statement, exact bytes kept."""
+    predicate = {"digest": sha256_of(report), "text": report.decode()}
+    return Statement.make(Kind.AUDIT_REPORT, name=name, digest=digest, predicate=predicate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a publisher found: this level is met, by these records."""
+
+    level: str
+    policy: Level
+    """The level as it was then, cut down to this image and target."""
+    image: str
+    cell: str
+    target: str
+    suite: str | None
+    records: tuple[str, ...]
+    """Digests of the records that counted."""
+
+
+def verdict(
+    judgement: Judgement, level: Level, *, cell: str, suite: str | None, name: str, exact: Callable[[Record], bytes]
+) -> Statement:
+    """Return the statement that a level is met; it holds the policy, so that anyone can judge again."""
+    requirement = level.requirement(judgement.image, judgement.target)
+    images = {judgement.image: {judgement.target: requirement}} if requirement and level.images else {}
+    counted = [*judgement.probes, *([judgement.audit] if judgement.audit else [])]
+    predicate = {
+        "level": judgement.level,
+        "policy": level.model_copy(update={"images": images}).model_dump(mode="json"),
+        "image": judgement.image,
+        "cell": cell,
+        "target": judgement.target,
+        "suite": suite,
+        "records": sorted(sha256_of(exact(record)) for record in counted),
+        "features": {line.feature: str(line.outcome) for line in judgement.features},
+    }
+    return Statement.make(Kind.VERDICT, name=name, digest=judgement.digest, predicate=predicate)
+
+
+def verdict_of(statement: Statement) -> Verdict:
+    """Return the verdict in a statement.
+
+    Raises:
+        EvidenceError: the statement holds none that can be read.
+    """
+    said = statement.predicate
+    try:
+        return Verdict(
+            level=str(said["level"]),
+            policy=Level.model_validate(said["policy"]),
+            image=str(said["image"]),
+            cell=str(said["cell"]),
+            target=str(said["target"]),
+            suite=None if said["suite"] is None else str(said["suite"]),
+            records=tuple(str(entry) for entry in said["records"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvidenceError(f"the verdict {statement.digest[:19]} cannot be read") from error
+
+
+def revocation(*, name: str, digest: str, reason: str, when: datetime) -> Statement:
+    """Return the statement that a digest is not to be used any more, and why."""
+    predicate = {"reason": reason, "when": when.isoformat()}
+    return Statement.make(Kind.REVOCATION, name=name, digest=digest, predicate=predicate)
+
+
+def statements_of(
+    judgement: Judgement,
+    level: Level,
+    *,
+    cell: str,
+    suite: str | None,
+    name: str,
+    lock: Lock | None,
+    report: bytes | None,
+    exact: Callable[[Record], bytes] = dump,
+) -> list[Statement]:
+    """Return everything that is attached to a digest that met a level; the verdict last.
+
+    `exact` gives the bytes of a record's file: they are kept as they are.
+    """
+    digest = judgement.digest
+    requirement = level.requirement(judgement.image, judgement.target) or Requirement()
+    found: list[Statement] = []
+    for probe in judgement.probes:
+        found.append(record_statement(exact(probe), name=name, digest=digest))
+        found.append(test_result(probe, exact(probe), name=name, digest=digest, requirement=requirement))
+    if judgement.audit:
+        found.append(record_statement(exact(judgement.audit), name=name, digest=digest))
+    if report is not None:
+        found.append(audit_report(report, name=name, digest=digest))
+    if lock is not None:
+        found.append(bill_of_materials(lock, name=name, digest=digest))
+    found.append(verdict(judgement, level, cell=cell, suite=suite, name=name, exact=exact))
+    return found
+
+
+# How it travels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """An artifact manifest and its one blob."""
+
+    manifest: Manifest
+    blob: bytes
+
+
+def package(statement: Statement, subject: Descriptor, *, bundle: bytes | None, created: datetime) -> Package:
+    """Return the artifact that attaches a statement (signed, if a bundle is given) to its subject."""
+    blob = statement.raw if bundle is None else bundle
+    kind = PAYLOAD if bundle is None else BUNDLE
+    digest = sha256_of(blob)
+    ending = "intoto.json" if bundle is None else "sigstore.json"
+    annotations = {
+        "org.opencontainers.image.created": created.isoformat().replace("+00:00", "Z"),
+        DIGEST_NOTE: statement.digest,
+    }
+    if bundle is None:
+        annotations["in-toto.io/predicate-type"] = statement.predicate_type
+    else:
+        annotations["dev.sigstore.bundle.content"] = "dsse-envelope"
+        annotations["dev.sigstore.bundle.predicateType"] = statement.predicate_type
+    layer = Descriptor(
+        media_type=kind,
+        digest=digest,
+        size=len(blob),
+        annotations={"org.opencontainers.image.title": f"{digest.replace(':', '-')}.{ending}"},
+    )
+    manifest = artifact(artifact_type=kind, layer=layer, subject=subject, annotations=annotations)
+    return Package(manifest=manifest, blob=blob)
+
+
+def unpack(manifest: Manifest, blob: bytes, *, subject: str) -> tuple[Statement, bytes | None]:
+    """Return the statement of an artifact, and the bundle that signs it if there is one.
+
+    Raises:
+        EvidenceError: the artifact or its statement is about another digest, or holds no statement.
+    """
+    if manifest.subject is None or manifest.subject.digest != subject:
+        raise EvidenceError(f"the artifact {manifest.digest[:19]} is not about {subject[:19]}")
+    bundle = blob if manifest.artifact_type == BUNDLE else None
+    statement = Statement.parse(blob if bundle is None else open_bundle(bundle)[0])
+    if subject not in statement.subjects:
+        raise EvidenceError(
+            f"the statement {statement.digest[:19]} is about {statement.subjects[0][:19]}, not about {subject[:19]}, "
+            "to which it is attached"
+        )
+    return statement, bundle
+
+
+def make_bundle(payload: bytes, signatures: Sequence[tuple[str, bytes]], *, hint: str) -> bytes:
+    """Return a Sigstore bundle of a DSSE envelope signed with a key that both sides know.
+
+    Args:
+        signatures: pairs of key id (may be empty) and signature.
+        hint: how a verifier finds the key.
+    """
+    value = {
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": hint}},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": PAYLOAD,
+            "signatures": [{"sig": base64.b64encode(sig).decode(), "keyid": keyid} for keyid, sig in signatures],
+        },
+    }
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def open_bundle(bundle: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    """Return the payload and the signatures of a bundle; what they are worth is the verifier's to say.
+
+    Raises:
+        EvidenceError: it is not a bundle with an in-toto statement.
+    """
+    try:
+        envelope = json.loads(bundle)["dsseEnvelope"]
+        if envelope["payloadType"] != PAYLOAD:
+            raise EvidenceError(
+                f"the bundle {sha256_of(bundle)[:19]} holds {envelope['payloadType']!r}, not a statement"
+            )
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signatures = tuple(base64.b64decode(entry["sig"], validate=True) for entry in envelope["signatures"])
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise EvidenceError(f"{sha256_of(bundle)[:19]} is not a Sigstore bundle with an envelope") from error
+    return payload, signatures
+
+
+def bundle_hint(bundle: bytes) -> str:
+    """Return how a bundle says its key is found, or nothing."""
+    try:
+        found = json.loads(bundle)["verificationMaterial"]["publicKey"]["hint"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def evidence_tag_prefix(subject: str) -> str:
+    """Return what the tags of all evidence of a digest begin with."""
+    return subject.replace(":", "-") + ".assay-"
+
+
+def evidence_tag(subject: str, manifest: str) -> str:
+    """Return the tag that one piece of evidence holds for itself.
+
+    The index under the fallback tag is one document that many write, and no registry of today lets them take turns (of
+    eight writers, seven were lost). A tag of one's own can be lost to nobody, keeps the registry's garbage collection
+    away, and lets the index be made anew at any time.
+    """
+    return evidence_tag_prefix(subject) + manifest.removeprefix("sha256:")[:40]

@@ -1,0 +1,147 @@
+"""For tests and benchmarks of publishing: a policy, records of an image, and what is needed to publish it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from assay.adapters.dsse import KeySigner, KeyVerifier
+from assay.adapters.journal import FileJournal
+from assay.flows.publish import Candidate, execute, propose, stage
+from assay.flows.retag import Gear
+from assay.flows.verify import Verification
+from assay.model.lock import Lock, LockedWheel
+from assay.model.outcome import Outcome, Verdict
+from assay.model.policy import Policy
+from assay.ports.registry import Registry
+from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SUITE = "sha256:" + "5" * 64
+CELL = "demo-cu128-torch2.8.0"
+LOCK = Lock(
+    cell=CELL,
+    python="3.11",
+    platform="x86_64-manylinux_2_36",
+    requirements=("torch==2.8.0",),
+    base="debian",
+    wheels=(LockedWheel(name="torch", version="2.8.0+cu128", filename="torch-2.8.0+cu128.whl", sha256="ab" * 32),),
+)
+
+
+def policy(host: str, **changes: Any) -> Policy:
+    levels = {
+        "verified": {
+            "max_age_days": 30,
+            "audit": "warn",
+            "images": {"demo": {"sm_120": {"works": ["cuda-graphs"]}, "sm_90": {"works": ["cuda-graphs"]}}},
+        },
+        "audited": {"basis": "audit", "audit": "warn"},
+    }
+    return Policy.model_validate(
+        {
+            "repositories": {"staging": f"{host}/team/staging/{{image}}", "release": f"{host}/team/{{image}}"},
+            "levels": levels,
+            **changes,
+        }
+    )
+
+
+def probe(digest: str, **changes: Any) -> ProbeRecord:
+    features = changes.pop("features", {"cuda-graphs": "works", "marlin": "broken"})
+    return ProbeRecord(
+        **{
+            "created": NOW - timedelta(days=1),
+            "run": "run1",
+            "cell": CELL,
+            "image": "demo",
+            "image_digest": digest,
+            "suite_digest": SUITE,
+            "executor": "docker",
+            "devices": (Device(name="RTX 5090", capability=changes.pop("capability", "12.0"), memory_bytes=32 << 30),),
+            "packages": {"torch": "2.8.0"},
+            "features": {name: FeatureResult(outcome=Outcome(outcome)) for name, outcome in features.items()},
+            **changes,
+        }
+    )
+
+
+def audit(digest: str, **changes: Any) -> AuditRecord:
+    return AuditRecord(
+        **{
+            "created": NOW - timedelta(days=1),
+            "run": "run1",
+            "cell": CELL,
+            "image": "demo",
+            "image_digest": digest,
+            "subject": "image",
+            "verdict": Verdict.OK,
+            "targets": ("sm_90", "sm_120"),
+            **changes,
+        }
+    )
+
+
+def candidate(**changes: Any) -> Candidate:
+    return Candidate(
+        **{
+            "cell": CELL,
+            "tag": CELL,
+            "image": "demo",
+            "targets": ("sm_120",),
+            "staging_tag": "key",
+            "lock": LOCK,
+            "report": b'{"findings": []}\n',
+            **changes,
+        }
+    )
+
+
+def key_pair(folder: Path, name: str = "key") -> tuple[Path, Path]:
+    """Write a new ECDSA P-256 key pair; return the private and the public file."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    secret, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    secret.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return secret, public
+
+
+def gear(registry: Registry, folder: Path, *, key: tuple[Path, Path] | None = None, **changes: Any) -> Gear:
+    return Gear(
+        **{
+            "registry": registry,
+            "reader": registry,
+            "journal": FileJournal(folder),
+            "signer": KeySigner(key[0]) if key else None,
+            "verifier": KeyVerifier([key[1]] if key else []),
+            "clock": lambda: NOW,
+            **changes,
+        }
+    )
+
+
+def publish(
+    what: Candidate,
+    rules: Policy,
+    records: Callable[[str], list[Record]],
+    tools: Gear,
+    *,
+    level: str = "verified",
+    suite: str | None = SUITE,
+) -> Verification:
+    """Publish what lies in staging, from the look to the tags; `records` makes them for a digest."""
+    subject = stage(what, rules, registry=tools.registry, engine=None)
+    proposal = propose(
+        what, subject, policy=rules, level=level, records=records(subject.digest), suite=suite, gear=tools
+    )
+    return execute(proposal, policy=rules, suite=suite, gear=tools)
+
+
+def both(digest: str) -> list[Record]:
+    """The records that the policy above asks for."""
+    return [probe(digest), audit(digest)]

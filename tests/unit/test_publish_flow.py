@@ -1,0 +1,365 @@
+"""A tag is verified or it is not: the publish flow on the registry in memory."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from publish_tools import NOW, SUITE, audit, both, candidate, gear, key_pair, policy, probe, publish
+from registry_tools import put_image
+
+from assay.adapters.fake_registry import FakeRegistry
+from assay.adapters.journal import FileJournal
+from assay.errors import PolicyRefused, RegistryError, UsageError
+from assay.evidence import Kind
+from assay.flows.attach import collect
+from assay.flows.publish import propose, stage
+from assay.flows.revoke import revoke
+from assay.flows.verify import Verification, verify
+from assay.model.policy import Policy, Signatures
+from assay.oci import Manifest, fallback_tag, index_of
+from assay.policy import Why
+from assay.reference import Reference, Repository
+
+HOST = "registry.test"
+STAGING = Repository(host=HOST, path="team/staging/demo")
+RELEASE = Repository(host=HOST, path="team/demo")
+ALIAS = "sm120-verified"
+TAG = candidate().tag
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    return FakeRegistry()
+
+
+@pytest.fixture
+def image(registry: FakeRegistry) -> Manifest:
+    return put_image(registry, STAGING, "key")
+
+
+def tag(registry: FakeRegistry, name: str) -> str | None:
+    found = registry.resolve(RELEASE, name)
+    return found.digest if found else None
+
+
+def look(registry: FakeRegistry, tmp_path: Path, text: str, **changes: object) -> Verification:
+    values = {"level": None, "target": None, "policy": None, "suite": None, "now": NOW, **changes}
+    verifier = values.pop("verifier", gear(registry, tmp_path).verifier)
+    return verify(
+        Reference.parse(text),
+        registry=registry,
+        verifier=verifier,  # type: ignore[arg-type]
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def whys(seen: Verification) -> set[Why]:
+    return {reason.why for reason in [*seen.reasons, *(r for one in seen.judgements for r in one.reasons)]}
+
+
+def test_what_is_verified_gets_its_tags(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    tools = gear(registry, tmp_path)
+    publish(candidate(), policy(HOST), both, tools)
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}")
+
+    assert image.digest == tag(registry, TAG) == tag(registry, ALIAS)
+    assert seen.ok
+    assert seen.signers == ()
+    assert seen.pull == f"docker pull {RELEASE}@{image.digest}"
+    assert [kind for kind in Kind if kind != Kind.REVOCATION] == [
+        kind for kind in Kind if kind in {piece.statement.predicate_type for piece in seen.pieces}
+    ]
+    journal = [json.loads(line) for line in (tmp_path / "publish.jsonl").read_text().splitlines()]
+    assert [(TAG, "intent"), (TAG, "done"), (ALIAS, "intent"), (ALIAS, "done")] == [
+        (entry["tag"], entry["phase"]) for entry in journal
+    ]
+
+
+def test_publishing_again_changes_nothing(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    publish(candidate(), policy(HOST), both, tools)
+    before = (registry.tags(RELEASE), registry.resolve(RELEASE, fallback_tag(image.digest)))
+    registry.calls.clear()
+    publish(candidate(), policy(HOST), both, tools)
+
+    assert before == (registry.tags(RELEASE), registry.resolve(RELEASE, fallback_tag(image.digest)))
+    assert not [call for call in registry.calls if call[0] in ("put_manifest", "put_blob", "mount")]
+
+
+def test_a_proposal_writes_nothing(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    tools = gear(registry, tmp_path)
+    subject = stage(candidate(), policy(HOST), registry=registry, engine=None)
+    registry.calls.clear()
+    proposal = propose(
+        candidate(),
+        subject,
+        policy=policy(HOST),
+        level="verified",
+        records=[],
+        suite=SUITE,
+        gear=tools,
+    )
+
+    assert not proposal.ok
+    assert [(TAG, None, image.digest), (ALIAS, None, image.digest)] == [
+        (move.tag, move.old, move.new) for move in proposal.moves
+    ]
+    assert {method for method, _ in registry.calls} == {"resolve"}
+    assert not (tmp_path / "publish.jsonl").exists()
+    assert "nobody has probed" in str(proposal.refuse())
+
+
+def test_unverified_gets_nothing(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(PolicyRefused, match="cuda-graphs must be works, and is wrong"):
+        publish(
+            candidate(),
+            policy(HOST),
+            lambda digest: [probe(digest, features={"cuda-graphs": "wrong"}), audit(digest)],
+            gear(registry, tmp_path),
+        )
+
+    assert registry.tags(RELEASE) == []
+
+
+def test_an_audit_alone_gives_other_tags(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    publish(candidate(), policy(HOST), lambda digest: [audit(digest)], gear(registry, tmp_path), level="audited")
+    names = [name for name in registry.tags(RELEASE) if not name.startswith("sha256-")]
+
+    assert sorted([f"{TAG}-audited", "sm120-audited"]) == sorted(names)
+    assert look(registry, tmp_path, f"{RELEASE}:sm120-audited").ok
+    assert not look(registry, tmp_path, f"{RELEASE}:sm120-audited", level="verified").ok
+
+
+def test_an_immutable_tag_never_moves(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    tools = gear(registry, tmp_path)
+    publish(candidate(), policy(HOST), both, tools)
+    other = put_image(registry, STAGING, "key", content=b"built again")
+    with pytest.raises(PolicyRefused, match="never moves; publish as a new revision: --revision 2"):
+        publish(candidate(), policy(HOST), both, tools)
+
+    assert image.digest == tag(registry, TAG) == tag(registry, ALIAS)
+    publish(candidate(revision=2), policy(HOST), both, tools)
+    assert (image.digest, other.digest, other.digest) == (
+        tag(registry, TAG),
+        tag(registry, f"{TAG}-r2"),
+        tag(registry, ALIAS),
+    )
+
+
+def test_a_tag_taken_meanwhile_is_seen(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    other = put_image(registry, RELEASE, None, content=b"other")
+
+    def race(method: str, what: str) -> None:
+        if method == "put_manifest" and what.endswith(fallback_tag(image.digest)):
+            registry.fail = lambda _method, _what: None
+            registry.put_manifest(RELEASE, TAG, other)
+
+    registry.fail = race
+    with pytest.raises(PolicyRefused, match="meanwhile"):
+        publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+
+    assert tag(registry, TAG) == other.digest
+    assert tag(registry, ALIAS) is None
+
+
+def test_a_cell_may_not_look_like_a_level(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ends in -audited"):
+        publish(candidate(tag="demo-audited"), policy(HOST), both, gear(registry, tmp_path))
+
+
+def test_no_mount_no_promotion(image: Manifest, registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.can_mount = False
+
+    with pytest.raises(RegistryError, match="would not mount"):
+        publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+
+
+def test_an_index_is_promoted_with_its_images(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    index = index_of([image.descriptor])
+    registry.put_manifest(STAGING, "key", index)
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+
+    assert index.digest == tag(registry, ALIAS)
+    assert registry.resolve(RELEASE, image.digest) is not None
+
+
+# Signatures
+
+
+def signed_policy(folder: Path) -> Policy:
+    rules = policy(HOST, keys=[str(folder / "key.pub")])
+    level = rules.levels["verified"].model_copy(update={"signatures": Signatures.REQUIRED})
+    return rules.model_copy(update={"levels": {"verified": level}})
+
+
+def test_required_signatures_need_a_key(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(PolicyRefused, match="no key to sign with"):
+        publish(candidate(), signed_policy(tmp_path), both, gear(registry, tmp_path))
+
+
+def test_signed_evidence_is_attested(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    publish(candidate(), signed_policy(tmp_path), both, tools)
+    stranger = gear(registry, tmp_path, key=key_pair(tmp_path, "stranger"))
+    by_key = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=tools.verifier)
+    by_stranger = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=stranger.verifier)
+
+    assert by_key.ok
+    assert [signer.split()[0] for signer in by_key.signers] == ["key.pub"]
+    assert whys(by_stranger) == {Why.UNSIGNED, Why.NO_RECORD}
+
+
+def test_unsigned_evidence_does_not_pass_for_signed(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=tools.verifier)
+
+    assert Why.UNSIGNED in whys(seen)
+    assert not seen.ok
+
+
+def test_signing_later_adds_signatures(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    publish(candidate(), signed_policy(tmp_path), both, tools)
+
+    assert look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=tools.verifier).ok
+
+
+# What must be refused
+
+
+def test_age_counts_when_verifying(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", now=NOW + timedelta(days=60))
+
+    assert whys(seen) == {Why.TOO_OLD}
+
+
+def test_another_suite_counts_when_verifying(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", suite="sha256:" + "6" * 64)
+
+    assert whys(seen) == {Why.OLD_SUITE}
+
+
+def test_a_stricter_policy_of_ones_own_counts(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    strict = policy(HOST, levels={"verified": {"images": {"demo": {"sm_120": {"works": ["marlin"]}}}}})
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", policy=strict)
+
+    assert whys(seen) == {Why.FEATURE}
+
+
+def test_the_name_of_an_alias_is_a_promise(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    """An alias put by hand onto a digest that was verified on other hardware."""
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    manifest = registry.manifest(RELEASE, TAG)
+    assert manifest is not None
+    registry.put_manifest(RELEASE, "sm90-verified", manifest)
+
+    assert whys(look(registry, tmp_path, f"{RELEASE}:sm90-verified")) == {Why.NO_RECORD}
+
+
+def test_an_unpublished_digest_is_not_verified(registry: FakeRegistry, tmp_path: Path) -> None:
+    put_image(registry, RELEASE, "plain")
+    seen = look(registry, tmp_path, f"{RELEASE}:plain")
+
+    assert not seen.ok
+    assert whys(seen) == {Why.NO_RECORD}
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_swapped_blob_is_refused(registry: FakeRegistry, image: Manifest, tmp_path: Path, signed: bool) -> None:
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path) if signed else None)
+    publish(candidate(), policy(HOST), both, tools)
+    piece = next(
+        piece
+        for piece in collect(registry, RELEASE, image.digest, tools.verifier).pieces
+        if piece.statement.predicate_type == Kind.RECORD and "probe" in str(piece.statement.predicate)
+    )
+    manifest = registry.manifest(RELEASE, piece.manifest)
+    assert manifest is not None
+    blob = piece.bundle or piece.statement.raw
+    registry.tamper(RELEASE, manifest.layers[0].digest, blob.replace(b"works", b"wrong") + b" ")
+
+    assert Why.EVIDENCE in whys(look(registry, tmp_path, f"{RELEASE}:{ALIAS}"))
+
+
+def test_evidence_of_another_digest_does_not_carry_over(
+    registry: FakeRegistry, image: Manifest, tmp_path: Path
+) -> None:
+    """A replay: the genuine, signed bundle of one image attached to another."""
+    from assay.evidence import BUNDLE, DIGEST_NOTE
+    from assay.oci import Descriptor, artifact
+
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    publish(candidate(), policy(HOST), both, tools)
+    victim = put_image(registry, RELEASE, "plain", content=b"never probed")
+    entries = []
+    for piece in collect(registry, RELEASE, image.digest, tools.verifier).pieces:
+        assert piece.bundle is not None
+        digest = registry.put_blob(RELEASE, piece.bundle)
+        layer = Descriptor(media_type=BUNDLE, digest=digest, size=len(piece.bundle))
+        notes = {DIGEST_NOTE: piece.statement.digest}
+        replay = artifact(artifact_type=BUNDLE, layer=layer, subject=victim.descriptor, annotations=notes)
+        registry.put_manifest(RELEASE, replay.digest, replay)
+        entries.append(replay.referrer)
+    registry.put_manifest(RELEASE, fallback_tag(victim.digest), index_of(entries))
+    seen = look(registry, tmp_path, f"{RELEASE}:plain", verifier=tools.verifier)
+
+    assert not seen.ok
+    assert Why.EVIDENCE in whys(seen)
+
+
+# Taking back
+
+
+def test_revoking_moves_the_alias_back(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    tools = gear(registry, tmp_path)
+    publish(candidate(), policy(HOST), both, tools)
+    second = put_image(registry, STAGING, "key", content=b"second")
+    publish(candidate(revision=2), policy(HOST), both, tools)
+    assert second.digest == tag(registry, ALIAS)
+
+    digest, moved = revoke(
+        Reference.parse(f"{RELEASE}:{ALIAS}"), reason="wrong numbers on long prompts", to=None, policy=None, gear=tools
+    )
+
+    assert second.digest == digest
+    assert moved == {ALIAS: image.digest}
+    assert image.digest == tag(registry, ALIAS)
+    assert second.digest == tag(registry, f"{TAG}-r2")
+    assert look(registry, tmp_path, f"{RELEASE}:{ALIAS}").ok
+    assert whys(look(registry, tmp_path, f"{RELEASE}:{TAG}-r2")) == {Why.REVOKED}
+    with pytest.raises(PolicyRefused, match="revoked: wrong numbers"):
+        publish(candidate(revision=2), policy(HOST), both, tools)
+    last = list(FileJournal(tmp_path).read(str(RELEASE), ALIAS))[-1]
+    assert (second.digest, image.digest, "wrong numbers on long prompts") == (last.old, last.new, last.reason)
+
+
+def test_revoking_without_a_journal_finds_the_others(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path / "a"))
+    put_image(registry, STAGING, "key", content=b"second")
+    publish(candidate(revision=2), policy(HOST), both, gear(registry, tmp_path / "b"))
+    _, moved = revoke(
+        Reference.parse(f"{RELEASE}:{TAG}-r2"), reason="bad", to=None, policy=None, gear=gear(registry, tmp_path / "c")
+    )
+
+    assert moved == {ALIAS: image.digest}
+
+
+def test_revoking_the_only_one_leaves_an_alias_that_is_refused(
+    registry: FakeRegistry, image: Manifest, tmp_path: Path
+) -> None:
+    tools = gear(registry, tmp_path)
+    publish(candidate(), policy(HOST), both, tools)
+    reference = Reference.parse(f"{RELEASE}:{ALIAS}")
+    first = revoke(reference, reason="bad", to=None, policy=None, gear=tools)
+    again = revoke(reference, reason="bad", to=None, policy=None, gear=tools)
+
+    assert first == again == (image.digest, {ALIAS: None})
+    assert whys(look(registry, tmp_path, f"{RELEASE}:{ALIAS}")) == {Why.REVOKED}
