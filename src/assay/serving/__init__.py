@@ -1,1 +1,1 @@
-"""Serving: profiles, flags per engine and version, what a server chose, load and its figures, launch and memory plans."""
+"""Serving: profiles, flags per engine and release, what a server chose, load and figures, launch and memory plans."""

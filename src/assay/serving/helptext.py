@@ -98,6 +98,6 @@ def _option(declaration: str, text: str) -> HelpOption | None:
 def _arity(operand: str) -> Arity:
     if not operand:
         return "none"
-    if operand.endswith("...]") or operand.endswith("..."):
+    if operand.endswith(("...]", "...")):
         return "many"
     return "optional" if operand.startswith("[") else "one"

@@ -1,0 +1,81 @@
+"""assay serve-check: start a server in an image, check its API, read what it chose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from assay import console
+from assay.cli.common import format_option, project_option
+from assay.cli.serving import Options, extra_env, extra_flags, hosted, place_options, profile_named, resolve_place
+from assay.record import ServeRecord, ServeStatus
+
+__all__ = ["command"]
+
+
+@click.command("serve-check")
+@click.argument("image")
+@click.option("--profile", help="images/<image>/profiles/<name>.yaml.")
+@place_options
+@click.option("--as-written", is_flag=True, help="Take the profile's flags word for word; wrong ones refuse the start.")
+@click.option("--bisect-flags", is_flag=True, help="On a crash find the fewest features that have to be off.")
+@project_option
+@format_option("table", "json")
+def command(
+    image: str,
+    *,
+    profile: str | None,
+    as_written: bool,
+    bisect_flags: bool,
+    project: Path | None,
+    form: str,
+    **given: Any,
+) -> int:
+    """Start the server of IMAGE (a cell, an image reference, or `local`), check its API and stop it.
+
+    Exit code 0: it started and passed every check; 1: it did not; 4: the engine or the GPU is missing.
+    """
+    from assay.adapters.openai_client import OpenAiClient  # noqa: PLC0415 - keeps --help fast
+    from assay.adapters.store import FileStore  # noqa: PLC0415
+    from assay.flows.serve_check import ServeRequest, serve_check  # noqa: PLC0415
+
+    options = Options(**given)
+    place = resolve_place(image, options.engine, project)
+    host = hosted(place, options)
+    request = ServeRequest(
+        cell=place.cell,
+        image=place.image,
+        engine=place.engine,
+        profile_name=profile or "",
+        profile=profile_named(place, profile),
+        model=options.model,
+        extra=extra_flags(options.sets),
+        env=extra_env(options.envs),
+        program=options.words(),
+        as_written=as_written,
+        bisect=bisect_flags,
+        start_timeout=options.start_timeout,
+        request_timeout=options.request_timeout,
+    )
+    store = FileStore(place.root / "build_logs")
+    record = serve_check(host, OpenAiClient(), place.knowledge, store, request, say=console.say)
+    _show(record, form)
+    return 0 if record.status is ServeStatus.OK else 1
+
+
+def _show(record: ServeRecord, form: str) -> None:
+    if form == "json":
+        console.json_data(record.model_dump(mode="json"))
+        return
+    console.data_table(
+        ["check", "result", "detail"],
+        [(check.name, "ok" if check.passed else "failed", check.detail) for check in record.checks],
+    )
+    console.data_table(["chosen", ""], [(name, str(value)) for name, value in record.chosen.items()])
+    console.say(f"{record.cell}: {record.status}" + (f": {record.reason}" if record.reason else ""))
+    if record.needed is not None:
+        console.say(f"needed: {', '.join(record.needed) or 'nothing'}")
+    if record.log:
+        console.say(f"log: build_logs/{record.log}")

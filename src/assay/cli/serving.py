@@ -1,0 +1,219 @@
+"""What serve-check, bench and launch share: profiles, places, flags from the command line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from assay.cli.common import load
+from assay.errors import NothingSelected, UsageError
+from assay.model.cell import Cell
+from assay.model.profile import Engine, Flags, Profile
+from assay.nearest import suggestion
+from assay.ports.server import ServerHost
+from assay.serving.knowledge import ServerFlags, load_server_flags
+from assay.serving.profiles import load_profiles, named
+
+__all__ = [
+    "Place",
+    "extra_env",
+    "extra_flags",
+    "hosted",
+    "place_options",
+    "profile_named",
+    "profiles_for",
+    "resolve_place",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What IMAGE on the command line means."""
+
+    root: Path
+    cell: str
+    """Cell id, image reference, or `local`."""
+    image: str
+    """The recipe, or empty."""
+    reference: str
+    """What the engine holds; `local` for this machine's Python environment."""
+    engine: Engine
+    knowledge: ServerFlags
+
+    @property
+    def local(self) -> bool:
+        """Whether servers run without a container."""
+        return self.reference == "local"
+
+
+def place_options(function: F) -> F:
+    """Add the options that say where a server runs."""
+    options = [
+        click.option("--engine", type=click.Choice(["sglang", "vllm"]), help="Which server, if IMAGE does not say."),
+        click.option("--model", help="A name on the Hugging Face hub, or a folder. Replaces the profile's."),
+        click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="One more flag of the server."),
+        click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="Environment of the server."),
+        click.option("--program", metavar="COMMAND", help="What starts the server, instead of the engine's own."),
+        click.option("--python", help="With IMAGE local: the interpreter whose packages are meant."),
+        click.option("--gpus", default="all", show_default=True, help="GPUs for the container: all, none, or indexes."),
+        click.option("--network", type=click.Choice(["bridge", "host"]), default="bridge", show_default=True),
+        click.option("--port", type=click.IntRange(1, 65535), help="A port of this machine (default: a free one)."),
+        click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Hugging Face cache to mount."),
+        click.option("--start-timeout", type=float, default=900, show_default=True, help="Seconds until healthy."),
+        click.option("--request-timeout", type=float, default=120, show_default=True, help="Seconds per request."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Place:
+    """Return what IMAGE means: `local`, a cell id, a recipe with one cell, or an image reference.
+
+    Raises:
+        UsageError: the engine cannot be known.
+        NothingSelected: the recipe has several cells.
+    """
+    files, plan = load(project)
+    root = files.root
+    knowledge = load_server_flags(root / "knowledge" / "server_flags.yaml")
+    if image == "local":
+        if engine is None:
+            raise UsageError("IMAGE local needs --engine sglang or --engine vllm")
+        return Place(root=root, cell="local", image="", reference="local", engine=engine, knowledge=knowledge)
+    cells = {cell.id: cell for cell in plan.cells}
+    found = cells.get(image) or _only_cell(image, list(plan.cells))
+    if found is not None:
+        known = engine or (found.engine if found.engine != "none" else None)
+        if known is None:
+            raise UsageError(f"{found.id} runs no server; name one with --engine if it holds one")
+        return Place(
+            root=root,
+            cell=found.id,
+            image=found.image,
+            reference=found.local_reference,
+            engine=known,
+            knowledge=knowledge,
+        )
+    if engine is None:
+        guess: Engine | None = "vllm" if "vllm" in image else "sglang" if "sglang" in image else None
+        if guess is None:
+            hint = suggestion(image, cells)
+            raise UsageError(f"{image!r} is no cell{hint}; for an image reference add --engine sglang or vllm")
+        engine = guess
+    return Place(root=root, cell=image, image="", reference=image, engine=engine, knowledge=knowledge)
+
+
+def _only_cell(image: str, cells: list[Cell]) -> Cell | None:
+    mine = [cell for cell in cells if cell.image == image and cell.kind != "control"]
+    if len(mine) > 1:
+        listed = "\n".join(f"  {cell.id}" for cell in mine[:12])
+        raise NothingSelected(f"{image} has {len(mine)} cells; name one:\n{listed}")
+    return mine[0] if mine else None
+
+
+def profiles_for(place: Place) -> dict[str, Profile]:
+    """Return the profiles of an image; those of `<engine>-blackwell` where it has none of its own."""
+    own = place.root / "images" / place.image / "profiles"
+    folder = own if place.image and own.is_dir() else place.root / "images" / f"{place.engine}-blackwell" / "profiles"
+    return load_profiles(folder) if folder.is_dir() else {}
+
+
+def profile_named(place: Place, name: str | None) -> Profile | None:
+    """Return a profile, or None without a name.
+
+    Raises:
+        UsageError: there is none of that name, or it is for another engine.
+    """
+    if name is None:
+        return None
+    profile = named(name, profiles_for(place))
+    if profile.engine != place.engine:
+        raise UsageError(f"the profile {name} is for {profile.engine}, and this image runs {place.engine}")
+    return profile
+
+
+def extra_flags(sets: tuple[str, ...]) -> Flags:
+    """Read `--set flag=value`; several words become several values."""
+    flags: Flags = {}
+    for text in sets:
+        name, equals, value = text.lstrip("-").partition("=")
+        words = shlex.split(value) if equals and not value.startswith("{") else [value]
+        flags[name] = "true" if not equals else (tuple(words) if len(words) > 1 else "".join(words))
+    return flags
+
+
+def extra_env(envs: tuple[str, ...]) -> dict[str, str]:
+    """Read `--env NAME=VALUE`."""
+    found: dict[str, str] = {}
+    for text in envs:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--env {text!r}: write NAME=VALUE")
+        found[name] = value
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `place_options` adds."""
+
+    engine: Engine | None
+    model: str | None
+    sets: tuple[str, ...]
+    envs: tuple[str, ...]
+    program: str | None
+    python: str | None
+    gpus: str
+    network: Literal["bridge", "host"]
+    port: int | None
+    cache: Path | None
+    start_timeout: float
+    request_timeout: float
+
+    def words(self) -> tuple[str, ...]:
+        """Return `--program` as words."""
+        return tuple(shlex.split(self.program)) if self.program else ()
+
+
+def hosted(place: Place, options: Options) -> ServerHost:
+    """Return the place for servers: this machine's environment, or the engine with the image.
+
+    Raises:
+        UsageError: a folder that was named is not there.
+    """
+    facts = place.root / "probes" / "probelib" / "facts.py"
+    model = options.model
+    folder = Path(model).expanduser().resolve() if model and Path(model).expanduser().is_dir() else None
+    if model and model.startswith(("/", "./", "../", "~")) and folder is None:
+        raise UsageError(f"the model folder {model} is not there")
+    if place.local:
+        from assay.adapters.local_server import LocalServerHost  # noqa: PLC0415 - only where it is used
+
+        return LocalServerHost(facts_program=facts, python=options.python, port=options.port)
+    from assay.adapters.docker_engine import DockerEngine  # noqa: PLC0415 - the SDK is slow to import
+    from assay.adapters.server_container import ContainerServerHost  # noqa: PLC0415
+
+    cache = options.cache
+    if cache is not None and not cache.is_dir():
+        raise UsageError(f"the cache {cache} is not there", hint="make the folder first, or leave --cache out")
+    gpus = options.gpus
+    return ContainerServerHost(
+        DockerEngine(),
+        place.reference,
+        run=f"serve-{os.getpid()}",
+        facts_program=facts,
+        gpus=() if gpus == "none" else "all" if gpus == "all" else tuple(gpus.split(",")),
+        network=options.network,
+        cache=None if cache is None else cache.resolve(),
+        model=folder,
+        port=options.port,
+    )

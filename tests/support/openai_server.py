@@ -1,0 +1,270 @@
+"""A small OpenAI-compatible server that takes SGLang's or vLLM's flags, and behaves or misbehaves on request.
+
+Its misbehaviour comes as JSON in the environment variable MISBEHAVE, so that its command line is a real server's:
+
+    start_delay: seconds before it listens            ttft, tpot: seconds to the first token, between tokens
+    crash: "text", says it and exits with 1 at start  crash_signal: kills itself with that signal at start
+    crash_unless: {flag: [values]}, crashes unless every flag stands on the command line (with one of the values)
+    hang: listens and never answers                   never_healthy: /health answers 503
+    die_after: exits after so many completions        ignore_term: SIGTERM does nothing
+    wrong_usage: adds so many tokens to usage         cut_streams: ends every n-th stream before its end mark
+    fail_every: answers every n-th request with 500   no_usage: tells no usage in streams
+    bad_json: structured answers are not JSON         accepts_anything: malformed requests get 200
+    burst: tokens written at once (default 1)         cache: the second request of a prefix is fast and says so
+    engine: whose log it prints, sglang or vllm       help: path of the help text it prints
+
+It needs nothing beyond the standard library, so that it also runs inside a small container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+MISBEHAVE = json.loads(os.environ.get("MISBEHAVE", "{}"))
+ENGINE = MISBEHAVE.get("engine", "sglang")
+
+LOGS = {
+    "sglang": [
+        "[2026-11-20 12:00:00] Attention backend not specified. Use {backend} backend by default.",
+        "[2026-11-20 12:00:01] Load weight begin. avail mem=31.20 GB",
+        "[2026-11-20 12:00:02] Load weight end. type=LlamaForCausalLM, dtype=torch.bfloat16, mem usage=0.10 GB.",
+        "[2026-11-20 12:00:03] KV Cache is allocated. #tokens: 65536, K size: 0.25 GB, V size: 0.25 GB",
+        "GRAPHS",
+        "[2026-11-20 12:00:09] max_total_num_tokens=65536, chunked_prefill_size=2048, max_running_requests=32",
+        "[2026-11-20 12:00:10] The server is fired up and ready to roll!",
+    ],
+    "vllm": [
+        "INFO 11-20 12:00:00 [cuda.py:482] Using {backend} attention backend out of potential backends: [...].",
+        "INFO 11-20 12:00:02 [gpu_model_runner.py:4877] Model loading took 0.10 GiB and 1.2 seconds",
+        "INFO 11-20 12:00:03 [kv_cache_utils.py:1087] GPU KV cache size: 65,536 tokens",
+        "GRAPHS",
+        "INFO 11-20 12:00:10 Application startup complete.",
+    ],
+}
+
+
+def flags() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    name = ""
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            found[name] = [value] if value else []
+        elif name:
+            found[name].append(word)
+        else:
+            found.setdefault("model", [word])
+    return found
+
+
+FLAGS = flags()
+MODEL = (FLAGS.get("served-model-name") or FLAGS.get("model-path") or FLAGS.get("model") or ["tiny"])[0]
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def start_up() -> None:
+    backend = (FLAGS.get("attention-backend") or ["flashinfer" if ENGINE == "sglang" else "FLASH_ATTN"])[0]
+    off = {"disable-cuda-graph", "disable-decode-cuda-graph", "enforce-eager"} & set(FLAGS)
+    off |= {"x"} if "NONE" in " ".join(FLAGS.get("compilation-config", [])) else set()
+    for line in LOGS[ENGINE]:
+        if line != "GRAPHS":
+            say(line.format(backend=backend))
+        elif not off and ENGINE == "sglang":
+            say("[2026-11-20 12:00:04] Capture cuda graph begin. This can take up to several minutes.")
+            say("[2026-11-20 12:00:04] Capture cuda graph bs [1, 2, 4, 8]")
+            say("[2026-11-20 12:00:08] Capture cuda graph end. Time elapsed: 4.00 s. mem usage=0.05 GB.")
+        elif not off:
+            say("Capturing CUDA graphs (mixed prefill-decode, PIECEWISE): 100%|##########| 81/81 [00:02<00:00]")
+            say("Capturing CUDA graphs (decode, FULL): 100%|##########| 35/35 [00:01<00:00]")
+            say("INFO 11-20 12:00:09 [gpu_model_runner.py:4900] Graph capturing finished in 3 secs, took 0.89 GiB")
+
+
+def crash_if_asked() -> None:
+    for flag, values in MISBEHAVE.get("crash_unless", {}).items():
+        given = FLAGS.get(flag)
+        if given is None or (values and not set(values) & set(given)):
+            say("Traceback (most recent call last):")
+            say(MISBEHAVE.get("crash", "RuntimeError: CUDA error: no kernel image is available for execution"))
+            sys.exit(1)
+    if "crash_unless" not in MISBEHAVE and "crash" in MISBEHAVE:
+        say(MISBEHAVE["crash"])
+        sys.exit(1)
+    if number := MISBEHAVE.get("crash_signal"):
+        os.kill(os.getpid(), number)
+
+
+class Server:
+    def __init__(self) -> None:
+        self.completions = 0
+        self.streams = 0
+        self.requests = 0
+        self.prefixes: set[str] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                method, path, _ = head.split("\r\n", 1)[0].split(" ", 2)
+                length = 0
+                for line in head.split("\r\n")[1:]:
+                    if line.lower().startswith("content-length:"):
+                        length = int(line.split(":")[1])
+                body = await reader.readexactly(length) if length else b""
+                if MISBEHAVE.get("hang"):
+                    await asyncio.sleep(3600)
+                if not await self.answer(method, path, body, writer):
+                    break
+        writer.close()
+
+    async def answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        self.requests += 1
+        if path == "/health":
+            return self.send(writer, 503 if MISBEHAVE.get("never_healthy") else 200, b"")
+        if path == "/v1/models":
+            return self.json(writer, 200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        if path == "/metrics":
+            known = b"sglang:num_running_reqs 0\n" if ENGINE == "sglang" else b"vllm:num_requests_running 0\n"
+            return self.send(writer, 200, known, "text/plain")
+        if path in {"/get_server_info", "/server_info"} and ENGINE == "sglang":
+            backend = (FLAGS.get("attention-backend") or ["flashinfer"])[0]
+            return self.json(writer, 200, {"attention_backend": backend, "sampling_backend": "flashinfer"})
+        if path not in {"/v1/completions", "/v1/chat/completions"} or method != "POST":
+            return self.json(writer, 404, {"detail": "Not Found"})
+        try:
+            asked = json.loads(body)
+            tokens = int(asked.get("max_tokens", 16))
+            prompt = asked.get("prompt") if path == "/v1/completions" else asked["messages"][-1]["content"]
+            if tokens < 0 or prompt is None:
+                raise ValueError("max_tokens must be positive and a prompt given")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            status = 200 if MISBEHAVE.get("accepts_anything") else 400
+            return self.json(writer, status, {"object": "error", "message": str(error), "code": status})
+        self.completions += 1
+        if (limit := MISBEHAVE.get("die_after")) is not None and self.completions > limit:
+            say("Fatal Python error: Segmentation fault")
+            os._exit(139)
+        if (every := MISBEHAVE.get("fail_every")) and self.completions % every == 0:
+            return self.json(writer, 500, {"error": {"message": "internal error"}})
+        return await self.complete(asked, str(prompt), tokens, writer, chat=path.endswith("chat/completions"))
+
+    def usage(self, prompt: str, tokens: int) -> dict[str, object]:
+        prompt_tokens = len(prompt.split())
+        shown = tokens + MISBEHAVE.get("wrong_usage", 0)
+        prefix = prompt[:200]
+        cached = prompt_tokens - 8 if MISBEHAVE.get("cache") and prefix in self.prefixes else 0
+        self.prefixes.add(prefix)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": shown,
+            "total_tokens": prompt_tokens + shown,
+            "prompt_tokens_details": {"cached_tokens": max(cached, 0)},
+        }
+
+    async def complete(
+        self, asked: dict[str, object], prompt: str, tokens: int, writer: asyncio.StreamWriter, *, chat: bool
+    ) -> bool:
+        began = time.perf_counter()
+        ttft, tpot = MISBEHAVE.get("ttft", 0.0), MISBEHAVE.get("tpot", 0.0)
+        usage = self.usage(prompt, tokens)
+        if usage["prompt_tokens_details"]["cached_tokens"]:  # type: ignore[index]
+            ttft = 0.0
+        text = "".join(f" w{number}" for number in range(tokens))
+        if asked.get("response_format"):
+            text = "not json" if MISBEHAVE.get("bad_json") else '{"city": "Seoul", "large": true}'
+        if not asked.get("stream"):
+            if wait := ttft + tpot * max(tokens - 1, 0):
+                await asyncio.sleep(wait)
+            part = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+            choice = {"index": 0, **part, "finish_reason": "length"}
+            return self.json(writer, 200, {"id": "x", "model": MODEL, "choices": [choice], "usage": usage})
+        self.streams += 1
+        cut = MISBEHAVE.get("cut_streams")
+        stop = tokens // 2 if cut and self.streams % cut == 0 else tokens
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        burst = MISBEHAVE.get("burst", 1)
+        for start in range(0, stop, burst):
+            due = began + ttft + tpot * start
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            count = min(burst, stop - start)
+            self.chunk(writer, b"".join(self.event(start + offset, tokens, chat=chat) for offset in range(count)))
+            await writer.drain()
+            if not wait > 0:
+                await asyncio.sleep(0)
+        if stop < tokens:
+            writer.close()
+            return False
+        wants = (asked.get("stream_options") or {}).get("include_usage")  # type: ignore[attr-defined]
+        if wants and not MISBEHAVE.get("no_usage"):
+            self.chunk(writer, b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+        self.chunk(writer, b"data: [DONE]\n\n")
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    @staticmethod
+    @functools.cache
+    def event(number: int, tokens: int, *, chat: bool) -> bytes:
+        text = f" w{number}"
+        part = {"delta": {"content": text}} if chat else {"text": text}
+        finish = "length" if number == tokens - 1 else None
+        document = {"id": "x", "object": "text_completion", "choices": [{"index": 0, **part, "finish_reason": finish}]}
+        return b"data: " + json.dumps(document).encode() + b"\n\n"
+
+    @staticmethod
+    def chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def json(self, writer: asyncio.StreamWriter, status: int, document: object) -> bool:
+        return self.send(writer, status, json.dumps(document).encode())
+
+    @staticmethod
+    def send(writer: asyncio.StreamWriter, status: int, body: bytes, kind: str = "application/json") -> bool:
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        return True
+
+
+async def run() -> None:
+    host, port = (FLAGS.get("host") or ["127.0.0.1"])[0], int((FLAGS.get("port") or ["30000"])[0])
+    handler = Server()
+    try:
+        server = await asyncio.start_server(handler.serve, host, port)
+    except OSError as error:
+        say(f"ERROR: [Errno {error.errno}] error while attempting to bind on address ('{host}', {port}): {error}")
+        sys.exit(1)
+    stopped = asyncio.Event()
+    asked = (lambda: None) if MISBEHAVE.get("ignore_term") else stopped.set
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked)
+    say(f"Uvicorn running on http://{host}:{server.sockets[0].getsockname()[1]}")
+    async with server:
+        await stopped.wait()
+    say("Shutting down")
+
+
+def main() -> None:
+    if "help" in FLAGS:
+        say(Path(MISBEHAVE["help"]).read_text() if "help" in MISBEHAVE else "usage: server [-h]")
+        return
+    if "version" in FLAGS:
+        say(json.dumps({"sglang": MISBEHAVE.get("version", "0.5.14")}))
+        return
+    crash_if_asked()
+    time.sleep(MISBEHAVE.get("start_delay", 0))
+    start_up()
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()
