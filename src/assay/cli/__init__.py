@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "lock": ("lock", "Give each cell its exact wheels."),
     "build": ("build", "Build images; audit first, skip what is there."),
     "serve-check": ("serve_check", "Start a server in an image and check its API."),
+    "bench": ("bench", "Put load on servers and compare them."),
     "render": ("render", "Write Dockerfiles and the bake file."),
 }
 

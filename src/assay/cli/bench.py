@@ -1,0 +1,125 @@
+"""assay bench: put load on servers and compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from assay import console
+from assay.cli.common import format_option, project_option
+from assay.cli.serving import Options, extra_env, extra_flags, hosted, place_options, profile_named, resolve_place
+from assay.errors import UsageError
+from assay.record import BenchRecord
+
+__all__ = ["command"]
+
+_SHOWN: Final = {
+    "configuration": "profile",
+    "engine": "engine",
+    "latency_ms": "latency ms",
+    "tokens_per_second": "tok/s",
+    "ttft_ms": "TTFT ms",
+    "gpu_memory_gib": "GPU GiB",
+    "stable": "stable",
+    "users_1_rps": "req/s 1",
+    "users_5_rps": "5",
+    "users_10_rps": "10",
+    "users_20_rps": "20 users",
+    "prefix_first_ms": "prefix 1st ms",
+    "prefix_rest_ms": "rest ms",
+}
+
+
+def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter("write whole numbers from 1 on, with commas: 1,5,10,20")
+    return numbers
+
+
+@click.command("bench")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--profile", "profiles", multiple=True, help="May be given several times: each runs in each IMAGE.")
+@click.option("--lengths", callback=_numbers, default="10,50,100,500", show_default=True, help="Answer lengths.")
+@click.option("--users", callback=_numbers, default="1,5,10,20", show_default=True, help="Users at once.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Requests per length and user.")
+@click.option("--questions", type=click.IntRange(0), default=100, show_default=True, help="Behind one system prompt.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the prompts; equal seeds, equal prompts.")
+@place_options
+@project_option
+@format_option("table", "csv", "json")
+def command(
+    images: Sequence[str],
+    *,
+    profiles: Sequence[str],
+    lengths: tuple[int, ...],
+    users: tuple[int, ...],
+    repeats: int,
+    questions: int,
+    seed: int,
+    project: Path | None,
+    form: str,
+    **given: Any,
+) -> int:
+    """Benchmark the servers of IMAGE... (cells, image references, or `local`), one after the other.
+
+    Exit code 0: all of them were stable; 1: one of them was not.
+    """
+    from assay.adapters.openai_client import OpenAiClient  # noqa: PLC0415 - keeps --help fast
+    from assay.adapters.store import FileStore  # noqa: PLC0415
+    from assay.flows.bench import Contestant, LoadShape, bench  # noqa: PLC0415
+    from assay.flows.serve_check import ServeRequest  # noqa: PLC0415
+
+    options = Options(**given)
+    contestants: list[Contestant] = []
+    places = [resolve_place(image, options.engine, project) for image in images]
+    for place in places:
+        fitting = [name for name in profiles or ("",) if len(places) == 1 or _fits(place, name)]
+        for name in fitting:
+            request = ServeRequest(
+                cell=place.cell,
+                image=place.image,
+                engine=place.engine,
+                profile_name=name,
+                profile=profile_named(place, name or None),
+                model=options.model,
+                extra=extra_flags(options.sets),
+                env=extra_env(options.envs),
+                program=options.words(),
+                start_timeout=options.start_timeout,
+                request_timeout=options.request_timeout,
+            )
+            contestants.append(Contestant(host=hosted(place, options), request=request))
+    if not contestants:
+        raise UsageError("none of the profiles fits any of the images")
+    store = FileStore(places[0].root / "build_logs")
+    shape = LoadShape(lengths=lengths, users=users, repeats=repeats, questions=questions, seed=seed)
+    records = bench(contestants, OpenAiClient(), places[0].knowledge, store, shape, say=console.say)
+    _show(records, form)
+    return 0 if all(record.stable for record in records) else 1
+
+
+def _fits(place: Any, name: str) -> bool:
+    """With several images a profile of one engine is simply not run in the images of the other."""
+    from assay.cli.serving import profiles_for  # noqa: PLC0415
+
+    known = profiles_for(place)
+    return not name or name in known
+
+
+def _show(records: Sequence[BenchRecord], form: str) -> None:
+    from assay.serving.csvtext import comparison_csv, comparison_rows  # noqa: PLC0415
+
+    if form == "json":
+        console.json_data([record.model_dump(mode="json") for record in records])
+    elif form == "csv":
+        console.data(comparison_csv(records))
+    else:
+        rows = comparison_rows(records)
+        console.data_table(list(_SHOWN.values()), [[row[name] for name in _SHOWN] for row in rows])
