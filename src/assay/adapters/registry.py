@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
+from assay.adapters.registry_auth import CredentialSource, DockerConfig
 from assay.adapters.registry_http import Answer, Transport
 from assay.digest import DIGEST, sha256_of
 from assay.errors import ManifestMismatch, RegistryError
 from assay.oci import ACCEPT, INDEX, MAX_BYTES, Descriptor, Manifest, fallback_tag
 from assay.ports.registry import Chunks, Traffic
-from assay.reference import Repository
+from assay.reference import Reference, Repository
 
-__all__ = ["HttpRegistry"]
+__all__ = ["HttpRegistry", "connect", "resolve_digest"]
 
 _ACCEPT: Final = ", ".join(ACCEPT)
 CHUNK: Final = 64 << 20
 """Bytes of one piece of a large upload: below the body limits (100 MB) of common proxies."""
 UPLOAD_ATTEMPTS: Final = 3
+
+
+def connect(*, insecure: Collection[str] = (), credentials: CredentialSource | None = None) -> HttpRegistry:
+    """Return a client with the credentials that `docker login` keeps, or with others."""
+    return HttpRegistry(Transport(credentials=credentials or DockerConfig(), insecure=insecure))
+
+
+def resolve_digest(reference: str) -> str:
+    """Return the digest that a registry gives for a reference, `sha256:...`.
+
+    Raises:
+        RegistryError: the registry could not be asked, or has nothing under that name.
+        UsageError: it is not a reference.
+    """
+    wanted = Reference.parse(reference)
+    found = connect().resolve(wanted.repository, wanted.key)
+    if found is None:
+        raise RegistryError(f"there is no {reference}", hint="is the name right, and may you read that repository?")
+    return found.digest
 
 
 def _pull(repository: Repository) -> str:
