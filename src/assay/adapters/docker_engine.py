@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -47,6 +48,8 @@ class DockerEngine:
         if self._made is None:
             with translated("connecting to the container engine"):
                 self._made = docker.from_env(timeout=120)
+            # The SDK keeps connections open until it is told to close.
+            weakref.finalize(self, self._made.close)
         return self._made
 
     def info(self) -> EngineInfo:
@@ -77,6 +80,17 @@ class DockerEngine:
         names = [(entry.get("RepoTags") or [None])[0] or (entry["Id"] if label else None) for entry in listed]
         found = [self.image(name) for name in names if name and name != "<none>:<none>"]
         return [image for image in found if image is not None]
+
+    def labelled(self, label: str) -> Mapping[str, Mapping[str, str]]:
+        """Return tags with their images' labels."""
+        with translated("listing images"):
+            listed = self._client.api.images(filters={"label": label})
+        return {
+            tag: dict(entry.get("Labels") or {})
+            for entry in listed
+            for tag in entry.get("RepoTags") or []
+            if tag != "<none>:<none>"
+        }
 
     def pull(self, reference: str, *, progress: Callable[[str], None] | None = None) -> ImageInfo:
         """Pull from a registry."""
@@ -129,13 +143,16 @@ class DockerEngine:
     def load(self, archive: Path) -> Sequence[str]:
         """Load an image archive."""
         found: list[str] = []
+        errors: list[str] = []
         with translated(f"loading {archive.name}"), archive.open("rb") as file:
             for line in self._client.api.load_image(file):  # type: ignore[no-untyped-call]
                 if error := line.get("errorDetail"):
-                    raise EngineError(f"loading {archive.name}: {error.get('message', error)}")
+                    errors.append(str(error.get("message", error)))
                 for start in ("Loaded image ID: ", "Loaded image: "):
                     if (said := line.get("stream", "")).startswith(start):
                         found.append(said.removeprefix(start).strip())
+        if errors:
+            raise EngineError(f"loading {archive.name}: {errors[0]}")
         return found
 
     @contextmanager
@@ -286,14 +303,17 @@ def _follow(
 ) -> list[dict[str, Any]]:
     """Read a progress stream to its end; an error in it is an error. Returns the `aux` entries."""
     found: list[dict[str, Any]] = []
+    said = ""
     for line in stream:
+        # Read on after an error: a stream that is left in the middle keeps its connection.
         if error := line.get("errorDetail") or line.get("error"):
-            said = error.get("message", error) if isinstance(error, dict) else error
-            raise RegistryError(f"{doing} failed: {said}", hint=_REGISTRY_HINT)
+            said = said or str(error.get("message", error) if isinstance(error, dict) else error)
         if aux := line.get("aux"):
             found.append(aux)
         if progress is not None and (status := line.get("status")) and "progressDetail" not in line:
             progress(f"{line['id']}: {status}" if "id" in line else status)
+    if said:
+        raise RegistryError(f"{doing} failed: {said}", hint=_REGISTRY_HINT)
     return found
 
 

@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     # name: (module in assay.cli with a `command`, one line for --help)
     "plan": ("plan", "Show every cell, and what is left out and why."),
     "lock": ("lock", "Give each cell its exact wheels."),
+    "report": ("report", "Show what the records say."),
     "build": ("build", "Build images; audit first, skip what is there."),
     "serve-check": ("serve_check", "Start a server in an image and check its API."),
     "bench": ("bench", "Put load on servers and compare them."),

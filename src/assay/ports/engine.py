@@ -275,6 +275,10 @@ class Engine(Protocol):
         """Return the tagged images, or those that carry a label (`key` or `key=value`)."""
         ...
 
+    def labelled(self, label: str) -> Mapping[str, Mapping[str, str]]:
+        """Return every tag of every image that carries a label, with that image's labels; one round-trip for all."""
+        ...
+
     def pull(self, reference: str, *, progress: Callable[[str], None] | None = None) -> ImageInfo:
         """Pull from a registry with the credentials of the Docker configuration.
 

@@ -1,0 +1,200 @@
+"""`assay build`: build the cells that are meant, and nothing that is there already or must fail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from assay import console, render
+from assay.adapters import git, site
+from assay.adapters.bootstrap import DebootstrapBases
+from assay.adapters.buildx import Buildx
+from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.project_files import ProjectFiles
+from assay.adapters.store import FileStore
+from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.progress import BuildProgress
+from assay.errors import EngineError
+from assay.flows.build import BuildFlow, BuildOptions, Job, Prepared, exit_code
+from assay.model.cell import Cell
+from assay.model.lock import Lock
+from assay.model.matrix import Base, BootstrapBase
+from assay.plan import Plan, shard
+from assay.record import BuildRecord, BuildStatus
+
+__all__ = ["command"]
+
+# A build holds a wheel three times: in its stage, in its layer, and packed in the image store. Wheels are packed
+# about 1:2, so installed and packed copies of one wheel take about five times its size (measured on the starter cells).
+_DISK_FACTOR = 5
+
+
+@click.command("build")
+@select_argument
+@project_option
+@format_option("text", "json")
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=min(4, os.cpu_count() or 1), show_default=True, help="Cells at once."
+)
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure (default: build what can be built).")
+@click.option("--dry-run", is_flag=True, help="Say what would be built and why; build nothing.")
+@click.option("--force", is_flag=True, help="Build also what is there and what the audit refuses.")
+@click.option("--no-audit", is_flag=True, help="Leave the audit out, before and after.")
+@click.option("--timeout", type=click.FloatRange(1), default=7200, show_default=True, help="Seconds for one cell.")
+@click.option("--builder", default=None, help="A buildx builder (remote, Kubernetes); default: the selected one.")
+@click.option("--shard", "part", metavar="I/N", help="Only every N-th cell, beginning with the I-th.")
+def command(
+    select: tuple[str, ...],
+    project: Path | None,
+    form: str,
+    *,
+    jobs: int,
+    fail_fast: bool,
+    dry_run: bool,
+    force: bool,
+    no_audit: bool,
+    timeout: float,
+    builder: str | None,
+    part: str | None,
+) -> int:
+    """Build images. Without SELECT, the default group of matrix.yaml.
+
+    Each cell is audited first; what must fail is refused. What is there already is left alone: same Dockerfile, lock,
+    base and tools give the same content key. Logs and a script that repeats each step: build_logs/<run>/<cell>/.
+    """
+    files, plan = load(project)
+    cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
+    if part:
+        cells = shard(cells, part)
+    items = [Job(cell=cell, lock=files.lock(cell), unresolved=files.unresolved(cell)) for cell in cells]
+    engine = DockerEngine()
+    with BuildProgress(len(cells)) as progress:
+        flow = _flow(files, plan, engine, progress, builder=builder, audit=not no_audit)
+        prepared = flow.prepare(items, force=force)
+        if dry_run:
+            return _dry_run(prepared, form)
+        _check_disk(prepared, engine)
+        options = BuildOptions(
+            jobs=jobs,
+            fail_fast=fail_fast,
+            force=force,
+            timeout=timeout,
+            secrets=site.secrets(),
+            build_args=site.build_args(),
+            revision=git.revision(files.root),
+        )
+        records = list(flow.run(prepared, options))
+    return _result(cells, records, files, form)
+
+
+def _flow(
+    files: ProjectFiles, plan: Plan, engine: DockerEngine, progress: BuildProgress, *, builder: str | None, audit: bool
+) -> BuildFlow:
+    matrix = plan.project.matrix
+    templates = files.templates()
+
+    def render_cell(cell: Cell, lock: Lock) -> str:
+        base = matrix.bases[cell.base]
+        return render.dockerfile(cell, lock, base, indexes=matrix.indexes, templates=templates)
+
+    bases = DebootstrapBases(engine)
+
+    def ensure_base(name: str, base: Base, say: Callable[[str], None]) -> None:
+        # A registry's base is pulled by BuildKit itself, by the digest in the lock.
+        if isinstance(base, BootstrapBase):
+            bases.ensure(base, render.base_reference(name, base, None), progress=say)
+
+    return BuildFlow(
+        bases=matrix.bases,
+        ensure_base=ensure_base,
+        render_cell=render_cell,
+        builder=Buildx(builder=builder, zstd=engine.info().image_store == "containerd"),
+        images=engine,
+        store=FileStore(files.root / "build_logs"),
+        listener=progress,
+    )
+
+
+def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> None:
+    """Raise EngineError when the engine's disk cannot hold what is to be built."""
+    wheels = {
+        wheel.sha256: wheel.size or 0
+        for item in prepared
+        if isinstance(item, Prepared) and item.stale is not None
+        for wheel in item.lock.wheels
+    }
+    info = engine.info()
+    if not wheels or not info.local or not Path(info.root_dir).exists():
+        return
+    stat = os.statvfs(info.root_dir)
+    free, needed = stat.f_bavail * stat.f_frsize, sum(wheels.values()) * _DISK_FACTOR
+    if free < needed:
+        console.warn(
+            f"{free / 1e9:.0f} GB free in {info.root_dir}; building all of this from nothing takes about "
+            f"{needed / 1e9:.0f} GB (layers that are there already take none)"
+        )
+    alone = sum(wheels.values())
+    if free < alone:
+        raise EngineError(
+            f"only {free / 1e9:.1f} GB free in {info.root_dir}, the wheels alone have {alone / 1e9:.1f} GB",
+            hint="docker buildx prune; docker image prune; or select fewer cells",
+        )
+
+
+def _dry_run(prepared: Sequence[Prepared | Job], form: str) -> int:
+    rows: list[tuple[str, str, str]] = []
+    for item in prepared:
+        if isinstance(item, Job):
+            rows.append((item.cell.id, "refused", item.unresolved or "there is no lock: run `assay lock`"))
+        elif item.stale is None:
+            rows.append((item.job.cell.id, "cached", "the image of this content key is there"))
+        else:
+            rows.append((item.job.cell.id, "build", item.stale))
+    if form == "json":
+        console.json_data(
+            {"version": 1, "cells": [dict(zip(("cell", "action", "reason"), r, strict=True)) for r in rows]}
+        )
+    else:
+        console.data_table(("cell", "would be", "because"), rows)
+    return 0
+
+
+def _result(cells: Sequence[Cell], records: Sequence[BuildRecord], files: ProjectFiles, form: str) -> int:
+    by_id = {record.cell: record for record in records}
+    controls = {cell.id: _failed_as_it_must(cell, by_id[cell.id]) for cell in cells if cell.kind == "control"}
+    code = exit_code(records, controls)
+    if form == "json":
+        document = {"version": 1, "records": [record.model_dump(mode="json") for record in records], "exit_code": code}
+        console.json_data(document)
+    for cell in cells:
+        record = by_id[cell.id]
+        if cell.id in controls:
+            expected = cell.expect.cause if cell.expect else ""
+            words = "failed as it must" if controls[cell.id] else "DID NOT FAIL AS IT MUST"
+            console.say(f"control {cell.id}: {words} ({expected})")
+        elif record.status not in {BuildStatus.BUILT, BuildStatus.CACHED}:
+            _explain(record, files)
+    counts = {status: sum(record.status is status for record in records) for status in BuildStatus}
+    console.say(", ".join(f"{count} {status.value}" for status, count in counts.items() if count) or "nothing to do")
+    if any(record.status is BuildStatus.BUILT for record in records):
+        console.say("next: `assay report`, then `nox -s probe -- <image>` on a machine with the GPU")
+    return code
+
+
+def _failed_as_it_must(cell: Cell, record: BuildRecord) -> bool:
+    return record.status is BuildStatus.REFUSED and cell.expect is not None and record.cause == cell.expect.cause
+
+
+def _explain(record: BuildRecord, files: ProjectFiles) -> None:
+    console.say(f"\n{record.status.value}: {record.cell}")
+    if record.cause:
+        console.say(f"  cause: {record.cause}")
+    for line in record.reason.splitlines():
+        console.say(f"  {line}")
+    if record.log:
+        log = files.root / "build_logs" / record.log
+        console.say(f"  log: {log}")
+        console.say(f"  again by hand: {log.parent / 'repeat.sh'}")

@@ -1,0 +1,89 @@
+"""How a run of many cells is shown: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from assay import console
+from assay.model.cell import Cell
+from assay.record import BuildRecord, BuildStatus
+
+__all__ = ["BuildProgress"]
+
+_QUIET_SECONDS: Final = 20.0
+"""Without a terminal, a cell that goes on building says so this often."""
+
+
+class BuildProgress:
+    """Hears of builds and tells people, on stderr."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+        self._told: dict[str, float] = {}
+        self._running: dict[str, tuple[float, str]] = {}
+        self._console: Console = console.err()
+        live = sys.stderr.isatty() and not os.environ.get("CI")
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=4) if live else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._running.clear()
+            self._live.stop()
+
+    def started(self, cell: Cell) -> None:
+        """A cell is begun."""
+        with self._lock:
+            self._running[cell.id] = (time.monotonic(), "")
+        if self._live is None:
+            console.say(f"... {cell.id}")
+
+    def step(self, cell: Cell, words: str) -> None:
+        """A cell is at another step."""
+        with self._lock:
+            began, before = self._running.get(cell.id, (time.monotonic(), ""))
+            self._running[cell.id] = (began, words)
+        # Without a terminal only the change of a stage is worth a line, not every step of it.
+        if self._live is None and words.split(" ", maxsplit=1)[0] != before.split(" ")[0]:
+            console.say(f"    {cell.id}: {words[:100]}")
+
+    def finished(self, cell: Cell, record: BuildRecord) -> None:
+        """A cell is done."""
+        with self._lock:
+            self._running.pop(cell.id, None)
+            self._done += 1
+            done = self._done
+        if record.status is BuildStatus.CACHED:
+            return
+        style = console.STYLES.get(record.status.value, "")
+        size = f", {record.size_bytes / 1e9:.1f} GB" if record.size_bytes else ""
+        ended = f"({record.seconds:.0f} s{size}) {done}/{self._total}"
+        self._console.print(f"[{style}]{record.status.value:9}[/] {escape(cell.id)} {ended}", soft_wrap=True)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        with self._lock:
+            for name, (began, words) in self._running.items():
+                table.add_row(f"{time.monotonic() - began:5.0f} s", escape(name), f"[dim]{escape(words[:70])}[/]")
+            waiting = self._total - self._done - len(self._running)
+        if waiting > 0:
+            table.add_row("", f"[dim]{waiting} more[/]", "")
+        return table

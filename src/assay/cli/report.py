@@ -1,0 +1,38 @@
+"""`assay report`: what the records say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from assay import console, report
+from assay.adapters.store import FileStore
+from assay.cli.common import format_option, load, project_option, select_argument
+
+__all__ = ["command"]
+
+
+@click.command("report")
+@select_argument
+@project_option
+@format_option("text", "markdown", "json", "junit")
+def command(select: tuple[str, ...], project: Path | None, form: str) -> int:
+    """Show for each cell what was built, skipped, refused or failed, its size and time, and what changed."""
+    files, plan = load(project)
+    store = FileStore(files.root / "build_logs")
+    made = report.make(plan.select(select), store.records(), excluded=len(plan.excluded))
+    match form:
+        case "json":
+            console.json_data(report.as_json(made))
+        case "junit":
+            console.data(report.as_junit(made))
+        case "markdown":
+            console.data(report.as_markdown(made))
+        case _:
+            console.data_table(report.COLUMNS, report.text_rows(made))
+    for name, why in store.unreadable().items():
+        console.warn(f"build_logs/records/{name} was passed over: {why}")
+    bad = [row for row in made.rows if not row.as_it_must]
+    console.say(f"{len(made.rows)} cells, {len(bad)} not as they must be, {made.excluded} excluded")
+    return 1 if bad else 0

@@ -1,0 +1,207 @@
+"""What the records say of the cells: one row each, and what changed since the run before. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from assay.model.cell import Cell
+from assay.model.outcome import Outcome
+from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord
+
+__all__ = ["Report", "Row", "as_json", "as_junit", "as_markdown", "make", "text_rows"]
+
+_GOOD = {BuildStatus.BUILT, BuildStatus.CACHED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One cell."""
+
+    cell: Cell
+    build: BuildRecord | None
+    previous: BuildRecord | None
+    audit: AuditRecord | None
+    probes: Mapping[str, ProbeRecord] = field(default_factory=dict)
+    """Target -> the newest probe record of the image that was built last."""
+
+    @property
+    def as_it_must(self) -> bool:
+        """A built cell is built; a negative control was refused with the cause it must have."""
+        if self.build is None:
+            return True
+        if self.cell.expect is not None:
+            return self.build.status is BuildStatus.REFUSED and self.build.cause == self.cell.expect.cause
+        return self.build.status in _GOOD
+
+    @property
+    def status(self) -> str:
+        """One word."""
+        return "not built yet" if self.build is None else self.build.status.value
+
+    @property
+    def reason(self) -> str:
+        """The first line of the reason, or nothing for what is well."""
+        if self.build is None or (self.build.status in _GOOD and not self.build.reason):
+            return ""
+        if self.cell.expect is not None and self.as_it_must:
+            return f"as it must: {self.cell.expect.cause}"
+        lines = self.build.reason.strip().splitlines()
+        return (f"{self.build.cause}: " if self.build.cause else "") + (lines[0] if lines else "")
+
+    def change(self) -> str:
+        """Say what differs from the record before, or nothing."""
+        if self.build is None or self.previous is None:
+            return ""
+        if self.build.status is not self.previous.status:
+            return f"was {self.previous.status.value}"
+        before, after = self.previous.size_bytes, self.build.size_bytes
+        if before and after and abs(after - before) > 0.01 * before:
+            return f"{(after - before) / 1e6:+.0f} MB"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All rows, in the order of the plan."""
+
+    rows: tuple[Row, ...]
+    excluded: int = 0
+
+
+def make(cells: Sequence[Cell], records: Iterable[AnyRecord], *, excluded: int = 0) -> Report:
+    """Put records to cells; the newest of a kind counts, an aborted build never replaces one that ended."""
+    builds: dict[str, list[BuildRecord]] = {}
+    audits: dict[str, AuditRecord] = {}
+    probes: dict[str, list[ProbeRecord]] = {}
+    for record in sorted(records, key=lambda item: item.created):
+        match record:
+            case BuildRecord():
+                if record.status is not BuildStatus.ABORTED or record.cell not in builds:
+                    builds.setdefault(record.cell, []).append(record)
+            case AuditRecord():
+                audits[record.cell] = record
+            case ProbeRecord():
+                probes.setdefault(record.cell, []).append(record)
+            case _:
+                pass
+    rows: list[Row] = []
+    for cell in cells:
+        history = builds.get(cell.id, [])
+        build = history[-1] if history else None
+        current: dict[str, ProbeRecord] = {}
+        for probe in probes.get(cell.id, []):
+            if build is None or build.image_digest is None or probe.image_digest == build.image_digest:
+                current |= {device.target: probe for device in probe.devices[:1]}
+        previous = history[-2] if len(history) > 1 else None
+        rows.append(Row(cell=cell, build=build, previous=previous, audit=audits.get(cell.id), probes=current))
+    return Report(rows=tuple(rows), excluded=excluded)
+
+
+def _size(record: BuildRecord | None) -> str:
+    return f"{record.size_bytes / 1e9:.1f} GB" if record is not None and record.size_bytes else ""
+
+
+def _seconds(record: BuildRecord | None) -> str:
+    return f"{record.seconds:.0f} s" if record is not None and record.seconds else ""
+
+
+def _probed(row: Row) -> str:
+    if not row.probes:
+        return "not probed"
+    words: list[str] = []
+    for target, record in sorted(row.probes.items()):
+        works = sum(feature.outcome is Outcome.WORKS for feature in record.features.values())
+        words.append(f"{target}: {works}/{len(record.features)} work")
+    return ", ".join(words)
+
+
+COLUMNS = ("cell", "build", "size", "time", "audit", "probes", "change", "reason")
+
+
+def text_rows(report: Report) -> list[tuple[str, ...]]:
+    """Return the rows of a table with `COLUMNS`."""
+    return [
+        (
+            row.cell.id,
+            row.status,
+            _size(row.build),
+            _seconds(row.build),
+            row.audit.verdict.value if row.audit else "",
+            _probed(row) if row.cell.kind != "control" else "",
+            row.change(),
+            row.reason,
+        )
+        for row in report.rows
+    ]
+
+
+def as_markdown(report: Report) -> str:
+    """Return a Markdown table."""
+
+    def safe(text: str) -> str:
+        return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines += ["| " + " | ".join(safe(value) for value in row) + " |" for row in text_rows(report)]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return a JSON document."""
+
+    def dumped(record: AnyRecord | None) -> Any:
+        return None if record is None else record.model_dump(mode="json")
+
+    return {
+        "version": 1,
+        "excluded": report.excluded,
+        "cells": [
+            {
+                "cell": row.cell.id,
+                "image": row.cell.image,
+                "status": row.status,
+                "as_it_must": row.as_it_must,
+                "change": row.change(),
+                "build": dumped(row.build),
+                "audit": dumped(row.audit),
+                "probes": {target: dumped(record) for target, record in row.probes.items()},
+            }
+            for row in report.rows
+        ],
+    }
+
+
+def _clean(text: str) -> str:
+    """Drop what XML 1.0 cannot hold."""
+    return "".join(character for character in text if character in "\t\n\r" or ord(character) >= 32)
+
+
+def as_junit(report: Report) -> str:
+    """Return JUnit XML: a test case for each build and for each probed feature, for CI servers."""
+    suites = Element("testsuites", name="assay")
+    suite = SubElement(suites, "testsuite", name="build")
+    for row in report.rows:
+        case = SubElement(suite, "testcase", classname=row.cell.image, name=row.cell.id)
+        if row.build is None:
+            SubElement(case, "skipped", message="not built yet")
+            continue
+        case.set("time", f"{row.build.seconds:.3f}")
+        if not row.as_it_must:
+            SubElement(case, "failure", message=_clean(row.status)).text = _clean(row.build.reason)
+    for row in report.rows:
+        for target, record in sorted(row.probes.items()):
+            probed = SubElement(suites, "testsuite", name=f"{row.cell.id} on {target}")
+            for name, feature in record.features.items():
+                case = SubElement(probed, "testcase", classname=row.cell.id, name=name, time=f"{feature.seconds:.3f}")
+                if feature.outcome in {Outcome.WRONG, Outcome.BROKEN}:
+                    SubElement(case, "failure", message=feature.outcome.value).text = _clean(feature.reason)
+                elif feature.outcome not in {Outcome.WORKS, Outcome.DEGRADED}:
+                    SubElement(case, "skipped", message=_clean(f"{feature.outcome.value}: {feature.reason}"))
+    for suite in suites:
+        suite.set("tests", str(len(suite)))
+        suite.set("failures", str(len(suite.findall("testcase/failure"))))
+        suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(suites, encoding="unicode") + "\n"
