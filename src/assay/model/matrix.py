@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from assay.model.base import Value
+from assay.model.policy import Policy
 from assay.model.text import (
     AptPackage,
     ArchList,
@@ -220,6 +221,8 @@ class Matrix(Value):
     exclude: tuple[Exclusion, ...] = ()
     default_group: ImageName | None = None
     """What is built when nothing is named."""
+    policy: Policy = Policy()
+    """What must be recorded of an image before a tag may say so."""
 
 
 class Override(Value):

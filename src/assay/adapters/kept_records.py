@@ -1,0 +1,46 @@
+"""Records with their exact bytes, each checked against the digest in its file's name: an edited record is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from assay.digest import sha256_of
+from assay.errors import StoreError
+from assay.record import Record, parse
+
+__all__ = ["KeptRecord", "KeptRecords"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptRecord:
+    """A record as its file holds it."""
+
+    record: Record
+    raw: bytes
+    name: str
+    intact: bool
+    """The bytes are those that the file was named after."""
+
+
+class KeptRecords:
+    """The records of a store, read anew.
+
+    Args:
+        root: build_logs/.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "records"
+
+    def __iter__(self) -> Iterator[KeptRecord]:
+        """Yield every record that can be read, oldest first."""
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                raw = path.read_bytes()
+                record = parse(raw, source=path.name)
+            except (OSError, StoreError):
+                continue
+            intact = path.stem.rpartition("-")[2] == sha256_of(raw)[7:23]
+            yield KeptRecord(record=record, raw=raw, name=path.name, intact=intact)

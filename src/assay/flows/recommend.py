@@ -1,0 +1,190 @@
+"""Answers "which tag works on my card" from what was measured, here or as a registry's evidence tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from assay.errors import EvidenceError
+from assay.evidence import Kind, record_of
+from assay.flows.attach import collect
+from assay.flows.verify import ALIAS, judge_pieces
+from assay.model.outcome import Outcome
+from assay.model.policy import alias_of
+from assay.ports.registry import Registry
+from assay.ports.signing import Verifier
+from assay.record import ProbeRecord
+from assay.reference import Repository
+
+__all__ = ["Offer", "from_records", "from_registry", "rank"]
+
+Standing = Literal["attested", "recorded", "measured", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """One image that was probed on the target."""
+
+    reference: str
+    """What to pull, or the cell where the image is not in a registry."""
+    tags: tuple[str, ...]
+    digest: str | None
+    cell: str
+    target: str
+    device: str
+    measured: datetime
+    features: Mapping[str, Outcome]
+    standing: Standing
+    """`attested`: published, evidence signed by a known key; `recorded`: published, not signed; `measured`: by a record
+    of this machine only; `refused`: published, but its evidence does not hold any more."""
+    levels: tuple[str, ...] = ()
+    note: str = ""
+
+    def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
+        """Return the needs that were not measured to work."""
+        return tuple(need for need in needs if self.features.get(need) is not Outcome.WORKS)
+
+
+def from_records(records: Iterable[ProbeRecord], target: str) -> list[Offer]:
+    """Return an offer for each image that the records of this machine know on a target; the newest results count."""
+    groups: dict[tuple[str, str], list[ProbeRecord]] = {}
+    for record in records:
+        if record.devices and {device.target for device in record.devices} == {target}:
+            groups.setdefault((record.cell, record.image_digest or ""), []).append(record)
+    offers = []
+    for (cell, digest), group in groups.items():
+        summary = _summary(group)
+        offers.append(
+            Offer(
+                reference=cell,
+                tags=(),
+                digest=digest or None,
+                cell=cell,
+                target=target,
+                device=summary.device,
+                measured=summary.measured,
+                features=summary.features,
+                standing="measured",
+            )
+        )
+    return offers
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    device: str
+    measured: datetime
+    features: Mapping[str, Outcome]
+
+
+def _summary(records: Sequence[ProbeRecord]) -> _Summary:
+    features: dict[str, Outcome] = {}
+    ordered = sorted(records, key=lambda record: record.created)
+    for record in ordered:
+        for feature, result in record.features.items():
+            if result.outcome is not Outcome.NOT_RUN or feature not in features:
+                features[feature] = result.outcome
+    return _Summary(
+        device=ordered[-1].devices[0].name if ordered[-1].devices else "",
+        measured=ordered[-1].created,
+        features=features,
+    )
+
+
+def from_registry(
+    repository: Repository, target: str, *, registry: Registry, verifier: Verifier, now: datetime
+) -> list[Offer]:
+    """Return an offer for each tagged digest of a repository whose evidence speaks of a target.
+
+    Raises:
+        RegistryError: the registry failed.
+    """
+    named: dict[str, list[str]] = {}
+    for tag in registry.tags(repository):
+        if tag.startswith("sha256-"):
+            continue
+        found = registry.resolve(repository, tag)
+        if found is not None:
+            named.setdefault(found.digest, []).append(tag)
+    offers = []
+    for digest, tags in named.items():
+        offer = _offer(repository, digest, tags, target, registry=registry, verifier=verifier, now=now)
+        if offer is not None:
+            offers.append(offer)
+    return offers
+
+
+def _offer(
+    repository: Repository,
+    digest: str,
+    tags: list[str],
+    target: str,
+    *,
+    registry: Registry,
+    verifier: Verifier,
+    now: datetime,
+) -> Offer | None:
+    collected = collect(registry, repository, digest, verifier)
+    records: list[ProbeRecord] = []
+    signed = True
+    for piece in collected.pieces:
+        if piece.statement.predicate_type != Kind.RECORD or (verifier.trusts_anyone and not piece.signer):
+            continue
+        try:
+            record, _ = record_of(piece.statement)
+        except EvidenceError:
+            continue
+        if (
+            isinstance(record, ProbeRecord)
+            and record.image_digest == digest
+            and {device.target for device in record.devices} == {target}
+        ):
+            records.append(record)
+            signed = signed and piece.signer is not None
+    if not records:
+        return None
+    judgements, reasons = judge_pieces(
+        collected, digest, verifier=verifier, level=None, target=target, policy=None, suite=None, now=now
+    )
+    against = [*reasons, *(reason for one in judgements for reason in one.reasons)]
+    own = sorted(tag for tag in tags if not ALIAS.fullmatch(tag))
+    aliases = sorted(tag for tag in tags if ALIAS.fullmatch(tag))
+    levels = tuple(sorted({one.level for one in judgements if one.ok}))
+    wanted = [alias_of(target, level) for level in levels]
+    summary = _summary(records)
+    return Offer(
+        reference=repository.at(digest),
+        tags=(*own, *sorted(aliases, key=lambda tag: tag not in wanted)),
+        digest=digest,
+        cell=records[-1].cell,
+        target=target,
+        device=summary.device,
+        measured=summary.measured,
+        features=summary.features,
+        standing="refused" if against else "attested" if signed else "recorded",
+        levels=levels,
+        note="; ".join(reason.message for reason in against[:2]),
+    )
+
+
+_WORTH: Mapping[Standing, int] = {"attested": 0, "recorded": 1, "measured": 2, "refused": 3}
+
+
+def rank(offers: Sequence[Offer], needs: Sequence[str]) -> list[Offer]:
+    """Return the offers, best first: what lacks least, then what stands best, then what was measured last.
+
+    An image that is known here by a record and there by its evidence is one offer, the registry's.
+    """
+    published = {offer.digest for offer in offers if offer.standing != "measured"}
+    return sorted(
+        (offer for offer in offers if offer.standing != "measured" or offer.digest not in published),
+        key=lambda offer: (
+            offer.standing == "refused",
+            len(offer.lacks(needs)),
+            _WORTH[offer.standing],
+            -offer.measured.timestamp(),
+            offer.reference,
+        ),
+    )
