@@ -75,7 +75,10 @@ def parse(text: str, *, file: str) -> Lock:
                 fields[key] = value
         elif match := _LINE.fullmatch(line):
             size = None if match["size"] == "-" else int(match["size"])
-            wheels.append(LockedWheel(**(match.groupdict() | {"size": size})))
+            try:
+                wheels.append(LockedWheel(**(match.groupdict() | {"size": size})))
+            except ValidationError as error:
+                raise _problem(file, number, f"not a line of a lock: {error.errors()[0]['msg']}") from error
         elif line.strip():
             raise _problem(file, number, f"not a line of a lock: {line[:80]!r}")
     base, _, digest = fields.get("base", "").partition("@")

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from assay.model.base import Value
+from assay.model.text import ImageName, VersionText
 
 __all__ = ["Lock", "LockedWheel", "Sha256"]
 
@@ -16,14 +17,14 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class LockedWheel(Value):
     """One file of the lock, by content."""
 
-    name: str
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$")]
     """Normalised distribution name."""
-    version: str
-    filename: str
+    version: VersionText
+    filename: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$")]
     sha256: Sha256
     size: int | None = None
     """Bytes, where the index tells it."""
-    index: str = "pypi"
+    index: ImageName = "pypi"
     """Name of an index in matrix.yaml; `pypi` is the default of the client."""
 
     @property

@@ -1,0 +1,143 @@
+"""A lock is one file that reads back as itself and says what made it stale."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from assay import lockfile, matrix, plan
+from assay.errors import ConfigError
+from assay.flows.lock import age_warning, changes, pick_nightly
+from assay.model.cell import Cell
+from assay.model.lock import Lock, LockedWheel
+from assay.model.matrix import AxisValue
+
+
+def wheel(name: str, version: str = "1.0", *, size: int | None = 10, index: str = "pypi") -> LockedWheel:
+    return LockedWheel(
+        name=name,
+        version=version,
+        filename=f"{name}-{version}-py3-none-any.whl",
+        sha256="a" * 64,
+        size=size,
+        index=index,
+    )
+
+
+@pytest.fixture
+def cell(matrix_text: str, image_text: str) -> Cell:
+    return plan.make(matrix.load(matrix_text, {"serving": image_text})).cells[0]
+
+
+@pytest.fixture
+def lock(cell: Cell) -> Lock:
+    return Lock(
+        cell=cell.id,
+        python="3.11",
+        platform="x86_64-manylinux_2_36",
+        requirements=lockfile.wanted(cell),
+        base="slim",
+        nightlies={"torch": "20261101"},
+        wheels=(wheel("torch", "2.8.0", size=888063640), wheel("numpy", "2.0+cu1!", size=None, index="nightly")),
+    )
+
+
+def test_a_lock_reads_back_as_itself(lock: Lock) -> None:
+    text = lockfile.dump(lock)
+    again = lockfile.parse(text, file="lock.txt")
+
+    assert text == lockfile.dump(again)
+    assert sorted(lock.wheels, key=lambda w: w.name) == list(again.wheels)
+    assert lock.model_copy(update={"wheels": again.wheels}) == again
+
+
+def test_every_line_is_a_requirement_with_one_hash(lock: Lock) -> None:
+    lines = [line for line in lockfile.dump(lock).splitlines() if not line.startswith("#")]
+
+    assert all(line.count("--hash=sha256:") == 1 and "==" in line and "://" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("# assay lock, format 1", "# assay lock, format 9", "lock.txt:1:1: not a lock of this format"),
+        ("--hash=sha256:aaaa", "--hash=sha256:zzzz", "not a line of a lock"),
+        ("torch==2.8.0 ", "torch>=2.8.0 ", "not a line of a lock"),
+        ("torch==2.8.0 ", "torch==2.8.0;reboot ", "not a line of a lock"),
+    ],
+)
+def test_a_changed_lock_is_refused_with_its_line(lock: Lock, old: str, new: str, message: str) -> None:
+    text = lockfile.dump(lock)
+    assert old in text
+
+    with pytest.raises(ConfigError) as caught:
+        lockfile.parse(text.replace(old, new), file="lock.txt")
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({}, None),
+        ({"requirements": ("torch==2.8.0",)}, "the requirements are different: + kernel==0.3.9.post2"),
+        ({"python": "3.12"}, "Python is 3.11, the lock was made for 3.12"),
+        ({"platform": "x86_64-manylinux_2_28"}, "the platform is x86_64-manylinux_2_36, the lock was made for"),
+        ({"base": "devel"}, "the base is slim"),
+        ({"as_of": "2025-01-01"}, "as_of is not set, the lock was made for 2025-01-01"),
+    ],
+)
+def test_a_stale_lock_says_why(lock: Lock, cell: Cell, update: dict[str, object], message: str | None) -> None:
+    reason = lockfile.stale_reason(lock.model_copy(update=update), cell, glibc="2.36")
+
+    assert (message is None) == (reason is None)
+    assert (message or "") in (reason or "")
+
+
+@pytest.mark.parametrize(
+    ("glibc", "expected"), [("2.36", 36), ("2.30", 28), ("2.17", 17), ("2.12", 17), ("2.41", 40), ("2.28", 28)]
+)
+def test_platforms_are_those_the_resolver_knows(glibc: str, expected: int) -> None:
+    assert f"x86_64-manylinux_2_{expected}" == lockfile.platform_of(glibc)
+
+
+NIGHTLIES = ["2.12.0.dev20261101+cu130", "2.12.0.dev20261103+cu130", "2.13.0.dev20261103+cu130", "2.11.0", "junk"]
+
+
+@pytest.mark.parametrize(
+    ("built", "spec", "expected"),
+    [
+        ("latest", ">=2.12.0.dev0", "2.13.0.dev20261103+cu130"),
+        ("latest", ">=2.12.0.dev0,<2.13.0.dev0", "2.12.0.dev20261103+cu130"),
+        ("2026-11-01", ">=2.12.0.dev0", "2.12.0.dev20261101+cu130"),
+        ("2026-11-02", ">=2.12.0.dev0", "2.12.0.dev20261101+cu130"),
+    ],
+)
+def test_a_nightly_is_the_build_of_its_date(built: str, spec: str, expected: str) -> None:
+    value = AxisValue(id="nightly", spec=spec, index="nightly", date=built)
+
+    assert expected == pick_nightly(NIGHTLIES, value)
+
+
+def test_a_pruned_nightly_says_what_the_index_still_has() -> None:
+    value = AxisValue(id="nightly", spec=">=2.12.0.dev0", index="nightly", date="2026-08-01")
+
+    with pytest.raises(LookupError, match="keeps no build as old as 2026-08-01; its oldest is of 20261101"):
+        pick_nightly(NIGHTLIES, value)
+
+
+def test_a_lock_older_than_the_index_keeps_builds_is_warned_about(
+    lock: Lock, matrix_text: str, image_text: str
+) -> None:
+    whole = matrix.load(matrix_text, {"serving": image_text}).matrix
+    old = lock.model_copy(update={"wheels": (wheel("torch", "2.12.0.dev20261101", index="nightly"),)})
+
+    assert "" == age_warning(old, whole, today=date(2026, 12, 31))
+    assert "torch of 2026-11-01 has probably left its index" in age_warning(old, whole, today=date(2027, 1, 1))
+
+
+def test_changes_name_what_came_and_went(lock: Lock) -> None:
+    new = lock.model_copy(update={"wheels": (wheel("torch", "2.9.1"), wheel("numpy", "2.0+cu1!"))})
+
+    assert ("- torch 2.8.0", "+ torch 2.9.1") == changes(lock, new)

@@ -1,0 +1,160 @@
+"""Dockerfiles say exactly what the lock says, and nothing that was not meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from assay import lockfile, matrix, plan, render
+from assay.errors import ConfigError
+from assay.model.cell import Cell
+from assay.model.lock import Lock, LockedWheel
+from assay.model.matrix import AxisValue, SourceTree
+
+
+@pytest.fixture
+def project(matrix_text: str, image_text: str) -> matrix.Project:
+    return matrix.load(matrix_text, {"serving": image_text})
+
+
+@pytest.fixture
+def cell(project: matrix.Project) -> Cell:
+    return plan.make(project).cells[0]
+
+
+@pytest.fixture
+def templates(root: Path) -> dict[str, str]:
+    folder = root / "templates"
+    return {path.name: path.read_text() for path in [*folder.glob("*.j2"), *folder.glob("*.txt")]}
+
+
+def locked(cell: Cell, *, base_digest: str | None = None) -> Lock:
+    def wheel(name: str, size: int, index: str = "pypi") -> LockedWheel:
+        return LockedWheel(
+            name=name, version="1.0", filename=f"{name}-1.0-py3-none-any.whl", sha256="b" * 64, size=size, index=index
+        )
+
+    return Lock(
+        cell=cell.id,
+        python="3.11",
+        platform="x86_64-manylinux_2_36",
+        requirements=lockfile.wanted(cell),
+        base=cell.base,
+        base_digest=base_digest,
+        wheels=(
+            wheel("tiny", 10),
+            wheel("torch", 900_000_000, "nightly"),
+            wheel("cudnn", 700_000_000),
+            wheel("numpy", 17_000_000),
+        ),
+    )
+
+
+def rendered(project: matrix.Project, cell: Cell, templates: dict[str, str], **changes: str) -> str:
+    lock = locked(cell, **changes)
+    base = project.matrix.bases[cell.base]
+    return render.dockerfile(cell, lock, base, indexes=project.matrix.indexes, templates=templates)
+
+
+def test_heavy_wheels_have_linked_layers_heaviest_first(
+    project: matrix.Project, cell: Cell, templates: dict[str, str]
+) -> None:
+    text = rendered(project, cell, templates)
+    copies = [line for line in text.splitlines() if line.startswith("COPY")]
+
+    assert copies == [
+        "COPY --link --from=tools /opt/venv /opt/venv",
+        "COPY --link --from=wheel-torch /out/ /opt/venv/",
+        "COPY --link --from=wheel-cudnn /out/ /opt/venv/",
+        "COPY --link --from=light /out/ /opt/venv/",
+    ]
+
+
+def test_every_wheel_is_installed_once_by_hash(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
+    text = rendered(project, cell, templates)
+
+    assert all(text.count(f"{name}==1.0 --hash=sha256:{'b' * 64}") == 1 for name in ("tiny", "torch", "cudnn", "numpy"))
+    assert text.count("--require-hashes") == 2
+    assert text.count("--index https://nightly.example/whl/cu130") == 1
+
+
+def test_values_are_quoted_for_their_place(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
+    text = rendered(project, cell, templates)
+
+    assert 'ENV GREETING="say \\"\\$HOME\\" \\\\ once"' in text
+
+
+def test_the_site_comes_in_as_secrets_only(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
+    text = rendered(project, cell, templates)
+    final = text[text.index("AS image") :]
+
+    assert "ENV SSL" not in text
+    assert "COPY --from=tools /opt/tools" not in final
+    assert "/run/secrets" not in final[final.index("useradd") :]
+
+
+def test_a_registry_base_is_named_by_digest(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
+    on_devel = cell.model_copy(update={"base": "devel", "python": "3.12"})
+    text = rendered(project, on_devel, templates, base_digest="sha256:" + "c" * 64)
+
+    assert f"ARG BASE=docker.io/nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:{'c' * 64}\n" in text
+    assert "apt-get" in text[: text.index("AS tools")]
+
+
+def test_a_source_value_is_compiled_against_the_cell_for_its_targets(
+    project: matrix.Project, cell: Cell, templates: dict[str, str]
+) -> None:
+    tree = SourceTree(git="https://github.com/x/y", ref="v1", subdirectory="sub", env={"A": "it's"})
+    point = cell.point | {"kernel": AxisValue(id="src.1", version="1.0", source=tree)}
+    on_devel = cell.model_copy(update={"base": "devel", "point": point})
+    text = rendered(project, on_devel, templates, base_digest="sha256:" + "c" * 64)
+    stage = text[text.index("FROM python AS source-kernel") : text.index("AS image")]
+
+    assert "git clone --quiet --depth 1 --branch v1" in stage
+    assert "cd /src/sub" in stage
+    assert "export TORCH_CUDA_ARCH_LIST=12.0+PTX FLASHINFER_CUDA_ARCH_LIST=12.0f" in stage
+    assert """export A='it'"'"'s'""" in stage
+    assert stage.count("COPY --link --from=wheel-") == 2
+    assert "COPY --link --from=source-kernel /out/ /opt/venv/" in text
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("FROM x\n{{ nope }}\n", "templates/server.Dockerfile.j2"),
+        ("FROM x\n\n{% if %}\n", "templates/server.Dockerfile.j2:3:1"),
+    ],
+)
+def test_a_wrong_template_says_where(
+    project: matrix.Project, cell: Cell, templates: dict[str, str], template: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        rendered(project, cell, templates | {"server.Dockerfile.j2": template})
+
+    assert message in str(caught.value)
+
+
+def test_the_content_key_follows_what_is_built(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
+    lock = locked(cell)
+    text = rendered(project, cell, templates)
+    other = rendered(project, cell.model_copy(update={"env": {"GREETING": "hi"}}), templates)
+
+    assert render.content_key(text, lock) == render.content_key(text, lock)
+    assert render.content_key(text, lock) != render.content_key(other, lock)
+
+
+@pytest.mark.parametrize(
+    ("arch_list", "expected"),
+    [("12.0+PTX", "12.0f"), ("9.0;12.0+PTX", "9.0 12.0f"), ("12.0a", "12.0a"), ("10.0a+PTX;8.9", "10.0a 8.9")],
+)
+def test_flashinfer_arch_lists(arch_list: str, expected: str) -> None:
+    assert expected == render.flashinfer_arch_list(arch_list)
+
+
+def test_the_bake_file_names_every_cell_and_group(cell: Cell) -> None:
+    document = json.loads(render.bake_file([(cell, "sha256:1")], {"starter": [cell.id], "none": ["other"]}))
+
+    assert document["group"] == {"starter": {"targets": ["serving-cu128-torch2_8_0"]}}
+    assert document["target"]["serving-cu128-torch2_8_0"]["context"] == f"serving/cells/{cell.id}"

@@ -1,0 +1,66 @@
+"""YAML without guessing, with every problem at its place."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay import yamltext
+from assay.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("torch: 2.10", {"torch": "2.10"}),
+        ("on: yes", {"on": "yes"}),
+        ("a: 0x10\nb: 1_000\nc: 2026-11-01", {"a": "0x10", "b": "1_000", "c": "2026-11-01"}),
+        ("a:\nb: ~\nc: null\nd: ''\ne: 'null'", {"a": None, "b": None, "c": None, "d": "", "e": "null"}),
+        ("- [1, {a: 2}]", [["1", {"a": "2"}]]),
+        ("x: &x [1]\ny: *x", {"x": ["1"], "y": ["1"]}),
+    ],
+)
+def test_scalars_stay_what_is_written(text: str, data: object) -> None:
+    document = yamltext.load(text, file="f.yaml")
+
+    assert data == document.data
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: 1\nb: [2\nc: 3", "f.yaml:3:2"),
+        ("a: 1\na: 2", "f.yaml:2:1: the key 'a' stands twice"),
+        ("", "f.yaml:1:1: the file is empty"),
+        ("a: &a [*a]", "an alias contains itself"),
+        ("? [1]\n: 2", "f.yaml:1:3: a key must be a plain word"),
+        ("a: 1\n---\nb: 2", "f.yaml:2:1"),
+    ],
+)
+def test_what_is_no_document_says_where(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        yamltext.load(text, file="f.yaml")
+
+    assert problem in str(caught.value)
+
+
+def test_aliases_that_multiply_are_stopped() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+
+    with pytest.raises(ConfigError, match="aliases that multiply"):
+        yamltext.load("\n".join(lines), file="f.yaml")
+
+
+def test_deep_nesting_is_an_error_of_the_file() -> None:
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        yamltext.load("[" * 5000, file="f.yaml")
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        yamltext.load(text, file="f.yaml")
+    except ConfigError:
+        pass
