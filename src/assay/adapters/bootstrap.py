@@ -38,7 +38,8 @@ _CLEAN: Final = r"""
 set -eu
 cd "$1"
 rm -rf var/cache/apt/archives/* var/cache/apt/*.bin var/lib/apt/lists/* var/log/* debootstrap
-rm -f var/cache/ldconfig/aux-cache etc/hostname etc/resolv.conf etc/*- var/cache/debconf/*-old var/lib/dpkg/*-old var/lib/systemd/random-seed
+rm -f var/cache/ldconfig/aux-cache
+rm -f etc/hostname etc/resolv.conf etc/*- var/cache/debconf/*-old var/lib/dpkg/*-old var/lib/systemd/random-seed
 rm -f var/lib/dbus/machine-id etc/apt/apt.conf.d/*proxy* etc/ssl/private/*
 : > etc/machine-id
 mkdir -p var/log/apt var/lib/apt/lists/partial var/cache/apt/archives/partial
