@@ -25,7 +25,7 @@ targets:
     arch_list: 9.0+PTX
 bases:
   slim: {kind: bootstrap, distribution: debian, suite: bookworm, python: 3.11, glibc: 2.36, packages: [python3]}
-  devel: {kind: registry, image: "docker.io/nvidia/cuda:13.0.2-devel-ubuntu24.04", python: 3.12, glibc: 2.39, cuda: 13.0}
+  devel: {kind: registry, image: "docker.io/nvidia/cuda:13.0.2-devel", python: 3.12, glibc: 2.39, cuda: 13.0}
 indexes:
   pypi: {}
   nightly: {url: "https://nightly.example/whl/cu130", nightly: true, keeps_days: 60}

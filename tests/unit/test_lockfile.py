@@ -39,7 +39,7 @@ def lock(cell: Cell) -> Lock:
         requirements=lockfile.wanted(cell),
         base="slim",
         nightlies={"torch": "20261101"},
-        wheels=(wheel("torch", "2.8.0", size=888063640), wheel("numpy", "2.0+cu1!", size=None, index="nightly")),
+        wheels=(wheel("torch", "2.8.0", size=888063640), wheel("numpy", "2.0+cu130", size=None, index="nightly")),
     )
 
 
@@ -138,6 +138,6 @@ def test_a_lock_older_than_the_index_keeps_builds_is_warned_about(
 
 
 def test_changes_name_what_came_and_went(lock: Lock) -> None:
-    new = lock.model_copy(update={"wheels": (wheel("torch", "2.9.1"), wheel("numpy", "2.0+cu1!"))})
+    new = lock.model_copy(update={"wheels": (wheel("torch", "2.9.1"), wheel("numpy", "2.0+cu130"))})
 
     assert ("- torch 2.8.0", "+ torch 2.9.1") == changes(lock, new)
