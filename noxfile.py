@@ -97,3 +97,29 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     environment(session, "dev")
     run(session, "mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check that nothing generated has drifted and that what is documented holds."""
+    environment(session, "test")
+    run(session, "assay", "render", "--check")
+    run(session, "python", "-m", "pytest", "-q", "-k", "drift or schema or docs or readme", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks, all that need no GPU or `-- NAME…`; each prints the ratios of one run as a table."""
+    environment(session, "test")
+    wanted = session.posargs or sorted(
+        path.stem for path in (ROOT / "bench").glob("*.py") if not path.stem.startswith("_")
+    )
+    for name in wanted:
+        run(session, "python", f"bench/{name}.py")
+
+
+@nox.session(name="bench-serve")
+def bench_serve(session: nox.Session) -> None:
+    """Put load on servers and compare them: `-- …` as for `assay bench`."""
+    environment(session)
+    run(session, "assay", "bench", *session.posargs)
