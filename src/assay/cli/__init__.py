@@ -24,6 +24,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve-check": ("serve_check", "Start a server in an image and check its API."),
     "bench": ("bench", "Put load on servers and compare them."),
     "render": ("render", "Write Dockerfiles and the bake file."),
+    "publish": ("publish", "Give tags to what was verified; take them back."),
+    "verify": ("verify", "Check anybody's reference from the registry alone."),
+    "recommend": ("recommend", "Say which image works on a card."),
 }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from assay.errors import EvidenceError, RegistryError
 from assay.evidence import Kind, Verdict, record_of, verdict_of
@@ -19,7 +19,7 @@ from assay.ports.signing import Verifier
 from assay.record import Record
 from assay.reference import Reference
 
-__all__ = ["ALIAS", "Verification", "judge_pieces", "verify"]
+__all__ = ["ALIAS", "Verification", "document", "judge_pieces", "judgement_document", "verify"]
 
 ALIAS: Final = re.compile(r"sm([0-9]{2,3}[a-z]?)-([a-z][a-z0-9]*)")
 """A moving tag: target and level."""
@@ -47,6 +47,11 @@ class Verification:
     def signers(self) -> tuple[str, ...]:
         """Who attests the evidence; empty if it is only recorded."""
         return tuple(sorted({piece.signer for piece in self.pieces if piece.signer}))
+
+    @property
+    def attested(self) -> bool:
+        """Whether every piece of evidence is signed by someone known; otherwise it is only recorded."""
+        return bool(self.pieces) and all(piece.signer for piece in self.pieces)
 
     @property
     def pull(self) -> str:
@@ -187,3 +192,55 @@ def _read(pieces: Sequence[Piece]) -> tuple[list[Record], list[Verdict], list[Re
         except EvidenceError as error:
             problems.append(Reason(why=Why.EVIDENCE, message=error.message))
     return records, verdicts, problems
+
+
+def document(seen: Verification) -> dict[str, Any]:
+    """Return a verification as the JSON document of `assay verify` (version 1), for programs that gate on it."""
+    return {
+        "version": 1,
+        "reference": str(seen.reference),
+        "digest": seen.subject.digest,
+        "ok": seen.ok,
+        "standing": "attested" if seen.attested else "recorded" if seen.pieces else "none",
+        "signers": list(seen.signers),
+        "pull": seen.pull,
+        "reasons": [{"why": str(reason.why), "message": reason.message} for reason in seen.reasons],
+        "judgements": [judgement_document(one) for one in seen.judgements],
+        "evidence": [
+            {
+                "kind": piece.statement.predicate_type,
+                "statement": piece.statement.digest,
+                "manifest": piece.manifest,
+                "signed": piece.bundle is not None,
+                "signer": piece.signer,
+            }
+            for piece in seen.pieces
+        ],
+    }
+
+
+def judgement_document(judgement: Judgement) -> dict[str, Any]:
+    """Return a judgement as it stands in JSON documents."""
+    newest = judgement.probes[-1] if judgement.probes else None
+    return {
+        "level": judgement.level,
+        "basis": str(judgement.basis),
+        "image": judgement.image,
+        "target": judgement.target,
+        "ok": judgement.ok,
+        "features": [
+            {
+                "feature": line.feature,
+                "outcome": str(line.outcome),
+                "wanted": [str(outcome) for outcome in line.wanted],
+                "ok": line.ok,
+                "reason": line.reason,
+                "measured": line.measured.isoformat() if line.measured else None,
+            }
+            for line in judgement.features
+        ],
+        "devices": sorted({device.name for record in judgement.probes for device in record.devices}),
+        "measured": newest.created.isoformat() if newest else None,
+        "audit": str(judgement.audit.verdict) if judgement.audit else None,
+        "reasons": [{"why": str(reason.why), "message": reason.message} for reason in judgement.reasons],
+    }

@@ -1,0 +1,250 @@
+"""`assay publish`: give tags to what was verified, and take them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from assay import console
+from assay.adapters.cosign import CosignSigner
+from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.dsse import KeySigner
+from assay.adapters.journal import FileJournal
+from assay.adapters.kept_records import KeptRecord, KeptRecords
+from assay.adapters.probe_suite import suite_digest
+from assay.adapters.project_files import ProjectFiles
+from assay.adapters.registry import connect
+from assay.adapters.registry_auth import DockerConfig
+from assay.adapters.store import FileStore
+from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.trust import insecure_option, show_judgement, verifier_of
+from assay.errors import PolicyRefused, RegistryError, UsageError
+from assay.flows.publish import Candidate, Proposal, execute, propose, stage
+from assay.flows.retag import Gear
+from assay.flows.revoke import revoke
+from assay.flows.verify import judgement_document
+from assay.model.cell import Cell
+from assay.model.policy import Policy
+from assay.oci import Descriptor
+from assay.ports.signing import Signer
+from assay.record import AuditRecord, BuildRecord, BuildStatus, Record, dump
+from assay.reference import Reference
+
+__all__ = ["command"]
+
+
+@click.command("publish")
+@select_argument
+@project_option
+@format_option("text", "json")
+@click.option("--level", default="verified", show_default=True, help="Which level of the policy the tags promise.")
+@click.option(
+    "--target", "targets", multiple=True, metavar="SM", help="For these architectures (default: all that were proven)."
+)
+@click.option("--dry-run", is_flag=True, help="Say which tags would move to which digests and why; write nothing.")
+@click.option(
+    "--revision", type=click.IntRange(1), default=1, show_default=True, help="Of a cell that was built again."
+)
+@click.option(
+    "--sign-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign with this private key (PEM)."
+)
+@click.option("--cosign-key", metavar="KEY", help="Sign through cosign with this key file or KMS address.")
+@click.option("--cosign-keyless", is_flag=True, help="Sign through cosign by identity.")
+@click.option("--reader-config", type=click.Path(path_type=Path, exists=True), help="Docker config to read back with.")
+@click.option("--revoke", "revoked", metavar="REFERENCE", help="Take this reference back instead of publishing.")
+@click.option("--reason", help="Why, with --revoke; it is kept in the registry for good.")
+@click.option("--to", "back_to", metavar="DIGEST", help="With --revoke: what the aliases go back to.")
+@insecure_option
+def command(
+    select: tuple[str, ...],
+    project: Path | None,
+    form: str,
+    *,
+    level: str,
+    targets: tuple[str, ...],
+    dry_run: bool,
+    revision: int,
+    sign_key: Path | None,
+    cosign_key: str | None,
+    cosign_keyless: bool,
+    reader_config: Path | None,
+    revoked: str | None,
+    reason: str | None,
+    back_to: str | None,
+    insecure: tuple[str, ...],
+) -> int:
+    """Publish cells: push to staging, judge by the records, promote by digest, attach the evidence, then name.
+
+    Every step is safe to repeat. A tag named after a cell never moves; aliases such as sm120-verified do, last of all.
+    Exit code 6: the records do not meet the policy, with every reason.
+    """
+    files, plan = load(project)
+    policy = plan.project.matrix.policy
+    registry = connect(insecure=insecure)
+    gear = Gear(
+        registry=registry,
+        reader=connect(insecure=insecure, credentials=DockerConfig(reader_config)) if reader_config else registry,
+        journal=FileJournal(files.root / "build_logs"),
+        signer=_signer(sign_key, cosign_key, keyless=cosign_keyless),
+        verifier=verifier_of([], (policy, files.root)),
+        say=console.say,
+    )
+    if revoked:
+        return _revoke(revoked, reason, back_to, policy=policy, gear=gear, form=form)
+    cells = plan.select(select, default=True)
+    results: list[dict[str, Any]] = []
+    worst = 0
+    for cell in cells:
+        try:
+            results.append(
+                _publish(cell, files, policy, gear, level=level, targets=targets, revision=revision, dry_run=dry_run)
+            )
+        except PolicyRefused as refusal:
+            results.append({"cell": cell.id, "published": False, "refused": refusal.message.splitlines()})
+            console.err().print(f"[red]refused:[/] {refusal}", markup=True, soft_wrap=True)
+            worst = refusal.exit_code
+        worst = max(worst, 0 if results[-1].get("ok", True) else PolicyRefused.exit_code)
+    if form == "json":
+        console.json_data({"version": 1, "level": level, "dry_run": dry_run, "cells": results})
+    return worst
+
+
+def _signer(key: Path | None, cosign_key: str | None, *, keyless: bool) -> Signer | None:
+    if sum((key is not None, cosign_key is not None, keyless)) > 1:
+        raise UsageError("give one of --sign-key, --cosign-key and --cosign-keyless")
+    if key is not None:
+        return KeySigner(key)
+    return CosignSigner(cosign_key) if cosign_key or keyless else None
+
+
+def _publish(
+    cell: Cell,
+    files: ProjectFiles,
+    policy: Policy,
+    gear: Gear,
+    *,
+    level: str,
+    targets: Sequence[str],
+    revision: int,
+    dry_run: bool,
+) -> dict[str, Any]:
+    store = FileStore(files.root / "build_logs")
+    kept = list(KeptRecords(store.root))
+    records = [one.record for one in kept if one.intact]
+    suite = suite_digest(files.root / "probes")
+    candidate = _candidate(cell, files, records, targets, revision)
+    subject = _staged(candidate, policy, gear, push=not dry_run)
+    _check_intact(kept, subject)
+    candidate = replace(candidate, report=_report(store, records, subject))
+    proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
+    proven = [one.target for one in proposal.judgements if one.ok]
+    if proven and not targets:
+        for judgement in proposal.judgements:
+            if not judgement.ok:
+                console.say(f"not for {judgement.target}: {judgement.reasons[0]}")
+        candidate = replace(candidate, targets=tuple(proven))
+        proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
+    _tell(proposal)
+    if not dry_run:
+        exact = {id(one.record): one.raw for one in kept}
+        execute(
+            proposal, policy=policy, suite=suite, gear=gear, exact=lambda record: exact.get(id(record)) or dump(record)
+        )
+    return _document(proposal, published=not dry_run)
+
+
+def _candidate(
+    cell: Cell, files: ProjectFiles, records: Sequence[Record], targets: Sequence[str], revision: int
+) -> Candidate:
+    for target in targets:
+        if target not in cell.targets:
+            raise UsageError(f"{cell.id} is not made for {target}", hint=f"its targets: {', '.join(cell.targets)}")
+    built = [
+        record
+        for record in records
+        if isinstance(record, BuildRecord)
+        and record.cell == cell.id
+        and record.status in (BuildStatus.BUILT, BuildStatus.CACHED)
+        and record.content_key
+    ]
+    key = built[-1].content_key if built else None
+    return Candidate(
+        cell=cell.id,
+        tag=cell.tag,
+        image=cell.image,
+        targets=tuple(targets) or cell.targets,
+        staging_tag=key.removeprefix("sha256:") if key else cell.tag,
+        local=cell.local_reference if built and cell.kind == "build" else None,
+        lock=files.lock(cell) if cell.kind == "build" else None,
+        revision=revision,
+    )
+
+
+def _staged(candidate: Candidate, policy: Policy, gear: Gear, *, push: bool) -> Descriptor:
+    """Return what staging has; push it there first if it is not there yet."""
+    try:
+        return stage(replace(candidate, local=None), policy, registry=gear.registry, engine=None)
+    except RegistryError:
+        if candidate.local is None or not push:
+            raise
+    console.say(f"pushing {candidate.local} to staging")
+    return stage(candidate, policy, registry=gear.registry, engine=DockerEngine())
+
+
+def _check_intact(kept: Sequence[KeptRecord], subject: Descriptor) -> None:
+    edited = [one.name for one in kept if not one.intact and one.record.image_digest == subject.digest]
+    if edited:
+        raise PolicyRefused(
+            f"records of {subject.digest[:19]} were edited after they were written: {', '.join(edited)}",
+            hint="a record is never changed; probe again, and keep the edited file elsewhere",
+        )
+
+
+def _report(store: FileStore, records: Sequence[Record], subject: Descriptor) -> bytes | None:
+    audits = [one for one in records if isinstance(one, AuditRecord) and one.image_digest == subject.digest]
+    return store.document(audits[-1].report) if audits and audits[-1].report else None
+
+
+def _tell(proposal: Proposal) -> None:
+    for judgement in proposal.judgements:
+        show_judgement(judgement)
+    for move in proposal.moves:
+        name = proposal.release.tagged(move.tag)
+        old = move.old[:19] if move.old else "not there"
+        console.say(f"{name}: {old} -> {move.new[:19]}" if move.needed else f"{name}: stays at {move.new[:19]}")
+    for reason in [*proposal.reasons, *(reason for one in proposal.judgements for reason in one.reasons)]:
+        console.say(f"refused: {reason}")
+
+
+def _document(proposal: Proposal, *, published: bool) -> dict[str, Any]:
+    return {
+        "cell": proposal.candidate.cell,
+        "ok": proposal.ok,
+        "published": published and proposal.ok,
+        "digest": proposal.subject.digest,
+        "staging": proposal.staging.at(proposal.subject.digest),
+        "pull": f"docker pull {proposal.release.at(proposal.subject.digest)}",
+        "moves": [
+            {"tag": move.tag, "old": move.old, "new": move.new, "moving": move.moving} for move in proposal.moves
+        ],
+        "judgements": [judgement_document(one) for one in proposal.judgements],
+        "reasons": [{"why": str(reason.why), "message": reason.message} for reason in proposal.reasons],
+    }
+
+
+def _revoke(reference: str, reason: str | None, to: str | None, *, policy: Policy, gear: Gear, form: str) -> int:
+    if not reason:
+        raise UsageError("--revoke needs --reason", hint="others will read it: say what is wrong")
+    digest, moved = revoke(Reference.parse(reference), reason=reason, to=to, policy=policy, gear=gear)
+    console.say(f"revoked {digest}")
+    for tag, new in moved.items():
+        console.say(
+            f"{tag}: back to {new}" if new else f"{tag}: nothing earlier holds; it stays, and verify refuses it"
+        )
+    if form == "json":
+        console.json_data({"version": 1, "revoked": digest, "reason": reason, "aliases": moved})
+    return 0

@@ -1,0 +1,137 @@
+"""`assay recommend`: which tag works on my card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from assay import console
+from assay.adapters.kept_records import KeptRecords
+from assay.adapters.registry import connect
+from assay.cli.common import format_option, project_option
+from assay.cli.trust import insecure_option, keys_option, own_policy, verifier_of
+from assay.errors import RegistryError
+from assay.flows.recommend import Offer, from_records, from_registry, rank
+from assay.nearest import suggestion
+from assay.record import ProbeRecord, now
+from assay.reference import Reference
+
+__all__ = ["command"]
+
+
+@click.command("recommend")
+@click.option("--target", required=True, metavar="SM", help="Your card's architecture: sm_120 for an RTX 5090.")
+@click.option("--need", "needs", multiple=True, metavar="FEATURES", help="What must work, e.g. cuda-graphs,flashinfer.")
+@click.option(
+    "--have",
+    multiple=True,
+    metavar="REPOSITORY",
+    help="A registry's repository to ask (default: none; what was measured here always counts).",
+)
+@click.option("--published", is_flag=True, help="Ask the release repositories of this checkout's policy too.")
+@keys_option
+@insecure_option
+@project_option
+@format_option("text", "json")
+def command(
+    target: str,
+    needs: tuple[str, ...],
+    have: tuple[str, ...],
+    *,
+    published: bool,
+    keys: tuple[Path, ...],
+    insecure: tuple[str, ...],
+    project: Path | None,
+    form: str,
+) -> int:
+    """Say which image works on a card, from what was measured: records of this machine and evidence in registries.
+
+    Exit code 0: something has all that is needed; 3: nothing was measured to (what comes nearest is shown).
+    """
+    wanted = tuple(dict.fromkeys(name.strip() for text in needs for name in text.split(",") if name.strip()))
+    own = own_policy(project)
+    offers: list[Offer] = []
+    if own is not None:
+        kept = [one.record for one in KeptRecords(own[1] / "build_logs") if one.intact]
+        offers += from_records([record for record in kept if isinstance(record, ProbeRecord)], target)
+    repositories = list(have)
+    if published and own is not None:
+        folder = own[1] / "images"
+        repositories += [
+            own[0].repositories.release_of(path.parent.name) for path in sorted(folder.glob("*/image.yaml"))
+        ]
+    client, verifier = connect(insecure=insecure), verifier_of(keys, own)
+    for name in dict.fromkeys(repositories):
+        try:
+            offers += from_registry(
+                Reference.parse(name).repository, target, registry=client, verifier=verifier, now=now()
+            )
+        except RegistryError as error:
+            if name in have:
+                raise
+            console.warn(f"{name}: {error.message}")
+    ranked = rank(offers, wanted)
+    good = [offer for offer in ranked if offer.standing != "refused" and not offer.lacks(wanted)]
+    if form == "json":
+        console.json_data(
+            {
+                "version": 1,
+                "target": target,
+                "needs": list(wanted),
+                "found": bool(good),
+                "offers": [_document(offer, wanted) for offer in ranked],
+            }
+        )
+    else:
+        _show(ranked, good, wanted, target)
+    return 0 if good else 3
+
+
+def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
+    return {
+        "reference": offer.reference,
+        "tags": list(offer.tags),
+        "digest": offer.digest,
+        "cell": offer.cell,
+        "device": offer.device,
+        "measured": offer.measured.isoformat(),
+        "standing": offer.standing,
+        "levels": list(offer.levels),
+        "lacks": list(offer.lacks(needs)),
+        "features": {name: str(outcome) for name, outcome in sorted(offer.features.items())},
+        "note": offer.note,
+    }
+
+
+def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> None:
+    if not ranked:
+        console.say(f"nobody has measured anything on {target} that is known here; nothing can be recommended")
+        console.say("  try: --have REGISTRY/REPOSITORY, or assay probe on such a card")
+        return
+    known = {feature for offer in ranked for feature in offer.features}
+    for need in needs:
+        if need not in known:
+            console.warn(f"no record speaks of {need!r}{suggestion(need, known)}")
+    shown = list(needs) or sorted(known)
+    rows = [
+        (
+            offer.tags[0] if offer.tags else offer.cell,
+            *(str(offer.features.get(need, "not_run")) for need in shown),
+            offer.standing,
+            offer.device,
+            f"{offer.measured:%Y-%m-%d}",
+            offer.note,
+        )
+        for offer in ranked
+    ]
+    console.data_table(("image", *shown, "standing", "measured on", "at", "note"), rows)
+    if not good:
+        console.say(f"nothing was measured to have all of {', '.join(needs) or 'this'} on {target}")
+        return
+    best = good[0]
+    if best.digest and best.standing != "measured":
+        console.data(f"docker pull {best.reference}")
+    else:
+        console.say(f"best: {best.cell} (measured here, not published)")

@@ -1,0 +1,101 @@
+"""What the commands that speak with registries share: keys, hosts, the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from assay import console
+from assay.adapters.dsse import KeyVerifier
+from assay.adapters.project_files import ProjectFiles, find_root
+from assay.errors import UsageError
+from assay.flows.verify import Verification
+from assay.model.policy import Policy
+from assay.policy import Judgement
+
+__all__ = ["insecure_option", "keys_option", "own_policy", "show", "show_judgement", "verifier_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def insecure_option(function: F) -> F:
+    """Add `--insecure HOST`."""
+    return click.option(
+        "--insecure",
+        multiple=True,
+        metavar="HOST",
+        help="A registry that may be spoken to without TLS (loopback always may).",
+    )(function)
+
+
+def keys_option(function: F) -> F:
+    """Add `--key FILE` for public keys."""
+    return click.option(
+        "--key",
+        "keys",
+        multiple=True,
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="A public key (PEM) whose signatures count; with one, evidence that is not signed by it does not.",
+    )(function)
+
+
+def own_policy(project: Path | None) -> tuple[Policy, Path] | None:
+    """Return the policy of the checkout that is named or that this folder is in, with its folder; None without one."""
+    try:
+        root = project or find_root()
+    except UsageError:
+        return None
+    return ProjectFiles(root).load().matrix.policy, root
+
+
+def verifier_of(keys: Sequence[Path], policy: tuple[Policy, Path] | None) -> KeyVerifier:
+    """Return what knows the keys that were named, or else those of the policy."""
+    found = list(keys) or [policy[1] / name for name in policy[0].keys] if policy else list(keys)
+    return KeyVerifier(found)
+
+
+def show_judgement(judgement: Judgement) -> None:
+    """Print one judgement as a table, and what stands against it."""
+    devices = ", ".join(sorted({device.name for record in judgement.probes for device in record.devices}))
+    title = f"{judgement.level} on {judgement.target}: {'yes' if judgement.ok else 'no'}"
+    rows = [
+        (
+            line.feature,
+            str(line.outcome),
+            " or ".join(line.wanted) or "-",
+            "ok" if line.ok else "refused",
+            f"{line.measured:%Y-%m-%d}" if line.measured else "-",
+            line.reason,
+        )
+        for line in judgement.features
+    ]
+    console.data_table(
+        ("feature", "outcome", "wanted", "", "measured", "reason"),
+        rows,
+        title=title + (f" ({devices})" if devices else ""),
+    )
+
+
+def show(seen: Verification) -> None:
+    """Print a verification for people: the tables and the command to pull on stdout, the reasons on stderr."""
+    for judgement in seen.judgements:
+        show_judgement(judgement)
+    if seen.attested:
+        console.say(f"evidence: {len(seen.pieces)} statements, attested by {', '.join(seen.signers)}")
+    elif seen.pieces:
+        signed = sum(piece.bundle is not None for piece in seen.pieces)
+        console.say(
+            f"evidence: {len(seen.pieces)} statements, recorded, but nobody known stands for them ({signed} signed)"
+        )
+    else:
+        console.say("evidence: none")
+    for reason in seen.reasons:
+        console.say(f"refused: {reason}")
+    for judgement in seen.judgements:
+        for reason in judgement.reasons:
+            console.say(f"refused for {judgement.target}: {reason}")
+    if seen.ok:
+        console.data(seen.pull)

@@ -1,0 +1,65 @@
+"""`assay verify`: check a reference, one's own or anybody's, from the registry alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from assay import console
+from assay.adapters.registry import connect
+from assay.cli.common import format_option, project_option
+from assay.cli.trust import insecure_option, keys_option, own_policy, show, verifier_of
+from assay.flows.verify import document, verify
+from assay.record import now
+from assay.reference import Reference
+
+__all__ = ["command"]
+
+
+@click.command("verify")
+@click.argument("reference")
+@click.option("--level", default=None, help="Only this level (default: what the tag promises, or all that were found).")
+@click.option("--target", default=None, metavar="SM", help="Only this architecture, e.g. sm_120.")
+@click.option("--suite", default=None, metavar="DIGEST", help="Digest of the probe suite that must have been used.")
+@click.option(
+    "--own-policy", "judge_by_own", is_flag=True, help="Judge by this checkout's policy, not the publisher's."
+)
+@keys_option
+@insecure_option
+@project_option
+@format_option("text", "json")
+def command(
+    reference: str,
+    level: str | None,
+    target: str | None,
+    suite: str | None,
+    *,
+    judge_by_own: bool,
+    keys: tuple[Path, ...],
+    insecure: tuple[str, ...],
+    project: Path | None,
+    form: str,
+) -> int:
+    """Check what REFERENCE names now: its digest, evidence, signatures, policy and age.
+
+    Judges by the policy that the publisher's verdict names, or with --own-policy by your own. Prints a table of
+    features and the exact command to pull by digest. Exit code 0: it holds; 6: it does not, with the reasons; 5: the
+    registry failed.
+    """
+    own = own_policy(project) if judge_by_own or project else None
+    seen = verify(
+        Reference.parse(reference),
+        registry=connect(insecure=insecure),
+        verifier=verifier_of(keys, own),
+        level=level,
+        target=target,
+        policy=own[0] if own else None,
+        suite=suite,
+        now=now(),
+    )
+    if form == "json":
+        console.json_data(document(seen))
+    else:
+        show(seen)
+    return 0 if seen.ok else 6
