@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -123,19 +124,29 @@ def render_requirements(texts: Iterable[str], point: Mapping[str, AxisValue]) ->
     result: list[str] = []
     for text in texts:
         try:
-            filled = _JINJA.from_string(text).render(dict(point)).strip() if "{" in text else text.strip()
+            filled = _compiled(text).render(dict(point)).strip() if "{" in text else text.strip()
         except TemplateError as error:
             raise ValueError(f"{text!r}: {error}") from error
         if not filled:
             continue
-        try:
-            requirement = Requirement(filled)
-        except InvalidRequirement as error:
-            raise ValueError(f"{filled!r} is not a requirement: {str(error).splitlines()[0]}") from error
-        if requirement.url is not None:
-            raise ValueError(f"{filled!r}: an address cannot be locked by name; use an index or a source value")
+        _check_requirement(filled)
         result.append(filled)
     return tuple(result)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> Template:
+    return _JINJA.from_string(text)
+
+
+@lru_cache(maxsize=4096)
+def _check_requirement(text: str) -> None:
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"{text!r} is not a requirement: {str(error).splitlines()[0]}") from error
+    if requirement.url is not None:
+        raise ValueError(f"{text!r}: an address cannot be locked by name; use an index or a source value")
 
 
 class _Expansion:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
-from jinja2 import DictLoader, StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 from packaging.utils import canonicalize_name
 
 from assay.digest import digest_of
@@ -59,9 +59,11 @@ def _exec_form(words: Iterable[str]) -> str:
     return json.dumps(list(words), ensure_ascii=False)
 
 
-def _environment(templates: Mapping[str, str]) -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(
+@lru_cache(maxsize=4)
+def _environment(templates: tuple[tuple[str, str], ...]) -> Environment:
+    environment = Environment(
         loader=DictLoader(dict(templates)),
+        auto_reload=False,
         undefined=StrictUndefined,
         autoescape=False,
         keep_trailing_newline=True,
@@ -74,6 +76,11 @@ def _environment(templates: Mapping[str, str]) -> SandboxedEnvironment:
 def _indexes(wheels: Sequence[LockedWheel], indexes: Mapping[str, Index]) -> list[Index]:
     names = sorted({wheel.index for wheel in wheels})
     return [indexes[name] for name in names if name in indexes and indexes[name].url is not None]
+
+
+def _lines(wheels: Iterable[LockedWheel]) -> str:
+    """Return what an installer reads: exact versions with hashes."""
+    return "\n".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in wheels)
 
 
 def _sources(cell: Cell) -> list[dict[str, Any]]:
@@ -99,14 +106,17 @@ def dockerfile(
     Raises:
         ConfigError: the template is missing, is not Jinja, or names something undefined; gives file and line.
     """
-    heavy = [wheel for wheel in lock.wheels if (wheel.size or 0) >= HEAVY_BYTES and wheel.is_wheel]
+    heavy: list[LockedWheel] = []
+    light: list[LockedWheel] = []
+    for wheel in lock.wheels:
+        (heavy if (wheel.size or 0) >= HEAVY_BYTES and wheel.is_wheel else light).append(wheel)
     # Heavy first: what changes least and weighs most lies lowest.
     heavy.sort(key=lambda wheel: (-(wheel.size or 0), wheel.name))
-    light = sorted((wheel for wheel in lock.wheels if wheel not in heavy), key=lambda wheel: wheel.name)
+    light.sort(key=lambda wheel: wheel.name)
     file = f"{cell.template}.Dockerfile.j2"
     try:
         text = (
-            _environment(templates)
+            _environment(tuple(templates.items()))
             .get_template(file)
             .render(
                 cell=cell,
@@ -114,10 +124,10 @@ def dockerfile(
                 base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest)},
                 tools=templates[TOOLS_FILE].strip(),
                 heavy=[
-                    {"stage": f"wheel-{wheel.name}", "wheel": wheel, "indexes": _indexes([wheel], indexes)}
+                    {"stage": f"wheel-{wheel.name}", "lines": _lines([wheel]), "indexes": _indexes([wheel], indexes)}
                     for wheel in heavy
                 ],
-                light={"wheels": light, "indexes": _indexes(light, indexes)},
+                light={"lines": _lines(light), "indexes": _indexes(light, indexes)},
                 source_builds=_sources(cell),
                 flashinfer_arch_list=flashinfer_arch_list(cell.arch_list),
                 labels=labels(cell, lock),
@@ -155,12 +165,13 @@ def labels(cell: Cell, lock: Lock) -> dict[str, str]:
     }
 
 
-def content_key(dockerfile_text: str, lock: Lock) -> str:
+def content_key(dockerfile_text: str) -> str:
     """Return the key of a build: same key, same image, nothing to build.
 
-    The Dockerfile holds the base's digest or recipe, every wheel's hash and the installer's; it needs no context.
+    The Dockerfile holds the base's digest or recipe, every wheel's hash, the lock's digest and the installer's hash,
+    and it needs no context.
     """
-    return digest_of({"dockerfile": dockerfile_text, "lock": lock_digest(lock), "schema": TOOL_SCHEMA})
+    return digest_of({"dockerfile": dockerfile_text, "schema": TOOL_SCHEMA})
 
 
 def bake_file(cells: Sequence[tuple[Cell, str]], groups: Mapping[str, Sequence[str]]) -> str:

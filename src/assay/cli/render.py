@@ -54,7 +54,7 @@ def generated(files: ProjectFiles, plan: Plan) -> dict[Path, str]:
             cell, lock, project.matrix.bases[cell.base], indexes=project.matrix.indexes, templates=templates
         )
         result[files.cell_folder(cell) / "Dockerfile"] = text
-        baked.append((cell, render.content_key(text, lock)))
+        baked.append((cell, render.content_key(text)))
     groups: dict[str, list[str]] = {}
     for name in project.matrix.groups:
         try:

@@ -180,7 +180,7 @@ class BuildFlow:
                 result.append(job)
                 continue
             text = self._render(job.cell, job.lock)
-            key = render.content_key(text, job.lock)
+            key = render.content_key(text)
             stale = "asked for by --force" if force else _stale(there.get(job.cell.local_reference), key, job.lock)
             result.append(Prepared(job=job, lock=job.lock, dockerfile=text, key=key, stale=stale))
         return result
