@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from assay import console, render
+from assay import console, render, schema
 from assay.adapters.project_files import ProjectFiles, write_text
 from assay.cli.common import load, project_option
 from assay.errors import NothingSelected
@@ -21,7 +21,7 @@ __all__ = ["command", "generated", "write_generated"]
 @project_option
 @click.option("--check", is_flag=True, help="Change nothing; fail where a generated file is not what it would be.")
 def command(project: Path | None, *, check: bool) -> int:
-    """Write the Dockerfile of every locked cell and images/docker-bake.json."""
+    """Write the Dockerfile of every locked cell, images/docker-bake.json, and the schemas for editors."""
     files, plan = load(project)
     if not check:
         changed = write_generated(files, plan)
@@ -63,6 +63,8 @@ def generated(files: ProjectFiles, plan: Plan) -> dict[Path, str]:
             found = []
         groups[name] = [cell.id for cell in found]
     result[files.root / "images" / "docker-bake.json"] = render.bake_file(baked, groups)
+    if (files.root / "schemas").is_dir():
+        result |= {files.root / "schemas" / name: text for name, text in schema.documents().items()}
     return result
 
 

@@ -211,7 +211,7 @@ class Group(Value):
 class Matrix(Value):
     """matrix.yaml."""
 
-    version: Literal["1"] = "1"
+    version: Annotated[Literal["1"], WithJsonSchema({"enum": [1, "1"]})] = "1"
     targets: dict[TargetName, Target]
     bases: dict[Slug, Base]
     indexes: dict[ImageName, Index]

@@ -1,0 +1,47 @@
+"""JSON Schemas of matrix.yaml and image.yaml, generated from the models, for editors. Pure.
+
+assay reads YAML without guessing, so a number in a version's place is the text that stands there; the schemas say
+`string or number` there, and booleans and numbers may be written either way.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from assay.model.base import Value
+from assay.model.matrix import Image, Matrix
+
+__all__ = ["SCHEMAS", "documents"]
+
+SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
+    "matrix.schema.json": (Matrix, "assay: matrix.yaml"),
+    "image.schema.json": (Image, "assay: images/<name>/image.yaml"),
+}
+
+
+def documents() -> dict[str, str]:
+    """Return file name -> text of every schema."""
+    result: dict[str, str] = {}
+    for name, (model, title) in SCHEMAS.items():
+        schema = model.model_json_schema(mode="validation")
+        schema = _loosened(schema) | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+        result[name] = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return result
+
+
+def _loosened(node: Any) -> Any:
+    """Let editors accept what assay reads: plain lists and strings where a model takes a short form."""
+    if isinstance(node, dict):
+        kept = {key: _loosened(value) for key, value in node.items()}
+        title = kept.get("title")
+        short = _SHORT.get(title) if isinstance(title, str) and kept.get("type") == "object" else None
+        return {"anyOf": [*short, kept]} if short else kept
+    return [_loosened(value) for value in node] if isinstance(node, list) else node
+
+
+_SHORT: Final[dict[str, list[dict[str, Any]]]] = {
+    "AxisValue": [{"type": "string"}, {"type": "number"}],
+    "Axis": [{"type": "array", "items": {"$ref": "#/$defs/AxisValue"}}],
+    "Group": [{"type": "array", "items": {"type": "string"}}],
+}
