@@ -37,7 +37,9 @@ def _confidence(entry: Entry, hits: list[Hit], stage: Stage | None) -> float:
 
 
 def _diagnosis(entry: Entry, found: Found, stage: Stage | None) -> Diagnosis:
-    hits = sorted(found.hits[entry.id], key=lambda hit: (-weight(hit), hit.line))
+    told = _told(entry, found)
+    hits = [hit for hit in found.hits[entry.id] if hit.line not in told]
+    hits.sort(key=lambda hit: (-weight(hit), hit.line))
     captured = hits[0].captured
     return Diagnosis(
         cause=entry.id,
@@ -60,18 +62,21 @@ def _strength(entry: Entry) -> float:
     return entry.confidence if entry.confidence is not None else _BASE[entry.kind]
 
 
-def _shadowed(entry: Entry, found: Found) -> bool:
-    """Tell whether a general entry says nothing that a more specific one does not say of the same lines."""
+def _told(entry: Entry, found: Found) -> set[int]:
+    """Return the lines of a general entry of which a more specific one says more."""
     if entry.kind is not Kind.GENERAL:
-        return False
-    lines = {hit.line for hit in found.hits[entry.id]}
+        return set()
     told: set[int] = set()
     for hits in found.hits.values():
         other = hits[0].entry
         stronger = other.kind is Kind.GENERAL and _strength(other) > _strength(entry)
         if other.kind is Kind.CAUSE or stronger:
             told |= {hit.line for hit in hits}
-    return lines <= told
+    return told
+
+
+def _shadowed(entry: Entry, found: Found) -> bool:
+    return {hit.line for hit in found.hits[entry.id]} <= _told(entry, found)
 
 
 def judge(found: Found, *, stage: Stage | None = None) -> Report:
@@ -90,7 +95,7 @@ def judge(found: Found, *, stage: Stage | None = None) -> Report:
         peeled = [e for e in peeled if e not in causes]
     diagnoses = sorted(
         (_diagnosis(entry, found, stage) for entry in causes),
-        key=lambda d: (-round(d.confidence, 1), d.evidence[0].line),
+        key=lambda d: (-round(d.confidence, 1), d.kind is Kind.GENERAL, d.evidence[0].line),
     )
     peeled += shadowed
     if diagnoses and peeled:
@@ -99,7 +104,7 @@ def judge(found: Found, *, stage: Stage | None = None) -> Report:
             key=lambda item: item.line,
         )
         diagnoses[0] = diagnoses[0].model_copy(update={"via": tuple(via)})
-    if not any(diagnosis.known for diagnosis in diagnoses) and (diagnoses or found.telling):
+    if not any(diagnosis.known for diagnosis in diagnoses) and (diagnoses or found.alarming):
         diagnoses.append(_unknown(found))
     return Report(diagnoses=tuple(diagnoses), telling=tuple(found.telling), lines=found.lines, bytes=found.bytes)
 

@@ -36,10 +36,10 @@ _TELLING: Final = (
 )  # fmt: skip
 _STRONGEST: Final = (b"Traceback", b"fatal", b"FAILED", b"CRITICAL", b"Segmentation", b"Killed")
 _MOST_HEAD: Final = 60
+_ALARMING: Final = 3.0
 _EXCEPTION: Final = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Expired)\b:?")
 _STRONG: Final = re.compile(
-    r"\bfatal\b|Segmentation fault|core dumped|\bKilled\b|\bpanic\b|\berror:|FAILED|CRITICAL|undefined reference",
-    re.IGNORECASE,
+    r"(?i:\bfatal\b|\berror:|core dumped|undefined reference)|Segmentation fault|\bKilled\b|\bpanic\b|FAILED|CRITICAL"
 )
 _MILD: Final = re.compile(
     r"\b(?:warning|WARN|deprecated|INFO|DEBUG|note:)\b|0 errors?|no errors?|errors?=0", re.IGNORECASE
@@ -65,6 +65,8 @@ class Found:
     hits: dict[str, list[Hit]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     telling: list[Evidence] = field(default_factory=list)
+    alarming: bool = False
+    """Whether a telling line is an exception or says that something is fatal."""
     lines: int = 0
     bytes: int = 0
 
@@ -153,7 +155,7 @@ class Scanner:
             self._search(min(len(self._buffer), self._done + BLOCK))
         ends_open = self._found.bytes > 0 and not self._last.endswith(b"\n")
         self._found.lines = self._line if ends_open else self._line - 1
-        self._found.telling = _most_telling(self._head, self._tail)
+        self._found.telling, self._found.alarming = _most_telling(self._head, self._tail)
         return self._found
 
     def _take(self, *, final: bool = False) -> None:
@@ -289,7 +291,7 @@ def _around(text: str, at: int) -> str:
     return clean(text if len(text) <= 400 or at < 200 else "…" + text[at - 120 :]).strip()
 
 
-def _most_telling(head: Iterable[Evidence], tail: Iterable[Evidence], *, most: int = 12) -> list[Evidence]:
+def _most_telling(head: Iterable[Evidence], tail: Iterable[Evidence], *, most: int = 12) -> tuple[list[Evidence], bool]:
     best: dict[str, tuple[float, Evidence]] = {}
     for evidence in [*head, *tail]:
         text = peel(evidence.text)
@@ -306,4 +308,5 @@ def _most_telling(head: Iterable[Evidence], tail: Iterable[Evidence], *, most: i
         if key not in best or score > best[key][0]:
             best[key] = (score, evidence)
     chosen = sorted(best.values(), key=lambda pair: (-pair[0], -pair[1].line))[:most]
-    return sorted((evidence for score, evidence in chosen if score > 0), key=lambda evidence: evidence.line)
+    telling = sorted((evidence for score, evidence in chosen if score > 0), key=lambda evidence: evidence.line)
+    return telling, bool(chosen) and chosen[0][0] >= _ALARMING
