@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from assay.model.base import Value
 from assay.model.policy import Policy
 from assay.model.text import (
+    NUMBER_OR_TEXT,
     AptPackage,
     ArchList,
     Date,
@@ -48,9 +49,7 @@ class Target(Value):
 
     name: PlainText
     """The cards that have it: `GeForce RTX 5090`."""
-    compute_capability: Annotated[
-        str, Field(pattern=r"^\d{1,2}\.\d$", json_schema_extra={"type": ["string", "number"]})
-    ]
+    compute_capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$"), WithJsonSchema(NUMBER_OR_TEXT)]
     memory_gib: float
     """Memory of the named card, GiB."""
     shared_memory_per_block: int
