@@ -17,11 +17,16 @@ __all__ = ["COMMANDS", "main", "main_inner"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     # name: (module in assay.cli with a `command`, one line for --help)
+    "doctor": ("doctor", "Look over this machine and say what mends what is missing."),
     "plan": ("plan", "Show every cell, and what is left out and why."),
     "lock": ("lock", "Give each cell its exact wheels."),
+    "diagnose": ("diagnose", "Say what failed, why, and what mends it."),
+    "diff": ("diff", "Show what changed between two runs, cells or tags."),
+    "bisect": ("bisect", "Find the first bad version on an axis."),
     "report": ("report", "Show what the records say."),
     "build": ("build", "Build images; audit first, skip what is there."),
     "serve-check": ("serve_check", "Start a server in an image and check its API."),
+    "launch": ("launch", "Write the command or manifest that the evidence supports."),
     "bench": ("bench", "Put load on servers and compare them."),
     "render": ("render", "Write Dockerfiles and the bake file."),
     "publish": ("publish", "Give tags to what was verified; take them back."),

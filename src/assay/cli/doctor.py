@@ -1,0 +1,73 @@
+"""`assay doctor`: what is there, what is missing, and what mends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from assay import console
+from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.host import LocalHost
+from assay.adapters.simple_index import SimpleIndex
+from assay.cli.common import format_option, load, project_option
+from assay.errors import AssayError
+from assay.flows.doctor import Check, DoctorFlow, Needs, State, exit_code
+from assay.model.matrix import BootstrapBase
+
+__all__ = ["command"]
+
+# Packed and unpacked copies of a wheel take about five times its size (as `assay build` reckons).
+_DISK_FACTOR = 5
+_ASKED_OF = {True: "torch", False: "packaging"}
+
+
+@click.command("doctor")
+@click.option(
+    "--need", type=click.Choice(["engine", "gpu"]), default="engine", show_default=True, help="What is wanted."
+)
+@project_option
+@format_option("text", "json")
+def command(need: str, project: Path | None, form: str) -> int:
+    """Look over this machine: engine, GPU, disk, indexes, credentials, and say what mends what is missing.
+
+    Exit code 4: no usable engine, or with `--need gpu` no GPU; 1: something else that will fail.
+    """
+    needs, index = _needs(project, gpu=need == "gpu")
+    checks = DoctorFlow(DockerEngine(), LocalHost(), index).run(needs)
+    code = exit_code(checks)
+    if form == "json":
+        console.json_data(
+            {"version": 1, "exit_code": code, "checks": [check.model_dump(mode="json") for check in checks]}
+        )
+        return code
+    console.data_table(("", "state", "found"), [(check.name, check.state.value, check.found) for check in checks])
+    _mend(checks)
+    return code
+
+
+def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
+    """Return what the project needs; outside of a project, what any would."""
+    try:
+        files, planned = load(project)
+    except AssayError as error:
+        console.warn(f"no project is looked at: {error.message}")
+        return Needs(gpu=gpu, indexes={"pypi": _ASKED_OF[False]}), SimpleIndex()
+    matrix = planned.project.matrix
+    starter = planned.select(("starter",)) if "starter" in matrix.groups else []
+    locks = [lock for cell in starter if (lock := files.lock(cell)) is not None]
+    wheels = {wheel.sha256: wheel.size or 0 for lock in locks for wheel in lock.wheels}
+    needs = Needs(
+        disk_bytes=sum(wheels.values()) * _DISK_FACTOR,
+        gpu=gpu,
+        bootstrap=any(isinstance(base, BootstrapBase) for base in matrix.bases.values()),
+        indexes={name: _ASKED_OF[index.nightly] for name, index in matrix.indexes.items()},
+        targets=matrix.targets,
+    )
+    return needs, SimpleIndex(matrix.indexes)
+
+
+def _mend(checks: tuple[Check, ...]) -> None:
+    for check in checks:
+        if check.mend and check.state in {State.FAIL, State.WARN}:
+            console.say(f"to mend {check.name}: {check.mend}")
