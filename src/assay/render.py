@@ -129,6 +129,8 @@ def dockerfile(
                 ],
                 light={"lines": _lines(light), "indexes": _indexes(light, indexes)},
                 source_builds=_sources(cell),
+                toolkit=_has_compiler(lock) and base.cuda is None,
+                site_packages=f"/opt/venv/lib/python{lock.python}/site-packages",
                 flashinfer_arch_list=flashinfer_arch_list(cell.arch_list),
                 labels=labels(cell, lock),
             )
@@ -140,6 +142,11 @@ def dockerfile(
             [Problem(file=f"templates/{name}", line=line, column=1 if line else 0, message=f"{error.message or error}")]
         ) from error
     return text.rstrip("\n") + "\n"
+
+
+def _has_compiler(lock: Lock) -> bool:
+    """Tell whether the wheels hold a whole nvcc: those of CUDA 13 do, the cu12 ones only ptxas (read in the wheels)."""
+    return all(lock.wheel(name) is not None for name in ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-runtime"))
 
 
 def flashinfer_arch_list(arch_list: str) -> str:
