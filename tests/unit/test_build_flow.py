@@ -1,0 +1,289 @@
+"""The build step against fakes: what is skipped, refused, built, stopped, and what is recorded of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from assay import matrix, plan, render
+from assay.adapters.store import FileStore
+from assay.errors import EngineMissing
+from assay.flows.build import KEY_LABEL, BuildFlow, BuildOptions, Job, Judgement, Prepared, exit_code
+from assay.model.cell import Cell
+from assay.model.lock import Lock
+from assay.model.matrix import Base
+from assay.model.outcome import Verdict
+from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
+from assay.ports.engine import ImageInfo
+from assay.record import BuildRecord, BuildStatus
+
+
+class FakeBuilder:
+    """Ends every build as it is told to, and keeps what was asked."""
+
+    def __init__(self, ends: Mapping[str, BuildOutcome | Exception] | None = None) -> None:
+        self.ends = ends or {}
+        self.tasks: list[BuildTask] = []
+
+    def command(self, task: BuildTask, *, dockerfile: str) -> list[str]:
+        return ["docker", "buildx", "build", "--file", dockerfile]
+
+    def build(self, task: BuildTask) -> BuildOutcome:
+        self.tasks.append(task)
+        task.log.write_text("some output\n")
+        end = self.ends.get(task.tags[0], BuildOutcome(end=BuildEnd.BUILT, digest="sha256:" + "d" * 64, seconds=2.0))
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+class FakeImages:
+    def __init__(self, labels: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        self.labels = labels or {}
+        self.asked = 0
+
+    def labelled(self, label: str) -> Mapping[str, Mapping[str, str]]:
+        self.asked += 1
+        return self.labels
+
+    def image(self, reference: str) -> ImageInfo | None:
+        self.asked += 1
+        return None
+
+
+class Quiet:
+    def started(self, cell: Cell) -> None: ...
+    def step(self, cell: Cell, words: str) -> None: ...
+    def finished(self, cell: Cell, record: BuildRecord) -> None: ...
+
+
+@pytest.fixture
+def cells(matrix_text: str, image_text: str) -> Sequence[Cell]:
+    return plan.make(matrix.load(matrix_text, {"serving": image_text})).cells
+
+
+def lock_of(cell: Cell) -> Lock:
+    return Lock(cell=cell.id, python="3.11", platform="x86_64-manylinux_2_36", requirements=(), base="slim", wheels=())
+
+
+def dockerfile(cell: Cell, lock: Lock) -> str:
+    return f"FROM {cell.base}\n# {cell.id}\n"
+
+
+class World:
+    """A flow with everything it needs."""
+
+    def __init__(self, root: Path, project: matrix.Project) -> None:
+        self.store = FileStore(root / "build_logs")
+        self.project = project
+        self.bases: list[str] = []
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        *,
+        builder: FakeBuilder | None = None,
+        images: FakeImages | None = None,
+        judge: Callable[[Cell, Lock, str], Judgement | None] | None = None,
+        options: BuildOptions | None = None,
+    ) -> dict[str, BuildRecord]:
+        def ensure(name: str, base: Base, say: Callable[[str], None]) -> None:
+            self.bases.append(name)
+
+        flow = BuildFlow(
+            bases=self.project.matrix.bases,
+            ensure_base=ensure,
+            render_cell=dockerfile,
+            builder=builder or FakeBuilder(),
+            images=images or FakeImages(),
+            store=self.store,
+            listener=Quiet(),
+            judge=judge,
+        )
+        options = options or BuildOptions()
+        return {record.cell: record for record in flow.run(flow.prepare(jobs, force=options.force), options)}
+
+
+@pytest.fixture
+def world(tmp_path: Path, matrix_text: str, image_text: str) -> World:
+    return World(tmp_path, matrix.load(matrix_text, {"serving": image_text}))
+
+
+def jobs_of(cells: Sequence[Cell]) -> list[Job]:
+    return [Job(cell=cell, lock=lock_of(cell)) for cell in cells]
+
+
+def test_a_built_cell_leaves_log_script_and_record(world: World, cells: Sequence[Cell]) -> None:
+    builder = FakeBuilder()
+    records = world.run(jobs_of(cells[:1]), builder=builder)
+    record = records[cells[0].id]
+    folder = world.store.root / record.run / cells[0].id
+
+    assert record.status is BuildStatus.BUILT
+    assert builder.tasks[0].labels[KEY_LABEL] == render.content_key(dockerfile(cells[0], lock_of(cells[0])))
+    assert (folder / "Dockerfile").read_text() == dockerfile(cells[0], lock_of(cells[0]))
+    assert (folder / "repeat.sh").read_text().startswith("#!/bin/sh\n")
+    assert (folder / "repeat.sh").stat().st_mode & 0o111
+    assert record.log == f"{record.run}/{cells[0].id}/build.log"
+    assert [record] == list(world.store.records())
+
+
+def test_a_base_is_made_once_for_all_cells(world: World, cells: Sequence[Cell]) -> None:
+    world.run(jobs_of(cells))
+
+    assert world.bases == ["slim"]
+
+
+def test_what_is_there_is_left_alone_with_one_question(world: World, cells: Sequence[Cell]) -> None:
+    key = render.content_key(dockerfile(cells[0], lock_of(cells[0])))
+    images = FakeImages({cells[0].local_reference: {KEY_LABEL: key}})
+    builder = FakeBuilder()
+    records = world.run(jobs_of(cells[:1]), images=images, builder=builder)
+
+    assert records[cells[0].id].status is BuildStatus.CACHED
+    assert (builder.tasks, images.asked) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (None, "there is no image of this cell"),
+        ({}, "the lock changed"),
+        ({KEY_LABEL: "sha256:0", "dev.assay.lock": "SAME"}, "the recipe or the template changed"),
+    ],
+)
+def test_a_stale_image_says_why(
+    world: World, cells: Sequence[Cell], labels: dict[str, str] | None, reason: str
+) -> None:
+    from assay.lockfile import lock_digest
+
+    known = (
+        {} if labels is None else {k: lock_digest(lock_of(cells[0])) if v == "SAME" else v for k, v in labels.items()}
+    )
+    images = FakeImages({} if labels is None else {cells[0].local_reference: known})
+
+    assert world.run(jobs_of(cells[:1]), images=images)[cells[0].id].reason == reason
+
+
+def test_what_must_fail_is_refused_unless_forced(world: World, cells: Sequence[Cell]) -> None:
+    def judge(cell: Cell, lock: Lock, run: str) -> Judgement:
+        return Judgement(verdict=Verdict.FAIL, causes=("abi-libnuma-missing",), summary=("libnuma.so.1 is not there",))
+
+    refused = world.run(jobs_of(cells[:1]), judge=judge)[cells[0].id]
+    forced = world.run(jobs_of(cells[:1]), judge=judge, options=BuildOptions(force=True))[cells[0].id]
+
+    assert (refused.status, refused.cause) == (BuildStatus.REFUSED, "abi-libnuma-missing")
+    assert refused.reason == "libnuma.so.1 is not there"
+    assert forced.status is BuildStatus.BUILT
+
+
+def test_a_cell_without_a_lock_keeps_the_resolvers_reason(world: World, cells: Sequence[Cell]) -> None:
+    records = world.run([Job(cell=cells[0], lock=None, unresolved="conflict\n\nBecause a and b")])
+
+    assert records[cells[0].id].status is BuildStatus.REFUSED
+    assert "Because a and b" in records[cells[0].id].reason
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "code"),
+    [
+        (BuildEnd.FAILED, BuildStatus.FAILED, 1),
+        (BuildEnd.TIMED_OUT, BuildStatus.TIMED_OUT, 1),
+        (BuildEnd.ENGINE, BuildStatus.ENGINE_FAILED, 4),
+        (BuildEnd.BUILT, BuildStatus.BUILT, 0),
+    ],
+)
+def test_every_end_is_a_record_and_the_others_go_on(
+    world: World, cells: Sequence[Cell], end: BuildEnd, status: BuildStatus, code: int
+) -> None:
+    builder = FakeBuilder({cells[0].local_reference: BuildOutcome(end=end, reason="why")})
+    records = world.run(jobs_of(cells[:2]), builder=builder)
+
+    assert records[cells[0].id].status is status
+    assert records[cells[1].id].status is BuildStatus.BUILT
+    assert exit_code(list(records.values()), {}) == code
+    assert {record.cell for record in world.store.records(kind="build")} == set(records)
+
+
+def test_fail_fast_leaves_the_rest_aborted(world: World, cells: Sequence[Cell]) -> None:
+    builder = FakeBuilder({cells[0].local_reference: BuildOutcome(end=BuildEnd.FAILED, reason="why")})
+    records = world.run(jobs_of(cells), builder=builder, options=BuildOptions(jobs=1, fail_fast=True))
+
+    assert records[cells[0].id].status is BuildStatus.FAILED
+    assert records[cells[2].id].status is BuildStatus.ABORTED
+
+
+def test_an_engine_that_is_gone_is_recorded_and_costs_nothing_else(world: World, cells: Sequence[Cell]) -> None:
+    builder = FakeBuilder({cells[0].local_reference: EngineMissing("no engine")})
+    records = world.run(jobs_of(cells[:2]), builder=builder)
+
+    assert records[cells[0].id].status is BuildStatus.ENGINE_FAILED
+    assert records[cells[1].id].status is BuildStatus.BUILT
+
+
+def test_a_cell_another_run_works_on_is_left_to_it(world: World, cells: Sequence[Cell]) -> None:
+    with FileStore(world.store.root).claim(cells[0].id) as mine:
+        records = world.run(jobs_of(cells[:1]))
+
+    assert mine
+    assert records[cells[0].id].status is BuildStatus.ABORTED
+    assert "another run" in records[cells[0].id].reason
+
+
+def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cell]) -> None:
+    class Interrupting(FakeBuilder):
+        def build(self, task: BuildTask) -> BuildOutcome:
+            if task.tags[0] == cells[0].local_reference:
+                return BuildOutcome(end=BuildEnd.BUILT)
+            assert task.stop is not None
+            stopped = task.stop.wait(20)
+            return BuildOutcome(end=BuildEnd.STOPPED if stopped else BuildEnd.BUILT)
+
+    flow = BuildFlow(
+        bases=world.project.matrix.bases,
+        ensure_base=lambda name, base, say: None,
+        render_cell=dockerfile,
+        builder=Interrupting(),
+        images=FakeImages(),
+        store=world.store,
+        listener=Quiet(),
+    )
+    prepared = flow.prepare(jobs_of(cells[:2]))
+
+    def go() -> None:
+        for _ in flow.run(prepared, BuildOptions(jobs=2)):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    statuses = {
+        record.cell: record.status for record in world.store.records(kind="build") if isinstance(record, BuildRecord)
+    }
+    assert statuses == {cells[0].id: BuildStatus.BUILT, cells[1].id: BuildStatus.ABORTED}
+
+
+def test_prepared_says_what_is_left_to_do(world: World, cells: Sequence[Cell]) -> None:
+    flow = BuildFlow(
+        bases=world.project.matrix.bases,
+        ensure_base=lambda name, base, say: None,
+        render_cell=dockerfile,
+        builder=FakeBuilder(),
+        images=FakeImages(),
+        store=world.store,
+        listener=Quiet(),
+    )
+    prepared = flow.prepare([Job(cell=cells[0], lock=lock_of(cells[0])), Job(cell=cells[1], lock=None)])
+
+    assert isinstance(prepared[0], Prepared)
+    assert prepared[0].stale == "there is no image of this cell"
+    assert isinstance(prepared[1], Job)
+
+
+def test_records_are_json_that_reads_back(world: World, cells: Sequence[Cell]) -> None:
+    world.run(jobs_of(cells[:1]))
+    path = next((world.store.root / "records").glob("*.json"))
+
+    assert json.loads(path.read_text())["kind"] == "build"

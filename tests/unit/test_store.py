@@ -1,0 +1,105 @@
+"""build_logs/: nothing lost, nothing half-written, whoever writes at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from assay.adapters.store import FileStore, write_whole
+from assay.errors import StoreError
+from assay.record import BuildRecord, BuildStatus
+
+
+def record(cell: str = "c", second: int = 0) -> BuildRecord:
+    created = datetime(2026, 11, 20, 12, 0, second, tzinfo=UTC)
+    return BuildRecord(created=created, run="r", cell=cell, status=BuildStatus.BUILT)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "build_logs")
+
+
+def test_records_come_back_oldest_first(store: FileStore) -> None:
+    for second in (2, 0, 1):
+        store.append(record(second=second))
+
+    assert [0, 1, 2] == [item.created.second for item in store.records()]
+
+
+def test_the_same_record_twice_is_one_file(store: FileStore) -> None:
+    assert store.append(record()) == store.append(record())
+    assert 1 == len(list(store.records()))
+
+
+def test_two_machines_merge_by_copying(store: FileStore, tmp_path: Path) -> None:
+    other = FileStore(tmp_path / "other")
+    store.append(record("a"))
+    path = other.append(record("b"))
+    (store.root / "records" / path.name).write_bytes(path.read_bytes())
+
+    assert {"a", "b"} == {item.cell for item in store.records()}
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"kind": "build"}', b'{"kind": "unknown"}', b"\xff\xfe"])
+def test_what_is_no_record_is_passed_over_and_told(store: FileStore, text: bytes) -> None:
+    store.append(record())
+    (store.root / "records" / "20990101T000000-build-x.json").write_bytes(text)
+
+    assert 1 == len(list(store.records()))
+    assert ["20990101T000000-build-x.json"] == list(store.unreadable())
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(StoreError, match="No space left on device") as caught:
+        write_whole(tmp_path / "a" / "b.json", b"x" * 1000)
+
+    assert "nothing was lost" in str(caught.value)
+    assert [] == list((tmp_path / "a").iterdir())
+
+
+def test_runs_that_start_at_once_have_folders_of_their_own(store: FileStore) -> None:
+    names: list[str] = []
+
+    def start() -> None:
+        with store.new_run() as run:
+            names.append(run.name)
+
+    threads = [threading.Thread(target=start) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 40 == len(set(names))
+
+
+def test_a_claim_is_held_by_one_and_given_back(store: FileStore) -> None:
+    with store.claim("cell") as first, store.claim("cell") as second, store.claim("other") as third:
+        assert (True, False, True) == (first, second, third)
+    with store.claim("cell") as again:
+        assert again
+
+
+def test_a_document_that_was_changed_is_refused(store: FileStore) -> None:
+    digest = store.put_document(b"{}")
+    assert store.document(digest) == b"{}"
+    assert store.document("sha256:" + "0" * 64) is None
+    next((store.root / "documents").iterdir()).write_bytes(b"[]")
+
+    with pytest.raises(StoreError, match="was changed after it was written"):
+        store.document(digest)
+
+
+@pytest.mark.parametrize("digest", ["../../etc/passwd", "sha256:../x", ""])
+def test_a_document_is_asked_for_by_digest_only(store: FileStore, digest: str) -> None:
+    assert store.document(digest) is None
