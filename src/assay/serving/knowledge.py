@@ -13,7 +13,16 @@ from assay.model.profile import Engine, FlagName, Flags
 from assay.model.text import Date, EnvName, PlainText, Specifier, VersionText
 from assay.yamltext import load, parse
 
-__all__ = ["EngineFlags", "FeatureSwitch", "FlagHistory", "ServerFlags", "Setting", "load_server_flags"]
+__all__ = [
+    "Attention",
+    "AttentionChoice",
+    "EngineFlags",
+    "FeatureSwitch",
+    "FlagHistory",
+    "ServerFlags",
+    "Setting",
+    "load_server_flags",
+]
 
 
 class Setting(Value):
@@ -37,9 +46,27 @@ class FeatureSwitch(Value):
     """What the engine does when nothing is said."""
     off: tuple[Setting, ...] = ()
     on: tuple[Setting, ...] = ()
+    probes: tuple[PlainText, ...] = ()
+    """Features of the probe suite that speak for it, the most telling first."""
     note: PlainText = ""
     source: PlainText
     date: Date
+
+
+class AttentionChoice(Value):
+    """One attention backend: its name in the flag, and the feature whose outcome speaks for it."""
+
+    value: PlainText
+    feature: str
+    probes: tuple[PlainText, ...]
+
+
+class Attention(Value):
+    """The attention backends of an engine, the fastest first, and how one is asked for."""
+
+    settings: tuple[Setting, ...]
+    """`{value}` stands for the backend."""
+    choices: tuple[AttentionChoice, ...]
 
 
 class FlagHistory(Value):
@@ -93,6 +120,7 @@ class EngineFlags(Value):
     health: PlainText
     metrics: Setting
     """What makes it tell Prometheus metrics at /metrics."""
+    attention: Attention
     features: dict[str, FeatureSwitch]
     flags: dict[FlagName, FlagHistory]
 

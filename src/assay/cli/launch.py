@@ -1,0 +1,143 @@
+"""assay launch: write the command or manifest that the evidence supports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from assay import console
+from assay.cli.common import project_option
+from assay.cli.serving import Place, extra_flags, profile_named, resolve_place
+from assay.errors import UsageError
+from assay.nearest import suggestion
+from assay.serving.deploy import FORMATS, Deployment, render
+
+__all__ = ["command"]
+
+
+@click.command("launch")
+@click.argument("image")
+@click.option("--model", "models", multiple=True, help="A name on the hub, or a folder. Several share the card.")
+@click.option("--profile", "profiles", multiple=True, help="One for all models, or one each; several share the card.")
+@click.option("--target", default="sm_120", show_default=True, help="The GPU's architecture.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="docker", show_default=True)
+@click.option("--memory-gib", type=click.FloatRange(min=0.5), help="Memory of the card (default: the target's).")
+@click.option("--context", type=click.IntRange(1), help="Longest request, tokens.")
+@click.option("--requests", type=click.IntRange(1), help="Requests at once.")
+@click.option("--keep-fraction", is_flag=True, help="Check the profile's share of memory instead of choosing one.")
+@click.option("--engine", type=click.Choice(["sglang", "vllm"]), help="Which server, if IMAGE does not say.")
+@click.option("--engine-version", help="The engine's release, if nothing is recorded of IMAGE.")
+@click.option("--reference", help="The image as the deployment names it (default: as the engine keeps it).")
+@click.option("--port", type=click.IntRange(1, 65000), default=8000, show_default=True, help="The first server's.")
+@click.option("--listen", default="127.0.0.1", show_default=True, help="Address under which the ports are reached.")
+@click.option("--gpu", default="all", show_default=True, help="Index of a GPU.")
+@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Kubernetes' name of a GPU.")
+@click.option("--cache", default="~/.cache/huggingface", show_default=True, help="Hugging Face cache of the machine.")
+@click.option("--no-metrics", is_flag=True, help="Without Prometheus and Grafana (compose).")
+@click.option("--strict", is_flag=True, help="Switch off too what nothing is recorded or claimed of.")
+@click.option("--offline", is_flag=True, help="Never ask the hub for a model's configuration.")
+@click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="One more flag of the server.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="A folder to write to.")
+@project_option
+def command(image: str, *, form: Any, output: Path | None, project: Path | None, **given: Any) -> int:
+    """Write how to run IMAGE with the flags that recorded evidence supports, each with its reason."""
+    place = resolve_place(image, given["engine"], project)
+    if place.local:
+        raise UsageError("launch writes containers; name a cell or an image reference")
+    deployment = _deployment(place, form, project, given)
+    folder = place.root / "templates" / "launch"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
+    files = render(form, deployment, texts)
+    _say(deployment)
+    if output is None:
+        for name, text in files.items():
+            if len(files) > 1:
+                console.data(f"# ==> {name} <==")
+            console.data(text)
+        return 0
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        path = output / name
+        path.write_text(text, encoding="utf-8")
+        if name.endswith(".sh"):
+            path.chmod(0o755)
+        console.say(f"wrote {path}")
+    return 0
+
+
+def _deployment(place: Place, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
+    from assay.adapters.model_files import ModelFiles  # noqa: PLC0415 - keeps --help fast
+    from assay.adapters.store import FileStore  # noqa: PLC0415
+    from assay.cli.common import load  # noqa: PLC0415
+    from assay.flows.launch import LaunchRequest, launch  # noqa: PLC0415
+    from assay.serving.standing import load_claims  # noqa: PLC0415
+
+    _, plan = load(project)
+    targets = plan.project.matrix.targets
+    target: str = given["target"]
+    if target not in targets:
+        raise UsageError(f"there is no target {target!r}{suggestion(target, targets)}")
+    memory = given["memory_gib"] or targets[target].memory_gib
+    cell = next((cell for cell in plan.cells if cell.id == place.cell), None)
+    axis = cell.point.get(place.engine) if cell is not None else None
+    cache = Path(given["cache"]).expanduser()
+    request = LaunchRequest(
+        cell=place.cell,
+        reference=given["reference"] or place.reference,
+        engine=place.engine,
+        version=given["engine_version"] or (axis.version if axis is not None else None),
+        target=target,
+        card_bytes=int(memory * (1 << 30)),
+        wanted=_wanted(place, given["models"], given["profiles"]),
+        context=given["context"],
+        requests=given["requests"],
+        keep_fraction=given["keep_fraction"],
+        port=given["port"],
+        listen=given["listen"],
+        gpu=given["gpu"],
+        gpu_resource=given["gpu_resource"],
+        cache=str(cache),
+        metrics=form == "compose" and not given["no_metrics"],
+        strict=given["strict"],
+        extra=extra_flags(given["sets"]),
+    )
+    claims = load_claims(place.root / "knowledge" / "serving_claims.yaml")
+    finder = ModelFiles(place.root / "knowledge" / "models.yaml", cache=cache, offline=given["offline"])
+    return launch(request, place.knowledge, claims, FileStore(place.root / "build_logs"), finder)
+
+
+def _wanted(place: Place, models: tuple[str, ...], profiles: tuple[str, ...]) -> list[Any]:
+    from assay.flows.launch import Wanted  # noqa: PLC0415
+
+    if not models and not profiles:
+        raise UsageError("name a --model, a --profile, or both")
+    count = max(len(models), len(profiles))
+    if len(models) not in {0, 1, count} or len(profiles) not in {0, 1, count}:
+        raise UsageError(f"{len(models)} models and {len(profiles)} profiles: give one for all, or one each")
+    wanted: list[Wanted] = []
+    for number in range(count):
+        model = models[min(number, len(models) - 1)] if models else None
+        profile = profiles[min(number, len(profiles) - 1)] if profiles else None
+        folder = Path(model).expanduser() if model else None
+        is_folder = folder is not None and folder.is_dir()
+        wanted.append(
+            Wanted(
+                profile_name=profile or "",
+                profile=profile_named(place, profile),
+                model=str(folder.resolve()) if is_folder and folder else model,
+                folder=str(folder.resolve()) if is_folder and folder else None,
+            )
+        )
+    return wanted
+
+
+def _say(deployment: Deployment) -> None:
+    for note in deployment.notes:
+        console.say(note)
+    if deployment.plan is None:
+        return
+    console.say("memory, GiB: server, weights, cache, tokens in it, the rest, total, fraction")
+    for row in deployment.plan.table():
+        console.say("  " + "  ".join(row))

@@ -1,0 +1,221 @@
+"""Deployments as text: docker commands, a compose file, Kubernetes manifests, systemd units. Pure.
+
+Every value goes through a filter that quotes it for the place it lands in; an undefined name in a template is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from jinja2 import DictLoader, StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
+from assay.errors import UsageError
+from assay.serving.command import ServerCommand
+from assay.serving.flags import command_line
+from assay.serving.launching import Decided
+from assay.serving.memory import MemoryPlan, Share
+
+__all__ = ["CACHE", "FORMATS", "PORT", "Deployment", "Format", "Service", "name_of", "render", "unit_word"]
+
+Format = Literal["docker", "compose", "kubernetes", "systemd"]
+FORMATS: Final[tuple[Format, ...]] = ("docker", "compose", "kubernetes", "systemd")
+PORT: Final = 8000
+"""Where a server listens inside its container."""
+CACHE: Final = "/cache/huggingface"
+_FILES: Final[dict[Format, str]] = {
+    "docker": "launch.sh",
+    "compose": "compose.yaml",
+    "kubernetes": "kubernetes.yaml",
+    "systemd": "unit.service",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One server of a deployment."""
+
+    name: str
+    """Of containers, services and units: lower case, digits and hyphens."""
+    image: str
+    decided: Decided
+    port: int
+    """On this machine."""
+    cache: str
+    """The folder of this machine that holds the Hugging Face cache."""
+    folder: str | None = None
+    """A model folder of this machine, mounted under the same path."""
+    share: Share | None = None
+    start_seconds: int = 900
+    """How long it may take to become healthy."""
+
+    @property
+    def command(self) -> ServerCommand:
+        """The command it runs."""
+        return self.decided.command
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line inside the container."""
+        return self.command.argv(host="0.0.0.0", port=str(PORT))  # noqa: S104 - inside the container
+
+    @property
+    def head(self) -> list[str]:
+        """The command line before the flags that have reasons."""
+        return self.argv[: len(self.argv) - len(command_line(self.command.flags))]
+
+    @property
+    def flags(self) -> list[tuple[list[str], str]]:
+        """Each flag as words, and why it is there."""
+        return [
+            (command_line({name: value}), self.decided.reasons.get(name, ""))
+            for name, value in self.command.flags.items()
+        ]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment, the cache's place included."""
+        return {"HF_HOME": CACHE, **self.command.env}
+
+    @property
+    def env_reasons(self) -> Mapping[str, str]:
+        """Why a setting is there, where that is known."""
+        return self.decided.reasons
+
+    @property
+    def shm_megabytes(self) -> int:
+        """Shared memory, MiB."""
+        return max(self.command.shm >> 20, 64)
+
+    @property
+    def health(self) -> list[str]:
+        """A command inside the container that ends with 0 if the server is well; needs Python alone."""
+        url = f"http://127.0.0.1:{PORT}{self.command.engine.health}"
+        return ["python3", "-c", f"import urllib.request as r; r.urlopen('{url}', timeout=5)"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Servers on one card."""
+
+    services: Sequence[Service]
+    target: str
+    listen: str = "127.0.0.1"
+    """The address of this machine under which the ports are reached."""
+    gpu: str = "all"
+    """`all`, or the index of a GPU."""
+    gpu_resource: str = "nvidia.com/gpu"
+    restart: str = "unless-stopped"
+    plan: MemoryPlan | None = None
+    monitoring: bool = False
+    """Prometheus and Grafana beside the servers (compose)."""
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def name_of(text: str) -> str:
+    """Return a name for a container, service or unit: `Qwen/Qwen3-32B-AWQ` becomes `qwen3-32b-awq`."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")
+    return name[:50].rstrip("-") or "server"
+
+
+def render(form: Format, deployment: Deployment, templates: Mapping[str, str]) -> dict[str, str]:
+    """Return file name -> text.
+
+    Raises:
+        UsageError: the format cannot express the deployment.
+    """
+    if form == "kubernetes" and len(deployment.services) > 1 and deployment.gpu_resource == "nvidia.com/gpu":
+        raise UsageError(
+            "Kubernetes gives a whole GPU to one container, so several servers cannot share one",
+            hint="use --format compose, or share the GPU in the device plugin and name it: "
+            "--gpu-resource nvidia.com/gpu.shared",
+        )
+    environment = _environment(templates)
+    text = environment.get_template(f"{form}.j2").render(
+        deployment=deployment,
+        prometheus=_prometheus(deployment),
+        dashboard=templates.get("grafana-dashboard.json", ""),
+    )
+    if form != "systemd":
+        return {_FILES[form]: text}
+    units = [part for part in re.split(r"(?m)^#### ", text) if part.strip()]
+    return {name: body for name, _, body in (unit.partition("\n") for unit in units)}
+
+
+def _environment(templates: Mapping[str, str]) -> SandboxedEnvironment:
+    environment = SandboxedEnvironment(
+        loader=DictLoader(dict(templates)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {
+        "sh": _shell,
+        "yaml": _yaml,
+        "compose": lambda value: _yaml(_dollars(value)),
+        "unit": unit_word,
+        "comment": _comment,
+        "dollars": _dollars,
+    }
+    return environment
+
+
+def _shell(value: object) -> str:
+    """Quote for sh; a list becomes words."""
+    if isinstance(value, list | tuple):
+        return shlex.join(str(part) for part in value)
+    return shlex.quote(str(value))
+
+
+def _yaml(value: Any) -> str:
+    """Quote for YAML: JSON is YAML 1.2's flow style."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _dollars(value: Any) -> Any:
+    """Double `$`, which compose would take for a variable."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    return [_dollars(part) for part in value]
+
+
+def unit_word(value: object) -> str:
+    """Quote words for ExecStart=, as systemd.syntax(7), systemd.unit(5) on `%` and systemd.service(5) on `$` say.
+
+    Raises:
+        UsageError: a line break, which a unit cannot hold.
+    """
+    if isinstance(value, list | tuple):
+        return " ".join(unit_word(part) for part in value)
+    text = str(value)
+    if "\n" in text or "\r" in text:
+        raise UsageError("a systemd unit cannot hold a value with a line break")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if re.search(r"[^A-Za-z0-9_@:=,./+-]", text) or not text else escaped
+
+
+def _comment(value: object) -> str:
+    """Return one line that cannot leave a comment."""
+    return " ".join(str(value).split())
+
+
+def _prometheus(deployment: Deployment) -> str:
+    """Return Prometheus' configuration: every server, by its name."""
+    jobs = [
+        {
+            "job_name": service.name,
+            "metrics_path": "/metrics",
+            "static_configs": [
+                {"targets": [f"{service.name}:{PORT}"], "labels": {"engine": service.command.engine.package}}
+            ],
+        }
+        for service in deployment.services
+    ]  # fmt: skip
+    return json.dumps({"global": {"scrape_interval": "5s"}, "scrape_configs": jobs}, indent=1)

@@ -1,0 +1,185 @@
+"""From a profile and what is known of an image to the server that the evidence supports, each flag with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from assay.errors import UsageError
+from assay.model.profile import Flags, FlagValue
+from assay.serving.command import ServerCommand, with_features_off
+from assay.serving.flags import apply
+from assay.serving.knowledge import Setting
+from assay.serving.memory import Share, Tenant
+from assay.serving.modelshape import ModelShape
+from assay.serving.standing import Standing
+
+__all__ = ["Decided", "decide", "tenant_of", "with_memory"]
+
+_ATTENTION: Final = frozenset({"flashinfer", "triton-attention"})
+"""Features that are chosen among, not switched."""
+_FRACTION: Final = {"sglang": "mem-fraction-static", "vllm": "gpu-memory-utilization"}
+_CONTEXT: Final = {"sglang": "context-length", "vllm": "max-model-len"}
+_REQUESTS: Final = {"sglang": "max-running-requests", "vllm": "max-num-seqs"}
+_DEFAULT_CONTEXT: Final = 8192
+_DEFAULT_REQUESTS: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """A command, and why each of its flags and settings is there."""
+
+    command: ServerCommand
+    reasons: Mapping[str, str]
+    """Flag (without dashes) or environment variable -> why."""
+    notes: tuple[str, ...] = ()
+    """What was left on, and on what ground; what is not known."""
+
+
+def decide(
+    command: ServerCommand, standings: Mapping[str, Standing], *, profile_name: str, strict: bool = False
+) -> Decided:
+    """Switch off what is not known to work, and choose an attention backend that is.
+
+    A feature whose outcome is anything but `works` is switched off. One of which nothing is recorded or claimed is
+    left as it is and told, or switched off too with `strict`.
+    """
+    reasons = dict.fromkeys([*command.flags, *command.env], f"profile {profile_name}" if profile_name else "asked for")
+    notes: list[str] = []
+    for feature, standing in standings.items():
+        if feature in _ATTENTION or feature not in command.engine.features:
+            continue
+        without = with_features_off(command, [feature])
+        if without == command:
+            continue
+        if standing.usable and not (strict and standing.basis == "nothing"):
+            notes.append(("on: " if standing.basis != "nothing" else "on, unproven: ") + str(standing))
+            continue
+        for name in _changed(command, without):
+            reasons[name] = str(standing)
+        notes.append(f"off: {standing}")
+        command = without
+    command, more = _attention(command, standings, reasons, strict=strict)
+    return Decided(command=command, reasons=reasons, notes=(*notes, *more))
+
+
+def _changed(before: ServerCommand, after: ServerCommand) -> list[str]:
+    flags = [name for name, value in after.flags.items() if before.flags.get(name) != value]
+    return flags + [name for name, value in after.env.items() if before.env.get(name) != value]
+
+
+def _filled(setting: Setting, value: str) -> Setting:
+    flags: Flags = {name: value if text == "{value}" else text for name, text in setting.flags.items()}
+    return Setting(flags=flags, drop=setting.drop, env=dict.fromkeys(setting.env, value))
+
+
+def _attention(
+    command: ServerCommand, standings: Mapping[str, Standing], reasons: dict[str, str], *, strict: bool
+) -> tuple[ServerCommand, list[str]]:
+    """Keep the attention backend if it may be used; otherwise take the fastest one known to work."""
+    choices = command.engine.attention.choices
+    known = {choice.value: standings[choice.feature] for choice in choices}
+    setting = next((one for one in command.engine.attention.settings if one.holds(command.version)), None)
+    if setting is None:
+        return command, []
+    places = [*setting.flags, *setting.env]
+    current = next(
+        (str(value) for name in places if (value := command.flags.get(name) or command.env.get(name)) is not None), None
+    )
+    notes: list[str] = []
+    asked = known.get(current) if current is not None else None
+    left_alone = current is None and all(one.usable for one in known.values()) and not strict
+    if left_alone or (current is not None and (asked is None or asked.usable)):
+        if asked is not None:
+            notes.append(f"attention {current}: {asked}")
+        elif current is None:
+            notes.append("attention: the engine's own choice; nothing speaks against any backend")
+    else:
+        works = [value for value, one in known.items() if one.outcome.value == "works"]
+        open_ones = [value for value, one in known.items() if one.usable and value not in works]
+        candidates = works or open_ones
+        if not candidates:
+            listed = "; ".join(str(one) for one in known.values())
+            raise UsageError(f"no attention backend of {command.engine.package} is known to work here: {listed}")
+        chosen = candidates[0]
+        why = f"{chosen}: {known[chosen]}"
+        rejected = [str(one) for value, one in known.items() if not one.usable and value != chosen]
+        filled = _filled(setting, chosen)
+        command = replace(command, flags=apply(command.flags, filled), env={**command.env, **filled.env})
+        for name in places:
+            reasons[name] = why + (f"; not {'; not '.join(rejected)}" if rejected else "")
+        notes.append(f"attention {why}")
+    flashinfer = standings.get("flashinfer")
+    if flashinfer is not None and not flashinfer.usable:
+        command = _no_flashinfer_sampling(command, flashinfer, reasons)
+    return command, notes
+
+
+def _no_flashinfer_sampling(command: ServerCommand, standing: Standing, reasons: dict[str, str]) -> ServerCommand:
+    off = next((one for one in command.engine.features["flashinfer"].off if one.holds(command.version)), Setting())
+    flags: Flags = {name: value for name, value in off.flags.items() if name == "sampling-backend"}
+    env = {name: value for name, value in off.env.items() if "SAMPLER" in name}
+    for name in [*flags, *env]:
+        if command.flags.get(name) != flags.get(name) or name in env:
+            reasons[name] = str(standing)
+    return replace(command, flags={**command.flags, **flags}, env={**command.env, **env})
+
+
+def _number(flags: Mapping[str, FlagValue], name: str) -> int | None:
+    value = flags.get(name)
+    return int(value) if isinstance(value, str) and value.isdigit() else None
+
+
+def tenant_of(
+    decided: Decided, shape: ModelShape, *, name: str, context: int | None, requests: int | None, keep_fraction: bool
+) -> Tenant:
+    """Return what a server wants of the card: from the caller, else from its flags, else usual values.
+
+    With `keep_fraction` the share that the profile names is checked instead of a new one being chosen.
+    """
+    command = decided.command
+    engine = command.engine.package
+    flags = command.flags
+    pool = _number(flags, "max-total-tokens")
+    longest = context or _number(flags, _CONTEXT[engine]) or min(shape.context, _DEFAULT_CONTEXT)
+    if pool is not None and context is None:
+        longest = min(longest, pool)
+    fraction = flags.get(_FRACTION[engine])
+    graphs_off = {"disable-cuda-graph", "disable-decode-cuda-graph", "enforce-eager"} & set(flags)
+    prefill = _number(flags, "chunked-prefill-size") or _number(flags, "max-num-batched-tokens")
+    return Tenant(
+        name=name,
+        engine="sglang" if engine == "sglang" else "vllm",
+        shape=shape,
+        context=longest,
+        requests=requests or _number(flags, _REQUESTS[engine]) or _DEFAULT_REQUESTS,
+        graphs=not graphs_off,
+        prefill=prefill if prefill is not None else 8192,
+        pool=pool,
+        fraction=float(fraction) if keep_fraction and isinstance(fraction, str) else None,
+    )
+
+
+def with_memory(decided: Decided, tenant: Tenant, share: Share) -> Decided:
+    """Return the command with the memory flags of its share."""
+    command, reasons = decided.command, dict(decided.reasons)
+    engine = command.engine.package
+    flags: Flags = dict(command.flags)
+    fraction = f"{share.fraction:g}"
+    whole = (
+        f"weights {share.weights / 2**30:.2f} GiB, cache {share.cache / 2**30:.2f} GiB "
+        f"({share.cache_tokens} tokens), in all {share.total / 2**30:.2f} GiB of the card"
+    )
+    wanted = {
+        _FRACTION[engine]: (fraction, whole),
+        _CONTEXT[engine]: (str(tenant.context), "longest request, tokens"),
+        _REQUESTS[engine]: (str(tenant.requests), "requests at once"),
+    }
+    for name, (value, why) in wanted.items():
+        if flags.get(name) != value:
+            flags[name] = value
+            reasons[name] = why
+        elif name == _FRACTION[engine]:
+            reasons[name] = f"{reasons.get(name, '')}; {whole}".lstrip("; ")
+    return replace(decided, command=replace(command, flags=flags), reasons=reasons)

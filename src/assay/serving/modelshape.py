@@ -1,0 +1,138 @@
+"""What a model's config.json says of the memory it needs: weights, and KV cache per token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from assay.errors import UsageError
+
+__all__ = ["ModelShape", "shape_of"]
+
+_BYTES: Final = {
+    "float32": 4.0, "float": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "auto": 2.0,
+    "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "float8_e4m3fn": 1.0, "bf16": 2.0,
+}  # fmt: skip
+"""Bytes of one element by its type's name."""
+
+_QUANTISED: Final = {
+    # method: bytes per weight of the linear layers it packs, scales and zero points included.
+    "awq": 0.5 + 2.5 / 128,
+    "gptq": 0.5 + 2.5 / 128,
+    "awq_marlin": 0.5 + 2.5 / 128,
+    "gptq_marlin": 0.5 + 2.5 / 128,
+    "fp8": 1.0,
+    "modelopt": 1.0,
+    "nvfp4": 0.5 + 1 / 16,
+    "modelopt_fp4": 0.5 + 1 / 16,
+    "mxfp4": 0.5 + 1 / 32,
+    "bitsandbytes": 0.5 + 4 / 64,
+    "compressed-tensors": 1.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """A model as memory sees it."""
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    """In the type that the KV cache is kept in."""
+    context: int
+    """Tokens that the model was made for."""
+    vocabulary: int
+    hidden: int
+    inner: int
+    """The widest layer's width."""
+    estimated: bool
+    """The weights were reckoned from the configuration, not read from files."""
+
+    def activation_bytes(self, prefill_tokens: int, requests: int) -> int:
+        """Return about what a forward pass needs beside weights and cache.
+
+        Two layers' worth of activations in 16 bit for the largest prefill, and logits in 32 bit for every running
+        request; measured servers need more with graphs, which the caller adds.
+        """
+        return prefill_tokens * (4 * self.hidden + 2 * self.inner) * 2 + requests * self.vocabulary * 4 * 2
+
+
+def _number(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
+    for name in names:
+        value = config.get(name)
+        if value is not None and not isinstance(value, bool | dict | list):
+            return int(value)
+    if default is None:
+        raise UsageError(f"the model's config.json does not say {names[0]}; name the memory with --memory-fraction")
+    return default
+
+
+def shape_of(config: Mapping[str, Any], *, weight_bytes: int | None = None, kv_type: str | None = None) -> ModelShape:
+    """Return a model's shape from its config.json.
+
+    Args:
+        config: the parsed config.json; a multimodal model's `text_config` is used where there is one.
+        weight_bytes: the size of the weight files, if they are known.
+        kv_type: the type of the KV cache; the model's own without it.
+
+    Raises:
+        UsageError: the configuration lacks what is needed.
+    """
+    outer = config
+    if isinstance(config.get("text_config"), Mapping):
+        config = {**config, **config["text_config"]}
+    hidden = _number(config, "hidden_size", "n_embd", "d_model")
+    layers = _number(config, "num_hidden_layers", "n_layer")
+    heads = _number(config, "num_attention_heads", "n_head")
+    kv_heads = _number(config, "num_key_value_heads", default=heads)
+    width = _number(config, "head_dim", default=hidden // heads)
+    inner = _number(config, "intermediate_size", "ffn_dim", default=4 * hidden)
+    vocabulary = _number(config, "vocab_size")
+    element = _BYTES.get(str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"), 2.0)
+    cached = _BYTES.get(kv_type or "auto", element) if kv_type and kv_type != "auto" else element
+    if (rank := config.get("kv_lora_rank")) is not None:
+        # Multi-head latent attention keeps one compressed vector and the rotary part (DeepSeek-V2, section 2.1).
+        per_token = layers * (int(rank) + _number(config, "qk_rope_head_dim", default=64)) * cached
+    else:
+        per_token = 2 * layers * kv_heads * width * cached
+    reckoned = _weights(config, outer, hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, width=width,
+                        inner=inner, vocabulary=vocabulary, element=element)  # fmt: skip
+    return ModelShape(
+        weight_bytes=weight_bytes if weight_bytes is not None else reckoned,
+        kv_bytes_per_token=int(per_token),
+        context=_number(config, "max_position_embeddings", "n_positions", default=2048),
+        vocabulary=vocabulary,
+        hidden=hidden,
+        inner=inner,
+        estimated=weight_bytes is None,
+    )
+
+
+def _weights(
+    config: Mapping[str, Any],
+    outer: Mapping[str, Any],
+    *,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    width: int,
+    inner: int,
+    vocabulary: int,
+    element: float,
+) -> int:
+    """Return the bytes of a decoder's weights, reckoned from its shape (gated MLP, as Llama and its kin have)."""
+    experts = _number(config, "num_local_experts", "num_experts", "n_routed_experts", default=0)
+    expert_inner = _number(config, "moe_intermediate_size", default=inner)
+    attention = hidden * width * (2 * heads + 2 * kv_heads)
+    dense = 3 * hidden * inner
+    routed = experts * 3 * hidden * expert_inner
+    tied = str(config.get("tie_word_embeddings", "false")).lower() == "true"
+    embeddings = vocabulary * hidden * (1 if tied else 2)
+    method = outer.get("quant_method") or (outer.get("quantization_config") or {}).get("quant_method")
+    packed = _QUANTISED.get(str(method), element) if method else element
+    if method == "mxfp4":
+        # Only the experts are packed; attention stays as it was (gpt-oss).
+        return int(layers * (attention * element + (routed or dense) * packed) + embeddings * element)
+    per_layer = attention + (routed if experts else dense)
+    return int(layers * per_layer * packed + embeddings * element)
