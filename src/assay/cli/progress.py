@@ -58,12 +58,15 @@ class BuildProgress:
 
     def step(self, cell: Cell, words: str) -> None:
         """A cell is at another step."""
+        moment = time.monotonic()
         with self._lock:
-            began, before = self._running.get(cell.id, (time.monotonic(), ""))
+            began, before = self._running.get(cell.id, (moment, ""))
             self._running[cell.id] = (began, words)
-        # Without a terminal only the change of a stage is worth a line, not every step of it.
-        if self._live is None and words.split(" ", maxsplit=1)[0] != before.split(" ")[0]:
-            console.say(f"    {cell.id}: {words[:100]}")
+            due = self._live is None and words != before and moment - self._told.get(cell.id, began) > _QUIET_SECONDS
+            if due:
+                self._told[cell.id] = moment
+        if due:
+            console.say(f"    {moment - began:4.0f} s {cell.id}: {words[:100]}")
 
     def finished(self, cell: Cell, record: BuildRecord) -> None:
         """A cell is done."""
