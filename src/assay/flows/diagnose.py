@@ -1,0 +1,138 @@
+"""Diagnose what a run left behind: every failed build, probe and server start of it, beside what works elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from assay.diagnose import CellFacts, Contrast, Report, Stage, contrast, examine
+from assay.model.outcome import Outcome, Verdict
+from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, ServeStatus
+
+__all__ = ["Finding", "Subject", "diagnose_run", "failures", "working"]
+
+_FAILED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED}
+_BUILD_FAILED: Final = {BuildStatus.FAILED, BuildStatus.TIMED_OUT, BuildStatus.ENGINE_FAILED, BuildStatus.REFUSED}
+_SERVE_FAILED: Final = {ServeStatus.FAILED, ServeStatus.CRASHED, ServeStatus.TIMED_OUT}
+
+Opener = Callable[[str], BinaryIO | None]
+"""Opens a log by its path relative to build_logs/; None where it is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One thing of a run that failed."""
+
+    cell: str
+    what: str
+    """`build`, `audit`, `serve`, or the feature that was probed."""
+    outcome: str
+    reason: str
+    stage: Stage
+    log: str | None
+    target: str = ""
+    text: tuple[str, ...] = ()
+    """What the record itself says; read where there is no log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A subject, what its log says, and the nearest cell in which the same works."""
+
+    subject: Subject
+    report: Report
+    contrast: Contrast | None
+
+
+def failures(records: Iterable[AnyRecord], run: str) -> list[Subject]:
+    """Return everything that failed in a run, in the order of its records."""
+    found: list[Subject] = []
+    for record in records:
+        if record.run != run:
+            continue
+        match record:
+            case BuildRecord(status=status) if status in _BUILD_FAILED:
+                found.append(_subject(record, "build", status, record.reason, stage=Stage.BUILD, log=record.log))
+            case AuditRecord(verdict=Verdict.FAIL):
+                reason = "; ".join(record.summary)
+                found.append(
+                    _subject(record, "audit", "fail", reason, stage=Stage.AUDIT, log=None, text=record.summary)
+                )
+            case ServeRecord(status=status) if status in _SERVE_FAILED:
+                found.append(_subject(record, "serve", status, record.reason, stage=Stage.SERVE, log=record.log))
+            case ProbeRecord(features=features):
+                found += [
+                    _subject(record, name, result.outcome, result.reason, stage=Stage.PROBE, log=result.log)
+                    for name, result in features.items()
+                    if result.outcome in _FAILED
+                ]
+            case _:
+                pass
+    return found
+
+
+def _subject(
+    record: AnyRecord, what: str, outcome: str, reason: str, *, stage: Stage, log: str | None, text: Sequence[str] = ()
+) -> Subject:
+    devices = record.devices if isinstance(record, ProbeRecord | ServeRecord) else ()
+    return Subject(
+        cell=record.cell,
+        what=what,
+        outcome=str(outcome),
+        reason=reason,
+        stage=stage,
+        log=log,
+        target=devices[0].target if devices else "",
+        text=tuple(text) or ((reason,) if reason else ()),
+    )
+
+
+def working(records: Iterable[AnyRecord], subject: Subject, points: Mapping[str, Mapping[str, str]]) -> list[CellFacts]:
+    """Return the cells in which what failed in the subject was seen to work, with what they are made of."""
+    latest: dict[tuple[str, str], tuple[bool, dict[str, str]]] = {}
+    for record in records:
+        target, ok, packages = "", False, {}
+        match record:
+            case BuildRecord() if subject.what in {"build", "audit"}:
+                ok = record.status in {BuildStatus.BUILT, BuildStatus.CACHED}
+            case ServeRecord() if subject.what == "serve":
+                ok = record.status is ServeStatus.OK
+                target, packages = record.devices[0].target if record.devices else "", record.packages
+            case ProbeRecord() if subject.what in record.features:
+                ok = record.features[subject.what].outcome is Outcome.WORKS
+                target, packages = record.devices[0].target if record.devices else "", record.packages
+            case _:
+                continue
+        latest[record.cell, target] = (ok, {**packages, **points.get(record.cell, {})})
+    return [
+        CellFacts(cell=cell, target=target, parts=parts)
+        for (cell, target), (ok, parts) in latest.items()
+        if ok and parts
+    ]
+
+
+def diagnose_run(
+    records: Sequence[AnyRecord], run: str, *, open_log: Opener, points: Mapping[str, Mapping[str, str]]
+) -> list[Finding]:
+    """Diagnose every failure of a run.
+
+    `points` gives the axis values of cells by id; packages read inside an image are taken from its records.
+    """
+    findings: list[Finding] = []
+    for subject in failures(records, run):
+        stream = open_log(subject.log) if subject.log else None
+        if stream is None:
+            report = examine("\n".join(subject.text).encode(), stage=subject.stage)
+        else:
+            with stream:
+                report = examine(stream, stage=subject.stage)
+        axes = report.diagnoses[0].axes if report.diagnoses else ()
+        parts = dict(points.get(subject.cell, {}))
+        for record in records:
+            if record.run == run and record.cell == subject.cell and isinstance(record, ProbeRecord | ServeRecord):
+                parts = {**record.packages, **parts}
+        facts = CellFacts(cell=subject.cell, target=subject.target, parts=parts)
+        nearest = contrast(facts, working(records, subject, points), axes=axes) if parts else None
+        findings.append(Finding(subject=subject, report=report, contrast=nearest))
+    return findings
