@@ -127,8 +127,8 @@ def test_an_engine_that_works_is_left_alone(machine: Callable[..., Machine]) -> 
     ("release", "said", "not_said"),
     [
         (BOOKWORM, ("Debian 13's packages (docker.io docker-cli docker-buildx containerd)", "containerd iptables"), ()),
-        (TRIXIE, ("install -q -y --no-install-recommends docker.io docker-cli docker-buildx",), ("assay-engine",)),
-        (NOBLE, ("install -q -y --no-install-recommends docker.io docker-buildx",), ("assay-engine",)),
+        (TRIXIE, ("install -y --no-install-recommends docker.io docker-cli docker-buildx",), ("assay-engine",)),
+        (NOBLE, ("install -y --no-install-recommends docker.io docker-buildx",), ("assay-engine",)),
     ],
     ids=["bookworm", "trixie", "noble"],
 )
