@@ -74,7 +74,7 @@ class Buildx:
         for name, path in task.secrets.items():
             argv += ["--secret", f"id={name},src={path}"]
         for name, value in task.build_args.items():
-            argv += ["--build-arg", f"{name}={value}"]
+            argv += ["--build-arg", name if value is None else f"{name}={value}"]
         # The Dockerfile needs no context; an empty one stands for it.
         return [*argv, "--file", dockerfile]
 

@@ -50,6 +50,6 @@ def secrets(environ: Mapping[str, str] = os.environ) -> dict[str, Path]:
     return found
 
 
-def build_args(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the proxies of the environment as build arguments."""
-    return {name: environ[name] for name in _PROXIES if environ.get(name)}
+def build_args(environ: Mapping[str, str] = os.environ) -> dict[str, None]:
+    """Return the proxies of the environment as build arguments, by name only: their addresses may hold credentials."""
+    return {name: None for name in _PROXIES if environ.get(name)}

@@ -86,7 +86,7 @@ class BuildOptions:
     timeout: float | None = 7200.0
     """Seconds for one cell."""
     secrets: Mapping[str, Path] = field(default_factory=dict)
-    build_args: Mapping[str, str] = field(default_factory=dict)
+    build_args: Mapping[str, str | None] = field(default_factory=dict)
     revision: str = ""
     """Of the recipes' repository."""
 

@@ -34,7 +34,8 @@ class BuildTask:
     labels: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Path] = field(default_factory=dict)
     """Secret id -> file."""
-    build_args: Mapping[str, str] = field(default_factory=dict)
+    build_args: Mapping[str, str | None] = field(default_factory=dict)
+    """None takes the value from the environment, so that it stands in no process list and no script."""
     log: Path
     """The full log is written here."""
     timeout: float | None = None
