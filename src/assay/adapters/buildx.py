@@ -37,12 +37,12 @@ _MISSING: Final = ("is not a docker command", "unknown flag: --progress", "unkno
 def failure_lines(log: str, *, count: int = 15) -> list[str]:
     """Return the lines of a failed build that tell most: the excerpt BuildKit prints between rules, else the end."""
     lines = [line.rstrip() for line in log.splitlines()]
-    rules = [position for position, line in enumerate(lines) if line.startswith("------")]
+    # Six dashes frame the excerpt of the output, twenty the excerpt of the Dockerfile.
+    rules = [position for position, line in enumerate(lines) if line == "------"]
     if len(rules) >= 2:
         chosen = [line for line in lines[rules[-2] + 1 : rules[-1]] if line.strip()]
-        final = [line for line in lines[rules[-1] + 1 :] if line.startswith("ERROR:")]
         if chosen:
-            return [*chosen[-count:], *final[-1:]]
+            return chosen[-count:]
     return [line for line in lines if line.strip() and not _NOISE.match(line)][-count:]
 
 

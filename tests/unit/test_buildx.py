@@ -1,0 +1,72 @@
+"""What is shown of a failed build, and of a running one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assay.adapters.buildx import Buildx, _step, failure_lines
+from assay.ports.builder import BuildTask
+
+LOG = """\
+#9 [light 1/1] RUN /opt/tools/install
+#9 0.52 Resolved 3 packages
+#9 1.10 error: Hash mismatch for `tiny==1.0`
+#9 ERROR: process "/bin/sh -c ..." did not complete successfully: exit code: 2
+------
+ > [light 1/1] RUN /opt/tools/install:
+0.52 Resolved 3 packages
+1.10 error: Hash mismatch for `tiny==1.0`
+------
+Dockerfile:40
+--------------------
+  39 |     FROM tools AS light
+  40 | >>> RUN /opt/tools/install
+  41 |
+--------------------
+ERROR: failed to solve: process "/bin/sh -c ..." did not complete successfully: exit code: 2
+"""
+
+
+def test_the_output_of_the_failed_step_is_shown_not_the_dockerfile() -> None:
+    assert failure_lines(LOG) == [
+        " > [light 1/1] RUN /opt/tools/install:",
+        "0.52 Resolved 3 packages",
+        "1.10 error: Hash mismatch for `tiny==1.0`",
+    ]
+
+
+def test_without_an_excerpt_the_end_is_shown() -> None:
+    assert failure_lines("#1 sha256:aa 1MB\nERROR: no such base\n") == ["ERROR: no such base"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("#9 [wheel-torch 1/1] RUN --mount=type=secret", "wheel-torch"),
+        ("#9 [image  5/17] COPY --link", "image 5/17"),
+        ("#1 [internal] load build definition", None),
+        ("#30 exporting layers 3.1s", "exporting layers"),
+        ("#9 0.52 Resolved 3 packages", None),
+    ],
+)
+def test_steps_are_told_in_few_words(line: str, words: str | None) -> None:
+    assert words == _step(line)
+
+
+def test_secrets_and_arguments_reach_the_command_by_name() -> None:
+    task = BuildTask(
+        dockerfile="FROM x",
+        tags=("assay/x:1",),
+        labels={"a": "b"},
+        secrets={"netrc": Path("/etc/netrc")},
+        build_args={"https_proxy": None, "MAX_JOBS": "2"},
+        log=Path("log"),
+    )
+    command = Buildx(zstd=True).command(task, dockerfile="Dockerfile")
+
+    assert "id=netrc,src=/etc/netrc" in command
+    assert command[command.index("https_proxy") - 1] == "--build-arg"
+    assert "MAX_JOBS=2" in command
+    assert any("compression=zstd" in word and "name=assay/x:1" in word for word in command)
