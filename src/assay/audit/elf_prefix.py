@@ -74,9 +74,12 @@ def read_prefix(data: bytes, size: int) -> ElfLibrary | None:
         return None
     words = {word.decode("ascii", "replace") for word in text.split(b"\0")}
     libraries = sorted(word for word in words if _LIBRARY.fullmatch(word))
+    # Whether it is DT_RPATH or DT_RUNPATH stands in .dynamic; the former reaches further.
+    folders = tuple(folder for word in sorted(words) if "$ORIGIN" in word for folder in word.split(":") if folder)
     return ElfLibrary(
         machine=header.machine,
         needed=tuple(libraries),
+        rpath=folders,
         symbols=symbols,
         needed_versions=found.files,
         defined_versions=tuple(sorted(set(found.defined.values()))),
@@ -188,7 +191,11 @@ def _versions(data: bytes, strings: int, last: int, count: int, size: int) -> _T
 
 
 def _explains(data: bytes, start: int, tables: _Tables) -> bool:
-    """Every reference has no version or a required one, every definition none or a defined one."""
+    """Every reference has no version or a required one, every definition none or a defined one.
+
+    A linker writes either 0 or 1 for "no version" of a reference, never both in one file.
+    """
+    unversioned: set[int] = set()
     table = data[start : start + len(tables.versions) * _SYM.size]
     for (_, info, _, section, _, _), version in zip(_SYM.iter_unpack(table), tables.versions, strict=True):
         number = version & 0x7FFF
@@ -197,9 +204,11 @@ def _explains(data: bytes, start: int, tables: _Tables) -> bool:
         if section == 0:
             if number > 1 and number not in tables.named:
                 return False
+            if number < 2:
+                unversioned.add(number)
         elif number != 1 and number not in tables.defined:
             return False
-    return True
+    return len(unversioned) < 2
 
 
 def _read_versions(data: bytes, strings: int, end: int, count: int) -> _Tables | None:

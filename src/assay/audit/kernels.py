@@ -25,19 +25,27 @@ def _unpack(entry: Entry, data: bytes) -> bytes | None:
     """Return the entry unpacked; None where the library for it is not installed."""
     if entry.compression is None:
         return data
-    if not 0 < entry.uncompressed <= MAX_UNPACKED or not 0 < entry.compressed <= len(data):
+    if not 0 < entry.uncompressed <= MAX_UNPACKED or entry.compressed > len(data):
         return None
-    packed = data[: entry.compressed]
+    # Some compilers leave out the exact size; then only the size padded to eight bytes is known.
+    packed = data[: entry.compressed or len(data)]
     try:
-        if entry.compression == "lz4":
-            lz4: Any = importlib.import_module("lz4.block")
-            return bytes(lz4.decompress(packed, uncompressed_size=entry.uncompressed))
-        zstd: Any = importlib.import_module("zstandard")
-        return bytes(zstd.ZstdDecompressor().decompress(packed, max_output_size=entry.uncompressed))
+        if entry.compression == "zstd":
+            zstd: Any = importlib.import_module("zstandard")
+            return bytes(zstd.ZstdDecompressor().decompressobj().decompress(packed))[: entry.uncompressed]
+        lz4: Any = importlib.import_module("lz4.block")
+        for padding in range(1 if entry.compressed else 8):
+            end = len(packed) - padding
+            try:
+                return bytes(lz4.decompress(packed[:end], uncompressed_size=entry.uncompressed))
+            except lz4.LZ4BlockError:
+                if padding == 7 or entry.compressed or packed[end - 1 : end] != b"\0":
+                    raise
     except ImportError:
         return None
     except Exception as error:
         raise WheelError(f"an entry for {entry.target} does not unpack: {error}") from error
+    return None
 
 
 def kernel_names(entry: Entry, data: bytes) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from assay.audit.elf import ElfLibrary, is_elf, read_elf, wanted_ranges
@@ -30,16 +30,21 @@ class MemberReader:
 
     Kept are the first 24 MiB, what the program headers and the dynamic section ask for where it has not passed yet,
     and of each fatbin container its smallest entry. What is missing in the end is asked for again through `reread`.
+
+    Args:
+        path: where it lies in the wheel or image.
+        size: bytes it has.
+        ranges: (offset, length) to keep beside, for a second pass over what cannot be read again at will.
     """
 
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str, size: int, *, ranges: Iterable[tuple[int, int]] = ()) -> None:
         self.path = path
         self.size = size
         self._image = SparseImage(size)
         self._front = bytearray()
         self._front_done = False
         self._at = 0
-        self._wanted: list[tuple[int, int, bytearray]] = []
+        self._wanted: list[tuple[int, int, bytearray]] = [(at, at + length, bytearray()) for at, length in ranges]
         self._asked: set[tuple[int, int]] = set()
         self._walker = FatbinWalker()
         self._notes: dict[str, str] = {}
@@ -132,7 +137,8 @@ class MemberReader:
         """Return the facts, or None if the file is no ELF file (a linker script, a text).
 
         Raises:
-            WheelError: it is damaged, ended early, or a part is needed that cannot be read again.
+            WheelError: it is damaged or ended early.
+            Unread: a part is needed that was not kept, and there is no `reread`.
         """
         if self._at != self.size:
             raise WheelError(f"{self.path}: {self._at} bytes came where {self.size} were announced")
@@ -153,7 +159,7 @@ class MemberReader:
                 return read_elf(self._image)
             except Unread as missing:
                 if reread is None:
-                    raise WheelError(f"{self.path}: its tables lie where they cannot be read again") from missing
+                    raise
                 self._image.add(missing.offset, reread(missing.offset, missing.length))
             except WheelError as error:
                 raise WheelError(f"{self.path}: {error.message}") from error

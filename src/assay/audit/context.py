@@ -1,0 +1,187 @@
+"""What all rules share: the installation, the knowledge, and what was worked out of them once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Final
+
+from packaging.version import InvalidVersion, Version
+
+from assay.audit.facts import Library, WheelFacts
+from assay.audit.findings import Finding
+from assay.audit.knowledge import Knowledge, LibraryPolicy, fits
+from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
+from assay.audit.symbols import Kind, is_torch_symbol, torch_kind
+from assay.model.outcome import Severity
+
+__all__ = ["Context", "Root", "TargetGpu", "label", "minor", "torch_release"]
+
+_EXTENSION: Final = re.compile(r"\.(?:abi3|cpython-\d+[a-z]*(?:-[\w-]+)?|pypy\w*(?:-[\w-]+)?)\.so$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetGpu:
+    """A GPU to be true on."""
+
+    name: str
+    capability: int
+    """120 for 12.0."""
+    driver_cuda: str | None = None
+    """Newest CUDA version of the driver there, if that is known."""
+    shared_memory: int | None = None
+
+    @property
+    def dotted(self) -> str:
+        """`12.0`."""
+        return f"{self.capability // 10}.{self.capability % 10}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """A library that something loads by itself: a Python extension, or operators registered with torch."""
+
+    wheel: WheelFacts
+    library: Library
+    closure: Closure
+    kind: Kind
+    policy: LibraryPolicy | None
+
+
+def label(wheel: WheelFacts) -> str:
+    """Return `name version`."""
+    return f"{wheel.name} {wheel.version}"
+
+
+def torch_release(version: str) -> str:
+    """Return the release without local part: `2.8.0` for `2.8.0+cu128`."""
+    try:
+        return Version(version).public
+    except InvalidVersion:
+        return version
+
+
+def minor(version: str) -> str:
+    """Return `2.8` for `2.8.0+cu128`."""
+    return ".".join(torch_release(version).split(".")[:2])
+
+
+@dataclass
+class Context:
+    """One audit."""
+
+    installation: Installation
+    knowledge: Knowledge
+    targets: Sequence[TargetGpu] = ()
+    demangle: Callable[[str], str] = str
+    known: Mapping[str, Sequence[WheelFacts]] = field(default_factory=dict)
+    """Distribution -> facts of other versions that are at hand, for suggestions."""
+    findings: list[Finding] = field(default_factory=list)
+    uncertain: set[tuple[str, str]] = field(default_factory=set)
+    """(sha256, path) of libraries whose symbols would have to be read to be sure."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Path of a root -> why it does not load."""
+
+    @cached_property
+    def linker(self) -> Linker:
+        sonames = self.knowledge.sonames
+        return Linker(
+            self.installation,
+            driver=sonames.driver,
+            runtime=sonames.always,
+            preloaded=sonames.preloaded,
+        )
+
+    @property
+    def base(self) -> Base:
+        return self.installation.base
+
+    @property
+    def torch(self) -> WheelFacts | None:
+        return self.installation.torch
+
+    def policy(self, wheel: WheelFacts, library: Library) -> LibraryPolicy | None:
+        """Return what is known of how a package uses a library on all of the targets; the first entry that fits."""
+        for entry in self.knowledge.dispatch.libraries:
+            if (
+                entry.package == wheel.name
+                and fnmatchcase(library.path, entry.library)
+                and fits(wheel.version, entry.versions)
+                and (not entry.targets or all(self.on(target, entry.targets) for target in self.targets))
+            ):
+                return entry
+        return None
+
+    @staticmethod
+    def on(target: TargetGpu, globs: Iterable[str]) -> bool:
+        """Tell whether a target's capability is among globs such as `12.*`."""
+        return any(fnmatchcase(target.dotted, glob) for glob in globs)
+
+    @cached_property
+    def roots(self) -> tuple[Root, ...]:
+        """What is loaded by itself, of all wheels but torch and the CUDA libraries."""
+        found: list[Root] = []
+        for wheel in self.installation.wheels:
+            if wheel.is_torch:
+                continue
+            for library in wheel.libraries:
+                if library.scope == "listed" or library.machine == "cuda":
+                    continue
+                kind = torch_kind(library)
+                if kind is Kind.NONE and not (_EXTENSION.search(library.name) or library.extension):
+                    continue
+                start = Found(soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library)
+                found.append(
+                    Root(
+                        wheel=wheel,
+                        library=library,
+                        closure=self.linker.closure(start),
+                        kind=kind,
+                        policy=self.policy(wheel, library),
+                    )
+                )
+        return tuple(found)
+
+    def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
+        """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.
+
+        Known by a pin in its metadata, else by which releases export all it asks for; empty if nothing is known.
+        """
+        for line in wheel.requires_dist:
+            match = _TORCH_PIN.match(line)
+            if match:
+                return (minor(match.group(1)),)
+        names = self.torch_names(wheel)
+        releases = self.knowledge.history.having_all(names) if names else ()
+        return tuple(dict.fromkeys(minor(release) for release in releases))
+
+    def torch_names(self, wheel: WheelFacts) -> frozenset[str]:
+        """Return torch's C++ symbols that a wheel's unstable libraries ask for."""
+        return frozenset(
+            name
+            for library in wheel.libraries
+            if library.scope != "listed" and torch_kind(library) is Kind.UNSTABLE
+            for name in library.names
+            if is_torch_symbol(name)
+        )
+
+    def add(self, finding: Finding) -> None:
+        self.findings.append(finding)
+
+    def severity(self, policy: LibraryPolicy | None, default: Severity = Severity.ERROR) -> Severity:
+        """Return how much a fault of a library weighs."""
+        if policy is None:
+            return default
+        match policy.use:
+            case "required":
+                return default
+            case "optional":
+                return Severity.WARNING
+            case "never":
+                return Severity.INFO
+
+
+_TORCH_PIN: Final = re.compile(r"torch\s*\(?\s*===?\s*([\w.]+?)(?:\+\w[\w.]*)?\s*\)?\s*(?:;|$)")

@@ -1,0 +1,199 @@
+"""Predicts each feature on each target from findings, GPU code and what is known of how packages use their kernels.
+
+A prediction is never a measurement: it is kept apart from what probes find, and says its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from assay.audit.context import Context, TargetGpu, label
+from assay.audit.facts import Library, WheelFacts
+from assay.audit.findings import Finding, Prediction
+from assay.audit.gpu import Run, group_runs
+from assay.audit.knowledge import Dispatch, Feature, fits
+from assay.model.outcome import Outcome, Severity, Verdict
+
+__all__ = ["predictions"]
+
+_RANK = {
+    Outcome.WORKS: 6,
+    Outcome.DEGRADED: 5,
+    Outcome.INCONCLUSIVE: 4,
+    Outcome.WRONG: 3,
+    Outcome.BROKEN: 2,
+    Outcome.UNSUPPORTED: 1,
+    Outcome.NOT_RUN: 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """What one package makes of a feature."""
+
+    outcome: Outcome
+    verdict: Verdict
+    reason: str
+    cause: str | None = None
+
+
+def predictions(context: Context) -> tuple[Prediction, ...]:
+    """Return what each feature is expected to do on each target; features nothing here can give are left out."""
+    made: list[Prediction] = []
+    for target in context.targets:
+        done: dict[str, _Way] = {}
+        for name in context.knowledge.dispatch.features:
+            _predict(context, target, name, done)
+        made.extend(
+            Prediction(
+                target=target.name,
+                feature=name,
+                outcome=done[name].outcome,
+                verdict=done[name].verdict,
+                reason=done[name].reason,
+                cause=done[name].cause,
+            )
+            for name in context.knowledge.dispatch.features
+            if name in done
+        )
+    return tuple(made)
+
+
+def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Way]) -> _Way | None:
+    if name in done:
+        return done[name]
+    feature = context.knowledge.dispatch.features[name]
+    ways = [way for entry in feature.dispatch if (way := _way(context, target, entry)) is not None]
+    if not ways:
+        return None
+    best = max(ways, key=lambda way: _RANK[way.outcome])
+    for glob, why in feature.unsupported.items():
+        if fnmatchcase(target.dotted, glob):
+            best = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=why)
+    for glob, why in feature.degraded.items():
+        if fnmatchcase(target.dotted, glob) and best.outcome is Outcome.WORKS:
+            best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)
+    best = _with_needs(context, target, feature, best, done)
+    done[name] = best
+    return best
+
+
+def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way, done: dict[str, _Way]) -> _Way:
+    for other in feature.needs:
+        needed = _predict(context, target, other, done) if other in context.knowledge.dispatch.features else None
+        if needed is not None and needed.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG}:
+            if own.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED}:
+                return own
+            return _Way(
+                outcome=Outcome.BROKEN,
+                verdict=Verdict.FAIL,
+                reason=f"needs {other}: {needed.reason}",
+                cause=needed.cause,
+            )
+    return own
+
+
+def _way(context: Context, target: TargetGpu, entry: Dispatch) -> _Way | None:
+    wheel = context.installation.wheel(entry.package)
+    if wheel is None or not fits(wheel.version, entry.versions):
+        return None
+    if entry.targets and not context.on(target, entry.targets):
+        return None
+    needed = _unmet(context, wheel)
+    if needed is not None:
+        return needed
+    if not entry.code:
+        fault = _package_fault(context, wheel)
+        return fault or _Way(outcome=Outcome.WORKS, verdict=Verdict.OK, reason=f"{label(wheel)} brings it")
+    libraries = [item for item in wheel.libraries if fnmatchcase(item.path, entry.library)]
+    if not libraries:
+        return None
+    ways = [way for library in libraries if (way := _library_way(context, target, wheel, library, entry)) is not None]
+    return max(ways, key=lambda way: _RANK[way.outcome]) if ways else None
+
+
+def _unmet(context: Context, wheel: WheelFacts) -> _Way | None:
+    """A need at run time (rule R4) that is an error for this package."""
+    for finding in context.findings:
+        if finding.rule == "R4" and finding.package == label(wheel) and finding.severity is Severity.ERROR:
+            return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=finding.message, cause=finding.cause)
+    return None
+
+
+def _package_fault(context: Context, wheel: WheelFacts) -> _Way | None:
+    for library in wheel.libraries:
+        if library.path in context.broken:
+            policy = context.policy(wheel, library)
+            if policy is None or policy.use == "required":
+                return _broken(context, wheel, library)
+    return None
+
+
+def _broken(context: Context, wheel: WheelFacts, library: Library) -> _Way:
+    finding = next((item for item in context.findings if item.library == library.path and item.cause), None)
+    return _Way(
+        outcome=Outcome.BROKEN,
+        verdict=Verdict.FAIL,
+        reason=f"{library.path} of {label(wheel)} does not load: {context.broken[library.path]}",
+        cause=finding.cause if finding else _cause_of(context.findings, wheel),
+    )
+
+
+def _cause_of(findings: list[Finding], wheel: WheelFacts) -> str | None:
+    return next((item.cause for item in findings if item.package == label(wheel) and item.cause), None)
+
+
+def _library_way(
+    context: Context, target: TargetGpu, wheel: WheelFacts, library: Library, entry: Dispatch
+) -> _Way | None:
+    if library.path in context.broken:
+        return _broken(context, wheel, library)
+    code = library.gpu
+    if code is None:
+        if library.scope == "full":
+            return None
+        return _Way(
+            outcome=Outcome.INCONCLUSIVE,
+            verdict=Verdict.WARN,
+            reason=f"the GPU code of {library.path} was not read",
+        )
+    wanted = re.compile(entry.kernels, re.IGNORECASE) if entry.kernels else None
+    best: tuple[Run, str | None] | None = None
+    counted = {Run.SASS: 0, Run.PTX: 0, Run.NONE: 0}
+    for group in code.groups:
+        if wanted is not None and not any(wanted.search(kernel) for kernel in group.kernels):
+            continue
+        how, cuda = group_runs(group, target.capability, context.knowledge.ptx.isa, target.driver_cuda)
+        counted[how] += group.containers
+        if best is None or _ORDER[how] > _ORDER[best[0]]:
+            best = (how, cuda)
+    if best is None:
+        return None
+    parts = sum(counted.values())
+    where = f"{library.path} of {label(wheel)}"
+    match best[0]:
+        case Run.SASS:
+            return _Way(
+                outcome=Outcome.WORKS,
+                verdict=Verdict.OK,
+                reason=f"machine code for {target.name} in {counted[Run.SASS]} of {parts} parts of {where}",
+            )
+        case Run.PTX:
+            driver = f", driver for CUDA {best[1]} or newer" if best[1] else ""
+            return _Way(
+                outcome=entry.on_ptx or Outcome.WORKS,
+                verdict=Verdict.WARN,
+                reason=entry.ptx_reason or f"PTX alone for {target.name} in {where}: compiled at first start{driver}",
+            )
+        case Run.NONE:
+            return _Way(
+                outcome=Outcome.BROKEN,
+                verdict=Verdict.FAIL,
+                reason=f"{where} has no code for {target.name}",
+                cause="arch-torch-incompatible" if wheel.is_torch else "arch-no-kernel-image",
+            )
+
+
+_ORDER = {Run.NONE: 0, Run.PTX: 1, Run.SASS: 2}

@@ -1,0 +1,143 @@
+"""What an audit says: findings, predictions and the verdict over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from assay.model.base import Value
+from assay.model.outcome import Outcome, Severity, Verdict
+
+__all__ = ["RULES", "AuditReport", "CodeRow", "Finding", "Prediction", "Suggestion", "verdict_of"]
+
+RULES: Final[dict[str, str]] = {
+    "R1": "A package that is required is not in the set, or in a version that does not fit.",
+    "R2": "The wheel is not for this Python, or not for this platform.",
+    "R3": "A library is linked with torch, but the wheel does not say that it needs torch: no resolver can help.",
+    "L1": "A shared library that is needed is nowhere, or nowhere the dynamic linker looks.",
+    "L3": "A symbol that is needed is exported by none of the libraries in reach.",
+    "L4": "A library does not have the version of a symbol that is asked for.",
+    "L5": "A library asks for something this Python does not have.",
+    "L6": "A library needs functions of a newer driver.",
+    "L7": "A library needs a newer C or C++ runtime than the base has.",
+    "L8": "A library uses the other C++ string ABI than torch.",
+    "L9": "A library with torch's unstable C++ ABI was built for another torch release.",
+    "L10": "Parts of two CUDA major versions would be loaded into one process.",
+    "R4": "A package needs something at run time that no wheel says.",
+    "G1": "A library has no code that this GPU can run.",
+    "G2": "A library has PTX alone for this GPU: compiled by the driver at first use.",
+    "G3": "A library has code for this GPU in some of its parts only.",
+    "G4": "Only a sample of the GPU code was read.",
+    "F1": "A file could not be read.",
+}
+"""The rules; the reasons for each are in docs/reference/audit-rules.md."""
+
+
+class Suggestion(Value):
+    """A change that makes a finding go away, as far as known facts tell."""
+
+    package: str
+    versions: tuple[str, ...]
+    """Nearest first."""
+    why: str = ""
+
+
+class Finding(Value):
+    """One thing the audit found."""
+
+    rule: str
+    severity: Severity
+    package: str = ""
+    """`name version` of the wheel."""
+    library: str = ""
+    """Path inside the wheel or image."""
+    target: str = ""
+    """For rules about GPU code: `sm_120`."""
+    message: str
+    symbols: tuple[str, ...] = ()
+    """Mangled, the first ones."""
+    symbols_count: int = 0
+    cause: str | None = None
+    """An entry of knowledge/failures.yaml: what would be seen if it were built all the same."""
+    suggestions: tuple[Suggestion, ...] = ()
+    fix: str = ""
+
+
+class Prediction(Value):
+    """What one feature is expected to do on one target; never to be mixed with what a probe measured."""
+
+    target: str
+    feature: str
+    outcome: Outcome
+    verdict: Verdict
+    reason: str
+    cause: str | None = None
+
+
+class CodeRow(Value):
+    """How the GPU code of one library fits one target."""
+
+    package: str
+    library: str
+    target: str
+    runs: Literal["sass", "ptx", "partial", "none", "unknown"]
+    sass: int
+    """Containers with machine code for the target."""
+    ptx: int
+    """Containers whose PTX the driver can compile for it."""
+    none: int
+    """Containers with neither."""
+    targets: tuple[str, ...]
+    """What the library has: `sm_90a`, `compute_80 (PTX 8.7)`."""
+    needs_cuda: str | None = None
+    """The CUDA version the driver must support for the PTX: `12.8`."""
+    kernels_without: tuple[str, ...] = ()
+    """Some kernels that have no code for the target, mangled."""
+    sampled: bool = False
+
+
+class AuditReport(Value):
+    """Everything one audit says of one cell, image or set of wheels."""
+
+    schema_version: Literal[1] = 1
+    subject: Literal["wheels", "image"]
+    name: str
+    """Cell id, image reference, or the wheels' names."""
+    python: str
+    base: str
+    targets: tuple[str, ...]
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    predictions: tuple[Prediction, ...] = ()
+    code: tuple[CodeRow, ...] = ()
+    packages: dict[str, str] = {}
+    """Distribution -> version."""
+    unread: tuple[str, ...] = ()
+    """Wheels of which only names or metadata were read."""
+    fetched_bytes: int = 0
+    seconds: float = 0.0
+
+    def of(self, severity: Severity) -> list[Finding]:
+        """Return the findings of one severity."""
+        return [finding for finding in self.findings if finding.severity is severity]
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """The findings that decided the verdict, one line each."""
+        worst = self.of(Severity.ERROR) or self.of(Severity.WARNING)
+        return tuple(f"{item.rule} {item.package}: {item.message}" for item in worst)
+
+    def predicted(self) -> dict[str, dict[str, Outcome]]:
+        """Return target -> feature -> predicted outcome."""
+        found: dict[str, dict[str, Outcome]] = {}
+        for item in self.predictions:
+            found.setdefault(item.target, {})[item.feature] = item.outcome
+        return found
+
+
+def verdict_of(findings: Iterable[Finding]) -> Verdict:
+    """Return `fail` with any error, `warn` with any warning, else `ok`."""
+    severities = {finding.severity for finding in findings}
+    if Severity.ERROR in severities:
+        return Verdict.FAIL
+    return Verdict.WARN if Severity.WARNING in severities else Verdict.OK

@@ -1,0 +1,105 @@
+"""Which GPU runs which code. Rules: CUDA C++ Programming Guide, "Compute Capabilities" and "Feature Set Compiler
+Targets"; compatibility of cubins is within a major version, of Tegra parts with themselves alone (vLLM PR 20219)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from packaging.version import Version
+
+from assay.audit.facts import CodeGroup, GpuCode, target_key
+
+__all__ = ["Run", "capability_of", "group_runs", "jit", "runs", "spelled"]
+
+_TEGRA: Final = frozenset({53, 62, 72, 87, 101, 110})
+_FAMILY: Final[dict[int, frozenset[int]]] = {
+    100: frozenset({100, 103}),
+    103: frozenset({103}),
+    101: frozenset({101}),
+    110: frozenset({110}),
+    120: frozenset({120, 121}),
+    121: frozenset({121}),
+}
+"""Targets with suffix f -> capabilities that run them (Programming Guide, table of family-specific targets)."""
+_TARGET: Final = re.compile(r"(\d+)([af]?)")
+
+
+class Run(StrEnum):
+    """How a GPU runs some code."""
+
+    SASS = "sass"
+    PTX = "ptx"
+    NONE = "none"
+
+
+def capability_of(text: str) -> int:
+    """Return 120 for `12.0`, `sm_120` or `120`."""
+    digits = text.removeprefix("sm_")
+    if "." in digits:
+        major, _, minor = digits.partition(".")
+        return int(major) * 10 + int(minor)
+    return int(digits)
+
+
+def runs(target: str, capability: int) -> bool:
+    """Tell whether machine code for `90a`, `120f`, ... runs on a GPU of this capability (120 for 12.0)."""
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        return False
+    number, suffix = int(match.group(1)), match.group(2)
+    if suffix == "a":
+        return number == capability
+    if suffix == "f":
+        return capability in _FAMILY.get(number, frozenset({number}))
+    if number in _TEGRA or capability in _TEGRA:
+        return number == capability
+    return number // 10 == capability // 10 and number <= capability
+
+
+def jit(target: str, capability: int) -> bool:
+    """Tell whether PTX for `80`, `120a`, ... can be compiled for a GPU of this capability."""
+    match = _TARGET.fullmatch(target.partition("@")[0])
+    if match is None:
+        return False
+    number, suffix = int(match.group(1)), match.group(2)
+    if suffix == "a":
+        return number == capability
+    if suffix == "f":
+        return capability in _FAMILY.get(number, frozenset({number}))
+    return number <= capability
+
+
+def group_runs(
+    group: CodeGroup, capability: int, isa_cuda: Mapping[str, str], driver_cuda: str | None = None
+) -> tuple[Run, str | None]:
+    """Return how a GPU runs the containers of a group, and for PTX the CUDA version its driver must support.
+
+    Args:
+        isa_cuda: PTX ISA -> the first CUDA version whose driver compiles it.
+        driver_cuda: newest CUDA version of the driver, if known; PTX that is newer does not count then.
+    """
+    if any(runs(target, capability) for target in group.sass):
+        return Run.SASS, None
+    needs: list[Version] = []
+    for item in group.ptx:
+        if jit(item, capability):
+            cuda = isa_cuda.get(item.partition("@")[2])
+            needs.append(Version(cuda) if cuda else Version("0"))
+    if driver_cuda is not None:
+        needs = [cuda for cuda in needs if cuda <= Version(driver_cuda)]
+    if not needs:
+        return Run.NONE, None
+    least = min(needs)
+    return Run.PTX, None if least == Version("0") else str(least)
+
+
+def spelled(code: GpuCode) -> tuple[str, ...]:
+    """Return the targets of a library as people write them."""
+    ptx = [item.partition("@") for item in sorted(code.ptx, key=target_key)]
+    return (
+        *(f"sm_{target}" for target in code.sass),
+        *(f"compute_{target} (PTX {isa})" for target, _, isa in ptx),
+    )

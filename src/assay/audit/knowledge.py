@@ -1,0 +1,213 @@
+"""Facts that age and that no file of a wheel says; read from knowledge/, each with its source and date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+from pydantic import AfterValidator
+
+from assay.audit.history import TorchHistory
+from assay.model.base import Value
+from assay.model.outcome import Outcome
+
+__all__ = [
+    "BaseFacts",
+    "Dispatch",
+    "DispatchFile",
+    "Feature",
+    "Knowledge",
+    "LibraryPolicy",
+    "NeedsFile",
+    "PtxFile",
+    "RuntimeNeed",
+    "SonamesFile",
+    "fits",
+    "python_exports",
+]
+
+
+def _specifier(text: str) -> str:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+Specifier = Annotated[str, AfterValidator(_specifier)]
+
+
+def python_exports(text: str) -> dict[str, frozenset[str]]:
+    """Read knowledge/python_abi.txt: Python minor -> C symbols that its own library exports."""
+    minors: list[str] = []
+    table: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0] == "#":
+            continue
+        if words[0] == "minors":
+            minors = words[1:]
+            table = {minor: set() for minor in minors}
+            continue
+        for minor in words[1:] or minors:
+            table[minor].add(words[0])
+    return {minor: frozenset(names) for minor, names in table.items()}
+
+
+def fits(version: str, specifier: str) -> bool:
+    """Tell whether a version meets a specifier; pre-releases and local versions count."""
+    try:
+        return SpecifierSet(specifier).contains(Version(version).public, prereleases=True)
+    except InvalidVersion:
+        return not specifier
+
+
+class BaseFacts(Value):
+    """What the C and C++ runtimes of a distribution offer."""
+
+    match: tuple[str, ...]
+    """Parts of a base image's name or distribution that it is known by: `bookworm`, `ubuntu22.04`."""
+    glibc: str
+    glibcxx: str
+    cxxabi: str
+    source: str
+    date: str
+
+
+class SonamesFile(Value):
+    """knowledge/sonames.yaml."""
+
+    version: Literal["1"]
+    driver: tuple[str, ...]
+    """Brought in by the container toolkit from the host."""
+    always: tuple[str, ...]
+    """The C and C++ runtime: in every base that can run Python."""
+    optional_base: tuple[str, ...] = ()
+    """In the base images of Python or the CUDA toolkit, but nothing to rely on elsewhere."""
+    packages: dict[str, tuple[str, ...]]
+    """Package of the distribution -> sonames it brings."""
+    wheels: dict[str, str]
+    """Soname -> distribution on the package index that brings it."""
+    preloaded: dict[str, str]
+    """Soname -> why it is there although no library on the way needs it."""
+    toolkit: tuple[str, ...] = ()
+    """Sonames the CUDA toolkit of a base brings, `{major}` standing for its version."""
+    bases: dict[str, BaseFacts]
+    source: str
+    date: str
+
+
+class PtxFile(Value):
+    """knowledge/ptx_isa.yaml."""
+
+    version: Literal["1"]
+    isa: dict[str, str]
+    """PTX ISA -> first CUDA version whose driver takes it."""
+    drivers: dict[str, str]
+    """CUDA version -> least driver on Linux."""
+    symbols: dict[str, str] = {}
+    """Beginning of a driver function's name -> CUDA version of the driver that has it."""
+    source: str
+    date: str
+
+
+class RuntimeNeed(Value):
+    """Something a package needs when it runs."""
+
+    package: str
+    versions: Specifier = ""
+    needs: str
+    """In words, for people."""
+    provided_by: tuple[str, ...] = ()
+    """Distributions or base packages of which one is enough."""
+    unless: tuple[str, ...] = ()
+    """Distributions that make it unnecessary."""
+    features: tuple[str, ...] = ()
+    severity: Literal["info", "warning", "error"] = "warning"
+    cause: str | None = None
+    source: str
+    date: str
+
+
+class NeedsFile(Value):
+    """knowledge/runtime_needs.yaml."""
+
+    version: Literal["1"]
+    needs: tuple[RuntimeNeed, ...]
+
+
+class LibraryPolicy(Value):
+    """How a package uses one of its libraries."""
+
+    package: str
+    versions: Specifier = ""
+    library: str
+    """Glob over paths."""
+    use: Literal["required", "optional", "never"]
+    """`optional`: the package goes on without; `never`: not loaded on the targets named."""
+    targets: tuple[str, ...] = ()
+    """Capabilities it holds for, as globs: `12.*`; empty: all."""
+    reason: str
+    source: str
+    date: str
+
+
+class Dispatch(Value):
+    """Kernels of which a feature is made, in one package."""
+
+    package: str
+    versions: Specifier = ""
+    library: str = "*"
+    kernels: str = ""
+    """Regular expression over mangled names; empty: the whole library."""
+    code: bool = True
+    """Whether GPU code in the library decides; False: the package alone does (Triton, JIT)."""
+    on_ptx: Outcome | None = None
+    """What is known to come of PTX compiled by the driver, where that is not the same as machine code."""
+    ptx_reason: str = ""
+    targets: tuple[str, ...] = ()
+
+
+class Feature(Value):
+    """What decides one feature; the best of the packages that are there counts."""
+
+    dispatch: tuple[Dispatch, ...]
+    needs: tuple[str, ...] = ()
+    """Features without which it cannot work."""
+    unsupported: dict[str, str] = {}
+    """Capability glob -> why no version supports it there."""
+    degraded: dict[str, str] = {}
+    source: str
+    date: str
+
+
+class DispatchFile(Value):
+    """knowledge/dispatch.yaml."""
+
+    version: Literal["1"]
+    libraries: tuple[LibraryPolicy, ...]
+    features: dict[str, Feature]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """All of it."""
+
+    sonames: SonamesFile
+    ptx: PtxFile
+    needs: NeedsFile
+    dispatch: DispatchFile
+    history: TorchHistory
+    python: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Python minor -> symbols it exports."""
+
+    def base(self, name: str) -> BaseFacts | None:
+        """Return the facts of a base by its name, image reference or suite."""
+        for facts in self.sonames.bases.values():
+            if any(part in name for part in facts.match):
+                return facts
+        return None

@@ -1,0 +1,273 @@
+"""The dynamic linker's view of an installation: which library a name finds, and which symbols are in reach.
+
+Emulated is what glibc does with RTLD_NOW, as Python's import and torch's load_library do: names are looked up among
+what is loaded already, then DT_RPATH of the asking library and of those that loaded it (unless it has DT_RUNPATH),
+then DT_RUNPATH, then the system's folders; symbols in the global scope and then breadth first through the needed
+libraries of the one that is loaded. Nothing of the machine this runs on is looked at.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Final
+
+from assay.audit.facts import Library, WheelFacts
+
+__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Where", "installed_path"]
+
+TORCH_ROOT: Final = re.compile(r"torch/(_C\.[^/]*\.so|lib/libtorch_global_deps\.so)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What is there before any wheel is installed."""
+
+    name: str
+    glibc: str | None = None
+    glibcxx: str | None = None
+    cxxabi: str | None = None
+    sonames: frozenset[str] = frozenset()
+    """Libraries of the base known by name alone."""
+    libraries: tuple[Library, ...] = ()
+    """Libraries of an image, read; their paths are absolute."""
+    packages: frozenset[str] = frozenset()
+    """Packages of the distribution, as far as known."""
+    known: bool = True
+    """False where nobody said what the base is: then its own libraries are not reported as missing with certainty."""
+    search: tuple[str, ...] = ()
+    """Folders of the loader's own configuration and LD_LIBRARY_PATH, for images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """Everything that would be in one environment."""
+
+    wheels: tuple[WheelFacts, ...]
+    python: str
+    base: Base
+    complete: bool = True
+    """Whether nothing else is installed, so that what is not here is missing."""
+    overridden: frozenset[str] = frozenset()
+    """Distributions whose version was forced against what others ask for."""
+
+    @cached_property
+    def torch(self) -> WheelFacts | None:
+        """The wheel of torch, if there."""
+        return next((wheel for wheel in self.wheels if wheel.is_torch), None)
+
+    def wheel(self, name: str) -> WheelFacts | None:
+        """Return the wheel of a distribution."""
+        return next((wheel for wheel in self.wheels if wheel.name == name), None)
+
+
+class Where(StrEnum):
+    """How a library is found."""
+
+    LOADED = "loaded"
+    """Loaded already when torch is imported."""
+    PATH = "path"
+    """Through the asking library's own search path."""
+    BASE = "base"
+    DRIVER = "driver"
+    PRELOADED = "preloaded"
+    UNREACHABLE = "unreachable"
+    """A wheel has it, but nothing tells the linker where."""
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A library in reach, or the lack of it."""
+
+    soname: str
+    where: Where
+    wheel: WheelFacts | None = None
+    library: Library | None = None
+    """None where only the name is known (base, driver)."""
+
+    @property
+    def key(self) -> str:
+        return self.library.path if self.library is not None else self.soname
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A name that finds nothing usable."""
+
+    soname: str
+    asked_by: str
+    where: Where
+    holders: tuple[str, ...] = ()
+    """Wheels that have it out of reach."""
+
+
+@dataclass
+class Closure:
+    """A library with all it pulls in, in load order."""
+
+    root: Found
+    found: list[Found] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+
+
+def installed_path(path: str) -> str:
+    """Return where a file of a wheel comes to lie, relative to site-packages (PEP 427's data folders resolved)."""
+    first, _, rest = path.partition("/")
+    if first.endswith(".data"):
+        scheme, _, inner = rest.partition("/")
+        return inner if scheme in {"purelib", "platlib"} else f"../../../{scheme}/{inner}"
+    return path
+
+
+class Linker:
+    """Looks up libraries and symbols in one installation.
+
+    Args:
+        installation: what is installed.
+        driver: sonames that come from the host's driver.
+        runtime: sonames of the C and C++ runtime.
+        preloaded: sonames that torch loads by itself although nothing needs them.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        *,
+        driver: Iterable[str],
+        runtime: Iterable[str],
+        preloaded: Mapping[str, str],
+    ) -> None:
+        self.installation = installation
+        self.driver = frozenset(driver)
+        self.runtime = frozenset(runtime)
+        self._preloaded = preloaded
+        self._paths: dict[str, Found] = {}
+        self._names: dict[str, list[Found]] = {}
+        for wheel in installation.wheels:
+            for library in wheel.libraries:
+                found = Found(
+                    soname=library.soname or library.name, where=Where.UNREACHABLE, wheel=wheel, library=library
+                )
+                self._paths.setdefault(posixpath.normpath(installed_path(library.path)), found)
+                for name in {found.soname, library.name}:
+                    self._names.setdefault(name, []).append(found)
+        self._system: dict[str, Found] = {}
+        for library in installation.base.libraries:
+            found = Found(soname=library.soname or library.name, where=Where.BASE, library=library)
+            for name in {found.soname, library.name}:
+                self._system.setdefault(name, found)
+            self._paths.setdefault(library.path, found)
+        self.loaded: dict[str, Found] = {}
+        """Soname -> library, after `import torch`."""
+        self.torch_missing: list[Missing] = []
+        self._import_torch()
+
+    @property
+    def system(self) -> dict[str, Library | None]:
+        """Soname -> library, for the libraries of an image's base."""
+        return {name: found.library for name, found in self._system.items()}
+
+    def _import_torch(self) -> None:
+        torch = self.installation.torch
+        if torch is None:
+            return
+        roots = [library for library in torch.libraries if TORCH_ROOT.search(library.path)]
+        # libtorch_global_deps is loaded first and for all to see; then comes torch._C.
+        for library in sorted(roots, key=lambda item: "global_deps" not in item.path):
+            closure = self.closure(Found(soname=library.name, where=Where.PATH, wheel=torch, library=library))
+            for found in closure.found:
+                self.loaded.setdefault(found.soname, found)
+            self.torch_missing.extend(closure.missing)
+        for found in list(self.loaded.values()):
+            # A link in a wheel's folder asked for by file name finds the loaded library too.
+            if found.library is not None:
+                self.loaded.setdefault(found.library.name, found)
+
+    @cached_property
+    def global_scope(self) -> list[Found]:
+        """Libraries whose symbols every other one sees: those of libtorch_global_deps."""
+        torch = self.installation.torch
+        if torch is None:
+            return []
+        for library in torch.libraries:
+            if library.path.endswith("libtorch_global_deps.so"):
+                return self.closure(Found(soname=library.name, where=Where.PATH, wheel=torch, library=library)).found
+        return []
+
+    def closure(self, root: Found) -> Closure:
+        """Return a library with everything it pulls in, breadth first."""
+        closure = Closure(root=root)
+        chains: dict[str, tuple[Found, ...]] = {root.key: (root,)}
+        queue: deque[Found] = deque([root])
+        seen: set[str] = set()
+        while queue:
+            current = queue.popleft()
+            if current.key in seen:
+                continue
+            seen.add(current.key)
+            closure.found.append(current)
+            if current.library is None:
+                continue
+            for name in current.library.needed:
+                found = self.find(name, chains[current.key])
+                if found.where in {Where.MISSING, Where.UNREACHABLE}:
+                    holders = tuple(
+                        f"{item.wheel.name} {item.wheel.version}" for item in self._names.get(name, []) if item.wheel
+                    )
+                    closure.missing.append(
+                        Missing(soname=name, asked_by=current.key, where=found.where, holders=holders)
+                    )
+                if found.where is Where.MISSING:
+                    continue
+                chains.setdefault(found.key, (found, *chains[current.key]))
+                queue.append(found)
+        return closure
+
+    def find(self, name: str, chain: tuple[Found, ...]) -> Found:
+        """Return what a needed name finds, asked by `chain[0]`, which `chain[1]` loaded, and so on."""
+        if name in self.loaded:
+            loaded = self.loaded[name]
+            where = Where.LOADED if loaded.wheel is not None else loaded.where
+            return Found(soname=name, where=where, wheel=loaded.wheel, library=loaded.library)
+        for folder in self._folders(chain):
+            found = self._paths.get(posixpath.normpath(f"{folder}/{name}"))
+            if found is not None:
+                return Found(soname=found.soname, where=Where.PATH, wheel=found.wheel, library=found.library)
+        if name in self.driver:
+            return Found(soname=name, where=Where.DRIVER)
+        if name in self._system:
+            return self._system[name]
+        if name in self.installation.base.sonames or name in self.runtime:
+            return Found(soname=name, where=Where.BASE)
+        holders = self._names.get(name, [])
+        if holders:
+            where = Where.PRELOADED if name in self._preloaded and self.installation.torch else Where.UNREACHABLE
+            return Found(soname=name, where=where, wheel=holders[0].wheel, library=holders[0].library)
+        return Found(soname=name, where=Where.MISSING)
+
+    def _folders(self, chain: tuple[Found, ...]) -> Iterable[str]:
+        asking = chain[0].library
+        if asking is None:
+            return
+        if not asking.runpath:
+            for link in chain:
+                if link.library is not None and not link.library.runpath:
+                    yield from self._expanded(link.library, link.library.rpath)
+        yield from self.installation.base.search
+        yield from self._expanded(asking, asking.runpath)
+
+    @staticmethod
+    def _expanded(library: Library, paths: Iterable[str]) -> Iterable[str]:
+        origin = posixpath.dirname(installed_path(library.path)) or "."
+        for path in paths:
+            yield path.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)
+
+    def opaque(self, found: Found) -> bool:
+        """Whether a library is there of which the symbols are not known."""
+        return found.library is None or found.library.scope == "listed"

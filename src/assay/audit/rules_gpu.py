@@ -1,0 +1,172 @@
+"""Rules G1 to G4: which library has code for which GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+from packaging.version import Version
+
+from assay.audit.context import Context, TargetGpu, label
+from assay.audit.facts import GpuCode, Library, WheelFacts
+from assay.audit.findings import CodeRow, Finding
+from assay.audit.gpu import Run, group_runs, runs, spelled
+from assay.audit.symbols import Kind, torch_kind
+from assay.model.outcome import Severity
+
+__all__ = ["code_row", "code_rows", "gpu_rules"]
+
+NAMED: Final = 24
+
+
+def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCode, target: TargetGpu) -> CodeRow:
+    """Return how the GPU code of one library fits one target."""
+    counts = dict.fromkeys(Run, 0)
+    needs: Version | None = None
+    without: list[str] = []
+    for group in code.groups:
+        how, cuda = group_runs(group, target.capability, context.knowledge.ptx.isa, target.driver_cuda)
+        counts[how] += group.containers
+        if how is Run.PTX and cuda is not None:
+            needs = max(needs or Version("0"), Version(cuda))
+        if how is Run.NONE:
+            without.extend(group.kernels)
+    kind: Literal["sass", "ptx", "partial", "none", "unknown"]
+    if not code.containers:
+        kind = "unknown"
+    elif counts[Run.NONE] == code.containers:
+        kind = "unknown" if code.sampled else "none"
+    elif counts[Run.NONE]:
+        kind = "partial"
+    else:
+        kind = "ptx" if counts[Run.PTX] else "sass"
+    return CodeRow(
+        package=label(wheel),
+        library=library.path,
+        target=target.name,
+        runs=kind,
+        sass=counts[Run.SASS],
+        ptx=counts[Run.PTX],
+        none=counts[Run.NONE],
+        targets=spelled(code),
+        needs_cuda=str(needs) if needs else None,
+        kernels_without=tuple(without[:NAMED]),
+        sampled=code.sampled,
+    )
+
+
+def code_rows(context: Context) -> Iterator[tuple[WheelFacts, Library, TargetGpu, CodeRow]]:
+    """Yield a row for each library with GPU code and each target."""
+    for wheel in context.installation.wheels:
+        for library in wheel.libraries:
+            if library.gpu is None or not library.gpu.containers:
+                continue
+            for target in context.targets:
+                yield wheel, library, target, code_row(context, wheel, library, library.gpu, target)
+
+
+def gpu_rules(context: Context) -> list[CodeRow]:
+    """Judge every library for every target; returns the rows, best known names first."""
+    rows: list[CodeRow] = []
+    for wheel, library, target, row in code_rows(context):
+        rows.append(row)
+        if row.runs in {"sass", "unknown"} or wheel.name.startswith("nvidia-"):
+            # NVIDIA's libraries pick kernels for each GPU their version knows, and bring some in ways of their own.
+            continue
+        _judge(context, wheel, library, target, row)
+    _torch_archs(context)
+    return rows
+
+
+def _judge(context: Context, wheel: WheelFacts, library: Library, target: TargetGpu, row: CodeRow) -> None:
+    policy = context.policy(wheel, library)
+    loaded_by_torch = wheel.is_torch or torch_kind(library) is not Kind.NONE
+    has = ", ".join(row.targets) or "none"
+    if row.runs == "none":
+        torch_itself = wheel.is_torch and library.name.startswith("libtorch_cuda.")
+        severity = context.severity(policy, Severity.ERROR if torch_itself else Severity.WARNING)
+        if policy is not None and policy.use == "required":
+            severity = Severity.ERROR
+        context.add(
+            Finding(
+                rule="G1",
+                severity=severity,
+                package=label(wheel),
+                library=library.path,
+                target=target.name,
+                message=f"has no code for {target.name}: {has}" + (f"; {policy.reason}" if policy else ""),
+                cause="arch-torch-incompatible" if wheel.is_torch else "arch-no-kernel-image",
+                fix=_torch_fix(target) if torch_itself else "",
+            )
+        )
+    elif row.runs == "ptx":
+        driver = f" of a driver for CUDA {row.needs_cuda} or newer" if row.needs_cuda else " of the driver"
+        context.add(
+            Finding(
+                rule="G2",
+                severity=Severity.WARNING if loaded_by_torch and not policy else Severity.INFO,
+                package=label(wheel),
+                library=library.path,
+                target=target.name,
+                message=f"runs on {target.name} through the compiler{driver} alone ({row.ptx} of "
+                f"{row.sass + row.ptx} parts): the first start is slow",
+            )
+        )
+    else:
+        named = ", ".join(dict.fromkeys(_short(context, name) for name in row.kernels_without[:12]))
+        context.add(
+            Finding(
+                rule="G3",
+                severity=Severity.INFO,
+                package=label(wheel),
+                library=library.path,
+                target=target.name,
+                message=f"{row.none} of {row.sass + row.ptx + row.none} parts have no code for {target.name}"
+                + (f": {named}" if named else ""),
+                symbols=row.kernels_without[:8],
+                symbols_count=len(row.kernels_without),
+            )
+        )
+
+
+def _torch_fix(target: TargetGpu) -> str:
+    return f"take a torch built with a newer CUDA version: for {target.name} see targets in matrix.yaml"
+
+
+def _short(context: Context, name: str) -> str:
+    """The kernel's own name, without namespaces and arguments."""
+    text = context.demangle(name)
+    depth = 0
+    kept: list[str] = []
+    for char in text.removeprefix("void "):
+        if char in "<(":
+            depth += 1
+        elif char in ">)":
+            depth -= 1
+        elif depth == 0:
+            kept.append(char)
+    return "".join(kept).strip()[:80] or name[:80]
+
+
+def _torch_archs(context: Context) -> None:
+    """G4: torch of which only the list of architectures it tells itself was read."""
+    torch = context.torch
+    if torch is None or any(library.gpu for library in torch.libraries):
+        return
+    note = next((library.notes["torch_archs"] for library in torch.libraries if "torch_archs" in library.notes), None)
+    if note is None:
+        return
+    listed = [word.partition("_")[2] for word in note.split()]
+    for target in context.targets:
+        if not any(runs(item, target.capability) for item in listed):
+            context.add(
+                Finding(
+                    rule="G1",
+                    severity=Severity.ERROR,
+                    package=label(torch),
+                    target=target.name,
+                    message=f"says of itself that it has no code for {target.name}: {note}",
+                    cause="arch-torch-incompatible",
+                    fix=_torch_fix(target),
+                )
+            )

@@ -1,0 +1,411 @@
+"""Rules L1, L3, L5 and L6: would the dynamic linker load every library that is loaded by itself."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from packaging.version import Version
+
+from assay.audit.context import Context, Root, label, torch_release
+from assay.audit.facts import Library, Reference, WheelFacts
+from assay.audit.findings import Finding
+from assay.audit.linker import Closure, Found, Missing, Where
+from assay.audit.rules_torch import missing_torch_symbols
+from assay.audit.symbols import is_driver_symbol, is_python_symbol, is_shim, is_torch_symbol
+from assay.model.outcome import Severity
+
+__all__ = ["link_rules"]
+
+SHOWN: Final = 8
+_SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+)")
+_FAMILIES: Final = re.compile(
+    r"(?:nccl|cudnn|cublas|cuda|cufft|curand|cusparse|cusolver|nvrtc|nvJitLink|nvshmem|nvtx|cufile|cupti)[A-Z_]\w*"
+)
+_CUDA_LIBRARY: Final = re.compile(r"lib(?:cu[a-z]|nccl|nvJitLink|nvshmem)")
+_CUDA_SONAME: Final = re.compile(r"lib(cudart|cublas|cublasLt|nvrtc|cufft|cusolver|nvJitLink|cupti)\.so\.(\d+)")
+
+
+@dataclass
+class _Checked:
+    """What was found out of one library in the scope of one root."""
+
+    missing: list[Reference] = field(default_factory=list)
+    python: list[str] = field(default_factory=list)
+    driver: list[str] = field(default_factory=list)
+    uncertain: list[Found] = field(default_factory=list)
+
+
+def link_rules(context: Context) -> None:
+    """Check torch itself, then everything else that is loaded by itself."""
+    _torch(context)
+    _missing_sonames(context)
+    for root in context.roots:
+        if not _importable(context, root):
+            continue
+        _symbols(context, root)
+
+
+def _torch(context: Context) -> None:
+    torch = context.torch
+    if torch is None:
+        return
+    for name, items in _by_soname(context.linker.torch_missing).items():
+        if not context.installation.complete and items[0].where is Where.MISSING:
+            # Given alone, torch's own requirements are not part of the question.
+            continue
+        if items[0].where is Where.UNREACHABLE:
+            continue
+        _report_soname(context, torch, name, items, Severity.ERROR)
+
+
+def _by_soname(items: Iterable[Missing]) -> dict[str, list[Missing]]:
+    found: dict[str, list[Missing]] = defaultdict(list)
+    for item in items:
+        found[item.soname].append(item)
+    return found
+
+
+def _missing_sonames(context: Context) -> None:
+    """L1: one finding for each wheel and name, however many of its libraries ask for it."""
+    for wheel in context.installation.wheels:
+        roots = [root for root in context.roots if root.wheel is wheel]
+        loading = [root for root in roots if not _hard(context, root)]
+        wanted: dict[str, list[tuple[Root, Missing]]] = defaultdict(list)
+        for root in roots:
+            for item in root.closure.missing:
+                wanted[item.soname].append((root, item))
+        plain: dict[Severity, list[tuple[str, list[Missing]]]] = defaultdict(list)
+        for name, pairs in sorted(wanted.items()):
+            severity = _soname_severity(context, name, pairs, loading)
+            if severity is Severity.ERROR:
+                for root, _ in pairs:
+                    context.broken.setdefault(root.library.path, f"{name} is missing")
+            items = [item for _, item in pairs]
+            if items[0].where is Where.MISSING and _soname_cause(name) == "lib-missing":
+                plain[severity].append((name, items))
+            else:
+                _report_soname(context, wheel, name, items, severity)
+        for severity, several in plain.items():
+            _report_plain(context, wheel, several, severity)
+
+
+def _soname_severity(
+    context: Context, name: str, pairs: Sequence[tuple[Root, Missing]], loading: Sequence[Root]
+) -> Severity:
+    """Return how much a missing library weighs.
+
+    A library of CUDA or torch, or one that the package is known to need, is an error. One of the system's is an
+    error where nothing of the package would load; else it is likely that of an optional part.
+    """
+    if _torch_family(name) and context.torch is None and not context.installation.complete:
+        return Severity.INFO
+    if all(item.where is Where.UNREACHABLE for _, item in pairs):
+        # The package may load it by itself first: not certain, so not an error.
+        own = all(f"{root.wheel.name} {root.wheel.version}" in item.holders for root, item in pairs)
+        return Severity.INFO if own else Severity.WARNING
+    grave = _soname_cause(name) not in {"lib-missing", "abi-libnuma-missing"}
+    if not grave and not context.base.known:
+        return Severity.WARNING
+    worst = Severity.INFO
+    for root, _ in pairs:
+        use = root.policy.use if root.policy else None
+        if use == "required" or (use is None and (grave or not loading)):
+            return Severity.ERROR
+        if use is None or (use == "optional" and grave):
+            worst = Severity.WARNING
+    return worst
+
+
+def _report_plain(
+    context: Context, wheel: WheelFacts, several: Sequence[tuple[str, list[Missing]]], severity: Severity
+) -> None:
+    """One finding for all of the system's libraries that a wheel lacks."""
+    if len(several) == 1:
+        _report_soname(context, wheel, *several[0], severity)
+        return
+    askers = sorted({item.asked_by for _, items in several for item in items})
+    fixes = dict.fromkeys(fix for name, _ in several if (fix := _who_brings(context, name, None)))
+    context.add(
+        Finding(
+            rule="L1",
+            severity=severity,
+            package=label(wheel),
+            library=askers[0],
+            message=f"{_few(askers)} need {', '.join(name for name, _ in several)}, and nothing brings them",
+            cause="lib-missing",
+            fix="; ".join(fixes),
+        )
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+_WEIGHT: Final = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
+
+
+def _torch_family(name: str) -> bool:
+    return name.startswith(("libtorch", "libc10"))
+
+
+def _hard(context: Context, root: Root) -> bool:
+    return any(
+        item.where is Where.MISSING and not (_torch_family(item.soname) and context.torch is None)
+        for item in root.closure.missing
+    )
+
+
+def _report_soname(
+    context: Context, wheel: WheelFacts, name: str, items: Sequence[Missing], severity: Severity
+) -> None:
+    askers = list(dict.fromkeys(item.asked_by for item in items))
+    by, verb = _few(askers), "needs" if len(askers) == 1 else "need"
+    if items[0].where is Where.UNREACHABLE:
+        message = f"{by} {verb} {name}, which {items[0].holders[0]} has where the linker does not look"
+        fix = "import the package that brings it first, or set LD_LIBRARY_PATH"
+    else:
+        message = f"{by} {verb} {name}, and nothing brings it"
+        other = _other_major(context, name)
+        if other:
+            message += f" (this set has {other})"
+        fix = _who_brings(context, name, other)
+    context.add(
+        Finding(
+            rule="L1",
+            severity=severity,
+            package=label(wheel),
+            library=items[0].asked_by,
+            message=message,
+            cause=_soname_cause(name) if items[0].where is Where.MISSING else None,
+            fix=fix,
+        )
+    )
+
+
+def _soname_cause(name: str) -> str | None:
+    if name == "libnuma.so.1":
+        return "abi-libnuma-missing"
+    if name.startswith("libcudart.so."):
+        return "abi-cudart12"
+    if name.startswith("libnvrtc.so."):
+        return "abi-nvrtc12"
+    if _torch_family(name):
+        return "lib-torch"
+    return "lib-cuda-generic" if _CUDA_LIBRARY.match(name) else "lib-missing"
+
+
+def _other_major(context: Context, name: str) -> str | None:
+    match = _CUDA_SONAME.fullmatch(name)
+    if match is None:
+        return None
+    for wheel in context.installation.wheels:
+        for other in wheel.by_soname:
+            found = _CUDA_SONAME.fullmatch(other)
+            if found and found.group(1) == match.group(1) and found.group(2) != match.group(2):
+                return other
+    return None
+
+
+def _who_brings(context: Context, name: str, other: str | None) -> str:
+    if other:
+        return "take the build of this package for the CUDA version of torch, or torch for this package's"
+    sonames = context.knowledge.sonames
+    packages = [package for package, names in sonames.packages.items() if name in names]
+    if packages:
+        return f"install {' or '.join(packages)} in the image (system_packages)"
+    if name in sonames.wheels:
+        return f"add {sonames.wheels[name]} to the requirements"
+    return ""
+
+
+def _importable(context: Context, root: Root) -> bool:
+    """L5: an extension module whose file name or content names another Python."""
+    wanted = context.installation.python.replace(".", "")
+    match = _SUFFIX.search(root.library.name)
+    if match and match.group(1) + match.group(2) != wanted:
+        context.add(
+            Finding(
+                rule="L5",
+                severity=context.severity(root.policy, Severity.WARNING),
+                package=label(root.wheel),
+                library=root.library.path,
+                message=f"its name says Python {match.group(1)}.{match.group(2)}: "
+                f"Python {context.installation.python} does not see it",
+            )
+        )
+        return False
+    guard = root.library.notes.get("pybind11_python")
+    if guard and guard != context.installation.python and not match:
+        context.add(
+            Finding(
+                rule="L5",
+                severity=context.severity(root.policy, Severity.WARNING),
+                package=label(root.wheel),
+                library=root.library.path,
+                message=f"it refuses to load on any Python but {guard} (pybind11 compares versions)",
+            )
+        )
+    return True
+
+
+def _symbols(context: Context, root: Root) -> None:
+    """L3, L5, L6: every symbol that must be found, of the library and of what it newly pulls in."""
+    scope = _scope(context, root.closure)
+    fresh = [
+        found
+        for found in root.closure.found
+        if found.library is not None
+        and found.library.scope != "listed"
+        and (found is root.closure.root or found.where in {Where.PATH, Where.PRELOADED, Where.UNREACHABLE})
+        and found.soname not in context.linker.loaded
+    ]
+    for found in fresh:
+        library, wheel = found.library, found.wheel or root.wheel
+        if library is None or (found is not root.closure.root and library.extension):
+            continue
+        checked = _check(context, library, scope, root.closure)
+        _report(context, root, wheel, library, checked)
+
+
+def _scope(context: Context, closure: Closure) -> list[Found]:
+    seen: dict[str, Found] = {}
+    for found in (*context.linker.global_scope, *closure.found):
+        seen.setdefault(found.key, found)
+    return list(seen.values())
+
+
+def _check(context: Context, library: Library, scope: Sequence[Found], closure: Closure) -> _Checked:
+    checked = _Checked()
+    absent = {item.soname for item in closure.missing}
+    exporters = [found.library for found in scope if found.library is not None and found.library.scope != "listed"]
+    listed = [found for found in scope if found.library is not None and found.library.scope == "listed"]
+    blind = [found for found in scope if found.library is None and found.soname not in context.linker.runtime]
+    asked = {version: file for file, versions in library.requires.items() for version in versions}
+    python = context.knowledge.python.get(context.installation.python)
+    for reference in library.references:
+        name, version = reference
+        if any(_offers(exporter, name, version) for exporter in exporters):
+            continue
+        file = asked.get(version) if version else None
+        if file in absent or (file and any(found.soname == file for found in (*blind, *listed))):
+            continue
+        if version and (file is None or file in context.linker.runtime):
+            # The C and C++ runtime: whether its version suffices is rule L7.
+            continue
+        if is_python_symbol(name):
+            if python is not None and name not in python:
+                checked.python.append(name)
+        elif is_driver_symbol(name):
+            checked.driver.append(name)
+        elif is_torch_symbol(name) or is_shim(name):
+            _torch_symbol(context, reference, listed, checked)
+        elif listed:
+            checked.uncertain.extend(listed)
+        elif (
+            (name.startswith("_Z") or _FAMILIES.fullmatch(name))
+            # With a library missing its symbols are missing too: that is told once, by rule L1.
+            and not (absent or blind)
+            and context.installation.complete
+        ):
+            checked.missing.append(reference)
+        # Other C names without a version come from what Python itself has loaded (libm, libdl, libpthread).
+    return checked
+
+
+def _torch_symbol(context: Context, reference: Reference, listed: Sequence[Found], checked: _Checked) -> None:
+    """A symbol of torch that nothing read has: missing, unless the library that may have it was not read."""
+    torch = context.torch
+    if torch is None:
+        return
+    unread = [found for found in listed if found.wheel is torch]
+    history = context.knowledge.history
+    if not unread:
+        checked.missing.append(reference)
+    elif not history.knows(torch_release(torch.version)):
+        checked.uncertain.extend(unread)
+    elif torch_release(torch.version) not in history.having(reference[0]):
+        checked.missing.append(reference)
+
+
+def _offers(library: Library, name: str, version: str | None) -> bool:
+    versions = library.exports.get(name)
+    if versions is None:
+        return False
+    return version is None or version in versions or None in versions or not library.provides
+
+
+def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
+    context.uncertain |= {
+        (found.wheel.sha256, found.library.path) for found in checked.uncertain if found.wheel and found.library
+    }
+    severity = context.severity(root.policy)
+    torch_names = [name for name, _ in checked.missing if is_torch_symbol(name) or is_shim(name)]
+    if torch_names:
+        missing_torch_symbols(context, wheel, library, torch_names, severity)
+    others = [reference for reference in checked.missing if reference[0] not in set(torch_names)]
+    if others:
+        names = [name for name, _ in others]
+        context.add(
+            Finding(
+                rule="L3",
+                severity=severity,
+                package=label(wheel),
+                library=library.path,
+                message=f"needs {context.demangle(names[0])}{_more(names)}, which nothing in reach exports",
+                symbols=tuple(names[:SHOWN]),
+                symbols_count=len(names),
+                cause="abi-cuda-symbol" if _FAMILIES.fullmatch(names[0]) else "abi-undefined-symbol",
+            )
+        )
+    if (torch_names or others) and severity is Severity.ERROR:
+        first = (torch_names or [name for name, _ in others])[0]
+        context.broken.setdefault(root.library.path, f"undefined symbol {context.demangle(first)}")
+    if checked.python:
+        abi3 = ".abi3." in library.name
+        context.add(
+            Finding(
+                rule="L5",
+                severity=severity,
+                package=label(wheel),
+                library=library.path,
+                message=f"needs {checked.python[0]}{_more(checked.python)}, which Python "
+                f"{context.installation.python} does not have"
+                + ("; it is no abi3 library, whatever its name says" if abi3 else ""),
+                symbols=tuple(checked.python[:SHOWN]),
+                symbols_count=len(checked.python),
+                cause="abi-python-symbol",
+            )
+        )
+    _driver(context, wheel, library, checked.driver)
+
+
+def _driver(context: Context, wheel: WheelFacts, library: Library, names: Sequence[str]) -> None:
+    """L6: functions of the driver that older ones lack, where the driver is known."""
+    for target in context.targets:
+        if target.driver_cuda is None:
+            continue
+        for name in names:
+            for start, cuda in context.knowledge.ptx.symbols.items():
+                if name.startswith(start) and Version(cuda) > Version(target.driver_cuda):
+                    context.add(
+                        Finding(
+                            rule="L6",
+                            severity=Severity.ERROR,
+                            package=label(wheel),
+                            library=library.path,
+                            target=target.name,
+                            message=f"needs {name} of a driver for CUDA {cuda}; the driver is for {target.driver_cuda}",
+                            symbols=(name,),
+                            symbols_count=1,
+                        )
+                    )
+                    break
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""

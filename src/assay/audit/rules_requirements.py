@@ -1,0 +1,152 @@
+"""Rules R1, R2 and R4: what the metadata asks for, and what it does not say."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from packaging.markers import UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from assay.audit.context import Context, label
+from assay.audit.facts import WheelFacts
+from assay.audit.findings import Finding
+from assay.audit.knowledge import fits
+from assay.model.outcome import Severity
+
+__all__ = ["requirement_rules"]
+
+_CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
+_MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
+
+
+def requirement_rules(context: Context) -> None:
+    """Check requirements against what is there, tags against Python, and known needs at run time."""
+    versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
+    for wheel in context.installation.wheels:
+        _python(context, wheel)
+        for line in wheel.requires_dist:
+            _requirement(context, wheel, line, versions)
+    _runtime_needs(context, versions)
+
+
+def _environment(python: str) -> dict[str, str]:
+    return {
+        "python_version": python,
+        "python_full_version": f"{python}.99",
+        "implementation_name": "cpython",
+        "implementation_version": f"{python}.99",
+        "platform_python_implementation": "CPython",
+        "os_name": "posix",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "platform_release": "",
+        "platform_version": "",
+        "extra": "",
+    }
+
+
+def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[str, str]) -> None:
+    try:
+        wanted = Requirement(line)
+        if wanted.marker and not wanted.marker.evaluate(_environment(context.installation.python)):
+            return
+    except (InvalidRequirement, UndefinedEnvironmentName):
+        return
+    name = canonicalize_name(wanted.name)
+    have = versions.get(name)
+    if have is None:
+        if context.installation.complete:
+            context.add(
+                Finding(
+                    rule="R1",
+                    severity=Severity.ERROR,
+                    package=label(wheel),
+                    message=f"requires {wanted}, which is not in the set",
+                    fix=f"add {name} to the requirements, or lock again",
+                )
+            )
+        return
+    try:
+        good = wanted.specifier.contains(Version(have), prereleases=True)
+    except InvalidVersion:
+        return
+    if not good:
+        forced = name in context.installation.overridden
+        context.add(
+            Finding(
+                rule="R1",
+                severity=Severity.WARNING if forced else Severity.ERROR,
+                package=label(wheel),
+                cause=None if forced else "res-conflict",
+                message=f"requires {wanted.name}{wanted.specifier}, but {have} is in the set"
+                + (" (forced)" if forced else ""),
+                fix=f"take {name}{wanted.specifier}, or another version of {wheel.name}",
+            )
+        )
+
+
+def _python(context: Context, wheel: WheelFacts) -> None:
+    """R2: Requires-Python and the tags of the file's own name."""
+    python = context.installation.python
+    try:
+        if wheel.requires_python and not SpecifierSet(wheel.requires_python).contains(f"{python}.99"):
+            context.add(
+                Finding(
+                    rule="R2",
+                    severity=Severity.ERROR,
+                    package=label(wheel),
+                    message=f"requires Python {wheel.requires_python}; this is {python}",
+                )
+            )
+            return
+        tags = parse_wheel_filename(wheel.filename)[3]
+    except (InvalidSpecifier, InvalidWheelFilename):
+        return
+    major, _, number = python.partition(".")
+    wanted = (int(major), int(number))
+    good = False
+    for tag in tags:
+        match = _CPYTHON.fullmatch(tag.interpreter)
+        if match is None:
+            good = good or tag.interpreter.startswith("py")
+            continue
+        has = (int(match.group(1)), int(match.group(2)))
+        good = good or has == wanted or (tag.abi in {"abi3", "none"} and has <= wanted)
+    if not good:
+        context.add(
+            Finding(
+                rule="R2",
+                severity=Severity.ERROR,
+                package=label(wheel),
+                message=f"{wheel.filename} is not for Python {python}",
+                fix=f"take the file for cp{python.replace('.', '')}",
+            )
+        )
+
+
+def _runtime_needs(context: Context, versions: dict[str, str]) -> None:
+    """R4: what packages need when they run and no wheel says."""
+    have = set(versions) | context.base.packages
+    for need in context.knowledge.needs.needs:
+        version = versions.get(need.package)
+        if version is None or not fits(version, need.versions):
+            continue
+        if have & set(need.provided_by) or have & set(need.unless):
+            continue
+        if not context.installation.complete and need.severity != "error":
+            continue
+        context.add(
+            Finding(
+                rule="R4",
+                severity=Severity(need.severity),
+                package=f"{need.package} {version}",
+                message=need.needs,
+                cause=need.cause,
+                fix=f"add one of: {', '.join(need.provided_by)}" if need.provided_by else "",
+            )
+        )

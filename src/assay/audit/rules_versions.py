@@ -1,0 +1,144 @@
+"""Rules L4, L7 and L10: versions of symbols, of the C and C++ runtime, and of CUDA."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from packaging.version import InvalidVersion, Version
+
+from assay.audit.context import Context, label
+from assay.audit.facts import Library, WheelFacts
+from assay.audit.findings import Finding
+from assay.audit.linker import Found, Where
+from assay.model.outcome import Severity
+
+__all__ = ["version_rules"]
+
+_CEILINGS: Final = ("GLIBC", "GLIBCXX", "CXXABI")
+_WEIGHT: Final = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
+
+
+class _Asker(NamedTuple):
+    wheel: WheelFacts
+    library: Library
+    severity: Severity
+
+
+def version_rules(context: Context) -> None:
+    """Check versions that libraries ask of the files they need, then CUDA majors."""
+    _versions(context)
+    _cuda_majors(context)
+
+
+def _versions(context: Context) -> None:
+    """L4 and L7: what libraries ask of the files they need."""
+    ceilings = {"GLIBC": context.base.glibc, "GLIBCXX": context.base.glibcxx, "CXXABI": context.base.cxxabi}
+    system = {found.soname: found.library for found in context.linker._system.values()}
+    policies = {(root.wheel.sha256, root.library.path): root for root in context.roots}
+    loaded = {found.library.path for found in context.linker.loaded.values() if found.library is not None}
+    reached = {found.key for root in context.roots for found in root.closure.found} | loaded
+    for wheel in context.installation.wheels:
+        worst: dict[str, tuple[Version, str, str, Severity]] = {}
+        for library in wheel.libraries:
+            if library.path not in reached:
+                continue
+            root = policies.get((wheel.sha256, library.path))
+            severity = context.severity(root.policy if root else context.policy(wheel, library))
+            asker = _Asker(wheel, library, severity)
+            for file, versions in library.requires.items():
+                known = system.get(file)
+                if known is not None and known.provides:
+                    lacking = [version for version in versions if version not in known.provides]
+                    if lacking:
+                        _report_version(context, asker, file, lacking)
+                    continue
+                if file in context.linker.runtime:
+                    for version in versions:
+                        family, _, number = version.partition("_")
+                        ceiling = ceilings.get(family)
+                        parsed = _parse(number)
+                        if ceiling and parsed and parsed > Version(ceiling):
+                            before = worst.get(family)
+                            if before is None or (parsed, _WEIGHT[severity]) > (before[0], _WEIGHT[before[3]]):
+                                worst[family] = (parsed, library.path, version, severity)
+                    continue
+                _provided_versions(context, asker, file, versions)
+        for family in _CEILINGS:
+            if family in worst:
+                _, path, version, severity = worst[family]
+                context.broken.setdefault(path, f"{version} is newer than the base has")
+                context.add(
+                    Finding(
+                        rule="L7",
+                        severity=severity,
+                        package=label(wheel),
+                        library=path,
+                        message=f"needs {version}; {context.base.name} has up to {family}_{ceilings[family]}",
+                        cause="abi-glibc",
+                        fix="take a base of a newer distribution, or a wheel built for an older one",
+                    )
+                )
+
+
+def _parse(number: str) -> Version | None:
+    try:
+        return Version(number)
+    except InvalidVersion:
+        return None
+
+
+def _provided_versions(context: Context, asker: _Asker, file: str, versions: Sequence[str]) -> None:
+    wheel, library, _ = asker
+    found = context.linker.find(file, (Found(soname=file, where=Where.PATH, wheel=wheel, library=library),))
+    provider = found.library
+    if provider is None or provider.scope == "listed" or not provider.provides:
+        return
+    lacking = [version for version in versions if version not in provider.provides]
+    if lacking:
+        _report_version(context, asker, file, lacking)
+
+
+def _report_version(context: Context, asker: _Asker, file: str, lacking: Sequence[str]) -> None:
+    wheel, library, severity = asker
+    runtime = lacking[0].startswith(("GLIBC_", "GLIBCXX_", "CXXABI_"))
+    context.broken.setdefault(library.path, f"{file} has no {lacking[0]}")
+    context.add(
+        Finding(
+            rule="L7" if runtime else "L4",
+            severity=severity,
+            package=label(wheel),
+            library=library.path,
+            message=f"needs {', '.join(lacking[:4])} of {file}, which does not define that",
+            cause="abi-glibc" if runtime else None,
+        )
+    )
+
+
+def _cuda_majors(context: Context) -> None:
+    """L10: the runtime of two CUDA major versions needed by libraries of one process."""
+    users: dict[str, set[str]] = defaultdict(set)
+    torch = context.torch
+    if torch is not None:
+        for found in context.linker.loaded.values():
+            if found.soname.startswith("libcudart.so."):
+                users[found.soname].add(label(torch))
+    for root in context.roots:
+        for found in root.closure.found:
+            if found.soname.startswith("libcudart.so."):
+                users[found.soname].add(label(root.wheel))
+        for item in root.closure.missing:
+            if item.soname.startswith("libcudart.so."):
+                users[item.soname].add(label(root.wheel))
+    if len(users) > 1:
+        parts = "; ".join(f"{name} by {', '.join(sorted(who)[:3])}" for name, who in sorted(users.items()))
+        context.add(
+            Finding(
+                rule="L10",
+                severity=Severity.WARNING,
+                package=min(next(iter(users.values()))),
+                message=f"two CUDA major versions in one process: {parts}; they share neither state nor errors",
+                fix="take every package for the same CUDA version",
+            )
+        )

@@ -1,0 +1,68 @@
+"""Sorts symbols by whose they are, and says how torch's C++ interface is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
+
+from assay.audit.facts import Library
+
+__all__ = ["Kind", "is_driver_symbol", "is_python_symbol", "is_torch_symbol", "pre_cxx11", "torch_kind", "uses_cxx11"]
+
+_TORCH_CXX: Final = re.compile(r"_Z(?:T[ISVTC]|GV|St)?N?[VKrRO]*(?:3c10|2at|5torch|6caffe2)")
+_STABLE: Final = re.compile(r"_Z(?:T[ISV])?N?[VK]*5torch(?:6stable|10headeronly)")
+_SHIM: Final = re.compile(r"(?:aoti_torch_|torch_(?!library_init))\w+")
+_PYTHON: Final = re.compile(r"_?Py(?:[A-Z_]|[a-z]+_)|_Py_")
+_DRIVER: Final = re.compile(r"cu[A-Z]\w+|nvml[A-Z]\w+|nvPTXCompiler\w+")
+_CXX11: Final = re.compile(r"__cxx11|B5cxx11")
+_OLD_STRING: Final = re.compile(r"(?:RK|R|P|PK|O|[a-z0-9E])?Ss(?![a-z])")
+
+
+class Kind(StrEnum):
+    """How a library is bound to torch."""
+
+    NONE = "none"
+    STABLE = "stable"
+    """Only C functions of torch's stable ABI."""
+    UNSTABLE = "unstable"
+    """C++ of c10, at or torch: good for the one release it was compiled against."""
+
+
+def is_torch_symbol(name: str) -> bool:
+    """Tell whether a mangled name belongs to torch's C++ (c10, at, torch, caffe2)."""
+    return _TORCH_CXX.match(name) is not None
+
+
+def is_shim(name: str) -> bool:
+    """Tell whether a name is a C function of torch's stable ABI."""
+    return _SHIM.fullmatch(name) is not None
+
+
+def is_python_symbol(name: str) -> bool:
+    """Tell whether a name belongs to CPython."""
+    return _PYTHON.match(name) is not None
+
+
+def is_driver_symbol(name: str) -> bool:
+    """Tell whether a name is the NVIDIA driver's (`cuLaunchKernel`, `nvmlInit`), not the runtime's (`cudaMalloc`)."""
+    return _DRIVER.fullmatch(name) is not None
+
+
+def torch_kind(library: Library) -> Kind:
+    """Return how a library is bound to torch."""
+    names = library.names
+    if any(is_torch_symbol(name) and not _STABLE.match(name) for name in names):
+        return Kind.UNSTABLE
+    return Kind.STABLE if any(is_shim(name) for name in names) else Kind.NONE
+
+
+def uses_cxx11(names: Iterable[str]) -> bool:
+    """Tell whether torch's C++ names among these use the C++11 string ABI."""
+    return any(_CXX11.search(name) for name in names if is_torch_symbol(name))
+
+
+def pre_cxx11(names: Iterable[str]) -> bool:
+    """Tell whether torch's C++ names among these use the string ABI from before C++11 (`Ss`)."""
+    return any(_OLD_STRING.search(name) and not _CXX11.search(name) for name in names if is_torch_symbol(name))

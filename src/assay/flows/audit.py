@@ -1,0 +1,387 @@
+"""Audits cells and sets of wheels: fetches what is not known of them yet, and applies the rules.
+
+What `assay build` asks before it builds a cell is `Auditor.judge`; what it asks afterwards is `Auditor.judge_image`
+(flows/audit_image.py). Both keep a record.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from assay import __version__
+from assay.audit.audit import audit, uncertain
+from assay.audit.context import TargetGpu
+from assay.audit.facts import WheelFacts
+from assay.audit.findings import AuditReport, Finding
+from assay.audit.gpu import capability_of
+from assay.audit.knowledge import Knowledge
+from assay.audit.linker import Base, Installation
+from assay.errors import AssayError, PackageIndexError, WheelError
+from assay.flows.build import Judgement
+from assay.flows.read_wheel import Depth, Progress, read_library, read_wheel
+from assay.model.cell import Cell
+from assay.model.lock import Lock, LockedWheel
+from assay.model.matrix import Base as MatrixBase
+from assay.model.matrix import Matrix
+from assay.model.outcome import Severity
+from assay.ports.facts_store import FactsStore
+from assay.ports.index import IndexFile, PackageIndex
+from assay.ports.store import Store
+from assay.ports.wheel_source import WheelSource
+from assay.record import AuditRecord, now
+
+__all__ = ["Auditor", "Obtained", "base_of", "gpu_targets", "judgement", "keep_record", "promised"]
+
+JOBS = 8
+ROUNDS = 4
+"""How often libraries that turn out to matter are read before it is left at that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obtained:
+    """Facts of one wheel, where it is, and what it cost."""
+
+    facts: WheelFacts
+    file: IndexFile | None = None
+    problem: Finding | None = None
+
+
+@dataclass
+class _Meter:
+    """Bytes fetched, over all threads."""
+
+    bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, count: int) -> None:
+        with self.lock:
+            self.bytes += count
+
+
+class Auditor:
+    """Reads wheels as far as needed and judges what would be installed.
+
+    Args:
+        index: finds a lock's files.
+        wheels: opens them.
+        facts: what is known of wheels already; grows.
+        knowledge: facts that age.
+        quick: read no more than symbol tables; GPU code of extensions then stays unknown, and torch is judged by the
+            table of its exports.
+        demangle: C++ names as people write them.
+        progress: told what is read, bytes done and bytes in all.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: PackageIndex,
+        wheels: WheelSource,
+        facts: FactsStore,
+        knowledge: Knowledge,
+        quick: bool = False,
+        demangle: Callable[[str], str] = str,
+        progress: Progress | None = None,
+    ) -> None:
+        self._index = index
+        self._wheels = wheels
+        self._facts = facts
+        self.knowledge = knowledge
+        self._quick = quick
+        self._demangle = demangle
+        self._progress = progress
+        self._meter = _Meter()
+        self._one_at_a_time: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    # ------------------------------------------------------------------------------------------------- judging
+
+    def cell(self, cell: Cell, lock: Lock, matrix: Matrix) -> AuditReport:
+        """Audit what a lock would install on a cell's base. Never raises for the fault of one wheel.
+
+        Raises:
+            PackageIndexError: no file of the lock could be found out about at all.
+        """
+        obtained = self._obtain_all(lock.wheels)
+        from_source = any(value.source is not None for value in cell.point.values())
+        installation = Installation(
+            wheels=tuple(item.facts for item in obtained),
+            python=lock.python,
+            base=base_of(matrix.bases[cell.base], cell.base, cell.system_packages, self.knowledge),
+            complete=not from_source and not any(item.problem for item in obtained),
+            overridden=frozenset(_names(cell.forced_requirements)),
+        )
+        return self.installation(installation, obtained, gpu_targets(matrix, cell.targets), name=cell.id)
+
+    def judge(self, cell: Cell, lock: Lock, matrix: Matrix, *, store: Store, run: str) -> Judgement | None:
+        """Audit a cell before it is built and keep the record; None where nothing could be read."""
+        try:
+            report = self.cell(cell, lock, matrix)
+        except PackageIndexError:
+            return None
+        keep_record(store, report, run=run, cell=cell, image_digest=None)
+        return judgement(report)
+
+    def installation(
+        self,
+        installation: Installation,
+        obtained: Sequence[Obtained],
+        targets: Sequence[TargetGpu],
+        *,
+        name: str,
+    ) -> AuditReport:
+        """Audit an installation made of obtained wheels, reading more where the verdict hangs on it."""
+        started, before = time.monotonic(), self._meter.bytes
+        installation = self._certain(installation, obtained)
+        known = {
+            wheel.name: tuple(self._facts.named(wheel.name))
+            for wheel in installation.wheels
+            if any(library.scope != "listed" and library.undefined for library in wheel.libraries)
+            and not wheel.is_torch
+        }
+        report = audit(
+            installation,
+            self.knowledge,
+            targets=targets,
+            name=name,
+            demangle=self._demangle,
+            known=known,
+            problems=[item.problem for item in obtained if item.problem is not None],
+        )
+        spent = round(time.monotonic() - started, 3)
+        return report.model_copy(update={"fetched_bytes": self._meter.bytes - before, "seconds": spent})
+
+    def _certain(self, installation: Installation, obtained: Sequence[Obtained]) -> Installation:
+        """Read the libraries on whose symbols the verdict hangs."""
+        files = {item.facts.sha256: item.file for item in obtained}
+        for _ in range(ROUNDS):
+            wanted = uncertain(installation, self.knowledge)
+            if not wanted:
+                return installation
+            changed = False
+            wheels = []
+            for wheel in installation.wheels:
+                paths = {path for sha256, path in wanted if sha256 == wheel.sha256}
+                file = files.get(wheel.sha256)
+                if not paths or file is None:
+                    wheels.append(wheel)
+                    continue
+                try:
+                    read = {path: read_library(file, self._wheels, path, self._progress) for path in sorted(paths)}
+                except AssayError:
+                    wheels.append(wheel)
+                    continue
+                libraries = tuple(read.get(library.path, library) for library in wheel.libraries)
+                wheels.append(wheel.model_copy(update={"libraries": libraries}))
+                self._facts.put(wheels[-1])
+                changed = True
+            if not changed:
+                return installation
+            installation = replace(installation, wheels=tuple(wheels))
+        return installation
+
+    # ------------------------------------------------------------------------------------------------ obtaining
+
+    def _obtain_all(self, wheels: Sequence[LockedWheel]) -> list[Obtained]:
+        with ThreadPoolExecutor(JOBS) as pool:
+            return list(pool.map(self.locked, wheels))
+
+    def locked(self, wheel: LockedWheel) -> Obtained:
+        """Return the facts of one entry of a lock; a fault becomes a finding."""
+        if not wheel.is_wheel:
+            return Obtained(facts=_unknown(wheel), problem=_problem(wheel, "a source archive: it has no libraries yet"))
+        known = self._facts.get(wheel.sha256)
+        if known is not None and self._enough(known):
+            return Obtained(facts=known)
+        try:
+            file = self._find(wheel)
+            return Obtained(facts=self.read(file), file=file)
+        except (WheelError, PackageIndexError) as error:
+            if known is not None:
+                return Obtained(facts=known, problem=_problem(wheel, f"read in part alone: {error.message}"))
+            return Obtained(facts=_unknown(wheel), problem=_problem(wheel, error.message))
+
+    def _find(self, wheel: LockedWheel) -> IndexFile:
+        files = self._index.files(wheel.name, index=wheel.index)
+        for file in files:
+            if file.sha256 == wheel.sha256:
+                return file
+        for file in files:
+            if file.filename == wheel.filename and file.sha256 is None:
+                return file.model_copy(update={"sha256": wheel.sha256})
+        raise PackageIndexError(
+            f"{wheel.filename} with the sha256 of the lock is not on the index {wheel.index!r}",
+            hint="the index no longer has it, or another file of this name: lock again",
+        )
+
+    def read(self, file: IndexFile) -> WheelFacts:
+        """Return the facts of a file, as deep as it matters; what was read is kept.
+
+        Raises:
+            WheelError, PackageIndexError: it cannot be read.
+        """
+        key = file.sha256 or file.url
+        with self._guard:
+            lock = self._one_at_a_time.setdefault(key, threading.Lock())
+        with lock:
+            known = self._facts.get(file.sha256) if file.sha256 else None
+            if known is not None and self._enough(known):
+                return known
+            depth = self._first_depth(file)
+            facts = read_wheel(file, self._wheels, depth=depth, progress=self._progress)
+            self._meter.add(facts.size or 0 if depth is Depth.FULL else 0)
+            if depth is Depth.SYMBOLS and self._worth_all(facts):
+                facts = read_wheel(file, self._wheels, depth=Depth.FULL, progress=self._progress)
+            elif depth is Depth.SYMBOLS and facts.is_torch:
+                facts = self._torch_archs(file, facts)
+            if facts.sha256:
+                self._facts.put(facts)
+            return facts
+
+    def _first_depth(self, file: IndexFile) -> Depth:
+        try:
+            name, _, _, tags = parse_wheel_filename(file.filename)
+        except InvalidWheelFilename as error:
+            raise WheelError(f"no wheel: {error}") from error
+        if all(tag.platform == "any" for tag in tags):
+            return Depth.METADATA
+        return Depth.FULL if name == "torch" and not self._quick else Depth.SYMBOLS
+
+    def _worth_all(self, facts: WheelFacts) -> bool:
+        """Whether a wheel has code of its own for GPUs: its libraries are linked with CUDA or torch.
+
+        NVIDIA's own libraries are left at their symbols: they are gigabytes, and for every GPU their version knows.
+        """
+        if self._quick or facts.name.startswith("nvidia-"):
+            return False
+        return any(
+            name.startswith(("libcudart.", "libcuda.", "libtorch", "libc10"))
+            for library in facts.libraries
+            for name in library.needed
+        )
+
+    def _enough(self, known: WheelFacts) -> bool:
+        if known.complete or self._quick:
+            return True
+        return not known.is_torch and not self._worth_all(known)
+
+    def _torch_archs(self, file: IndexFile, facts: WheelFacts) -> WheelFacts:
+        """Read the library in which torch says which architectures it has code for."""
+        for library in facts.libraries:
+            if library.name == "libtorch_python.so" and library.scope == "listed":
+                read = read_library(file, self._wheels, library.path, self._progress)
+                return facts.model_copy(
+                    update={"libraries": tuple(read if item is library else item for item in facts.libraries)}
+                )
+        return facts
+
+
+def judgement(report: AuditReport) -> Judgement:
+    """Return a report as the build flow wants it."""
+    errors = report.of(Severity.ERROR)
+    causes = dict.fromkeys(name for item in errors for name in (item.cause, item.rule) if name)
+    return Judgement(verdict=report.verdict, causes=tuple(causes), summary=report.summary)
+
+
+def promised(wheels: Iterable[WheelFacts], knowledge: Knowledge) -> frozenset[str]:
+    """Return the sonames that requirements of these wheels would bring, were they all installed.
+
+    For sets that are given in part: torch alone asks for its CUDA libraries, which need not be named as well.
+    """
+    asked = {name for wheel in wheels for name in _names(line.partition(";")[0] for line in wheel.requires_dist)}
+    found: set[str] = set()
+    for soname, brings in knowledge.sonames.wheels.items():
+        for name in brings.split(" or "):
+            toolkit = "cuda-toolkit" in asked and name.startswith("nvidia-") and not name.endswith("-cu12")
+            if name in asked or toolkit:
+                found.add(soname)
+    return frozenset(found)
+
+
+def _names(requirements: Iterable[str]) -> Iterable[str]:
+    for line in requirements:
+        try:
+            yield canonicalize_name(Requirement(line).name)
+        except InvalidRequirement:
+            continue
+
+
+def _unknown(wheel: LockedWheel) -> WheelFacts:
+    return WheelFacts(name=wheel.name, version=wheel.version, filename=wheel.filename, sha256=wheel.sha256)
+
+
+def _problem(wheel: LockedWheel, message: str) -> Finding:
+    return Finding(
+        rule="F1",
+        severity=Severity.WARNING if wheel.is_wheel else Severity.INFO,
+        package=f"{wheel.name} {wheel.version}",
+        message=message,
+    )
+
+
+def base_of(base: MatrixBase, name: str, packages: Iterable[str], knowledge: Knowledge) -> Base:
+    """Return what a base of matrix.yaml offers to the dynamic linker, with the packages a cell adds."""
+    installed = {*packages}
+    if base.kind == "bootstrap":
+        facts = knowledge.base(base.suite)
+        installed |= set(base.packages)
+    else:
+        facts = knowledge.base(base.image)
+    sonames = set(knowledge.sonames.optional_base)
+    for package in installed:
+        sonames |= set(knowledge.sonames.packages.get(package, ()))
+    if base.cuda is not None:
+        major = base.cuda.partition(".")[0]
+        sonames |= {pattern.replace("{major}", major) for pattern in knowledge.sonames.toolkit}
+        installed |= {"cuda-toolkit", "gcc", "g++"}
+    return Base(
+        name=name,
+        glibc=base.glibc,
+        glibcxx=facts.glibcxx if facts else None,
+        cxxabi=facts.cxxabi if facts else None,
+        sonames=frozenset(sonames),
+        packages=frozenset(installed),
+    )
+
+
+def gpu_targets(matrix: Matrix, names: Iterable[str]) -> tuple[TargetGpu, ...]:
+    """Return targets of matrix.yaml as the rules want them."""
+    return tuple(
+        TargetGpu(
+            name=name,
+            capability=capability_of(matrix.targets[name].compute_capability),
+            shared_memory=matrix.targets[name].shared_memory_per_block,
+        )
+        for name in names
+    )
+
+
+def keep_record(
+    store: Store, report: AuditReport, *, run: str, cell: Cell | None, image_digest: str | None
+) -> AuditRecord:
+    """Keep a report as a document and a record of it."""
+    digest = store.put_document(report.model_dump_json(indent=1).encode() + b"\n")
+    record = AuditRecord(
+        created=now(),
+        run=run,
+        cell=cell.id if cell else report.name,
+        image=cell.image if cell else "",
+        image_digest=image_digest,
+        assay_version=__version__,
+        subject=report.subject,
+        verdict=report.verdict,
+        targets=report.targets,
+        findings=len(report.findings),
+        summary=report.summary,
+        predictions=report.predicted(),
+        report=digest,
+    )
+    store.append(record)
+    return record
