@@ -34,7 +34,7 @@ LOCK = Lock(
 )
 
 
-def policy(host: str, **changes: Any) -> Policy:
+def policy(host: str, *, team: str = "team", **changes: Any) -> Policy:
     levels = {
         "verified": {
             "max_age_days": 30,
@@ -45,7 +45,7 @@ def policy(host: str, **changes: Any) -> Policy:
     }
     return Policy.model_validate(
         {
-            "repositories": {"staging": f"{host}/team/staging/{{image}}", "release": f"{host}/team/{{image}}"},
+            "repositories": {"staging": f"{host}/{team}/staging/{{image}}", "release": f"{host}/{team}/{{image}}"},
             "levels": levels,
             **changes,
         }

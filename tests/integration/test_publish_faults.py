@@ -1,0 +1,416 @@
+"""Publishing over a registry that fails: whatever breaks, running again ends right, and no tag ever lies.
+
+A clean run is recorded first; then every kind of fault is put at every distinct step of it, and the publishing process
+is killed before and after each of its requests. What must hold is looked at past the proxy, on the registry itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from publish_tools import NOW, SUITE, audit, candidate, gear, key_pair, policy, probe, publish
+from registry_tools import Exchange, Fault, FaultyProxy, free_port, put_image, real_registry, registry_program
+
+from assay.adapters.dsse import KeyVerifier
+from assay.adapters.registry import HttpRegistry
+from assay.adapters.registry_auth import Anonymous
+from assay.adapters.registry_http import Transport
+from assay.errors import AssayError, PolicyRefused, RegistryError
+from assay.evidence import evidence_tag, evidence_tag_prefix
+from assay.flows.attach import collect
+from assay.flows.retag import Gear
+from assay.flows.verify import verify
+from assay.oci import Manifest
+from assay.record import Record
+from assay.reference import Reference, Repository
+
+pytestmark = pytest.mark.registry
+
+ALIAS = "sm120-verified"
+TAG = candidate().tag
+STATEMENTS = 6
+KINDS = ("reset", "reset-after", "401", "429", "500", "502", "slow", "truncate", "digest", "swap", "down")
+_DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}(\.assay-[0-9a-f]+)?")
+_UPLOAD = re.compile(r"uploads/[^?]+.*")
+
+
+def client(**changes: float) -> HttpRegistry:
+    return HttpRegistry(
+        Transport(
+            credentials=Anonymous(),
+            read_seconds=changes.get("read_seconds", 10),
+            sleep=lambda seconds: time.sleep(min(seconds, 0.002)),
+        )
+    )
+
+
+class Stage:
+    """One registry, a proxy before it, and a fresh pair of repositories for each trial."""
+
+    def __init__(self, host: str, proxy: FaultyProxy, folder: Path) -> None:
+        self.host = host
+        self.proxy = proxy
+        self.folder = folder
+        self.key = key_pair(folder)
+        self.direct = client()
+        self._numbers = itertools.count()
+        self.team = ""
+
+    def fresh(self) -> Manifest:
+        self.proxy.reset()
+        self.team = f"t{next(self._numbers)}"
+        return put_image(self.direct, Repository(host=self.host, path=f"{self.team}/staging/demo"), "key")
+
+    def run(self, *, read_seconds: float = 10, signed: bool = True) -> None:
+        registry = client(read_seconds=read_seconds)
+        host = self.proxy.host
+        rules = policy(
+            host,
+            repositories={
+                "staging": f"{host}/{self.team}/staging/{{image}}",
+                "release": f"{host}/{self.team}/{{image}}",
+            },
+        )
+        tools = gear(registry, self.folder / self.team, key=self.key if signed else None)
+        publish(candidate(), rules, records, tools)
+
+    @property
+    def release(self) -> Repository:
+        return Repository(host=self.host, path=f"{self.team}/demo")
+
+    def tagged(self, tag: str) -> str | None:
+        found = self.direct.resolve(self.release, tag)
+        return found.digest if found else None
+
+    def evidence(self, digest: str) -> set[str]:
+        """Digests of all evidence that has a name of its own."""
+        found = set()
+        for tag in self.direct.tags(self.release):
+            if tag.startswith(evidence_tag_prefix(digest)):
+                named = self.tagged(tag)
+                assert named is not None
+                found.add(named)
+        return found
+
+    def verified(self, tag: str) -> bool:
+        seen = verify(
+            Reference(repository=self.release, tag=tag),
+            registry=self.direct,
+            verifier=KeyVerifier([self.key[1]]),
+            level="verified",
+            target="sm_120",
+            policy=None,
+            suite=SUITE,
+            now=NOW,
+        )
+        return seen.ok and len({piece.statement.digest for piece in seen.pieces}) == STATEMENTS
+
+    def check_never_lies(self, image: Manifest) -> None:
+        """Whatever happened: a tag that is there names the digest, with all its evidence."""
+        for tag in (TAG, ALIAS):
+            named = self.tagged(tag)
+            assert named in (None, image.digest)
+            assert named is None or self.verified(tag), f"{tag} promises what the registry does not show"
+
+    def check_end(self, image: Manifest, before: set[str]) -> None:
+        """After running again: all tags, all evidence, the list of it whole, and nothing lost."""
+        assert image.digest == self.tagged(TAG) == self.tagged(ALIAS)
+        assert self.verified(ALIAS)
+        listed, _ = self.direct.referrers(self.release, image.digest)
+        kept = self.evidence(image.digest)
+        assert before <= kept
+        assert kept == {entry.digest for entry in listed}
+
+
+def records(digest: str) -> list[Record]:
+    return [probe(digest), audit(digest)]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("faults")
+    with real_registry(folder / "registry") as host, FaultyProxy(upstream=host) as proxy:
+        yield Stage(host, proxy, folder)
+
+
+@pytest.fixture(scope="module")
+def clean(stage: Stage) -> list[Exchange]:
+    """The requests of a run without faults."""
+    image = stage.fresh()
+    stage.run()
+    seen = list(stage.proxy.seen)
+    stage.check_end(image, set())
+    return seen
+
+
+def steps(exchanges: list[Exchange]) -> list[int]:
+    """Return the first and the last request of each distinct kind."""
+    kinds: dict[str, list[int]] = {}
+    for exchange in exchanges:
+        path = _UPLOAD.sub("uploads/U", _DIGEST.sub("D", exchange.path.split("/", 3)[-1]))
+        kinds.setdefault(f"{exchange.method} {path}", []).append(exchange.number)
+    return sorted({number for numbers in kinds.values() for number in (numbers[0], numbers[-1])})
+
+
+def fault_at(number: int, kind: str) -> Callable[[Exchange], Fault | None]:
+    def decide(exchange: Exchange) -> Fault | None:
+        if kind == "down":
+            return Fault("reset") if exchange.number >= number else None
+        return Fault(kind, seconds=0.5) if exchange.number == number else None
+
+    return decide
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_fault_at_every_step(
+    stage: Stage, clean: list[Exchange], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = at_once = again = 0
+    for number in steps(clean):
+        image = stage.fresh()
+        stage.proxy.reset(fault_at(number, kind))
+        tried += 1
+        try:
+            stage.run(read_seconds=0.3 if kind == "slow" else 10)
+            at_once += 1
+        except (RegistryError, PolicyRefused):
+            # The only ways to fail that tell a person what to do; anything else breaks the test.
+            pass
+        if kind == "slow":
+            # What the client gave up may still arrive.
+            time.sleep(0.4)
+        stage.check_never_lies(image)
+        before = stage.evidence(image.digest)
+        stage.proxy.reset()
+        stage.run()
+        stage.check_end(image, before)
+        again += 1
+    with capsys.disabled():
+        print(f"\n  fault {kind:11} tried at {tried:3} steps, survived {again:3} ({at_once} without running again)")
+
+    assert tried == again
+
+
+def _publish_in_child(stage: Stage) -> int:
+    """Fork, publish in the child, return its process id."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with suppress(BaseException):
+            stage.run(signed=False)
+            code = 0
+        os._exit(code)
+    return child
+
+
+def kill_at(number: int, pid: list[int], ready: threading.Event, *, after: bool) -> Callable[[Exchange], Fault | None]:
+    def decide(exchange: Exchange) -> Fault | None:
+        if exchange.number < number:
+            return None
+        if exchange.number == number:
+            ready.wait(5)
+            os.kill(pid[0], signal.SIGKILL)
+        return Fault("reset-after" if after and exchange.number == number else "reset")
+
+    return decide
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_every_request(
+    stage: Stage, clean: list[Exchange], moment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL when a request arrives at the registry's door, and when its work is done but the answer is not sent."""
+    tried = survived = 0
+    for number in range(len(clean)):
+        image = stage.fresh()
+        pid: list[int] = []
+        ready = threading.Event()
+
+        def decide(
+            exchange: Exchange, number: int = number, pid: list[int] = pid, ready: threading.Event = ready
+        ) -> Fault | None:
+            if exchange.number < number:
+                return None
+            if exchange.number == number:
+                ready.wait(5)
+                os.kill(pid[0], signal.SIGKILL)
+            return Fault("reset-after" if moment == "after" and exchange.number == number else "reset")
+
+        stage.proxy.reset(decide)
+        pid.append(_publish_in_child(stage))
+        ready.set()
+        _, status = os.waitpid(pid[0], 0)
+        if os.WIFEXITED(status):
+            # A run without signatures makes the same requests; only the last ones may be missing.
+            assert os.WEXITSTATUS(status) == 0
+            assert number > len(clean) - 5
+            continue
+        tried += 1
+        if moment == "after":
+            time.sleep(0.01)
+        before = stage.evidence(image.digest)
+        stage.proxy.reset()
+        named = stage.tagged(TAG), stage.tagged(ALIAS)
+        if any(named):
+            assert len(before) == STATEMENTS, "a tag stands without its evidence"
+        stage.run(signed=False)
+        assert image.digest == stage.tagged(TAG) == stage.tagged(ALIAS)
+        assert before <= stage.evidence(image.digest)
+        listed, _ = stage.direct.referrers(stage.release, image.digest)
+        assert stage.evidence(image.digest) == {entry.digest for entry in listed}
+        survived += 1
+    with capsys.disabled():
+        print(f"\n  killed {moment:6} a request: {tried:3} times, survived {survived:3}")
+
+    assert tried > len(clean) - 6
+    assert tried == survived
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("attempt", range(5))
+def test_eight_publishers_at_once_lose_nothing(stage: Stage, attempt: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """No lock is shared: each has a journal of its own, as on eight machines."""
+    image = stage.fresh()
+    host = stage.host
+    rules = policy(host, team=stage.team)
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        tools: Gear = gear(client(), stage.folder / stage.team / str(number))
+        barrier.wait()
+        try:
+            publish(candidate(), rules, lambda digest: [probe(digest, run=f"run{number}"), audit(digest)], tools)
+        except AssayError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    listed, _ = stage.direct.referrers(stage.release, image.digest)
+    kept = stage.evidence(image.digest)
+    pieces = collect(stage.direct, stage.release, image.digest, KeyVerifier([])).pieces
+    runs = {match for piece in pieces for match in re.findall(r"run[0-7]", str(piece.statement.predicate.get("text")))}
+    told = f"{len(runs)} of 8 records kept, {len(listed)} of {len(kept)} statements listed, {len(failures)} failed"
+    with capsys.disabled():
+        print(f"\n  eight publishers at once: {told}")
+
+    assert not failures
+    assert {f"run{number}" for number in range(8)} <= runs
+    assert kept == {entry.digest for entry in listed}
+    assert image.digest == stage.tagged(TAG) == stage.tagged(ALIAS)
+
+
+def test_an_index_overwritten_by_a_stranger_is_made_anew(stage: Stage) -> None:
+    """Another program rewrites the fallback index without our entries; publishing again brings them back."""
+    from assay.oci import fallback_tag, index_of
+
+    image = stage.fresh()
+    stage.run()
+    listed, _ = stage.direct.referrers(stage.release, image.digest)
+    stage.direct.put_manifest(stage.release, fallback_tag(image.digest), index_of(listed[:1]))
+    assert stage.verified(ALIAS)
+    stage.run()
+
+    stage.check_end(image, {entry.digest for entry in listed})
+
+
+def test_a_registry_that_deletes_nothing(tmp_path: Path) -> None:
+    with real_registry(tmp_path / "registry", delete=False) as host, FaultyProxy(upstream=host) as proxy:
+        stage = Stage(host, proxy, tmp_path)
+        image = stage.fresh()
+        stage.run()
+        stage.check_end(image, set())
+        with pytest.raises(RegistryError):
+            stage.direct.delete_manifest(stage.release, image.digest)
+
+
+def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The registry's disk fills up while evidence is attached; with room again, running again ends right."""
+    program = registry_program()
+    assert program is not None
+    port = free_port()
+    config = tmp_path / "config.yml"
+    config.write_text(
+        "version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: /mnt/data}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    script = f"mount -t tmpfs -o size=2m none /mnt && exec {program} serve {config}"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # The mount is the child's own; this is the way in.
+        room = Path(f"/proc/{process.pid}/root/mnt")
+        deadline = time.monotonic() + 20
+        stage = Stage(f"127.0.0.1:{port}", FaultyProxy(upstream=f"127.0.0.1:{port}"), tmp_path)
+        with stage.proxy:
+            while not (room / "data").exists():
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                with suppress(AssayError):
+                    stage.fresh()
+                time.sleep(0.1)
+            outcomes = []
+            for free in range(0, 120_000, 8192):
+                image = stage.fresh()
+                filler = room / "filler"
+                with suppress(OSError), filler.open("wb", buffering=0) as file:
+                    while file.write(bytes(4096)) == 4096:
+                        pass
+                os.truncate(filler, max(0, filler.stat().st_size - free))
+                try:
+                    stage.run()
+                    outcomes.append("fits")
+                except (RegistryError, PolicyRefused) as error:
+                    outcomes.append(type(error).__name__)
+                filler.unlink()
+                stage.check_never_lies(image)
+                before = stage.evidence(image.digest)
+                stage.run()
+                stage.check_end(image, before)
+        with capsys.disabled():
+            print(f"\n  full disk: {len(outcomes)} amounts of room, {outcomes.count('fits')} fitted, all survived")
+
+        assert outcomes[0] == "RegistryError"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_lies_on_the_disk_is_not_believed(stage: Stage, tmp_path: Path) -> None:
+    """Someone with access to the registry's disk swaps the blob of a record."""
+    image = stage.fresh()
+    stage.run()
+    piece = next(
+        piece
+        for piece in collect(stage.direct, stage.release, image.digest, KeyVerifier([stage.key[1]])).pieces
+        if "cuda-graphs" in str(piece.statement.predicate.get("text"))
+    )
+    manifest = stage.direct.manifest(stage.release, piece.manifest)
+    assert manifest is not None
+    hexadecimal = manifest.layers[0].digest[7:]
+    path = next((stage.folder / "registry").rglob(f"blobs/sha256/*/{hexadecimal}/data"))
+    original = path.read_bytes()
+    try:
+        path.write_bytes(original[:200] + bytes([original[200] ^ 1]) + original[201:])
+
+        assert not stage.verified(ALIAS)
+    finally:
+        path.write_bytes(original)
+    assert stage.verified(ALIAS)
+    assert evidence_tag(image.digest, piece.manifest) in stage.direct.tags(stage.release)
