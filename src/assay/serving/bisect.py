@@ -63,6 +63,8 @@ def _narrow(changes: list[str], good: Callable[[Sequence[str]], bool], spent: Ca
         size = max(1, len(changes) // parts)
         slices = [changes[start : start + size] for start in range(0, len(changes), size)]
         for part in slices:
+            if spent():
+                return changes
             rest = [change for change in changes if change not in part]
             if good(part):
                 changes, parts = part, 2

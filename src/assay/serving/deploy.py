@@ -28,6 +28,7 @@ FORMATS: Final[tuple[Format, ...]] = ("docker", "compose", "kubernetes", "system
 PORT: Final = 8000
 """Where a server listens inside its container."""
 CACHE: Final = "/cache/huggingface"
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\ufeff\u2028\u2029]")
 _FILES: Final[dict[Format, str]] = {
     "docker": "launch.sh",
     "compose": "compose.yaml",
@@ -175,8 +176,9 @@ def _shell(value: object) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """Quote for YAML: JSON is YAML 1.2's flow style."""
-    return json.dumps(value, ensure_ascii=False)
+    """Quote for YAML: JSON is YAML 1.2's flow style, but for characters that YAML wants escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _dollars(value: Any) -> Any:
@@ -203,7 +205,7 @@ def unit_word(value: object) -> str:
 
 def _comment(value: object) -> str:
     """Return one line that cannot leave a comment."""
-    return " ".join(str(value).split())
+    return _UNPRINTABLE.sub("?", " ".join(str(value).split()))
 
 
 def _prometheus(deployment: Deployment) -> str:

@@ -1,0 +1,157 @@
+"""Memory is planned before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from assay.errors import UsageError
+from assay.serving.memory import CONTEXT_BYTES, Tenant, plan_memory
+from assay.serving.modelshape import ModelShape, shape_of
+
+GIB = 1 << 30
+MODELS: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "knowledge" / "models.yaml").read_text())["models"]
+TINY = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+QWEN = "Qwen/Qwen2.5-3B-Instruct"
+YI = "01-ai/Yi-6B-Chat"
+AWQ = "Qwen/Qwen3-32B-AWQ"
+
+
+def shape(name: str) -> ModelShape:
+    return shape_of(MODELS[name]["config"])
+
+
+def tenant(name: str, context: int = 2048, requests: int = 4, **more: Any) -> Tenant:
+    return Tenant(name=name, shape=shape(name), context=context, requests=requests, **{"engine": "sglang", **more})
+
+
+@pytest.mark.parametrize(
+    ("model", "gib", "kv"),
+    [
+        # 1.10, 3.09, 6.06, 32.8 and 20.9 billion parameters, in 16 bit, 4 bit (AWQ) and MXFP4.
+        (TINY, 2.05, 22 * 2 * 4 * 64 * 2),
+        (QWEN, 5.75, 36 * 2 * 2 * 128 * 2),
+        (YI, 11.29, 32 * 2 * 4 * 128 * 2),
+        ("Qwen/Qwen3-32B", 61.02, 64 * 2 * 8 * 128 * 2),
+        (AWQ, 18.0, 64 * 2 * 8 * 128 * 2),
+        ("openai/gpt-oss-20b", 12.8, 24 * 2 * 8 * 64 * 2),
+    ],
+)
+def test_shapes_of_the_users_models(model: str, gib: float, kv: int) -> None:
+    found = shape(model)
+
+    assert pytest.approx(gib, rel=0.01) == found.weight_bytes / GIB
+    assert kv == found.kv_bytes_per_token
+    assert found.estimated
+
+
+def test_what_the_users_measured_is_near_what_is_reckoned() -> None:
+    """The documents: TinyLlama 2.15 GB, Qwen2.5-3B 5.88 GB (as SGLang logs weights), Qwen3-32B-AWQ 20.9 GB in all."""
+    assert pytest.approx(2.15, rel=0.06) == shape(TINY).weight_bytes / GIB
+    assert pytest.approx(5.88, rel=0.03) == shape(QWEN).weight_bytes / GIB
+    share = plan_memory(32 * GIB, [tenant(AWQ, 3072, 1, graphs=False, prefill=1664, pool=3072)]).shares[0]
+    assert pytest.approx(20.9, rel=0.05) == share.total / GIB
+
+
+def test_latent_attention_and_fp8_caches() -> None:
+    mla = {**MODELS[QWEN]["config"], "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+
+    assert 36 * 576 * 2 == shape_of(mla).kv_bytes_per_token
+    assert shape(QWEN).kv_bytes_per_token / 2 == shape_of(MODELS[QWEN]["config"], kv_type="fp8").kv_bytes_per_token
+
+
+def test_a_multimodal_models_text_counts() -> None:
+    assert shape(QWEN) == shape_of({"model_type": "x", "text_config": MODELS[QWEN]["config"]})
+
+
+def test_known_files_go_before_reckoning() -> None:
+    found = shape_of(MODELS[QWEN]["config"], weight_bytes=123)
+
+    assert (123, False) == (found.weight_bytes, found.estimated)
+
+
+def test_an_unknown_configuration_is_told() -> None:
+    with pytest.raises(UsageError, match="hidden_size"):
+        shape_of({"model_type": "x"})
+
+
+def test_a_model_that_does_not_fit_is_told_beforehand() -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_memory(32 * GIB, [tenant("Qwen/Qwen3-32B", 8192)])
+
+    assert "does not fit: 65." in caught.value.message
+    assert "weights 61.02" in caught.value.message
+    assert "4 bits" in str(caught.value.hint)
+
+
+def test_three_models_share_a_card_with_a_fifth_free() -> None:
+    plan = plan_memory(32 * GIB, [tenant(TINY, requests=64), tenant(QWEN, requests=32), tenant(YI, requests=16)])
+
+    assert sum(share.total for share in plan.shares) + plan.free == plan.card
+    assert 0.2 <= plan.free / plan.card < 0.25
+    assert all(share.cache_tokens >= 2048 for share in plan.shares)
+
+
+def test_the_users_split_leaves_less_than_they_think() -> None:
+    """0.10, 0.25 and 0.45 with 20 % free: SGLang's share is of what is free at start, and is not all that it takes."""
+    with pytest.raises(UsageError, match=r"not fit|need"):
+        plan_memory(
+            32 * GIB,
+            [tenant(TINY, fraction=0.10), tenant(QWEN, fraction=0.25), tenant(YI, fraction=0.45)],
+        )
+
+
+def test_sglangs_fraction_is_of_what_is_free_when_it_starts() -> None:
+    first, second = plan_memory(32 * GIB, [tenant(QWEN), tenant(TINY)]).shares
+
+    free = 32 * GIB - first.total - CONTEXT_BYTES
+    assert pytest.approx((second.weights + second.cache) / free, abs=0.0011) == second.fraction
+
+
+def test_vllms_fraction_is_of_the_card() -> None:
+    (share,) = plan_memory(32 * GIB, [tenant(QWEN, engine="vllm")]).shares
+
+    assert pytest.approx(share.total / (32 * GIB), abs=0.0011) == share.fraction
+
+
+def test_a_share_that_is_too_small_is_told_with_what_it_needs() -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_memory(32 * GIB, [tenant(QWEN, fraction=0.1)])
+
+    assert "weights and one request" in caught.value.message
+    assert str(caught.value.hint).startswith("give it 0.")
+
+
+def test_the_cache_is_no_larger_than_the_pool() -> None:
+    (share,) = plan_memory(32 * GIB, [tenant(AWQ, 1024, 64, pool=3072)]).shares
+
+    assert 3072 == share.cache_tokens
+
+
+@given(
+    st.lists(st.sampled_from([TINY, QWEN, YI, AWQ]), min_size=1, max_size=3, unique=True),
+    st.integers(8, 140),
+    st.integers(256, 16384),
+    st.integers(1, 128),
+    st.sampled_from(["sglang", "vllm"]),
+)
+def test_a_plan_is_never_more_than_the_card(
+    models: list[str], gib: int, context: int, requests: int, engine: str
+) -> None:
+    tenants = [tenant(name, context, requests, engine=engine) for name in models]
+    try:
+        plan = plan_memory(gib * GIB, tenants)
+    except UsageError:
+        assume(False)
+
+    reserve = 0.06 if len(models) == 1 else 0.20
+    assert plan.free >= int(plan.card * reserve) - 1
+    for one, share in zip(tenants, plan.shares, strict=True):
+        assert share.cache_tokens >= one.context
+        assert 0 < share.fraction <= 1
+        assert share.cache_tokens <= one.context * one.requests

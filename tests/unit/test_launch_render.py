@@ -1,0 +1,221 @@
+"""Deployments come out quoted for where they land."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay.errors import UsageError
+from assay.serving.command import ServerCommand
+from assay.serving.deploy import FORMATS, Deployment, Format, Service, name_of, render, unit_word
+from assay.serving.knowledge import load_server_flags
+from assay.serving.launching import Decided
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "templates" / "launch"
+TEMPLATES = {path.name: path.read_text() for path in FOLDER.iterdir()}
+ENGINES = load_server_flags(ROOT / "knowledge" / "server_flags.yaml").engines
+NASTY = "a b'c\"d$HOME`x`%n\\e;#{{f}}:*"
+
+
+def service(name: str = "one", *, engine: str = "sglang", port: int = 8000, **more: Any) -> Service:
+    flags = more.pop("flags", {"disable-radix-cache": "true", "cuda-graph-bs": ("1", "2"), "x-note": NASTY})
+    command = ServerCommand(
+        engine=ENGINES[engine],  # type: ignore[index]
+        version="0.5.2",
+        model=more.pop("model", "org/model"),
+        flags=flags,
+        env=more.pop("env", {"TORCH_CUDA_ARCH_LIST": "9.0;12.0+PTX", "NASTY": NASTY}),
+        shm=16 << 30,
+    )
+    reasons = {name: f"why\n{name} # \" ' */" for name in flags}
+    return Service(
+        name=name, image="assay/x:y", decided=Decided(command=command, reasons=reasons), port=port, cache="/c d", **more
+    )
+
+
+def deployment(*services: Service, **more: Any) -> Deployment:
+    return Deployment(services=services or (service(),), target="sm_120", notes=("first\nsecond", NASTY), **more)
+
+
+def written(form: Format, what: Deployment) -> str:
+    files = render(form, what, TEMPLATES)
+    (text,) = files.values()
+    return text
+
+
+def docker_words(script: str) -> list[list[str]]:
+    code = "\n".join(line for line in script.split("\n") if not line.startswith("#"))
+    joined = code.replace("\\\n", " ")
+    return [shlex.split(line) for line in joined.split("\n") if line.strip().startswith("docker run")]
+
+
+def after(words: list[str], image: str) -> list[str]:
+    return words[words.index(image) + 1 :]
+
+
+def test_docker_words_come_back_as_they_were() -> None:
+    one = service()
+
+    (words,) = docker_words(written("docker", deployment(one)))
+
+    assert one.argv == [words[words.index("--entrypoint") + 1], *after(words, "assay/x:y")]
+    assert f"NASTY={NASTY}" in words
+    assert "/c d:/cache/huggingface" in words
+    assert one.health == shlex.split(words[words.index("--health-cmd") + 1])
+    assert "16384m" == words[words.index("--shm-size") + 1]
+    assert "127.0.0.1:8000:8000" == words[words.index("--publish") + 1]
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), max_size=40))
+@settings(max_examples=25, deadline=None)
+def test_any_value_survives_every_format(value: str) -> None:
+    one = service(flags={"x": f"v{value}"}, env={"E": value}, model=f"m{value}")
+    what = deployment(one)
+
+    (words,) = docker_words(written("docker", what))
+    assert one.argv[1:] == after(words, "assay/x:y")
+    assert f"E={value}" in words
+
+    composed = yaml.safe_load(written("compose", what))["services"]["one"]
+    assert one.argv == [*composed["entrypoint"], *(str(word).replace("$$", "$") for word in composed["command"])]
+    assert value == composed["environment"]["E"].replace("$$", "$")
+
+    manifests = [one for one in yaml.safe_load_all(written("kubernetes", what)) if one]
+    container = next(m for m in manifests if m["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert one.argv == [*container["command"], *container["args"]]
+    assert {"name": "E", "value": value} in container["env"]
+
+
+def test_a_gpu_can_be_named() -> None:
+    (words,) = docker_words(written("docker", deployment(gpu="1")))
+    composed = yaml.safe_load(written("compose", deployment(gpu="1")))["services"]["one"]
+
+    assert '"device=1"' == words[words.index("--gpus") + 1]
+    assert ["1"] == composed["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
+
+
+def test_a_model_folder_is_mounted_where_it_is() -> None:
+    what = deployment(service(folder="/models/my model", model="/models/my model"))
+
+    (words,) = docker_words(written("docker", what))
+    composed = yaml.safe_load(written("compose", what))["services"]["one"]
+
+    assert "/models/my model:/models/my model:ro" in words
+    assert "/models/my model:/models/my model:ro" in composed["volumes"]
+
+
+def test_reasons_and_notes_stay_comments() -> None:
+    for form in FORMATS[:3]:
+        text = written(form, deployment())
+        lines = [line for line in text.splitlines() if "why" in line]
+        assert lines
+        assert all(line.lstrip().startswith("#") for line in lines)
+        assert "\nsecond" not in text
+
+
+def test_several_servers_start_one_after_the_other() -> None:
+    what = deployment(service("one"), service("two", port=8001))
+
+    script = written("docker", what)
+    composed = yaml.safe_load(written("compose", what))["services"]
+    units = render("systemd", what, TEMPLATES)
+
+    assert 2 == len(docker_words(script))
+    assert "docker inspect --format '{{.State.Health.Status}}' one" in script
+    assert {"one": {"condition": "service_healthy"}} == composed["two"]["depends_on"]
+    assert "depends_on" not in composed["one"]
+    assert {"one.service", "two.service"} == set(units)
+    assert re.search(r"^After=.* one\.service$", units["two.service"], re.MULTILINE)
+
+
+def test_kubernetes_manifests_fit_their_schemas() -> None:
+    manifests = list(yaml.safe_load_all(written("kubernetes", deployment(service(folder="/models/m")))))
+
+    assert ["PersistentVolumeClaim", "Deployment", "Service"] == [one["kind"] for one in manifests if one]
+    for manifest in manifests:
+        if manifest:
+            kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_schema_check_can_fail() -> None:
+    (manifest,) = [m for m in yaml.safe_load_all(written("kubernetes", deployment())) if m and m["kind"] == "Service"]
+    manifest["spec"]["ports"][0]["port"] = "eight"
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_kubernetes_cannot_share_a_gpu() -> None:
+    what = deployment(service("one"), service("two", port=8001))
+
+    with pytest.raises(UsageError, match="whole GPU"):
+        render("kubernetes", what, TEMPLATES)
+
+    shared = deployment(service("one"), service("two", port=8001), gpu_resource="nvidia.com/gpu.shared")
+    assert "nvidia.com/gpu.shared" in written("kubernetes", shared)
+
+
+def test_monitoring_reads_every_server() -> None:
+    what = deployment(service("one"), service("two", engine="vllm", port=8001), monitoring=True)
+
+    composed = yaml.safe_load(written("compose", what))
+
+    prometheus = yaml.safe_load(composed["configs"]["prometheus"]["content"])
+    targets = [job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"]]
+    assert [["one:8000"], ["two:8000"]] == targets
+    dashboard = json.loads(composed["configs"]["grafana-dashboard"]["content"].replace("$$", "$"))
+    assert json.loads(TEMPLATES["grafana-dashboard.json"]) == dashboard
+    assert {"prometheus", "grafana", "one", "two"} == set(composed["services"])
+
+
+def test_the_dashboard_asks_for_metrics_that_the_servers_have() -> None:
+    """The names were read from the wheels of sglang 0.5.14 and vllm 0.26.0 (their metrics collectors)."""
+    known = set((ROOT / "tests" / "assets" / "serve" / "metrics.txt").read_text().split())
+    text = TEMPLATES["grafana-dashboard.json"]
+
+    asked = set(re.findall(r"\b(?:sglang|vllm):[a-z0-9_]+", text))
+
+    # prometheus_client adds _bucket to histograms and _total to counters.
+    unknown = {name for name in asked if re.sub(r"_(bucket|total)$", "", name) not in known and name not in known}
+    assert set() == unknown
+    assert {"sglang", "vllm"} == {name.split(":")[0] for name in asked}
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("plain-1.0,x=/y:z", "plain-1.0,x=/y:z"),
+        ("two words", '"two words"'),
+        ("100%", '"100%%"'),
+        ("$HOME", '"$$HOME"'),
+        ('say "x"', '"say \\"x\\""'),
+        ("back\\slash", '"back\\\\slash"'),
+        ("", '""'),
+        (["a b", "c"], '"a b" c'),
+    ],
+)
+def test_words_of_a_unit(word: object, expected: str) -> None:
+    assert expected == unit_word(word)
+
+
+def test_a_unit_holds_no_line_break() -> None:
+    with pytest.raises(UsageError, match="line break"):
+        unit_word("a\nb")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("Qwen/Qwen3-32B-AWQ", "qwen3-32b-awq"), ("/models/Yi 6B/", "yi-6b"), ("한국어", "server"), ("x" * 90, "x" * 50)],
+)
+def test_names(model: str, name: str) -> None:
+    assert name == name_of(model)

@@ -1,0 +1,119 @@
+"""What a server chose, from its own words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from assay.model.profile import Engine
+from assay.serving.chosen import Chosen, from_log, from_server_info
+
+OLD_SGLANG = """
+[2025-08-25 15:31:01] Attention backend not specified. Use flashinfer backend by default.
+[2025-08-25 15:31:05] Load weight end. type=Qwen2ForCausalLM, dtype=torch.bfloat16, mem usage=5.88 GB.
+[2025-08-25 15:31:06] KV Cache is allocated. #tokens: 20480, K size: 0.35 GB, V size: 0.35 GB
+[2025-08-25 15:31:06] Capture cuda graph begin. This can take up to several minutes. avail mem=8.56 GB
+[2025-08-25 15:31:06] Capture cuda graph bs [1, 2, 4, 8, 16]
+[2025-08-25 15:31:27] Capture cuda graph end. Time elapsed: 25.39 s. mem usage=0.56 GB. avail mem=8.00 GB.
+"""
+NEW_SGLANG = """
+[2026-11-20 12:00:00] Load weight end. elapsed=1.0 s, mem usage=0.10 GB.
+[2026-11-20 12:00:00] Capture target decode CUDA graph begin. backend=full, num_tokens_per_bs=1, bs=[1, 2, 4], avail=30
+[2026-11-20 12:00:04] Capture target decode CUDA graph end. elapsed=4.00 s, mem usage=0.05 GB, avail mem=30.00 GB.
+[2026-11-20 12:00:04] Capture prefill CUDA graph begin. backend=breakable, num_tokens=[4, 8], avail mem=30 GB
+[2026-11-20 12:00:06] Capture prefill CUDA graph end. elapsed=2.50 s, mem usage=0.02 GB, avail mem=29.98 GB.
+"""
+VLLM = (
+    "INFO 07-28 10:03:02 [cuda.py:482] Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN'].\n"
+    "INFO 07-28 10:03:09 [gpu_model_runner.py:1] Model loading took 13.72 GiB memory and 9.1 seconds\n"
+    "INFO 07-28 10:03:20 [kv_cache_utils.py:1] GPU KV cache size: 262,144 tokens\n"
+    "INFO 07-28 10:03:20 [x.py:1] Using MarlinLinearKernel for GPTQMarlinLinearMethod\n"
+    "\x1b[1mCapturing CUDA graphs (mixed prefill-decode, PIECEWISE):   0%|          | 0/81 [00:00<?, ?it/s]\r"
+    "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE): 100%|██████████| 81/81 [00:02<00:00, 33it/s]\n"
+    "Capturing CUDA graphs (decode, FULL): 100%|██████████| 35/35 [00:01<00:00, 30.1it/s]\n"
+    "INFO 07-28 10:03:30 [gpu_model_runner.py:1] Graph capturing finished in 4 secs, took 0.89 GiB\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("engine", "log", "expected"),
+    [
+        (
+            "sglang",
+            OLD_SGLANG,
+            {
+                "cuda_graphs": 5,
+                "cuda_graphs_by": "decode: 5",
+                "graph_seconds": 25.39,
+                "graph_memory_gib": 0.56,
+                "attention_backend": "flashinfer",
+                "kv_cache_tokens": 20480,
+                "weights_gib": 5.88,
+            },
+        ),
+        (
+            "sglang",
+            NEW_SGLANG,
+            {
+                "cuda_graphs": 5,
+                "cuda_graphs_by": "target decode: 3, prefill: 2",
+                "graph_seconds": 6.5,
+                "graph_memory_gib": 0.07,
+                "weights_gib": 0.10,
+            },
+        ),
+        (
+            "vllm",
+            VLLM,
+            {
+                "cuda_graphs": 116,
+                "cuda_graphs_by": "mixed prefill-decode, PIECEWISE: 81, decode, FULL: 35",
+                "graph_seconds": 4,
+                "graph_memory_gib": 0.89,
+                "attention_backend": "FLASH_ATTN",
+                "kv_cache_tokens": 262144,
+                "weights_gib": 13.72,
+                "quantisation_kernel": "MarlinLinearKernel",
+            },
+        ),
+    ],
+)
+def test_logs_of_real_servers(engine: Engine, log: str, expected: Chosen) -> None:
+    assert expected == from_log(engine, log)
+
+
+def test_a_capture_that_did_not_end_captured_nothing() -> None:
+    cut = OLD_SGLANG[: OLD_SGLANG.index("[2025-08-25 15:31:27]")]
+
+    assert 0 == from_log("sglang", cut)["cuda_graphs"]
+    assert 0 == from_log("vllm", VLLM[: VLLM.index("100%")])["cuda_graphs"]
+
+
+@pytest.mark.parametrize("log", ["", "nonsense", "\0\r\r", "Capture cuda graph bs [x]"])
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_other_text_gives_nothing(engine: Engine, log: str) -> None:
+    assert {} == from_log(engine, log)
+
+
+def test_the_servers_own_account() -> None:
+    said = {
+        "attention_backend": "fa3",
+        "disable_cuda_graph": False,
+        "tokenizer": {"x": 1},
+        "internal_states": [{"max_total_num_tokens": 65536, "memory_usage": {"weight": 0.1, "graph": None}}],
+    }
+
+    chosen = from_server_info(json.dumps(said).encode())
+
+    assert {
+        "attention_backend": "fa3",
+        "cuda_graphs_disabled": False,
+        "kv_cache_tokens": 65536,
+        "memory_weight_gib": 0.1,
+    } == chosen
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"null", b'"x"'])
+def test_another_body_gives_nothing(body: bytes) -> None:
+    assert {} == from_server_info(body)

@@ -1,0 +1,159 @@
+"""The load and its figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from datetime import UTC, datetime
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay.record import BenchRecord
+from assay.serving.csvtext import COMPARISON, comparison_csv, series_csv
+from assay.serving.load import Sample, Workload, percentile, spread, standard_load, summarise
+from assay.serving.plots import Line, line_plot, plots
+
+
+def sample(started: float, seconds: float, *, first: float | None = 0.1, tokens: int = 10, **more: object) -> Sample:
+    fields: dict[str, object] = {"pieces": tokens, "counted": True, **more}
+    begun = None if first is None else started + first
+    return Sample(started=started, first=begun, ended=started + seconds, tokens=tokens, **fields)  # type: ignore[arg-type]
+
+
+def load(users: int = 1, max_tokens: int = 10, *, first_apart: bool = False) -> Workload:
+    return Workload(name="users", users=users, max_tokens=max_tokens, jobs=(), first_apart=first_apart)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=50))
+def test_percentiles_are_those_of_the_standard_library(values: list[float]) -> None:
+    hundredths = statistics.quantiles(values, n=100, method="inclusive")
+
+    assert pytest.approx(hundredths[49]) == percentile(values, 0.5)
+    assert pytest.approx(hundredths[94]) == percentile(values, 0.95)
+    assert min(values) == percentile(values, 0.0)
+    assert max(values) == percentile(values, 1.0)
+
+
+def test_a_spread_is_in_milliseconds() -> None:
+    found = spread([0.1, 0.2, 0.3])
+
+    assert found is not None
+    assert (200.0, 200.0, 100.0, 300.0) == (found.mean, found.p50, found.least, found.most)
+    assert spread([]) is None
+
+
+def test_throughput_is_over_the_whole_time() -> None:
+    series = summarise(load(users=2), [sample(0.0, 1.0), sample(0.5, 1.5)])
+
+    assert 2.0 == series.seconds
+    assert 1.0 == series.requests_per_second
+    assert 10.0 == series.tokens_per_second
+    assert series.ttft is not None
+    assert 100.0 == series.ttft.p50
+    assert series.per_token is not None
+    assert 100.0 == series.per_token.least  # (1.0 - 0.1) / 9
+
+
+def test_failures_count_as_failures_and_in_nothing_else() -> None:
+    series = summarise(
+        load(), [sample(0.0, 1.0), sample(1.0, 9.0, error="the connection was cut", first=None, tokens=0)]
+    )
+
+    assert (2, 1) == (series.requests, series.failed)
+    assert {"the connection was cut": 1} == series.errors
+    assert 10 == series.completion_tokens
+    assert series.latency is not None
+    assert 1000.0 == series.latency.most
+
+
+def test_the_first_of_repeated_prompts_stands_apart() -> None:
+    series = summarise(load(first_apart=True), [sample(0, 1.0), sample(1, 0.2, cached_tokens=90), sample(2, 0.2)])
+
+    assert 1000.0 == series.first_ms
+    assert series.latency is not None
+    assert 200.0 == series.latency.most
+    assert 90 == series.cached_tokens
+
+
+def test_wrong_counts_are_told() -> None:
+    series = summarise(
+        load(),
+        [sample(0, 1, tokens=13), sample(1, 1, counted=False), sample(2, 1, pieces=12)],
+    )
+
+    assert 3 == len(series.notes)
+    assert "13 tokens by usage where 10 were asked" in series.notes[1]
+
+
+def test_nothing_succeeded() -> None:
+    series = summarise(load(), [sample(0, 1, error="x", first=None)])
+
+    assert series.latency is None
+    assert 0.0 == series.tokens_per_second
+
+
+def test_the_standard_load_is_that_of_the_documents() -> None:
+    loads = standard_load("m")
+
+    assert [10, 50, 100, 500] == [one.max_tokens for one in loads if one.name == "length"]
+    assert [1, 5, 10, 20] == [one.users for one in loads if one.name == "users"]
+    assert [3, 15, 30, 60] == [len(one.jobs) for one in loads if one.name == "users"]
+    (prefix,) = [one for one in loads if one.name == "prefix"]
+    assert 100 == len(prefix.jobs)
+    prompts = [job.body["prompt"] for job in prefix.jobs]
+    assert 100 == len(set(prompts))
+    assert 1 == len({prompt.split("\n")[0] for prompt in prompts})
+
+
+def test_prompts_are_fresh_and_the_same_for_equal_seeds() -> None:
+    def prompts(seed: int) -> list[str]:
+        return [job.body["prompt"] for one in standard_load("m", seed=seed, questions=0) for job in one.jobs]
+
+    assert len(prompts(0)) == len(set(prompts(0)))
+    assert prompts(0) == prompts(0)
+    assert set() == set(prompts(0)) & set(prompts(1))
+
+
+def record(profile: str, *, users: tuple[int, ...] = (1, 20)) -> BenchRecord:
+    series = [
+        summarise(load(users=many), [sample(0.0, 1.0 + many / 10) for _ in range(many)]).model_copy(
+            update={"workload": "users"}
+        )
+        for many in users
+    ]
+    single = summarise(load(), [sample(0.0, 1.0)]).model_copy(update={"workload": "length"})
+    return BenchRecord(
+        created=datetime(2026, 11, 20, tzinfo=UTC), run="r", cell="c", engine="sglang", executor="local",
+        profile=profile, stable=True, series=(single, *series), packages={"sglang": "0.5.14"},
+    )  # fmt: skip
+
+
+def test_csv_has_the_columns_of_the_documents() -> None:
+    rows = list(csv.DictReader(io.StringIO(comparison_csv([record("baseline"), record("balanced-v2")]))))
+
+    assert list(COMPARISON) == list(rows[0])
+    assert ["baseline", "balanced-v2"] == [row["configuration"] for row in rows]
+    assert ("1000", "100", "yes") == (rows[0]["latency_ms"], rows[0]["ttft_ms"], rows[0]["stable"])
+    assert "" == rows[0]["users_5_rps"]
+    assert 6 == len(list(csv.DictReader(io.StringIO(series_csv([record("a"), record("b")])))))
+
+
+def test_plots_are_svg_with_every_server() -> None:
+    found = plots([record("a<b"), record("other")])
+
+    assert {"latency-over-users.svg", "first-token-over-users.svg", "throughput-over-users.svg"} == set(found)
+    for text in found.values():
+        root = ET.fromstring(text)
+        words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert "a<b" in words
+        assert 2 == len(list(root.iter("{http://www.w3.org/2000/svg}polyline")))
+
+
+def test_a_record_without_figures_has_no_plot() -> None:
+    assert {} == plots([record("x", users=())])
+    with pytest.raises(ValueError, match="nothing to plot"):
+        line_plot("t", "x", "y", [Line(name="n", points=())])
