@@ -8,7 +8,7 @@ probe does (segfault, hang, gigabytes of output, children that outlive it), the 
 rewritten after each probe, so that what was measured stays when the harness itself is killed.
 
 The job: {"probes": [{"feature", "file", "requires", "timeout", "gpus", "warm"}], "work": folder, "gpus": number,
-"warm": bool, "sabotage": {feature: kind}, "seed": int}. Judging is left to whoever reads the result; the harness only
+"cache": folder, "warm": bool, "sabotage": {feature: kind}, "seed": int}. Judging is left to whoever reads the result; the harness only
 decides what a prerequisite needs: whether a probe ended with `works` or `degraded`.
 """
 
@@ -317,6 +317,8 @@ def warm_up():
     if ended["exit_code"] != 0:
         return {"ok": False, "reason": f"importing torch ended with {ended['signal'] or ended['exit_code']}"}
     began = time.monotonic()
+    # NumPy's OpenBLAS starts a pool of threads when it is imported; no probe needs it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import torch
 
     # A fork from a process with threads of its own, or with CUDA in use, is not a clean start.
@@ -330,6 +332,7 @@ def run_probe(probe, job, *, warm):
     folder = os.path.join(job["work"], probe["feature"])
     os.makedirs(folder, exist_ok=True)
     environment = {
+        **cache_environment(job),
         "ASSAY_SABOTAGE": job.get("sabotage", {}).get(probe["feature"], ""),
         "ASSAY_TIMEOUT": str(probe["timeout"]),
         "ASSAY_SEED": str(job.get("seed", 0)),
@@ -344,6 +347,32 @@ def run_probe(probe, job, *, warm):
     entry["warm"] = warm
     entry["document"], entry["document_error"] = read_document(os.path.join(folder, "outcome.json"))
     return entry
+
+
+def cache_environment(job):
+    """Return where compilers at run time keep what they built: one folder, which may outlive the run."""
+    folder = job.get("cache") or os.path.join(job["work"], "cache")
+    places = {
+        "CUDA_CACHE_PATH": "cuda",
+        "TRITON_CACHE_DIR": "triton",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+        "TVM_FFI_CACHE_DIR": "tvm-ffi",
+        "TILELANG_CACHE_DIR": "tilelang",
+        "VLLM_CACHE_ROOT": "vllm",
+        "XDG_CACHE_HOME": "xdg",
+        "HF_HOME": "huggingface",
+    }
+    environment = {name: os.path.join(folder, place) for name, place in places.items()}
+    for path in environment.values():
+        os.makedirs(path, exist_ok=True)
+    # The driver's own cache of compiled PTX: FlashAttention's code alone outgrows the default of 1 GiB.
+    environment["CUDA_CACHE_MAXSIZE"] = str(4 << 30)
+    home = os.environ.get("HOME", "")
+    if not (home and os.access(home, os.W_OK)):
+        environment["HOME"] = os.path.join(folder, "home")
+        os.makedirs(environment["HOME"], exist_ok=True)
+    return environment
 
 
 def summary(entry):

@@ -23,7 +23,7 @@ REFUSALS = (
     "requires compute capability",
     "attention backend is not supported",
     "only supports sm",
-    "fa3 attention backend requires sm",
+    "backend requires sm",
 )
 """How engines say that the hardware cannot; said of a back end that was asked for, this is `unsupported`."""
 
@@ -134,8 +134,11 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
 
 def best_line(text, said):
     """Return the line that tells most: the engine's first own error rather than the wrapper's last."""
-    lines = [line.strip() for line in said.splitlines() if "Error" in line or "error:" in line]
-    inner = next((line for line in lines if "RuntimeError: Engine" not in line and "Traceback" not in line), "")
+    import re
+
+    # The name of an exception at the start of a line, or behind a log line's own prefix.
+    lines = [match.group(0) for match in re.finditer(r"(?m)(?:^|[] ])((?:\w+\.)*\w+(?:Error|Exception): .+)$", said)]
+    inner = next((line.strip("] ") for line in lines if "RuntimeError: Engine" not in line), "")
     return text[:600] + (f" | first error: {inner[:500]}" if inner and inner[:80] not in text else "")
 
 
@@ -162,7 +165,7 @@ def common(engine, *, context=2048, graphs=False):
     if engine == "vllm":
         return {
             "max_model_len": context, "gpu_memory_utilization": 0.2, "enforce_eager": not graphs,
-            "max_num_seqs": 16, "seed": 0, "disable_log_stats": True, "num_gpu_blocks_override": 2048,
+                "max_num_seqs": 16, "seed": 0, "disable_log_stats": True, "num_gpu_blocks_override": 2048,
         }  # fmt: skip
     return {
         "context_length": context, "mem_fraction_static": 0.3, "max_total_tokens": 32768, "max_running_requests": 16,

@@ -50,6 +50,17 @@ def judge(error, context):
     return "broken", text[:2000]
 
 
+def ptx_cache_bytes():
+    total = 0
+    for base, _, names in os.walk(os.environ.get("CUDA_CACHE_PATH", "")):
+        for name in names:
+            try:
+                total += os.path.getsize(os.path.join(base, name))
+            except OSError:
+                continue
+    return total
+
+
 def main(argv):
     program, folder = argv
     faulthandler.enable()
@@ -59,6 +70,7 @@ def main(argv):
     began = time.monotonic()
     context = Context(folder=folder, sabotage=os.environ.get("ASSAY_SABOTAGE", ""))
     outcome, reason = "works", ""
+    compiled = ptx_cache_bytes()
     try:
         before(context)
         spec = importlib.util.spec_from_file_location("assay_probe_program", program)
@@ -73,6 +85,8 @@ def main(argv):
         outcome, reason = judge(error, context)
         if outcome not in ("unsupported", "not_run"):
             traceback.print_exc()
+    # What the driver had to compile from PTX: code the image lacks for this card, and why a first start takes minutes.
+    context.metric("ptx_jit_bytes", ptx_cache_bytes() - compiled)
     document = {
         "outcome": outcome,
         "reason": reason,

@@ -48,6 +48,7 @@ def work(job, answer):
     llm = LLM(model=job["model"], **{name: value for name, value in arguments.items() if name in known})
     answer["seen"]["start_seconds"] = round(time.monotonic() - began, 2)
     answer["seen"]["attention_backend"] = backends(llm)
+    answer["seen"]["linear_methods"] = linear_methods(llm)
     answer["seen"]["quantization"] = str(getattr(llm.llm_engine.vllm_config.model_config, "quantization", ""))
     answer["seen"]["kv_cache_dtype"] = str(llm.llm_engine.vllm_config.cache_config.cache_dtype)
     try:
@@ -68,6 +69,23 @@ def backends(llm):
         return " ".join(sorted({group.backend.get_name() for group in groups}))
     except AttributeError:
         return ""
+
+
+def linear_methods(llm):
+    """Return the classes that multiply matrices in the loaded model, kernels chosen by them included."""
+    try:
+        model = llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+    except AttributeError:
+        return ""
+    found = set()
+    for module in model.modules():
+        for holder in (getattr(module, "quant_method", None), getattr(module, "scheme", None)):
+            if holder is not None:
+                found.add(type(holder).__name__)
+                kernel = getattr(holder, "kernel", None)
+                if kernel is not None:
+                    found.add(type(kernel).__name__)
+    return " ".join(sorted(found))
 
 
 def run_task(llm, parameters, task):
