@@ -1,4 +1,5 @@
 // A small but whole PyTorch extension: one kernel, one operator, registered as torch.ops.assay.scale.
+#include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <torch/library.h>

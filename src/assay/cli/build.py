@@ -17,6 +17,7 @@ from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
+from assay.diagnose import Stage, diagnose
 from assay.errors import EngineError
 from assay.flows.build import BuildFlow, BuildOptions, Job, Prepared, exit_code
 from assay.model.cell import Cell
@@ -115,7 +116,15 @@ def _flow(
         images=engine,
         store=FileStore(files.root / "build_logs"),
         listener=progress,
+        diagnose=_cause,
     )
+
+
+def _cause(log: Path) -> str | None:
+    """Return the most likely cause that a build log tells, an entry of knowledge/failures.yaml."""
+    with log.open("rb") as stream:
+        found = diagnose(stream, stage=Stage.BUILD)
+    return found[0].cause if found else None
 
 
 def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> None:
