@@ -1,0 +1,193 @@
+"""Locking with the real resolver against indexes on loopback: nightlies by date, and the three ways to have no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_index import LocalIndex, served
+
+from assay import lockfile, matrix, plan
+from assay.adapters.simple_index import versions
+from assay.adapters.uv_resolver import UvResolver
+from assay.flows.lock import Locker, LockResult, LockStatus
+from assay.model.cell import Cell
+from assay.model.lock import Lock
+
+MATRIX = """\
+targets:
+  sm_120: {{name: x, compute_capability: 12.0, memory_gib: 32, shared_memory_per_block: 101376, cuda: ">=12.8",
+           driver: ">=570", arch_list: 12.0+PTX}}
+bases:
+  slim: {{kind: bootstrap, distribution: debian, suite: bookworm, python: 3.11, glibc: 2.36}}
+  devel: {{kind: registry, image: "docker.io/nvidia/cuda:13.0.2-devel", python: 3.11, glibc: 2.39, cuda: 13.0}}
+indexes:
+  pypi: {{}}
+  torch-nightly: {{url: "{nightly}", nightly: true, keeps_days: 60}}
+axes:
+  torch:
+    label: torch
+    values:
+      - 2.8.0
+      - {{id: nightly, spec: ">=2.15.0.dev0", index: torch-nightly, date: latest}}
+      - {{id: n20261101, spec: ">=2.15.0.dev0", index: torch-nightly, date: 2026-11-01}}
+  kernel: {{label: k, values: [1.0, 2.0]}}
+"""
+IMAGE = """\
+description: an image
+engine: none
+targets: [sm_120]
+id: [torch, kernel]
+defaults: {base: slim}
+axes: {torch: [2.8.0, nightly, n20261101], kernel: [1.0, 2.0]}
+requirements: ["torch{{ torch.pin }}", "kernel{{ kernel.pin }}"]
+"""
+TAG = "cp311-cp311-manylinux_2_28_x86_64"
+
+
+@pytest.fixture
+def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalIndex]:
+    """The default index: torch 2.8.0, and two kernels, of which the second wants exactly that torch."""
+    index = LocalIndex(tmp_path / "default")
+    index.add("torch", "2.8.0", tag=TAG, requires=["numpy"])
+    index.add("torch", "2.8.0", tag="cp312-cp312-manylinux_2_28_x86_64")
+    index.add("numpy", "2.0")
+    index.add("kernel", "1.0")
+    index.add("kernel", "2.0", requires=["torch==2.8.0"])
+    with served(index) as address:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", address)
+        monkeypatch.setenv("UV_NO_CACHE", "1")
+        for name in ("PIP_FIND_LINKS", "UV_FIND_LINKS"):
+            monkeypatch.delenv(name, raising=False)
+        yield index
+
+
+@pytest.fixture
+def nightly(tmp_path: Path) -> Iterator[tuple[LocalIndex, str]]:
+    """A nightly index that still has three nights."""
+    index = LocalIndex(tmp_path / "nightly")
+    for night in ("20261101", "20261110", "20261118"):
+        index.add("torch", f"2.15.0.dev{night}+cu130", tag=TAG, requires=["numpy"])
+    # A nightly index mirrors common packages, often old ones.
+    index.add("numpy", "1.0")
+    with served(index) as address:
+        yield index, address
+
+
+class Cells:
+    """The cells of a project and their locks."""
+
+    def __init__(self, address: str, image: str = IMAGE) -> None:
+        project = matrix.load(MATRIX.format(nightly=address), {"i": image})
+        self.matrix = project.matrix
+        self.cells = {cell.id: cell for cell in plan.make(project).cells}
+        self.locker = Locker(
+            project.matrix, resolver=UvResolver(), versions=versions, digests=lambda reference: "sha256:" + "c" * 64
+        )
+
+    def lock(self, identifier: str, old: Lock | None = None, *, refresh: bool = False) -> LockResult:
+        cell: Cell = self.cells[identifier]
+        return next(iter(self.locker.run([(cell, old)], refresh=refresh)))
+
+
+def test_a_lock_holds_the_exact_files_and_no_address(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    result = Cells(nightly[1]).lock("i-torch2.8.0-k2.0")
+
+    assert result.status is LockStatus.LOCKED, result.explanation
+    assert result.lock is not None
+    assert [(w.name, w.version, w.index) for w in result.lock.wheels] == [
+        ("kernel", "2.0", "pypi"),
+        ("numpy", "2.0", "pypi"),
+        ("torch", "2.8.0", "pypi"),
+    ]
+    torch = result.lock.wheel("torch")
+    assert torch is not None
+    assert (torch.filename, torch.size is not None) == (f"torch-2.8.0-{TAG}.whl", True)
+    assert "127.0.0.1" not in lockfile.dump(result.lock)
+
+
+@pytest.mark.parametrize(
+    ("cell", "night"), [("i-torchnightly-k1.0", "20261118"), ("i-torchn20261101-k1.0", "20261101")]
+)
+def test_a_nightly_is_locked_by_its_date(
+    default: LocalIndex, nightly: tuple[LocalIndex, str], cell: str, night: str
+) -> None:
+    result = Cells(nightly[1]).lock(cell)
+
+    assert result.status is LockStatus.LOCKED, result.explanation
+    assert result.lock is not None
+    torch = result.lock.wheel("torch")
+    assert torch is not None
+    assert (torch.version, torch.index) == (f"2.15.0.dev{night}+cu130", "torch-nightly")
+    assert result.lock.nightlies == {"torch": night}
+    assert result.lock.wheel("numpy") == next(w for w in result.lock.wheels if w.version == "2.0")
+
+
+def test_a_lock_stays_until_it_is_refreshed(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    cells = Cells(nightly[1])
+    first = cells.lock("i-torchnightly-k1.0")
+    nightly[0].add("torch", "2.15.0.dev20261119+cu130", tag=TAG)
+    kept = cells.lock("i-torchnightly-k1.0", first.lock)
+    fresh = cells.lock("i-torchnightly-k1.0", first.lock, refresh=True)
+
+    assert kept.status is LockStatus.FRESH
+    assert fresh.status is LockStatus.LOCKED
+    assert "- torch 2.15.0.dev20261118+cu130" in fresh.changes
+    assert "+ torch 2.15.0.dev20261119+cu130" in fresh.changes
+
+
+def test_a_pruned_night_is_missing_and_says_what_is_left(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    nightly[0].prune("torch", "2.15.0.dev20261101+cu130")
+    result = Cells(nightly[1]).lock("i-torchn20261101-k1.0")
+
+    assert result.status is LockStatus.MISSING
+    assert "keeps no build as old as 2026-11-01; its oldest is of 20261110" in result.explanation
+
+
+def test_what_cannot_hold_together_keeps_the_resolvers_words(
+    default: LocalIndex, nightly: tuple[LocalIndex, str]
+) -> None:
+    result = Cells(nightly[1]).lock("i-torchnightly-k2.0")
+
+    assert result.status is LockStatus.CONFLICT
+    assert "kernel>=2.0 depends on torch==2.8.0" in " ".join(result.explanation.split())
+
+
+def test_a_forced_requirement_wins_over_what_packages_ask_for(
+    default: LocalIndex, nightly: tuple[LocalIndex, str]
+) -> None:
+    image = IMAGE + 'overrides: [{match: {torch: nightly}, forced_requirements: ["torch{{ torch.pin }}"]}]\n'
+    result = Cells(nightly[1], image).lock("i-torchnightly-k2.0")
+
+    assert result.status is LockStatus.LOCKED, result.explanation
+    assert result.lock is not None
+    torch = result.lock.wheel("torch")
+    assert torch is not None
+    assert torch.version == "2.15.0.dev20261118+cu130"
+
+
+def test_what_an_index_lacks_is_missing(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    default.prune("kernel", "2.0")
+    result = Cells(nightly[1]).lock("i-torch2.8.0-k2.0")
+
+    assert result.status is LockStatus.MISSING
+    assert "no version of kernel==2.0" in result.explanation
+
+
+@pytest.mark.parametrize("cell", ["i-torch2.8.0-k1.0", "i-torchnightly-k1.0"])
+def test_an_index_that_does_not_answer_is_unreachable(
+    cell: str, monkeypatch: pytest.MonkeyPatch, default: LocalIndex
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    result = Cells("http://127.0.0.1:9/simple").lock(cell)
+
+    assert result.status is LockStatus.UNREACHABLE, result.explanation
+
+
+def test_a_registry_base_is_locked_by_digest(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    result = Cells(nightly[1], IMAGE.replace("base: slim", "base: devel")).lock("i-torch2.8.0-k1.0")
+
+    assert result.lock is not None
+    assert result.lock.base_digest == "sha256:" + "c" * 64
