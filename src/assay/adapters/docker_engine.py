@@ -284,8 +284,10 @@ class DockerEngine:
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """Split into repository and tag or digest; no tag means `latest`, as everywhere."""
+    """Split into repository and tag or digest; no tag means `latest`, as everywhere; a digest outweighs a tag."""
     repository, tag = docker.utils.parse_repository_tag(reference)
+    if tag and ":" in tag:
+        repository, _ = docker.utils.parse_repository_tag(repository)
     return repository, tag or "latest"
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,13 +44,13 @@ def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfi
     layer is compressed with a fixed level and no time stamp: same tar, same config, same digest.
 
     Args:
-        archive: written; a temporary file beside it is used meanwhile.
+        archive: written; a temporary folder beside it is used meanwhile.
         layer: the file system as an uncompressed tar.
         reference: `repository:tag` it gets when loaded.
         config: the rest.
     """
-    packed = archive.with_name(archive.name + ".layer")
-    try:
+    with tempfile.TemporaryDirectory(prefix="assay-layer-", dir=archive.parent) as scratch:
+        packed = Path(scratch) / "layer"
         diff_id, layer_digest, layer_size = _compress(layer, packed)
         created = datetime.fromtimestamp(config.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         config_bytes = _json(
@@ -107,8 +108,6 @@ def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfi
             _add(tar, f"blobs/sha256/{manifest_digest}", manifest)
             _add(tar, f"blobs/sha256/{config_digest}", config_bytes)
             _add_file(tar, f"blobs/sha256/{layer_digest}", blob, layer_size)
-    finally:
-        packed.unlink(missing_ok=True)
     return f"sha256:{manifest_digest}"
 
 
