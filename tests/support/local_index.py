@@ -54,16 +54,16 @@ class LocalIndex:
         for name, paths in self.files.items():
             page = self.root / "simple" / name / "index.html"
             page.parent.mkdir(parents=True, exist_ok=True)
-            links = "".join(
-                f'<a href="/files/{path.name.replace("+", "%2B")}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">'
-                f"{path.name}</a><br/>\n"
-                for path in paths
-            )
+            links = "".join(self._link(path) for path in paths)
             page.write_text(f"<!DOCTYPE html><html><body>\n{links}</body></html>\n")
+
+    def _link(self, path: Path) -> str:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return f'<a href="/files/{path.name.replace("+", "%2B")}#sha256={digest}">{path.name}</a><br/>\n'
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None: ...
+    def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
 
 
 @contextmanager
