@@ -112,7 +112,7 @@ def _instruction(entry: Mapping[str, Any]) -> str:
 def _layers(diff_ids: Sequence[str], history: Sequence[Mapping[str, Any]]) -> tuple[ImageLayer, ...]:
     """Join layers with the history, which the engine gives newest first and without saying which entry made a layer."""
     entries = [
-        entry for entry in reversed(history) if not _instruction(entry).startswith(_NO_LAYER) or entry.get("Size")
+        entry for entry in reversed(history or ()) if not _instruction(entry).startswith(_NO_LAYER) or entry.get("Size")
     ]
     if len(entries) != len(diff_ids):
         entries = [entry for entry in entries if entry.get("Size")]

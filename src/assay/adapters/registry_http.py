@@ -178,7 +178,8 @@ class Transport:
                 wait = min(pause if pause is not None else _pause(attempt), LONGEST_PAUSE)
                 LOG.info("%s; again in %.1f s", reason, wait)
                 self._sleep(wait)
-        raise RegistryError(reason, hint=f"is {host} up and reachable? What was done so far is safe to repeat")
+        hint = "it limits how often it may be asked; run the same again later" if " 429" in reason else None
+        raise RegistryError(reason, hint=hint or f"is {host} up and reachable? What was done is safe to repeat")
 
     def _once(
         self,

@@ -1,0 +1,177 @@
+"""What assay publishes is an ordinary image with ordinary evidence: other programs read it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from publish_tools import NOW, SUITE, both, candidate, gear, key_pair, policy, publish
+from registry_tools import put_image, real_registry
+
+from assay.adapters.cosign import CosignSigner
+from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.dsse import KeyVerifier
+from assay.adapters.process import run
+from assay.adapters.registry import HttpRegistry, connect
+from assay.adapters.registry_auth import Anonymous
+from assay.evidence import Kind, Statement, record_of
+from assay.flows.publish import stage
+from assay.flows.verify import verify
+from assay.oci import Manifest
+from assay.record import dump
+from assay.reference import Reference, Repository
+
+pytestmark = pytest.mark.registry
+
+ALIAS = "sm120-verified"
+COSIGN = ["--insecure-ignore-tlog=true", "--allow-http-registry"]
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"needs {program} on PATH")
+
+
+@dataclass(frozen=True)
+class Published:
+    host: str
+    image: Manifest
+    registry: HttpRegistry
+    public: Path
+    folder: Path
+
+    @property
+    def release(self) -> Repository:
+        return Repository(host=self.host, path="team/demo")
+
+    @property
+    def alias(self) -> str:
+        return self.release.tagged(ALIAS)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    folder = tmp_path_factory.mktemp("interop")
+    with real_registry(folder / "registry") as host:
+        registry = connect(credentials=Anonymous())
+        image = put_image(registry, Repository(host=host, path="team/staging/demo"), "key")
+        key = key_pair(folder)
+        publish(candidate(), policy(host), both, gear(registry, folder, key=key))
+        yield Published(host, image, registry, key[1], folder)
+
+
+@needs("skopeo")
+def test_skopeo_reads_and_copies_it(published: Published) -> None:
+    told = json.loads(run(["skopeo", "inspect", "--tls-verify=false", f"docker://{published.alias}"]).stdout)
+    target = published.folder / "copy"
+    run(["skopeo", "copy", "--src-tls-verify=false", f"docker://{published.alias}", f"dir:{target}"])
+
+    assert published.image.digest == told["Digest"]
+    assert published.image.raw == (target / "manifest.json").read_bytes()
+
+
+@needs("oras")
+def test_oras_lists_the_evidence(published: Published) -> None:
+    told = json.loads(run(["oras", "discover", "--plain-http", "--format", "json", published.alias]).stdout)
+    found = {entry["annotations"]["dev.sigstore.bundle.predicateType"] for entry in told["manifests"]}
+
+    assert {str(kind) for kind in Kind if kind is not Kind.REVOCATION} == found
+
+
+@needs("cosign")
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.REVOCATION])
+def test_cosign_verifies_each_statement(published: Published, kind: Kind) -> None:
+    reference = published.release.at(published.image.digest)
+    told = run(
+        ["cosign", "verify-attestation", "--key", published.public, *COSIGN, "--type", str(kind), reference],
+        timeout=60,
+    ).text
+    statements = [Statement.parse(base64.b64decode(json.loads(line)["payload"])) for line in told.splitlines()]
+
+    assert statements
+    assert {str(kind)} == {statement.predicate_type for statement in statements}
+    if kind is Kind.RECORD:
+        assert {dump(record) for record in both(published.image.digest)} == {record_of(one)[1] for one in statements}
+
+
+@needs("cosign")
+def test_cosign_refuses_another_key(published: Published) -> None:
+    stranger = key_pair(published.folder, "stranger")[1]
+    done = run(
+        [
+            "cosign",
+            "verify-attestation",
+            "--key",
+            stranger,
+            *COSIGN,
+            "--type",
+            str(Kind.VERDICT),
+            published.release.at(published.image.digest),
+        ],
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode != 0
+
+
+@needs("cosign")
+def test_cosign_signs_and_assay_verifies(published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "pw")
+    run(["cosign", "generate-key-pair"], cwd=tmp_path, timeout=60)
+    signer = CosignSigner(str(tmp_path / "cosign.key"))
+    verifier = KeyVerifier([tmp_path / "cosign.pub"])
+    tools = gear(published.registry, tmp_path, signer=signer, verifier=verifier)
+    publish(candidate(), policy(published.host), both, tools)
+    seen = verify(
+        Reference.parse(published.alias),
+        registry=published.registry,
+        verifier=verifier,
+        level=None,
+        target=None,
+        policy=None,
+        suite=SUITE,
+        now=NOW,
+    )
+
+    assert seen.ok
+    assert [name.split()[0] for name in seen.signers] == ["cosign.pub"]
+
+
+@pytest.mark.engine
+def test_docker_pulls_it_by_digest(published: Published) -> None:
+    engine = DockerEngine()
+    reference = published.release.at(published.image.digest)
+    try:
+        found = engine.pull(reference)
+
+        assert reference in found.repo_digests
+    finally:
+        engine.remove_image(reference, force=True)
+
+
+@pytest.mark.engine
+def test_an_image_of_the_engine_is_pushed_to_staging_and_published(published: Published, tmp_path: Path) -> None:
+    """From the engine to a name: the digest of the push is the digest that is published."""
+    engine = DockerEngine()
+    local = f"assay-test/published:{os.getpid()}"
+    source = published.release.at(published.image.digest)
+    engine.pull(source)
+    engine.tag(source, local)
+    rules = policy(published.host, team="engine")
+    what = candidate(local=local, staging_tag="content-key")
+    try:
+        subject = stage(what, rules, registry=published.registry, engine=engine)
+        publish(what, rules, both, gear(published.registry, tmp_path))
+        named = published.registry.resolve(Repository(host=published.host, path="engine/demo"), ALIAS)
+    finally:
+        for name in (local, source, f"{published.host}/engine/staging/demo:content-key"):
+            engine.remove_image(name, force=True)
+
+    assert named is not None
+    assert subject.digest == named.digest

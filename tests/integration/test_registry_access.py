@@ -1,0 +1,306 @@
+"""The client over real HTTP: basic and token authorisation, redirects, rate limits, TLS; and secrets stay secret."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from registry_tools import put_image, real_registry
+
+from assay.adapters import registry_http
+from assay.adapters.registry import HttpRegistry
+from assay.adapters.registry_auth import Anonymous, Credentials, CredentialSource, DockerConfig
+from assay.adapters.registry_http import Transport
+from assay.digest import sha256_of
+from assay.errors import RegistryError
+from assay.oci import Descriptor
+from assay.reference import Repository
+
+# bcrypt of the password below, as `htpasswd -B` writes it.
+PASSWORD = "s3cret-word"
+HTPASSWD = "me:$2b$04$VzftenK1aEYr0s6DtJOzreIGtgtqjnNku6UN2uB8HwF6zgXjc3QxG\n"
+
+
+class Fixed:
+    """Always the same credentials."""
+
+    def __init__(self, **values: str) -> None:
+        self.credentials = Credentials(**{"username": "me", **values})
+
+    def lookup(self, host: str) -> Credentials | None:
+        return self.credentials
+
+
+def client(source: CredentialSource, **changes: Any) -> HttpRegistry:
+    return HttpRegistry(Transport(credentials=source, **{"sleep": lambda _: None, "attempts": 4, **changes}))
+
+
+@pytest.mark.registry
+def test_basic_authorisation_with_a_real_registry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with real_registry(tmp_path, htpasswd=HTPASSWD) as host:
+        (tmp_path / "config.json").write_text(
+            json.dumps({"auths": {host: {"auth": base64.b64encode(f"me:{PASSWORD}".encode()).decode()}}})
+        )
+        repository = Repository(host=host, path="x")
+        manifest = put_image(client(DockerConfig(tmp_path)), repository, "one")
+
+        assert manifest.descriptor == client(DockerConfig(tmp_path)).resolve(repository, "one")
+        with pytest.raises(RegistryError, match="401") as caught:
+            client(Anonymous()).resolve(repository, "one")
+        assert caught.value.hint is not None
+        assert "docker login" in caught.value.hint
+        with pytest.raises(RegistryError, match="401"):
+            client(Fixed(password="wrong")).resolve(repository, "one")
+    assert PASSWORD not in caplog.text
+    assert base64.b64encode(f"me:{PASSWORD}".encode()).decode() not in caplog.text
+
+
+class Guarded:
+    """A registry's doors only: gives tokens by scope, checks them, and says what was asked."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, set[str]] = {}
+        self.asked: list[tuple[str, str, str]] = []
+        """Method, path, kind of authorisation."""
+        self.scopes: list[list[str]] = []
+        self.foreign: list[str | None] = []
+        """The authorisation that arrived at another host after a redirect."""
+        self.redirect: str | None = None
+        self.limit = 0
+        self.identity: list[str] = []
+
+    @contextmanager
+    def serve(self, *, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+            def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+                self.send_response_only(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                owner.handle(self)
+
+            do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        self.host = f"127.0.0.1:{server.server_address[1]}"
+        self.scheme = "https" if tls else "http"
+        try:
+            yield self.host
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def handle(self, request: Any) -> None:
+        parts = urlsplit(request.path)
+        given = request.headers.get("Authorization")
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        self.asked.append((request.command, parts.path, (given or "none").split()[0]))
+        if parts.path == "/token":
+            scopes = parse_qs(parts.query or body.decode()).get("scope", [])
+            scopes = [scope for text in scopes for scope in text.split()]
+            self.scopes.append(scopes)
+            self.identity += parse_qs(body.decode()).get("refresh_token", [])
+            token = f"token-{len(self.tokens)}"
+            self.tokens[token] = set(scopes)
+            request.answer(200, {}, json.dumps({"token": token}).encode())
+        elif parts.path == "/elsewhere":
+            self.foreign.append(given)
+            request.answer(200, {}, b"blob")
+        elif self.limit > 0:
+            self.limit -= 1
+            request.answer(429, {"Retry-After": "0"}, b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}')
+        elif self.wanted(request.command, parts.path) not in self.tokens.get(
+            (given or "").removeprefix("Bearer "), set()
+        ):
+            realm = f'Bearer realm="{self.scheme}://{self.host}/token",service="test",scope="whatever"'
+            request.answer(401, {"WWW-Authenticate": realm})
+        elif request.command == "GET" and "/blobs/" in parts.path and self.redirect:
+            request.answer(307, {"Location": self.redirect})
+        elif request.command == "POST":
+            request.answer(201, {"Location": "/v2/x"})
+        else:
+            request.answer(404, {})
+
+    @staticmethod
+    def wanted(method: str, path: str) -> str:
+        name = path.split("/")[2]
+        return f"repository:{name}:pull,push" if method == "POST" else f"repository:{name}:pull"
+
+
+def test_tokens_are_asked_for_by_scope_and_kept() -> None:
+    server = Guarded()
+    with server.serve() as host:
+        registry = client(Fixed(password=PASSWORD))
+        for _ in range(3):
+            registry.resolve(Repository(host=host, path="x"), "t")
+
+    assert [["repository:x:pull"]] == server.scopes
+    assert ("GET", "/token", "Basic") in server.asked
+    assert 3 == sum(kind == "Bearer" for _, _, kind in server.asked)
+
+
+def test_a_mount_asks_for_both_repositories() -> None:
+    server = Guarded()
+    with server.serve() as host:
+        registry = client(Anonymous())
+        mounted = registry.mount(
+            Repository(host=host, path="release"), sha256_of(b"x"), Repository(host=host, path="staging")
+        )
+
+    assert mounted
+    assert ["repository:release:pull,push", "repository:staging:pull"] in server.scopes
+
+
+def test_an_expired_token_is_asked_for_again() -> None:
+    server = Guarded()
+    with server.serve() as host:
+        registry = client(Anonymous())
+        registry.resolve(Repository(host=host, path="x"), "t")
+        server.tokens.clear()
+        registry.resolve(Repository(host=host, path="x"), "t")
+
+    assert 2 == len(server.scopes)
+
+
+def test_an_identity_token_buys_access_tokens() -> None:
+    server = Guarded()
+    with server.serve() as host:
+        client(Fixed(identity_token="refresh-me")).resolve(Repository(host=host, path="x"), "t")
+
+    assert ["refresh-me"] == server.identity
+    assert ("POST", "/token", "none") in server.asked
+
+
+def test_a_redirect_to_another_host_goes_without_credentials() -> None:
+    registry, storage = Guarded(), Guarded()
+    with registry.serve() as host, storage.serve() as elsewhere:
+        registry.redirect = f"http://{elsewhere}/elsewhere?signature=secret"
+        blob = Descriptor(media_type="x", digest=sha256_of(b"blob"), size=4)
+        data = client(Anonymous()).blob(Repository(host=host, path="x"), blob, limit=100)
+
+    assert b"blob" == data
+    assert [None] == storage.foreign
+
+
+def test_a_rate_limit_is_waited_out() -> None:
+    server = Guarded()
+    waited: list[float] = []
+    with server.serve() as host:
+        registry = client(Anonymous(), sleep=waited.append)
+        registry.resolve(Repository(host=host, path="x"), "t")
+        server.limit = 3
+
+        assert registry.resolve(Repository(host=host, path="x"), "u") is None
+        assert [0.0, 0.0, 0.0] == waited
+        server.limit = 100
+        with pytest.raises(RegistryError, match="TOOMANYREQUESTS slow down") as caught:
+            registry.manifest(Repository(host=host, path="x"), "u")
+        assert "later" in str(caught.value)
+
+
+def test_tokens_are_not_fetched_from_plain_strangers() -> None:
+    class Phishing(Guarded):
+        def handle(self, request: Any) -> None:
+            request.rfile.read(int(request.headers.get("Content-Length") or 0))
+            realm = 'Bearer realm="http://collector.example/token",service="x"'
+            request.answer(401, {"WWW-Authenticate": realm})
+
+    server = Phishing()
+    with server.serve() as host, pytest.raises(RegistryError, match="not https"):
+        client(Fixed(password=PASSWORD)).resolve(Repository(host=host, path="x"), "t")
+
+
+def test_signed_addresses_are_not_in_messages() -> None:
+    server = Guarded()
+    with server.serve() as host:
+        server.redirect = "http://127.0.0.1:1/gone?signature=secret"
+        blob = Descriptor(media_type="x", digest=sha256_of(b"blob"), size=4)
+        with pytest.raises(RegistryError) as caught:
+            client(Anonymous(), attempts=1).blob(Repository(host=host, path="x"), blob, limit=100)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_nobody_there_is_told_soon() -> None:
+    started = time.monotonic()
+    with pytest.raises(RegistryError) as caught:
+        client(Anonymous()).resolve(Repository(host="127.0.0.1:1", path="x"), "t")
+
+    assert time.monotonic() - started < 5
+    assert "is 127.0.0.1:1 up and reachable" in str(caught.value)
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    moment = datetime.now(UTC)
+    import ipaddress
+
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(moment - timedelta(hours=1))
+        .not_valid_after(moment + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "ca.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder / "ca.crt", folder / "key.pem"
+
+
+def test_tls_is_checked_against_the_registrys_own_ca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = _certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = Guarded()
+    monkeypatch.setattr(registry_http, "CERTIFICATES", tmp_path / "certs.d")
+    with server.serve(tls=context) as host:
+        with pytest.raises(RegistryError, match="TLS failed") as caught:
+            client(Anonymous()).resolve(Repository(host=host, path="x"), "t")
+        assert "ca.crt" in str(caught.value)
+        folder = tmp_path / "certs.d" / host
+        folder.mkdir(parents=True)
+        (folder / "ca.crt").write_bytes(certificate.read_bytes())
+
+        assert client(Anonymous()).resolve(Repository(host=host, path="x"), "t") is None
