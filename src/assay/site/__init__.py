@@ -1,0 +1,31 @@
+"""The compatibility site, its Markdown twin and badges: values in, files out.
+
+site = gather(records, cells, made=now, claims=claims, packages=packages, causes=causes)
+for path, data in render(site):
+    write(folder / path, data)
+"""
+
+from __future__ import annotations
+
+from assay.site.badge import badge, badges
+from assay.site.gather import applies, gather
+from assay.site.markdown import between_markers, table
+from assay.site.model import CellPage, Claim, LogExcerpt, Result, Site, Source
+from assay.site.pages import cell_file, render
+
+__all__ = [
+    "CellPage",
+    "Claim",
+    "LogExcerpt",
+    "Result",
+    "Site",
+    "Source",
+    "applies",
+    "badge",
+    "badges",
+    "between_markers",
+    "cell_file",
+    "gather",
+    "render",
+    "table",
+]

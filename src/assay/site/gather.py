@@ -1,0 +1,338 @@
+"""From records, cells, claims and locks to what the pages show. Pure: whoever calls it has read the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from assay.model.cell import Cell
+from assay.record import AnyRecord, AuditRecord, BenchRecord, BuildRecord, Device, ProbeRecord, ServeRecord
+from assay.site.model import (
+    Audit,
+    Build,
+    CellPage,
+    Chart,
+    Claim,
+    Event,
+    Layer,
+    LogExcerpt,
+    Result,
+    Series,
+    Site,
+    Source,
+)
+
+__all__ = ["applies", "gather"]
+
+ReadDocument = Callable[[str], bytes | None]
+"""Returns a document of the store by digest, or None."""
+ReadLog = Callable[[str], LogExcerpt | None]
+"""Returns the end of a log by its path relative to build_logs/, or None where it is gone."""
+_MOST_RUNS: Final = 200
+
+
+def applies(claim: Claim, page: CellPage) -> bool:
+    """Tell whether a claim is about a cell."""
+    if (claim.cell and claim.cell != page.id) or (claim.image and claim.image != page.image):
+        return False
+    if (claim.engine and claim.engine != page.engine) or (claim.target and claim.target not in page.targets):
+        return False
+    if not claim.versions:
+        return True
+    version = page.point.get(page.engine) or page.packages.get(page.engine, "")
+    try:
+        return SpecifierSet(claim.versions).contains(Version(version.removeprefix("src.")), prereleases=True)
+    except (InvalidVersion, InvalidSpecifier):
+        # Nobody knows which version an external image has before it was probed: the claim is not shown for it.
+        return False
+
+
+class _Gathered:
+    """What is collected of one cell while records go by, oldest first."""
+
+    def __init__(self) -> None:
+        self.build: Build | None = None
+        self.audits: dict[str, Audit] = {}
+        self.measured: dict[tuple[str, str], Result] = {}
+        self.predicted: dict[tuple[str, str], Result] = {}
+        self.servers: list[str] = []
+        self.benches: list[BenchRecord] = []
+        self.packages: dict[str, str] = {}
+        self.devices: dict[str, None] = {}
+        self.targets: dict[str, None] = {}
+        self.logs: dict[str, None] = {}
+        self.image = ""
+        self.engine = "none"
+        self.reference = False
+
+
+def _device(device: Device) -> str:
+    return f"{device.name}, {device.target}, driver {device.driver or 'unknown'}"
+
+
+def _take_probe(mine: _Gathered, record: ProbeRecord, events: list[Event]) -> None:
+    for device in record.devices:
+        mine.devices[_device(device)] = None
+        mine.targets[device.target] = None
+    mine.packages = record.packages or mine.packages
+    for target in dict.fromkeys(device.target for device in record.devices):
+        for feature, result in record.features.items():
+            mine.measured[feature, target] = Result(
+                feature=feature,
+                target=target,
+                source=Source.MEASURED,
+                outcome=result.outcome,
+                reason=result.reason,
+                cause=result.cause,
+                when=record.created,
+                run=record.run,
+                seconds=result.seconds,
+                metrics=result.metrics,
+                log=result.log,
+                note=_device(record.devices[0]),
+            )
+            if result.log:
+                mine.logs[result.log] = None
+            events.append(
+                Event(
+                    when=record.created,
+                    feature=feature,
+                    cell=record.cell,
+                    target=target,
+                    run=record.run,
+                    outcome=result.outcome,
+                )
+            )
+
+
+def _finding(raw: Any) -> dict[str, str]:
+    if not isinstance(raw, dict):
+        return {"message": str(raw)}
+    return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in raw.items() if value}
+
+
+def _take_audit(mine: _Gathered, record: AuditRecord, document: bytes | None) -> None:
+    findings: tuple[dict[str, str], ...] = ()
+    if document is not None:
+        try:
+            found = json.loads(document)
+            findings = tuple(_finding(item) for item in (found.get("findings") or []))[:300]
+        except (ValueError, AttributeError, TypeError):
+            findings = ({"message": "the audit's document cannot be read"},)
+    mine.audits[record.subject] = Audit(
+        subject=record.subject,
+        verdict=str(record.verdict),
+        when=record.created,
+        run=record.run,
+        summary=record.summary,
+        findings=findings,
+    )
+    for target, features in record.predictions.items():
+        mine.targets[target] = None
+        for feature, outcome in features.items():
+            mine.predicted[feature, target] = Result(
+                feature=feature,
+                target=target,
+                source=Source.PREDICTED,
+                outcome=outcome,
+                when=record.created,
+                run=record.run,
+                note=f"audit of the {record.subject}",
+            )
+
+
+def _take(mine: _Gathered, record: AnyRecord, read: ReadDocument, events: list[Event]) -> None:
+    mine.image = record.image or mine.image
+    match record:
+        case BuildRecord():
+            mine.build = Build(
+                status=str(record.status),
+                reason=record.reason,
+                cause=record.cause,
+                when=record.created,
+                run=record.run,
+                seconds=record.seconds,
+                size=record.size_bytes,
+                digest=record.image_digest,
+                layers=tuple(Layer(bytes=layer.bytes, made_by=layer.made_by) for layer in record.layers),
+                log=record.log,
+            )
+            if record.log:
+                mine.logs[record.log] = None
+        case AuditRecord():
+            _take_audit(mine, record, read(record.report) if record.report else None)
+        case ProbeRecord():
+            _take_probe(mine, record, events)
+        case ServeRecord():
+            bad = [f"{check.name}: {check.detail}" for check in record.checks if not check.passed]
+            words = [
+                f"{record.created:%Y-%m-%d %H:%M}",
+                record.profile or "no profile",
+                str(record.status),
+                record.reason,
+            ]
+            words += [f"{record.start_seconds:.0f} s to start", *bad, *(f"{k} {v}" for k, v in record.chosen.items())]
+            mine.servers.append(" · ".join(word for word in words if word))
+            mine.engine = record.engine
+            mine.packages = record.packages or mine.packages
+            if record.log:
+                mine.logs[record.log] = None
+        case BenchRecord():
+            mine.engine = record.engine
+            mine.benches.append(record)
+
+
+def _charts(benches: Sequence[BenchRecord]) -> tuple[Chart, ...]:
+    throughput: dict[str, dict[float, float]] = {}
+    first: dict[str, dict[float, float]] = {}
+    for record in benches:
+        for series in record.series:
+            name = " ".join(part for part in (record.profile, series.workload, f"{series.max_tokens} tokens") if part)
+            throughput.setdefault(name, {})[float(series.users)] = series.tokens_per_second
+            if series.ttft:
+                first.setdefault(name, {})[float(series.users)] = series.ttft.p50
+    made = []
+    for title, y, lines in (
+        ("Throughput", "tokens/s", throughput),
+        ("Time to the first token, median", "ms", first),
+    ):
+        if lines:
+            series_ = tuple(Series(name=name, points=tuple(sorted(points.items()))) for name, points in lines.items())
+            made.append(Chart(title=title, x="users at once", y=y, series=series_))
+    return tuple(made)
+
+
+def _page(
+    cell_id: str,
+    cell: Cell | None,
+    mine: _Gathered,
+    *,
+    packages: Mapping[str, str],
+    lock: str,
+    read_log: ReadLog,
+) -> CellPage:
+    engine = cell.engine if cell else mine.engine
+    features = " ".join(dict.fromkeys(feature for feature, _ in mine.measured)) or "all"
+    repeat = [f"assay build {cell_id}", f"assay probe {cell_id} --features {features.replace(' ', ',')}"]
+    if cell is None or cell.kind == "external":
+        repeat = repeat[1:]
+    targets = tuple(dict.fromkeys([*(cell.targets if cell else ()), *mine.targets]))
+    return CellPage(
+        id=cell_id,
+        image=cell.image if cell else mine.image,
+        engine=engine,
+        kind=cell.kind if cell else "external",
+        targets=targets,
+        point={axis: str(value) for axis, value in cell.point.items()} if cell else {},
+        base=cell.base if cell else "",
+        reason=cell.reason if cell else "",
+        packages=dict(mine.packages) or dict(packages),
+        lock=lock,
+        build=mine.build,
+        audits=tuple(mine.audits.values()),
+        results=(*mine.measured.values(), *mine.predicted.values()),
+        servers=tuple(mine.servers),
+        charts=_charts(mine.benches),
+        logs=tuple(excerpt for path in list(mine.logs)[-8:] if (excerpt := read_log(path)) is not None),
+        devices=tuple(mine.devices),
+        commands=tuple(repeat),
+    )
+
+
+def _with_claims(page: CellPage, claims: Sequence[Claim]) -> CellPage:
+    mine = [claim for claim in claims if applies(claim, page)]
+    results = tuple(
+        Result(
+            feature=claim.feature,
+            target=claim.target,
+            source=Source.CLAIMED,
+            outcome=claim.outcome,
+            reason=claim.says,
+            note=f"{claim.source}, {claim.date}",
+            link=claim.source if claim.source.startswith("https://") else "",
+        )
+        for claim in mine
+    )
+    return page.model_copy(update={"results": (*page.results, *results)}) if results else page
+
+
+def gather(
+    records: Iterable[AnyRecord],
+    cells: Sequence[Cell] = (),
+    *,
+    made: datetime,
+    claims: Sequence[Claim] = (),
+    packages: Mapping[str, Mapping[str, str]] | None = None,
+    locks: Mapping[str, str] | None = None,
+    causes: Mapping[str, tuple[str, str, tuple[str, ...]]] | None = None,
+    read_document: ReadDocument = lambda _: None,
+    read_log: ReadLog = lambda _: None,
+    title: str = "What works where",
+) -> Site:
+    """Collect what the pages show.
+
+    Args:
+        records: everything that was measured, oldest first.
+        cells: the cells of the matrix; cells that only records know (external references) come after them.
+        made: when the pages are made, UTC.
+        claims: what others say; shown as such, never beside a measurement as its equal.
+        packages: locked distributions of cells; packages read inside an image win over them.
+        locks: cell -> where its lock file is, or its digest.
+        causes: known failures, id -> (cause, fix, sources).
+        read_document: gives an audit's document by digest.
+        read_log: gives the end of a log.
+        title: the title of all pages.
+    """
+    gathered: dict[str, _Gathered] = {cell.id: _Gathered() for cell in cells}
+    events: list[Event] = []
+    run_results: dict[str, dict[str, dict[str, str]]] = {}
+    for record in records:
+        mine = gathered.setdefault(record.cell, _Gathered())
+        _take(mine, record, read_document, events)
+        _take_run(run_results, record)
+    known = {cell.id: cell for cell in cells}
+    pages = [
+        _page(
+            cell_id,
+            known.get(cell_id),
+            mine,
+            packages=(packages or {}).get(cell_id, {}),
+            lock=(locks or {}).get(cell_id, ""),
+            read_log=read_log,
+        )
+        for cell_id, mine in gathered.items()
+    ]
+    pages = [_with_claims(page, claims) for page in pages]
+    features = sorted({result.feature for page in pages for result in page.results})
+    targets = sorted({target for page in pages for target in page.targets})
+    runs = list(run_results)[-_MOST_RUNS:]
+    return Site(
+        title=title,
+        made=made,
+        cells=tuple(pages),
+        features=tuple(features),
+        targets=tuple(targets),
+        history=tuple(events),
+        claims=tuple(claims),
+        causes=dict(causes or {}),
+        runs=tuple(runs),
+        run_results={run: run_results[run] for run in runs},
+    )
+
+
+def _take_run(runs: dict[str, dict[str, dict[str, str]]], record: AnyRecord) -> None:
+    if isinstance(record, BuildRecord):
+        runs.setdefault(record.run, {}).setdefault(record.cell, {})["build"] = str(record.status)
+    elif isinstance(record, AuditRecord):
+        runs.setdefault(record.run, {}).setdefault(record.cell, {})[f"audit of {record.subject}"] = str(record.verdict)
+    elif isinstance(record, ProbeRecord) and record.devices:
+        where = f"{record.cell} on {record.devices[0].target}"
+        mine = runs.setdefault(record.run, {}).setdefault(where, {})
+        mine.update({feature: str(result.outcome) for feature, result in record.features.items()})
+    elif isinstance(record, ServeRecord):
+        runs.setdefault(record.run, {}).setdefault(record.cell, {})["server"] = str(record.status)

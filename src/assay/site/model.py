@@ -1,0 +1,182 @@
+"""What the pages show, as values: results by source, cells, claims, serving series."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from assay.model.base import Value
+from assay.model.outcome import Outcome
+
+__all__ = ["Audit", "Build", "CellPage", "Chart", "Claim", "Event", "Layer", "LogExcerpt", "Result", "Site", "Source"]
+
+
+class Source(StrEnum):
+    """Where a statement about a feature comes from, strongest first; the three are never mixed."""
+
+    MEASURED = "measured"
+    """A probe ran on such a GPU."""
+    PREDICTED = "predicted"
+    """The audit read the binaries; nothing ran."""
+    CLAIMED = "claimed"
+    """Somebody wrote so."""
+
+    @property
+    def letter(self) -> str:
+        """One character, for the data of the matrix page."""
+        return str(self)[0]
+
+
+class Claim(Value):
+    """What a document or a thread says."""
+
+    feature: str
+    outcome: Outcome
+    says: str
+    source: str
+    """Address or name of the document."""
+    date: str
+    target: str = ""
+    """Empty: of no particular architecture."""
+    engine: str = ""
+    versions: str = ""
+    """Which versions of the engine, as a PEP 440 condition; empty: any."""
+    image: str = ""
+    cell: str = ""
+    """Empty: of every cell that the other fields fit."""
+
+
+class Result(Value):
+    """One statement about one feature of a cell on a target."""
+
+    feature: str
+    target: str
+    source: Source
+    outcome: Outcome
+    reason: str = ""
+    cause: str | None = None
+    when: datetime | None = None
+    run: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, bool | int | float | str] = {}
+    log: str | None = None
+    note: str = ""
+    """GPU and driver of a measurement; source and date of a claim."""
+    link: str = ""
+
+
+class Layer(Value):
+    """One layer of an image."""
+
+    bytes: int
+    made_by: str
+
+
+class Build(Value):
+    """The newest build of a cell."""
+
+    status: str
+    reason: str = ""
+    cause: str | None = None
+    when: datetime
+    run: str
+    seconds: float = 0.0
+    size: int | None = None
+    digest: str | None = None
+    layers: tuple[Layer, ...] = ()
+    log: str | None = None
+
+
+class Audit(Value):
+    """The newest audit of a cell's wheels, or of its image."""
+
+    subject: str
+    verdict: str
+    when: datetime
+    run: str
+    summary: tuple[str, ...] = ()
+    findings: tuple[dict[str, str], ...] = ()
+    """Of the audit's own document, each with whatever fields it has, as text."""
+
+
+class LogExcerpt(Value):
+    """The end of a log, cleaned."""
+
+    path: str
+    lines: tuple[str, ...]
+    cut: bool
+
+
+class Event(Value):
+    """A measurement in time, for the history of a feature."""
+
+    when: datetime
+    feature: str
+    cell: str
+    target: str
+    run: str
+    outcome: Outcome
+
+
+class Series(Value):
+    """Points of one line: (x, y)."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+class Chart(Value):
+    """A plot of serving measurements."""
+
+    title: str
+    x: str
+    y: str
+    series: tuple[Series, ...]
+
+
+class CellPage(Value):
+    """Everything known of a cell."""
+
+    id: str
+    image: str
+    engine: str
+    kind: str
+    targets: tuple[str, ...]
+    point: dict[str, str] = {}
+    base: str = ""
+    reason: str = ""
+    packages: dict[str, str] = {}
+    lock: str = ""
+    build: Build | None = None
+    audits: tuple[Audit, ...] = ()
+    results: tuple[Result, ...] = ()
+    servers: tuple[str, ...] = ()
+    """One line for each start of a server."""
+    charts: tuple[Chart, ...] = ()
+    logs: tuple[LogExcerpt, ...] = ()
+    devices: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+    def best(self, feature: str, target: str) -> Result | None:
+        """Return the strongest statement about a feature on a target: measured, else predicted, else claimed."""
+        found = [r for r in self.results if r.feature == feature and r.target in {target, ""}]
+        order = list(Source)
+        return min(found, key=lambda r: order.index(r.source)) if found else None
+
+
+class Site(Value):
+    """All pages."""
+
+    title: str
+    made: datetime
+    cells: tuple[CellPage, ...]
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    history: tuple[Event, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    causes: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    """Cause id -> (what it means, what mends it, sources)."""
+    runs: tuple[str, ...] = ()
+    """Runs with measurements or builds, oldest first."""
+    run_results: dict[str, dict[str, dict[str, str]]] = {}
+    """Run -> `cell on target` -> feature (or `build`) -> outcome."""

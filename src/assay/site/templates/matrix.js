@@ -1,0 +1,118 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const body = byId("rows"), scroll = byId("scroll"), table = byId("matrix"), count = byId("count");
+  const fields = { text: byId("f-text"), target: byId("f-target"), engine: byId("f-engine"), feature: byId("f-feature"), outcome: byId("f-outcome"), source: byId("f-source") };
+  const symbols = data.symbols, sources = { m: "measured", p: "predicted", c: "claimed" };
+  // A row: [cell, file, engine, target, build, audit, codes]; codes has two characters a feature: source and outcome.
+  const rows = data.rows;
+  let shown = rows, columns = data.features.map((_, i) => i), height = 52;
+
+  const element = (tag, text, cls) => {
+    const made = document.createElement(tag);
+    if (text) made.textContent = text;
+    if (cls) made.className = cls;
+    return made;
+  };
+  const word = (text) => text ? element("span", text.replace("_", " "), "o " + text) : document.createTextNode("–");
+  const outcome = (code) => {
+    const source = sources[code[0]];
+    if (!source) {
+      const none = element("span", "–", "o none");
+      none.append(element("small", "nothing known"));
+      return none;
+    }
+    const name = data.outcomes[Number(code[1])];
+    const made = element("span", symbols[name] + " " + name.replace("_", " "), "o " + name + " " + source);
+    made.append(element("small", source));
+    return made;
+  };
+  const cellOf = (child) => { const td = element("td"); td.append(child); return td; };
+  const line = (row, index) => {
+    const tr = element("tr");
+    tr.setAttribute("aria-rowindex", String(index + 2));
+    const th = element("th"), link = element("a", row[0]);
+    th.scope = "row"; link.href = "cells/" + row[1]; th.append(link);
+    tr.append(th, element("td", row[3]), cellOf(word(row[4])), cellOf(word(row[5])));
+    for (const i of columns) tr.append(cellOf(outcome(row[6].slice(2 * i, 2 * i + 2))));
+    return tr;
+  };
+  const gap = (pixels) => {
+    const tr = element("tr", "", "gap"), td = element("td");
+    tr.setAttribute("aria-hidden", "true");
+    td.colSpan = columns.length + 4; td.style.height = pixels + "px"; tr.style.height = pixels + "px";
+    tr.append(td);
+    return tr;
+  };
+  let from = -1, to = -1;
+  const draw = (force) => {
+    const room = Math.ceil(scroll.clientHeight / height) + 1;
+    const first = Math.max(0, Math.floor(scroll.scrollTop / height) - 15);
+    const last = Math.min(shown.length, first + room + 30);
+    if (!force && first === from && last === to) return;
+    // A row that holds the focus stays alive while it is in sight.
+    const active = document.activeElement && body.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    from = first; to = last;
+    const made = document.createDocumentFragment();
+    if (first > 0) made.append(gap(first * height));
+    for (let i = first; i < last; i += 1) made.append(line(shown[i], i));
+    if (last < shown.length) made.append(gap((shown.length - last) * height));
+    body.replaceChildren(made);
+    if (active) { const again = [...body.querySelectorAll("a")].find((a) => a.getAttribute("href") === active); if (again) again.focus({ preventScroll: true }); }
+  };
+  const fits = (row, want) => {
+    if (want.text && !row[0].toLowerCase().includes(want.text)) return false;
+    if (want.target && row[3] !== want.target) return false;
+    if (want.engine && row[2] !== want.engine) return false;
+    if (!want.outcome && !want.source && !want.feature) return true;
+    const letter = want.source ? want.source[0] : "", digit = want.outcome ? String(data.outcomes.indexOf(want.outcome)) : "";
+    return columns.some((i) => {
+      const source = row[6][2 * i], code = row[6][2 * i + 1];
+      return source !== "-" && (!letter || source === letter) && (!digit || code === digit);
+    });
+  };
+  const apply = () => {
+    const want = { text: fields.text.value.trim().toLowerCase() };
+    for (const name of ["target", "engine", "feature", "outcome", "source"]) want[name] = fields[name].value;
+    const before = columns.length;
+    columns = want.feature ? [data.features.indexOf(want.feature)] : data.features.map((_, i) => i);
+    [...table.tHead.rows[0].cells].forEach((th, i) => { if (i >= 4) th.hidden = !columns.includes(i - 4); });
+    shown = rows.filter((row) => fits(row, want));
+    table.setAttribute("aria-rowcount", String(shown.length + 1));
+    count.textContent = shown.length + " of " + rows.length + " rows";
+    scroll.scrollTop = 0;
+    draw(true);
+    return before;
+  };
+  // The state stands after the # so that it works from disk, where a page may not change its address otherwise.
+  const keep = () => {
+    const state = new URLSearchParams();
+    for (const [name, field] of Object.entries(fields)) if (field.value) state.set(name, field.value);
+    const text = state.toString();
+    history.replaceState(null, "", text ? "#" + text : location.pathname.split("/").pop() || ".");
+  };
+  const restore = () => {
+    const state = new URLSearchParams(location.hash.slice(1));
+    for (const [name, field] of Object.entries(fields)) {
+      field.value = state.get(name) || "";
+      if (field.value === "" && field.options) field.selectedIndex = 0;
+    }
+    apply();
+  };
+  for (const field of Object.values(fields)) field.addEventListener("input", () => { apply(); keep(); });
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("filters").addEventListener("reset", () => setTimeout(() => { apply(); keep(); }, 0));
+  window.addEventListener("hashchange", restore);
+  let waiting = false;
+  scroll.addEventListener("scroll", () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; draw(false); });
+  }, { passive: true });
+  new ResizeObserver(() => draw(true)).observe(scroll);
+  const firstRow = body.querySelector("tr");
+  if (firstRow) height = firstRow.getBoundingClientRect().height || height;
+  if (location.hash.length > 1) restore(); else draw(true);
+  document.documentElement.dataset.ready = "yes";
+})();
