@@ -17,9 +17,25 @@ __all__ = ["command"]
 @select_argument
 @project_option
 @format_option("text", "markdown", "json", "junit")
-def command(select: tuple[str, ...], project: Path | None, form: str) -> int:
+@click.option("--html", type=click.Path(path_type=Path, file_okay=False), help="Write the pages into this folder.")
+@click.option("--into", type=click.Path(path_type=Path, dir_okay=False), help="Put the matrix into this Markdown file.")
+@click.option("--badges", type=click.Path(path_type=Path, file_okay=False), help="Write SVG badges into this folder.")
+def command(
+    select: tuple[str, ...],
+    *,
+    project: Path | None,
+    form: str,
+    html: Path | None,
+    into: Path | None,
+    badges: Path | None,
+) -> int:
     """Show for each cell what was built, skipped, refused or failed, its size and time, and what changed."""
     files, plan = load(project)
+    if html or into or badges:
+        from assay.cli import site  # noqa: PLC0415 - templates and claims are read for pages only
+
+        site.write(files, plan, plan.select(select), html=html, into=into, badges=badges)
+        return 0
     store = FileStore(files.root / "build_logs")
     made = report.make(plan.select(select), store.records(), excluded=len(plan.excluded))
     match form:
