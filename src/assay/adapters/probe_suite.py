@@ -5,7 +5,26 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-__all__ = ["suite_digest"]
+from assay.errors import UsageError
+
+__all__ = ["find_suite", "load_suite", "suite_digest"]
+
+
+def find_suite(root: Path) -> Path:
+    """Return the folder of the probe programs: the checkout's own, or the one that is installed with assay.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    for folder in (root / "probes", Path(__file__).parents[3] / "probes", Path(__file__).parents[1] / "_probes"):
+        if (folder / "harness.py").is_file():
+            return folder
+    raise UsageError(f"no probes/harness.py in {root}", hint="probe from a checkout of assay (--project DIR)")
+
+
+def load_suite(folder: Path) -> dict[str, bytes]:
+    """Return all programs below a folder: path -> bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.py"))}
 
 
 def suite_digest(folder: Path) -> str | None:

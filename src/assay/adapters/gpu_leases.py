@@ -1,0 +1,56 @@
+"""One user per GPU: a lock file each, held by the kernel as long as this process lives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from assay.errors import GpuMissing
+
+__all__ = ["FileLeases"]
+
+
+class FileLeases:
+    """Leases as locked files in a folder all users of the machine share."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or Path(tempfile.gettempdir()) / "assay-gpu-leases"
+
+    @contextmanager
+    def take(self, gpus: tuple[str, ...], count: int, *, wait_seconds: float) -> Iterator[tuple[str, ...]]:
+        """Hold `count` of the GPUs; see `assay.ports.executor.Leases`."""
+        if count > len(gpus):
+            raise GpuMissing(f"{count} GPUs are needed, {len(gpus)} can be given")
+        self._folder.mkdir(mode=0o777, parents=True, exist_ok=True)
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            with ExitStack() as held:
+                got = [name for name in gpus if self._lock(name, held)][:count]
+                if len(got) == count:
+                    kept = held.pop_all()
+                    break
+            if time.monotonic() > deadline:
+                raise GpuMissing(
+                    f"no {count} of {len(gpus)} GPUs became free within {wait_seconds:g} s",
+                    hint="another run of assay holds them; wait for it, or give --wait more seconds",
+                )
+            time.sleep(0.2)
+        with kept:
+            yield tuple(got)
+
+    def _lock(self, name: str, held: ExitStack) -> bool:
+        path = self._folder / f"gpu-{name.replace('/', '_')}.lock"
+        stream: IO[bytes] = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            return False
+        held.callback(stream.close)
+        return True

@@ -1,0 +1,133 @@
+"""Probes in this machine's own Python, where there is no container engine."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+from assay.adapters import process
+from assay.digest import digest_of
+from assay.errors import GpuMissing, ToolError, UsageError
+from assay.ports.executor import Place, Ran, Request
+
+__all__ = ["LocalExecutor", "cuda_devices", "cuda_devices_in_child"]
+
+_PACKAGES = """
+import json, sys
+from importlib.metadata import distributions
+print(json.dumps(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata['Name']})))
+"""
+
+
+def cuda_devices() -> tuple[int, str]:
+    """Return how many GPUs the driver of this machine shows, and why there are none."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0, "the NVIDIA driver's libcuda.so.1 is not found on this machine"
+    if (status := cuda.cuInit(0)) != 0:
+        return (
+            0,
+            f"the driver is there but cuInit fails with error {status} (user and kernel part of two versions?)",
+        )
+    count = ctypes.c_int()
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    return count.value, "" if count.value else "the driver shows no GPU"
+
+
+def cuda_devices_in_child() -> tuple[int, str]:
+    """Ask for the GPUs in a child: a CUDA context of ours would cost memory on the card, and a driver can crash."""
+    code = "from assay.adapters.local_executor import cuda_devices as d; print(*d())"
+    done = process.run([sys.executable, "-c", code], timeout=60, check=False)
+    count, _, why = done.text.strip().partition(" ")
+    return (int(count), why) if count.isdigit() else (0, "asking the driver ended the process")
+
+
+class LocalExecutor:
+    """Runs the harness with a Python of this machine, in a child process of its own session.
+
+    Args:
+        python: the interpreter whose packages are probed (default: `python3` on PATH).
+        cache: folder for what is compiled at run time; a temporary one if None.
+    """
+
+    name: Literal["local"] = "local"
+
+    def __init__(self, *, python: str | None = None, cache: Path | None = None) -> None:
+        self._python = python or shutil.which("python3") or sys.executable
+        self._cache = cache
+
+    def gpus(self) -> tuple[str, ...]:
+        """Return the indexes of this machine's GPUs."""
+        count, why = cuda_devices_in_child()
+        if count == 0:
+            raise GpuMissing(
+                f"no GPU on this machine; missing: driver: {why}",
+                hint="install the NVIDIA driver (580 or later for CUDA 13); `nvidia-smi` must show the card",
+            )
+        return tuple(str(index) for index in range(count))
+
+    def place(self, reference: str) -> Place:
+        """Return this environment; its digest is that of the names and versions of what is installed."""
+        if reference != "local":
+            raise UsageError(
+                f"the local executor probes its own environment, not {reference!r}",
+                hint="assay probe --executor local, without naming an image",
+            )
+        try:
+            done = process.run([self._python, "-c", _PACKAGES], timeout=120)
+        except ToolError as error:
+            raise UsageError(f"{self._python} cannot be probed: {error.message}") from error
+        return Place(reference="local", digest=digest_of(["local", *json.loads(done.stdout)]))
+
+    def run(self, request: Request) -> Ran:
+        """Run the harness; see `assay.ports.executor.Executor`."""
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="assay-probe-") as folder:
+            root = Path(folder)
+            for path, data in request.suite.items():
+                target = root / "probes" / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+            cache = self._cache if self._cache is not None and request.keep_cache else root / "cache"
+            cache.mkdir(parents=True, exist_ok=True)
+            job = {**request.job, "work": str(root / "work"), "cache": str(cache)}
+            (root / "job.json").write_text(json.dumps(job))
+            result = root / "result.json"
+            # A path of the caller's own interpreter must not leak into the one that is probed.
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(request.gpus), "PYTHONDONTWRITEBYTECODE": "1"}
+            log = bytearray()
+
+            def sink(data: bytes) -> None:
+                log.extend(data[: max(0, (1 << 20) - len(log))])
+                if request.progress:
+                    for line in data.decode(errors="replace").splitlines():
+                        request.progress(line)
+
+            argv: list[str | Path] = [self._python, root / "probes" / "harness.py", root / "job.json", result]
+            ended: Literal["finished", "timed_out", "failed", "killed"] = "finished"
+            message = ""
+            try:
+                done = process.run(
+                    argv, env=environment, timeout=request.limits.seconds, check=False, merge=True, sink=sink
+                )
+                if done.returncode < 0:
+                    ended, message = "killed", f"the harness was killed by signal {-done.returncode}"
+                elif done.returncode:
+                    ended, message = "failed", f"the harness ended with code {done.returncode}: {done.text[-500:]}"
+            except ToolError as error:
+                ended, message = "timed_out", error.message
+            document = result.read_bytes() if result.exists() else None
+            return Ran(result=document, ended=ended, message=message, log=bytes(log), seconds=time.monotonic() - began)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The interpreter and its search path, for notes."""
+        return {"python": self._python, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}

@@ -1,0 +1,247 @@
+"""`assay probe`: what really works in an image on this machine's GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from assay import console
+from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.docker_executor import DockerExecutor
+from assay.adapters.gpu_leases import FileLeases
+from assay.adapters.local_executor import LocalExecutor
+from assay.adapters.probe_suite import find_suite, load_suite, suite_digest
+from assay.adapters.store import FileStore
+from assay.cli.common import format_option, load, project_option, select_argument
+from assay.diagnose import Stage, diagnose
+from assay.errors import GpuMissing, NothingSelected, UsageError
+from assay.flows.probe import Options, ProbeFlow, Subject, exit_code
+from assay.model.outcome import Outcome
+from assay.plan import Plan
+from assay.ports.executor import Executor, Limits
+from assay.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord
+
+__all__ = ["command"]
+
+_GIB = 1 << 30
+
+
+@click.command("probe")
+@select_argument
+@project_option
+@format_option("text", "json")
+@click.option("--feature", "features", multiple=True, metavar="NAME", help="Only this feature (again for more).")
+@click.option("--list", "listing", is_flag=True, help="Name all probes and what they need; run nothing.")
+@click.option("--executor", "where", type=click.Choice(["docker", "local"]), default="docker", show_default=True)
+@click.option("--python", "interpreter", metavar="PATH", help="With --executor local: the Python that is probed.")
+@click.option("--gpus", type=click.IntRange(0), default=1, show_default=True, help="GPUs for one run; 0: none.")
+@click.option("--force", is_flag=True, help="Probe also what is recorded for this image, suite, GPU and driver.")
+@click.option("--memory", type=click.FloatRange(1), metavar="GIB", help="Memory of a container (default: no limit).")
+@click.option("--timeout", type=click.FloatRange(1), default=3600, show_default=True, help="Seconds for one run.")
+@click.option("--wait", type=click.FloatRange(0), default=600, show_default=True, help="Seconds to wait for a GPU.")
+@click.option("--cold", is_flag=True, help="Fresh processes, and nothing compiled before is used.")
+@click.option("--sabotage", multiple=True, metavar="FEATURE=KIND", help="Break a probe; nothing is recorded.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Repeat a run's random inputs (its metric `seed`).")
+def command(
+    select: tuple[str, ...],
+    project: Path | None,
+    form: str,
+    *,
+    features: tuple[str, ...],
+    listing: bool,
+    where: str,
+    interpreter: str | None,
+    gpus: int,
+    force: bool,
+    memory: float | None,
+    timeout: float,
+    wait: float,
+    cold: bool,
+    sabotage: tuple[str, ...],
+    seed: int,
+) -> int:
+    """Probe images feature by feature on a GPU. SELECT names cells as elsewhere, or an image reference.
+
+    Each feature is a program that runs in a process of its own inside the image and compares what the image computes
+    with a reference. What is recorded for the same image, probes, GPU and driver is not run again.
+    """
+    files, plan = load(project)
+    suite_folder = find_suite(files.root)
+    store = FileStore(files.root / "build_logs")
+    caches = files.root / "build_logs" / ".jit"
+    executor: Executor = (
+        LocalExecutor(python=interpreter, cache=caches / "local")
+        if where == "local"
+        else DockerExecutor(DockerEngine(), cache=caches)
+    )
+    flow = ProbeFlow(
+        executor=executor,
+        leases=FileLeases(),
+        store=store,
+        suite=load_suite(suite_folder),
+        suite_digest=suite_digest(suite_folder) or "",
+        diagnose=_cause,
+        say=console.say,
+    )
+    if listing:
+        return _list(flow, form)
+    options = Options(
+        features=features,
+        force=force,
+        gpus=gpus,
+        wait_seconds=wait,
+        limits=Limits(memory_bytes=None if memory is None else int(memory * _GIB), seconds=timeout),
+        warm=not cold,
+        keep_cache=not cold,
+        sabotage=_sabotage(sabotage, flow),
+        seed=seed,
+    )
+    subjects: list[Subject] = []
+    try:
+        subjects = _subjects(select, plan, store, executor, local=where == "local")
+        records = flow.run(subjects, options)
+    except GpuMissing:
+        _show_audits(subjects, store)
+        raise
+    _show(records, form)
+    return exit_code(records)
+
+
+def _cause(text: str) -> str | None:
+    found = diagnose(text.encode(), stage=Stage.PROBE)
+    return found[0].cause if found else None
+
+
+def _sabotage(given: Sequence[str], flow: ProbeFlow) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for item in given:
+        feature, mark, kind = item.partition("=")
+        if not mark or feature not in flow.declarations:
+            raise UsageError(f"--sabotage wants FEATURE=KIND with a feature that has a probe, not {item!r}")
+        pairs[feature] = kind
+    return pairs
+
+
+def _subjects(
+    select: tuple[str, ...], plan: Plan, store: FileStore, executor: Executor, *, local: bool
+) -> list[Subject]:
+    """Find what is meant: this environment, cells that were built, or image references."""
+    if local:
+        place = executor.place(select[0] if select else "local")
+        return [Subject(place=place, cell=f"local-{(place.digest or '')[7:19]}")]
+    references = [word for word in select if "/" in word or ":" in word or word.startswith("sha256")]
+    words = tuple(word for word in select if word not in references)
+    found: list[Subject] = []
+    if words or not references:
+        built = _built(store)
+        for cell in plan.select(words, default=True):
+            if cell.kind == "control":
+                continue
+            record = built.get(cell.id)
+            if record is None and cell.kind != "external":
+                console.warn(f"{cell.id}: not built, so not probed (`assay build {cell.id}`)")
+                continue
+            reference = (record.image_digest if record else None) or cell.local_reference
+            try:
+                place = executor.place(cell.local_reference)
+            except UsageError as error:
+                console.warn(f"{cell.id}: {error.message} ({reference})")
+                continue
+            found.append(
+                Subject(
+                    place=place,
+                    cell=cell.id,
+                    image=cell.image,
+                    lock_digest=record.lock_digest if record else None,
+                    content_key=record.content_key if record else None,
+                )
+            )
+    by_reference = {cell.local_reference: cell for cell in plan.cells}
+    for reference in references:
+        known = by_reference.get(reference)
+        found.append(
+            Subject(
+                place=executor.place(reference),
+                cell=known.id if known else reference,
+                image=known.image if known else "",
+            )
+        )
+    if not found:
+        raise NothingSelected("none of the selected cells is built", hint="`assay build SELECT` first")
+    return found
+
+
+def _built(store: FileStore) -> dict[str, BuildRecord]:
+    """Return the newest good build of each cell."""
+    good = (BuildStatus.BUILT, BuildStatus.CACHED)
+    found: dict[str, BuildRecord] = {}
+    for record in sorted(store.records(kind="build"), key=lambda item: item.created):
+        if isinstance(record, BuildRecord) and record.status in good:
+            found[record.cell] = record
+    return found
+
+
+def _list(flow: ProbeFlow, form: str) -> int:
+    items = sorted(flow.declarations.values(), key=lambda item: item.feature)
+    if form == "json":
+        console.json_data([item.model_dump(mode="json") for item in items])
+    else:
+        console.data_table(
+            ("feature", "needs", "GPUs", "limit", "what it shows"),
+            [
+                (item.feature, ", ".join(item.requires) or "-", str(item.gpus), f"{item.timeout:g} s", item.about)
+                for item in items
+            ],
+        )
+    return 0
+
+
+def _show_audits(subjects: Sequence[Subject], store: FileStore) -> None:
+    """Without a GPU nothing can be measured; what the audit predicted is said, as what it is."""
+    newest: dict[str, AuditRecord] = {}
+    for record in sorted(store.records(kind="audit"), key=lambda item: item.created):
+        if isinstance(record, AuditRecord):
+            newest[record.cell] = record
+    for subject in subjects:
+        audit = newest.get(subject.cell)
+        if audit is None:
+            console.say(f"{subject.cell}: no audit is recorded either (`assay audit {subject.cell}`)")
+            continue
+        console.say(f"{subject.cell}: nothing was measured; the audit of {audit.created:%Y-%m-%d} says {audit.verdict}")
+        for target, predicted in audit.predictions.items():
+            rows = [(name, f"{outcome.symbol} {outcome}") for name, outcome in sorted(predicted.items())]
+            if rows:
+                console.data_table((f"feature on {target}", "predicted, not measured"), rows)
+
+
+def _show(records: Sequence[ProbeRecord], form: str) -> None:
+    if form == "json":
+        console.json_data([json.loads(record.model_dump_json()) for record in records])
+        return
+    for record in records:
+        where = ", ".join(f"{item.name} ({item.target}, driver {item.driver})" for item in record.devices) or "no GPU"
+        rows = [
+            (
+                name,
+                f"{result.outcome.symbol} {result.outcome}",
+                f"{result.seconds:.1f}" if result.outcome is not Outcome.NOT_RUN else "",
+                result.cause or "",
+                _short(result.reason),
+                result.log or "",
+            )
+            for name, result in sorted(record.features.items())
+        ]
+        console.data_table(
+            ("feature", "outcome", "s", "cause", "reason", "log"), rows, title=f"{record.cell} on {where}"
+        )
+        for note in record.notes:
+            console.say(f"{record.cell}: {note}")
+
+
+def _short(text: str) -> str:
+    line = text.strip().split("\n")[0]
+    return line if len(line) <= 160 or os.environ.get("ASSAY_WIDE") else line[:157] + "..."

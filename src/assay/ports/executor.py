@@ -1,0 +1,114 @@
+"""Where probes run: an image in a container, or this machine's own Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+__all__ = ["Executor", "Leases", "Limits", "Place", "Ran", "Request"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far a run may go."""
+
+    memory_bytes: int | None = None
+    """None: as much as the machine has."""
+    pids: int = 16384
+    shm_bytes: int = 8 << 30
+    seconds: float = 3600.0
+    """For the whole run; each probe has its own limit besides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Something that can be probed."""
+
+    reference: str
+    """An image reference, or `local`."""
+    digest: str | None
+    """`sha256:...` of the image's manifest or configuration; of the installed distributions for `local`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run of the harness."""
+
+    place: Place
+    run: str
+    job: Mapping[str, Any]
+    """The harness's job without the folders, which the executor chooses."""
+    suite: Mapping[str, bytes]
+    """The programs: path under probes/ -> bytes."""
+    gpus: tuple[str, ...]
+    """Indexes or UUIDs of the GPUs leased for this run; none: no GPU is given."""
+    limits: Limits = field(default_factory=Limits)
+    keep_cache: bool = True
+    """Keep what was compiled at run time for the next run of the same place on the same kind of GPU."""
+    progress: Callable[[str], None] | None = None
+    """Is given each line that the harness says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What a run left behind."""
+
+    result: bytes | None
+    """The harness's result document, as far as it came; None if there is none."""
+    ended: Literal["finished", "killed", "out_of_memory", "timed_out", "engine_lost", "no_python", "failed"]
+    message: str = ""
+    """What went wrong, for people; empty if it finished."""
+    log: bytes = b""
+    """What the harness and whatever surrounds it said."""
+    seconds: float = 0.0
+    """Wall time, the container's start and end included."""
+
+
+class Executor(Protocol):
+    """Runs the harness somewhere. Raises only what says that nothing could be found out."""
+
+    @property
+    def name(self) -> Literal["docker", "local"]: ...
+
+    def gpus(self) -> tuple[str, ...]:
+        """Return the indexes of the GPUs that can be given to a run.
+
+        Raises:
+            EngineMissing: there is no engine.
+            GpuMissing: no GPU can be given; the message says what is missing and how to mend it.
+        """
+        ...
+
+    def place(self, reference: str) -> Place:
+        """Find what is to be probed.
+
+        Raises:
+            UsageError: there is no such image (the nearest names are offered).
+            EngineMissing: there is no engine.
+        """
+        ...
+
+    def run(self, request: Request) -> Ran:
+        """Run the harness to its end. What it started is gone afterwards, however it ended.
+
+        Raises:
+            EngineMissing: there is no engine.
+            GpuMissing: the GPUs asked for cannot be given.
+        """
+        ...
+
+
+class Leases(Protocol):
+    """One user per GPU, across processes of this machine."""
+
+    def take(
+        self, gpus: tuple[str, ...], count: int, *, wait_seconds: float
+    ) -> AbstractContextManager[tuple[str, ...]]:
+        """Hold `count` of the GPUs until the context ends; released also when this process dies.
+
+        Raises:
+            GpuMissing: fewer exist, or none became free in time.
+        """
+        ...

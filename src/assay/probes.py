@@ -1,0 +1,316 @@
+"""Probes as assay sees them: what each declares, which run and in what order, and what their ends mean. Pure.
+
+The programs themselves are in probes/ and run inside images; nothing of them is imported here.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import Field, ValidationError
+
+from assay.errors import ConfigError, Problem, UsageError
+from assay.model.base import Value
+from assay.model.outcome import Outcome
+from assay.nearest import suggestion
+from assay.record import Device, FeatureResult, ProbeRecord
+
+__all__ = [
+    "Declaration",
+    "Ended",
+    "Facts",
+    "HarnessResult",
+    "ProbeDocument",
+    "conclusive",
+    "declarations",
+    "devices",
+    "job",
+    "judge",
+    "judge_all",
+    "known",
+    "order",
+]
+
+_NAMES: Final = ("FEATURE", "REQUIRES", "TIMEOUT", "GPUS", "WARM")
+_CRASHES: Final = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS"}
+_REASON_LENGTH: Final = 2000
+
+
+class Declaration(Value):
+    """What a probe says of itself at the top of its file."""
+
+    feature: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    file: str
+    """Path under probes/."""
+    requires: tuple[str, ...] = ()
+    """Features that must work for this one to be tried."""
+    timeout: float = Field(gt=0)
+    """Seconds."""
+    gpus: int = Field(ge=0)
+    warm: bool
+    """It may run in a fork of a process that has imported torch."""
+    about: str = ""
+    """The first line of its docstring."""
+
+
+def declarations(files: Mapping[str, str]) -> dict[str, Declaration]:
+    """Read the declarations of probe programs (path under probes/ -> text) without running them.
+
+    Raises:
+        ConfigError: a program declares nothing, something unknown, or a feature twice; all problems at once.
+    """
+    found: dict[str, Declaration] = {}
+    problems: list[Problem] = []
+    for path, text in sorted(files.items()):
+        try:
+            declaration = _declaration(path, text)
+        except (ValidationError, ValueError, SyntaxError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            problems.append(Problem(file=f"probes/{path}", message=f"not a probe declaration: {first}"))
+            continue
+        if declaration.feature in found:
+            problems.append(Problem(file=f"probes/{path}", message=f"{declaration.feature} has a probe already"))
+        found[declaration.feature] = declaration
+    problems += [
+        Problem(file=f"probes/{item.file}", message=f"requires {name}, which has no probe")
+        for item in found.values()
+        for name in item.requires
+        if name not in found
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _declaration(path: str, text: str) -> Declaration:
+    tree = ast.parse(text)
+    values: dict[str, Any] = {
+        target.id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in _NAMES
+    }
+    return Declaration(
+        feature=values["FEATURE"],
+        file=path,
+        requires=values["REQUIRES"],
+        timeout=values["TIMEOUT"],
+        gpus=values["GPUS"],
+        warm=values["WARM"],
+        about=(ast.get_docstring(tree) or "").split("\n")[0],
+    )
+
+
+def order(suite: Mapping[str, Declaration], wanted: Iterable[str] = ()) -> list[Declaration]:
+    """Return the probes to run for the features wanted (none: all), prerequisites first.
+
+    Raises:
+        UsageError: a feature has no probe (the nearest names are offered), or prerequisites form a ring.
+    """
+    names = list(dict.fromkeys(wanted)) or sorted(suite, key=lambda name: (len(suite[name].requires), name))
+    unknown = [name for name in names if name not in suite]
+    if unknown:
+        raise UsageError(
+            "; ".join(f"there is no probe {name!r}{suggestion(name, suite)}" for name in unknown),
+            hint="assay probe --list names all probes",
+        )
+    done: dict[str, Declaration] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise UsageError("prerequisites form a ring: " + " -> ".join((*above, name)))
+        if name not in done:
+            for needed in suite[name].requires:
+                add(needed, (*above, name))
+            done[name] = suite[name]
+
+    for name in names:
+        add(name, ())
+    return list(done.values())
+
+
+def job(
+    chosen: Sequence[Declaration],
+    *,
+    work: str,
+    cache: str = "",
+    warm: bool = True,
+    sabotage: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the harness's job for these probes; `work` and `cache` are folders inside."""
+    return {
+        "probes": [item.model_dump(mode="json", exclude={"about"}) for item in chosen],
+        "work": work,
+        "cache": cache,
+        "warm": warm,
+        "sabotage": dict(sabotage or {}),
+        "seed": seed,
+    }
+
+
+class ProbeDocument(Value):
+    """What a probe wrote: its own word on the outcome."""
+
+    outcome: Outcome
+    reason: str = ""
+    metrics: dict[str, bool | int | float | str] = {}
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class Ended(Value):
+    """How one probe's process ended, as the harness saw it; `not_run` says why there was none."""
+
+    feature: str
+    file: str
+    not_run: str = ""
+    exit_code: int | None = None
+    signal: str | None = None
+    core_dumped: bool = False
+    timed_out: bool = False
+    oom_killed: bool = False
+    seconds: float = 0.0
+    stdout: str = ""
+    stdout_bytes: int = 0
+    stderr: str = ""
+    stderr_bytes: int = 0
+    warm: bool = False
+    document: dict[str, Any] | None = None
+    document_error: str = ""
+
+
+class Facts(Value):
+    """What the place is, read inside."""
+
+    devices: tuple[dict[str, Any], ...] = ()
+    driver: str = ""
+    cuda: str = ""
+    no_devices: str = ""
+    packages: dict[str, str] = {}
+    libc: str = ""
+    kernel: str = ""
+
+
+class HarnessResult(Value):
+    """The harness's result document; rewritten after each probe, so `finished` may be false."""
+
+    schema_version: int
+    suite_digest: str
+    python: str
+    executable: str
+    facts: Facts | None = None
+    facts_error: dict[str, Any] | None = None
+    warm: dict[str, Any] | None = None
+    probes: dict[str, Ended] = {}
+    finished: bool = False
+    seconds: float = 0.0
+
+
+def devices(facts: Facts | None) -> tuple[Device, ...]:
+    """Return the devices of a record."""
+    if facts is None:
+        return ()
+    return tuple(
+        Device(
+            name=item["name"],
+            capability=item["capability"],
+            memory_bytes=item["memory_bytes"],
+            uuid=item.get("uuid", ""),
+            driver=facts.driver,
+            cuda=facts.cuda,
+        )
+        for item in facts.devices
+    )
+
+
+def judge(ended: Ended, *, timeout: float) -> FeatureResult:
+    """Say what the end of a probe's process means for its feature.
+
+    A crash outweighs whatever document was written before it: the process died of what it was there to show.
+    """
+    if ended.not_run:
+        return FeatureResult(outcome=Outcome.NOT_RUN, reason=ended.not_run)
+    document, why = _document(ended)
+    metrics = document.metrics if document else {}
+    outcome, reason = _verdict(ended, document, why, timeout)
+    return FeatureResult(outcome=outcome, reason=reason[:_REASON_LENGTH], seconds=ended.seconds, metrics=metrics)
+
+
+def _document(ended: Ended) -> tuple[ProbeDocument | None, str]:
+    if ended.document is None:
+        return None, ended.document_error or "no result document"
+    try:
+        return ProbeDocument.model_validate(ended.document), ""
+    except ValidationError as error:
+        return None, f"the result document does not fit: {error.errors(include_url=False)[0]['msg']}"
+
+
+def _verdict(ended: Ended, document: ProbeDocument | None, why: str, timeout: float) -> tuple[Outcome, str]:
+    last = _last_line(ended.stderr)
+    said = f"; it last said: {last}" if last else ""
+    if ended.timed_out:
+        return Outcome.INCONCLUSIVE, f"no answer within {timeout:g} s: it hangs, or is far too slow{said}"
+    if ended.oom_killed:
+        return Outcome.INCONCLUSIVE, "killed by the kernel: the memory given to the container was used up"
+    if ended.signal == "SIGKILL":
+        return Outcome.INCONCLUSIVE, f"killed from outside (SIGKILL){said}"
+    if ended.signal in _CRASHES:
+        core = ", core dumped" if ended.core_dumped else ""
+        return Outcome.BROKEN, f"crashed with {ended.signal}{core}: {_where(ended.stderr)}"
+    if ended.signal is not None:
+        return Outcome.INCONCLUSIVE, f"ended by {ended.signal}{said}"
+    if ended.exit_code != 0:
+        return Outcome.BROKEN, f"ended with exit code {ended.exit_code}{said}"
+    if document is None:
+        return Outcome.BROKEN, f"ended without a result: {why}{said}"
+    notes = "; ".join(document.notes) if document.outcome is Outcome.WORKS else ""
+    return document.outcome, document.reason or notes
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _where(stderr: str) -> str:
+    """Return the innermost Python frame that faulthandler wrote, or the last line."""
+    frames = [line.strip() for line in stderr.splitlines() if line.strip().startswith("File ")]
+    return frames[0][:300] if frames else _last_line(stderr) or "no trace"
+
+
+def judge_all(result: HarnessResult, chosen: Sequence[Declaration], *, broke_off: str = "") -> dict[str, FeatureResult]:
+    """Judge every probe that was chosen; those that were never reached are not run, for the reason given."""
+    found: dict[str, FeatureResult] = {}
+    for item in chosen:
+        ended = result.probes.get(item.feature)
+        if ended is None:
+            found[item.feature] = FeatureResult(outcome=Outcome.NOT_RUN, reason=broke_off or "the run broke off")
+        else:
+            found[item.feature] = judge(ended, timeout=item.timeout)
+    return found
+
+
+def conclusive(result: FeatureResult) -> bool:
+    """Whether running again in the same place would say nothing new."""
+    return result.outcome is not Outcome.INCONCLUSIVE and "broke off" not in result.reason
+
+
+def known(
+    records: Iterable[ProbeRecord], *, image_digest: str | None, suite_digest: str, device: Device
+) -> dict[str, FeatureResult]:
+    """Return what is recorded already for the same image, probe suite, GPU model and driver; the newest counts."""
+    found: dict[str, FeatureResult] = {}
+    if image_digest is None:
+        return found
+    for record in sorted(records, key=lambda item: item.created):
+        if record.image_digest != image_digest or record.suite_digest != suite_digest or not record.devices:
+            continue
+        there = record.devices[0]
+        if (there.name, there.capability, there.driver) != (device.name, device.capability, device.driver):
+            continue
+        found |= {name: result for name, result in record.features.items() if conclusive(result)}
+    return found
