@@ -270,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             sent = content[: len(content) // 2] if truncate else content
             with self.owner._lock:
-                self.owner.bytes_down += len(sent) + 200
+                self.owner.bytes_down += len(sent) + sum(len(name) + len(value) + 4 for name, value in headers.items())
             if self.command != "HEAD":
                 self.wfile.write(sent)
             self.wfile.flush()

@@ -22,6 +22,8 @@ _ACCEPT: Final = ", ".join(ACCEPT)
 CHUNK: Final = 64 << 20
 """Bytes of one piece of a large upload: below the body limits (100 MB) of common proxies."""
 UPLOAD_ATTEMPTS: Final = 3
+SMALL: Final = 1 << 16
+"""Bytes up to which a blob is sent without asking whether it is there."""
 
 
 def connect(*, insecure: Collection[str] = (), credentials: CredentialSource | None = None) -> HttpRegistry:
@@ -144,14 +146,16 @@ class HttpRegistry:
         answer = self._http.send("HEAD", repository.host, path, scopes=[_pull(repository)], ok=(200, 404))
         return answer.status == 200
 
-    def blob(self, repository: Repository, blob: Descriptor, *, limit: int) -> bytes:
+    def blob(self, repository: Repository, blob: Descriptor, *, limit: int) -> bytes | None:
         """See the port."""
         if blob.size > limit:
             raise RegistryError(
                 f"{repository.at(blob.digest)} has {blob.size} bytes, more than the {limit} that are read"
             )
         path = f"v2/{repository.path}/blobs/{blob.digest}"
-        answer = self._http.send("GET", repository.host, path, scopes=[_pull(repository)], limit=limit)
+        answer = self._http.send("GET", repository.host, path, scopes=[_pull(repository)], limit=limit, ok=(200, 404))
+        if answer.status == 404:
+            return None
         found = sha256_of(answer.body)
         if found != blob.digest:
             raise ManifestMismatch(f"{repository}: the registry sent bytes of {found} for the blob {blob.digest}")
@@ -171,7 +175,8 @@ class HttpRegistry:
         """See the port. An upload that fails half way is started anew: its pieces cannot be repeated one by one."""
         failure: RegistryError | None = None
         for _ in range(UPLOAD_ATTEMPTS):
-            if self.has_blob(repository, blob.digest):
+            # To ask first costs as much as a small blob itself.
+            if blob.size > SMALL and self.has_blob(repository, blob.digest):
                 return
             try:
                 self._upload_once(repository, blob, chunks)

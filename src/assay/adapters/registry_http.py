@@ -241,6 +241,8 @@ class Transport:
     def _read(self, response: requests.Response, method: str, limit: int) -> bytes:
         if method == "HEAD":
             return b""
+        # What says why it failed is no answer to what was asked, and has a bound of its own.
+        limit = limit if response.ok else 1 << 20
         content = bytearray()
         for piece in response.iter_content(1 << 16):
             content += piece

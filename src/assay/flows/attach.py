@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -58,18 +58,24 @@ class Piece:
 class Collected:
     """All evidence of a digest."""
 
+    native: bool
+    """The registry keeps the list of referrers itself."""
+
     pieces: tuple[Piece, ...]
     problems: tuple[Reason, ...]
     """Evidence that is damaged, gone, or about something else."""
 
 
-def _known(registry: Registry, repository: Repository, subject: str) -> tuple[dict[str, Descriptor], set[str], bool]:
+def _known(
+    registry: Registry, repository: Repository, subject: str, fresh: Mapping[str, Descriptor] | None = None
+) -> tuple[dict[str, Descriptor], set[str], bool]:
     """Return all referrers, the digests that the list holds, and whether the registry keeps that list itself."""
     listed, native = registry.referrers(repository, subject)
     found = {entry.digest: entry for entry in listed}
     names = set(found)
     if not native:
         prefix = evidence_tag_prefix(subject)
+        found = {**(fresh or {}), **found}
         held = {evidence_tag(subject, digest) for digest in found}
         for tag in registry.tags(repository):
             if not tag.startswith(prefix) or tag in held:
@@ -88,7 +94,7 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
     """
     pieces: list[Piece] = []
     problems: list[Reason] = []
-    found, _, _ = _known(registry, repository, subject)
+    found, _, native = _known(registry, repository, subject)
     for digest in sorted(found):
         entry = found[digest]
         if entry.artifact_type not in (PAYLOAD, BUNDLE):
@@ -100,7 +106,7 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
                 problems.append(Reason(why=Why.EVIDENCE, message=error.message))
             continue
         pieces.append(piece)
-    return Collected(pieces=tuple(pieces), problems=tuple(problems))
+    return Collected(native=native, pieces=tuple(pieces), problems=tuple(problems))
 
 
 def _read(registry: Registry, repository: Repository, subject: str, entry: Descriptor, verifier: Verifier) -> Piece:
@@ -110,9 +116,9 @@ def _read(registry: Registry, repository: Repository, subject: str, entry: Descr
     if len(manifest.layers) != 1:
         raise EvidenceError(f"the evidence {entry.digest[:19]} has {len(manifest.layers)} blobs instead of one")
     layer = manifest.layers[0]
-    if not registry.has_blob(repository, layer.digest):
-        raise EvidenceError(f"the blob {layer.digest[:19]} of the evidence {entry.digest[:19]} is gone")
     blob = registry.blob(repository, layer, limit=BLOB_LIMIT)
+    if blob is None:
+        raise EvidenceError(f"the blob {layer.digest[:19]} of the evidence {entry.digest[:19]} is gone")
     statement, bundle = unpack(manifest, blob, subject=subject)
     noted = manifest.annotations.get(DIGEST_NOTE)
     if noted is not None and noted != statement.digest:
@@ -137,18 +143,19 @@ def attach(
     Raises:
         RegistryError: the registry failed; what is attached by then stays, and running again completes it.
     """
-    existing = collect(registry, repository, subject.digest, verifier).pieces
-    _, _, native = _known(registry, repository, subject.digest)
-    new: list[str] = []
+    existing = collect(registry, repository, subject.digest, verifier)
+    new: dict[str, Descriptor] = {}
     for statement in statements:
         bundle = signer.sign(statement.raw) if signer else None
-        if _attached(statement, bundle, existing):
+        if _attached(statement, bundle, existing.pieces):
             continue
         made = package(statement, subject, bundle=bundle, created=created)
-        _put(registry, repository, subject.digest, made, native=native)
-        new.append(made.manifest.digest)
-    settle(registry, repository, subject.digest, sleep=sleep)
-    return new
+        if not new:
+            registry.put_blob(repository, EMPTY_BYTES)
+        _put(registry, repository, subject.digest, made, native=existing.native)
+        new[made.manifest.digest] = made.manifest.referrer
+    settle(registry, repository, subject.digest, known=new, sleep=sleep)
+    return list(new)
 
 
 def _attached(statement: Statement, bundle: bytes | None, existing: Iterable[Piece]) -> bool:
@@ -160,28 +167,35 @@ def _attached(statement: Statement, bundle: bytes | None, existing: Iterable[Pie
 
 
 def _put(registry: Registry, repository: Repository, subject: str, made: Package, *, native: bool) -> None:
-    registry.put_blob(repository, EMPTY_BYTES)
     registry.put_blob(repository, made.blob)
     digest = made.manifest.digest
     registry.put_manifest(repository, digest if native else evidence_tag(subject, digest), made.manifest)
 
 
 def settle(
-    registry: Registry, repository: Repository, subject: str, *, sleep: Callable[[float], None] = time.sleep
+    registry: Registry,
+    repository: Repository,
+    subject: str,
+    *,
+    known: Mapping[str, Descriptor] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Make the index of a digest's evidence complete; does nothing where the registry keeps it itself.
+
+    Args:
+        known: what was put just now, which need not be fetched again.
 
     Raises:
         RegistryError: the registry failed, or others wrote over the index each time.
     """
     for attempt in range(ROUNDS):
-        found, listed, native = _known(registry, repository, subject)
+        found, listed, native = _known(registry, repository, subject, known)
         if native or found.keys() <= listed:
             return
         if attempt:
             # Two who keep overwriting each other part ways; the pause is not what makes it right.
             sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311
-            found, listed, _ = _known(registry, repository, subject)
+            found, listed, _ = _known(registry, repository, subject, known)
         registry.put_manifest(repository, fallback_tag(subject), index_of(found.values()))
     raise RegistryError(
         f"{repository}: the list of evidence of {subject[:19]} was overwritten {ROUNDS} times",

@@ -55,11 +55,11 @@ class Registry(Protocol):
     def has_blob(self, repository: Repository, digest: str) -> bool:
         """Whether the repository has a blob."""
 
-    def blob(self, repository: Repository, blob: Descriptor, *, limit: int) -> bytes:
-        """Return a blob, its bytes checked; `limit` bounds its size in bytes."""
+    def blob(self, repository: Repository, blob: Descriptor, *, limit: int) -> bytes | None:
+        """Return a blob, its bytes checked, or None if it is not there; `limit` bounds its size in bytes."""
 
     def put_blob(self, repository: Repository, data: bytes) -> str:
-        """Put a small blob and return its digest; nothing is sent that is there already."""
+        """Put a blob and return its digest; nothing large is sent that is there already."""
 
     def upload(self, repository: Repository, blob: Descriptor, chunks: Chunks) -> None:
         """Put a large blob piece by piece; nothing is sent that is there already."""
