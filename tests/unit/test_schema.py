@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -56,3 +57,14 @@ def test_an_editor_is_told_of_an_unknown_key() -> None:
     found = [error.message for error in validator.iter_errors({"description": "x", "engine": "none", "targts": []})]
 
     assert any("targts" in message for message in found)
+
+
+def test_the_reference_pages_have_not_drifted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("generate_docs", root / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    assert module.commands() == (root / "docs/reference/commands.md").read_text(), "run python docs/generate.py"
+    assert module.configuration() == (root / "docs/reference/matrix.md").read_text(), "run python docs/generate.py"

@@ -38,7 +38,7 @@ __all__ = [
     "Override",
     "Point",
     "RegistryBase",
-    "Requirement",
+    "Rule",
     "SourceTree",
     "Target",
 ]
@@ -187,7 +187,7 @@ class Exclusion(Value):
     reason: Annotated[PlainText, Field(min_length=10)]
 
 
-class Requirement(Value):
+class Rule(Value):
     """A rule: where `when` holds, `need` must hold, or the cell is left out for the reason given."""
 
     when: Match
@@ -216,7 +216,7 @@ class Matrix(Value):
     indexes: dict[ImageName, Index]
     axes: dict[Name, Axis]
     groups: dict[ImageName, Group] = {}
-    requires: tuple[Requirement, ...] = ()
+    requires: tuple[Rule, ...] = ()
     exclude: tuple[Exclusion, ...] = ()
     default_group: ImageName | None = None
     """What is built when nothing is named."""
