@@ -17,14 +17,18 @@ HERE = Path(__file__).parent
 INTRODUCTION = {
     "matrix.schema.json": (
         "matrix.yaml",
-        "Which versions exist for us, where they come from, what cannot go together. YAML is read without guessing: "
-        "`torch: 2.10` is the text `2.10`, and an unknown key is an error that names the nearest known one.",
+        (
+            "Which versions exist for us, where they come from, what cannot go together. YAML is read without guessing: "
+            "`torch: 2.10` is the text `2.10`, and an unknown key is an error that names the nearest known one."
+        ),
     ),
     "image.schema.json": (
         "images/&lt;name&gt;/image.yaml",
-        "How the cells of one image are made: the product of `axes`, plus `include`, less `exclude`; `controls` are "
-        "cells that must fail, and prove that assay can tell. Requirements are Jinja: each axis is a value with "
-        "`pin` (`==2.8.0`), `version` and `id`.",
+        (
+            "How the cells of one image are made: the product of `axes`, plus `include`, less `exclude`; `controls` are "
+            "cells that must fail, and prove that assay can tell. Requirements are Jinja: each axis is a value with "
+            "`pin` (`==2.8.0`), `version` and `id`."
+        ),
     ),
 }
 
@@ -78,7 +82,8 @@ def fields(name: str, node: dict[str, Any]) -> list[str]:
 
 def configuration() -> str:
     """Return the page of matrix.yaml and image.yaml."""
-    lines = ["# The matrix", "", "Generated from the models. Editors complete and check the files by the schema that their first", "line names."]  # fmt: skip
+    lines = ["# The matrix", "", "Generated from the models. Editors complete and check the files by the schema that"]
+    lines += ["their first line names."]
     for file, text in schema.documents().items():
         document = json.loads(text)
         title, words = INTRODUCTION[file]
