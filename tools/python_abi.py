@@ -1,4 +1,4 @@
-# ruff: noqa: INP001, T201, S101
+# ruff: noqa: INP001
 """Writes knowledge/python_abi.txt from interpreters: `python tools/python_abi.py PREFIX... > knowledge/python_abi.txt`.
 
 Each PREFIX is where a CPython is installed. Its exported C symbols are read from libpython or, where there is none,

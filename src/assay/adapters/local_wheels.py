@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
@@ -44,8 +45,7 @@ class LocalFile:
         """Return exactly `length` bytes."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise WheelError(f"{self._path.name}: bytes {offset} to {offset + length} of a file of {self.size}")
-        self._file.seek(offset)
-        data = self._file.read(length)
+        data = os.pread(self._file.fileno(), length, offset)
         if len(data) != length:
             raise PackageIndexError(f"{self._path}: the file changed while it was read")
         return data

@@ -83,6 +83,8 @@ def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Wa
 def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way, done: dict[str, _Way]) -> _Way:
     for other in feature.needs:
         needed = _predict(context, target, other, done) if other in context.knowledge.dispatch.features else None
+        if needed is not None and needed.outcome is Outcome.INCONCLUSIVE and own.outcome is Outcome.WORKS:
+            own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=f"needs {other}: {needed.reason}")
         if needed is not None and needed.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG}:
             if own.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED}:
                 return own

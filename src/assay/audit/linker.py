@@ -184,6 +184,12 @@ class Linker:
             for found in closure.found:
                 self.loaded.setdefault(found.soname, found)
             self.torch_missing.extend(closure.missing)
+        if any(library.scope == "listed" for library in roots):
+            # What torch pulls in was not read; its own libraries are loaded with it at any rate.
+            for library in torch.libraries:
+                if library.path.startswith("torch/lib/"):
+                    name = library.soname or library.name
+                    self.loaded.setdefault(name, Found(soname=name, where=Where.PATH, wheel=torch, library=library))
         for found in list(self.loaded.values()):
             # A link in a wheel's folder asked for by file name finds the loaded library too.
             if found.library is not None:

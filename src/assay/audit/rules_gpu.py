@@ -10,7 +10,7 @@ from packaging.version import Version
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import GpuCode, Library, WheelFacts
 from assay.audit.findings import CodeRow, Finding
-from assay.audit.gpu import Run, group_runs, runs, spelled
+from assay.audit.gpu import Run, group_runs, spelled
 from assay.audit.symbols import Kind, torch_kind
 from assay.model.outcome import Severity
 
@@ -74,7 +74,6 @@ def gpu_rules(context: Context) -> list[CodeRow]:
             # NVIDIA's libraries pick kernels for each GPU their version knows, and bring some in ways of their own.
             continue
         _judge(context, wheel, library, target, row)
-    _torch_archs(context)
     return rows
 
 
@@ -146,27 +145,3 @@ def _short(context: Context, name: str) -> str:
         elif depth == 0:
             kept.append(char)
     return "".join(kept).strip()[:80] or name[:80]
-
-
-def _torch_archs(context: Context) -> None:
-    """G4: torch of which only the list of architectures it tells itself was read."""
-    torch = context.torch
-    if torch is None or any(library.gpu for library in torch.libraries):
-        return
-    note = next((library.notes["torch_archs"] for library in torch.libraries if "torch_archs" in library.notes), None)
-    if note is None:
-        return
-    listed = [word.partition("_")[2] for word in note.split()]
-    for target in context.targets:
-        if not any(runs(item, target.capability) for item in listed):
-            context.add(
-                Finding(
-                    rule="G1",
-                    severity=Severity.ERROR,
-                    package=label(torch),
-                    target=target.name,
-                    message=f"says of itself that it has no code for {target.name}: {note}",
-                    cause="arch-torch-incompatible",
-                    fix=_torch_fix(target),
-                )
-            )

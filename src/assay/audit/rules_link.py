@@ -255,7 +255,7 @@ def _importable(context: Context, root: Root) -> bool:
 
 def _symbols(context: Context, root: Root) -> None:
     """L3, L5, L6: every symbol that must be found, of the library and of what it newly pulls in."""
-    scope = _scope(context, root.closure)
+    reach = _reach(context, _scope(context, root.closure), root.closure)
     fresh = [
         found
         for found in root.closure.found
@@ -268,7 +268,7 @@ def _symbols(context: Context, root: Root) -> None:
         library, wheel = found.library, found.wheel or root.wheel
         if library is None or (found is not root.closure.root and library.extension):
             continue
-        checked = _check(context, library, scope, root.closure)
+        checked = _check(context, library, reach)
         _report(context, root, wheel, library, checked)
 
 
@@ -279,57 +279,95 @@ def _scope(context: Context, closure: Closure) -> list[Found]:
     return list(seen.values())
 
 
-def _check(context: Context, library: Library, scope: Sequence[Found], closure: Closure) -> _Checked:
-    checked = _Checked()
-    absent = {item.soname for item in closure.missing}
-    exporters = [found.library for found in scope if found.library is not None and found.library.scope != "listed"]
+@dataclass(frozen=True, kw_only=True)
+class _Reach:
+    """What one root can bind to."""
+
+    exporters: tuple[Library, ...]
+    listed: tuple[Found, ...]
+    """Libraries of wheels that are there and were not read."""
+    blind: tuple[str, ...]
+    """Sonames of the base and the driver of which no symbols are known, the C and C++ runtime left out."""
+    absent: frozenset[str]
+    tabled: str | None
+    """The torch release whose table of exports stands in for its libraries."""
+
+
+def _reach(context: Context, scope: Sequence[Found], closure: Closure) -> _Reach:
     listed = [found for found in scope if found.library is not None and found.library.scope == "listed"]
-    blind = [found for found in scope if found.library is None and found.soname not in context.linker.runtime]
+    tabled = _tabled(context, listed)
+    if tabled:
+        # What else torch pulls in is not known then either.
+        listed = [found for found in listed if found.wheel is not context.torch]
+    return _Reach(
+        exporters=tuple(
+            found.library for found in scope if found.library is not None and found.library.scope != "listed"
+        ),
+        listed=tuple(listed),
+        blind=tuple(
+            found.soname for found in scope if found.library is None and found.soname not in context.linker.runtime
+        ),
+        absent=frozenset(item.soname for item in closure.missing),
+        tabled=tabled,
+    )
+
+
+def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
+    checked = _Checked()
     asked = {version: file for file, versions in library.requires.items() for version in versions}
-    python = context.knowledge.python.get(context.installation.python)
+    elsewhere = {*reach.blind, *(found.soname for found in reach.listed), *reach.absent}
     for reference in library.references:
         name, version = reference
-        if any(_offers(exporter, name, version) for exporter in exporters):
+        if any(_offers(exporter, name, version) for exporter in reach.exporters):
+            continue
+        if reach.tabled and reach.tabled in context.knowledge.history.having(name):
             continue
         file = asked.get(version) if version else None
-        if file in absent or (file and any(found.soname == file for found in (*blind, *listed))):
+        if file in elsewhere or (version and (file is None or file in context.linker.runtime)):
+            # With a library missing its symbols are missing too: that is told once, by rule L1. Whether the version
+            # of the C and C++ runtime suffices is rule L7.
             continue
-        if version and (file is None or file in context.linker.runtime):
-            # The C and C++ runtime: whether its version suffices is rule L7.
-            continue
-        if is_python_symbol(name):
-            if python is not None and name not in python:
-                checked.python.append(name)
-        elif is_driver_symbol(name):
-            checked.driver.append(name)
-        elif is_torch_symbol(name) or is_shim(name):
-            _torch_symbol(context, reference, listed, checked)
-        elif listed:
-            checked.uncertain.extend(listed)
-        elif (
-            (name.startswith("_Z") or _FAMILIES.fullmatch(name))
-            # With a library missing its symbols are missing too: that is told once, by rule L1.
-            and not (absent or blind)
-            and context.installation.complete
-        ):
-            checked.missing.append(reference)
-        # Other C names without a version come from what Python itself has loaded (libm, libdl, libpthread).
+        _unresolved(context, reference, reach, checked)
     return checked
 
 
-def _torch_symbol(context: Context, reference: Reference, listed: Sequence[Found], checked: _Checked) -> None:
-    """A symbol of torch that nothing read has: missing, unless the library that may have it was not read."""
+def _unresolved(context: Context, reference: Reference, reach: _Reach, checked: _Checked) -> None:
+    """Sort a reference that nothing known resolves."""
+    name = reference[0]
+    if is_python_symbol(name):
+        python = context.knowledge.python.get(context.installation.python)
+        if python is not None and name not in python:
+            checked.python.append(name)
+    elif is_driver_symbol(name):
+        checked.driver.append(name)
+    elif is_torch_symbol(name) or is_shim(name):
+        unread = _unread(context, reach.listed)
+        if unread:
+            checked.uncertain.extend(unread)
+        elif context.torch is not None:
+            checked.missing.append(reference)
+    elif reach.listed:
+        checked.uncertain.extend(reach.listed)
+    elif (
+        (name.startswith("_Z") or _FAMILIES.fullmatch(name))
+        and not (reach.absent or reach.blind or reach.tabled)
+        and context.installation.complete
+    ):
+        checked.missing.append(reference)
+    # Other C names without a version come from what Python itself has loaded (libm, libdl, libpthread).
+
+
+def _unread(context: Context, listed: Sequence[Found]) -> list[Found]:
+    return [found for found in listed if found.wheel is context.torch]
+
+
+def _tabled(context: Context, listed: Sequence[Found]) -> str | None:
+    """Return the release by which the table of torch's exports stands in for libraries that were not read."""
     torch = context.torch
-    if torch is None:
-        return
-    unread = [found for found in listed if found.wheel is torch]
-    history = context.knowledge.history
-    if not unread:
-        checked.missing.append(reference)
-    elif not history.knows(torch_release(torch.version)):
-        checked.uncertain.extend(unread)
-    elif torch_release(torch.version) not in history.having(reference[0]):
-        checked.missing.append(reference)
+    if torch is None or not _unread(context, listed):
+        return None
+    release = torch_release(torch.version)
+    return release if context.knowledge.history.knows(release) else None
 
 
 def _offers(library: Library, name: str, version: str | None) -> bool:

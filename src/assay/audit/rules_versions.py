@@ -125,12 +125,9 @@ def _cuda_majors(context: Context) -> None:
             if found.soname.startswith("libcudart.so."):
                 users[found.soname].add(label(torch))
     for root in context.roots:
-        for found in root.closure.found:
-            if found.soname.startswith("libcudart.so."):
-                users[found.soname].add(label(root.wheel))
-        for item in root.closure.missing:
-            if item.soname.startswith("libcudart.so."):
-                users[item.soname].add(label(root.wheel))
+        for name in root.library.needed:
+            if name.startswith("libcudart.so."):
+                users[name].add(label(root.wheel))
     if len(users) > 1:
         parts = "; ".join(f"{name} by {', '.join(sorted(who)[:3])}" for name, who in sorted(users.items()))
         context.add(

@@ -18,7 +18,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from assay import __version__
 from assay.audit.audit import audit, uncertain
 from assay.audit.context import TargetGpu
-from assay.audit.facts import WheelFacts
+from assay.audit.facts import CodeGroup, GpuCode, WheelFacts
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.gpu import capability_of
 from assay.audit.knowledge import Knowledge
@@ -103,8 +103,13 @@ class Auditor:
 
     # ------------------------------------------------------------------------------------------------- judging
 
-    def cell(self, cell: Cell, lock: Lock, matrix: Matrix) -> AuditReport:
+    def cell(
+        self, cell: Cell, lock: Lock, matrix: Matrix, *, targets: Sequence[TargetGpu] | None = None
+    ) -> AuditReport:
         """Audit what a lock would install on a cell's base. Never raises for the fault of one wheel.
+
+        Args:
+            targets: GPUs to judge for, in place of the cell's own.
 
         Raises:
             PackageIndexError: no file of the lock could be found out about at all.
@@ -118,7 +123,8 @@ class Auditor:
             complete=not from_source and not any(item.problem for item in obtained),
             overridden=frozenset(_names(cell.forced_requirements)),
         )
-        return self.installation(installation, obtained, gpu_targets(matrix, cell.targets), name=cell.id)
+        gpus = gpu_targets(matrix, cell.targets) if targets is None else targets
+        return self.installation(installation, obtained, gpus, name=cell.id)
 
     def judge(self, cell: Cell, lock: Lock, matrix: Matrix, *, store: Store, run: str) -> Judgement | None:
         """Audit a cell before it is built and keep the record; None where nothing could be read."""
@@ -128,6 +134,21 @@ class Auditor:
             return None
         keep_record(store, report, run=run, cell=cell, image_digest=None)
         return judgement(report)
+
+    def judge_installed(self, installation: Installation, targets: Sequence[TargetGpu], *, name: str) -> AuditReport:
+        """Audit what is installed in an image; see flows/audit_image.py."""
+        started = time.monotonic()
+        known = {wheel.name: tuple(self._facts.named(wheel.name)) for wheel in installation.wheels if wheel.libraries}
+        report = audit(
+            installation,
+            self.knowledge,
+            targets=targets,
+            name=name,
+            subject="image",
+            demangle=self._demangle,
+            known={key: found for key, found in known.items() if found and key != "torch"},
+        )
+        return report.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
     def installation(
         self,
@@ -140,6 +161,8 @@ class Auditor:
         """Audit an installation made of obtained wheels, reading more where the verdict hangs on it."""
         started, before = time.monotonic(), self._meter.bytes
         installation = self._certain(installation, obtained)
+        if targets:
+            installation = self._with_torch_archs(installation, obtained)
         known = {
             wheel.name: tuple(self._facts.named(wheel.name))
             for wheel in installation.wheels
@@ -239,18 +262,18 @@ class Auditor:
             self._meter.add(facts.size or 0 if depth is Depth.FULL else 0)
             if depth is Depth.SYMBOLS and self._worth_all(facts):
                 facts = read_wheel(file, self._wheels, depth=Depth.FULL, progress=self._progress)
-            elif depth is Depth.SYMBOLS and facts.is_torch:
-                facts = self._torch_archs(file, facts)
             if facts.sha256:
                 self._facts.put(facts)
             return facts
 
     def _first_depth(self, file: IndexFile) -> Depth:
         try:
-            name, _, _, tags = parse_wheel_filename(file.filename)
+            name, version, _, tags = parse_wheel_filename(file.filename)
         except InvalidWheelFilename as error:
             raise WheelError(f"no wheel: {error}") from error
         if all(tag.platform == "any" for tag in tags):
+            return Depth.METADATA
+        if name == "torch" and self._quick and self.knowledge.history.knows(version.public):
             return Depth.METADATA
         return Depth.FULL if name == "torch" and not self._quick else Depth.SYMBOLS
 
@@ -272,15 +295,38 @@ class Auditor:
             return True
         return not known.is_torch and not self._worth_all(known)
 
-    def _torch_archs(self, file: IndexFile, facts: WheelFacts) -> WheelFacts:
-        """Read the library in which torch says which architectures it has code for."""
-        for library in facts.libraries:
-            if library.name == "libtorch_python.so" and library.scope == "listed":
-                read = read_library(file, self._wheels, library.path, self._progress)
-                return facts.model_copy(
-                    update={"libraries": tuple(read if item is library else item for item in facts.libraries)}
-                )
-        return facts
+    def _with_torch_archs(self, installation: Installation, obtained: Sequence[Obtained]) -> Installation:
+        """Where torch was not read, ask the one library in which it says what architectures it has code for."""
+        torch = installation.torch
+        file = next((item.file for item in obtained if torch and item.facts.sha256 == torch.sha256), None)
+        if torch is None or file is None or any(library.gpu for library in torch.libraries):
+            return installation
+        for library in torch.libraries:
+            if library.name != "libtorch_python.so" or library.scope != "listed":
+                continue
+            try:
+                told = read_library(file, self._wheels, library.path, self._progress).notes.get("torch_archs", "")
+            except AssayError:
+                return installation
+            code = _told_code(told)
+            libraries = tuple(
+                item.model_copy(update={"gpu": code}) if item.name == "libtorch_cuda.so" else item
+                for item in torch.libraries
+            )
+            asked = torch.model_copy(update={"libraries": libraries})
+            self._facts.put(asked)
+            return replace(
+                installation, wheels=tuple(asked if wheel is torch else wheel for wheel in installation.wheels)
+            )
+        return installation
+
+
+def _told_code(told: str) -> GpuCode | None:
+    """Return GPU code as torch lists it: `sm_90 sm_120 compute_120`."""
+    words = [word.partition("_") for word in told.split()]
+    sass = tuple(number for kind, _, number in words if kind == "sm")
+    ptx = tuple(f"{number}@" for kind, _, number in words if kind == "compute")
+    return GpuCode(groups=(CodeGroup(sass=sass, ptx=ptx, containers=1),)) if words else None
 
 
 def judgement(report: AuditReport) -> Judgement:

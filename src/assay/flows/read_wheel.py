@@ -12,6 +12,7 @@ import queue
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
@@ -46,8 +47,12 @@ from assay.ports.wheel_source import ByteSource, WheelSource
 __all__ = ["Depth", "Progress", "is_library", "read_library", "read_wheel"]
 
 CHUNK: Final = 1 << 20
+RANGE: Final = 8 << 20
+"""Bytes of one request when a single member is read."""
 CHECKPOINT: Final = 8 << 20
 """Compressed bytes between two kept states of the decompressor (each about 40 KiB)."""
+AT_ONCE: Final = 6
+"""Members of one wheel whose first bytes are asked for at the same time."""
 FIRST_PREFIX: Final = 32 << 10
 MAX_TEXT: Final = 4 << 20
 LAZY: Final = 4 << 20
@@ -305,16 +310,22 @@ class _Reading:
     def part(self, *, symbols: bool) -> WheelFacts:
         """Read text files, and what the first bytes of each library say."""
         members = self.members()
-        libraries: list[Library] = []
         for member in members:
             if _is_text(member.name):
                 start, data = self._begin(member, member.compressed)
                 if len(data) < member.compressed:
                     data += self._source.read(start + len(data), member.compressed - len(data))
                 self._text(member, data)
-            elif is_library(member.name) and member.size:
-                library = self._prefix(member) if symbols else None
-                libraries.append(library or Library(path=member.name, size=member.size, scope="listed"))
+        wanted = [member for member in members if is_library(member.name) and member.size]
+        if symbols:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                read = list(pool.map(self._prefix, wanted))
+        else:
+            read = [None] * len(wanted)
+        libraries = [
+            library or Library(path=member.name, size=member.size, scope="listed")
+            for member, library in zip(wanted, read, strict=True)
+        ]
         return self._facts(members, libraries, sha256=self._file.sha256 or "", complete=False)
 
     def library(self, member: Member) -> Library:
@@ -326,11 +337,11 @@ class _Reading:
         return library
 
     def _ranges(self, start: int, length: int) -> Iterator[bytes]:
-        for chunk in self._source.stream(start):
-            yield chunk[:length]
-            length -= len(chunk)
-            if length <= 0:
-                return
+        at, end = start, start + length
+        while at < end:
+            chunk = self._source.read(at, min(RANGE, end - at))
+            at += len(chunk)
+            yield chunk
 
     def _begin(self, member: Member, length: int) -> tuple[int, bytes]:
         """Read a member's local header and up to `length` bytes of its data in one request."""

@@ -1,0 +1,123 @@
+"""Audit reports for people and for CI: text, SARIF 2.1.0, JUnit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+from xml.sax.saxutils import escape, quoteattr
+
+from assay import __version__
+from assay.audit.findings import RULES, AuditReport, Finding
+from assay.model.outcome import Severity
+
+__all__ = ["junit", "sarif", "text"]
+
+_LEVEL: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
+
+
+def text(report: AuditReport, *, verbose: bool = False) -> Iterator[str]:
+    """Yield the lines of a report for people; notes are counted, and told with `verbose`."""
+    on = f" on {', '.join(report.targets)}" if report.targets else ""
+    yield f"{report.name}: {report.verdict}  (Python {report.python}, base {report.base}{on})"
+    shown = [item for item in report.findings if verbose or item.severity is not Severity.INFO]
+    for item in shown:
+        where = f" {item.library}" if item.library and item.library not in item.message else ""
+        yield f"  {item.severity:7} {item.rule:3} {item.package}{where}: {item.message}"
+        if item.fix:
+            yield f"  {'':11} -> {item.fix}"
+        for change in item.suggestions:
+            yield f"  {'':11} -> known to fit: {change.package} {', '.join(change.versions)} ({change.why})"
+    hidden = len(report.findings) - len(shown)
+    if hidden:
+        yield f"  {hidden} note{'s' if hidden > 1 else ''} (--verbose tells them)"
+    for target in report.targets:
+        predicted = [one for one in report.predictions if one.target == target]
+        if predicted:
+            yield f"  predicted on {target}, not measured:"
+        width = max((len(one.feature) for one in predicted), default=0)
+        for one in predicted:
+            yield f"    {one.feature:{width}}  {one.outcome.symbol} {one.outcome:12} {one.reason}"
+    for row in report.code if verbose else ():
+        yield (
+            f"  code {row.target} {row.runs:7} {row.package} {row.library}: {row.sass} machine code, {row.ptx} PTX, "
+            f"{row.none} neither; {' '.join(row.targets)}"
+        )
+    if report.unread:
+        yield f"  symbols of some libraries were not needed and not read: {', '.join(report.unread)}"
+
+
+def sarif(reports: Sequence[AuditReport]) -> dict[str, Any]:
+    """Return a SARIF 2.1.0 log, one result for each finding; what is located is the library inside its wheel."""
+    used = sorted({item.rule for report in reports for item in report.findings})
+    return {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "assay",
+                        "semanticVersion": __version__,
+                        "rules": [{"id": rule, "shortDescription": {"text": RULES.get(rule, rule)}} for rule in used],
+                    }
+                },
+                "results": [_result(report, item, used) for report in reports for item in report.findings],
+            }
+        ],
+    }
+
+
+def _result(report: AuditReport, item: Finding, used: Sequence[str]) -> dict[str, Any]:
+    message = f"{report.name}: {item.package}: {item.message}" + (f". Fix: {item.fix}" if item.fix else "")
+    package = item.package.replace(" ", "-") or "installation"
+    return {
+        "ruleId": item.rule,
+        "ruleIndex": used.index(item.rule),
+        "level": _LEVEL[item.severity],
+        "message": {"text": message},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": f"{package}/{item.library}" if item.library else package}
+                },
+                "logicalLocations": [{"fullyQualifiedName": report.name, "kind": "package"}],
+            }
+        ],
+        "properties": {"cause": item.cause, "target": item.target, "symbols": list(item.symbols)},
+    }
+
+
+def junit(reports: Sequence[AuditReport]) -> str:
+    """Return a JUnit document: a suite for each report, a case for each rule; cases with errors fail."""
+    lines = ['<?xml version="1.0" encoding="utf-8"?>', "<testsuites>"]
+    for report in reports:
+        rules = {rule: [item for item in report.findings if item.rule == rule] for rule in RULES}
+        failed = sum(any(item.severity is Severity.ERROR for item in items) for items in rules.values())
+        lines.append(
+            f'<testsuite name={quoteattr(report.name)} tests="{len(rules)}" failures="{failed}" '
+            f'time="{report.seconds:.3f}">'
+        )
+        for rule, items in rules.items():
+            name = f"{rule} {RULES[rule]}"
+            lines.append(f"<testcase classname={quoteattr(report.name)} name={quoteattr(name)}>")
+            errors = [item for item in items if item.severity is Severity.ERROR]
+            others = [item for item in items if item.severity is Severity.WARNING]
+            if errors:
+                body = escape(_clean("\n".join(_line(item) for item in errors)))
+                lines.append(f"<failure message={quoteattr(_clean(errors[0].message))}>{body}</failure>")
+            if others:
+                body = escape(_clean("\n".join(_line(item) for item in others)))
+                lines.append(f"<system-out>{body}</system-out>")
+            lines.append("</testcase>")
+        lines.append("</testsuite>")
+    lines.append("</testsuites>")
+    return "\n".join(lines)
+
+
+def _line(item: Finding) -> str:
+    return f"{item.package} {item.library}: {item.message}" + (f" -> {item.fix}" if item.fix else "")
+
+
+def _clean(words: str) -> str:
+    """XML 1.0 has no control characters."""
+    return "".join(char if char >= " " or char in "\n\t" else "?" for char in words)

@@ -1,0 +1,161 @@
+"""`assay facts`: what was learnt of wheels: listed, shown, read ahead, moved between machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from assay import console
+from assay.adapters.facts_cache import FactsCache
+from assay.audit.facts import WheelFacts
+from assay.audit.gpu import spelled
+from assay.audit.history import TorchHistory
+from assay.cli.audit import choose_wheel
+from assay.cli.auditing import make_auditor, progress
+from assay.cli.common import format_option
+from assay.errors import StoreError, UsageError
+
+__all__ = ["command"]
+
+facts_option = click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of known facts.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Keep, show, move and share what was learnt of wheels.
+
+    Facts are names and numbers, no code: they are safe to share, and spare others reading half a gigabyte of torch.
+    """
+
+
+@command.command("list")
+@facts_option
+@format_option("table", "json")
+def list_facts(facts: Path | None, form: str) -> int:
+    """List the wheels of which facts are kept."""
+    rows = FactsCache(facts).listed()
+    if form == "json":
+        console.json_data([{"name": n, "version": v, "sha256": s, "bytes": b} for n, v, s, b in rows])
+    else:
+        console.data_table(
+            ["distribution", "version", "sha256", "bytes"], [[n, v, s[:16], str(b)] for n, v, s, b in rows]
+        )
+    return 0
+
+
+@command.command("read")
+@click.argument("wheels", nargs=-1, required=True, metavar="NAME==VERSION...")
+@click.option("--python", default="3.12", show_default=True)
+@facts_option
+def read_facts(wheels: Sequence[str], python: str, facts: Path | None) -> int:
+    """Read wheels from the package index now, so that audits need not."""
+    auditor = make_auditor({}, facts=facts, tell=progress())
+    for word in wheels:
+        got = auditor.read(choose_wheel(word, python))
+        console.say(f"{got.name} {got.version}: {len(got.libraries)} libraries")
+    return 0
+
+
+@command.command("show")
+@click.argument("wheel", metavar="NAME==VERSION|SHA256")
+@facts_option
+@format_option("text", "json")
+def show_facts(wheel: str, facts: Path | None, form: str) -> int:
+    """Show what is known of a wheel."""
+    for found in _chosen(FactsCache(facts), [wheel]):
+        if form == "json":
+            console.data(found.model_dump_json(indent=1, exclude_defaults=True))
+            continue
+        console.data(f"{found.filename}  sha256:{found.sha256}  {'complete' if found.complete else 'read in part'}")
+        for line in found.requires_dist:
+            console.data(f"  requires {line}")
+        for library in found.libraries:
+            console.data(f"  {library.path} ({library.size} bytes, {library.scope})")
+            if library.problem:
+                console.data(f"    could not be read: {library.problem}")
+            if library.needed:
+                console.data(f"    needs {' '.join(library.needed)}")
+            if library.scope != "listed":
+                console.data(f"    exports {len(library.exports)}, asks for {len(library.references)} symbols")
+            for file, versions in library.requires.items():
+                console.data(f"    of {file}: {' '.join(versions)}")
+            for group in library.gpu.groups if library.gpu else ():
+                targets = " ".join([*(f"sm_{item}" for item in group.sass), *(f"ptx {item}" for item in group.ptx)])
+                console.data(f"    {group.containers} containers: {targets}")
+            if library.gpu:
+                console.data(f"    GPU code: {' '.join(spelled(library.gpu))}")
+    return 0
+
+
+@command.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("wheels", nargs=-1, metavar="[NAME[==VERSION]|SHA256]...")
+@facts_option
+def export_facts(file: Path, wheels: Sequence[str], facts: Path | None) -> int:
+    """Write facts into one file, all of them or those named."""
+    cache = FactsCache(facts)
+    chosen = [found.sha256 for found in _chosen(cache, wheels)] if wheels else [row[2] for row in cache.listed()]
+    try:
+        file.write_bytes(b"".join(cache.export(chosen)))
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror}") from error
+    console.say(f"{len(chosen)} wheels in {file}, {file.stat().st_size} bytes")
+    return 0
+
+
+@command.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@facts_option
+def import_facts(files: Sequence[Path], facts: Path | None) -> int:
+    """Take the facts of exported files; complete ones win over those read in part."""
+    cache = FactsCache(facts)
+    for file in files:
+        console.say(f"{cache.take(file.read_bytes(), source=file.name)} wheels from {file}")
+    return 0
+
+
+@command.command("history")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@facts_option
+def history(file: Path, facts: Path | None) -> int:
+    """Make the table of torch's exports (knowledge/torch_exports.bin) from all complete facts of torch."""
+    exports: dict[str, tuple[str, set[str]]] = {}
+    for found in sorted(FactsCache(facts).named("torch"), key=lambda item: Version(item.version)):
+        if not found.complete:
+            continue
+        names = {
+            name
+            for library in found.libraries
+            if library.path.startswith("torch/lib/") and (library.soname or "").startswith(("libtorch", "libc10"))
+            for name in library.exports
+        }
+        version = Version(found.version).public
+        known = exports.setdefault(version, (found.cuda or "", set()))
+        known[1].update(names)
+    if not exports:
+        raise UsageError("no complete facts of torch are kept", hint="assay facts read torch==VERSION")
+    data = TorchHistory.build(exports).dump()
+    file.write_bytes(data)
+    console.say(f"{len(exports)} releases in {file}, {len(data)} bytes: {', '.join(exports)}")
+    return 0
+
+
+def _chosen(cache: FactsCache, words: Sequence[str]) -> list[WheelFacts]:
+    found: list[WheelFacts] = []
+    rows = cache.listed()
+    for word in words:
+        name, _, version = word.partition("==")
+        name = canonicalize_name(name)
+        hits = [
+            sha256
+            for own, own_version, sha256, _ in rows
+            if sha256.startswith(word) or (own == name and version in {"", own_version})
+        ]
+        if not hits:
+            raise UsageError(f"nothing is known of {word}", hint=f"assay facts read {word}")
+        found += [facts for sha256 in hits if (facts := cache.get(sha256)) is not None]
+    return found
