@@ -157,9 +157,10 @@ def _fitting(
     """Return the probe records that count, oldest first, or the reasons why none does."""
     fitting: list[ProbeRecord] = []
     against: list[Reason] = []
-    for record in sorted(
-        (one for one in records if isinstance(one, ProbeRecord)), key=lambda one: (one.created, one.run)
-    ):
+    probes = (one for one in records if isinstance(one, ProbeRecord))
+    # What was measured of quite another image is no news here.
+    near = [one for one in probes if one.image_digest == digest or one.image == image]
+    for record in sorted(near, key=lambda one: (one.created, one.run)):
         reason = _against(record, level, image, target, digest, suite=suite, now=now)
         if reason is None:
             fitting.append(record)

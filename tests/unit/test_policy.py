@@ -92,6 +92,7 @@ def test_what_was_measured_may_be_called_verified() -> None:
         ([probe(capability="9.0"), audit()], Why.OTHER_ARCHITECTURE),
         ([probe(devices=()), audit()], Why.OTHER_ARCHITECTURE),
         ([probe(image="vllm"), audit()], Why.OTHER_IMAGE),
+        ([probe(image="vllm", image_digest="sha256:" + "b" * 64), audit()], Why.NO_RECORD),
         ([probe(executor="local"), audit()], Why.OUTSIDE_CONTAINER),
         ([probe(suite_digest="sha256:" + "4" * 64), audit()], Why.OLD_SUITE),
         ([probe(created=NOW - timedelta(days=31)), audit()], Why.TOO_OLD),

@@ -15,24 +15,24 @@ from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.dsse import KeySigner
 from assay.adapters.journal import FileJournal
 from assay.adapters.kept_records import KeptRecord, KeptRecords
-from assay.adapters.probe_suite import suite_digest
+from assay.adapters.probe_suite import find_suite, suite_digest
 from assay.adapters.project_files import ProjectFiles
 from assay.adapters.registry import connect
 from assay.adapters.registry_auth import DockerConfig
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.trust import insecure_option, show_judgement, verifier_of
-from assay.errors import PolicyRefused, RegistryError, UsageError
+from assay.errors import EngineError, PolicyRefused, UsageError
 from assay.flows.publish import Candidate, Proposal, execute, propose, stage
 from assay.flows.retag import Gear
 from assay.flows.revoke import revoke
 from assay.flows.verify import judgement_document
 from assay.model.cell import Cell
 from assay.model.policy import Policy
-from assay.oci import Descriptor
+from assay.oci import MANIFEST, Descriptor
 from assay.ports.signing import Signer
 from assay.record import AuditRecord, BuildRecord, BuildStatus, Record, dump
-from assay.reference import Reference
+from assay.reference import Reference, Repository
 
 __all__ = ["command"]
 
@@ -135,7 +135,7 @@ def _publish(
     store = FileStore(files.root / "build_logs")
     kept = list(KeptRecords(store.root))
     records = [one.record for one in kept if one.intact]
-    suite = suite_digest(files.root / "probes")
+    suite = suite_digest(find_suite(files.root))
     candidate = _candidate(cell, files, records, targets, revision)
     subject = _staged(candidate, policy, gear, push=not dry_run)
     _check_intact(kept, subject)
@@ -185,14 +185,22 @@ def _candidate(
 
 
 def _staged(candidate: Candidate, policy: Policy, gear: Gear, *, push: bool) -> Descriptor:
-    """Return what staging has; push it there first if it is not there yet."""
-    try:
+    """Return what staging has; push it there first if it is not there yet, or (without `push`) say what would come."""
+    staging = Repository.parse(policy.repositories.staging_of(candidate.image))
+    if candidate.local is None or gear.registry.resolve(staging, candidate.staging_tag) is not None:
         return stage(replace(candidate, local=None), policy, registry=gear.registry, engine=None)
-    except RegistryError:
-        if candidate.local is None or not push:
-            raise
-    console.say(f"pushing {candidate.local} to staging")
-    return stage(candidate, policy, registry=gear.registry, engine=DockerEngine())
+    engine = DockerEngine()
+    if push:
+        console.say(f"pushing {candidate.local} to {staging.tagged(candidate.staging_tag)}")
+        return stage(candidate, policy, registry=gear.registry, engine=engine)
+    held = engine.image(candidate.local)
+    if held is None or held.digest is None:
+        raise EngineError(
+            f"{candidate.local} is not in staging, and the engine cannot tell which digest it will have",
+            hint=f"assay build {candidate.cell}; publishing without --dry-run pushes it to staging first",
+        )
+    console.say(f"not in staging yet: would push {candidate.local}; judged by the digest that the engine gives")
+    return Descriptor(media_type=MANIFEST, digest=held.digest, size=0)
 
 
 def _check_intact(kept: Sequence[KeptRecord], subject: Descriptor) -> None:

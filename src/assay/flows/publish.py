@@ -85,13 +85,14 @@ class Proposal:
 
     def refuse(self) -> PolicyRefused:
         """Return the refusal with every reason."""
+        at = self.staging.at(self.subject.digest)
         lines = [f"{reason}" for reason in self.reasons]
         for judgement in self.judgements:
             lines += [f"{judgement.target}: {reason}" for reason in judgement.reasons]
         return PolicyRefused(
             f"{self.candidate.cell} ({self.subject.digest[:19]}) may not be called {self.level}:\n"
             + "\n".join(f"  {line}" for line in lines),
-            hint=f"probe it as pulled: assay probe --reference {self.staging.at(self.subject.digest)}",
+            hint=f"probe it as pulled: docker pull {at}; assay probe {at}",
         )
 
 
