@@ -73,8 +73,8 @@ class Buildx:
             argv += ["--label", f"{name}={value}"]
         for name, path in task.secrets.items():
             argv += ["--secret", f"id={name},src={path}"]
-        for name, value in task.build_args.items():
-            argv += ["--build-arg", name if value is None else f"{name}={value}"]
+        for name, argument in task.build_args.items():
+            argv += ["--build-arg", name if argument is None else f"{name}={argument}"]
         # The Dockerfile needs no context; an empty one stands for it.
         return [*argv, "--file", dockerfile]
 
