@@ -72,6 +72,12 @@ def run(probe):
             probe.note(f"import {name}: " + child.stderr[-1500:])
         else:
             probe.show(f"import {name}")
+    driverless = [text for text in failures if "libcuda.so.1: cannot open" in text]
+    if driverless and no_driver():
+        # The driver comes from the host with the GPU; without one this says nothing of the image.
+        failures = [text for text in failures if text not in driverless]
+        probe.metric("need_the_driver", len(driverless))
+        probe.note(f"{len(driverless)} libraries or imports need the driver's libcuda.so.1, which is not here")
     if failures:
         raise ImportError("; ".join(failures)[:1800])
     if libraries:
@@ -80,6 +86,16 @@ def run(probe):
         from probelib.context import NotRun
 
         raise NotRun("none of the packages is installed")
+
+
+def no_driver():
+    import ctypes
+
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return True
+    return False
 
 
 def extensions(folder):
@@ -93,22 +109,39 @@ def extensions(folder):
                 yield os.path.join(base, name)
 
 
-# torch goes first with global symbols, as importing a package would have done.
+# torch goes first, as importing a package would have loaded it. A library that another one of the same package provides
+# (torchaudio keeps its own beside its modules) is what the package itself loads first.
 LOADER = """
-import ctypes, json, os, sys
+import ctypes, json, os, re, sys
 def say(*words):
     print(json.dumps(words), flush=True)
 try:
     import torch
 except Exception:
     pass
+def find(path, missing):
+    package = path.split("site-packages/")[-1].split("dist-packages/")[-1].split("/")[0]
+    root = path[: path.index(package)] + package
+    for base, _, names in os.walk(root):
+        if missing in names:
+            return os.path.join(base, missing)
+def load(path, depth=0):
+    try:
+        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL if depth else ctypes.DEFAULT_MODE)
+    except OSError as error:
+        lacking = re.match(r"(\\S+): cannot open shared object file", str(error))
+        own = find(path, lacking.group(1)) if lacking and depth < 5 else None
+        if own is None:
+            raise
+        load(own, depth + 1)
+        load(path, depth + 1)
 for path in json.load(sys.stdin):
     name = os.path.basename(path)
     if ".cpython-" in name and f".cpython-{sys.version_info[0]}{sys.version_info[1]}-" not in name:
         continue
     say("try", path, "")
     try:
-        ctypes.CDLL(path)
+        load(path)
     except OSError as error:
         say("bad", path, str(error)[:400])
     else:

@@ -305,4 +305,5 @@ def _notes(
 def exit_code(records: Iterable[ProbeRecord]) -> int:
     """Return 0 if nothing is wrong, broken or left open, else 1: `unsupported` and `not_run` are answers."""
     bad = {Outcome.WRONG, Outcome.BROKEN, Outcome.INCONCLUSIVE}
-    return int(any(item.outcome in bad for made in records for item in made.features.values()))
+    results = [item for made in records for item in made.features.values()]
+    return int(any(item.outcome in bad or item.reason.startswith("the run broke off") for item in results))
