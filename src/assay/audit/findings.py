@@ -24,6 +24,7 @@ RULES: Final[dict[str, str]] = {
     "L9": "A library with torch's unstable C++ ABI was built for another torch release.",
     "L10": "Parts of two CUDA major versions would be loaded into one process.",
     "R4": "A package needs something at run time that no wheel says.",
+    "R5": "What is installed is not what was locked.",
     "G1": "A library has no code that this GPU can run.",
     "G2": "A library has PTX alone for this GPU: compiled by the driver at first use.",
     "G3": "A library has code for this GPU in some of its parts only.",

@@ -53,6 +53,8 @@ class Installation:
     base: Base
     complete: bool = True
     """Whether nothing else is installed, so that what is not here is missing."""
+    installed: bool = False
+    """Installed already: requirements that do not hold were accepted by somebody, and weigh less."""
     overridden: frozenset[str] = frozenset()
     """Distributions whose version was forced against what others ask for."""
 

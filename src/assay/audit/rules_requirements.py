@@ -77,12 +77,13 @@ def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[
         return
     if not good:
         forced = name in context.installation.overridden
+        mild = forced or context.installation.installed
         context.add(
             Finding(
                 rule="R1",
-                severity=Severity.WARNING if forced else Severity.ERROR,
+                severity=Severity.WARNING if mild else Severity.ERROR,
                 package=label(wheel),
-                cause=None if forced else "res-conflict",
+                cause=None if mild else "res-conflict",
                 message=f"requires {wanted.name}{wanted.specifier}, but {have} is in the set"
                 + (" (forced)" if forced else ""),
                 fix=f"take {name}{wanted.specifier}, or another version of {wheel.name}",

@@ -11,11 +11,17 @@ from assay.adapters.demangle import demangle
 from assay.adapters.facts_cache import FactsCache
 from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
 from assay.adapters.simple_index import SimpleIndex, WebWheels
-from assay.flows.audit import Auditor
+from assay.flows.audit import Auditor, gpu_targets, judgement, keep_record
+from assay.flows.audit_image import audit_image
+from assay.flows.build import ImageJudge, Judge, Judgement
 from assay.flows.read_wheel import Progress
-from assay.model.matrix import Index
+from assay.model.cell import Cell
+from assay.model.lock import Lock
+from assay.model.matrix import Index, Matrix
+from assay.ports.engine import Engine
+from assay.ports.store import Store
 
-__all__ = ["make_auditor", "progress"]
+__all__ = ["judges", "make_auditor", "progress"]
 
 EVERY_SECONDS = 2.0
 WORTH_TELLING = 30 << 20
@@ -47,6 +53,25 @@ def make_auditor(
         demangle=demangle,
         progress=tell,
     )
+
+
+def judges(
+    root: Path, matrix: Matrix, store: Store, engine: Engine, tell: Progress | None = None
+) -> tuple[Judge, ImageJudge]:
+    """Return what `assay build` asks before it builds a cell, and of what it built."""
+    auditor = make_auditor(matrix.indexes, root=root, tell=tell)
+
+    def judge(cell: Cell, lock: Lock, run: str) -> Judgement | None:
+        return auditor.judge(cell, lock, matrix, store=store, run=run)
+
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement | None:
+        gpus = gpu_targets(matrix, cell.targets)
+        report = audit_image(engine, reference, auditor, targets=gpus, name=cell.id, lock=lock)
+        info = engine.image(reference)
+        keep_record(store, report, run=run, cell=cell, image_digest=info.digest if info else None)
+        return judgement(report)
+
+    return judge, judge_image
 
 
 def progress(say: Callable[[str], None] = console.say) -> Progress:

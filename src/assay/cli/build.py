@@ -15,6 +15,7 @@ from assay.adapters.buildx import Buildx
 from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore
+from assay.cli.auditing import judges
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
 from assay.diagnose import Stage, diagnose
@@ -108,14 +109,18 @@ def _flow(
         if isinstance(base, BootstrapBase):
             bases.ensure(base, render.base_reference(name, base, None), progress=say)
 
+    store = FileStore(files.root / "build_logs")
+    judge, judge_image = judges(files.root, matrix, store, engine) if audit else (None, None)
     return BuildFlow(
         bases=matrix.bases,
         ensure_base=ensure_base,
         render_cell=render_cell,
         builder=Buildx(builder=builder, zstd=engine.info().image_store == "containerd"),
         images=engine,
-        store=FileStore(files.root / "build_logs"),
+        store=store,
         listener=progress,
+        judge=judge,
+        judge_image=judge_image,
         diagnose=_cause,
     )
 

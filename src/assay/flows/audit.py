@@ -135,7 +135,14 @@ class Auditor:
         keep_record(store, report, run=run, cell=cell, image_digest=None)
         return judgement(report)
 
-    def judge_installed(self, installation: Installation, targets: Sequence[TargetGpu], *, name: str) -> AuditReport:
+    def judge_installed(
+        self,
+        installation: Installation,
+        targets: Sequence[TargetGpu],
+        *,
+        name: str,
+        problems: Sequence[Finding] = (),
+    ) -> AuditReport:
         """Audit what is installed in an image; see flows/audit_image.py."""
         started = time.monotonic()
         known = {wheel.name: tuple(self._facts.named(wheel.name)) for wheel in installation.wheels if wheel.libraries}
@@ -147,6 +154,7 @@ class Auditor:
             subject="image",
             demangle=self._demangle,
             known={key: found for key, found in known.items() if found and key != "torch"},
+            problems=problems,
         )
         return report.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 

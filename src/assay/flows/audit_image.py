@@ -13,13 +13,15 @@ from packaging.utils import canonicalize_name
 
 from assay.audit.context import TargetGpu
 from assay.audit.facts import Library, WheelFacts
-from assay.audit.findings import AuditReport
+from assay.audit.findings import AuditReport, Finding
 from assay.audit.image import Unread
 from assay.audit.linker import Base, Installation
 from assay.audit.member import MemberReader
 from assay.errors import EngineError, WheelError
 from assay.flows.audit import Auditor
 from assay.flows.read_wheel import is_library
+from assay.model.lock import Lock
+from assay.model.outcome import Severity
 from assay.ports.engine import Engine, ImageFile
 
 __all__ = ["ImageContents", "audit_image", "read_image"]
@@ -63,9 +65,19 @@ def audit_image(
     *,
     targets: Sequence[TargetGpu],
     name: str | None = None,
+    lock: Lock | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> AuditReport:
     """Audit what is really installed in an image.
+
+    Args:
+        engine: holds the image.
+        reference: the image.
+        auditor: brings knowledge and facts.
+        targets: GPUs to be true on.
+        name: what the report is called; the reference by default.
+        lock: what should be installed; rule R5 tells what is not.
+        tell: told how far the reading is.
 
     Raises:
         EngineError: the engine does not hold the image, or it has no Python environment.
@@ -75,7 +87,28 @@ def audit_image(
         raise EngineError(f"the engine has no image {reference}", hint=f"docker pull {reference}")
     contents = read_image(engine, reference, tell)
     installation = installed(contents, name=reference, env=info.env, digest=info.digest or info.id)
-    return auditor.judge_installed(installation, targets, name=name or reference)
+    problems = list(_not_as_locked(installation, lock)) if lock is not None else []
+    return auditor.judge_installed(installation, targets, name=name or reference, problems=problems)
+
+
+def _not_as_locked(installation: Installation, lock: Lock) -> Iterable[Finding]:
+    """R5: a later step of the build replaced or removed what the lock had put in."""
+    here = {wheel.name: wheel.version for wheel in installation.wheels}
+    for wanted in lock.wheels:
+        have = here.get(wanted.name)
+        if have is not None and have != wanted.version:
+            message = f"{have} is installed, the lock has {wanted.version}: something replaced it after the lock"
+        elif have is None:
+            message = f"the lock has {wanted.version}, but it is not installed"
+        else:
+            continue
+        yield Finding(
+            rule="R5",
+            severity=Severity.ERROR,
+            package=f"{wanted.name} {have or wanted.version}",
+            message=message,
+            fix="look for an installation without --no-deps or without the lock's constraints",
+        )
 
 
 def read_image(engine: Engine, reference: str, tell: Callable[[str], None] | None = None) -> ImageContents:
