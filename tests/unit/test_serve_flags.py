@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assay.model.profile import Flags
-from assay.serving.flags import apply, check_flags, command_line, modernise, switch
+from assay.serving.flags import apply, check_flags, check_known, command_line, modernise, switch
 from assay.serving.helptext import HelpOption, parse_help
 from assay.serving.knowledge import EngineFlags, FlagHistory, ServerFlags, Setting, load_server_flags
 
@@ -195,3 +195,13 @@ def test_what_the_knowledge_says_of_a_release_is_what_its_help_says(sglang: Engi
             setting = switch(sglang, release, feature, on=on)
             if setting is not None:
                 assert set() == {name for name in setting.flags if name not in options}, feature
+
+
+def test_without_help_the_flags_are_checked_against_what_is_known(sglang: EngineFlags) -> None:
+    flags: Flags = {"radix-cache-num-tokens": "1", "cuda-graph-bs-decode": "4", "anything-else": "x"}
+
+    found = check_known(flags, sglang, "0.5.2")
+
+    assert ["radix-cache-num-tokens", "cuda-graph-bs-decode"] == [finding.flag for finding in found]
+    assert {"max-total-tokens": "1"} == found[0].successor
+    assert "here it is --cuda-graph-bs" in found[1].message

@@ -15,7 +15,7 @@ from assay.ports.server import Ended, Facts, Output, RunningServer, ServerSpec
 
 __all__ = ["ContainerServerHost"]
 
-_WORK: Final = "/assay"
+_WORK: Final = "/assay/work"
 _CACHE: Final = "/assay-cache/huggingface"
 _LOG_BYTES: Final = 8 << 20
 

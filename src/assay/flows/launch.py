@@ -92,13 +92,8 @@ def launch(
         command = prepare(
             knowledge.engines[request.engine], version, wanted.profile, model=wanted.model, extra=request.extra
         )
-        missing = [
-            flag for flag in command.flags
-            if (history := command.engine.flags.get(flag)) is not None and history.missing_in(version)
-        ]  # fmt: skip
-        if missing:
-            listed = ", ".join(f"--{flag}" for flag in missing)
-            raise UsageError(f"{request.engine} {version} has no {listed}", hint="leave it out with another --profile")
+        if wrong := [finding.message for finding in command.findings if finding.fatal]:
+            raise UsageError("\n".join(wrong), hint="choose another --profile, or another image")
         if request.metrics:
             command = replace(command, flags={**command.flags, **command.engine.metrics.flags})
         one = decide(command, known, profile_name=wanted.profile_name, strict=request.strict)

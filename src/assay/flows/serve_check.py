@@ -124,7 +124,13 @@ def serve_check(
 
 def _base(scene: _Scene, ready: Prepared) -> ServeRecord:
     command, request = ready.command, scene.request
-    notes = () if ready.help_read else ("the server's --help could not be read; its flags were not checked",)
+    notes = (
+        ()
+        if ready.help_read
+        else (
+            "the server's --help could not be read; its flags were checked against knowledge/server_flags.yaml alone",
+        )
+    )
     return ServeRecord(
         created=now(),
         run=scene.run.name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from assay.errors import UsageError
 from assay.model.profile import Flags, Profile
-from assay.serving.flags import FlagFinding, apply, check_flags, command_line, modernise, switch
+from assay.serving.flags import FlagFinding, apply, check_flags, check_known, command_line, modernise, switch
 from assay.serving.helptext import HelpOption
 from assay.serving.knowledge import EngineFlags
 
@@ -81,7 +81,7 @@ def prepare(
     """Return the command for a profile on a release.
 
     Flags that the release renamed or dropped are written as it calls them, unless `as_written`. `options` is what the
-    server's own help says; without it nothing is checked against it.
+    server's own help says; without it the flags are checked against what is known of the release.
 
     Raises:
         UsageError: neither the profile nor the caller names a model.
@@ -100,7 +100,7 @@ def prepare(
         flags, changed = modernise(flags, engine, version)
         notes += changed
     flags |= extra or {}
-    findings = check_flags(flags, options, engine, version) if options else ()
+    findings = check_flags(flags, options, engine, version) if options else check_known(flags, engine, version)
     return ServerCommand(
         engine=engine,
         version=version,

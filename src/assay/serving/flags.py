@@ -12,7 +12,7 @@ from assay.nearest import nearest
 from assay.serving.helptext import HelpOption
 from assay.serving.knowledge import EngineFlags, Setting
 
-__all__ = ["FlagFinding", "apply", "check_flags", "command_line", "modernise", "switch"]
+__all__ = ["FlagFinding", "apply", "check_flags", "check_known", "command_line", "modernise", "switch"]
 
 FindingKind = Literal["unknown", "abbreviation", "ambiguous", "deprecated", "choice", "arity"]
 
@@ -121,6 +121,25 @@ def check_flags(
         else:
             findings += _known(name, value, option, engine)
     return tuple(findings)
+
+
+def check_known(flags: Mapping[str, FlagValue], engine: EngineFlags, version: str) -> tuple[FlagFinding, ...]:
+    """Return the flags that a release is known to lack; for when its own help cannot be read."""
+    findings: list[FlagFinding] = []
+    for name, value in flags.items():
+        history = engine.flags.get(name)
+        if history is None or not history.missing_in(version):
+            continue
+        successor = None
+        if history.successor is not None and history.removed_in(version):
+            successor = {other: _filled(template, value) for other, template in history.successor.items()}
+        hint = _hint(name, dict.fromkeys(engine.flags, _NO_HELP), engine, version, successor)
+        message = f"--{name} is no flag of {engine.package} {version}{hint} ({history.source})"
+        findings.append(FlagFinding(flag=name, kind="unknown", message=message, successor=successor))
+    return tuple(findings)
+
+
+_NO_HELP = HelpOption(name="", names=())
 
 
 def _unknown(

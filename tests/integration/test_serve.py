@@ -1,0 +1,565 @@
+"""The whole flow against a small server that behaves and misbehaves on request: as a process, and in a container."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from python_image import SERVER_IMAGE, write_server_image
+
+from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.local_server import LocalServerHost, free_port
+from assay.adapters.openai_client import OpenAiClient
+from assay.adapters.server_container import ContainerServerHost
+from assay.adapters.store import FileStore
+from assay.errors import EngineError, UsageError
+from assay.flows.bench import Contestant, LoadShape, bench
+from assay.flows.serve_check import ServeRequest, serve_check
+from assay.model.profile import Profile
+from assay.ports.server import Facts, ServerHost
+from assay.record import Device, ServeRecord, ServeStatus
+from assay.serving.knowledge import load_server_flags
+from assay.serving.load import Job, Workload, summarise
+from assay.serving.profiles import load_profiles
+
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "tests" / "support" / "openai_server.py"
+HELP = ROOT / "tests" / "assets" / "serve" / "help-sglang-0.5.14.txt"
+KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
+PROFILES = load_profiles(ROOT / "images" / "sglang-blackwell" / "profiles")
+FACTS = ROOT / "probes" / "probelib" / "facts.py"
+CARD = Device(name="NVIDIA H200", capability="9.0", memory_bytes=140 << 30)
+
+
+class _LocalHost(LocalServerHost):
+    """This machine's environment, which says that it has the engines."""
+
+    def facts(self) -> Facts:
+        return Facts(devices=(CARD,), packages={"sglang": "0.5.14", "vllm": "0.26.0"})
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def request(misbehave: dict[str, Any] | None = None, **more: Any) -> ServeRequest:
+    settings: dict[str, Any] = {"help": str(HELP), "engine": "sglang", **(misbehave or {})}
+    fields: dict[str, Any] = {
+        "cell": "local", "engine": "sglang", "model": "tiny", "program": ("python3", str(SERVER)),
+        "env": {"MISBEHAVE": json.dumps(settings)}, "start_timeout": 20.0, "request_timeout": 5.0, "stop_grace": 3.0,
+        **more,
+    }  # fmt: skip
+    return ServeRequest(**fields)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "build_logs")
+
+
+def check(
+    store: FileStore, misbehave: dict[str, Any] | None = None, *, host: ServerHost | None = None, **more: Any
+) -> ServeRecord:
+    place = host or _LocalHost(facts_program=FACTS)
+    record = serve_check(place, OpenAiClient(), KNOWLEDGE, store, request(misbehave, **more), say=quiet)
+    assert [record] == list(store.records(kind="serve"))
+    if record.log:
+        assert (store.root / record.log).is_file()
+    return record
+
+
+def failed(record: ServeRecord) -> dict[str, str]:
+    return {one.name: one.detail for one in record.checks if not one.passed}
+
+
+def test_a_good_server_passes_every_check(store: FileStore) -> None:
+    record = check(store, profile=PROFILES["tiny"], profile_name="tiny")
+
+    assert (ServeStatus.OK, "") == (record.status, record.reason)
+    assert {} == failed(record)
+    assert {"health", "chat", "stream", "stream-usage", "structured-output", "errors", "parallel", "metrics"} <= {
+        one.name for one in record.checks
+    }
+    assert 4 == record.chosen["cuda_graphs"]
+    assert "flashinfer" == record.chosen["attention_backend"]
+    assert "code 0" == record.stopped
+    assert record.log is not None
+    assert "Shutting down" in (store.root / record.log).read_text()
+
+
+def test_vllm_passes_too(store: FileStore) -> None:
+    record = check(store, {"engine": "vllm", "help": "/dev/null"}, engine="vllm", extra={"max-model-len": "64"})
+
+    assert ServeStatus.OK is record.status
+    assert (116, "FLASH_ATTN") == (record.chosen["cuda_graphs"], record.chosen["attention_backend"])
+    assert "serve" not in record.argv  # the program replaces `vllm serve`; the model is the first argument
+    assert "tiny" == record.argv[2]
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "checks"),
+    [
+        ({"wrong_usage": 3}, {"completions", "chat", "stream-usage", "parallel"}),
+        ({"cut_streams": 1}, {"stream", "stream-usage", "parallel"}),
+        ({"no_usage": True}, {"stream-usage"}),
+        ({"bad_json": True}, {"structured-output"}),
+        ({"accepts_anything": True}, {"errors"}),
+        ({"fail_every": 1}, {"completions", "chat", "stream", "stream-usage", "structured-output", "parallel"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_api_is_found(store: FileStore, misbehave: dict[str, Any], checks: set[str]) -> None:
+    record = check(store, misbehave)
+
+    assert ServeStatus.FAILED is record.status
+    assert checks == set(failed(record))
+
+
+def test_a_server_that_ignores_sigterm_is_killed_and_told(store: FileStore) -> None:
+    record = check(store, {"ignore_term": True}, stop_grace=1.0)
+
+    assert ServeStatus.FAILED is record.status
+    assert "did not stop within 1 s" in record.reason
+    assert "killed after it ignored SIGTERM" in record.stopped
+
+
+def test_a_slow_start_is_waited_for(store: FileStore) -> None:
+    record = check(store, {"start_delay": 2})
+
+    assert ServeStatus.OK is record.status
+    assert 2.0 <= record.start_seconds < 10
+
+
+def test_a_crash_at_start_is_diagnosed(store: FileStore) -> None:
+    crash = "RuntimeError: CUDA error: no kernel image is available for execution on the device"
+    record = check(store, {"crash": crash})
+
+    assert (ServeStatus.CRASHED, "arch-no-kernel-image") == (record.status, record.cause)
+    assert "code 1" in record.reason
+
+
+def test_a_signal_is_told(store: FileStore) -> None:
+    record = check(store, {"crash_signal": 11})
+
+    assert ServeStatus.CRASHED is record.status
+    assert "signal 11" in record.reason
+
+
+@pytest.mark.parametrize("misbehave", [{"never_healthy": True}, {"hang": True}], ids=["503", "hang"])
+def test_a_server_that_never_gets_healthy_is_given_up(store: FileStore, misbehave: dict[str, Any]) -> None:
+    began = time.monotonic()
+
+    record = check(store, misbehave, start_timeout=1.0)
+
+    assert ServeStatus.TIMED_OUT is record.status
+    assert "not healthy within 1 s" in record.reason
+    assert time.monotonic() - began < 20
+
+
+def test_a_death_under_way_is_told_with_its_cause(store: FileStore) -> None:
+    record = check(store, {"die_after": 2})
+
+    assert ServeStatus.FAILED is record.status
+    assert "died while it was checked (code 139)" in record.reason
+
+
+def test_wrong_flags_refuse_the_start_as_written(store: FileStore) -> None:
+    record = check(store, profile=PROFILES["qwen2.5-3b-guide"], profile_name="qwen2.5-3b-guide", as_written=True)
+
+    assert (ServeStatus.REFUSED, 0) == (record.status, record.starts)
+    assert "--max-total-tokens 512000 does the same" in record.reason
+    assert record.log is None
+
+
+def test_without_as_written_successors_are_used(store: FileStore) -> None:
+    record = check(store, profile=PROFILES["qwen2.5-3b-guide"])
+
+    assert ServeStatus.OK is record.status
+    assert "--radix-cache-num-tokens" not in record.argv
+    assert record.argv[record.argv.index("--max-total-tokens") + 1] == "512000"
+    assert any("never was a flag" in note for note in record.flag_findings)
+
+
+def test_bisect_finds_the_smallest_change(store: FileStore) -> None:
+    needs = {"crash_unless": {"disable-radix-cache": [], "disable-decode-cuda-graph": []}, "crash": "core dumped"}
+    record = check(store, needs, bisect=True)
+
+    assert ServeStatus.OK is record.status
+    assert record.needed is not None
+    assert {"cuda-graphs", "radix-cache"} == set(record.needed)
+    assert {"--disable-radix-cache", "--disable-decode-cuda-graph"} <= set(record.argv)
+    assert record.starts > 3
+    assert record.starts == len(list((store.root / record.run).glob("*.log")))
+
+
+def test_bisect_says_when_nothing_helps(store: FileStore) -> None:
+    record = check(store, {"crash": "core dumped"}, bisect=True)
+
+    assert ServeStatus.CRASHED is record.status
+    assert record.needed is None
+    assert any("does not make it start" in note for note in record.notes)
+
+
+def test_a_missing_engine_is_told(store: FileStore) -> None:
+    with pytest.raises(UsageError, match="sglang is not installed"):
+        serve_check(LocalServerHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(), say=quiet)
+
+
+def test_a_port_in_use_is_told(store: FileStore) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        host = _LocalHost(facts_program=FACTS, port=taken.getsockname()[1])
+
+        with pytest.raises(EngineError, match="is in use"):
+            serve_check(host, OpenAiClient(), KNOWLEDGE, store, request(), say=quiet)
+
+
+def test_no_process_is_left_behind(store: FileStore) -> None:
+    """Workers that the server started and forgot go with it."""
+    marker = f"{time.time_ns() % 10**9 + 10**9}"
+    wrapper = (
+        f"import subprocess, sys, runpy; '--help' in sys.argv or subprocess.Popen(['sleep', '{marker}']); "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+
+    check(store, program=("python3", "-c", wrapper, str(SERVER)))
+
+    deadline = time.monotonic() + 5
+    while _running(marker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [] == _running(marker)
+
+
+def _running(marker: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if marker.encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_ctrl_c_ends_the_server_and_keeps_log_and_record(tmp_path: Path) -> None:
+    """The command line itself, interrupted while it waits for the server."""
+    site = tmp_path / "site" / "sglang-0.5.14.dist-info"
+    site.mkdir(parents=True)
+    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.14\n")
+    project = _project(tmp_path)
+    marker = f"ctrl-c-{os.getpid()}-{time.time_ns()}"
+    misbehave = json.dumps({"never_healthy": True, "help": str(HELP)})
+    argv = [sys.executable, "-m", "assay", "serve-check", "local", "--engine", "sglang", "--model", marker,
+            "--program", f"python3 {SERVER}", "--project", str(project)]  # fmt: skip
+    process = subprocess.Popen(
+        argv,
+        env={**os.environ, "PYTHONPATH": str(site.parent), "MISBEHAVE": misbehave},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    deadline = time.monotonic() + 60
+    while not _running(marker) or len(_running(marker)) < 2:  # itself and the server
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+
+    assert 130 == process.returncode, output.decode()
+    assert [] == _running(marker)
+    (record,) = FileStore(project / "build_logs").records(kind="serve")
+    assert isinstance(record, ServeRecord)
+    assert ServeStatus.ABORTED is record.status
+    assert record.log is not None
+    assert "Uvicorn running" in (project / "build_logs" / record.log).read_text()
+
+
+def _project(folder: Path) -> Path:
+    project = folder / "project"
+    project.mkdir()
+    for name in ("matrix.yaml", "images", "knowledge", "templates", "probes", "schemas"):
+        (project / name).symlink_to(ROOT / name)
+    return project
+
+
+# --- the load client --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], str]]:
+    """Start a small server and return its address."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(misbehave: dict[str, Any]) -> str:
+        port = free_port()
+        with (tmp_path / f"{port}.log").open("wb") as log:
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, str(SERVER), "--model-path", "tiny", "--port", str(port)],
+                    env={**os.environ, "MISBEHAVE": json.dumps(misbehave)},
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+        base = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 20
+        while OpenAiClient().call("GET", f"{base}/health", timeout=1).status == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return base
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def workload(users: int, tokens: int, count: int) -> Workload:
+    body = {"model": "tiny", "prompt": "x", "max_tokens": tokens, "stream": True, "ignore_eos": True,
+            "stream_options": {"include_usage": True}}  # fmt: skip
+    jobs = tuple(Job(path="/v1/completions", body=body, max_tokens=tokens) for _ in range(count))
+    return Workload(name="users", users=users, max_tokens=tokens, jobs=jobs, warm_up=jobs[:users])
+
+
+@pytest.mark.parametrize("users", [1, 20])
+def test_delays_are_measured_as_they_were_set(serving: Callable[[dict[str, Any]], str], users: int) -> None:
+    """Within 5 %, at 20 users too; the least of three runs, because the machine may be busy with other things."""
+    base = serving({"ttft": 0.4, "tpot": 0.02})
+    ttft, per_token = [], []
+    for _ in range(3):
+        series = summarise(load := workload(users, 20, users), OpenAiClient().load(base, load, timeout=30))
+        assert series.ttft is not None
+        assert series.per_token is not None
+        ttft.append(series.ttft.p50)
+        per_token.append(series.per_token.p50)
+
+    assert pytest.approx(400, rel=0.05) == min(ttft)
+    assert pytest.approx(20, rel=0.05) == min(per_token)
+
+
+def test_samples_tell_what_happened(serving: Callable[[dict[str, Any]], str]) -> None:
+    base = serving({"cut_streams": 4, "fail_every": 3})
+    load = workload(1, 10, 6)
+
+    samples = OpenAiClient().load(base, load, timeout=5)
+
+    errors = [sample.error for sample in samples]
+    assert 6 == len(samples)
+    assert any(error and "cut" in error for error in errors)
+    assert any(error and error.startswith("HTTP 500") for error in errors)
+    assert all(sample.tokens == 10 for sample in samples if sample.error is None)
+
+
+def test_a_server_that_is_not_there_is_a_sample(serving: Callable[[dict[str, Any]], str]) -> None:
+    load = workload(2, 10, 4)
+
+    samples = OpenAiClient().load(f"http://127.0.0.1:{free_port()}", load, timeout=5)
+
+    assert {"connection refused"} == {sample.error for sample in samples}
+
+
+def test_a_server_that_hangs_is_a_sample(serving: Callable[[dict[str, Any]], str]) -> None:
+    base = serving({"ttft": 30})
+
+    (sample,) = OpenAiClient().load(
+        base, Workload(name="x", users=1, max_tokens=4, jobs=workload(1, 4, 1).jobs), timeout=0.5
+    )
+
+    assert "no answer within 0.5 s" == sample.error
+
+
+def test_users_are_at_once(serving: Callable[[dict[str, Any]], str]) -> None:
+    base = serving({"ttft": 0.5})
+    began = time.monotonic()
+
+    OpenAiClient().load(base, Workload(name="x", users=10, max_tokens=1, jobs=workload(10, 1, 10).jobs), timeout=10)
+
+    assert 0.5 <= time.monotonic() - began < 1.5
+
+
+def test_a_missing_usage_counts_pieces(serving: Callable[[dict[str, Any]], str]) -> None:
+    base = serving({"no_usage": True})
+
+    (sample,) = OpenAiClient().load(base, workload(1, 7, 1), timeout=5)
+
+    assert (7, 7, False) == (sample.tokens, sample.pieces, sample.counted)
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+def contestant(name: str, misbehave: dict[str, Any] | None = None, profile: Profile | None = None) -> Contestant:
+    return Contestant(
+        host=_LocalHost(facts_program=FACTS), request=request(misbehave, profile_name=name, profile=profile)
+    )
+
+
+SMALL = LoadShape(lengths=(10,), users=(1, 4), repeats=2, questions=6)
+
+
+def test_bench_compares_servers_in_one_run(store: FileStore) -> None:
+    records = bench(
+        [contestant("fast", {"tpot": 0.001, "cache": True, "ttft": 0.02}), contestant("slow", {"tpot": 0.01})],
+        OpenAiClient(), KNOWLEDGE, store, SMALL, say=quiet,
+    )  # fmt: skip
+
+    assert [True, True] == [record.stable for record in records]
+    assert list(records) == list(store.records(kind="bench"))
+    fast, slow = ({(one.workload, one.users): one for one in record.series} for record in records)
+    assert {("length", 1), ("users", 1), ("users", 4), ("prefix", 1)} == set(fast)
+    assert fast["users", 4].tokens_per_second > 2 * slow["users", 4].tokens_per_second
+    prefix = fast["prefix", 1]
+    assert prefix.cached_tokens is not None
+    assert prefix.latency is not None
+    assert prefix.first_ms is not None
+    assert prefix.first_ms > prefix.latency.mean
+    run = store.root / records[0].run
+    assert {"comparison.csv", "series.csv", "latency-over-users.svg", "throughput-over-users.svg"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert 3 == len((run / "comparison.csv").read_text().splitlines())
+
+
+def test_a_server_that_does_not_start_keeps_no_other_from_running(store: FileStore) -> None:
+    records = bench(
+        [contestant("broken", {"crash": "core dumped"}), contestant("good"), contestant("dies", {"die_after": 5})],
+        OpenAiClient(), KNOWLEDGE, store, SMALL, say=quiet,
+    )  # fmt: skip
+
+    assert [False, True, False] == [record.stable for record in records]
+    assert () == records[0].series
+    assert "before it was healthy" in records[0].notes[-1]
+    assert any(one.failed for one in records[2].series)
+
+
+def test_cut_streams_are_failures_of_the_load(store: FileStore) -> None:
+    (record,) = bench([contestant("cuts", {"cut_streams": 3})], OpenAiClient(), KNOWLEDGE, store, SMALL, say=quiet)
+
+    assert not record.stable
+    assert 0 < sum(one.failed for one in record.series)
+
+
+# --- in a container ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[DockerEngine]:
+    """An engine that holds the image with the small server."""
+    found = DockerEngine()
+    with tempfile.TemporaryDirectory() as folder:
+        found.load(write_server_image(Path(folder), version="0.5.14"))
+    yield found
+    found.remove_image(SERVER_IMAGE, force=True)
+
+
+@pytest.fixture
+def run_name() -> str:
+    return f"test-serve-{os.getpid()}-{time.time_ns()}"
+
+
+@pytest.fixture
+def container_host(engine: DockerEngine, run_name: str) -> ContainerServerHost:
+    return ContainerServerHost(engine, SERVER_IMAGE, run=run_name, facts_program=FACTS, gpus=())
+
+
+def left(run: str) -> list[str]:
+    listed = subprocess.run(
+        ["docker", "ps", "--all", "--quiet", "--filter", f"label=assay.run={run}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return listed.stdout.split()
+
+
+INSIDE = {"help": "/srv/help.txt"}
+
+
+@pytest.mark.engine
+def test_a_server_in_a_container(store: FileStore, container_host: ContainerServerHost, run_name: str) -> None:
+    """The engine's own command, the help of the server in that very image, and nothing left behind."""
+    record = check(store, INSIDE, host=container_host, cell=SERVER_IMAGE, program=(), profile=PROFILES["tiny"])
+
+    assert (ServeStatus.OK, "docker") == (record.status, record.executor), record.reason
+    assert "sglang.launch_server" in record.argv
+    assert record.image_digest is not None
+    assert {"sglang": "0.5.14"} == record.packages
+    assert 16 > record.start_seconds
+    assert [] == left(run_name)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("misbehave", "status"),
+    [
+        ({"crash": "ImportError: libnuma.so.1: cannot open shared object file"}, ServeStatus.CRASHED),
+        ({"never_healthy": True}, ServeStatus.TIMED_OUT),
+        ({"ignore_term": True}, ServeStatus.FAILED),
+        ({"die_after": 1}, ServeStatus.FAILED),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
+)
+def test_bad_servers_in_containers_leave_nothing(
+    store: FileStore, container_host: ContainerServerHost, run_name: str, misbehave: dict[str, Any], status: ServeStatus
+) -> None:
+    patience = 4.0 if status is ServeStatus.TIMED_OUT else 60.0
+    record = check(
+        store, {**INSIDE, **misbehave}, host=container_host, cell=SERVER_IMAGE, program=(), start_timeout=patience,
+        stop_grace=1.0,
+    )  # fmt: skip
+
+    assert status is record.status, record.reason
+    assert [] == left(run_name)
+
+
+@pytest.mark.engine
+def test_flags_are_checked_against_the_help_in_the_image(store: FileStore, container_host: ContainerServerHost) -> None:
+    record = check(
+        store, INSIDE, host=container_host, cell=SERVER_IMAGE, program=(), profile=PROFILES["experimental"],
+        as_written=True,
+    )  # fmt: skip
+
+    assert ServeStatus.REFUSED is record.status
+    assert "--disable-flashinfer is no flag of this server and could be" in record.reason
+
+
+@pytest.mark.engine
+def test_an_image_that_is_not_there_is_told(engine: DockerEngine, store: FileStore, run_name: str) -> None:
+    host = ContainerServerHost(engine, "assay/no-such:1", run=run_name, facts_program=FACTS, gpus=())
+
+    with pytest.raises(EngineError, match="does not hold the image"):
+        check(store, host=host)
+
+
+@pytest.mark.engine
+def test_an_interrupt_removes_the_container(
+    store: FileStore, container_host: ContainerServerHost, run_name: str
+) -> None:
+    def say(line: str) -> None:
+        # Told while it waits for the server: now the server runs.
+        if line.startswith("waiting for the server"):
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        serve_check(
+            container_host, OpenAiClient(), KNOWLEDGE, store,
+            request({**INSIDE, "never_healthy": True}, program=(), start_timeout=60.0), say=say,
+        )  # fmt: skip
+
+    assert [] == left(run_name)
+    (record,) = store.records(kind="serve")
+    assert isinstance(record, ServeRecord)
+    assert ServeStatus.ABORTED is record.status
+    assert record.log is not None
+    assert "Uvicorn running" in (store.root / record.log).read_text()

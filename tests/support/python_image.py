@@ -1,0 +1,98 @@
+"""A small image with this machine's Python and the small server: no registry, no network."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from assay.adapters.oci_archive import ImageConfig, write_archive
+
+SERVER_IMAGE = "assay/test-server:1"
+_LEFT_OUT = {
+    "lib2to3",
+    "test",
+    "tests",
+    "idlelib",
+    "tkinter",
+    "ensurepip",
+    "site-packages",
+    "__pycache__",
+    "turtledemo",
+}
+
+
+def write_server_image(folder: Path, *, version: str) -> Path:
+    """Write the archive; the image says that it has sglang of `version`, and starts the small server for it."""
+    support = Path(__file__).parent
+    executable = Path(sys.executable).resolve()
+    library = Path(sysconfig.get_path("stdlib")).resolve()
+    layer = folder / "layer.tar"
+    with tarfile.open(layer, "w") as tar:
+        seen: set[str] = set()
+        for name in ("tmp", "proc", "dev", "sys"):
+            _folder(tar, name, seen)
+        _file(tar, "usr/bin/python3", executable, seen)
+        files = [executable]
+        prefix = f"usr/lib/{library.name}"
+        for path in sorted(library.rglob("*")):
+            parts = path.relative_to(library).parts
+            if path.is_file() and not _LEFT_OUT & set(parts):
+                _file(tar, f"{prefix}/{'/'.join(parts)}", path, seen)
+                files += [path] if ".so" in path.name else []
+        for needed in sorted(_libraries(files)):
+            _file(tar, needed.lstrip("/"), Path(needed).resolve(), seen)
+        _file(tar, "srv/openai_server.py", support / "openai_server.py", seen)
+        help_text = support.parent / "assets" / "serve" / f"help-sglang-{version}.txt"
+        _file(tar, "srv/help.txt", help_text, seen)
+        # `python3 -m sglang.launch_server` is the small server, as it would be the real one in a real image.
+        module = b"import runpy\nrunpy.run_path('/srv/openai_server.py', run_name='__main__')\n"
+        site = f"{prefix}/site-packages"
+        _bytes(tar, f"{site}/sglang/__init__.py", b"", seen)
+        _bytes(tar, f"{site}/sglang/launch_server.py", module, seen)
+        metadata = f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n".encode()
+        _bytes(tar, f"{site}/sglang-{version}.dist-info/METADATA", metadata, seen)
+    archive = folder / "server.tar"
+    config = ImageConfig(
+        command=("/usr/bin/python3",),
+        env=("PATH=/usr/bin", "PYTHONHOME=/usr", "PYTHONDONTWRITEBYTECODE=1"),
+        labels={},
+        made_by="tests/support/python_image.py",
+    )
+    write_archive(archive, layer, SERVER_IMAGE, config)
+    return archive
+
+
+def _libraries(files: Iterable[Path]) -> set[str]:
+    said = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
+    return set(re.findall(r"(?:=> |^\s+)(/\S+)", said, re.MULTILINE))
+
+
+def _folder(tar: tarfile.TarFile, name: str, seen: set[str]) -> None:
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        path = "/".join(parts[:end])
+        if path not in seen:
+            seen.add(path)
+            member = tarfile.TarInfo(path)
+            member.type, member.mode = tarfile.DIRTYPE, 0o1777 if path == "tmp" else 0o755
+            tar.addfile(member)
+
+
+def _file(tar: tarfile.TarFile, name: str, source: Path, seen: set[str]) -> None:
+    _bytes(tar, name, source.read_bytes(), seen)
+
+
+def _bytes(tar: tarfile.TarFile, name: str, data: bytes, seen: set[str]) -> None:
+    if name in seen:
+        return
+    _folder(tar, name.rpartition("/")[0], seen)
+    seen.add(name)
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o755
+    tar.addfile(member, io.BytesIO(data))
