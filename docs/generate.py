@@ -18,15 +18,15 @@ INTRODUCTION = {
     "matrix.schema.json": (
         "matrix.yaml",
         (
-            "Which versions exist for us, where they come from, what cannot go together. YAML is read without guessing: "
+            "Which versions exist for us, where they come from, what cannot go together. YAML is read as it stands: "
             "`torch: 2.10` is the text `2.10`, and an unknown key is an error that names the nearest known one."
         ),
     ),
     "image.schema.json": (
         "images/&lt;name&gt;/image.yaml",
         (
-            "How the cells of one image are made: the product of `axes`, plus `include`, less `exclude`; `controls` are "
-            "cells that must fail, and prove that assay can tell. Requirements are Jinja: each axis is a value with "
+            "How the cells of one image are made: the product of `axes`, plus `include`, less `exclude`; `controls` "
+            "are cells that must fail, to prove that assay can tell. In requirements (Jinja) each axis is a value with "
             "`pin` (`==2.8.0`), `version` and `id`."
         ),
     ),
