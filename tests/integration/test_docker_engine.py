@@ -1,0 +1,197 @@
+"""What only a real engine can show: registries, processes that die, GPUs nobody has."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from registry_tools import real_registry
+from tiny_image import TINY, write_tiny
+
+from assay.adapters.docker_engine import DockerEngine
+from assay.errors import EngineError, EngineMissing, RegistryError
+from assay.ports.engine import Bind, ContainerSpec, run
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> DockerEngine:
+    engine = DockerEngine()
+    if engine.image(TINY) is None:
+        engine.load(write_tiny(tmp_path_factory.mktemp("tiny")))
+    return engine
+
+
+@pytest.fixture
+def name(engine: DockerEngine) -> Iterator[str]:
+    run_name = f"docker-{uuid4().hex[:8]}"
+    yield run_name
+    assert [] == list(engine.sweep(run_name))
+
+
+def spec(run_name: str, script: str, **options: object) -> ContainerSpec:
+    return ContainerSpec(**{"image": TINY, "run": run_name, "command": ("/bin/sh", "-c", script), **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.registry
+def test_push_gives_the_digest_under_which_the_registry_has_it(engine: DockerEngine, tmp_path: Path, name: str) -> None:
+    said: list[str] = []
+    with real_registry(tmp_path / "registry") as host:
+        reference = f"{host}/assay/{name}:1"
+        engine.tag(TINY, reference)
+        digest = engine.push(reference, progress=said.append)
+        accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+        request = urllib.request.Request(
+            f"http://{host}/v2/assay/{name}/manifests/1", method="HEAD", headers={"Accept": accept}
+        )
+        with urllib.request.urlopen(request) as answer:
+            there = answer.headers["Docker-Content-Digest"]
+        engine.remove_image(reference)
+        pulled = engine.pull(f"{host}/assay/{name}@{digest}")
+        engine.remove_image(f"{host}/assay/{name}@{digest}")
+        with pytest.raises(RegistryError, match=name):
+            engine.pull(f"{host}/assay/{name}:none")
+
+    assert digest == there
+    assert any(digest in one for one in pulled.repo_digests)
+    assert said
+
+
+@pytest.mark.registry
+def test_a_registry_that_wants_a_login_is_named(engine: DockerEngine, tmp_path: Path, name: str) -> None:
+    htpasswd = "user:$2y$05$YQ4RyH8BaPNYM7ctAqYvZeVBTNYxhVmTmo7FkzBVMnbWiVVlnGLP6\n"
+    with real_registry(tmp_path / "registry", htpasswd=htpasswd) as host:
+        reference = f"{host}/assay/{name}:1"
+        engine.tag(TINY, reference)
+        try:
+            with pytest.raises(RegistryError) as raised:
+                engine.push(reference)
+        finally:
+            engine.remove_image(reference)
+
+    assert raised.value.hint is not None
+    assert "docker login" in raised.value.hint
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(engine: DockerEngine, name: str) -> None:
+    program = textwrap.dedent(f"""
+        import time
+        from assay.adapters.docker_engine import DockerEngine
+        from assay.ports.engine import ContainerSpec
+        spec = ContainerSpec(image="{TINY}", run="{name}", command=("sleep", "600"), workspace="/assay/work")
+        with DockerEngine().container(spec) as container:
+            container.start()
+            print("started", flush=True)
+            time.sleep(600)
+    """)
+    with engine.container(spec(f"{name}-mine", "sleep 600")) as mine:
+        mine.start()
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert "started\n" == process.stdout.readline()
+            before = [one for one in engine.sweep() if name in one]
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+        after = [one for one in engine.sweep() if name in one]
+
+        assert [] == before
+        assert 2 == len(after), "the container and its volume"
+        assert mine.running()
+
+
+def test_the_engine_limits_what_a_container_may(engine: DockerEngine, name: str) -> None:
+    result = run(
+        engine,
+        spec(
+            name,
+            "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; cat /proc/self/mounts | grep -E ' / | /scratch '; "
+            "cat /proc/net/dev | grep -c eth0; touch /x; touch /scratch/y && echo wrote",
+            read_only=True,
+            tmpfs={"/scratch": 1 << 20},
+        ),
+        timeout=30,
+    )
+    said = result.logs.stdout.decode()
+
+    assert "CapEff:\t0000000000000000" in said
+    assert "NoNewPrivs:\t1" in said
+    assert "Seccomp:\t2" in said
+    assert " / overlay ro," in said
+    assert "size=1024k" in said
+    assert "\n0\n" in said, "a container without a network has no eth0"
+    assert "wrote" in said
+    assert b"Read-only file system" in result.logs.stderr
+
+
+def test_processes_are_limited(engine: DockerEngine, name: str) -> None:
+    result = run(engine, spec(name, "for i in 1 2 3 4 5 6; do sleep 5 & done; echo done", pids=4), timeout=30)
+
+    assert b"done" not in result.logs.stdout
+    assert b"fork" in result.logs.stderr.lower()
+
+
+def test_binds_can_be_read_and_not_written(engine: DockerEngine, name: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("from the host\n")
+    bind = Bind(source=str(tmp_path), target="/models")
+    result = run(engine, spec(name, "cat /models/x; touch /models/y", binds=(bind,)), timeout=30)
+
+    assert b"from the host\n" == result.logs.stdout
+    assert not (tmp_path / "y").exists()
+    assert not result.exit.ok
+
+
+def test_a_published_port_is_on_the_loopback_interface(engine: DockerEngine, name: str) -> None:
+    with engine.container(spec(name, "sleep 60", network="bridge", ports=(8000,))) as container:
+        with pytest.raises(EngineError, match="8000"):
+            container.host_port(8000)
+        container.start()
+
+        assert 1024 < container.host_port(8000) < 65536
+
+
+def test_ctrl_c_removes_the_container(engine: DockerEngine, name: str) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(1.0, os.kill, args=(os.getpid(), signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(engine, spec(name, "sleep 60"), timeout=60)
+
+    assert [] == list(engine.sweep(name))
+
+
+def test_an_engine_that_goes_away_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A socket that closes every connection: what a daemon that dies looks like."""
+    import socket
+
+    path = tmp_path / "docker.sock"
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen()
+    ends = threading.Event()
+
+    def close_all() -> None:
+        while not ends.is_set():
+            connection, _ = server.accept()
+            connection.close()
+
+    thread = threading.Thread(target=close_all, daemon=True)
+    thread.start()
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    with pytest.raises(EngineMissing, match="container engine"):
+        DockerEngine().info()
+    ends.set()
+    with socket.socket(socket.AF_UNIX) as last:
+        last.connect(str(path))
+    thread.join(5)
+    server.close()
