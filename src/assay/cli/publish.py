@@ -22,7 +22,7 @@ from assay.adapters.registry_auth import DockerConfig
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.trust import insecure_option, show_judgement, verifier_of
-from assay.errors import EngineError, PolicyRefused, UsageError
+from assay.errors import EngineError, PolicyRefused, RegistryError, UsageError
 from assay.flows.publish import Candidate, Proposal, execute, propose, stage
 from assay.flows.retag import Gear
 from assay.flows.revoke import revoke
@@ -30,6 +30,7 @@ from assay.flows.verify import judgement_document
 from assay.model.cell import Cell
 from assay.model.policy import Policy
 from assay.oci import MANIFEST, Descriptor
+from assay.plan import shard
 from assay.ports.signing import Signer
 from assay.record import AuditRecord, BuildRecord, BuildStatus, Record, dump
 from assay.reference import Reference, Repository
@@ -58,6 +59,7 @@ __all__ = ["command"]
 @click.option("--revoke", "revoked", metavar="REFERENCE", help="Take this reference back instead of publishing.")
 @click.option("--reason", help="Why, with --revoke; it is kept in the registry for good.")
 @click.option("--to", "back_to", metavar="DIGEST", help="With --revoke: what the aliases go back to.")
+@click.option("--shard", "part", metavar="I/N", help="Only every N-th cell, beginning with the I-th.")
 @insecure_option
 def command(
     select: tuple[str, ...],
@@ -76,6 +78,7 @@ def command(
     reason: str | None,
     back_to: str | None,
     insecure: tuple[str, ...],
+    part: str | None,
 ) -> int:
     """Publish cells: push to staging, judge by the records, promote by digest, attach the evidence, then name.
 
@@ -96,21 +99,38 @@ def command(
     if revoked:
         return _revoke(revoked, reason, back_to, policy=policy, gear=gear, form=form)
     cells = plan.select(select, default=True)
+    if part:
+        cells = shard(cells, part)
     results: list[dict[str, Any]] = []
-    worst = 0
+    codes = {0}
     for cell in cells:
         try:
             results.append(
-                _publish(cell, files, policy, gear, level=level, targets=targets, revision=revision, dry_run=dry_run)
+                _publish(
+                    cell,
+                    files,
+                    policy,
+                    gear,
+                    level=level,
+                    targets=targets,
+                    revision=revision,
+                    dry_run=dry_run,
+                    tables=form == "text",
+                )
             )
-        except PolicyRefused as refusal:
-            results.append({"cell": cell.id, "published": False, "refused": refusal.message.splitlines()})
-            console.err().print(f"[red]refused:[/] {refusal}", markup=True, soft_wrap=True)
-            worst = refusal.exit_code
-        worst = max(worst, 0 if results[-1].get("ok", True) else PolicyRefused.exit_code)
+        except (PolicyRefused, RegistryError) as error:
+            # The other cells do not suffer for it.
+            word = "refused" if isinstance(error, PolicyRefused) else "failed"
+            results.append({"cell": cell.id, "ok": False, "published": False, word: error.message.splitlines()})
+            console.say(f"{word}: {error}")
+            codes.add(error.exit_code)
+            continue
+        if not results[-1]["ok"]:
+            codes.add(PolicyRefused.exit_code)
     if form == "json":
         console.json_data({"version": 1, "level": level, "dry_run": dry_run, "cells": results})
-    return worst
+    # Not to know (5) weighs more than to know that it may not be (6).
+    return RegistryError.exit_code if RegistryError.exit_code in codes else max(codes)
 
 
 def _signer(key: Path | None, cosign_key: str | None, *, keyless: bool) -> Signer | None:
@@ -131,6 +151,7 @@ def _publish(
     targets: Sequence[str],
     revision: int,
     dry_run: bool,
+    tables: bool,
 ) -> dict[str, Any]:
     store = FileStore(files.root / "build_logs")
     kept = list(KeptRecords(store.root))
@@ -148,7 +169,7 @@ def _publish(
                 console.say(f"not for {judgement.target}: {judgement.reasons[0]}")
         candidate = replace(candidate, targets=tuple(proven))
         proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
-    _tell(proposal)
+    _tell(proposal, tables=tables)
     if not dry_run:
         exact = {id(one.record): one.raw for one in kept}
         execute(
@@ -217,8 +238,8 @@ def _report(store: FileStore, records: Sequence[Record], subject: Descriptor) ->
     return store.document(audits[-1].report) if audits and audits[-1].report else None
 
 
-def _tell(proposal: Proposal) -> None:
-    for judgement in proposal.judgements:
+def _tell(proposal: Proposal, *, tables: bool) -> None:
+    for judgement in proposal.judgements if tables else ():
         show_judgement(judgement)
     for move in proposal.moves:
         name = proposal.release.tagged(move.tag)

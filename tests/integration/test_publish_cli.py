@@ -1,0 +1,238 @@
+"""The commands themselves, on a copy of the project and a real registry: exit codes, documents, nothing leaked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from publish_tools import key_pair
+from registry_tools import put_image, real_registry
+
+from assay.adapters.probe_suite import find_suite, suite_digest
+from assay.adapters.registry import HttpRegistry, connect
+from assay.adapters.registry_auth import Anonymous
+from assay.adapters.store import FileStore
+from assay.cli import main
+from assay.model.outcome import Outcome, Verdict
+from assay.oci import Manifest
+from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, now
+from assay.reference import Repository
+
+pytestmark = pytest.mark.registry
+
+IMAGE = "vllm-blackwell"
+CELL = "vllm-blackwell-cu128-torch2.8.0-vllm0.11.0"
+POLICY = """
+policy:
+  repositories:
+    staging: {host}/staging/{{image}}
+    release: {host}/release/{{image}}
+  levels:
+    verified:
+      max_age_days: 90
+      audit: warn
+      signatures: {signatures}
+      images:
+        vllm-blackwell:
+          sm_120:
+            works: [torch-device, cuda-graphs]
+            may_be_unsupported: [marlin]
+    audited:
+      basis: audit
+      audit: warn
+  keys: {keys}
+"""
+
+
+@dataclass
+class Site:
+    folder: Path
+    host: str
+    registry: HttpRegistry
+    capsys: pytest.CaptureFixture[str]
+    image: Manifest
+
+    def run(self, *argv: str) -> tuple[int, Any, str]:
+        """Run a command line; return its code, its JSON document (or text), and what it told people."""
+        code = main([*argv, "--project", str(self.folder)])
+        out, err = self.capsys.readouterr()
+        try:
+            return code, json.loads(out), err
+        except ValueError:
+            return code, out, err
+
+    def tag(self, name: str) -> str | None:
+        found = self.registry.resolve(Repository(host=self.host, path=f"release/{IMAGE}"), name)
+        return found.digest if found else None
+
+    def policy(self, *, signatures: str = "optional", keys: str = "[]") -> None:
+        path = self.folder / "matrix.yaml"
+        text = path.read_text().partition("# What must be recorded of an image")[0].partition("\npolicy:")[0]
+        path.write_text(text + POLICY.format(host=self.host, signatures=signatures, keys=keys))
+
+    def record(self, capability: str = "12.0", **features: str) -> Path:
+        """Keep an audit and, with features, a probe of the image."""
+        store = FileStore(self.folder / "build_logs")
+        moment = now() - timedelta(minutes=1)
+        common: dict[str, Any] = {
+            "created": moment,
+            "run": "run1",
+            "cell": CELL,
+            "image": IMAGE,
+            "image_digest": self.image.digest,
+        }
+        report = store.put_document(b'{"findings": []}\n')
+        store.append(AuditRecord(**common, subject="image", verdict=Verdict.OK, targets=("sm_120",), report=report))
+        if not features:
+            return store.root
+        digest = suite_digest(find_suite(self.folder))
+        assert digest is not None
+        return store.append(
+            ProbeRecord(
+                **common,
+                suite_digest=digest,
+                executor="docker",
+                devices=(Device(name="NVIDIA GeForce RTX 5090", capability=capability, memory_bytes=32 << 30),),
+                packages={},
+                features={
+                    name.replace("_", "-"): FeatureResult(outcome=Outcome(word)) for name, word in features.items()
+                },
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with real_registry(tmp_path_factory.mktemp("cli")) as found:
+        yield found
+
+
+@pytest.fixture
+def site(
+    root: Path, tmp_path: Path, host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker-config"))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(root / "matrix.yaml", folder)
+    for name in ("images", "templates"):
+        shutil.copytree(root / name, folder / name)
+    registry = connect(credentials=Anonymous())
+    image = put_image(registry, Repository(host=host, path=f"staging/{IMAGE}"), CELL, content=str(tmp_path).encode())
+    made = Site(folder, host, registry, capsys, image)
+    made.policy()
+    yield made
+    release = Repository(host=host, path=f"release/{IMAGE}")
+    for tag in registry.tags(release):
+        if found := registry.resolve(release, tag):
+            registry.delete_manifest(release, found.digest)
+
+
+WORKS = {"torch_device": "works", "cuda_graphs": "works", "marlin": "unsupported"}
+
+
+def test_nothing_measured_nothing_named(site: Site) -> None:
+    code, document, said = site.run("publish", CELL, "--format", "json")
+
+    assert code == 6
+    assert document["cells"][0]["published"] is False
+    assert "nobody has probed" in said
+    assert site.tag("sm120-verified") is None
+
+
+def test_from_records_to_a_pull_command(site: Site) -> None:
+    site.record(**WORKS)
+    dry = site.run("publish", CELL, "--dry-run", "--format", "json")
+    assert site.tag(CELL) is None
+    code, document, _ = site.run("publish", CELL, "--format", "json")
+    verified = site.run("verify", f"{site.host}/release/{IMAGE}:sm120-verified", "--format", "json")
+    text = site.run("verify", f"{site.host}/release/{IMAGE}:{CELL}")
+
+    assert (0, 0, 0, 0) == (dry[0], code, verified[0], text[0])
+    assert [move["tag"] for move in dry[1]["cells"][0]["moves"]] == [CELL, "sm120-verified"]
+    assert document["cells"][0]["published"] is True
+    assert site.image.digest == site.tag(CELL) == site.tag("sm120-verified") == verified[1]["digest"]
+    assert verified[1]["standing"] == "recorded"
+    assert f"docker pull {site.host}/release/{IMAGE}@{site.image.digest}" in text[1]
+    assert "recorded, but nobody known stands for them" in text[2]
+
+
+def test_an_edited_record_is_refused(site: Site) -> None:
+    path = site.record(torch_device="works", cuda_graphs="wrong", marlin="works")
+    path.write_bytes(path.read_bytes().replace(b'"wrong"', b'"works"'))
+    code, document, said = site.run("publish", CELL, "--format", "json")
+
+    assert code == 6
+    assert "were edited after they were written" in said
+    assert document["cells"][0]["refused"]
+    assert site.tag(CELL) is None
+
+
+@pytest.mark.parametrize("changes", [{"capability": "9.0"}, {"cuda_graphs": "degraded"}])
+def test_other_hardware_and_half_truths_are_refused(site: Site, changes: dict[str, str]) -> None:
+    site.record(**{**WORKS, **changes})
+
+    assert site.run("publish", CELL)[0] == 6
+    assert site.tag(CELL) is None
+
+
+def test_signed_and_gated_by_a_key(site: Site, tmp_path: Path) -> None:
+    secret, public = key_pair(tmp_path, "publisher")
+    shutil.copy(public, site.folder / "publisher.pub")
+    site.policy(signatures="required", keys="[publisher.pub]")
+    site.record(**WORKS)
+    reference = f"{site.host}/release/{IMAGE}:sm120-verified"
+    unsigned = site.run("publish", CELL)
+    signed = site.run("publish", CELL, "--sign-key", str(secret))
+    good = site.run("verify", reference, "--key", str(public), "--format", "json")
+    bad = site.run("verify", reference, "--key", str(key_pair(tmp_path, "stranger")[1]), "--format", "json")
+    own = site.run("verify", reference, "--own-policy", "--format", "json")
+
+    assert (6, 0, 0, 6, 0) == (unsigned[0], signed[0], good[0], bad[0], own[0])
+    assert good[1]["standing"] == "attested"
+    assert good[1]["signers"][0].startswith("publisher.pub")
+    assert "unsigned" in {reason["why"] for reason in bad[1]["reasons"]}
+    assert "PRIVATE" not in signed[2]
+
+
+def test_an_audit_alone(site: Site) -> None:
+    site.record()
+
+    assert site.run("publish", CELL, "--level", "audited")[0] == 0
+    assert site.tag(f"{CELL}-audited") == site.tag("sm120-audited") == site.image.digest
+    assert site.tag("sm120-verified") is None
+
+
+def test_recommend_and_revoke(site: Site) -> None:
+    site.record(**WORKS)
+    site.run("publish", CELL)
+    repository = f"{site.host}/release/{IMAGE}"
+    need = ("recommend", "--target", "sm_120", "--have", repository, "--format", "json", "--need")
+    found = site.run(*need, "cuda-graphs,torch-device")
+    lacking = site.run(*need, "marlin")
+    other = site.run("recommend", "--target", "sm_90", "--have", repository, "--format", "json")
+    no_reason = site.run("publish", "--revoke", f"{repository}:sm120-verified")
+    revoked = site.run("publish", "--revoke", f"{repository}:sm120-verified", "--reason", "bad", "--format", "json")
+    after = site.run("verify", f"{repository}:sm120-verified", "--format", "json")
+    then = site.run(*need, "cuda-graphs")
+
+    assert (0, 3, 3, 2, 0, 6, 3) == tuple(one[0] for one in (found, lacking, other, no_reason, revoked, after, then))
+    assert found[1]["offers"][0]["digest"] == site.image.digest
+    assert found[1]["offers"][0]["levels"] == ["verified"]
+    assert lacking[1]["offers"][0]["lacks"] == ["marlin"]
+    assert revoked[1]["aliases"] == {"sm120-verified": None}
+    assert {"revoked"} <= {reason["why"] for reason in after[1]["reasons"]}
+    assert then[1]["offers"][0]["standing"] == "refused"
+
+
+def test_what_is_not_there_is_not_known(site: Site) -> None:
+    assert site.run("verify", f"{site.host}/release/nothing:x")[0] == 5
+    assert site.run("verify", "Not A Reference")[0] == 2
+    assert site.run("publish", CELL, "--level", "gold")[0] == 2
+    assert site.run("publish", CELL, "--target", "sm_75")[0] == 2
