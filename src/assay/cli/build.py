@@ -137,7 +137,7 @@ def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> Non
     wheels = {
         wheel.sha256: wheel.size or 0
         for item in prepared
-        if isinstance(item, Prepared) and item.stale is not None
+        if isinstance(item, Prepared) and item.stale is not None and item.job.cell.kind == "build"
         for wheel in item.lock.wheels
     }
     info = engine.info()
