@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+import site_cells as sites
 
 from assay.site import gather, render
-from support import sites
 
 
 def main() -> None:

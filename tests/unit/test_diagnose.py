@@ -1,5 +1,7 @@
 """Logs of all kinds: peeled, ranked, read once in any pieces, and never believed too easily."""
 
+# ruff: noqa: E501 - lines of logs are as long as they were
+
 from __future__ import annotations
 
 import io
@@ -180,7 +182,7 @@ LINE = "RuntimeError: CUDA error: no kernel image is available for execution on 
 @pytest.mark.parametrize(
     "log",
     [
-        f"\x1b[31mRuntimeError:\x1b[0m CUDA error: no kernel \x1b[1mimage is\x1b[22m available for execution on the device\n",
+        "\x1b[31mRuntimeError:\x1b[0m CUDA error: no kernel \x1b[1mimage is\x1b[22m available for execution on the device\n",
         f"\x1b]0;title\x07{LINE}\r\n",
         f"Loading:  10%|#   |\rLoading:  90%|###|\r{LINE}\n",
         f"\ufeff{LINE}",
@@ -251,23 +253,23 @@ def test_a_message_that_the_terminal_wrapped_is_recognised() -> None:
     ("log", "cause", "cause_class"),
     [
         (
-            "error: No solution found when resolving dependencies\n"
-            "  cause: Because there is no version of torch==99.1 and you require torch==99.1, we can conclude that your requirements are unsatisfiable.\n",
+            ("error: No solution found when resolving dependencies\n"
+            "  cause: Because there is no version of torch==99.1 and you require torch==99.1, we can conclude that your requirements are unsatisfiable.\n"),
             "res-index-lacks",
             CauseClass.RESOLVE,
         ),
         (
-            "error: Request failed after 3 retries in 12.4s\n"
+            ("error: Request failed after 3 retries in 12.4s\n"
             "  cause: Failed to fetch: http://no-such-host.invalid/simple/requests/\n"
-            "  cause: client error (Connect)\n  cause: dns error\n",
+            "  cause: client error (Connect)\n  cause: dns error\n"),
             "res-index-unreachable",
             CauseClass.ENVIRONMENT,
         ),
         (
-            "error: No solution found when resolving dependencies\n"
+            ("error: No solution found when resolving dependencies\n"
             "  cause: Because vllm==0.33.0 depends on torch==2.14.0 and sglang-kernel==0.4.10 depends on torch==2.14.1, "
             "we can conclude that vllm==0.33.0 and sglang-kernel==0.4.10 are incompatible.\n"
-            "         And because you require vllm==0.33.0 and sglang-kernel==0.4.10, we can conclude that your requirements are unsatisfiable.\n",
+            "         And because you require vllm==0.33.0 and sglang-kernel==0.4.10, we can conclude that your requirements are unsatisfiable.\n"),
             "res-conflict",
             CauseClass.RESOLVE,
         ),

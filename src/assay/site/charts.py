@@ -13,7 +13,7 @@ __all__ = ["svg", "ticks"]
 
 _WIDTH: Final = 640
 _HEIGHT: Final = 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 44
 _COLOURS: Final = 6
 
 
@@ -56,10 +56,10 @@ def svg(chart: Chart) -> Markup:
         if series.points:
             x, y = series.points[-1]
             label = escape(f"{index + 1}")
-            parts.append(f'<text x="{px(x) - 8:.1f}" y="{py(y) - 7:.1f}" text-anchor="end">{label}</text>')
+            parts.append(f'<text x="{px(x) - 8:.1f}" y="{py(y) - 7 - 13 * index:.1f}" text-anchor="end">{label}</text>')
     rows = "".join(
         f'<tr><th scope="row">{number}. {escape(series.name)}</th>'
-        + "".join(f'<td class="num">{dict(series.points).get(x, float("nan")):g}</td>' for x in xs)
+        + "".join(f'<td class="num">{dict(series.points).get(x, float("nan")):.4g}</td>' for x in xs)
         + "</tr>"
         for number, series in enumerate(chart.series, 1)
     ).replace(">nan<", ">–<")

@@ -28,7 +28,9 @@
       const x = left[what], y = right[what];
       if (x === y) continue;
       const r = rank[first(x)], s = rank[first(y)];
-      const way = r === undefined || s === undefined || r === s ? 1 : s < r ? 0 : 2;
+      // A prediction and a measurement are not one better or worse than the other.
+      const alike = (x || "").split(" ")[1] === (y || "").split(" ")[1];
+      const way = !alike || r === undefined || s === undefined || r === s ? 1 : s < r ? 0 : 2;
       lines.push([way, what, x === undefined ? "–" : x, y === undefined ? "–" : y]);
     }
     lines.sort((x, y) => x[0] - y[0] || (x[1] < y[1] ? -1 : 1));
@@ -45,7 +47,7 @@
     history.replaceState(null, "", "#" + new URLSearchParams({ a: a.value, b: b.value }));
   };
   const restore = () => { const state = new URLSearchParams(location.hash.slice(1)); a.value = state.get("a") || ""; b.value = state.get("b") || ""; show(); };
-  a.addEventListener("input", show); b.addEventListener("input", show);
+  for (const event of ["input", "change"]) { a.addEventListener(event, show); b.addEventListener(event, show); }
   byId("pair").addEventListener("submit", (event) => event.preventDefault());
   byId("swap").addEventListener("click", () => { [a.value, b.value] = [b.value, a.value]; show(); });
   window.addEventListener("hashchange", restore);

@@ -19,8 +19,8 @@
   const outcome = (code) => {
     const source = sources[code[0]];
     if (!source) {
-      const none = element("span", "–", "o none");
-      none.append(element("small", "nothing known"));
+      const none = document.createDocumentFragment();
+      none.append("–", element("span", " nothing known", "vh"));
       return none;
     }
     const name = data.outcomes[Number(code[1])];
@@ -33,7 +33,7 @@
     const tr = element("tr");
     tr.setAttribute("aria-rowindex", String(index + 2));
     const th = element("th"), link = element("a", row[0]);
-    th.scope = "row"; link.href = "cells/" + row[1]; th.append(link);
+    th.scope = "row"; link.href = "cells/" + row[1]; link.title = row[0]; th.append(link);
     tr.append(th, element("td", row[3]), cellOf(word(row[4])), cellOf(word(row[5])));
     for (const i of columns) tr.append(cellOf(outcome(row[6].slice(2 * i, 2 * i + 2))));
     return tr;
@@ -75,7 +75,6 @@
   const apply = () => {
     const want = { text: fields.text.value.trim().toLowerCase() };
     for (const name of ["target", "engine", "feature", "outcome", "source"]) want[name] = fields[name].value;
-    const before = columns.length;
     columns = want.feature ? [data.features.indexOf(want.feature)] : data.features.map((_, i) => i);
     [...table.tHead.rows[0].cells].forEach((th, i) => { if (i >= 4) th.hidden = !columns.includes(i - 4); });
     shown = rows.filter((row) => fits(row, want));
@@ -83,7 +82,6 @@
     count.textContent = shown.length + " of " + rows.length + " rows";
     scroll.scrollTop = 0;
     draw(true);
-    return before;
   };
   // The state stands after the # so that it works from disk, where a page may not change its address otherwise.
   const keep = () => {
@@ -100,7 +98,8 @@
     }
     apply();
   };
-  for (const field of Object.values(fields)) field.addEventListener("input", () => { apply(); keep(); });
+  // Both events: programs that fill forms send only the second one.
+  for (const field of Object.values(fields)) for (const event of ["input", "change"]) field.addEventListener(event, () => { apply(); keep(); });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("filters").addEventListener("reset", () => setTimeout(() => { apply(); keep(); }, 0));
   window.addEventListener("hashchange", restore);

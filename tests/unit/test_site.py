@@ -1,0 +1,287 @@
+"""The pages as files: nothing escapes, nothing is mixed up, nothing is lost."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from datetime import timedelta
+from html.parser import HTMLParser
+
+import pytest
+import site_cells as sites
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay.errors import UsageError
+from assay.model.outcome import Outcome, Verdict
+from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+from assay.site import Claim, LogExcerpt, Site, Source, badge, badges, between_markers, cell_file, gather, render, table
+from assay.site.charts import ticks
+
+CELLS = sites.cells(6)
+CLAIM = Claim(
+    feature="cuda-graphs", outcome=Outcome.BROKEN, says="segfault", source="a report", date="2025-09-16",
+    target="sm_120", engine="sglang", versions="<=0.0.0",
+)  # fmt: skip
+
+
+def probe(cell: str, outcome: Outcome, *, day: int = 0, feature: str = "cuda-graphs", run: str = "r") -> ProbeRecord:
+    return ProbeRecord(
+        created=sites.START + timedelta(days=day),
+        run=run,
+        cell=cell,
+        image="made",
+        suite_digest="sha256:" + "0" * 64,
+        executor="local",
+        devices=(Device(name="RTX 5090", capability="12.0", memory_bytes=1),),
+        packages={},
+        features={feature: FeatureResult(outcome=outcome, log=f"{run}/{cell}/{feature}.log")},
+    )
+
+
+def predict(cell: str, outcome: Outcome, feature: str = "cuda-graphs") -> AuditRecord:
+    return AuditRecord(
+        created=sites.START, run="r", cell=cell, subject="wheels", verdict=Verdict.OK,
+        predictions={"sm_120": {feature: outcome}},
+    )  # fmt: skip
+
+
+def files(site: Site) -> dict[str, str]:
+    return {path: data.decode() for path, data in render(site)}
+
+
+def test_a_measurement_hides_a_prediction_and_a_prediction_a_claim() -> None:
+    cell = CELLS[0].id
+    claim_only = gather([], CELLS[:1], made=sites.START, claims=[CLAIM]).cells[0]
+    predicted = gather([predict(cell, Outcome.DEGRADED)], CELLS[:1], made=sites.START, claims=[CLAIM]).cells[0]
+    records: list[AnyRecord] = [predict(cell, Outcome.DEGRADED), probe(cell, Outcome.WORKS)]
+    measured = gather(records, CELLS[:1], made=sites.START, claims=[CLAIM]).cells[0]
+
+    found = [page.best("cuda-graphs", "sm_120") for page in (claim_only, predicted, measured)]
+    assert [(r.source, r.outcome) for r in found if r] == [
+        (Source.CLAIMED, Outcome.BROKEN),
+        (Source.PREDICTED, Outcome.DEGRADED),
+        (Source.MEASURED, Outcome.WORKS),
+    ]
+    assert len(measured.results) == 3
+
+
+def test_the_newest_measurement_counts_and_the_history_keeps_all() -> None:
+    cell = CELLS[0].id
+    records = [probe(cell, Outcome.WORKS, day=0), probe(cell, Outcome.BROKEN, day=1)]
+    site = gather(records, CELLS[:1], made=sites.START)
+    page = files(site)["features/cuda-graphs.html"]
+
+    assert [event.outcome for event in site.history] == [Outcome.WORKS, Outcome.BROKEN]
+    assert f"{cell}, 2026-11-01" in page
+    assert f"{cell}, 2026-11-02" in page
+    best = site.cells[0].best("cuda-graphs", "sm_120")
+    assert best is not None
+    assert best.outcome is Outcome.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({}, True),
+        ({"versions": ">=99"}, False),
+        ({"versions": "nonsense"}, False),
+        ({"engine": "vllm"}, False),
+        ({"target": "sm_90"}, True),
+        ({"target": "sm_89"}, False),
+        ({"cell": "elsewhere"}, False),
+    ],
+)
+def test_a_claim_is_shown_only_where_it_is_about(change: dict[str, str], shown: bool) -> None:
+    site = gather([], CELLS[:1], made=sites.START, claims=[CLAIM.model_copy(update=change)])
+
+    assert bool(site.cells[0].results) is shown
+
+
+def test_cells_that_only_records_know_are_shown_as_external() -> None:
+    site = gather([probe("docker.io/vllm/vllm-openai:nightly", Outcome.WORKS)], [], made=sites.START)
+
+    assert site.cells[0].kind == "external"
+    path = f"cells/{cell_file('docker.io/vllm/vllm-openai:nightly')}"
+    assert path in files(site)
+    assert re.fullmatch(r"cells/[A-Za-z0-9._-]+\.html", path)
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+@settings(max_examples=100)
+def test_names_of_pages_are_harmless_and_differ(one: str, other: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", cell_file(one))
+    assert len(cell_file(one)) < 150
+    if one != other:
+        assert cell_file(one) != cell_file(other)
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"' & {{ 7 * 7 }} [red] |"
+
+
+class _Scripts(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.policy = ""
+        self.code: list[tuple[str, str]] = []
+        self._in: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        assert not [name for name in values if name.startswith("on")]
+        assert "style" not in values
+        for name in ("src", "href"):
+            address = values.get(name) or ""
+            assert not address.lower().startswith("javascript:")
+        if tag == "meta" and values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values.get("content") or ""
+        if tag == "style" or (tag == "script" and values.get("type") != "application/json"):
+            self._in = tag
+            self.code.append((tag, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._in:
+            self._in = None
+
+    def handle_data(self, data: str) -> None:
+        if self._in:
+            tag, text = self.code[-1]
+            self.code[-1] = (tag, text + data)
+
+
+def hostile_site() -> Site:
+    cell = CELLS[0].model_copy(update={"reason": HOSTILE})
+    records: list[AnyRecord] = [
+        BuildRecord(
+            created=sites.START, run=HOSTILE, cell=cell.id, status=BuildStatus.FAILED, reason=HOSTILE, cause=HOSTILE,
+            log="l",
+        ),
+        predict(cell.id, Outcome.WRONG).model_copy(update={"summary": (HOSTILE,), "report": "sha256:x"}),
+        probe(cell.id, Outcome.BROKEN, feature=HOSTILE),
+    ]  # fmt: skip
+    return gather(
+        records,
+        [cell],
+        made=sites.START,
+        claims=[CLAIM.model_copy(update={"says": HOSTILE, "source": "https://example.org/" + HOSTILE})],
+        packages={cell.id: {HOSTILE: HOSTILE}},
+        causes={HOSTILE: (HOSTILE, HOSTILE, ("https://example.org/" + HOSTILE,))},
+        read_document=lambda _: json.dumps({"findings": [{"rule": HOSTILE, "message": HOSTILE}, 7]}).encode(),
+        read_log=lambda path: LogExcerpt(path=path, lines=(HOSTILE,), cut=True),
+        title=HOSTILE,
+    )
+
+
+def test_hostile_text_everywhere_stays_text_and_the_policy_allows_only_our_own_code() -> None:
+    for path, html in files(hostile_site()).items():
+        parser = _Scripts()
+        parser.feed(html)
+
+        assert "img" not in parser.tags, path
+        assert "default-src 'none'" in parser.policy, path
+        assert "unsafe" not in parser.policy
+        for tag, code in parser.code:
+            digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in parser.policy, f"{path}: a {tag} that the policy does not know"
+        assert "49" not in re.findall(r"\{\{ .*?\}\}|49", html)
+
+
+@pytest.mark.parametrize("document", [b"not json", b"[]", b'{"findings": null}', b'{"findings": 3}', b"\xff"])
+def test_audit_documents_of_any_kind_are_survived(document: bytes) -> None:
+    record = predict(CELLS[0].id, Outcome.WORKS).model_copy(update={"report": "sha256:x"})
+    site = gather([record], CELLS[:1], made=sites.START, read_document=lambda _: document)
+
+    assert list(render(site))
+
+
+def test_a_site_of_nothing_is_a_site() -> None:
+    site = gather([], [], made=sites.START)
+
+    assert sorted(files(site)) == ["causes.html", "compare.html", "index.html"]
+    assert table(site) == "Nothing is recorded yet.\n"
+    assert list(badges(site)) == []
+
+
+def test_the_matrix_has_a_row_for_each_cell_on_each_target() -> None:
+    site = gather(sites.records(6), CELLS, made=sites.START)
+    html = files(site)["index.html"]
+    found = re.search(r'id="data">(.*?)</script>', html)
+    assert found
+    data = json.loads(found[1])
+
+    assert len(data["rows"]) == sum(len(cell.targets) for cell in CELLS)
+    assert all(len(row[6]) == 2 * len(data["features"]) for row in data["rows"])
+
+
+def test_the_same_records_give_the_same_bytes() -> None:
+    one, two = (gather(sites.records(6), CELLS, made=sites.START) for _ in range(2))
+
+    assert list(render(one)) == list(render(two))
+
+
+def test_markdown_goes_between_the_markers_and_nowhere_else() -> None:
+    begin, end = "<!-- assay matrix: begin -->", "<!-- assay matrix: end -->"
+    document = f"# Mine\n{begin}\nold\n{end}\ntail\n"
+    once = between_markers(document, "| a |\n")
+
+    assert once == f"# Mine\n{begin}\n\n| a |\n\n{end}\ntail\n"
+    assert between_markers(once, "| a |\n") == once
+
+
+@pytest.mark.parametrize(
+    "document", ["", "<!-- assay matrix: begin -->", "<!-- assay matrix: end --><!-- assay matrix: begin -->"]
+)
+def test_markers_that_are_missing_are_asked_for(document: str) -> None:
+    with pytest.raises(UsageError, match="markers"):
+        between_markers(document, "x")
+
+
+def test_the_table_tells_its_sources_and_holds_hostile_text() -> None:
+    records: list[AnyRecord] = [
+        predict(CELLS[0].id, Outcome.WORKS),
+        probe(CELLS[1].id, Outcome.BROKEN, feature="a|<b>"),
+    ]
+    site = gather(
+        records,
+        CELLS[:2],
+        made=sites.START,
+        claims=[CLAIM.model_copy(update={"feature": "marlin"})],
+    )
+    text = table(site)
+
+    assert "✓ works (predicted)" in text
+    assert "✗ broken (claimed)" in text
+    assert "✗ broken |" in text
+    assert "a\\|&lt;b&gt;" in text
+
+
+def test_badges_are_of_measurements_alone_and_say_symbol_and_word() -> None:
+    records: list[AnyRecord] = [
+        predict(CELLS[0].id, Outcome.WORKS, "marlin"),
+        probe(CELLS[0].id, Outcome.BROKEN, day=1),
+    ]
+    made = dict(badges(gather(records, CELLS[:1], made=sites.START)))
+
+    assert list(made) == ["badges/sglang-made-sm_120-cuda-graphs.svg"]
+    text = next(iter(made.values())).decode()
+    assert 'aria-label="cuda-graphs on sm_120: ✗ broken"' in text
+
+
+def test_a_badge_escapes() -> None:
+    text = badge("<a>", '"&', "#000").decode()
+
+    assert "<a>" not in text
+    assert "&lt;a&gt;" in text
+
+
+@pytest.mark.parametrize(("most", "last"), [(0, 1.0), (1.0, 1.0), (97, 100), (1847.1, 2000), (0.03, 0.03)])
+def test_ticks_are_round_and_cover(most: float, last: float) -> None:
+    found = ticks(most)
+
+    assert found[0] == 0
+    assert found[-1] == pytest.approx(last)
+    assert len(found) <= 8
