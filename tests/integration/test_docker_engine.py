@@ -195,3 +195,67 @@ def test_an_engine_that_goes_away_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
         last.connect(str(path))
     thread.join(5)
     server.close()
+
+
+# What `ssh -L here:there` does, on one machine; knows no host but `far`.
+SSH = """#!{python}
+import socket, sys, threading
+if "far" not in sys.argv:
+    sys.exit("Permission denied (publickey).")
+here, there = sys.argv[sys.argv.index("-L") + 1].split(":")
+server = socket.socket(socket.AF_UNIX)
+server.bind(here)
+server.listen()
+
+def relay(source, target):
+    while data := source.recv(65536):
+        target.sendall(data)
+    target.shutdown(socket.SHUT_WR)
+
+while True:
+    near, _ = server.accept()
+    far = socket.socket(socket.AF_UNIX)
+    far.connect(there)
+    for pair in ((near, far), (far, near)):
+        threading.Thread(target=relay, args=pair, daemon=True).start()
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(SSH.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("ssh")
+def test_an_engine_over_ssh_takes_files_time_limits_and_gives_results(
+    engine: DockerEngine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.image(TINY) is not None
+    monkeypatch.setenv("DOCKER_HOST", "ssh://far")
+    remote = DockerEngine()
+    copied = run(
+        remote,
+        spec(name, "cat /assay/work/in > /assay/work/out", workspace="/assay/work"),
+        timeout=30,
+        files={"in": b"there and back"},
+        collect=["out"],
+    )
+    stopped = run(remote, spec(name, "sleep 60"), timeout=1)
+
+    assert not remote.info().local
+    assert {"out": b"there and back"} == copied.files
+    assert stopped.exit.timed_out
+
+
+@pytest.mark.usefixtures("ssh")
+def test_an_engine_over_ssh_that_cannot_be_reached_says_what_ssh_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://nobody@elsewhere:2222")
+
+    with pytest.raises(EngineMissing, match=r"Permission denied \(publickey\)") as raised:
+        DockerEngine().info()
+
+    assert "ssh nobody@elsewhere:2222" in str(raised.value.hint)

@@ -21,6 +21,7 @@ import docker.utils
 from assay.adapters.docker_container import DockerContainer, writable_folder
 from assay.adapters.docker_errors import HINT_GPU, translated
 from assay.adapters.docker_read import Reader, image_files, read_image, read_info
+from assay.adapters.ssh_forward import SshForward
 from assay.errors import EngineError, GpuMissing, RegistryError
 from assay.ports.engine import (
     LABEL_OWNER,
@@ -35,6 +36,7 @@ from assay.ports.engine import (
 __all__ = ["DockerEngine"]
 
 _PUSHED: Final = re.compile(r"\S+: digest: (sha256:[0-9a-f]{64}) size: \d+")
+_TIMEOUT: Final = 120
 _REGISTRY_HINT: Final = "`docker login` stores credentials; `assay doctor` shows which are found"
 
 
@@ -43,13 +45,22 @@ class DockerEngine:
 
     def __init__(self, client: docker.DockerClient | None = None) -> None:
         self._made = client
+        self._local = True
         self._info: EngineInfo | None = None
 
     @property
     def _client(self) -> docker.DockerClient:
         if self._made is None:
             with translated("connecting to the container engine"):
-                self._made = docker.from_env(timeout=120)
+                url = _address()
+                if url.startswith("ssh://"):
+                    forward = SshForward(url)
+                    weakref.finalize(self, forward.close)
+                    self._local = False
+                    self._made = docker.DockerClient(f"unix://{forward.socket}", timeout=_TIMEOUT)
+                else:
+                    self._local = url.startswith(("unix://", "http+unix://", "npipe://"))
+                    self._made = docker.from_env(timeout=_TIMEOUT)
             # The SDK keeps connections open until it is told to close.
             weakref.finalize(self, self._made.close)
         return self._made
@@ -60,7 +71,7 @@ class DockerEngine:
             with translated("asking the container engine about itself"):
                 said = self._client.api.info()
                 version = self._client.api.version()
-            self._info = read_info(said, version, local=self._client.api.base_url.startswith("http+docker://"))
+            self._info = read_info(said, version, local=self._local)
         return self._info
 
     # --- images ---------------------------------------------------------------------------------------------------
@@ -283,6 +294,13 @@ class DockerEngine:
                         api.remove_volume(volume["Name"])
                         removed.append(volume["Name"])
         return removed
+
+
+def _address() -> str:
+    """Return where the engine is: DOCKER_HOST, else the current context, else this machine's socket."""
+    return os.environ.get("DOCKER_HOST") or str(
+        docker.ContextAPI.kwargs_from_context(environment=os.environ).get("base_url") or "unix:///var/run/docker.sock"
+    )
 
 
 def _split(reference: str) -> tuple[str, str]:
