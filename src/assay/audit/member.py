@@ -106,6 +106,10 @@ class MemberReader:
                 self._asked.add((offset, length))
                 self._wanted.append((offset, offset + length, bytearray()))
 
+    def wanted(self) -> list[tuple[int, int]]:
+        """Return all ranges that reading the tables takes, for a second pass after `Unread`."""
+        return wanted_ranges(self._image)
+
     def _name_kernels(self) -> None:
         containers = self._walker.containers
         for index in range(self._named, len(containers)):

@@ -28,7 +28,6 @@ __all__ = ["ImageContents", "audit_image", "read_image"]
 
 CHUNK: Final = 1 << 20
 MAX_TEXT: Final = 16 << 20
-PASSES: Final = 3
 _SITE: Final = re.compile(r"^(?P<site>.*/(?:site|dist)-packages)/(?P<rest>.+)$")
 _PYTHON: Final = re.compile(r"/(?:lib|bin)/python(3\.\d+)(?:/|$)")
 _DIST: Final = re.compile(r"^(?P<dist>[^/]+\.dist-info)/(?P<file>METADATA|RECORD|WHEEL)$")
@@ -114,19 +113,21 @@ def _not_as_locked(installation: Installation, lock: Lock) -> Iterable[Finding]:
 def read_image(engine: Engine, reference: str, tell: Callable[[str], None] | None = None) -> ImageContents:
     """Read an image's file system; in a second pass what could not be known to matter in the first."""
     contents = ImageContents()
-    for number in range(PASSES):
-        wanted = contents.again
-        contents.again = {}
+    with engine.image_files(reference) as files:
+        for file in files:
+            _first(contents, file)
+    if tell is not None:
+        tell(f"{reference}: {len(contents.libraries)} libraries read")
+    wanted, contents.again = contents.again, {}
+    # NVIDIA's own libraries need not be known symbol by symbol: not worth reading the whole image again.
+    needed = {path: ranges for path, ranges in wanted.items() if "/nvidia/" not in path}
+    if needed:
         with engine.image_files(reference) as files:
             for file in files:
-                if number == 0:
-                    _first(contents, file)
-                elif file.path in wanted:
-                    _library(contents, file, wanted[file.path])
-        if tell is not None and number == 0:
-            tell(f"{reference}: {len(contents.libraries)} libraries read")
-        if not contents.again:
-            return contents
+                if file.path in needed:
+                    _library(contents, file, needed[file.path])
+    for path in {*wanted} - {*needed}:
+        contents.libraries[path] = Library(path=path, size=0, scope="listed")
     for path in contents.again:
         contents.libraries[path] = Library(path=path, size=0, scope="listed", problem="its tables lie too far apart")
     return contents
@@ -172,7 +173,7 @@ def _library(contents: ImageContents, file: ImageFile, ranges: Iterable[tuple[in
     try:
         library = reader.finish()
     except Unread as missing:
-        contents.again[file.path] = [*ranges, (missing.offset, missing.length)]
+        contents.again[file.path] = [(missing.offset, missing.length), *reader.wanted()]
         return
     except WheelError as error:
         library = Library(path=file.path, size=file.size, scope="listed", problem=error.message)
