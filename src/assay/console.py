@@ -27,7 +27,7 @@ STYLES: Final = {
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     # Piped output keeps whole lines: a table that is cut to 80 columns is useless to grep.
-    width = None if stream.isatty() else int(os.environ.get("COLUMNS", "200"))
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS", "500"))
     return Console(stderr=stderr, width=width, soft_wrap=False, highlight=False)
 
 
@@ -69,8 +69,9 @@ def styled(word: str) -> Text:
 def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
     """Print a table to stdout; words with a meaning (outcomes, verdicts) are coloured."""
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for position, column in enumerate(columns):
+        # The first column names the thing; it stays on one line.
+        table.add_column(column, overflow="fold", no_wrap=position == 0)
     for row in rows:
         table.add_row(*(styled(value) for value in row))
     out().print(table)

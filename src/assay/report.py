@@ -39,12 +39,14 @@ class Row:
     @property
     def status(self) -> str:
         """One word."""
-        return "not built yet" if self.build is None else self.build.status.value
+        if self.build is not None:
+            return self.build.status.value
+        return "external" if self.cell.kind == "external" else "not built yet"
 
     @property
     def reason(self) -> str:
         """The first line of the reason, or nothing for what is well."""
-        if self.build is None or (self.build.status in _GOOD and not self.build.reason):
+        if self.build is None or self.build.status in _GOOD:
             return ""
         if self.cell.expect is not None and self.as_it_must:
             return f"as it must: {self.cell.expect.cause}"

@@ -1,0 +1,105 @@
+"""What the report says of records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from assay import matrix, plan, report
+from assay.model.cell import Cell
+from assay.model.outcome import Outcome
+from assay.record import AnyRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+
+START = datetime(2026, 11, 20, 12, tzinfo=UTC)
+DIGEST = "sha256:" + "1" * 64
+
+
+@pytest.fixture
+def cells(matrix_text: str, image_text: str) -> Sequence[Cell]:
+    return plan.make(matrix.load(matrix_text, {"serving": image_text})).cells
+
+
+def built(cell: Cell, status: BuildStatus = BuildStatus.BUILT, *, minute: int = 0, **more: Any) -> BuildRecord:
+    more = {"image_digest": DIGEST, "size_bytes": 4_800_000_000, "seconds": 478.0} | more
+    return BuildRecord(created=START + timedelta(minutes=minute), run="r", cell=cell.id, status=status, **more)
+
+
+def probed(cell: Cell, digest: str = DIGEST, **outcomes: Outcome) -> ProbeRecord:
+    return ProbeRecord(
+        created=START + timedelta(hours=1),
+        run="p",
+        cell=cell.id,
+        image_digest=digest,
+        suite_digest=DIGEST,
+        executor="docker",
+        devices=(Device(name="NVIDIA H200", capability="9.0", memory_bytes=1),),
+        packages={},
+        features={
+            name.replace("_", "-"): FeatureResult(outcome=outcome, reason="<why>") for name, outcome in outcomes.items()
+        },
+    )
+
+
+def test_a_row_says_status_size_time_and_what_was_probed(cells: Sequence[Cell]) -> None:
+    records: list[AnyRecord] = [built(cells[0]), probed(cells[0], cuda_graphs=Outcome.WORKS, marlin=Outcome.WRONG)]
+    rows = report.text_rows(report.make(cells, records))
+
+    assert rows[0] == (cells[0].id, "built", "4.8 GB", "478 s", "", "sm_90: 1/2 work", "", "")
+    assert rows[1][1] == "not built yet"
+
+
+def test_the_newest_counts_and_says_what_changed(cells: Sequence[Cell]) -> None:
+    records = [built(cells[0], BuildStatus.FAILED, minute=2, reason="no\nmore", cause="abi-x"), built(cells[0])]
+    row = report.make(cells, records).rows[0]
+
+    assert (row.status, row.change(), row.reason) == ("failed", "was built", "abi-x: no")
+
+
+def test_an_aborted_build_does_not_hide_the_one_before(cells: Sequence[Cell]) -> None:
+    row = report.make(cells, [built(cells[0]), built(cells[0], BuildStatus.ABORTED, minute=1)]).rows[0]
+
+    assert row.status == "built"
+
+
+def test_a_probe_of_another_image_does_not_count(cells: Sequence[Cell]) -> None:
+    other = probed(cells[0], "sha256:" + "2" * 64, marlin=Outcome.WORKS)
+
+    assert report.text_rows(report.make(cells, [built(cells[0]), other]))[0][5] == "not probed"
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "good"),
+    [
+        (BuildStatus.REFUSED, "arch-torch-incompatible", True),
+        (BuildStatus.REFUSED, "another-cause", False),
+        (BuildStatus.BUILT, None, False),
+    ],
+)
+def test_a_control_is_well_when_it_fails_as_it_must(
+    cells: Sequence[Cell], status: BuildStatus, cause: str | None, good: bool
+) -> None:
+    row = report.make(cells, [built(cells[2], status, cause=cause)]).rows[2]
+
+    assert good == row.as_it_must
+
+
+def test_junit_counts_failures_and_is_xml_whatever_the_log_says(cells: Sequence[Cell]) -> None:
+    records: list[AnyRecord] = [
+        built(cells[0], BuildStatus.FAILED, reason="<script>\x00\x1b[31m & more"),
+        built(cells[1]),
+        probed(cells[1], marlin=Outcome.WRONG, numa=Outcome.NOT_RUN, nccl=Outcome.WORKS),
+    ]
+    suites = ET.fromstring(report.as_junit(report.make(cells, records)))
+
+    assert [(s.get("tests"), s.get("failures"), s.get("skipped")) for s in suites] == [("3", "1", "1"), ("3", "1", "1")]
+
+
+def test_markdown_keeps_its_columns(cells: Sequence[Cell]) -> None:
+    text = report.as_markdown(report.make(cells, [built(cells[0], BuildStatus.FAILED, reason="a | b <i>")]))
+
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines()} == {len(report.COLUMNS) + 1}
+    assert "<i>" not in text
