@@ -78,6 +78,18 @@ def test_what_is_verified_gets_its_tags(registry: FakeRegistry, image: Manifest,
     ]
 
 
+def test_a_registry_that_lists_referrers_itself_gets_no_extra_tags(tmp_path: Path) -> None:
+    registry = FakeRegistry(native_referrers=True)
+    image = put_image(registry, STAGING, "key")
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    publish(candidate(), policy(HOST), both, tools)
+    publish(candidate(), policy(HOST), both, tools)
+
+    assert sorted([TAG, ALIAS]) == registry.tags(RELEASE)
+    assert len(registry.referrers(RELEASE, image.digest)[0]) == 6
+    assert look(registry, tmp_path, f"{RELEASE}:{ALIAS}").ok
+
+
 def test_publishing_again_changes_nothing(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
     tools = gear(registry, tmp_path, key=key_pair(tmp_path))
     publish(candidate(), policy(HOST), both, tools)

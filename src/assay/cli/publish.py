@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from assay.adapters.project_files import ProjectFiles
 from assay.adapters.registry import connect
 from assay.adapters.registry_auth import DockerConfig
 from assay.adapters.store import FileStore
+from assay.cli import main_inner
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.trust import insecure_option, show_judgement, verifier_of
 from assay.errors import EngineError, PolicyRefused, RegistryError, UsageError
@@ -28,7 +31,7 @@ from assay.flows.retag import Gear
 from assay.flows.revoke import revoke
 from assay.flows.verify import judgement_document
 from assay.model.cell import Cell
-from assay.model.policy import Policy
+from assay.model.policy import Basis, Level, Policy
 from assay.oci import MANIFEST, Descriptor
 from assay.plan import shard
 from assay.ports.signing import Signer
@@ -47,6 +50,9 @@ __all__ = ["command"]
     "--target", "targets", multiple=True, metavar="SM", help="For these architectures (default: all that were proven)."
 )
 @click.option("--dry-run", is_flag=True, help="Say which tags would move to which digests and why; write nothing.")
+@click.option(
+    "--probe", is_flag=True, help="Audit and probe what lacks records, as pulled from staging (needs the card)."
+)
 @click.option(
     "--revision", type=click.IntRange(1), default=1, show_default=True, help="Of a cell that was built again."
 )
@@ -69,6 +75,7 @@ def command(
     level: str,
     targets: tuple[str, ...],
     dry_run: bool,
+    probe: bool,
     revision: int,
     sign_key: Path | None,
     cosign_key: str | None,
@@ -115,6 +122,7 @@ def command(
                     targets=targets,
                     revision=revision,
                     dry_run=dry_run,
+                    probe=probe,
                     tables=form == "text",
                 )
             )
@@ -151,6 +159,7 @@ def _publish(
     targets: Sequence[str],
     revision: int,
     dry_run: bool,
+    probe: bool,
     tables: bool,
 ) -> dict[str, Any]:
     store = FileStore(files.root / "build_logs")
@@ -159,6 +168,12 @@ def _publish(
     suite = suite_digest(find_suite(files.root))
     candidate = _candidate(cell, files, records, targets, revision)
     subject = _staged(candidate, policy, gear, push=not dry_run)
+    if probe and not dry_run:
+        proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
+        if any(not one.ok for one in proposal.judgements):
+            _measure(proposal.staging.at(subject.digest), files, policy.levels[level])
+            kept = list(KeptRecords(store.root))
+            records = [one.record for one in kept if one.intact]
     _check_intact(kept, subject)
     candidate = replace(candidate, report=_report(store, records, subject))
     proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
@@ -176,6 +191,18 @@ def _publish(
             proposal, policy=policy, suite=suite, gear=gear, exact=lambda record: exact.get(id(record)) or dump(record)
         )
     return _document(proposal, published=not dry_run)
+
+
+def _measure(reference: str, files: ProjectFiles, level: Level) -> None:
+    """Audit and probe an image as the registry has it; what comes of it is in the records, not in the exit codes."""
+    console.say(f"pulling {reference}")
+    DockerEngine().pull(reference)
+    # Their tables are news for a person; standard output is for this command's own answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        if level.audit is not None:
+            main_inner(["audit", "--image", reference, "--project", str(files.root)])
+        if level.basis is Basis.PROBE:
+            main_inner(["probe", reference, "--project", str(files.root)])
 
 
 def _candidate(
