@@ -104,6 +104,7 @@ def docs(session: nox.Session) -> None:
     """Check that nothing generated has drifted and that what is documented holds."""
     environment(session, "test")
     run(session, "assay", "render", "--check")
+    run(session, "python", "docs/generate.py", "--check")
     run(session, "python", "-m", "pytest", "-q", "-k", "drift or schema or docs or readme", *session.posargs)
 
 
