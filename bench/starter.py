@@ -83,7 +83,7 @@ def prune(tags: list[str]) -> None:
 
 def plain(base: str, cell: Cell, lock: Lock) -> str:
     """Return the Dockerfile of somebody in a hurry, with the versions of the lock pinned so that both do the same."""
-    pins = " ".join(f"'{wheel.name}=={wheel.version}'" for wheel in lock.wheels if wheel.name not in {"torch"})
+    pins = " ".join(f"'{wheel.name}=={wheel.version}'" for wheel in lock.wheels if wheel.name != "torch")
     torch = lock.wheel("torch")
     assert torch is not None
     secrets = "--mount=type=secret,id=ca-bundle"
