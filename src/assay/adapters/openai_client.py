@@ -138,6 +138,21 @@ async def _events(answer: aiohttp.ClientResponse) -> Any:
         yield time.perf_counter(), rest[5:].strip()
 
 
+async def _count(answer: aiohttp.ClientResponse, tally: _Tally) -> None:
+    """Read a stream to its end mark; without generators between, which cost more here than the parsing does."""
+    rest = b""
+    read = answer.content.readany
+    while not tally.finished:
+        chunk = await read()
+        if not chunk:
+            break
+        moment = time.perf_counter()
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                tally.add(moment, line[5:].strip())
+
+
 class _Tally:
     """What a stream has told so far. Most events carry one token and are counted without being parsed in full."""
 
@@ -187,10 +202,7 @@ async def _ask(session: aiohttp.ClientSession, base: str, job: Job, began: float
                 body = await answer.content.read(2000)
                 failed = f"HTTP {answer.status}: {_first_words(body)}"
             else:
-                async for moment, data in _events(answer):
-                    tally.add(moment, data)
-                    if tally.finished:
-                        break
+                await _count(answer, tally)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         failed = _words(error, patience)
     ended = time.perf_counter()

@@ -1,0 +1,127 @@
+"""What launch writes, judged by the programs that will read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from assay.cli import main_inner
+
+ROOT = Path(__file__).parents[2]
+NEW = "sglang-blackwell-cu130-torch2.14.1-sglang0.5.23-sglk0.4.10-fi0.7.2"
+VLLM = "vllm-blackwell-cu130-torch2.13.0-vllm0.32.0"
+THREE = ["--profile", "tinyllama-1.1b-split", "--profile", "qwen2.5-3b-split", "--profile", "yi-6b-split"]
+CASES = {
+    "one": [NEW, "--profile", "balanced-v2-deployed"],
+    "three": [NEW, *THREE, "--context", "4096"],
+    "vllm": [VLLM, "--profile", "gpt-oss-20b", "--gpu", "0"],
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The repository's configuration with an empty store."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("matrix.yaml", "images", "knowledge", "templates", "probes", "schemas"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def launch(project: Path, case: str, form: str, output: Path) -> Path:
+    argv = ["launch", *CASES[case], "--offline", "--format", form, "--output", str(output), "--project", str(project)]
+    assert main_inner(argv) == 0
+    return output
+
+
+def compose() -> list[str] | None:
+    """Return docker's compose plugin or the program of that name."""
+    for words in (["docker", "compose"], ["docker-compose"]):
+        if (
+            shutil.which(words[0])
+            and not subprocess.run([*words, "version"], capture_output=True, check=False).returncode
+        ):
+            return words
+    return None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compose_reads_it(case: str, project: Path, tmp_path: Path) -> None:
+    words = compose()
+    if words is None:
+        pytest.skip("neither docker compose nor docker-compose is installed")
+    folder = launch(project, case, "compose", tmp_path / "out")
+
+    done = subprocess.run(
+        [*words, "-f", str(folder / "compose.yaml"), "config", "--format", "json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    assert {"prometheus", "grafana"} < set(services)
+    for name, service in services.items():
+        if name not in {"prometheus", "grafana"}:
+            assert ["nvidia"] == [one["driver"] for one in service["deploy"]["resources"]["reservations"]["devices"]]
+            assert "healthcheck" in service
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_systemd_reads_it(case: str, project: Path, tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    folder = launch(project, case, "systemd", tmp_path / "units")
+    units = sorted(folder.glob("*.service"))
+    # The units need docker's; what it is does not matter here.
+    (folder / "docker.service").write_text("[Unit]\nDescription=x\n[Service]\nExecStart=/bin/true\n")
+
+    done = subprocess.run(
+        [program, "verify", "--man=no", *map(str, units)],
+        capture_output=True, text=True, check=False, env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
+    )  # fmt: skip
+
+    said = [line for line in done.stderr.splitlines() if any(unit.name in line for unit in units)]
+    # The only thing that may be missing on a machine without an engine is the engine.
+    said = [line for line in said if "/usr/bin/docker is not executable" not in line]
+    assert [] == said
+    assert (3 if case == "three" else 1) == len(units)
+
+
+def test_systemd_would_tell_a_wrong_unit(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / "wrong.service"
+    unit.write_text('[Service]\nExecStart=/bin/echo "unclosed\nRestart=sometimes\n')
+
+    done = subprocess.run([program, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
+
+    assert "wrong.service" in done.stderr
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_shell_reads_it(case: str, project: Path, tmp_path: Path) -> None:
+    script = launch(project, case, "docker", tmp_path / "out") / "launch.sh"
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    # Stands in for docker: writes its words down, and says that every container is healthy.
+    docker.write_text('#!/bin/sh\nif [ "$1" = inspect ]; then echo healthy; else printf "%s\\0" "$@" >>"$WORDS"; fi\n')
+    docker.chmod(0o755)
+    words = tmp_path / "words"
+
+    subprocess.run(
+        [str(script)],
+        check=True,
+        env={**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}", "WORDS": str(words)},
+    )
+
+    given = words.read_bytes().decode().split("\0")
+    assert (3 if case == "three" else 1) == given.count("run")
+    assert "--security-opt" in given
+    assert any(word.startswith("python3 -c 'import urllib.request") for word in given)
