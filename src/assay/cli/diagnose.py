@@ -91,7 +91,7 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
                 console.data(_contrast(finding.contrast))
     if not findings:
         console.say(f"nothing failed in {name}")
-    return _exit([finding.report for finding in findings])
+    return int(any(not d.known for f in findings for d in f.report.diagnoses[:1]) or _silent(findings))
 
 
 def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
@@ -100,7 +100,15 @@ def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
     except (ConfigError, AssayError) as error:
         console.warn(f"the matrix cannot be read, so cells are compared by their packages only: {error.message}")
         return {}
-    return {cell.id: {axis: value.id for axis, value in cell.point.items()} for cell in plan.cells}
+    return {
+        cell.id: {axis: value.id for axis, value in cell.point.items()}
+        | {"base": cell.base, "system_packages": " ".join(sorted(cell.system_packages)), "arch_list": cell.arch_list}
+        for cell in plan.cells
+    }
+
+
+def _silent(findings: Sequence[Finding]) -> bool:
+    return any(not finding.report.diagnoses for finding in findings)
 
 
 def _exit(reports: Sequence[Report]) -> int:
@@ -119,7 +127,8 @@ def _text(diagnosis: Diagnosis, lines: int) -> str:
     parts += [f"  line {evidence.line}: {evidence.text}" for evidence in shown]
     if diagnosis.count > len(shown):
         parts.append(f"  ... {diagnosis.count} lines in all")
-    parts += [f"  peeled  {via.id}, line {via.line}: {via.text}" for via in diagnosis.via]
+    seen = {evidence.line for evidence in diagnosis.evidence}
+    parts += [f"  peeled  {via.id}, line {via.line}: {via.text}" for via in diagnosis.via if via.line not in seen]
     parts += [f"  source  {source}" for source in diagnosis.sources]
     return "\n".join(parts) + "\n"
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from assay.diagnose.contrast import CellFacts, Contrast, contrast
 from assay.diagnose.library import Library, default_library, parse_library
 from assay.diagnose.model import CauseClass, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
-from assay.diagnose.rank import judge
+from assay.diagnose.rank import judge, recorded
 from assay.diagnose.stream import BLOCK, Scanner
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "examine",
     "judge",
     "parse_library",
+    "recorded",
 ]
 
 

@@ -46,9 +46,9 @@ def _differences(here: Mapping[str, str], there: Mapping[str, str], axes: Sequen
     mine = {_key(name): value for name, value in here.items()}
     theirs = {_key(name): value for name, value in there.items()}
     found = [
-        Difference(name=name, here=mine.get(name, "-"), there=theirs.get(name, "-"), implicated=name in ranks)
+        Difference(name=name, here=mine.get(name) or "none", there=theirs.get(name) or "none", implicated=name in ranks)
         for name in {*mine, *theirs}
-        if mine.get(name) != theirs.get(name)
+        if (mine.get(name) or "") != (theirs.get(name) or "")
     ]
     return tuple(sorted(found, key=lambda d: (ranks.get(d.name, len(ranks)), d.name)))
 

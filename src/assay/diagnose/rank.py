@@ -8,7 +8,7 @@ from typing import Final
 from assay.diagnose.model import Diagnosis, Entry, Evidence, Kind, Report, Stage, Via
 from assay.diagnose.stream import Found, Hit, weight
 
-__all__ = ["judge"]
+__all__ = ["judge", "recorded"]
 
 _BASE: Final = {Kind.CAUSE: 0.95, Kind.GENERAL: 0.75, Kind.SYMPTOM: 0.45, Kind.WRAPPER: 0.2}
 _ORDER: Final = {Kind.CAUSE: 0, Kind.GENERAL: 0, Kind.SYMPTOM: 1, Kind.WRAPPER: 2}
@@ -120,4 +120,22 @@ def _unknown(found: Found) -> Diagnosis:
         fix=_UNKNOWN_FIX,
         evidence=tuple(found.telling),
         count=len(found.telling),
+    )
+
+
+def recorded(entry: Entry, words: str) -> Diagnosis:
+    """Return the diagnosis that a record names by its cause alone, where no log says it."""
+    return Diagnosis(
+        cause=entry.id,
+        cause_class=entry.cause_class,
+        stage=entry.stage,
+        kind=entry.kind,
+        confidence=_strength(entry),
+        summary=_fill(entry.cause, {}),
+        fix=_fill(entry.fix, {}),
+        change=_fill(entry.change, {}),
+        axes=entry.axes,
+        sources=entry.sources,
+        evidence=(Evidence(line=1, text=words),) if words else (),
+        count=1,
     )

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from assay.diagnose import CellFacts, Contrast, Report, Stage, contrast, examine
+from assay.diagnose import CellFacts, Contrast, Report, Stage, contrast, default_library, examine, recorded
+from assay.diagnose.text import clean
 from assay.model.outcome import Outcome, Verdict
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, ServeStatus
 
@@ -32,6 +33,8 @@ class Subject:
     stage: Stage
     log: str | None
     target: str = ""
+    cause: str | None = None
+    """What the record itself names as the cause; the log may know better."""
     text: tuple[str, ...] = ()
     """What the record itself says; read where there is no log."""
 
@@ -48,22 +51,44 @@ class Finding:
 def failures(records: Iterable[AnyRecord], run: str) -> list[Subject]:
     """Return everything that failed in a run, in the order of its records."""
     found: list[Subject] = []
+    refused: set[str] = set()
     for record in records:
         if record.run != run:
             continue
+        if isinstance(record, AuditRecord) and record.verdict is Verdict.FAIL:
+            refused.add(record.cell)
+        if isinstance(record, BuildRecord) and record.status is BuildStatus.REFUSED and record.cell in refused:
+            # The audit's own record says the same, and more.
+            continue
         match record:
             case BuildRecord(status=status) if status in _BUILD_FAILED:
-                found.append(_subject(record, "build", status, record.reason, stage=Stage.BUILD, log=record.log))
+                found.append(
+                    _subject(
+                        record, "build", status, record.reason, stage=Stage.BUILD, log=record.log, cause=record.cause
+                    )
+                )
             case AuditRecord(verdict=Verdict.FAIL):
                 reason = "; ".join(record.summary)
                 found.append(
                     _subject(record, "audit", "fail", reason, stage=Stage.AUDIT, log=None, text=record.summary)
                 )
             case ServeRecord(status=status) if status in _SERVE_FAILED:
-                found.append(_subject(record, "serve", status, record.reason, stage=Stage.SERVE, log=record.log))
+                found.append(
+                    _subject(
+                        record, "serve", status, record.reason, stage=Stage.SERVE, log=record.log, cause=record.cause
+                    )
+                )
             case ProbeRecord(features=features):
                 found += [
-                    _subject(record, name, result.outcome, result.reason, stage=Stage.PROBE, log=result.log)
+                    _subject(
+                        record,
+                        name,
+                        result.outcome,
+                        result.reason,
+                        stage=Stage.PROBE,
+                        log=result.log,
+                        cause=result.cause,
+                    )
                     for name, result in features.items()
                     if result.outcome in _FAILED
                 ]
@@ -73,7 +98,15 @@ def failures(records: Iterable[AnyRecord], run: str) -> list[Subject]:
 
 
 def _subject(
-    record: AnyRecord, what: str, outcome: str, reason: str, *, stage: Stage, log: str | None, text: Sequence[str] = ()
+    record: AnyRecord,
+    what: str,
+    outcome: str,
+    reason: str,
+    *,
+    stage: Stage,
+    log: str | None,
+    cause: str | None = None,
+    text: Sequence[str] = (),
 ) -> Subject:
     devices = record.devices if isinstance(record, ProbeRecord | ServeRecord) else ()
     return Subject(
@@ -83,6 +116,7 @@ def _subject(
         reason=reason,
         stage=stage,
         log=log,
+        cause=cause,
         target=devices[0].target if devices else "",
         text=tuple(text) or ((reason,) if reason else ()),
     )
@@ -112,6 +146,21 @@ def working(records: Iterable[AnyRecord], subject: Subject, points: Mapping[str,
     ]
 
 
+def _examined(subject: Subject, open_log: Opener) -> Report:
+    """Read the subject's log, or what its record says; a cause that the record names fills what the log leaves open."""
+    stream = open_log(subject.log) if subject.log else None
+    if stream is None:
+        report = examine("\n".join(subject.text).encode(), stage=subject.stage)
+    else:
+        with stream:
+            report = examine(stream, stage=subject.stage)
+    entry = default_library().entries.get(subject.cause or "")
+    if entry is None or any(diagnosis.known for diagnosis in report.diagnoses):
+        return report
+    named = recorded(entry, clean(next(iter(subject.reason.splitlines()), "")))
+    return report.model_copy(update={"diagnoses": (named, *report.diagnoses[:-1])})
+
+
 def diagnose_run(
     records: Sequence[AnyRecord], run: str, *, open_log: Opener, points: Mapping[str, Mapping[str, str]]
 ) -> list[Finding]:
@@ -121,12 +170,7 @@ def diagnose_run(
     """
     findings: list[Finding] = []
     for subject in failures(records, run):
-        stream = open_log(subject.log) if subject.log else None
-        if stream is None:
-            report = examine("\n".join(subject.text).encode(), stage=subject.stage)
-        else:
-            with stream:
-                report = examine(stream, stage=subject.stage)
+        report = _examined(subject, open_log)
         axes = report.diagnoses[0].axes if report.diagnoses else ()
         parts = dict(points.get(subject.cell, {}))
         for record in records:
