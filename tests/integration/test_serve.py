@@ -27,6 +27,7 @@ from assay.errors import EngineError, UsageError
 from assay.flows.bench import Contestant, LoadShape, bench
 from assay.flows.serve_check import ServeRequest, serve_check
 from assay.model.profile import Profile
+from assay.ports.models import FoundModel
 from assay.ports.server import Facts, ServerHost
 from assay.record import Device, ServeRecord, ServeStatus
 from assay.serving.knowledge import load_server_flags
@@ -224,6 +225,29 @@ def test_a_port_in_use_is_told(store: FileStore) -> None:
 
         with pytest.raises(EngineError, match="is in use"):
             serve_check(host, OpenAiClient(), KNOWLEDGE, store, request(), say=quiet)
+
+
+class _Models:
+    """Knows one model of 280 GiB."""
+
+    def find(self, model: str) -> FoundModel | None:
+        config = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "vocab_size": 1000}
+        return FoundModel(config=config, weight_bytes=280 << 30, source="x") if model == "huge" else None
+
+
+def test_a_model_that_is_too_large_is_told_beforehand(store: FileStore) -> None:
+    with pytest.raises(UsageError, match=r"does not fit: its weights are 280\.0 GiB, and NVIDIA H200 has 140\.0 GiB"):
+        check(store, model="huge", models=_Models())
+
+
+def test_an_unknown_model_is_told_and_left_to_the_server(store: FileStore) -> None:
+    said: list[str] = []
+
+    serve_check(
+        _LocalHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(models=_Models()), say=said.append
+    )
+
+    assert any("tiny is no folder, not in the Hugging Face cache" in line for line in said)
 
 
 def test_no_process_is_left_behind(store: FileStore) -> None:

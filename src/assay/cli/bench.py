@@ -10,7 +10,16 @@ import click
 
 from assay import console
 from assay.cli.common import format_option, project_option
-from assay.cli.serving import Options, extra_env, extra_flags, hosted, place_options, profile_named, resolve_place
+from assay.cli.serving import (
+    Options,
+    extra_env,
+    extra_flags,
+    finder,
+    hosted,
+    place_options,
+    profile_named,
+    resolve_place,
+)
 from assay.errors import UsageError
 from assay.record import BenchRecord
 
@@ -92,6 +101,7 @@ def command(
                 extra=extra_flags(options.sets),
                 env=extra_env(options.envs),
                 program=options.words(),
+                models=finder(place, options),
                 start_timeout=options.start_timeout,
                 request_timeout=options.request_timeout,
             )

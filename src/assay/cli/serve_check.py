@@ -9,7 +9,16 @@ import click
 
 from assay import console
 from assay.cli.common import format_option, project_option
-from assay.cli.serving import Options, extra_env, extra_flags, hosted, place_options, profile_named, resolve_place
+from assay.cli.serving import (
+    Options,
+    extra_env,
+    extra_flags,
+    finder,
+    hosted,
+    place_options,
+    profile_named,
+    resolve_place,
+)
 from assay.record import ServeRecord, ServeStatus
 
 __all__ = ["command"]
@@ -54,6 +63,7 @@ def command(
         extra=extra_flags(options.sets),
         env=extra_env(options.envs),
         program=options.words(),
+        models=finder(place, options),
         as_written=as_written,
         bisect=bisect_flags,
         start_timeout=options.start_timeout,

@@ -11,11 +11,13 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from assay import console
 from assay.cli.common import load
 from assay.errors import NothingSelected, UsageError
 from assay.model.cell import Cell
 from assay.model.profile import Engine, Flags, Profile
 from assay.nearest import suggestion
+from assay.ports.models import ModelFinder
 from assay.ports.server import ServerHost
 from assay.serving.knowledge import ServerFlags, load_server_flags
 from assay.serving.profiles import load_profiles, named
@@ -182,6 +184,15 @@ class Options:
     def words(self) -> tuple[str, ...]:
         """Return `--program` as words."""
         return tuple(shlex.split(self.program)) if self.program else ()
+
+
+def finder(place: Place, options: Options) -> ModelFinder:
+    """Return what finds models' configurations; the hub is asked only where the server itself would ask it."""
+    from assay.adapters.model_files import ModelFiles  # noqa: PLC0415 - requests is slow to import
+
+    if not place.local and options.cache is None:
+        console.say("no --cache: the server keeps what it downloads inside its container, and loses it with it")
+    return ModelFiles(place.root / "knowledge" / "models.yaml", cache=options.cache)
 
 
 def hosted(place: Place, options: Options) -> ServerHost:

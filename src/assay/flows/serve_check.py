@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from assay import __version__
+from assay.errors import UsageError
 from assay.flows.api_checks import Asked, run_checks
 from assay.flows.serve import Later, Started, chosen_by, diagnosed, engine_version, server_help, started
 from assay.model.profile import Engine, Flags, Profile
 from assay.ports.api import ApiClient
+from assay.ports.models import ModelFinder
 from assay.ports.server import Facts, ServerHost
 from assay.ports.store import RunFolder, Store
 from assay.record import ServeRecord, ServeStatus, now
 from assay.serving.bisect import smallest
 from assay.serving.command import ServerCommand, prepare, with_features_off
 from assay.serving.knowledge import ServerFlags
+from assay.serving.memory import CONTEXT_BYTES
+from assay.serving.modelshape import shape_of
 
 __all__ = ["Prepared", "ServeRequest", "prepared", "serve_check"]
+
+
+_PARALLEL: Final = ("tensor-parallel-size", "tp-size", "tp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,8 @@ class ServeRequest:
     """Take the profile's flags word for word; a wrong one refuses the start."""
     bisect: bool = False
     bisect_budget: int = 64
+    models: ModelFinder | None = None
+    """Finds the model's configuration, to say beforehand that it does not fit; without it nothing is said."""
     start_timeout: float = 900.0
     request_timeout: float = 120.0
     stop_grace: float = 30.0
@@ -82,7 +92,33 @@ def prepared(host: ServerHost, knowledge: ServerFlags, request: ServeRequest, sa
     for finding in command.findings:
         say(("wrong flag: " if finding.fatal else "note: ") + finding.message)
     command = replace(command, env={**command.env, **request.env})
+    _fits(request, command, facts, say)
     return Prepared(command=command, facts=facts, help_read=bool(options))
+
+
+def _fits(request: ServeRequest, command: ServerCommand, facts: Facts, say: Callable[[str], None]) -> None:
+    """Refuse a model whose weights alone are more than the cards it is to be spread over."""
+    if request.models is None:
+        return
+    found = request.models.find(command.model)
+    if found is None:
+        say(
+            f"{command.model} is no folder, not in the Hugging Face cache and not on the hub; the server has to find it"
+        )
+        return
+    if not facts.devices:
+        return
+    shape = shape_of(found.config, weight_bytes=found.weight_bytes)
+    asked = next((command.flags[name] for name in _PARALLEL if name in command.flags), "1")
+    count = int(asked) if isinstance(asked, str) and asked.isdigit() else 1
+    there = sum(sorted((device.memory_bytes for device in facts.devices), reverse=True)[:count])
+    needed = shape.weight_bytes + count * CONTEXT_BYTES
+    if needed > there:
+        raise UsageError(
+            f"{command.model} does not fit: its weights are {shape.weight_bytes / 2**30:.1f} GiB, and "
+            f"{facts.devices[0].name} has {there / 2**30:.1f} GiB",
+            hint="a model in 4 bits, or more cards with --set tensor-parallel-size=2",
+        )
 
 
 def serve_check(
