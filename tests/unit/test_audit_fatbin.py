@@ -1,0 +1,155 @@
+"""GPU code: equal to cuobjdump on every suffix and compression, in any chunks, and through damage."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay.audit.elf import read_elf
+from assay.audit.facts import CodeGroup
+from assay.audit.fatbin import FatbinWalker, cubin_target, walk
+from assay.audit.gpu import Run, capability_of, group_runs, jit, runs
+from assay.audit.image import FileImage
+from assay.audit.kernels import kernel_names
+from assay.audit.member import MemberReader
+from assay.errors import WheelError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "fatbin"
+RELOCATABLE = "fat_rdc.so"
+"""Compiled with -rdc and never linked for a device: cuobjdump lists what no driver can load."""
+ORACLE: dict[str, list[list[str | None]]] = json.loads((FIXTURES / "cuobjdump.json").read_text())["entries"]
+GOOD = (FIXTURES / "fat_suffixes.so").read_bytes()
+
+
+def in_section(data: bytes) -> list[list[str | None]]:
+    names = {".nv_fatbin", "__nv_relfatbin"}
+    section = next(s for s in read_elf(FileImage(data)).sections if s.name in names)
+    return [
+        [entry.kind, entry.target, entry.isa]
+        for container in walk([data])
+        if section.offset <= container.offset < section.offset + section.size
+        for entry in container.entries
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(ORACLE))
+def test_equal_to_cuobjdump(name: str) -> None:
+    assert ORACLE[name] == in_section((FIXTURES / name).read_bytes())
+
+
+@pytest.mark.parametrize("name", sorted({*ORACLE} - {RELOCATABLE}))
+def test_containers_fill_their_section(name: str) -> None:
+    data = (FIXTURES / name).read_bytes()
+    section = next(s for s in read_elf(FileImage(data)).sections if s.name == ".nv_fatbin")
+    inside = [c for c in walk([data]) if section.offset <= c.offset < section.offset + section.size]
+
+    assert section.size == sum((c.size + 7) // 8 * 8 for c in inside)
+    assert {None} == {c.damage for c in inside}
+
+
+@pytest.mark.parametrize("name", sorted(ORACLE))
+def test_kernels_are_named_whatever_the_compression(name: str) -> None:
+    found = {kernel for c in walk([(FIXTURES / name).read_bytes()]) if c.sample for kernel in kernel_names(*c.sample)}
+
+    assert {"add_one", "_ZN6marlin6MarlinEPf"} == found
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=30))
+def test_chunks_do_not_matter(sizes: list[int]) -> None:
+    walker = FatbinWalker()
+    at = number = 0
+    while at < len(GOOD):
+        size = sizes[number % len(sizes)]
+        walker.feed(GOOD[at : at + size])
+        at, number = at + size, number + 1
+
+    assert walk([GOOD]) == walker.finish()
+
+
+def test_leftovers_of_relocatable_code_do_not_count() -> None:
+    data = (FIXTURES / RELOCATABLE).read_bytes()
+    reader = MemberReader("x.so", len(data))
+    reader.feed(data)
+    library = reader.finish()
+
+    assert ORACLE[RELOCATABLE] == in_section(data)
+    assert library is not None
+    assert library.gpu is None
+
+
+@settings(max_examples=300, deadline=1000)
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=20))
+def test_damage_never_raises(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(GOOD)
+    for at, value in changes:
+        data[at] = value
+    for container in walk([bytes(data)]):
+        if container.sample:
+            with suppress(WheelError):
+                kernel_names(*container.sample)
+
+
+def test_a_container_cut_short_is_told() -> None:
+    found = walk([GOOD[: len(GOOD) // 3]])
+
+    assert found
+    assert found[-1].damage is not None
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "expected"),
+    [
+        ("120", 120, True), ("120a", 120, True), ("120f", 120, True), ("120f", 121, True), ("121f", 120, False),
+        ("120a", 121, False), ("120", 121, True), ("121", 120, False), ("90", 120, False), ("90a", 90, True),
+        ("100f", 103, True), ("100f", 120, False), ("100a", 103, False), ("80", 89, True), ("86", 80, False),
+        ("87", 89, False), ("87", 87, True), ("80", 87, False), ("101", 101, True), ("101", 103, False),
+        ("110f", 110, True), ("rubbish", 120, False),
+    ],
+)  # fmt: skip
+def test_which_gpu_runs_which_machine_code(target: str, capability: int, expected: bool) -> None:
+    assert expected is runs(target, capability)
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "expected"),
+    [
+        ("80@8.7", 120, True), ("120@9.0", 120, True), ("121@9.0", 120, False), ("90a@8.7", 120, False),
+        ("90a@8.7", 90, True), ("120f@9.0", 121, True), ("100f@9.0", 120, False), ("52", 120, True),
+    ],
+)  # fmt: skip
+def test_which_ptx_can_be_compiled(target: str, capability: int, expected: bool) -> None:
+    assert expected is jit(target, capability)
+
+
+@pytest.mark.parametrize(
+    ("sass", "ptx", "driver", "expected"),
+    [
+        (("120",), ("80@8.7",), None, (Run.SASS, None)),
+        (("80",), ("80@8.7", "90@9.0"), None, (Run.PTX, "12.8")),
+        (("80",), ("90@9.0",), "12.8", (Run.NONE, None)),
+        (("80",), ("90@8.7",), "12.8", (Run.PTX, "12.8")),
+        (("80", "90a"), (), None, (Run.NONE, None)),
+        ((), ("80@99.9",), None, (Run.PTX, None)),
+    ],
+)
+def test_the_best_entry_of_a_container_counts(
+    sass: tuple[str, ...], ptx: tuple[str, ...], driver: str | None, expected: tuple[Run, str | None]
+) -> None:
+    group = CodeGroup(sass=sass, ptx=ptx, containers=1)
+
+    assert expected == group_runs(group, 120, {"8.7": "12.8", "9.0": "13.0"}, driver)
+
+
+@pytest.mark.parametrize("text", ["12.0", "sm_120", "120"])
+def test_capabilities_are_read_as_people_write_them(text: str) -> None:
+    assert capability_of(text) == 120
+
+
+def test_no_cubin_is_no_target() -> None:
+    assert cubin_target(b"") is None
+    assert cubin_target(GOOD[:64]) is None
