@@ -9,7 +9,7 @@ import click
 
 from assay import console
 from assay.cli.common import project_option
-from assay.cli.serving import Place, extra_flags, profile_named, resolve_place
+from assay.cli.serving import Place, extra_flags, profile_named, resolve_place, shipped
 from assay.errors import UsageError
 from assay.nearest import suggestion
 from assay.serving.deploy import FORMATS, Deployment, render
@@ -47,7 +47,7 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
     if place.local:
         raise UsageError("launch writes containers; name a cell or an image reference")
     deployment = _deployment(place, form, project, given)
-    folder = place.root / "templates" / "launch"
+    folder = shipped(place.root, "templates", "launch")
     texts = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
     files = render(form, deployment, texts)
     _say(deployment)
@@ -103,8 +103,8 @@ def _deployment(place: Place, form: str, project: Path | None, given: dict[str, 
         strict=given["strict"],
         extra=extra_flags(given["sets"]),
     )
-    claims = load_claims(place.root / "knowledge" / "serving_claims.yaml")
-    finder = ModelFiles(place.root / "knowledge" / "models.yaml", cache=cache, offline=given["offline"])
+    claims = load_claims(shipped(place.root, "knowledge", "serving_claims.yaml"))
+    finder = ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=cache, offline=given["offline"])
     return launch(request, place.knowledge, claims, FileStore(place.root / "build_logs"), finder)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "profile_named",
     "profiles_for",
     "resolve_place",
+    "shipped",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -77,6 +78,19 @@ def place_options(function: F) -> F:
     return function
 
 
+def shipped(root: Path, *parts: str) -> Path:
+    """Return a file or folder of the project; where the project has none, the one that came with assay."""
+    own = root.joinpath(*parts)
+    if own.exists():
+        return own
+    package = Path(__file__).parents[1]
+    # In the repository they stand beside the code; a wheel has them inside the package.
+    for folder in (package, package.parents[1]):
+        if folder.joinpath(*parts).exists():
+            return folder.joinpath(*parts)
+    return own
+
+
 def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Place:
     """Return what IMAGE means: `local`, a cell id, a recipe with one cell, or an image reference.
 
@@ -86,7 +100,7 @@ def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Pl
     """
     files, plan = load(project)
     root = files.root
-    knowledge = load_server_flags(root / "knowledge" / "server_flags.yaml")
+    knowledge = load_server_flags(shipped(root, "knowledge", "server_flags.yaml"))
     if image == "local":
         if engine is None:
             raise UsageError("IMAGE local needs --engine sglang or --engine vllm")
@@ -192,7 +206,7 @@ def finder(place: Place, options: Options) -> ModelFinder:
 
     if not place.local and options.cache is None:
         console.say("no --cache: the server keeps what it downloads inside its container, and loses it with it")
-    return ModelFiles(place.root / "knowledge" / "models.yaml", cache=options.cache)
+    return ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=options.cache)
 
 
 def hosted(place: Place, options: Options) -> ServerHost:
@@ -201,7 +215,7 @@ def hosted(place: Place, options: Options) -> ServerHost:
     Raises:
         UsageError: a folder that was named is not there.
     """
-    facts = place.root / "probes" / "probelib" / "facts.py"
+    facts = shipped(place.root, "probes", "probelib", "facts.py")
     model = options.model
     folder = Path(model).expanduser().resolve() if model and Path(model).expanduser().is_dir() else None
     if model and model.startswith(("/", "./", "../", "~")) and folder is None:
