@@ -12,6 +12,7 @@ an exception means that assay could not find out. Each class carries the exit co
     |   +-- GpuMissing              4   no GPU can be given to a container
     +-- RegistryError               5   a registry refused or failed
     |   +-- ManifestMismatch        5   bytes and digest do not belong together
+    |   +-- RegistryBroken          5   it keeps failing at reading one thing
     +-- PolicyRefused               6   the evidence does not allow it
     |   +-- EvidenceError           6   evidence is damaged, foreign or badly signed
     +-- PackageIndexError           1   a package index refused, failed, or lacks the file
@@ -40,6 +41,7 @@ __all__ = [
     "PackageIndexError",
     "PolicyRefused",
     "Problem",
+    "RegistryBroken",
     "RegistryError",
     "StoreError",
     "ToolError",
@@ -125,6 +127,10 @@ class RegistryError(AssayError):
 
 class ManifestMismatch(RegistryError):
     """The bytes a registry sent do not hash to the digest they were asked by."""
+
+
+class RegistryBroken(RegistryError):
+    """The registry answers, but keeps failing (500) at reading one thing: what it keeps of it may be half written."""
 
 
 class PolicyRefused(AssayError):

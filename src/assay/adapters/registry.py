@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 from assay.adapters.registry_auth import CredentialSource, DockerConfig
 from assay.adapters.registry_http import Answer, Transport
 from assay.digest import DIGEST, sha256_of
-from assay.errors import ManifestMismatch, RegistryError
+from assay.errors import ManifestMismatch, RegistryBroken, RegistryError
 from assay.oci import ACCEPT, INDEX, MAX_BYTES, Descriptor, Manifest, fallback_tag
 from assay.ports.registry import Chunks, Traffic
 from assay.reference import Reference, Repository
@@ -122,6 +122,8 @@ class HttpRegistry:
             headers={"Content-Type": manifest.media_type},
             body=manifest.raw,
             ok=(201,),
+            # Another publisher may be writing the links of these very blobs (measured with docker-registry 2.8).
+            races=("MANIFEST_BLOB_UNKNOWN", "DIGEST_INVALID"),
         )
         told = answer.headers.get("Docker-Content-Digest")
         if told is not None and told != manifest.digest:
@@ -176,8 +178,12 @@ class HttpRegistry:
         failure: RegistryError | None = None
         for _ in range(UPLOAD_ATTEMPTS):
             # To ask first costs as much as a small blob itself.
-            if blob.size > SMALL and self.has_blob(repository, blob.digest):
-                return
+            try:
+                if blob.size > SMALL and self.has_blob(repository, blob.digest):
+                    return
+            except RegistryBroken:
+                # A link that was half written when the disk was full: sending the blob writes it anew.
+                pass
             try:
                 self._upload_once(repository, blob, chunks)
             except ManifestMismatch:
@@ -249,8 +255,6 @@ class HttpRegistry:
         """See the port."""
         if source.host != repository.host:
             return False
-        if self.has_blob(repository, digest):
-            return True
         query = urlencode({"mount": digest, "from": source.path})
         answer = self._http.send(
             "POST",
@@ -271,7 +275,8 @@ class HttpRegistry:
                 scopes=[_push(repository)],
                 ok=(200, 202, 204, 404, 405),
             )
-        return answer.status == 201
+            return self.has_blob(repository, digest)
+        return True
 
     # Lists
 

@@ -1,6 +1,6 @@
 """HTTP as registries need it: authorisation by scope, retries of what may be repeated, bare redirects.
 
-Only what is idempotent (RFC 9110, section 9.2.2) is repeated, after connection errors, 429 and 502 to 504, with growing
+Only what is idempotent (RFC 9110, section 9.2.2) is repeated, after connection errors, 429 and 5xx, with growing
 and jittered pauses; a 401 is answered once with fresh authorisation; every other 4xx is final.
 """
 
@@ -22,14 +22,18 @@ import requests
 
 from assay import __version__
 from assay.adapters.registry_auth import Challenge, Credentials, CredentialSource, challenges
-from assay.errors import RegistryError
+from assay.errors import RegistryBroken, RegistryError
 from assay.ports.registry import Traffic
 from assay.reference import DOCKER_HUB
 
 __all__ = ["Answer", "Transport", "is_loopback"]
 
 LOG: Final = logging.getLogger("assay.registry")
-RETRIED: Final = frozenset({429, 502, 503, 504})
+# 500 too: docker-registry 2.8 answers it to a read that meets another client's write of the same tag or link (measured
+# with eight publishers at once), and is well a moment later.
+RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+RACES: Final = 3
+"""How often a refusal is believed to be such a race."""
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 LONGEST_PAUSE: Final = 30.0
@@ -107,24 +111,31 @@ class Transport:
         """Return `https://host`; where plain HTTP is allowed (loopback, or named as insecure), what answers there."""
         if host not in self._bases:
             real = "registry-1.docker.io" if host == DOCKER_HUB else host
-            scheme = "https"
-            if (is_loopback(host) or host in self._insecure) and self._speaks_plain(real):
-                scheme = "http"
-            self._bases[host] = f"{scheme}://{real}"
+            plain = False
+            if is_loopback(host) or host in self._insecure:
+                answer = self._speaks_plain(real)
+                if answer is None:
+                    # Nobody is there now; who comes later is asked again.
+                    return f"http://{real}"
+                plain = answer
+            self._bases[host] = f"{'http' if plain else 'https'}://{real}"
         return self._bases[host]
 
-    def _speaks_plain(self, host: str) -> bool:
+    def _speaks_plain(self, host: str) -> bool | None:
+        """Whether a host speaks plain HTTP; None if it does not answer at all."""
         # Nothing secret goes out here. A server that wants TLS answers 400 (Go) or hangs up.
+        refused = False
         for attempt in range(self._attempts):
             try:
                 answer = self._session.get(
                     f"http://{host}/v2/", auth=_no_auth, timeout=self._timeout, allow_redirects=False
                 )
-            except requests.exceptions.RequestException:
+            except requests.exceptions.RequestException as error:
+                refused = isinstance(_innermost(error), ConnectionRefusedError)
                 self._sleep(_pause(attempt))
                 continue
             return answer.status_code != 400
-        return False
+        return None if refused else False
 
     def send(
         self,
@@ -138,6 +149,7 @@ class Transport:
         ok: Collection[int] = (200,),
         limit: int = 8 << 20,
         repeat: bool | None = None,
+        races: Collection[str] = (),
     ) -> Answer:
         """Send one request, as often as it takes and may be, and read the answer.
 
@@ -147,6 +159,7 @@ class Transport:
             ok: statuses that are answers; all others are errors.
             limit: bytes of the body that are read at most.
             repeat: whether it may be sent again after a failure; None decides by the method.
+            races: error codes that may be due to another client's write at that moment, and are asked about again.
 
         Raises:
             RegistryError: the registry could not be reached, refused, or kept failing.
@@ -169,7 +182,8 @@ class Transport:
                     fresh = True
                     continue
                 reason, pause = self._refusal(method, answer), _retry_after(answer.headers)
-                if answer.status not in RETRIED:
+                racy = attempt < RACES and any(code in reason for code in races)
+                if answer.status not in RETRIED and not racy:
                     raise RegistryError(reason, hint=_hint(answer.status, host))
             if not again:
                 break
@@ -178,6 +192,8 @@ class Transport:
                 wait = min(pause if pause is not None else _pause(attempt), LONGEST_PAUSE)
                 LOG.info("%s; again in %.1f s", reason, wait)
                 self._sleep(wait)
+        if " 500" in reason and method in ("GET", "HEAD"):
+            raise RegistryBroken(reason, hint=_hint(500, host))
         hint = "it limits how often it may be asked; run the same again later" if " 429" in reason else None
         raise RegistryError(reason, hint=hint or f"is {host} up and reachable? What was done is safe to repeat")
 
@@ -379,9 +395,13 @@ def _hint(status: int, host: str) -> str | None:
             return None
 
 
+def _innermost(error: BaseException) -> BaseException:
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return error
+
+
 def _cause(error: BaseException) -> str:
     """Return the innermost reason of a nested exception, without addresses."""
-    inner: BaseException = error
-    while (deeper := inner.__cause__ or inner.__context__) is not None:
-        inner = deeper
+    inner = _innermost(error)
     return f"{type(inner).__name__}: {inner}".partition(" for url")[0][:200]

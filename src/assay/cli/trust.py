@@ -13,7 +13,7 @@ from assay.adapters.dsse import KeyVerifier
 from assay.adapters.project_files import ProjectFiles, find_root
 from assay.errors import UsageError
 from assay.flows.verify import Verification
-from assay.model.policy import Policy
+from assay.model.policy import Basis, Policy
 from assay.policy import Judgement
 
 __all__ = ["insecure_option", "keys_option", "own_policy", "show", "show_judgement", "verifier_of"]
@@ -61,6 +61,10 @@ def show_judgement(judgement: Judgement) -> None:
     """Print one judgement as a table, and what stands against it."""
     devices = ", ".join(sorted({device.name for record in judgement.probes for device in record.devices}))
     title = f"{judgement.level} on {judgement.target}: {'yes' if judgement.ok else 'no'}"
+    if judgement.basis is Basis.AUDIT:
+        verdict = f"the audit says {judgement.audit.verdict}" if judgement.audit else "there is no audit"
+        console.data(f"{title} (nothing ran; {verdict})")
+        return
     rows = [
         (
             line.feature,

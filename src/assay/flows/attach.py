@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from assay.errors import EvidenceError, ManifestMismatch, RegistryError
+from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryError
 from assay.evidence import (
     BLOB_LIMIT,
     BUNDLE,
@@ -60,19 +60,36 @@ class Collected:
 
     native: bool
     """The registry keeps the list of referrers itself."""
-
+    broken: tuple[str, ...]
+    """Tags of evidence that cannot be read."""
     pieces: tuple[Piece, ...]
     problems: tuple[Reason, ...]
     """Evidence that is damaged, gone, or about something else."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What refers to a digest."""
+
+    found: Mapping[str, Descriptor]
+    listed: frozenset[str]
+    """What the list holds; the rest is known by tags of its own."""
+    native: bool
+    broken: tuple[str, ...]
+    """Tags of evidence that the registry cannot read: half written when its disk was full, say."""
+
+
 def _known(
     registry: Registry, repository: Repository, subject: str, fresh: Mapping[str, Descriptor] | None = None
-) -> tuple[dict[str, Descriptor], set[str], bool]:
-    """Return all referrers, the digests that the list holds, and whether the registry keeps that list itself."""
-    listed, native = registry.referrers(repository, subject)
+) -> _Known:
+    try:
+        listed, native = registry.referrers(repository, subject)
+    except RegistryBroken:
+        # The index can be made anew from the tags; the verdict does not hang on it.
+        listed, native = [], False
     found = {entry.digest: entry for entry in listed}
-    names = set(found)
+    names = frozenset(found)
+    broken: list[str] = []
     if not native:
         prefix = evidence_tag_prefix(subject)
         found = {**(fresh or {}), **found}
@@ -80,10 +97,14 @@ def _known(
         for tag in registry.tags(repository):
             if not tag.startswith(prefix) or tag in held:
                 continue
-            manifest = registry.manifest(repository, tag)
+            try:
+                manifest = registry.manifest(repository, tag)
+            except RegistryBroken:
+                broken.append(tag)
+                continue
             if manifest is not None and manifest.subject is not None and manifest.subject.digest == subject:
                 found[manifest.digest] = manifest.referrer
-    return found, names, native
+    return _Known(found=found, listed=names, native=native, broken=tuple(broken))
 
 
 def collect(registry: Registry, repository: Repository, subject: str, verifier: Verifier) -> Collected:
@@ -94,19 +115,21 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
     """
     pieces: list[Piece] = []
     problems: list[Reason] = []
-    found, _, native = _known(registry, repository, subject)
-    for digest in sorted(found):
-        entry = found[digest]
+    known = _known(registry, repository, subject)
+    # What cannot be read may be a revocation.
+    problems += [Reason(why=Why.EVIDENCE, message=f"the evidence {tag[-40:]} cannot be read") for tag in known.broken]
+    for digest in sorted(known.found):
+        entry = known.found[digest]
         if entry.artifact_type not in (PAYLOAD, BUNDLE):
             continue
         try:
             piece = _read(registry, repository, subject, entry, verifier)
-        except (ManifestMismatch, EvidenceError) as error:
+        except (ManifestMismatch, RegistryBroken, EvidenceError) as error:
             if DIGEST_NOTE in entry.annotations:
                 problems.append(Reason(why=Why.EVIDENCE, message=error.message))
             continue
         pieces.append(piece)
-    return Collected(native=native, pieces=tuple(pieces), problems=tuple(problems))
+    return Collected(native=known.native, broken=known.broken, pieces=tuple(pieces), problems=tuple(problems))
 
 
 def _read(registry: Registry, repository: Repository, subject: str, entry: Descriptor, verifier: Verifier) -> Piece:
@@ -154,6 +177,11 @@ def attach(
             registry.put_blob(repository, EMPTY_BYTES)
         _put(registry, repository, subject.digest, made, native=existing.native)
         new[made.manifest.digest] = made.manifest.referrer
+    for tag in existing.broken:
+        # It was never acknowledged to anyone; another name for what is attached makes the tag readable again.
+        whole = registry.manifest(repository, next(iter(new), None) or existing.pieces[0].manifest)
+        if whole is not None:
+            registry.put_manifest(repository, tag, whole)
     settle(registry, repository, subject.digest, known=new, sleep=sleep)
     return list(new)
 
@@ -189,14 +217,14 @@ def settle(
         RegistryError: the registry failed, or others wrote over the index each time.
     """
     for attempt in range(ROUNDS):
-        found, listed, native = _known(registry, repository, subject, known)
-        if native or found.keys() <= listed:
+        now = _known(registry, repository, subject, known)
+        if now.native or now.found.keys() <= now.listed:
             return
         if attempt:
             # Two who keep overwriting each other part ways; the pause is not what makes it right.
             sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311
-            found, listed, _ = _known(registry, repository, subject, known)
-        registry.put_manifest(repository, fallback_tag(subject), index_of(found.values()))
+            now = _known(registry, repository, subject, known)
+        registry.put_manifest(repository, fallback_tag(subject), index_of(now.found.values()))
     raise RegistryError(
         f"{repository}: the list of evidence of {subject[:19]} was overwritten {ROUNDS} times",
         hint="run the same again when fewer others publish; no evidence is lost",

@@ -7,9 +7,10 @@ run that is killed anywhere leaves no tag that promises more than the registry c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from assay.errors import EvidenceError, PolicyRefused, RegistryError, UsageError
+from assay.errors import EvidenceError, PolicyRefused, RegistryBroken, RegistryError, UsageError
 from assay.evidence import Kind, Statement, statements_of
 from assay.flows.attach import attach, collect, settle
 from assay.flows.retag import Gear, retag
@@ -160,7 +161,7 @@ def propose(
     if promise.signatures is Signatures.REQUIRED and gear.signer is None:
         message = f"the level {level!r} asks for signed evidence, and no key to sign with was given"
         reasons.append(Reason(why=Why.UNSIGNED, message=message))
-    moves = _moves(candidate, level, policy, subject.digest, gear.registry)
+    moves = _moves(candidate, level, policy, subject.digest, gear)
     for move in moves:
         if not move.moving and move.old is not None and move.needed:
             message = (
@@ -182,8 +183,9 @@ def propose(
 
 def _standing_against(gear: Gear, release: Repository, digest: str) -> Iterable[Reason]:
     """Revocations of a digest that was published before. What is damaged may be made whole: the read-back decides."""
-    if gear.registry.resolve(release, digest) is None:
-        return ()
+    with suppress(RegistryBroken):
+        if gear.registry.resolve(release, digest) is None:
+            return ()
     collected = collect(gear.registry, release, digest, gear.verifier)
     revoked = (
         piece.statement.predicate for piece in collected.pieces if piece.statement.predicate_type == Kind.REVOCATION
@@ -191,7 +193,7 @@ def _standing_against(gear: Gear, release: Repository, digest: str) -> Iterable[
     return [Reason(why=Why.REVOKED, message=f"revoked: {said.get('reason', '?')}") for said in revoked]
 
 
-def _moves(candidate: Candidate, level: str, policy: Policy, digest: str, registry: Registry) -> tuple[Move, ...]:
+def _moves(candidate: Candidate, level: str, policy: Policy, digest: str, gear: Gear) -> tuple[Move, ...]:
     release = Repository.parse(policy.repositories.release_of(candidate.image))
     own = candidate.tag + (f"-r{candidate.revision}" if candidate.revision > 1 else "")
     endings = {suffix_of(name) for name in policy.levels} - {""}
@@ -203,8 +205,9 @@ def _moves(candidate: Candidate, level: str, policy: Policy, digest: str, regist
     for tag, moving, target in names:
         if len(tag) > 128:
             raise UsageError(f"the tag {tag} is longer than the 128 characters that a registry takes")
-        found = registry.resolve(release, tag)
-        moves.append(Move(tag=tag, old=found.digest if found else None, new=digest, moving=moving, target=target))
+        move = Move(tag=tag, old=None, new=digest, moving=moving, target=target)
+        found = _named(gear, release, move)
+        moves.append(replace(move, old=found.digest if found else None))
     return tuple(moves)
 
 
@@ -283,8 +286,10 @@ def _promote(registry: Registry, staging: Repository, release: Repository, diges
     manifest = registry.manifest(staging, digest)
     if manifest is None:
         raise RegistryError(f"{staging.at(digest)} is gone", hint="was it swept from staging? Push the candidate again")
-    if registry.resolve(release, digest) is not None:
-        return
+    # What is half written there (the disk was full) is written again.
+    with suppress(RegistryBroken):
+        if registry.resolve(release, digest) is not None:
+            return
     for entry in manifest.manifests:
         _promote(registry, staging, release, entry.digest)
     for blob in manifest.blobs:
@@ -333,10 +338,25 @@ def _read_back(
     return seen
 
 
+def _named(gear: Gear, release: Repository, move: Move) -> Descriptor | None:
+    """Return what a tag names now; a tag that this publisher was writing when it broke counts as not there.
+
+    Raises:
+        RegistryBroken: an immutable tag cannot be read, and may be somebody else's.
+    """
+    try:
+        return gear.registry.resolve(release, move.tag)
+    except RegistryBroken:
+        tried = (entry.new for entry in gear.journal.read(str(release), move.tag) if entry.phase == "intent")
+        if not move.moving and list(tried)[-1:] != [move.new]:
+            raise
+        return None
+
+
 def _name(proposal: Proposal, move: Move, gear: Gear) -> None:
     """Give one tag, looking right before and right after."""
     release = proposal.release
-    found = gear.registry.resolve(release, move.tag)
+    found = _named(gear, release, move)
     old = found.digest if found else None
     if old == move.new:
         gear.say(f"{release.tagged(move.tag)} names it already")
