@@ -82,33 +82,35 @@ def one_line(rng: random.Random, size: int) -> bytes:
 KINDS = {f.__name__: f for f in (ordinary, near_misses, failures, colours, one_line)}
 
 
-def measure(path: str, queue: multiprocessing.Queue[tuple[float, float, int]]) -> None:
+def measure(path: str, queue: multiprocessing.Queue[tuple[float, float, float, int]]) -> None:
     default_library()
-    before = time.perf_counter()
+    before, cpu = time.perf_counter(), time.process_time()
     with Path(path).open("rb") as log:
         report = examine(log)
-    seconds = time.perf_counter() - before
+    seconds, cpu = time.perf_counter() - before, time.process_time() - cpu
     # VmHWM begins anew with each program; ru_maxrss is inherited from the parent.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    queue.put((seconds, int(peak.split()[1]) / 1024, len(report.diagnoses)))
+    queue.put((seconds, cpu, int(peak.split()[1]) / 1024, len(report.diagnoses)))
 
 
 def main() -> None:
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     context = multiprocessing.get_context("spawn")
-    print(f"{'log':<12} {'MB':>5} {'seconds':>8} {'MB/s':>7} {'of 5 s':>7} {'peak MB':>8} {'of 200':>7} causes")
+    print(
+        f"{'log':<12} {'MB':>5} {'seconds':>8} {'CPU s':>7} {'MB/s':>7} {'of 5 s':>7} {'peak MB':>8} {'of 200':>7} causes"
+    )
     for name, make in KINDS.items():
         with tempfile.NamedTemporaryFile(suffix=".log") as file:
             file.write(make(random.Random(1), megabytes * 1_000_000))
             file.flush()
-            queue: multiprocessing.Queue[tuple[float, float, int]] = context.Queue()
+            queue: multiprocessing.Queue[tuple[float, float, float, int]] = context.Queue()
             process = context.Process(target=measure, args=(file.name, queue))
             process.start()
-            seconds, peak, causes = queue.get()
+            seconds, cpu, peak, causes = queue.get()
             process.join()
         share = seconds / 5 * 100 / megabytes
         print(
-            f"{name:<12} {megabytes:>5} {seconds:>8.2f} {megabytes / seconds:>7.0f} {share:>7.2f} "
+            f"{name:<12} {megabytes:>5} {seconds:>8.2f} {cpu:>7.2f} {megabytes / seconds:>7.0f} {share:>7.2f} "
             f"{peak:>8.0f} {peak / 200:>7.2f} {causes}"
         )
 

@@ -132,7 +132,7 @@ class Scanner:
         self._buffer = b""
         self._done = 0  # offset in the buffer up to which hits were looked for
         self._line = 1  # number of the line in which offset `_done` lies
-        self._seen: set[tuple[str, int]] = set()
+        self._at: dict[str, int] = {}  # entry -> the last line that was kept for it
         self._saturated: set[str] = set()
         self._head: list[Evidence] = []
         self._tail: deque[Evidence] = deque(maxlen=80)
@@ -174,23 +174,30 @@ class Scanner:
                 places.append((at, anchor))
         places.sort()
         offset, line = begin, self._line
+        start = end = -1
         for at, anchor in places:
             line += buffer.count(b"\n", offset, at)
             offset = at
-            self._try(at, line, anchor)
+            if not start <= at < end:
+                start, end = self._segment(at)
+            self._try(at, start, end, line, anchor)
         self._look_for_telling(begin, limit)
         self._line += buffer.count(b"\n", begin, limit)
         cut = max(0, limit - _BEHIND)
         self._buffer, self._done = buffer[cut:], limit - cut
-        self._seen = {key for key in self._seen if key[1] >= self._line}
 
     def _segment(self, at: int) -> tuple[int, int]:
         """Return where the line around `at` begins and ends; a carriage return ends a line as well."""
         buffer = self._buffer
-        low, high = max(0, at - _HALF_LINE), min(len(buffer), at + _HALF_LINE)
-        start = max(buffer.rfind(b"\n", low, at), buffer.rfind(b"\r", low, at))
-        ends = [end for end in (buffer.find(b"\n", at, high), buffer.find(b"\r", at, high)) if end >= 0]
-        return (start + 1 if start >= 0 else low, min(ends) if ends else high)
+        low, high = max(0, at - _HALF_LINE), at + _HALF_LINE
+        start = buffer.rfind(b"\n", low, at) + 1 or low
+        end = buffer.find(b"\n", at, high)
+        end = end if end >= 0 else min(len(buffer), high)
+        if buffer.find(b"\r", start, end) >= 0:
+            start = buffer.rfind(b"\r", start, at) + 1 or start
+            turn = buffer.find(b"\r", at, end)
+            end = turn if turn >= 0 else end
+        return start, end
 
     def _neighbours(self, start: int, end: int, signature: Signature) -> str:
         """Return the line with its neighbours, each without its prefix, joined by newlines."""
@@ -209,11 +216,10 @@ class Scanner:
         text = buffer[low:high].decode("utf-8", "replace")
         return "\n".join(peel(line).strip() for line in re.split(r"[\r\n]+", text))
 
-    def _try(self, at: int, line: int, anchor: bytes) -> None:
-        start, end = self._segment(at)
+    def _try(self, at: int, start: int, end: int, line: int, anchor: bytes) -> None:
         raw = self._buffer[start:end]
         for entry, signature, expression in self._tries[anchor]:
-            if entry.id in self._saturated or (entry.id, line) in self._seen:
+            if self._at.get(entry.id) == line or entry.id in self._saturated:
                 continue
             if expression is None:
                 match = _regex(signature.regex).search(self._neighbours(start, end, signature))
@@ -231,7 +237,7 @@ class Scanner:
         quote = quoted(text, found_at)
         if quote == "command" or (level == "info" and entry.level != "info"):
             return
-        self._seen.add((entry.id, line))
+        self._at[entry.id] = line
         count = self._found.counts.get(entry.id, 0) + 1
         self._found.counts[entry.id] = count
         hits = self._found.hits.setdefault(entry.id, [])
