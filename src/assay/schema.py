@@ -6,9 +6,14 @@ assay reads YAML without guessing, so a number in a version's place is the text 
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+from itertools import pairwise
+from types import ModuleType
 from typing import Any, Final
 
+from assay.model import matrix, policy
 from assay.model.base import Value
 from assay.model.matrix import Image, Matrix
 
@@ -25,9 +30,40 @@ def documents() -> dict[str, str]:
     result: dict[str, str] = {}
     for name, (model, title) in SCHEMAS.items():
         schema = model.model_json_schema(mode="validation")
+        _described(schema, model.__name__)
         schema = _loosened(schema) | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
         result[name] = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     return result
+
+
+def _docstrings(module: ModuleType) -> dict[str, dict[str, str]]:
+    """Return class -> field -> the string that stands below the field in the source.
+
+    pydantic can do this itself (`use_attribute_docstrings`), but at every import, which would slow every command.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, below in pairwise(node.body):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found.setdefault(node.name, {})[name] = inspect.cleandoc(text)
+                case _:
+                    pass
+    return found
+
+
+def _described(schema: dict[str, Any], name: str) -> None:
+    """Put the docstrings of fields into a schema, for editors and for the reference pages."""
+    texts = _docstrings(matrix) | _docstrings(policy)
+    for model, node in [(name, schema), *schema.get("$defs", {}).items()]:
+        for field, text in texts.get(model.rsplit("__", 1)[-1], {}).items():
+            if field in node.get("properties", {}):
+                node["properties"][field].setdefault("description", text)
 
 
 def _loosened(node: Any) -> Any:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import click
 
 from assay import console, render
 from assay.adapters import git, site
-from assay.adapters.bootstrap import DebootstrapBases
 from assay.adapters.buildx import Buildx
 from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore
-from assay.cli.auditing import judges
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
-from assay.diagnose import Stage, diagnose
 from assay.errors import EngineError
-from assay.flows.build import BuildFlow, BuildOptions, Job, Prepared, exit_code
+from assay.flows.build import BuildFlow, BuildOptions, ImageJudge, Job, Judge, Judgement, Prepared, exit_code
 from assay.model.cell import Cell
 from assay.model.lock import Lock
 from assay.model.matrix import Base, BootstrapBase
@@ -102,15 +100,28 @@ def _flow(
         base = matrix.bases[cell.base]
         return render.dockerfile(cell, lock, base, indexes=matrix.indexes, templates=templates)
 
-    bases = DebootstrapBases(engine)
+    store = FileStore(files.root / "build_logs")
 
+    # What only a build needs is imported when something is built: a run with nothing to do is over in half a second.
     def ensure_base(name: str, base: Base, say: Callable[[str], None]) -> None:
+        from assay.adapters.bootstrap import DebootstrapBases  # noqa: PLC0415
+
         # A registry's base is pulled by BuildKit itself, by the digest in the lock.
         if isinstance(base, BootstrapBase):
-            bases.ensure(base, render.base_reference(name, base, None), progress=say)
+            DebootstrapBases(engine).ensure(base, render.base_reference(name, base, None), progress=say)
 
-    store = FileStore(files.root / "build_logs")
-    judge, judge_image = judges(files.root, matrix, store, engine) if audit else (None, None)
+    @cache
+    def auditors() -> tuple[Judge, ImageJudge]:
+        from assay.cli.auditing import judges  # noqa: PLC0415
+
+        return judges(files.root, matrix, store, engine)
+
+    def judge(cell: Cell, lock: Lock, run: str) -> Judgement | None:
+        return auditors()[0](cell, lock, run)
+
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement | None:
+        return auditors()[1](cell, lock, reference, run)
+
     return BuildFlow(
         bases=matrix.bases,
         ensure_base=ensure_base,
@@ -119,14 +130,16 @@ def _flow(
         images=engine,
         store=store,
         listener=progress,
-        judge=judge,
-        judge_image=judge_image,
+        judge=judge if audit else None,
+        judge_image=judge_image if audit else None,
         diagnose=_cause,
     )
 
 
 def _cause(log: Path) -> str | None:
     """Return the most likely cause that a build log tells, an entry of knowledge/failures.yaml."""
+    from assay.diagnose import Stage, diagnose  # noqa: PLC0415
+
     with log.open("rb") as stream:
         found = diagnose(stream, stage=Stage.BUILD)
     return found[0].cause if found else None
