@@ -22,7 +22,18 @@ from assay.ports.engine import ImageInfo
 from assay.ports.store import RunFolder, Store
 from assay.record import BuildRecord, BuildStatus, LayerSize, now
 
-__all__ = ["BuildFlow", "BuildOptions", "ImageJudge", "Images", "Job", "Judge", "Judgement", "Listener", "Prepared", "exit_code"]
+__all__ = [
+    "BuildFlow",
+    "BuildOptions",
+    "ImageJudge",
+    "Images",
+    "Job",
+    "Judge",
+    "Judgement",
+    "Listener",
+    "Prepared",
+    "exit_code",
+]
 
 KEY_LABEL: Final = f"{render.LABEL_PREFIX}content-key"
 LOCK_LABEL: Final = f"{render.LABEL_PREFIX}lock"
