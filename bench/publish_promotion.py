@@ -113,7 +113,7 @@ def by_docker(host: str) -> dict[str, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--gigabytes", type=float, default=9)
+    options.add_argument("--gigabytes", type=float, default=1)
     options.add_argument("--without-docker", action="store_true", help="Only the promotion.")
     options.add_argument("--folder", type=Path, help="Where the registry keeps its blobs meanwhile.")
     chosen = options.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import ssl
 import threading
 import time
@@ -66,6 +67,27 @@ def test_basic_authorisation_with_a_real_registry(tmp_path: Path, caplog: pytest
             client(Fixed(password="wrong")).resolve(repository, "one")
     assert PASSWORD not in caplog.text
     assert base64.b64encode(f"me:{PASSWORD}".encode()).decode() not in caplog.text
+
+
+@pytest.mark.registry
+def test_a_credential_helper_is_asked_by_its_input_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    helper = tmp_path / "docker-credential-vault"
+    helper.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/argv\ncat > {tmp_path}/stdin\n'
+        f'echo \'{{"ServerURL":"x","Username":"me","Secret":"{PASSWORD}"}}\'\n'
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "config.json").write_text('{"credsStore": "vault"}')
+    with real_registry(tmp_path / "registry", htpasswd=HTPASSWD) as host:
+        put_image(client(DockerConfig(tmp_path)), Repository(host=host, path="x"), "one")
+
+    assert (tmp_path / "argv").read_text() == "get\n"
+    assert (tmp_path / "stdin").read_text() == host
+    assert PASSWORD not in caplog.text
 
 
 class Guarded:
@@ -249,6 +271,17 @@ def test_signed_addresses_are_not_in_messages() -> None:
             client(Anonymous(), attempts=1).blob(Repository(host=host, path="x"), blob, limit=100)
 
     assert "secret" not in str(caught.value)
+
+
+def test_a_sites_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Guarded()
+    with server.serve() as host:
+        assert client(Anonymous()).resolve(Repository(host=host, path="x"), "t") is None
+    assert server.asked
 
 
 def test_nobody_there_is_told_soon() -> None:

@@ -63,6 +63,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _proxies(host: str) -> dict[str, str]:
+    """Return what keeps a site's proxy out of the way to this machine, as docker does."""
+    return {"no_proxy": host.rpartition(":")[0] or host} if is_loopback(host) else {}
+
+
 def _plain(url: str) -> str:
     """Return an address for messages: no user, no query (a signed address carries its secret there)."""
     parts = urlsplit(url)
@@ -128,7 +133,11 @@ class Transport:
         for attempt in range(self._attempts):
             try:
                 answer = self._session.get(
-                    f"http://{host}/v2/", auth=_no_auth, timeout=self._timeout, allow_redirects=False
+                    f"http://{host}/v2/",
+                    auth=_no_auth,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    proxies=_proxies(host),
                 )
             except requests.exceptions.RequestException as error:
                 refused = isinstance(_innermost(error), ConnectionRefusedError)
@@ -222,6 +231,7 @@ class Transport:
                     allow_redirects=False,
                     timeout=self._timeout,
                     verify=self._trust(url),
+                    proxies=_proxies(urlsplit(url).netloc),
                 ) as response:
                     content = self._read(response, method, limit)
                     status, found = response.status_code, response.headers

@@ -115,6 +115,8 @@ def stage(candidate: Candidate, policy: Policy, *, registry: Registry, engine: E
     name = staging.tagged(candidate.staging_tag)
     engine.tag(candidate.local, name)
     pushed = engine.push(name)
+    # Only the name goes: the engine is no store of candidates.
+    engine.remove_image(name)
     arrived = registry.resolve(staging, candidate.staging_tag)
     if arrived is None or arrived.digest != pushed:
         there = arrived.digest if arrived else "nothing"
