@@ -8,8 +8,8 @@ probe does (segfault, hang, gigabytes of output, children that outlive it), the 
 rewritten after each probe, so that what was measured stays when the harness itself is killed.
 
 The job: {"probes": [{"feature", "file", "requires", "timeout", "gpus", "warm"}], "work": folder, "gpus": number,
-"cache": folder, "warm": bool, "sabotage": {feature: kind}, "seed": int}. Judging is left to whoever reads the result; the harness only
-decides what a prerequisite needs: whether a probe ended with `works` or `degraded`.
+"cache": folder, "warm": bool, "sabotage": {feature: kind}, "seed": int}. Judging is left to whoever reads the
+result; the harness only decides what a prerequisite needs: whether a probe ended with `works` or `degraded`.
 """
 
 import ctypes

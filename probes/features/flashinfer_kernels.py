@@ -1,4 +1,4 @@
-"""FlashInfer: prefill, paged decode, norm and sampling; what was built just now is told apart from what was prebuilt."""
+"""FlashInfer: prefill, paged decode, norm, sampling; what was built just now is told apart from the prebuilt."""
 
 FEATURE = "flashinfer"
 REQUIRES = ("torch-device",)
@@ -15,7 +15,7 @@ def run(probe):
     probe.metric("flashinfer", flashinfer.__version__)
     probe.metric("prebuilt.jit_cache", not probe.is_absent("flashinfer_jit_cache"))
     probe.metric("prebuilt.cubin", not probe.is_absent("flashinfer_cubin"))
-    before = built_modules(probe)
+    before = built_modules()
     generator = probe.generator()
 
     def random(*shape):
@@ -58,7 +58,7 @@ def run(probe):
     probe.compare("rmsnorm", got, rms_norm(x, weight, 1e-6), tolerance=6e-3)
     with probe.phase("sampling_first"):
         sampling(probe, torch, flashinfer, generator)
-    after = built_modules(probe)
+    after = built_modules()
     probe.metric("jit_modules_built", len(after - before))
     probe.metric("jit_modules_cached", len(before))
 
@@ -90,7 +90,7 @@ def sampling(probe, torch, flashinfer, generator):
     probe.compare("sampling law", seen[:, None], law[:, None], tolerance=0.15)
 
 
-def built_modules(probe):
+def built_modules():
     import os
 
     try:

@@ -10,4 +10,9 @@ WARM = False
 def run(probe):
     from probelib import serving
 
-    serving.prefix_cache(probe, "sglang", arguments={"enable_hierarchical_cache": True, "hicache_ratio": 2.0}, must=("enable_hierarchical_cache", "the hierarchical cache"))
+    serving.prefix_cache(
+        probe,
+        "sglang",
+        arguments={"enable_hierarchical_cache": True, "hicache_ratio": 2.0},
+        must=("enable_hierarchical_cache", "the hierarchical cache"),
+    )

@@ -1,4 +1,4 @@
-"""Marlin INT4: AWQ and GPTQ matrices through the engines' own repacking and kernels, against the dequantised weights."""
+"""Marlin INT4: AWQ and GPTQ matrices through the engines' own repacking and kernels, against dequantised weights."""
 
 FEATURE = "marlin"
 REQUIRES = ("torch-device",)

@@ -1,4 +1,4 @@
-"""Marlin INT4 mixture of experts: the fused kernels against dequantised experts, the place where sm_120 went silently wrong."""
+"""Marlin INT4 mixture of experts: fused kernels against dequantised experts; here sm_120 went silently wrong."""
 
 FEATURE = "marlin-moe"
 REQUIRES = ("torch-device", "marlin")

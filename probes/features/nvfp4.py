@@ -73,6 +73,7 @@ def vllm(probe, capability):
 
 
 def sglang(probe, capability):
+    probe.module("sgl_kernel")
     import torch
     from probelib.context import Unsupported
     from probelib.marlin import first

@@ -1,1 +1,1 @@
-"""What probes share; runs inside images, so it needs nothing but the image's own Python and, where it says so, torch."""
+"""What probes share; runs inside images, so it needs nothing but the image's Python and, where it says so, torch."""

@@ -1,4 +1,4 @@
-"""What a probe is given: a place to put numbers, comparisons that can fail, and ways to say why it could not be tried."""
+"""What a probe is given: a place for numbers, comparisons that can fail, ways to say why it could not be tried."""
 
 import importlib
 import importlib.util
@@ -63,7 +63,7 @@ class Context:
     # --- comparisons -------------------------------------------------------------------------------------------
 
     def compare(self, name, got, reference, *, tolerance):
-        """Compare a tensor with its reference by ||got - ref|| / ||ref||; raise Wrong beyond the tolerance or if not finite.
+        """Compare with a reference by ||got - ref|| / ||ref||; raise Wrong beyond the tolerance or if not finite.
 
         The reference must have been computed another way in higher precision. The largest error of each name is kept as
         the metric `error.<name>`.
@@ -122,7 +122,7 @@ class Context:
     # --- what is there -----------------------------------------------------------------------------------------
 
     def module(self, name):
-        """Import a module of the image. Absent: NotRun. Present but failing to import: its own error, which is `broken`."""
+        """Import a module of the image. Absent: NotRun. Failing to import: its own error, which is `broken`."""
         if self.sabotage == "missing-library":
             raise ImportError(
                 f"lib{name.split('.')[0]}.so.1: cannot open shared object file: No such file or directory"

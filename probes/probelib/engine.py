@@ -63,6 +63,7 @@ class Tiny:
     def check(self, probe, name, prompt, answer, *, tolerance=3e-2, slack=0.25):
         """Compare the log-probabilities of one answer, and see that each token chosen was (nearly) the best one."""
         import torch
+
         from probelib.tiny import log_probabilities
 
         tokens = answer["tokens"]
@@ -89,7 +90,9 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
     answer = os.path.join(probe.folder, f"{label}.answer.json")
     log = os.path.join(probe.folder, f"{label}.log")
     with open(job, "w") as file:
-        json.dump({"model": model, "arguments": arguments, "tasks": tasks, "must": [asked_for[0]] if asked_for else []}, file)
+        json.dump(
+            {"model": model, "arguments": arguments, "tasks": tasks, "must": [asked_for[0]] if asked_for else []}, file
+        )
     began = time.monotonic()
     settings = {
         **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",

@@ -59,9 +59,10 @@ class Marlin:
         import torch
 
         none = torch.empty(0, dtype=torch.int32, device="cuda")
+        workspace = self.workspace(1) if workspace is None else workspace
         return call(
             self.gemm, a=x, c=None, b_q_weight=weight, b_bias=None, b_scales=scales, a_scales=None, global_scale=None,
-            b_zeros=none if zeros is None else zeros, g_idx=none, perm=none, workspace=self.workspace(1) if workspace is None else workspace, b_q_type=kind,
+            b_zeros=none if zeros is None else zeros, g_idx=none, perm=none, workspace=workspace, b_q_type=kind,
             size_m=x.shape[0], size_n=n, size_k=x.shape[1], is_k_full=True, use_atomic_add=False, use_fp32_reduce=True,
             is_zp_float=False,
         )  # fmt: skip

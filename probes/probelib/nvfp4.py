@@ -21,7 +21,7 @@ def quantise(x):
 
 
 def swizzle(scales):
-    """Return scales [rows, groups] in the 128x4 tiles that the tensor cores of sm_100 and sm_120 read, padded with zeros."""
+    """Return scales [rows, groups] in the 128x4 tiles that sm_100 and sm_120 read, padded with zeros."""
     rows, groups = scales.shape
     padded_rows, padded_groups = (rows + 127) // 128 * 128, (groups + 3) // 4 * 4
     padded = torch.zeros(padded_rows, padded_groups, dtype=torch.uint8, device=scales.device)

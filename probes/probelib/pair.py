@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import socket
 import subprocess
@@ -30,7 +31,7 @@ class Report:
         expected = expected.to(got.device).double()
         error = ((got.double() - expected).norm() / expected.norm()).item()
         key = "error." + name.split("[")[0]
-        self.metrics[key] = max(error, self.metrics.get(key, 0.0)) if error == error else error
+        self.metrics[key] = max(error, self.metrics.get(key, 0.0)) if math.isfinite(error) else error
         if not error <= tolerance and not self.wrong:
             self.wrong = f"{name}: relative error {error:.3g}, tolerance {tolerance:g}"
 

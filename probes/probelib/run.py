@@ -1,4 +1,4 @@
-"""Run one probe program: python3 run.py PROBE.py FOLDER; writes FOLDER/outcome.json, never anything that counts to stdout.
+"""Run one probe program: python3 run.py PROBE.py FOLDER; writes FOLDER/outcome.json.
 
 What a probe says by raising:
 

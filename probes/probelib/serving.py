@@ -67,7 +67,7 @@ def attention_backend(probe, engine, backend, *, reads=None):
 
 
 def prefix_cache(probe, engine, *, arguments=None, must=None):
-    """A second request with a shared prefix: tokens come from the cache, answers stay right, the first token no later."""
+    """A shared prefix: tokens come from the cache, answers stay right, the first token comes no later."""
     present(probe, engine)
     model = Tiny(probe)
     shared, *tails = prompts(model.seed, (4096, 40, 41, 42, 43, 44, 45, 46))
@@ -79,19 +79,24 @@ def prefix_cache(probe, engine, *, arguments=None, must=None):
         if index == 0:
             tasks.append({"name": "first", "prompts": [shared + tails[0]], "max_tokens": 4})
         tasks.append({"name": "warm", "prompts": [shared + tail], "max_tokens": 1})
+    switched_on = {"vllm": {"enable_prefix_caching": True}, "sglang": {}}
     tasks.append({"name": "decode", "prompts": [shared + tails[6]], "max_tokens": 16})
     tasks.append({"name": "fresh", "prompts": [shared + tails[6]], "max_tokens": 16, "flush": True})
     document = ask(
         probe, engine, "engine", model=model.folder, tasks=tasks, timeout=280, asked_for=must,
-        arguments={**common(engine, context=8192), **({"enable_prefix_caching": True} if engine == "vllm" else {}), **(arguments or {})},
+        arguments={**common(engine, context=8192), **switched_on[engine], **(arguments or {})},
     )  # fmt: skip
     cold, warm = [], []
     for task, done in zip(tasks, document["tasks"]):
         answer, prompt = done["answers"][0], task["prompts"][0]
         cached = answer["cached"] or 0
         if task["name"] in ("warm", "decode"):
-            probe.require("cached tokens", cached > 0, "the second request with the same prefix found nothing in the cache")
-            probe.require("cached prefix", 2048 <= cached <= len(prompt), f"{cached} of {len(shared)} shared tokens cached")
+            probe.require(
+                "cached tokens", cached > 0, "the second request with the same prefix found nothing in the cache"
+            )
+            probe.require(
+                "cached prefix", 2048 <= cached <= len(prompt), f"{cached} of {len(shared)} shared tokens cached"
+            )
             probe.metric("cached_tokens", cached)
         elif task["name"] in ("cold", "fresh", "first"):
             probe.require("nothing cached when cold", cached <= 64, f"{cached} tokens cached for an unseen prompt")
@@ -111,7 +116,10 @@ def chunked_prefill(probe, engine):
     present(probe, engine)
     model = Tiny(probe)
     long, *short = prompts(model.seed, (1500, 7, 33, 64))
-    size = {"vllm": {"max_num_batched_tokens": 128, "enable_chunked_prefill": True}, "sglang": {"chunked_prefill_size": 128}}
+    size = {
+        "vllm": {"max_num_batched_tokens": 128, "enable_chunked_prefill": True},
+        "sglang": {"chunked_prefill_size": 128},
+    }
     tasks = [
         {"name": "alone", "prompts": [long], "max_tokens": 8},
         {"name": "mixed", "prompts": [*short, long], "max_tokens": 24, "flush": True},
@@ -149,7 +157,9 @@ def structured_output(probe, engine):
             and isinstance(value["age"], int) and 0 <= value["age"] <= 99
             and isinstance(value["tags"], list) and len(value["tags"]) == 2 and set(value["tags"]) <= {"a", "b"}
         )  # fmt: skip
-        probe.require(f"{engine} schema", fits, f"{answer['text'][:200]!r} does not fit the schema ({answer['finish']})")
+        probe.require(
+            f"{engine} schema", fits, f"{answer['text'][:200]!r} does not fit the schema ({answer['finish']})"
+        )
 
 
 def quantised(probe, engine):

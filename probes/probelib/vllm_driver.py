@@ -91,7 +91,12 @@ def linear_methods(llm):
 def run_task(llm, parameters, task):
     if task.get("flush"):
         llm.reset_prefix_cache()
-    arguments = {"temperature": 0.0, "max_tokens": task["max_tokens"], "logprobs": 1, "ignore_eos": "schema" not in task}
+    arguments = {
+        "temperature": 0.0,
+        "max_tokens": task["max_tokens"],
+        "logprobs": 1,
+        "ignore_eos": "schema" not in task,
+    }
     if task.get("prompt_logprobs"):
         arguments["prompt_logprobs"] = 0
     if "schema" in task:
@@ -104,7 +109,9 @@ def run_task(llm, parameters, task):
 
             arguments["guided_decoding"] = GuidedDecodingParams(json=task["schema"])
     began = time.perf_counter()
-    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in task["prompts"]], parameters(**arguments), use_tqdm=False)
+    outputs = llm.generate(
+        [{"prompt_token_ids": prompt} for prompt in task["prompts"]], parameters(**arguments), use_tqdm=False
+    )
     seconds = time.perf_counter() - began
     answers = []
     for output in outputs:

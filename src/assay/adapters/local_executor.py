@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from assay.digest import digest_of
 from assay.errors import GpuMissing, ToolError, UsageError
 from assay.ports.executor import Place, Ran, Request
 
-__all__ = ["LocalExecutor", "cuda_devices", "cuda_devices_in_child"]
+__all__ = ["LocalExecutor", "cuda_devices_in_child"]
 
 _PACKAGES = """
 import json, sys
@@ -26,26 +25,26 @@ print(json.dumps(sorted({f"{d.metadata['Name']}=={d.version}" for d in distribut
 """
 
 
-def cuda_devices() -> tuple[int, str]:
-    """Return how many GPUs the driver of this machine shows, and why there are none."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0, "the NVIDIA driver's libcuda.so.1 is not found on this machine"
-    if (status := cuda.cuInit(0)) != 0:
-        return (
-            0,
-            f"the driver is there but cuInit fails with error {status} (user and kernel part of two versions?)",
-        )
+_DEVICES = """
+import ctypes
+try:
+    cuda = ctypes.CDLL("libcuda.so.1")
+except OSError:
+    print(0, "the NVIDIA driver's libcuda.so.1 is not found on this machine")
+else:
     count = ctypes.c_int()
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    return count.value, "" if count.value else "the driver shows no GPU"
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    told = f"the driver is there but answers with error {status} (user and kernel part of two versions?)"
+    print(count.value, told if status else "" if count.value else "the driver shows no GPU")
+"""
 
 
 def cuda_devices_in_child() -> tuple[int, str]:
-    """Ask for the GPUs in a child: a CUDA context of ours would cost memory on the card, and a driver can crash."""
-    code = "from assay.adapters.local_executor import cuda_devices as d; print(*d())"
-    done = process.run([sys.executable, "-c", code], timeout=60, check=False)
+    """Return how many GPUs the driver of this machine shows, and why there are none.
+
+    Asked in a child: a CUDA context of ours would cost memory on the card, and a driver can crash.
+    """
+    done = process.run([sys.executable, "-c", _DEVICES], timeout=60, check=False)
     count, _, why = done.text.strip().partition(" ")
     return (int(count), why) if count.isdigit() else (0, "asking the driver ended the process")
 
