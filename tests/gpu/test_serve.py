@@ -1,0 +1,72 @@
+"""The engines that this machine's Python has, started for real on a tiny model."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assay.adapters.local_server import LocalServerHost
+from assay.adapters.openai_client import OpenAiClient
+from assay.adapters.store import FileStore
+from assay.flows.bench import Contestant, LoadShape, bench
+from assay.flows.serve_check import ServeRequest, serve_check
+from assay.model.profile import Engine
+from assay.record import ServeStatus
+from assay.serving.knowledge import load_server_flags
+from assay.serving.profiles import load_profiles
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {
+    "sglang": ("python3", "-m", "sglang.launch_server"),
+    "vllm": ("python3", "-m", "vllm.entrypoints.cli.main", "serve"),
+}
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([sys.executable, str(ROOT / "bench" / "tiny_model.py"), str(folder)], check=True)
+    return str(folder)
+
+
+def request(engine: Engine, model: str) -> ServeRequest:
+    if importlib.util.find_spec(engine) is None:
+        pytest.skip(f"{engine} is not installed here")
+    profiles = load_profiles(ROOT / "images" / f"{engine}-blackwell" / "profiles")
+    return ServeRequest(
+        cell="local",
+        engine=engine,
+        model=model,
+        profile=profiles["tiny"],
+        profile_name="tiny",
+        program=PROGRAMS[engine],
+    )
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_a_real_server_passes_every_check_and_is_measured(engine: Engine, model: str, tmp_path: Path) -> None:
+    host = LocalServerHost(facts_program=ROOT / "probes" / "probelib" / "facts.py")
+    knowledge = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
+    store, asked = FileStore(tmp_path), request(engine, model)
+
+    record = serve_check(host, OpenAiClient(), knowledge, store, asked, say=quiet)
+    shape = LoadShape(lengths=(10,), users=(1, 4), repeats=2, questions=8)
+    (measured,) = bench([Contestant(host=host, request=asked)], OpenAiClient(), knowledge, store, shape, say=quiet)
+
+    assert (ServeStatus.OK, "") == (record.status, record.reason)
+    assert int(record.chosen["cuda_graphs"]) > 0
+    assert record.chosen["attention_backend"]
+    assert measured.stable
+    assert measured.gpu_memory_gib is not None
+    assert all(one.tokens_per_second > 0 for one in measured.series)
