@@ -6,6 +6,7 @@ import io
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.dynamic import DynamicSection
@@ -36,7 +37,7 @@ def by_pyelftools(data: bytes) -> dict[str, object]:
             for need, auxiliaries in section.iter_versions():
                 for auxiliary in auxiliaries:
                     names[auxiliary["vna_other"]] = auxiliary.name
-                    files.setdefault(need.name, set()).add(auxiliary.name)
+                    files.setdefault(str(need.name), set()).add(auxiliary.name)
         elif isinstance(section, GNUVerDefSection):
             for definition, auxiliaries in section.iter_versions():
                 if not definition["vd_flags"] & 1:
@@ -62,7 +63,8 @@ def by_pyelftools(data: bytes) -> dict[str, object]:
                 )
             )
     dynamic = file.get_section_by_name(".dynamic")
-    tags = list(dynamic.iter_tags()) if isinstance(dynamic, DynamicSection) else []
+    # The attributes of a tag are made at run time.
+    tags: list[Any] = list(dynamic.iter_tags()) if isinstance(dynamic, DynamicSection) else []
     return {
         "needed": tuple(tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"),
         "soname": next((tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"), None),

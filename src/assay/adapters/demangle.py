@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 from functools import cache
 from typing import Any
 
@@ -12,9 +11,7 @@ __all__ = ["demangle"]
 
 @cache
 def _runtime() -> Any | None:
-    for name in ("libstdc++.so.6", "libc++abi.so.1", ctypes.util.find_library("stdc++")):
-        if not name:
-            continue
+    for name in ("libstdc++.so.6", "libc++abi.so.1", "libc++abi.dylib"):
         try:
             library = ctypes.CDLL(name)
             function = library.__cxa_demangle

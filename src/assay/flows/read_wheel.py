@@ -319,13 +319,9 @@ class _Reading:
         wanted = [member for member in members if is_library(member.name) and member.size]
         if symbols:
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                read = list(pool.map(self._prefix, wanted))
+                libraries = [library for library in pool.map(self._prefix, wanted) if library is not None]
         else:
-            read = [None] * len(wanted)
-        libraries = [
-            library or Library(path=member.name, size=member.size, scope="listed")
-            for member, library in zip(wanted, read, strict=True)
-        ]
+            libraries = [_listed(member) for member in wanted]
         return self._facts(members, libraries, sha256=self._file.sha256 or "", complete=False)
 
     def library(self, member: Member) -> Library:
@@ -352,7 +348,7 @@ class _Reading:
         return member.header + extra, data[extra : extra + member.compressed]
 
     def _prefix(self, member: Member) -> Library | None:
-        """Read symbols from the first bytes, asking for twice as much each time; None if they do not tell."""
+        """Read symbols from the first bytes, asking for twice as much each time; None if it is no ELF file."""
         start, packed = self._begin(member, FIRST_PREFIX)
         inflating = _Inflating(member, start)
         data = bytearray()
@@ -378,7 +374,7 @@ class _Reading:
             if elf is not None:
                 return library_facts(member.name, member.size, elf, scope="prefix")
             break
-        return self.library(member) if member.compressed <= LAZY else None
+        return self.library(member) if member.compressed <= LAZY else _listed(member)
 
     def _library(self, member: Member, packed: Iterator[bytes], start: int) -> Library | None:
         inflating = _Inflating(member, start)
@@ -446,6 +442,10 @@ class _Reading:
             cuda=cuda.group(1) if cuda else None,
             modules=_modules(members),
         )
+
+
+def _listed(member: Member) -> Library:
+    return Library(path=member.name, size=member.size, scope="listed")
 
 
 def _modules(members: tuple[Member, ...]) -> tuple[str, ...]:

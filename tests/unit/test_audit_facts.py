@@ -1,0 +1,247 @@
+"""Facts: kept, moved, never mixed up; the table of torch's exports; the reports' formats; the knowledge files."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from wheels import facts, library
+
+from assay.adapters.demangle import demangle
+from assay.adapters.facts_cache import FactsCache
+from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
+from assay.audit.elf import read_elf
+from assay.audit.facts import dump_facts, library_facts, load_facts
+from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
+from assay.audit.formats import junit, sarif, text
+from assay.audit.history import TorchHistory
+from assay.audit.image import FileImage
+from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol, torch_kind
+from assay.errors import WheelError
+from assay.model.outcome import Outcome, Severity, Verdict
+
+ROOT = Path(__file__).parents[2]
+ELF = ROOT / "tests" / "fixtures" / "elf"
+SHA = "a" * 64
+
+
+def test_facts_of_a_real_library_come_back_as_they_were() -> None:
+    elf = read_elf(FileImage((ELF / "libprovider.so.1").read_bytes()))
+    made = facts("a", "1", library_facts("a/libprovider.so.1", 1, elf, scope="full"))
+    back = load_facts(dump_facts(made), source="here")
+
+    assert made == back
+    exports = back.libraries[0].exports
+    assert frozenset({"PROV_1.0", "PROV_2.0"}) == exports["versioned"]
+    assert "hidden" not in exports
+    assert dump_facts(made) == dump_facts(back)
+
+
+@pytest.mark.parametrize("data", [b"", b"rubbish", dump_facts(facts("a", "1"))[:-9]])
+def test_what_holds_no_facts_is_told(data: bytes) -> None:
+    with pytest.raises(WheelError):
+        load_facts(data, source="here")
+
+
+def test_facts_of_a_newer_reader_are_refused() -> None:
+    with pytest.raises(WheelError, match="newer"):
+        load_facts(dump_facts(facts("a", "1", reader=99)), source="here")
+
+
+def test_complete_facts_are_never_replaced_by_incomplete_ones(tmp_path: Path) -> None:
+    whole, part = facts("a", "1", sha256=SHA), facts("a", "1", sha256=SHA, complete=False, tags=("x",))
+    cache = FactsCache(tmp_path)
+    cache.put(part)
+    cache.put(whole)
+    cache.put(part)
+
+    assert whole == FactsCache(tmp_path).get(SHA)
+    assert [("a", "1", SHA)] == [row[:3] for row in cache.listed()]
+
+
+def test_damaged_or_foreign_facts_are_as_good_as_none(tmp_path: Path) -> None:
+    cache = FactsCache(tmp_path)
+    cache.put(facts("a", "1", sha256=SHA))
+    (path,) = tmp_path.glob("a/*.gz")
+    other = path.with_name(f"1-{'b' * 64}.facts.json.gz")
+    other.write_bytes(path.read_bytes())
+    path.write_bytes(b"rubbish")
+
+    assert FactsCache(tmp_path).get(SHA) is None
+    assert FactsCache(tmp_path).get("b" * 64) is None
+    cache.put(facts("a", "1", sha256="image:here/a"))
+    assert FactsCache(tmp_path).get("image:here/a") is None
+
+
+def test_an_export_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+    here, there = FactsCache(tmp_path / "here"), FactsCache(tmp_path / "there")
+    for number, sha in enumerate(("a" * 64, "b" * 64)):
+        here.put(facts(f"p{number}", "1.0+cu128", library("x.so", defined=("f",)), sha256=sha))
+    data = b"".join(here.export([row[2] for row in here.listed()]))
+
+    with pytest.raises(WheelError, match="cut short"):
+        there.take(data[:-3], source="x")
+    with pytest.raises(WheelError, match=r"damaged|no export"):
+        there.take(b"{}\n", source="x")
+    assert [] == there.listed()
+    assert 2 == there.take(data, source="x")
+    assert [row[:3] for row in here.listed()] == [row[:3] for row in FactsCache(tmp_path / "there").listed()]
+
+
+def test_facts_are_listed_newest_first(tmp_path: Path) -> None:
+    cache = FactsCache(tmp_path)
+    for number, version in enumerate(("2.9.1", "2.10.0", "2.8.0+cu128")):
+        cache.put(facts("torch", version, sha256=f"{number}" * 64))
+
+    assert ["2.10.0", "2.9.1", "2.8.0+cu128"] == [found.version for found in cache.named("torch")]
+
+
+@given(st.dictionaries(st.sampled_from(["1.0", "2.0", "3.0", "4.0"]), st.frozensets(st.text(max_size=8)), min_size=1))
+def test_the_history_says_who_exports_what(exports: dict[str, frozenset[str]]) -> None:
+    history = TorchHistory.load(TorchHistory.build({v: ("12", names) for v, names in exports.items()}).dump())
+    for name in {name for names in exports.values() for name in names} | {"nowhere at all"}:
+        assert tuple(v for v, names in exports.items() if name in names) == history.having(name)
+
+
+def test_the_history_that_ships_tells_the_measured_break() -> None:
+    history = load_knowledge(ROOT / "knowledge").history
+
+    assert history.having("_ZNK3c106SymInt6sym_neERKS0_")[-1] == "2.8.0"
+    assert ("_ZNK3c106SymInt6sym_neERKS0_",) == history.lacks("2.9.1", ["_ZNK3c106SymInt6sym_neERKS0_", "no symbol"])
+    assert () == history.having("no symbol")
+
+
+@pytest.mark.parametrize("data", [b"", b"assay torch exports 1\n", b"assay torch exports 1\nrubbish"])
+def test_a_damaged_history_is_told(data: bytes) -> None:
+    with pytest.raises(WheelError):
+        TorchHistory.load(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "torch", "python", "driver"),
+    [
+        ("_ZNK3c106SymInt6sym_neERKS0_", True, False, False),
+        ("_ZN2at4_ops3add4callE", True, False, False),
+        ("_ZTVN5torch8autograd4NodeE", True, False, False),
+        ("_ZTIN3c105ErrorE", True, False, False),
+        ("_ZNSt6vectorIN3c108ArgumentESaIS1_EE7reserveEm", False, False, False),
+        ("PyObject_Call", False, True, False),
+        ("_Py_Dealloc", False, True, False),
+        ("_PyThreadState_UncheckedGet", False, True, False),
+        ("Pythia", False, False, False),
+        ("cuLaunchKernel", False, False, True),
+        ("cudaMalloc", False, False, False),
+        ("curl_easy_init", False, False, False),
+        ("nvmlInit_v2", False, False, True),
+    ],
+)
+def test_whose_symbol_it_is(name: str, torch: bool, python: bool, driver: bool) -> None:
+    assert (torch, python, driver) == (is_torch_symbol(name), is_python_symbol(name), is_driver_symbol(name))
+
+
+@pytest.mark.parametrize(
+    ("undefined", "kind"),
+    [
+        (("malloc",), Kind.NONE),
+        (("aoti_torch_empty_strided",), Kind.STABLE),
+        (("aoti_torch_empty_strided", "_ZN3c105ErrorE"), Kind.UNSTABLE),
+        (("_ZN5torch6stable6TensorE", "aoti_torch_get_dim"), Kind.STABLE),
+    ],
+)
+def test_how_a_library_is_bound_to_torch(undefined: tuple[str, ...], kind: Kind) -> None:
+    assert kind is torch_kind(library("a.so", undefined=undefined))
+
+
+def test_names_are_told_as_people_write_them() -> None:
+    assert "c10::SymInt::sym_ne(c10::SymInt const&) const" == demangle("_ZNK3c106SymInt6sym_neERKS0_")
+    assert "plain" == demangle("plain")
+    assert "_Zrubbish" == demangle("_Zrubbish")
+
+
+REPORT = AuditReport(
+    subject="wheels",
+    name="cell <1>",
+    python="3.11",
+    base="slim",
+    targets=("sm_120",),
+    verdict=Verdict.FAIL,
+    findings=(
+        Finding(
+            rule="L3", severity=Severity.ERROR, package="a 1", library="a/_C.so", message="lacks f<int>\x07", fix="b"
+        ),
+        Finding(rule="L3", severity=Severity.WARNING, package="b 1", message="lacks g"),
+        Finding(rule="G3", severity=Severity.INFO, package="c 1", message="parts"),
+    ),
+    predictions=(
+        Prediction(target="sm_120", feature="marlin", outcome=Outcome.WORKS, verdict=Verdict.OK, reason="machine code"),
+    ),
+)  # fmt: skip
+
+
+def test_text_tells_what_decides_and_counts_the_rest() -> None:
+    lines = list(text(REPORT))
+
+    assert lines[0] == "cell <1>: fail  (Python 3.11, base slim on sm_120)"
+    assert any("L3  a 1 a/_C.so: lacks f<int>" in line for line in lines)
+    assert any("1 note" in line for line in lines)
+    assert any("predicted on sm_120, not measured" in line for line in lines)
+    assert any("G3" in line for line in text(REPORT, verbose=True))
+
+
+def test_junit_is_xml_with_a_case_for_each_rule() -> None:
+    (suite,) = ET.fromstring(junit([REPORT]))
+
+    assert (str(len(RULES)), "1") == (suite.get("tests"), suite.get("failures"))
+    assert ["lacks f<int>?"] == [failure.get("message") for failure in suite.iter("failure")]
+
+
+def test_sarif_has_a_result_for_each_finding() -> None:
+    log = json.loads(json.dumps(sarif([REPORT])))
+    (run,) = log["runs"]
+
+    assert ["error", "warning", "note"] == [result["level"] for result in run["results"]]
+    for result in run["results"]:
+        assert result["ruleId"] == run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"]
+
+
+@pytest.mark.parametrize(
+    ("severities", "verdict"),
+    [((), Verdict.OK), ((Severity.INFO,), Verdict.OK), ((Severity.WARNING, Severity.INFO), Verdict.WARN),
+     ((Severity.WARNING, Severity.ERROR), Verdict.FAIL)],
+)  # fmt: skip
+def test_the_worst_finding_is_the_verdict(severities: tuple[Severity, ...], verdict: Verdict) -> None:
+    assert verdict is verdict_of(Finding(rule="L1", severity=severity, message="x") for severity in severities)
+
+
+def test_every_cause_is_a_known_failure() -> None:
+    """What a finding calls its cause must be found by `assay diagnose`."""
+    known = {entry["id"] for entry in yaml.safe_load((ROOT / "knowledge" / "failures.yaml").read_text())}
+    used = {need.cause for need in load_knowledge(ROOT / "knowledge").needs.needs if need.cause}
+    for path in (ROOT / "src" / "assay" / "audit").glob("*.py"):
+        used |= set(re.findall(r'"((?:abi|arch|lib|res|audit|drv)-[a-z0-9-]+)"', path.read_text()))
+
+    assert set() == used - known
+
+
+def test_every_rule_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "audit-rules.md").read_text()
+
+    assert [] == [rule for rule in RULES if f"| {rule} |" not in page]
+
+
+def test_features_need_features_that_exist() -> None:
+    features = load_knowledge(knowledge_folder(ROOT)).dispatch.features
+
+    assert set() == {need for feature in features.values() for need in feature.needs} - set(features)
+
+
+def test_kernel_patterns_are_regular_expressions() -> None:
+    for feature in load_knowledge(ROOT / "knowledge").dispatch.features.values():
+        for entry in feature.dispatch:
+            re.compile(entry.kernels)

@@ -1,0 +1,444 @@
+"""Each rule, on small installations made for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from wheels import facts, library
+
+from assay.adapters.knowledge_files import load_knowledge
+from assay.audit.audit import audit, uncertain
+from assay.audit.context import TargetGpu
+from assay.audit.facts import WheelFacts
+from assay.audit.findings import AuditReport, Finding
+from assay.audit.history import TorchHistory
+from assay.audit.knowledge import Knowledge
+from assay.audit.linker import Base, Installation
+from assay.model.outcome import Outcome, Severity, Verdict
+
+ROOT = Path(__file__).parents[2]
+SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
+OLD_ONLY = "_ZN2at4goneEv"
+NEW_STRING = "_ZN3c105ErrorC1ENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+OLD_STRING = "_ZN5torch3jit17parseSchemaOrNameERKSs"
+COMMON = "_ZN3c105checkEv"
+BOOKWORM = Base(name="slim", glibc="2.36", glibcxx="3.4.30", cxxabi="1.3.13", sonames=frozenset({"libz.so.1"}))
+SM120 = TargetGpu(name="sm_120", capability=120)
+
+
+@pytest.fixture(scope="module")
+def knowledge() -> Knowledge:
+    """The knowledge in the repository, with a history of torch made for these tests."""
+    real = load_knowledge(ROOT / "knowledge")
+    history = TorchHistory.build(
+        {
+            "2.7.1": ("12.6", [COMMON, SYM_NE, OLD_ONLY]),
+            "2.8.0": ("12.8", [COMMON, SYM_NE, NEW_STRING]),
+            "2.9.1": ("12.8", [COMMON, NEW_STRING, "aoti_torch_new"]),
+        }
+    )
+    return Knowledge(
+        sonames=real.sonames,
+        ptx=real.ptx,
+        needs=real.needs,
+        dispatch=real.dispatch,
+        history=history,
+        python=real.python,
+    )
+
+
+def torch(version: str = "2.8.0", *, sass: tuple[str, ...] = ("90", "120"), more: tuple[str, ...] = ()) -> WheelFacts:
+    """Return a torch: what its release exports, its libraries where the real one has them."""
+    names = {"2.7.1": (COMMON, SYM_NE, OLD_ONLY), "2.8.0": (COMMON, SYM_NE, NEW_STRING), "2.9.1": (COMMON, NEW_STRING)}
+    own = ("$ORIGIN",)
+    return facts(
+        "torch",
+        version,
+        library("torch/_C.cpython-311-x86_64-linux-gnu.so", needed=("libtorch_python.so",), rpath=("$ORIGIN/lib",)),
+        library("torch/lib/libtorch_global_deps.so", soname="libtorch_global_deps.so", needed=("libcudart.so.12",),
+                rpath=("$ORIGIN/../../nvidia/cuda_runtime/lib",)),
+        library("torch/lib/libtorch_python.so", soname="libtorch_python.so", needed=("libtorch_cuda.so", "libc10.so"),
+                runpath=own),
+        library("torch/lib/libtorch_cuda.so", soname="libtorch_cuda.so", needed=("libc10.so", "libcudart.so.12"),
+                rpath=("$ORIGIN/../../nvidia/cuda_runtime/lib", *own), sass=sass),
+        library("torch/lib/libc10.so", soname="libc10.so", defined=(*names[version], *more)),
+        requires=("nvidia-cuda-runtime-cu12==12.8.90",),
+    )  # fmt: skip
+
+
+def cudart(version: str = "12.8.90") -> WheelFacts:
+    return facts(
+        "nvidia-cuda-runtime-cu12",
+        version,
+        library(
+            "nvidia/cuda_runtime/lib/libcudart.so.12",
+            soname="libcudart.so.12",
+            defined=("cudaMalloc@@libcudart.so.12",),
+            provides=("libcudart.so.12",),
+        ),
+    )
+
+
+def judged(
+    knowledge: Knowledge,
+    *wheels: WheelFacts,
+    base: Base = BOOKWORM,
+    python: str = "3.11",
+    targets: tuple[TargetGpu, ...] = (),
+    known: dict[str, list[WheelFacts]] | None = None,
+    complete: bool = True,
+) -> AuditReport:
+    installation = Installation(wheels=wheels, python=python, base=base, complete=complete)
+    return audit(installation, knowledge, targets=targets, known=known, name="here")
+
+
+def found(report: AuditReport, rule: str) -> list[Finding]:
+    return [finding for finding in report.findings if finding.rule == rule]
+
+
+def extension(
+    *undefined: str, name: str = "ext", path: str = "ext/_C.abi3.so", needed: tuple[str, ...] = ()
+) -> WheelFacts:
+    return facts(name, "1.0", library(path, needed=("libc10.so", *needed), undefined=undefined), requires=("torch",))
+
+
+def test_what_fits_is_ok(knowledge: Knowledge) -> None:
+    report = judged(knowledge, torch(), cudart(), extension(COMMON, SYM_NE, NEW_STRING), targets=(SM120,))
+
+    assert Verdict.OK is report.verdict
+    assert () == report.findings
+
+
+def test_r1_a_requirement_that_does_not_hold(knowledge: Knowledge) -> None:
+    report = judged(knowledge, facts("a", "1", requires=("b>=2", "c", "d; python_version < '3'", "e; extra == 'x'")),
+                    facts("b", "1"))  # fmt: skip
+
+    assert ["requires b>=2, but 1 is in the set", "requires c, which is not in the set"] == sorted(
+        finding.message for finding in found(report, "R1")
+    )
+    assert Verdict.FAIL is report.verdict
+
+
+def test_r1_what_was_forced_or_is_installed_weighs_less(knowledge: Knowledge) -> None:
+    wheels = (facts("a", "1", requires=("b>=2",)), facts("b", "1"))
+    for installation in (
+        Installation(wheels=wheels, python="3.11", base=BOOKWORM, overridden=frozenset({"b"})),
+        Installation(wheels=wheels, python="3.11", base=BOOKWORM, installed=True),
+    ):
+        report = audit(installation, knowledge)
+
+        assert [Severity.WARNING] == [finding.severity for finding in found(report, "R1")]
+
+
+@pytest.mark.parametrize(
+    ("filename", "requires_python", "python", "good"),
+    [
+        ("a-1-cp311-cp311-linux_x86_64.whl", None, "3.11", True),
+        ("a-1-cp311-cp311-linux_x86_64.whl", None, "3.12", False),
+        ("a-1-cp39-abi3-linux_x86_64.whl", None, "3.12", True),
+        ("a-1-cp312-abi3-linux_x86_64.whl", None, "3.11", False),
+        ("a-1-py3-none-any.whl", None, "3.11", True),
+        ("a-1-py3-none-any.whl", ">=3.12", "3.11", False),
+        ("a-1-py3-none-any.whl", ">=3.9,<3.13", "3.12", True),
+    ],
+)
+def test_r2_tags_and_python(
+    knowledge: Knowledge, filename: str, requires_python: str | None, python: str, good: bool
+) -> None:
+    wheel = facts("a", "1").model_copy(update={"filename": filename, "requires_python": requires_python})
+
+    assert good is (not found(judged(knowledge, wheel, python=python), "R2"))
+
+
+def test_r3_a_wheel_that_does_not_say_that_it_needs_torch(knowledge: Knowledge) -> None:
+    silent = extension(COMMON, SYM_NE).model_copy(update={"requires_dist": ()})
+    report = judged(knowledge, torch(), cudart(), silent)
+
+    assert "built for torch 2.7 or 2.8" in found(report, "R3")[0].message
+    assert not found(judged(knowledge, torch(), cudart(), extension(COMMON, SYM_NE)), "R3")
+
+
+def test_l1_a_library_that_nothing_brings(knowledge: Knowledge) -> None:
+    wheel = facts(
+        "sgl-kernel",
+        "0.3.9.post2",
+        library(
+            "sgl_kernel/common_ops.abi3.so",
+            needed=("libnuma.so.1", "libc10.so"),
+            undefined=(COMMON, SYM_NE, NEW_STRING),
+        ),
+        requires=("torch==2.8.0",),
+    )  # fmt: skip
+    (finding,) = found(judged(knowledge, torch(), cudart(), wheel), "L1")
+
+    assert (Severity.ERROR, "abi-libnuma-missing") == (finding.severity, finding.cause)
+    assert "libnuma1" in finding.fix
+    numa = Base(name="slim", glibc="2.36", sonames=frozenset({"libnuma.so.1"}))
+    assert not found(judged(knowledge, torch(), cudart(), wheel, base=numa), "L1")
+    unknown = Base(name="not given", known=False)
+    assert [Severity.WARNING] == [
+        f.severity for f in found(judged(knowledge, torch(), cudart(), wheel, base=unknown), "L1")
+    ]
+
+
+def test_l1_the_driver_is_never_missing(knowledge: Knowledge) -> None:
+    wheel = extension(COMMON, SYM_NE, NEW_STRING, "cuLaunchKernel", needed=("libcuda.so.1", "libnvidia-ml.so.1"))
+
+    assert Verdict.OK is judged(knowledge, torch(), cudart(), wheel).verdict
+
+
+def test_l1_another_cuda_major(knowledge: Knowledge) -> None:
+    wheel = extension(COMMON, SYM_NE, NEW_STRING, needed=("libcudart.so.13",))
+    report = judged(knowledge, torch(), cudart(), wheel)
+
+    assert "this set has libcudart.so.12" in found(report, "L1")[0].message
+    assert "abi-cudart12" == found(report, "L1")[0].cause
+    assert found(report, "L10")
+
+
+def test_l1_a_library_out_of_reach_is_no_error(knowledge: Knowledge) -> None:
+    holder = facts("holder", "1", library("holder/lib/libheld.so.1", soname="libheld.so.1"))
+    wheel = extension(COMMON, SYM_NE, NEW_STRING, needed=("libheld.so.1",))
+    (finding,) = found(judged(knowledge, torch(), cudart(), holder, wheel), "L1")
+
+    assert Severity.WARNING is finding.severity
+    assert "holder 1 has where the linker does not look" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("rpath", "runpath", "good"),
+    [
+        (("$ORIGIN/../a.libs",), (), True),
+        ((), ("$ORIGIN/../a.libs",), True),
+        (("${ORIGIN}/../a.libs",), (), True),
+        (("$ORIGIN/../b.libs",), (), False),
+    ],
+)
+def test_l1_search_paths(knowledge: Knowledge, rpath: tuple[str, ...], runpath: tuple[str, ...], good: bool) -> None:
+    wheel = facts(
+        "a", "1",
+        library("a/_x.abi3.so", needed=("libinner.so",), rpath=rpath, runpath=runpath, defined=("PyInit__x",)),
+        library("a.libs/libinner.so", soname="libinner.so"),
+    )  # fmt: skip
+
+    assert good is (not found(judged(knowledge, wheel), "L1"))
+
+
+def test_l1_rpath_reaches_further_than_runpath(knowledge: Knowledge) -> None:
+    """DT_RPATH of a library counts for what it pulls in, DT_RUNPATH does not (ld.so(8))."""
+    for rpath, runpath, good in ((("$ORIGIN/../a.libs",), (), True), ((), ("$ORIGIN/../a.libs",), False)):
+        wheel = facts(
+            "a", "1",
+            library("a/_x.abi3.so", needed=("libfirst.so",), rpath=rpath, runpath=runpath, defined=("PyInit__x",)),
+            library("a.libs/libfirst.so", soname="libfirst.so", needed=("libsecond.so",)),
+            library("a.libs/libsecond.so", soname="libsecond.so"),
+        )  # fmt: skip
+
+        assert good is (not found(judged(knowledge, wheel), "L1"))
+
+
+def test_l3_a_symbol_torch_lacks_says_who_has_it_and_what_would_fit(knowledge: Knowledge) -> None:
+    other = extension(COMMON, NEW_STRING).model_copy(update={"version": "2.0", "requires_dist": ("torch==2.9.1",)})
+    report = judged(knowledge, torch("2.9.1"), cudart(), extension(COMMON, SYM_NE, NEW_STRING), known={"ext": [other]})
+    (finding,) = found(report, "L3")
+
+    assert Verdict.FAIL is report.verdict
+    assert (SYM_NE,) == finding.symbols
+    assert "built for torch 2.8; torch 2.9.1 lacks" in finding.message
+    assert "torch 2.7.1 to 2.8.0 have it" in finding.message
+    assert [("torch", ("2.8.0",)), ("ext", ("2.0",))] == [(s.package, s.versions) for s in finding.suggestions]
+
+
+def test_l3_weak_symbols_never_fail(knowledge: Knowledge) -> None:
+    wheel = facts(
+        "ext", "1",
+        library("ext/_C.abi3.so", needed=("libc10.so",), undefined=(COMMON, SYM_NE, NEW_STRING), weak=(OLD_ONLY,)),
+        requires=("torch",),
+    )  # fmt: skip
+
+    assert Verdict.OK is judged(knowledge, torch(), cudart(), wheel).verdict
+
+
+def test_l3_the_closure_counts_not_only_what_is_named(knowledge: Knowledge) -> None:
+    """A symbol may come from a library that another needed library needs."""
+    wheel = extension(COMMON, SYM_NE, NEW_STRING, "cudaMalloc@libcudart.so.12", needed=("libtorch_cuda.so",))
+
+    assert Verdict.OK is judged(knowledge, torch(), cudart(), wheel).verdict
+
+
+def test_l3_what_was_not_read_makes_the_verdict_uncertain(knowledge: Knowledge) -> None:
+    hidden = facts("hidden", "1", library("hidden/libh.so.1", soname="libh.so.1", scope="listed"))
+    wheel = facts(
+        "a", "1",
+        library("a/_x.abi3.so", needed=("libh.so.1",), undefined=("_ZN1h4callEv",), defined=("PyInit__x",),
+                rpath=("$ORIGIN/../hidden",)),
+    )  # fmt: skip
+    installation = Installation(wheels=(hidden, wheel), python="3.11", base=BOOKWORM)
+
+    assert frozenset({(hidden.sha256, "hidden/libh.so.1")}) == uncertain(installation, knowledge)
+
+
+def test_l4_a_version_a_library_does_not_define(knowledge: Knowledge) -> None:
+    wheel = facts(
+        "ext", "1",
+        library("ext/_C.abi3.so", needed=("libc10.so", "libcudart.so.12"), undefined=(COMMON, SYM_NE, NEW_STRING),
+                requires={"libcudart.so.12": ("libcudart.so.12.99",)}),
+        requires=("torch",),
+    )  # fmt: skip
+    (finding,) = found(judged(knowledge, torch(), cudart(), wheel), "L4")
+
+    assert "libcudart.so.12.99" in finding.message
+
+
+def test_l5_symbols_another_python_has(knowledge: Knowledge) -> None:
+    wheel = facts("a", "1", library("a/_x.abi3.so", undefined=("PyEval_CallObjectWithKeywords", "PyObject_Call"),
+                                    defined=("PyInit__x",)))  # fmt: skip
+    wheel = wheel.model_copy(update={"filename": "a-1-cp39-abi3-linux_x86_64.whl"})
+
+    assert not found(judged(knowledge, wheel, python="3.12"), "L5")
+    gone = facts("a", "1", library("a/_x.abi3.so", undefined=("_PyUnicode_Ready_Gone",), defined=("PyInit__x",)))
+    (finding,) = found(judged(knowledge, gone), "L5")
+    assert "no abi3 library" in finding.message
+
+
+def test_l5_a_file_for_another_python_is_not_seen(knowledge: Knowledge) -> None:
+    wheel = facts(
+        "a", "1", library("a/_x.cpython-310-x86_64-linux-gnu.so", undefined=("Nowhere",), defined=("PyInit__x",))
+    )
+
+    assert "Python 3.11 does not see it" in found(judged(knowledge, wheel), "L5")[0].message
+
+
+@pytest.mark.parametrize(("driver", "good"), [(None, True), ("12.8", True), ("12.3", False)])
+def test_l6_functions_of_a_newer_driver(knowledge: Knowledge, driver: str | None, good: bool) -> None:
+    target = TargetGpu(name="sm_120", capability=120, driver_cuda=driver)
+    wheel = extension(COMMON, SYM_NE, NEW_STRING, "cuGreenCtxCreate", needed=("libcuda.so.1",))
+
+    assert good is (not found(judged(knowledge, torch(), cudart(), wheel, targets=(target,)), "L6"))
+
+
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [("GLIBC_2.36", True), ("GLIBC_2.38", False), ("GLIBCXX_3.4.31", False), ("GLIBC_PRIVATE", True)],
+)
+def test_l7_the_runtime_of_the_base(knowledge: Knowledge, version: str, good: bool) -> None:
+    wheel = facts("a", "1", library("a/_x.abi3.so", requires={"libc.so.6": (version,)}, needed=("libc.so.6",),
+                                    undefined=(f"f@{version}",), defined=("PyInit__x",)))  # fmt: skip
+
+    assert good is (not found(judged(knowledge, wheel), "L7"))
+
+
+def test_l7_an_image_is_judged_by_its_own_libraries(knowledge: Knowledge) -> None:
+    libc = library("/lib/libc.so.6", soname="libc.so.6", provides=("GLIBC_2.17",))
+    wheel = facts("a", "1", library("a/_x.abi3.so", requires={"libc.so.6": ("GLIBC_2.18",)}, needed=("libc.so.6",),
+                                    defined=("PyInit__x",)))  # fmt: skip
+
+    assert found(judged(knowledge, wheel, base=Base(name="image", libraries=(libc,))), "L7")
+
+
+def test_l8_the_old_string_abi(knowledge: Knowledge) -> None:
+    report = judged(knowledge, torch("2.8.0"), cudart(), extension(COMMON, OLD_STRING))
+
+    assert "abi-pre-cxx11" == found(report, "L8")[0].cause
+
+
+def test_l9_all_symbols_resolve_and_yet_it_was_built_for_another_torch(knowledge: Knowledge) -> None:
+    """One library names torch 2.8; its sibling finds all symbols on 2.9.1 and was measured to abort there."""
+    wheel = facts(
+        "ext", "1",
+        library("ext/_telling.abi3.so", needed=("libc10.so",), undefined=(COMMON, SYM_NE, NEW_STRING)),
+        library("ext/_silent.abi3.so", needed=("libc10.so",), undefined=(COMMON,)),
+        requires=("torch",),
+    )  # fmt: skip
+    report = judged(knowledge, torch("2.9.1"), cudart(), wheel)
+
+    assert ["_silent.abi3.so;"] == [
+        word for f in found(report, "L9") for word in f.message.split() if word.startswith("_si")
+    ]
+    assert "audit-abi-risk" == found(report, "L9")[0].cause
+
+
+def test_l9_a_pin_says_which_torch(knowledge: Knowledge) -> None:
+    pinned = extension(COMMON).model_copy(update={"requires_dist": ("torch (==2.7.1)",)})
+    report = judged(knowledge, torch("2.8.0"), cudart(), pinned)
+
+    assert {"R1", "L9"} == {f.rule for f in report.findings if f.severity is Severity.ERROR}
+
+
+def test_l9_the_stable_abi_asks_for_the_newest_function_it_uses(knowledge: Knowledge) -> None:
+    wheel = facts("ext", "1", library("ext/_C.abi3.so", undefined=("aoti_torch_new",)), requires=("torch",))
+
+    assert "from 2.9 on" in found(judged(knowledge, torch("2.8.0"), cudart(), wheel), "L9")[0].message
+    assert not found(judged(knowledge, torch("2.9.1", more=("aoti_torch_new",)), cudart(), wheel), "L9")
+
+
+@pytest.mark.parametrize(
+    ("use", "sass", "severity"),
+    [("vllm/_C.abi3.so", ("90",), Severity.ERROR), ("vllm/_flashmla_C.abi3.so", ("90a",), Severity.INFO)],
+)
+def test_g1_a_library_without_code_is_judged_by_how_it_is_used(
+    knowledge: Knowledge, use: str, sass: tuple[str, ...], severity: Severity
+) -> None:
+    used = library(use, needed=("libc10.so",), undefined=(COMMON, SYM_NE, NEW_STRING), sass=sass)
+    wheel = facts("vllm", "0.11.0", used, requires=("torch==2.8.0",))
+
+    assert [severity] == [
+        f.severity for f in found(judged(knowledge, torch(), cudart(), wheel, targets=(SM120,)), "G1")
+    ]
+
+
+def test_g1_a_torch_without_code_for_the_gpu(knowledge: Knowledge) -> None:
+    report = judged(knowledge, torch(sass=("80", "90")), cudart(), targets=(SM120,))
+
+    assert "arch-torch-incompatible" == found(report, "G1")[0].cause
+    assert Verdict.FAIL is report.verdict
+    predicted = report.predicted()["sm_120"]
+    assert (Outcome.BROKEN, Outcome.BROKEN) == (predicted["torch-device"], predicted["cuda-graphs"])
+
+
+def test_predictions_tell_machine_code_from_ptx_and_wrong_from_slow(knowledge: Knowledge) -> None:
+    def vllm(sass: tuple[str, ...] = (), ptx: tuple[str, ...] = ()) -> WheelFacts:
+        moe = library(
+            "vllm/_moe_C.abi3.so", needed=("libc10.so",), undefined=(COMMON, SYM_NE, NEW_STRING), sass=sass, ptx=ptx
+        )
+        groups = tuple(g.model_copy(update={"kernels": ("_ZN10marlin_moe6MarlinEv",)}) for g in moe.gpu.groups)  # type: ignore[union-attr]
+        moe = moe.model_copy(update={"gpu": moe.gpu.model_copy(update={"groups": groups})})  # type: ignore[union-attr]
+        return facts("vllm", "0.11.0", moe, requires=("torch==2.8.0",))
+
+    def outcome(wheel: WheelFacts) -> Outcome:
+        return judged(knowledge, torch(), cudart(), wheel, targets=(SM120,)).predicted()["sm_120"]["marlin-moe"]
+
+    assert Outcome.WORKS is outcome(vllm(sass=("120",)))
+    assert Outcome.WRONG is outcome(vllm(ptx=("90@8.7",)))
+    assert Outcome.BROKEN is outcome(vllm(sass=("90a",)))
+
+
+def test_a_feature_without_its_package_is_not_predicted(knowledge: Knowledge) -> None:
+    assert "marlin" not in judged(knowledge, torch(), cudart(), targets=(SM120,)).predicted()["sm_120"]
+
+
+def test_r4_what_no_wheel_says(knowledge: Knowledge) -> None:
+    triton = facts("triton", "3.4.0")
+    compiler = Base(name="slim", packages=frozenset({"gcc"}))
+
+    assert "tk-no-c-compiler" == found(judged(knowledge, triton), "R4")[0].cause
+    assert not found(judged(knowledge, triton, base=compiler), "R4")
+
+
+def test_f1_a_library_that_could_not_be_read_is_told(knowledge: Knowledge) -> None:
+    broken = library("a/_x.so", scope="listed").model_copy(update={"problem": "a table is cut short"})
+
+    assert Verdict.WARN is judged(knowledge, facts("a", "1", broken)).verdict
+
+
+def test_torch_that_was_not_read_is_judged_by_the_table(knowledge: Knowledge) -> None:
+    unread = torch("2.9.1")
+    unread = unread.model_copy(
+        update={"libraries": tuple(library(item.path, scope="listed") for item in unread.libraries)}
+    )
+    report = judged(knowledge, unread, extension(COMMON, SYM_NE, NEW_STRING), complete=False)
+
+    assert [(SYM_NE,)] == [f.symbols for f in found(report, "L3")]
+    fine = judged(knowledge, unread, extension(COMMON, NEW_STRING), complete=False)
+    assert Verdict.OK is fine.verdict
