@@ -33,11 +33,13 @@ _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _NEEDED_BYTES: Final = 3 << 30
 _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _HINT: Final = "`./quickstart engine` installs it, or as root: apt-get install debootstrap debian-archive-keyring"
-# What debootstrap leaves behind that names this machine or this moment, or that nobody needs.
+# What debootstrap leaves behind that names this machine or this moment, or that nobody needs. The compiled files of
+# debpython are written while it is imported, and were seen to differ between machines.
 _CLEAN: Final = r"""
 set -eu
 cd "$1"
 rm -rf var/cache/apt/archives/* var/cache/apt/*.bin var/lib/apt/lists/* var/log/* debootstrap
+rm -rf usr/share/python3/debpython/__pycache__
 rm -f var/cache/ldconfig/aux-cache
 rm -f etc/hostname etc/resolv.conf etc/*- var/cache/debconf/*-old var/lib/dpkg/*-old var/lib/systemd/random-seed
 rm -f var/lib/dbus/machine-id etc/apt/apt.conf.d/*proxy* etc/ssl/private/*
