@@ -97,7 +97,8 @@ def main() -> None:
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     context = multiprocessing.get_context("spawn")
     print(
-        f"{'log':<12} {'MB':>5} {'seconds':>8} {'CPU s':>7} {'MB/s':>7} {'of 5 s':>7} {'peak MB':>8} {'of 200':>7} causes"
+        f"{'log':<12} {'MB':>5} {'seconds':>8} {'CPU s':>7} {'MB/s':>7} {'of 5 s':>7} "
+        f"{'peak MB':>8} {'of 200':>7} causes"
     )
     for name, make in KINDS.items():
         with tempfile.NamedTemporaryFile(suffix=".log") as file:

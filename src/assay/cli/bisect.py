@@ -69,7 +69,7 @@ def _test(cell: str, feature: str, target: str, project: Path | None, store: Fil
     before = {(record.created, record.kind) for record in store.records()}
     code = main(["build", cell, *where])
     if code in {0, 1}:
-        code = main(["probe", cell, "--features", feature, *where])
+        code = main(["probe", cell, "--feature", feature, *where])
     if code not in {0, 1}:
         raise StoreError(
             f"{cell} could not be tested: the command ended with code {code}",

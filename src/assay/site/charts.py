@@ -13,7 +13,7 @@ __all__ = ["svg", "ticks"]
 
 _WIDTH: Final = 640
 _HEIGHT: Final = 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 14, 44
 _COLOURS: Final = 6
 
 
@@ -25,6 +25,16 @@ def ticks(most: float, *, about: int = 5) -> list[float]:
     power = 10.0 ** floor(log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
     return [step * i for i in range(ceil(most / step - 1e-9) + 1)]
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _key(index: int) -> str:
+    """Return the piece of line that stands for a series: colour and dashes, so that neither is needed alone."""
+    line = f'<line class="line c{index % _COLOURS}" x1="0" y1="6" x2="34" y2="6"/>'
+    return f'<svg class="chart" width="34" height="12" aria-hidden="true">{line}</svg>'
 
 
 def svg(chart: Chart) -> Markup:
@@ -50,25 +60,26 @@ def svg(chart: Chart) -> Markup:
     for index, series in enumerate(chart.series):
         colour = f"c{index % _COLOURS}"
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in series.points)
-        parts.append(f'<polyline class="{colour}" points="{points}"/>')
+        parts.append(f'<polyline class="line {colour}" points="{points}"/>')
         for x, y in series.points:
             parts.append(f'<circle class="{colour}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3.5"/>')
-        if series.points:
-            x, y = series.points[-1]
-            label = escape(f"{index + 1}")
-            parts.append(f'<text x="{px(x) - 8:.1f}" y="{py(y) - 7 - 13 * index:.1f}" text-anchor="end">{label}</text>')
     rows = "".join(
-        f'<tr><th scope="row">{number}. {escape(series.name)}</th>'
-        + "".join(f'<td class="num">{dict(series.points).get(x, float("nan")):.4g}</td>' for x in xs)
+        f'<tr><th scope="row">{_key(number - 1)} {escape(series.name)}</th>'
+        + "".join(f'<td class="num">{_value(dict(series.points).get(x))}</td>' for x in xs)
         + "</tr>"
         for number, series in enumerate(chart.series, 1)
-    ).replace(">nan<", ">–<")
+    )
     heads = "".join(f'<th scope="col" class="num">{x:g}</th>' for x in xs)
     what = f"{escape(chart.y)} by {escape(chart.x)}"
     title = escape(chart.title)
+    # One place on the axis makes no line: the values alone say as much.
     plot = (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
-        f'aria-label="{title}: {what}">{"".join(parts)}</svg>'
+        ""
+        if len(xs) < 2
+        else (
+            f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
+            f'aria-label="{title}: {what}">{"".join(parts)}</svg>'
+        )
     )
     values = (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Values of {title}"><table><thead><tr>'

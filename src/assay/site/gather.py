@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from assay.model.cell import Cell
-from assay.record import AnyRecord, AuditRecord, BenchRecord, BuildRecord, Device, ProbeRecord, ServeRecord
+from assay.record import AnyRecord, AuditRecord, BenchRecord, BenchSeries, BuildRecord, Device, ProbeRecord, ServeRecord
 from assay.site.model import (
     Audit,
     Build,
@@ -113,15 +113,35 @@ def _take_probe(mine: _Gathered, record: ProbeRecord, events: list[Event]) -> No
 def _finding(raw: Any) -> dict[str, str]:
     if not isinstance(raw, dict):
         return {"message": str(raw)}
-    return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in raw.items() if value}
+    return {str(key): _words(value) for key, value in raw.items() if value}
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    if isinstance(value, dict):
+        return " ".join(_words(part) for part in value.values() if part)
+    return str(value)
+
+
+def _reasons(document: Any) -> dict[tuple[str, str], tuple[str, str | None]]:
+    """Return (feature, target) -> (reason, cause) of an audit's document, as far as it has them."""
+    found: dict[tuple[str, str], tuple[str, str | None]] = {}
+    for item in document.get("predictions") or []:
+        cause = item.get("cause")
+        reason = str(item.get("reason") or "")
+        found[str(item.get("feature")), str(item.get("target"))] = (reason, str(cause) if cause else None)
+    return found
 
 
 def _take_audit(mine: _Gathered, record: AuditRecord, document: bytes | None) -> None:
     findings: tuple[dict[str, str], ...] = ()
+    reasons: dict[tuple[str, str], tuple[str, str | None]] = {}
     if document is not None:
         try:
-            found = json.loads(document)
-            findings = tuple(_finding(item) for item in (found.get("findings") or []))[:300]
+            read = json.loads(document)
+            findings = tuple(_finding(item) for item in (read.get("findings") or []))[:300]
+            reasons = _reasons(read)
         except (ValueError, AttributeError, TypeError):
             findings = ({"message": "the audit's document cannot be read"},)
     mine.audits[record.subject] = Audit(
@@ -135,11 +155,14 @@ def _take_audit(mine: _Gathered, record: AuditRecord, document: bytes | None) ->
     for target, features in record.predictions.items():
         mine.targets[target] = None
         for feature, outcome in features.items():
+            reason, cause = reasons.get((feature, target), ("", None))
             mine.predicted[feature, target] = Result(
                 feature=feature,
                 target=target,
                 source=Source.PREDICTED,
                 outcome=outcome,
+                reason=reason,
+                cause=cause,
                 when=record.created,
                 run=record.run,
                 note=f"audit of the {record.subject}",
@@ -188,22 +211,26 @@ def _take(mine: _Gathered, record: AnyRecord, read: ReadDocument, events: list[E
 
 
 def _charts(benches: Sequence[BenchRecord]) -> tuple[Chart, ...]:
-    throughput: dict[str, dict[float, float]] = {}
-    first: dict[str, dict[float, float]] = {}
+    """Return plots for each workload: over users where it varies them, else over the length of the answers."""
+    points: dict[str, list[tuple[str, BenchSeries]]] = {}
     for record in benches:
         for series in record.series:
-            name = " ".join(part for part in (record.profile, series.workload, f"{series.max_tokens} tokens") if part)
-            throughput.setdefault(name, {})[float(series.users)] = series.tokens_per_second
+            points.setdefault(series.workload, []).append((record.profile or record.run, series))
+    made: list[Chart] = []
+    for workload, found in points.items():
+        by_users = len({series.users for _, series in found}) > 1
+        x = "users at once" if by_users else "tokens asked for"
+        rate: dict[str, dict[float, float]] = {}
+        first: dict[str, dict[float, float]] = {}
+        for name, series in found:
+            at = float(series.users if by_users else series.max_tokens)
+            rate.setdefault(name, {})[at] = series.tokens_per_second
             if series.ttft:
-                first.setdefault(name, {})[float(series.users)] = series.ttft.p50
-    made = []
-    for title, y, lines in (
-        ("Throughput", "tokens/s", throughput),
-        ("Time to the first token, median", "ms", first),
-    ):
-        if lines:
-            series_ = tuple(Series(name=name, points=tuple(sorted(points.items()))) for name, points in lines.items())
-            made.append(Chart(title=title, x="users at once", y=y, series=series_))
+                first.setdefault(name, {})[at] = series.ttft.p50
+        for what, y, lines in (("throughput", "tokens/s", rate), ("time to the first token, median", "ms", first)):
+            if lines:
+                drawn = tuple(Series(name=name, points=tuple(sorted(line.items()))) for name, line in lines.items())
+                made.append(Chart(title=f"{workload}: {what}", x=x, y=y, series=drawn))
     return tuple(made)
 
 
@@ -217,10 +244,9 @@ def _page(
     read_log: ReadLog,
 ) -> CellPage:
     engine = cell.engine if cell else mine.engine
-    features = " ".join(dict.fromkeys(feature for feature, _ in mine.measured)) or "all"
-    repeat = [f"assay build {cell_id}", f"assay probe {cell_id} --features {features.replace(' ', ',')}"]
+    repeat = [f"assay {verb} {cell_id}" for verb in ("audit", "build", "probe")]
     if cell is None or cell.kind == "external":
-        repeat = repeat[1:]
+        repeat.remove(f"assay build {cell_id}")
     targets = tuple(dict.fromkeys([*(cell.targets if cell else ()), *mine.targets]))
     return CellPage(
         id=cell_id,
