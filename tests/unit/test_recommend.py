@@ -1,0 +1,62 @@
+"""What is recommended was measured, on that architecture."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from publish_tools import NOW, both, candidate, gear, policy, probe, publish
+from registry_tools import put_image
+
+from assay.adapters.dsse import KeyVerifier
+from assay.adapters.fake_registry import FakeRegistry
+from assay.flows.recommend import from_records, from_registry, rank
+from assay.model.outcome import Outcome
+from assay.reference import Repository
+
+DIGEST = "sha256:" + "a" * 64
+RELEASE = Repository(host="r.test", path="team/demo")
+
+
+def test_only_the_target_and_only_the_newest_counts() -> None:
+    offers = from_records(
+        [
+            probe(DIGEST, created=NOW - timedelta(days=3), features={"cuda-graphs": "works", "marlin": "works"}),
+            probe(DIGEST, features={"cuda-graphs": "broken", "marlin": "not_run"}),
+            probe("sha256:" + "b" * 64, capability="9.0"),
+        ],
+        "sm_120",
+    )
+
+    assert [{"cuda-graphs": Outcome.BROKEN, "marlin": Outcome.WORKS}] == [offer.features for offer in offers]
+    assert offers[0].lacks(["cuda-graphs", "marlin", "fp8"]) == ("cuda-graphs", "fp8")
+
+
+def test_what_has_more_goes_first_then_what_stands_better() -> None:
+    offers = from_records(
+        [
+            probe(DIGEST, cell="old", created=NOW - timedelta(days=9), features={"a": "works", "b": "works"}),
+            probe(DIGEST, cell="new", features={"a": "works", "b": "works"}),
+            probe(DIGEST, cell="half", features={"a": "works", "b": "degraded"}),
+        ],
+        "sm_120",
+    )
+
+    assert [offer.cell for offer in rank(offers, ["a", "b"])] == ["new", "old", "half"]
+
+
+def test_published_evidence_goes_before_the_same_record(tmp_path: Path) -> None:
+    registry = FakeRegistry()
+    image = put_image(registry, Repository(host="r.test", path="team/staging/demo"), "key")
+    publish(candidate(), policy("r.test"), both, gear(registry, tmp_path))
+    published = from_registry(RELEASE, "sm_120", registry=registry, verifier=KeyVerifier([]), now=NOW)
+    aged = from_registry(RELEASE, "sm_120", registry=registry, verifier=KeyVerifier([]), now=NOW + timedelta(days=99))
+    elsewhere = from_registry(RELEASE, "sm_90", registry=registry, verifier=KeyVerifier([]), now=NOW)
+    ranked = rank([*from_records([probe(image.digest)], "sm_120"), *published], ["cuda-graphs"])
+
+    assert [("recorded", RELEASE.at(image.digest), ("verified",))] == [
+        (offer.standing, offer.reference, offer.levels) for offer in ranked
+    ]
+    assert ranked[0].tags == (candidate().tag, "sm120-verified")
+    assert [offer.standing for offer in aged] == ["refused"]
+    assert elsewhere == []
