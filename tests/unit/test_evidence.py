@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ from assay.errors import EvidenceError, ToolError
 from assay.evidence import (
     Kind,
     Statement,
+    audit_report,
     bill_of_materials,
     evidence_tag,
     make_bundle,
@@ -73,6 +76,15 @@ def test_a_record_keeps_its_bytes() -> None:
 
     assert (probe(DIGEST), raw) == record_of(statement)
     assert raw == record_of(Statement.parse(statement.raw))[1]
+
+
+def test_the_audits_report_keeps_its_bytes() -> None:
+    report = b'{"findings": []}\n' * 1000
+    predicate = audit_report(report, name="x", digest=DIGEST).predicate
+
+    assert report == gzip.decompress(base64.b64decode(predicate["data"]))
+    assert predicate["digest"] == sha256_of(report)
+    assert len(predicate["data"]) < 1000
 
 
 def test_an_edited_record_is_found_out() -> None:
