@@ -9,8 +9,8 @@ SABOTAGE = {"missing-library": "broken"}
 
 PACKAGES = (
     "torch", "torchvision", "torchaudio", "triton", "vllm", "vllm_flash_attn", "sglang", "sgl_kernel", "flashinfer",
-    "flashinfer_jit_cache", "flash_attn", "flash_attn_interface", "xgrammar", "deep_gemm", "torchao", "xformers", "numpy",
-    "tvm_ffi",
+    "flashinfer_jit_cache", "flash_attn", "flash_attn_interface", "xgrammar", "deep_gemm", "torchao", "xformers",
+    "numpy", "tvm_ffi",
 )  # fmt: skip
 IMPORTS = (
     "torch",

@@ -1,0 +1,196 @@
+"""The probe flow over a fake executor: skipping, breaking off, judging, recording."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from assay.adapters.store import FileStore
+from assay.errors import GpuMissing
+from assay.flows.probe import Options, ProbeFlow, Subject, exit_code
+from assay.model.outcome import Outcome
+from assay.ports.executor import Place, Ran, Request
+from assay.record import ProbeRecord
+
+DECLARE = 'FEATURE = "{0}"\nREQUIRES = {1!r}\nTIMEOUT = 5\nGPUS = {2}\nWARM = True\n'
+SUITE = {
+    "harness.py": b"",
+    "features/one.py": DECLARE.format("one", (), 1).encode(),
+    "features/two.py": DECLARE.format("two", ("one",), 1).encode(),
+    "features/three.py": DECLARE.format("three", (), 0).encode(),
+}
+DEVICE = {"name": "NVIDIA H200", "capability": "9.0", "memory_bytes": 1, "uuid": "GPU-1"}
+
+
+class FakeExecutor:
+    """Answers like the harness; `say` are outcomes by feature, `stop_after` ends it early."""
+
+    name: Literal["docker", "local"] = "docker"
+
+    def __init__(self, *, gpus: int = 1, outcomes: dict[str, str] | None = None, stop_after: int | None = None) -> None:
+        self.count = gpus
+        self.outcomes = outcomes or {}
+        self.stop_after = stop_after
+        self.requests: list[Request] = []
+        self.result: bytes | None = None
+
+    def gpus(self) -> tuple[str, ...]:
+        if not self.count:
+            raise GpuMissing("no GPU")
+        return tuple(str(index) for index in range(self.count))
+
+    def place(self, reference: str) -> Place:
+        return Place(reference=reference, digest="sha256:image")
+
+    def run(self, request: Request) -> Ran:
+        self.requests.append(request)
+        if self.result is not None:
+            return Ran(result=self.result, ended="failed", message="it said something else")
+        done: dict[str, Any] = {}
+        for item in request.job["probes"][: self.stop_after]:
+            outcome = self.outcomes.get(item["feature"], "works")
+            document = {"outcome": outcome, "reason": "why", "metrics": {}, "notes": [], "seconds": 0.1}
+            done[item["feature"]] = {
+                "feature": item["feature"],
+                "file": item["file"],
+                "exit_code": 0,
+                "document": document,
+                "stderr": "said on stderr",
+            }
+        finished = self.stop_after is None
+        document = {
+            "schema_version": 1,
+            "suite_digest": "sha256:suite",
+            "python": "3.12.1",
+            "executable": "/usr/bin/python3",
+            "facts": {"devices": [DEVICE], "driver": "580.1", "cuda": "13.0", "packages": {"torch": "2.11.0"}},
+            "probes": done,
+            "finished": finished,
+        }
+        data = json.dumps(document).encode()
+        return Ran(result=data, ended="finished" if finished else "killed", message="" if finished else "it was killed")
+
+
+class FakeLeases:
+    @contextmanager
+    def take(self, gpus: tuple[str, ...], count: int, *, wait_seconds: float) -> Iterator[tuple[str, ...]]:
+        yield gpus[:count]
+
+
+def flow(executor: FakeExecutor, root: Path, said: list[str] | None = None) -> ProbeFlow:
+    return ProbeFlow(
+        executor=executor,
+        leases=FakeLeases(),
+        store=FileStore(root),
+        suite=SUITE,
+        suite_digest="sha256:suite",
+        diagnose=lambda text: "some-cause" if "why" in text else None,
+        say=(said if said is not None else []).append,
+    )
+
+
+SUBJECT = Subject(place=Place(reference="image:tag", digest="sha256:image"), cell="cell-1", image="image")
+
+
+def test_a_run_is_recorded_with_what_was_read_inside(tmp_path: Path) -> None:
+    (made,) = flow(FakeExecutor(outcomes={"two": "wrong"}), tmp_path).run([SUBJECT], Options())
+
+    assert {"one", "two", "three"} == set(made.features)
+    assert (Outcome.WRONG, "some-cause") == (made.features["two"].outcome, made.features["two"].cause)
+    assert made.features["one"].cause is None
+    assert ("sm_90", "580.1") == (made.devices[0].target, made.devices[0].driver)
+    assert {"torch": "2.11.0"} == made.packages
+    assert [made] == list(FileStore(tmp_path).records(kind="probe"))
+    log = made.features["two"].log
+    assert log is not None
+    assert "said on stderr" in (tmp_path / log).read_text()
+
+
+def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
+    flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(features=("one",)))
+    executor = FakeExecutor()
+
+    (made,) = flow(executor, tmp_path).run([SUBJECT], Options(features=("one", "three")))
+
+    # The first run of the harness has no probes: it reads the GPU and the driver.
+    assert [[], ["three"]] == [[item["feature"] for item in request.job["probes"]] for request in executor.requests]
+    assert {"one", "three"} == set(made.features)
+
+
+def test_nothing_left_to_do_returns_the_record_there_is(tmp_path: Path) -> None:
+    (first,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options())
+
+    (second,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options())
+
+    assert first == second
+    assert 1 == len(list(FileStore(tmp_path).records(kind="probe")))
+
+
+def test_force_runs_everything_again(tmp_path: Path) -> None:
+    flow(FakeExecutor(), tmp_path).run([SUBJECT], Options())
+    executor = FakeExecutor()
+
+    flow(executor, tmp_path).run([SUBJECT], Options(force=True))
+
+    assert 3 == len(executor.requests[0].job["probes"])
+
+
+def test_what_was_measured_before_a_kill_is_kept(tmp_path: Path) -> None:
+    (made,) = flow(FakeExecutor(stop_after=1), tmp_path).run([SUBJECT], Options())
+
+    ran = [name for name, item in made.features.items() if item.outcome is Outcome.WORKS]
+    assert 1 == len(ran)
+    assert all("it was killed" in made.features[name].reason for name in {"one", "two", "three"} - set(ran))
+    assert 1 == exit_code([made])
+
+
+@pytest.mark.parametrize("result", [b"", b"\x00\xff", b"[]", b'{"schema_version": 1}'])
+def test_an_unreadable_result_claims_nothing(tmp_path: Path, result: bytes) -> None:
+    executor = FakeExecutor()
+    executor.result = result
+    said: list[str] = []
+
+    (made,) = flow(executor, tmp_path, said).run([SUBJECT], Options(features=("three",)))
+
+    assert Outcome.NOT_RUN is made.features["three"].outcome
+    assert [] == list(FileStore(tmp_path).records())
+    assert any("nothing is recorded" in line for line in said)
+
+
+def test_a_sabotaged_run_is_shown_and_never_recorded(tmp_path: Path) -> None:
+    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(sabotage={"one": "perturb"}))
+
+    assert made.features
+    assert [] == list(FileStore(tmp_path).records())
+
+
+def test_without_a_gpu_only_probes_that_need_none_run(tmp_path: Path) -> None:
+    nothing = flow(FakeExecutor(gpus=0), tmp_path)
+
+    with pytest.raises(GpuMissing):
+        nothing.run([SUBJECT], Options())
+    (made,) = nothing.run([SUBJECT], Options(features=("three",)))
+
+    assert Outcome.WORKS is made.features["three"].outcome
+
+
+def test_more_gpus_than_there_are_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(GpuMissing, match="2 GPUs"):
+        flow(FakeExecutor(gpus=1), tmp_path).run([SUBJECT], Options(gpus=2))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [("works", 0), ("degraded", 0), ("unsupported", 0), ("not_run", 0), ("wrong", 1), ("broken", 1)],
+)
+def test_exit_code(tmp_path: Path, outcome: str, code: int) -> None:
+    made: list[ProbeRecord] = flow(FakeExecutor(outcomes={"one": outcome}), tmp_path).run(
+        [SUBJECT], Options(features=("one",))
+    )
+
+    assert code == exit_code(made)
