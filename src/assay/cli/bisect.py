@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 
 import click
@@ -62,23 +64,29 @@ def command(
 
 
 def _test(cell: str, feature: str, target: str, project: Path | None, store: FileStore) -> Trial:
-    """Build, audit and probe one cell with the commands that do so, and read what they recorded."""
+    """Lock, build, audit and probe one cell with the commands that do so, and read what they recorded."""
     from assay.cli import main  # noqa: PLC0415 - the table of commands imports this module
 
     where = ["--project", str(project)] if project else []
     before = {(record.created, record.kind) for record in store.records()}
-    code = main(["build", cell, *where])
-    if code in {0, 1}:
-        code = main(["probe", cell, "--feature", feature, *where])
-    if code not in {0, 1}:
-        raise StoreError(
-            f"{cell} could not be tested: the command ended with code {code}",
-            hint="mend what it said above, then run the same bisect again; it goes on from here",
-        )
-    news = [record for record in store.records() if (record.created, record.kind) not in before]
-    trial = trial_of(news, cell, feature, target)
-    # Nothing was built because the image is there already: older records count too.
-    return trial or trial_of(store.records(), cell, feature, target) or Trial.SKIP
+
+    def step(*words: str) -> Trial | None:
+        # Their tables are for people here; stdout is for the answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            code = main([*words, *where])
+        if code not in {0, 1}:
+            raise StoreError(
+                f"{cell} could not be tested: `assay {' '.join(words)}` ended with code {code}",
+                hint="mend what it said above, then run the same bisect again; it goes on from here",
+            )
+        news = [record for record in store.records() if (record.created, record.kind) not in before]
+        return trial_of(news, cell, feature, target)
+
+    step("lock", cell)
+    if step("build", cell) is Trial.SKIP:
+        return Trial.SKIP
+    # Nothing was measured because it is recorded already: older records count too.
+    return step("probe", cell, "--feature", feature) or trial_of(store.records(), cell, feature, target) or Trial.SKIP
 
 
 def _tell(state: State, line: Line, found: Answer | None, form: str) -> int:
