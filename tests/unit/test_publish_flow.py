@@ -12,7 +12,7 @@ from registry_tools import put_image
 
 from assay.adapters.fake_registry import FakeRegistry
 from assay.adapters.journal import FileJournal
-from assay.errors import PolicyRefused, RegistryError, UsageError
+from assay.errors import PolicyRefused, RegistryBroken, RegistryError, UsageError
 from assay.evidence import Kind
 from assay.flows.attach import collect
 from assay.flows.publish import propose, stage
@@ -325,6 +325,47 @@ def test_evidence_of_another_digest_does_not_carry_over(
 
     assert not seen.ok
     assert Why.EVIDENCE in whys(seen)
+
+
+def test_evidence_that_cannot_be_read_is_mended_by_publishing_again(
+    registry: FakeRegistry, image: Manifest, tmp_path: Path
+) -> None:
+    """The registry's disk was full: a tag of evidence and the index are there, and reading them fails."""
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    publish(candidate(), policy(HOST), both, tools)
+    half = next(name for name in registry.tags(RELEASE) if ".assay-" in name)
+    unreadable = {f"{RELEASE}:{half}", f"{RELEASE}@{image.digest}"}
+
+    def fail(method: str, what: str) -> None:
+        if method == "put_manifest":
+            unreadable.discard(what)
+            if what.endswith(fallback_tag(image.digest)):
+                unreadable.discard(f"{RELEASE}@{image.digest}")
+        elif method in ("manifest", "referrers") and what in unreadable:
+            raise RegistryBroken("500")
+
+    registry.fail = fail
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=tools.verifier)
+    assert Why.EVIDENCE in whys(seen)
+    publish(candidate(), policy(HOST), both, tools)
+
+    assert not unreadable
+    assert look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=tools.verifier).ok
+
+
+def test_an_immutable_tag_that_cannot_be_read_is_not_taken(
+    registry: FakeRegistry, image: Manifest, tmp_path: Path
+) -> None:
+    def fail(method: str, what: str) -> None:
+        if method == "resolve" and what == f"{RELEASE}:{TAG}":
+            raise RegistryBroken("500")
+
+    registry.fail = fail
+    with pytest.raises(RegistryBroken):
+        publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    registry.fail = lambda _method, _what: None
+
+    assert tag(registry, TAG) is None
 
 
 # Taking back

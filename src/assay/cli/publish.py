@@ -25,7 +25,7 @@ from assay.adapters.store import FileStore
 from assay.cli import main_inner
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.trust import insecure_option, show_judgement, verifier_of
-from assay.errors import EngineError, PolicyRefused, RegistryError, UsageError
+from assay.errors import EngineError, NothingSelected, PolicyRefused, RegistryError, UsageError
 from assay.flows.publish import Candidate, Proposal, execute, propose, stage
 from assay.flows.retag import Gear
 from assay.flows.revoke import revoke
@@ -105,7 +105,9 @@ def command(
     )
     if revoked:
         return _revoke(revoked, reason, back_to, policy=policy, gear=gear, form=form)
-    cells = plan.select(select, default=True)
+    cells = [cell for cell in plan.select(select, default=True) if cell.kind != "control"]
+    if not cells:
+        raise NothingSelected("only controls were selected; they are made to fail, and never published")
     if part:
         cells = shard(cells, part)
     results: list[dict[str, Any]] = []

@@ -178,12 +178,20 @@ def attach(
         _put(registry, repository, subject.digest, made, native=existing.native)
         new[made.manifest.digest] = made.manifest.referrer
     for tag in existing.broken:
-        # It was never acknowledged to anyone; another name for what is attached makes the tag readable again.
-        whole = registry.manifest(repository, next(iter(new), None) or existing.pieces[0].manifest)
-        if whole is not None:
-            registry.put_manifest(repository, tag, whole)
+        _mend(registry, repository, tag, next(iter(new), None) or existing.pieces[0].manifest)
     settle(registry, repository, subject.digest, known=new, sleep=sleep)
     return list(new)
+
+
+def _mend(registry: Registry, repository: Repository, tag: str, digest: str) -> None:
+    """Make a tag readable again that was half written, and so never acknowledged to anyone: it names `digest` now."""
+    try:
+        # It may have been another publisher's, in the middle of writing it.
+        registry.manifest(repository, tag)
+    except RegistryBroken:
+        whole = registry.manifest(repository, digest)
+        if whole is not None:
+            registry.put_manifest(repository, tag, whole)
 
 
 def _attached(statement: Statement, bundle: bytes | None, existing: Iterable[Piece]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from assay.errors import EvidenceError, PolicyRefused, RegistryBroken, RegistryError, UsageError
 from assay.evidence import Kind, Statement, statements_of
-from assay.flows.attach import attach, collect, settle
+from assay.flows.attach import attach, collect
 from assay.flows.retag import Gear, retag
 from assay.flows.verify import Verification, verify
 from assay.model.lock import Lock
@@ -252,7 +252,6 @@ def execute(
         seen = _read_back(proposal, policy, suite, gear, statements)
         for move in sorted(proposal.moves, key=lambda move: move.moving):
             _name(proposal, move, gear)
-        settle(gear.registry, release, subject.digest)
     return seen
 
 
