@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from assay import console
+from assay import claims, console
 from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.docker_executor import DockerExecutor
 from assay.adapters.gpu_leases import FileLeases
@@ -105,9 +105,13 @@ def command(
         subjects = _subjects(select, plan, store, executor, local=where == "local")
         records = flow.run(subjects, options)
     except GpuMissing:
-        _show_audits(subjects, store)
+        _show_unmeasured(subjects, plan, files.root, store)
         raise
-    _show(records, form)
+    if form == "json":
+        console.json_data([json.loads(record.model_dump_json()) for record in records])
+    else:
+        for record in records:
+            _show(record, plan, files.root, store)
     return exit_code(records)
 
 
@@ -200,46 +204,61 @@ def _list(flow: ProbeFlow, form: str) -> int:
     return 0
 
 
-def _show_audits(subjects: Sequence[Subject], store: FileStore) -> None:
-    """Without a GPU nothing can be measured; what the audit predicted is said, as what it is."""
-    newest: dict[str, AuditRecord] = {}
-    for record in sorted(store.records(kind="audit"), key=lambda item: item.created):
-        if isinstance(record, AuditRecord):
-            newest[record.cell] = record
+def _lines(
+    cell_id: str, target: str, plan: Plan, root: Path, store: FileStore, *, record: ProbeRecord | None = None
+) -> list[claims.Line]:
+    """Put claims, prediction and measurement of a cell side by side."""
+    cell = next((item for item in plan.cells if item.id == cell_id), None)
+    ledger = root / "images" / (cell.image if cell else "") / "claims.yaml"
+    stated = claims.read(ledger.read_text(encoding="utf-8"), file=str(ledger)) if cell and ledger.is_file() else ()
+    audits = [item for item in store.records(kind="audit") if isinstance(item, AuditRecord) and item.cell == cell_id]
+    version = str(cell.point.get(cell.engine, "")) if cell else ""
+    return claims.compare(
+        target=target,
+        engine=cell.engine if cell else "none",
+        version=version,
+        claims=stated,
+        audit=max(audits, key=lambda item: item.created, default=None),
+        probe=record,
+    )
+
+
+def _show_unmeasured(subjects: Sequence[Subject], plan: Plan, root: Path, store: FileStore) -> None:
+    """Without a GPU nothing can be measured; what is claimed and predicted is shown as what it is."""
     for subject in subjects:
-        audit = newest.get(subject.cell)
-        if audit is None:
+        cell = next((item for item in plan.cells if item.id == subject.cell), None)
+        shown = False
+        for target in cell.targets if cell else ():
+            lines = _lines(subject.cell, target, plan, root, store)
+            if lines:
+                console.data_table(
+                    claims.COLUMNS, claims.rows(lines), title=f"{subject.cell} on {target}: not measured"
+                )
+                shown = True
+        if not shown:
             console.say(f"{subject.cell}: no audit is recorded either (`assay audit {subject.cell}`)")
-            continue
-        console.say(f"{subject.cell}: nothing was measured; the audit of {audit.created:%Y-%m-%d} says {audit.verdict}")
-        for target, predicted in audit.predictions.items():
-            rows = [(name, f"{outcome.symbol} {outcome}") for name, outcome in sorted(predicted.items())]
-            if rows:
-                console.data_table((f"feature on {target}", "predicted, not measured"), rows)
 
 
-def _show(records: Sequence[ProbeRecord], form: str) -> None:
-    if form == "json":
-        console.json_data([json.loads(record.model_dump_json()) for record in records])
-        return
-    for record in records:
-        where = ", ".join(f"{item.name} ({item.target}, driver {item.driver})" for item in record.devices) or "no GPU"
-        rows = [
-            (
-                name,
-                f"{result.outcome.symbol} {result.outcome}",
-                f"{result.seconds:.1f}" if result.outcome is not Outcome.NOT_RUN else "",
-                result.cause or "",
-                _short(result.reason),
-                result.log or "",
-            )
-            for name, result in sorted(record.features.items())
-        ]
-        console.data_table(
-            ("feature", "outcome", "s", "cause", "reason", "log"), rows, title=f"{record.cell} on {where}"
+def _show(record: ProbeRecord, plan: Plan, root: Path, store: FileStore) -> None:
+    where = ", ".join(f"{item.name} ({item.target}, driver {item.driver})" for item in record.devices) or "no GPU"
+    target = record.devices[0].target if record.devices else ""
+    beside = {line.feature: line for line in _lines(record.cell, target, plan, root, store, record=record)}
+    table = []
+    for name, result in sorted(record.features.items()):
+        line = beside.get(name, claims.Line(feature=name))
+        claimed, predicted = claims.rows([line])[0][1:3]
+        seconds = "" if result.outcome is Outcome.NOT_RUN else f"{result.seconds:.1f}"
+        measured = f"{result.outcome.symbol} {result.outcome}"
+        table.append(
+            (name, claimed, predicted, measured, seconds, result.cause or "", _short(result.reason), line.flag)
         )
-        for note in record.notes:
-            console.say(f"{record.cell}: {note}")
+    columns = ("feature", "claimed", "predicted (audit)", "measured", "s", "cause", "reason", "")
+    console.data_table(columns, table, title=f"{record.cell} on {where}")
+    for note in record.notes:
+        console.say(f"{record.cell}: {note}")
+    logs = next((result.log for result in record.features.values() if result.log), None)
+    if logs:
+        console.say(f"{record.cell}: logs in build_logs/{Path(logs).parent}/")
 
 
 def _short(text: str) -> str:
