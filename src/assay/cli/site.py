@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from assay import claims as ledger
 from assay import console, site
 from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore, write_whole
@@ -77,27 +78,51 @@ def write(
 
 
 def _claims(root: Path) -> list[site.Claim]:
+    """Read what others say: the ledgers of the images, and what servers are launched by where no ledger says it."""
+    made: list[site.Claim] = []
+    for path in sorted((root / "images").glob("*/claims.yaml")):
+        try:
+            found = ledger.read(path.read_text("utf-8"), file=str(path.relative_to(root)))
+        except ConfigError as error:
+            console.warn(f"claims are left out: {error.message}")
+            continue
+        made += [
+            site.Claim(
+                feature=claim.feature,
+                outcome=claim.outcome,
+                says=claim.says,
+                source=claim.source,
+                date=str(claim.date),
+                target=claim.target,
+                engine="" if claim.engine == "none" else claim.engine,
+                versions=claim.versions,
+                image=path.parent.name,
+            )
+            for claim in found
+        ]
     path = root / "knowledge" / "serving_claims.yaml"
-    if not path.is_file():
-        return []
-    try:
-        found = load_claims(path)
-    except ConfigError as error:
-        console.warn(f"claims are left out: {error.message}")
-        return []
-    return [
-        site.Claim(
-            feature=claim.feature,
-            outcome=claim.outcome,
-            says=claim.reason,
-            source=claim.source,
-            date=str(claim.date),
-            target=claim.target,
-            engine=claim.engine,
-            versions=claim.versions,
-        )
-        for claim in found
-    ]
+    if path.is_file():
+        told = {(claim.feature, claim.target, claim.engine, claim.date) for claim in made}
+        try:
+            serving = load_claims(path)
+        except ConfigError as error:
+            console.warn(f"claims are left out: {error.message}")
+            serving = ()
+        made += [
+            site.Claim(
+                feature=claim.feature,
+                outcome=claim.outcome,
+                says=claim.reason,
+                source=claim.source,
+                date=str(claim.date),
+                target=claim.target,
+                engine=claim.engine,
+                versions=claim.versions,
+            )
+            for claim in serving
+            if (claim.feature, claim.target, claim.engine, str(claim.date)) not in told
+        ]
+    return made
 
 
 def _excerpt(root: Path, relative: str) -> site.LogExcerpt | None:

@@ -271,7 +271,8 @@ def _page(
 
 
 def _with_claims(page: CellPage, claims: Sequence[Claim]) -> CellPage:
-    mine = [claim for claim in claims if applies(claim, page)]
+    # The newest first: where claims contradict each other, that one is shown in the matrix, and all on the page.
+    mine = sorted((claim for claim in claims if applies(claim, page)), key=lambda claim: claim.date, reverse=True)
     results = tuple(
         Result(
             feature=claim.feature,

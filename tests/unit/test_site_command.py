@@ -1,0 +1,124 @@
+"""`assay report --html`, `--into` and `--badges` over a project on disk."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from assay.adapters.store import FileStore
+from assay.cli import main
+from assay.model.outcome import Outcome
+from assay.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+
+WHEN = datetime(2026, 11, 1, tzinfo=UTC)
+MATRIX = """\
+targets:
+  sm_120: {name: x, compute_capability: 12.0, memory_gib: 32, shared_memory_per_block: 101376, cuda: ">=12.8",
+           driver: ">=570", arch_list: 12.0+PTX}
+bases:
+  tiny: {kind: registry, image: "docker.io/library/tiny:1", python: 3.11, glibc: 2.36}
+indexes: {pypi: {}}
+axes:
+  flavour: {label: f, values: [1.0, 2.0]}
+"""
+IMAGE = """\
+description: two cells
+engine: sglang
+targets: [sm_120]
+id: [flavour]
+defaults: {base: tiny}
+axes: {flavour: [1.0, 2.0]}
+template: tiny
+requirements: [torch]
+"""
+CLAIMS = """\
+version: 1
+claims:
+  - {feature: marlin, outcome: broken, target: sm_120, engine: sglang, says: old, source: a report, date: 2025-09-16}
+  - {feature: marlin, outcome: works, target: sm_120, engine: sglang, says: new, source: a thread, date: 2026-01-01}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "images" / "made").mkdir(parents=True)
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "tiny.Dockerfile.j2").write_text("FROM {{ base.reference }}\n")
+    (tmp_path / "matrix.yaml").write_text(MATRIX)
+    (tmp_path / "images" / "made" / "image.yaml").write_text(IMAGE)
+    (tmp_path / "images" / "made" / "claims.yaml").write_text(CLAIMS)
+    store = FileStore(tmp_path / "build_logs")
+    log = tmp_path / "build_logs" / "r" / "a.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"\x1b[31mred\x1b[0m <b>\n" * 5000)
+    store.append(BuildRecord(created=WHEN, run="r", cell="made-f1.0", status=BuildStatus.FAILED, log="r/a.log"))
+    outside = BuildRecord(created=WHEN, run="s", cell="made-f2.0", status=BuildStatus.FAILED, log="../matrix.yaml")
+    store.append(outside)
+    probe = ProbeRecord(
+        created=WHEN, run="r", cell="docker.io/others/image:1", suite_digest="s", executor="docker", packages={},
+        devices=(Device(name="g", capability="12.0", memory_bytes=1),),
+        features={"sampling": FeatureResult(outcome=Outcome.WORKS)},
+    )  # fmt: skip
+    store.append(probe)
+    return tmp_path
+
+
+def report(project: Path, *words: str) -> int:
+    return main(["report", "--project", str(project), *words])
+
+
+def test_pages_are_written_with_logs_and_claims(project: Path) -> None:
+    assert report(project, "--html", str(project / "site")) == 0
+
+    page = (project / "site" / "cells" / "made-f1.0.html").read_text()
+    assert "red &lt;b&gt;" in page
+    assert "\x1b" not in page
+    assert "The end of it." in page
+    assert page.count("red &lt;b&gt;") == 120
+    assert "a report, 2025-09-16" in page
+    assert "a thread, 2026-01-01" in page
+    # A record may name any path; nothing outside build_logs/ is shown.
+    assert "shared_memory_per_block" not in (project / "site" / "cells" / "made-f2.0.html").read_text()
+
+
+def test_where_claims_contradict_each_other_the_newest_stands_in_the_matrix(project: Path) -> None:
+    readme = project / "README.md"
+    readme.write_text("# x\n<!-- assay matrix: begin -->\n<!-- assay matrix: end -->\n")
+    assert report(project, "--into", str(readme)) == 0
+
+    text = readme.read_text()
+    assert "✓ works (claimed)" in text
+    assert "✗ broken (claimed)" not in text
+    assert text.startswith("# x\n")
+
+
+def test_a_selection_shows_only_its_cells(project: Path) -> None:
+    assert report(project, "--html", str(project / "all")) == 0
+    assert report(project, "made-f1.0", "--html", str(project / "one")) == 0
+
+    assert len(list((project / "all" / "cells").iterdir())) == 3
+    assert [path.name for path in (project / "one" / "cells").iterdir()] == ["made-f1.0.html"]
+
+
+def test_badges_are_written(project: Path) -> None:
+    assert report(project, "--badges", str(project / "b")) == 0
+
+    assert [path.suffix for path in (project / "b").iterdir()] == [".svg"]
+
+
+def test_a_file_without_markers_is_left_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = project / "README.md"
+    readme.write_text("# x\n")
+
+    assert report(project, "--into", str(readme)) == 2
+    assert readme.read_text() == "# x\n"
+    assert "markers" in capsys.readouterr().err
+
+
+def test_claims_that_are_wrong_are_left_out_with_a_warning(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "images" / "made" / "claims.yaml").write_text("version: 1\nclaims: [{feature: x}]\n")
+
+    assert report(project, "--html", str(project / "site")) == 0
+    assert "claims are left out" in capsys.readouterr().err
