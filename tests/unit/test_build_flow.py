@@ -10,7 +10,7 @@ import pytest
 
 from assay import matrix, plan, render
 from assay.adapters.store import FileStore
-from assay.errors import EngineMissing
+from assay.errors import EngineError, EngineMissing
 from assay.flows.build import KEY_LABEL, BuildFlow, BuildOptions, Job, Judgement, Prepared, exit_code
 from assay.model.cell import Cell
 from assay.model.lock import Lock
@@ -88,6 +88,7 @@ class World:
         builder: FakeBuilder | None = None,
         images: FakeImages | None = None,
         judge: Callable[[Cell, Lock, str], Judgement | None] | None = None,
+        judge_image: Callable[[Cell, Lock, str, str], Judgement | None] | None = None,
         options: BuildOptions | None = None,
     ) -> dict[str, BuildRecord]:
         def ensure(name: str, base: Base, say: Callable[[str], None]) -> None:
@@ -102,6 +103,7 @@ class World:
             store=self.store,
             listener=Quiet(),
             judge=judge,
+            judge_image=judge_image,
         )
         options = options or BuildOptions()
         return {record.cell: record for record in flow.run(flow.prepare(jobs, force=options.force), options)}
@@ -178,6 +180,26 @@ def test_what_must_fail_is_refused_unless_forced(world: World, cells: Sequence[C
     assert (refused.status, refused.cause) == (BuildStatus.REFUSED, "abi-libnuma-missing")
     assert refused.reason == "libnuma.so.1 is not there"
     assert forced.status is BuildStatus.BUILT
+
+
+def test_an_image_nobody_can_look_into_is_built_all_the_same(world: World, cells: Sequence[Cell]) -> None:
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+        raise EngineError("it has no Python packages")
+
+    record = world.run(jobs_of(cells[:1]), judge_image=judge_image)[cells[0].id]
+
+    assert record.status is BuildStatus.BUILT
+    assert "not audited: it has no Python packages" in record.reason
+
+
+def test_an_image_in_which_something_replaced_the_lock_has_failed(world: World, cells: Sequence[Cell]) -> None:
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+        return Judgement(verdict=Verdict.FAIL, causes=("R5",), summary=("torch 2.9 is installed, the lock has 2.8",))
+
+    record = world.run(jobs_of(cells[:1]), judge_image=judge_image)[cells[0].id]
+
+    assert (record.status, record.cause) == (BuildStatus.FAILED, "R5")
+    assert "torch 2.9 is installed" in record.reason
 
 
 def test_a_cell_without_a_lock_keeps_the_resolvers_reason(world: World, cells: Sequence[Cell]) -> None:

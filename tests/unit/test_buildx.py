@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from assay.adapters.buildx import Buildx, _step, failure_lines
-from assay.ports.builder import BuildTask
+from assay.errors import EngineMissing
+from assay.ports.builder import BuildEnd, BuildTask
 
 LOG = """\
 #9 [light 1/1] RUN /opt/tools/install
@@ -70,3 +71,28 @@ def test_secrets_and_arguments_reach_the_command_by_name() -> None:
     assert command[command.index("https_proxy") - 1] == "--build-arg"
     assert "MAX_JOBS=2" in command
     assert any("compression=zstd" in word and "name=assay/x:1" in word for word in command)
+
+
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [
+        ("ERROR: failed to solve: process did not complete successfully: exit code: 1", BuildEnd.FAILED),
+        ("ERROR: failed to solve: failed to copy: write /var/lib/docker/x: no space left on device", BuildEnd.ENGINE),
+        ("ERROR: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", BuildEnd.ENGINE),
+        (
+            "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading",
+            BuildEnd.ENGINE,
+        ),
+        ("ERROR: failed to solve: Unavailable: connection error: desc = closing transport", BuildEnd.ENGINE),
+    ],
+)
+def test_what_the_engine_says_of_itself_is_no_fault_of_the_cell(last: str, end: BuildEnd) -> None:
+    assert end is Buildx()._failed(f"#9 [light 1/1] RUN x\n{last}\n", 1.0).end
+
+
+@pytest.mark.parametrize("text", ["docker: 'buildx' is not a docker command.", "unknown flag: --progress"])
+def test_a_docker_without_buildx_is_a_missing_engine(text: str) -> None:
+    with pytest.raises(EngineMissing) as caught:
+        Buildx()._failed(text, 1.0)
+
+    assert "quickstart" in str(caught.value)

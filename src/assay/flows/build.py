@@ -308,7 +308,13 @@ class BuildFlow:
             return record
         cell = item.job.cell
         self._listener.step(cell, "audit of the image")
-        judgement = self._judge_image(cell, item.lock, cell.local_reference, run.name)
+        try:
+            judgement = self._judge_image(cell, item.lock, cell.local_reference, run.name)
+        except StoreError:
+            raise
+        except AssayError as error:
+            # The image is built; that nobody could look into it is no failure of the cell.
+            return record.model_copy(update={"reason": f"{record.reason}; not audited: {error.message}"})
         if judgement is None or judgement.verdict is not Verdict.FAIL or cell.kind == "control":
             return record
         update = {
