@@ -76,7 +76,7 @@ def _missing_sonames(context: Context) -> None:
         loading = [root for root in roots if not _hard(context, root)]
         wanted: dict[str, list[tuple[Root, Missing]]] = defaultdict(list)
         for root in roots:
-            for item in root.closure.missing:
+            for item in _own_missing(context, root):
                 wanted[item.soname].append((root, item))
         plain: dict[Severity, list[tuple[str, list[Missing]]]] = defaultdict(list)
         for name, pairs in sorted(wanted.items()):
@@ -156,8 +156,14 @@ def _torch_family(name: str) -> bool:
 def _hard(context: Context, root: Root) -> bool:
     return any(
         item.where is Where.MISSING and not (_torch_family(item.soname) and context.torch is None)
-        for item in root.closure.missing
+        for item in _own_missing(context, root)
     )
+
+
+def _own_missing(context: Context, root: Root) -> list[Missing]:
+    """What torch's own libraries lack is told of torch, once."""
+    torch = {(item.asked_by, item.soname) for item in context.linker.torch_missing}
+    return [item for item in root.closure.missing if (item.asked_by, item.soname) not in torch]
 
 
 def _report_soname(
