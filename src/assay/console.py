@@ -16,6 +16,9 @@ from rich.text import Text
 
 __all__ = ["STYLES", "data", "data_table", "err", "json_data", "out", "say", "warn"]
 
+_LEAST_LAST: Final = 30
+"""Characters that the last column of a table needs at least, if it has them."""
+
 STYLES: Final = {
     "works": "green", "ok": "green", "built": "green", "cached": "green",
     "degraded": "yellow", "warn": "yellow", "warning": "yellow", "inconclusive": "yellow", "timed_out": "yellow",
@@ -67,11 +70,34 @@ def styled(word: str) -> Text:
 
 
 def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """Print a table to stdout; words with a meaning (outcomes, verdicts) are coloured."""
+    """Print a table to stdout; words with a meaning (outcomes, verdicts) are coloured.
+
+    The last column may wrap. Where the others alone do not fit into the terminal, each row becomes a block: its first
+    value on a line of its own, the rest below it.
+    """
+    table_rows = [tuple(row) for row in rows]
+    console = out()
+    widths = [max((len(row[n]) for row in table_rows), default=0) for n in range(len(columns))]
+    fixed = [max(width, len(column)) + 3 for width, column in zip(widths[:-1], columns[:-1], strict=True)]
+    if sum(fixed) + min(widths[-1], _LEAST_LAST) > console.width:
+        _blocks(console, columns, table_rows, title)
+        return
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for position, column in enumerate(columns):
-        # The first column names the thing; it stays on one line.
-        table.add_column(column, overflow="fold", no_wrap=position == 0)
-    for row in rows:
+        table.add_column(column, overflow="fold", no_wrap=position < len(columns) - 1)
+    for row in table_rows:
         table.add_row(*(styled(value) for value in row))
-    out().print(table)
+    console.print(table)
+
+
+def _blocks(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+    if title:
+        console.print(Text(title, style="italic"))
+    for row in rows:
+        console.print(Text(row[0], style="bold"), soft_wrap=True)
+        line = Text("  ")
+        for column, value in zip(columns[1:], row[1:], strict=True):
+            if value:
+                line.append(f"  {column}: ", style="dim")
+                line.append_text(styled(value))
+        console.print(line, soft_wrap=True)

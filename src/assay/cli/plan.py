@@ -68,5 +68,7 @@ def _text(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> None:
         ]
         console.data_table(("cell", "kind", "targets", "base", "must fail by"), rows)
     if left_out:
-        console.data_table(("excluded", "rule", "reason"), [(item.id, item.rule, item.reason) for item in left_out])
+        console.data_table(
+            ("excluded", "rule", "reason"), [(item.id, item.rule, item.reason) for item in left_out], title="left out"
+        )
     console.say(f"{len(cells)} cells, {len(left_out)} excluded")
