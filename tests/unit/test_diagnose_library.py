@@ -109,5 +109,10 @@ def test_yaml_that_is_broken_or_of_another_shape_is_a_config_error() -> None:
         parse_library(b"- [unclosed\n")
 
 
+def test_a_key_that_stands_twice_is_told() -> None:
+    with pytest.raises(ConfigError, match="the key 'cause' stands twice"):
+        parse_library(b"- {id: a, cause: b, cause: c}\n")
+
+
 def test_wrappers_say_so() -> None:
     assert {e.id for e in LIBRARY.entries.values() if e.kind is Kind.WRAPPER} >= {"g-generic", "arch-sgl-no-common-ops"}
