@@ -9,7 +9,7 @@ import pytest
 
 from assay.bisect import Trial
 from assay.errors import StoreError, UsageError
-from assay.flows.bisect import Line, known, line_between, resume, run, trial_of
+from assay.flows.bisect import Line, known, line_between, nights_between, resume, run, trial_of
 from assay.model.cell import Cell
 from assay.model.matrix import AxisValue
 from assay.model.outcome import Outcome, Verdict
@@ -69,6 +69,21 @@ def test_nightlies_go_by_their_dates() -> None:
     order = {"torch": ["n09", "n02", "n05"], "cuda": ["13.0"]}
 
     assert line_between(nights, nights[1], nights[0], order).versions == ["n02", "n05", "n09"]
+
+
+def test_nights_that_are_missing_between_two_dated_ends_are_named() -> None:
+    nights = [cell(f"n{day:02d}", date=f"2026-10-{day:02d}") for day in (28, 30)]
+    later = cell("n1102", date="2026-11-02")
+    order = {"torch": ["n28", "n30", "n1102"], "cuda": ["13.0"]}
+    found = nights_between(line_between([*nights, later], nights[0], later, order))
+
+    assert [(value.id, value.date) for value in found] == [
+        ("n20261029", "2026-10-29"),
+        ("n20261031", "2026-10-31"),
+        ("n20261101", "2026-11-01"),
+    ]
+    assert {(value.spec, value.index) for value in found} == {(">=2", "nightly")}
+    assert nights_between(line()) == []
 
 
 @pytest.mark.parametrize("other", [CELLS[0], cell("2.3.0", cuda="12.8"), cell("2.3.0", image="other")])

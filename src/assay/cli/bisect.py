@@ -14,9 +14,11 @@ from assay.bisect import Answer, State, Trial, remaining
 from assay.cli.common import format_option, load, project_option
 from assay.digest import digest_of
 from assay.errors import StoreError
-from assay.flows.bisect import Line, known, line_between, resume, run, trial_of
+from assay.flows.bisect import Line, known, line_between, nights_between, resume, run, trial_of
 
 __all__ = ["command"]
+
+_MOST_SHOWN = 40
 
 
 @click.command("bisect")
@@ -51,6 +53,7 @@ def command(
         f"{feature} along {line.axis}: {len(line.versions)} versions, {len(state.trials)} known, "
         f"at most {remaining(state)} to test if none has to be skipped"
     )
+    _tell_missing(line)
     if dry_run:
         return _tell(state, line, None, form)
     state, found = run(
@@ -61,6 +64,21 @@ def command(
         said=lambda version, trial, now: console.say(f"{version}: {trial}; at most {remaining(now)} left"),
     )
     return _tell(state, line, found, form)
+
+
+def _tell_missing(line: Line) -> None:
+    missing = nights_between(line)
+    if not missing:
+        return
+    console.say(
+        f"{len(missing)} nights between the two are not in the matrix; to walk them too, add them to axes.{line.axis} "
+        "of matrix.yaml and to the image:"
+    )
+    for value in missing[:_MOST_SHOWN]:
+        fields = value.model_dump(exclude_none=True, exclude_defaults=True)
+        console.say("  - {" + ", ".join(f'{name}: "{text}"' for name, text in fields.items()) + "}")
+    if len(missing) > _MOST_SHOWN:
+        console.say(f"  ... and {len(missing) - _MOST_SHOWN} more")
 
 
 def _test(cell: str, feature: str, target: str, project: Path | None, store: FileStore) -> Trial:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, timedelta
 
 from pydantic import ValidationError
 
 from assay.bisect import Answer, State, Trial, answer, begin, propose
 from assay.errors import StoreError, UsageError
 from assay.model.cell import Cell
+from assay.model.matrix import AxisValue
 from assay.model.outcome import Outcome, Verdict
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord
 
-__all__ = ["Line", "known", "line_between", "resume", "run", "trial_of"]
+__all__ = ["Line", "known", "line_between", "nights_between", "resume", "run", "trial_of"]
 
 Test = Callable[[str], Trial]
 """Tests one cell by its id."""
@@ -69,6 +71,21 @@ def line_between(cells: Sequence[Cell], good: Cell, bad: Cell, order: Mapping[st
     start, end = ids.index(good.id), ids.index(bad.id)
     chosen = along[start : end + 1] if start < end else along[end : start + 1][::-1]
     return Line(axis, chosen)
+
+
+def nights_between(line: Line) -> list[AxisValue]:
+    """Return the values of the axis that are missing for every night between two dated ends to be on the line."""
+    ends = [cell.point[line.axis] for cell in (next(iter(line.cells.values())), list(line.cells.values())[-1])]
+    if any(value.date in {None, "latest"} for value in ends):
+        return []
+    first, last = sorted(date.fromisoformat(str(value.date)) for value in ends)
+    there = {str(cell.point[line.axis].date) for cell in line.cells.values()}
+    nights = [first + timedelta(days=day) for day in range(1, (last - first).days)]
+    return [
+        ends[0].model_copy(update={"id": f"n{night:%Y%m%d}", "date": night.isoformat()})
+        for night in nights
+        if night.isoformat() not in there
+    ]
 
 
 def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str = "") -> Trial | None:
