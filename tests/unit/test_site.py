@@ -68,6 +68,26 @@ def test_a_measurement_hides_a_prediction_and_a_prediction_a_claim() -> None:
     assert len(measured.results) == 3
 
 
+@pytest.mark.parametrize(
+    ("measured", "against"),
+    [
+        (Outcome.WORKS, ("the prediction", "the claim")),
+        (Outcome.BROKEN, ()),
+        (Outcome.DEGRADED, ()),
+        (Outcome.INCONCLUSIVE, ()),
+    ],
+)
+def test_a_measurement_says_what_it_contradicts(measured: Outcome, against: tuple[str, ...]) -> None:
+    cell = CELLS[0].id
+    records: list[AnyRecord] = [predict(cell, Outcome.BROKEN), probe(cell, measured)]
+    site = gather(records, CELLS[:1], made=sites.START, claims=[CLAIM])
+    best = site.cells[0].best("cuda-graphs", "sm_120")
+
+    assert best is not None
+    assert best.against == against
+    assert ("against the prediction and the claim" in files(site)[f"cells/{cell_file(cell)}"]) is bool(against)
+
+
 def test_the_newest_measurement_counts_and_the_history_keeps_all() -> None:
     cell = CELLS[0].id
     records = [probe(cell, Outcome.WORKS, day=0), probe(cell, Outcome.BROKEN, day=1)]

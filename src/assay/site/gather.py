@@ -11,6 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from assay.model.cell import Cell
+from assay.model.outcome import Outcome
 from assay.record import AnyRecord, AuditRecord, BenchRecord, BenchSeries, BuildRecord, Device, ProbeRecord, ServeRecord
 from assay.site.model import (
     Audit,
@@ -285,7 +286,26 @@ def _with_claims(page: CellPage, claims: Sequence[Claim]) -> CellPage:
         )
         for claim in mine
     )
-    return page.model_copy(update={"results": (*page.results, *results)}) if results else page
+    together = (*page.results, *results)
+    return page.model_copy(update={"results": tuple(_contradicted(result, together) for result in together)})
+
+
+_OPEN: Final = {Outcome.INCONCLUSIVE, Outcome.NOT_RUN}
+
+
+def _contradicted(result: Result, others: Sequence[Result]) -> Result:
+    """Note on a measurement what said the opposite: the audit's prediction, and the newest claim."""
+    if result.source is not Source.MEASURED or result.outcome in _OPEN:
+        return result
+    against: dict[Source, bool] = {}
+    for other in others:
+        same = other.feature == result.feature and other.target in {result.target, ""}
+        if same and other.source is not Source.MEASURED and other.outcome not in _OPEN:
+            # Claims come newest first; only that one counts.
+            against.setdefault(other.source, (other.outcome is Outcome.WORKS) != (result.outcome is Outcome.WORKS))
+    words = {Source.PREDICTED: "the prediction", Source.CLAIMED: "the claim"}
+    found = tuple(words[source] for source, differs in against.items() if differs)
+    return result.model_copy(update={"against": found}) if found else result
 
 
 def gather(

@@ -63,6 +63,8 @@ class Result(Value):
     note: str = ""
     """GPU and driver of a measurement; source and date of a claim."""
     link: str = ""
+    against: tuple[str, ...] = ()
+    """Of a measurement: the weaker statements that say the opposite."""
 
 
 class Layer(Value):
