@@ -22,7 +22,7 @@ from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdic
 from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
 from assay.audit.image import FileImage
-from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol, torch_kind
+from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
 from assay.errors import WheelError
 from assay.model.outcome import Outcome, Severity, Verdict
 
@@ -37,9 +37,8 @@ def test_facts_of_a_real_library_come_back_as_they_were() -> None:
     back = load_facts(dump_facts(made), source="here")
 
     assert made == back
-    exports = back.libraries[0].exports
-    assert frozenset({"PROV_1.0", "PROV_2.0"}) == exports["versioned"]
-    assert "hidden" not in exports
+    assert frozenset({"PROV_1.0", "PROV_2.0"}) == back.libraries[0].versioned["versioned"]
+    assert "hidden" not in back.libraries[0].exports
     assert dump_facts(made) == dump_facts(back)
 
 
@@ -155,7 +154,7 @@ def test_whose_symbol_it_is(name: str, torch: bool, python: bool, driver: bool) 
     ],
 )
 def test_how_a_library_is_bound_to_torch(undefined: tuple[str, ...], kind: Kind) -> None:
-    assert kind is torch_kind(library("a.so", undefined=undefined))
+    assert kind is library("a.so", undefined=undefined).torch_kind
 
 
 def test_names_are_told_as_people_write_them() -> None:

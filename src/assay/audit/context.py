@@ -15,7 +15,7 @@ from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import Knowledge, LibraryPolicy, fits
 from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
-from assay.audit.symbols import Kind, is_torch_symbol, torch_kind
+from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
 
 __all__ = ["Context", "Root", "TargetGpu", "label", "minor", "torch_release"]
@@ -84,6 +84,7 @@ class Context:
     """(sha256, path) of libraries whose symbols would have to be read to be sure."""
     broken: dict[str, str] = field(default_factory=dict)
     """Path of a root -> why it does not load."""
+    _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def linker(self) -> Linker:
@@ -130,7 +131,7 @@ class Context:
             for library in wheel.libraries:
                 if library.scope == "listed" or library.machine == "cuda":
                     continue
-                kind = torch_kind(library)
+                kind = library.torch_kind
                 if kind is Kind.NONE and not (_EXTENSION.search(library.name) or library.extension):
                     continue
                 start = Found(soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library)
@@ -150,23 +151,19 @@ class Context:
 
         Known by a pin in its metadata, else by which releases export all it asks for; empty if nothing is known.
         """
+        key = f"{wheel.sha256} {wheel.name} {wheel.version}"
+        if key not in self._built:
+            self._built[key] = self._built_for(wheel)
+        return self._built[key]
+
+    def _built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         for line in wheel.requires_dist:
             match = _TORCH_PIN.match(line)
             if match:
                 return (minor(match.group(1)),)
-        names = self.torch_names(wheel)
+        names = wheel.torch_names
         releases = self.knowledge.history.having_all(names) if names else ()
         return tuple(dict.fromkeys(minor(release) for release in releases))
-
-    def torch_names(self, wheel: WheelFacts) -> frozenset[str]:
-        """Return torch's C++ symbols that a wheel's unstable libraries ask for."""
-        return frozenset(
-            name
-            for library in wheel.libraries
-            if library.scope != "listed" and torch_kind(library) is Kind.UNSTABLE
-            for name in library.names
-            if is_torch_symbol(name)
-        )
 
     def add(self, finding: Finding) -> None:
         self.findings.append(finding)

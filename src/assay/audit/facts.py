@@ -7,6 +7,8 @@ milliseconds; they are taken apart when they are asked for.
 from __future__ import annotations
 
 import gzip
+import posixpath
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -16,6 +18,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from assay.audit.elf import ElfLibrary, Symbol
+from assay.audit.symbols import Kind, is_torch_symbol, pre_cxx11, torch_kind, uses_cxx11
 from assay.errors import WheelError
 from assay.model.base import Value
 
@@ -27,6 +30,7 @@ __all__ = [
     "Reference",
     "WheelFacts",
     "dump_facts",
+    "installed_path",
     "library_facts",
     "load_facts",
 ]
@@ -38,6 +42,9 @@ MAX_FACTS: Final = 512 << 20
 Reference = tuple[str, str | None]
 """A symbol's name and the version asked for."""
 Scope = Literal["full", "prefix", "listed"]
+
+
+_BINDABLE: Final = frozenset({"global", "weak", "unique"})
 
 
 class CodeGroup(Value):
@@ -73,6 +80,15 @@ class GpuCode(Value):
     def ptx(self) -> tuple[str, ...]:
         """All targets of PTX, in order."""
         return tuple(sorted({target for group in self.groups for target in group.ptx}, key=target_key))
+
+
+def installed_path(path: str) -> str:
+    """Return where a file of a wheel comes to lie, relative to site-packages (PEP 427's data folders resolved)."""
+    first, _, rest = path.partition("/")
+    if first.endswith(".data"):
+        scheme, _, inner = rest.partition("/")
+        return inner if scheme in {"purelib", "platlib"} else f"../../../{scheme}/{inner}"
+    return path
 
 
 def target_key(target: str) -> tuple[int, str]:
@@ -113,20 +129,91 @@ class Library(Value):
         """File name without folders."""
         return PurePosixPath(self.path).name
 
+    def _exported_lines(self) -> list[str]:
+        return [
+            lines
+            for key, lines in self.defined.items()
+            if lines and key.partition("/")[0] in _BINDABLE and key.partition("/")[2] in {"", "protected"}
+        ]
+
     @cached_property
-    def exports(self) -> Mapping[str, frozenset[str | None]]:
-        """Symbols other objects can bind to -> the versions they have there (None: no version)."""
-        found: dict[str, frozenset[str | None]] = {}
-        for key, lines in self.defined.items():
-            binding, _, visibility = key.partition("/")
-            if binding not in {"global", "weak", "unique"} or visibility not in {"", "protected"} or not lines:
+    def plain(self) -> frozenset[str]:
+        """Symbols without version that other objects can bind to."""
+        found: set[str] = set()
+        for lines in self._exported_lines():
+            # Nearly all libraries have no versions at all: their lines are the names.
+            names = lines.split("\n")
+            found.update(names if "@" not in lines else (name for name in names if "@" not in name))
+        return frozenset(found)
+
+    @cached_property
+    def versioned(self) -> Mapping[str, frozenset[str]]:
+        """Symbols with versions that other objects can bind to -> the versions they have there."""
+        found: dict[str, frozenset[str]] = {}
+        for lines in self._exported_lines():
+            if "@" not in lines:
                 continue
             for line in lines.split("\n"):
                 name, at, version = line.partition("@")
-                versions = frozenset({version.removeprefix("@") if at else None})
-                before = found.get(name)
-                found[name] = versions if before is None else before | versions
+                if at:
+                    found[name] = found.get(name, frozenset()) | {version.removeprefix("@")}
         return found
+
+    @cached_property
+    def exports(self) -> frozenset[str]:
+        """Names of all symbols other objects can bind to."""
+        return self.plain | self.versioned.keys() if self.versioned else self.plain
+
+    @cached_property
+    def _matches(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def groups_with(self, kernels: str) -> tuple[CodeGroup, ...]:
+        """Return the groups of GPU code with a kernel whose mangled name a regular expression finds; empty: all."""
+        if self.gpu is None:
+            return ()
+        if not kernels:
+            return self.gpu.groups
+        if kernels not in self._matches:
+            wanted = re.compile(kernels, re.IGNORECASE)
+            self._matches[kernels] = tuple(
+                index
+                for index, group in enumerate(self.gpu.groups)
+                if any(wanted.search(kernel) for kernel in group.kernels)
+            )
+        return tuple(self.gpu.groups[index] for index in self._matches[kernels])
+
+    @cached_property
+    def search_folders(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """DT_RPATH and DT_RUNPATH with $ORIGIN filled in, relative to site-packages."""
+        origin = posixpath.dirname(installed_path(self.path)) or "."
+
+        def filled(paths: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(
+                posixpath.normpath(path.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)) for path in paths
+            )
+
+        return filled(self.rpath), filled(self.runpath)
+
+    @cached_property
+    def torch_kind(self) -> Kind:
+        """How the library is bound to torch."""
+        return torch_kind(self.names)
+
+    @cached_property
+    def old_strings(self) -> bool:
+        """Whether torch's C++ is asked for with strings from before C++11 alone."""
+        return pre_cxx11(self.torch_symbols) and not uses_cxx11(self.torch_symbols)
+
+    @cached_property
+    def exports_cxx11(self) -> bool:
+        """Whether anything exported has strings of C++11."""
+        return any("__cxx11" in name for name in self.exports)
+
+    @cached_property
+    def torch_symbols(self) -> frozenset[str]:
+        """Symbols of torch's C++ that must be found."""
+        return frozenset(name for name in self.names if is_torch_symbol(name))
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
@@ -143,10 +230,12 @@ class Library(Value):
         """Names of `references`."""
         return frozenset(name for name, _ in self.references)
 
-    @property
+    @cached_property
     def extension(self) -> bool:
         """Whether Python can import it by itself."""
-        return any(name.startswith("PyInit_") for name in self.exports)
+        return any("PyInit_" in lines for lines in self._exported_lines()) and any(
+            name.startswith("PyInit_") for name in self.exports
+        )
 
 
 class WheelFacts(Value):
@@ -178,6 +267,16 @@ class WheelFacts(Value):
     @property
     def is_torch(self) -> bool:
         return self.name == "torch"
+
+    @cached_property
+    def torch_names(self) -> frozenset[str]:
+        """Torch's C++ symbols that libraries with torch's unstable ABI ask for."""
+        return frozenset(
+            name
+            for library in self.libraries
+            if library.scope != "listed" and library.torch_kind is Kind.UNSTABLE
+            for name in library.torch_symbols
+        )
 
     @cached_property
     def by_soname(self) -> Mapping[str, Library]:

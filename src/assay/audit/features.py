@@ -5,7 +5,6 @@ A prediction is never a measurement: it is kept apart from what probes find, and
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -161,12 +160,9 @@ def _library_way(
             verdict=Verdict.WARN,
             reason=f"the GPU code of {library.path} was not read",
         )
-    wanted = re.compile(entry.kernels, re.IGNORECASE) if entry.kernels else None
     best: tuple[Run, str | None] | None = None
     counted = {Run.SASS: 0, Run.PTX: 0, Run.NONE: 0}
-    for group in code.groups:
-        if wanted is not None and not any(wanted.search(kernel) for kernel in group.kernels):
-            continue
+    for group in library.groups_with(entry.kernels):
         how, cuda = group_runs(group, target.capability, context.knowledge.ptx.isa, target.driver_cuda)
         counted[how] += group.containers
         if best is None or _ORDER[how] > _ORDER[best[0]]:

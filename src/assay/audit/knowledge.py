@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -58,6 +59,7 @@ def python_exports(text: str) -> dict[str, frozenset[str]]:
     return {minor: frozenset(names) for minor, names in table.items()}
 
 
+@lru_cache(maxsize=1 << 14)
 def fits(version: str, specifier: str) -> bool:
     """Tell whether a version meets a specifier; pre-releases and local versions count."""
     try:

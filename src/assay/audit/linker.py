@@ -17,9 +17,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
-from assay.audit.facts import Library, WheelFacts
+from assay.audit.facts import Library, WheelFacts, installed_path
 
-__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Where", "installed_path"]
+__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Where"]
 
 TORCH_ROOT: Final = re.compile(r"torch/(_C\.[^/]*\.so|lib/libtorch_global_deps\.so)$")
 
@@ -93,8 +93,9 @@ class Found:
     library: Library | None = None
     """None where only the name is known (base, driver)."""
 
-    @property
+    @cached_property
     def key(self) -> str:
+        """What tells it from other libraries of the installation."""
         return self.library.path if self.library is not None else self.soname
 
 
@@ -116,15 +117,6 @@ class Closure:
     root: Found
     found: list[Found] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
-
-
-def installed_path(path: str) -> str:
-    """Return where a file of a wheel comes to lie, relative to site-packages (PEP 427's data folders resolved)."""
-    first, _, rest = path.partition("/")
-    if first.endswith(".data"):
-        scheme, _, inner = rest.partition("/")
-        return inner if scheme in {"purelib", "platlib"} else f"../../../{scheme}/{inner}"
-    return path
 
 
 class Linker:
@@ -244,7 +236,7 @@ class Linker:
             where = Where.LOADED if loaded.wheel is not None else loaded.where
             return Found(soname=name, where=where, wheel=loaded.wheel, library=loaded.library)
         for folder in self._folders(chain):
-            found = self._paths.get(posixpath.normpath(f"{folder}/{name}"))
+            found = self._paths.get(name if folder == "." else f"{folder}/{name}")
             if found is not None:
                 return Found(soname=found.soname, where=Where.PATH, wheel=found.wheel, library=found.library)
         if name in self.driver:
@@ -266,15 +258,9 @@ class Linker:
         if not asking.runpath:
             for link in chain:
                 if link.library is not None and not link.library.runpath:
-                    yield from self._expanded(link.library, link.library.rpath)
+                    yield from link.library.search_folders[0]
         yield from self.installation.base.search
-        yield from self._expanded(asking, asking.runpath)
-
-    @staticmethod
-    def _expanded(library: Library, paths: Iterable[str]) -> Iterable[str]:
-        origin = posixpath.dirname(installed_path(library.path)) or "."
-        for path in paths:
-            yield path.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)
+        yield from asking.search_folders[1]
 
     def opaque(self, found: Found) -> bool:
         """Whether a library is there of which the symbols are not known."""

@@ -11,7 +11,7 @@ from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import GpuCode, Library, WheelFacts
 from assay.audit.findings import CodeRow, Finding
 from assay.audit.gpu import Run, group_runs, spelled
-from assay.audit.symbols import Kind, torch_kind
+from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
 
 __all__ = ["code_row", "code_rows", "gpu_rules"]
@@ -79,7 +79,7 @@ def gpu_rules(context: Context) -> list[CodeRow]:
 
 def _judge(context: Context, wheel: WheelFacts, library: Library, target: TargetGpu, row: CodeRow) -> None:
     policy = context.policy(wheel, library)
-    loaded_by_torch = wheel.is_torch or torch_kind(library) is not Kind.NONE
+    loaded_by_torch = wheel.is_torch or library.torch_kind is not Kind.NONE
     has = ", ".join(row.targets) or "none"
     if row.runs == "none":
         torch_itself = wheel.is_torch and library.name.startswith("libtorch_cuda.")

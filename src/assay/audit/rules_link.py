@@ -322,10 +322,8 @@ def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
     checked = _Checked()
     asked = {version: file for file, versions in library.requires.items() for version in versions}
     elsewhere = {*reach.blind, *(found.soname for found in reach.listed), *reach.absent}
-    for reference in library.references:
+    for reference in _left(library.references, reach.exporters):
         name, version = reference
-        if any(_offers(exporter, name, version) for exporter in reach.exporters):
-            continue
         if reach.tabled and reach.tabled in context.knowledge.history.having(name):
             continue
         file = asked.get(version) if version else None
@@ -376,11 +374,27 @@ def _tabled(context: Context, listed: Sequence[Found]) -> str | None:
     return release if context.knowledge.history.knows(release) else None
 
 
-def _offers(library: Library, name: str, version: str | None) -> bool:
-    versions = library.exports.get(name)
-    if versions is None:
-        return False
-    return version is None or version in versions or None in versions or not library.provides
+def _left(references: Iterable[Reference], exporters: Iterable[Library]) -> Iterable[Reference]:
+    """Return the references that no exporter resolves.
+
+    A versioned reference binds to that version, to a definition without version, or to a library without versions.
+    """
+    left = list(references)
+    for exporter in exporters:
+        if not left:
+            break
+        plain, versioned = exporter.plain, exporter.versioned
+        if not versioned:
+            left = [reference for reference in left if reference[0] not in plain]
+            continue
+        strict = bool(exporter.provides)
+        left = [
+            (name, version)
+            for name, version in left
+            if name not in plain
+            and (name not in versioned or (version is not None and strict and version not in versioned[name]))
+        ]
+    return left
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from packaging.markers import UndefinedEnvironmentName
@@ -50,14 +51,32 @@ def _environment(python: str) -> dict[str, str]:
     }
 
 
-def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[str, str]) -> None:
+@lru_cache(maxsize=1 << 16)
+def _parsed(line: str, python: str) -> tuple[str, Requirement] | None:
+    """Return the normalised name and the requirement, or None where it does not apply."""
     try:
         wanted = Requirement(line)
-        if wanted.marker and not wanted.marker.evaluate(_environment(context.installation.python)):
-            return
+        if wanted.marker and not wanted.marker.evaluate(_environment(python)):
+            return None
     except (InvalidRequirement, UndefinedEnvironmentName):
+        return None
+    return canonicalize_name(wanted.name), wanted
+
+
+@lru_cache(maxsize=1 << 16)
+def _meets(specifier: SpecifierSet, version: str) -> bool:
+    try:
+        return specifier.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        # Some distributions have versions that are none; nothing can be said of them.
+        return True
+
+
+def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[str, str]) -> None:
+    parsed = _parsed(line, context.installation.python)
+    if parsed is None:
         return
-    name = canonicalize_name(wanted.name)
+    name, wanted = parsed
     have = versions.get(name)
     if have is None:
         if context.installation.complete:
@@ -71,11 +90,7 @@ def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[
                 )
             )
         return
-    try:
-        good = wanted.specifier.contains(Version(have), prereleases=True)
-    except InvalidVersion:
-        return
-    if not good:
+    if not _meets(wanted.specifier, have):
         forced = name in context.installation.overridden
         mild = forced or context.installation.installed
         context.add(

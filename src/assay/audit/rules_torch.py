@@ -16,7 +16,7 @@ from packaging.version import Version
 from assay.audit.context import Context, label, minor, torch_release
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding, Suggestion
-from assay.audit.symbols import Kind, is_shim, pre_cxx11, torch_kind, uses_cxx11
+from assay.audit.symbols import Kind, is_shim
 from assay.model.outcome import Severity
 
 __all__ = ["missing_torch_symbols", "suggestions", "torch_rules"]
@@ -31,7 +31,7 @@ def torch_rules(context: Context) -> None:
         if wheel.is_torch:
             continue
         libraries = [library for library in wheel.libraries if library.scope != "listed"]
-        kinds = {library.path: torch_kind(library) for library in libraries}
+        kinds = {library.path: library.torch_kind for library in libraries}
         if all(kind is Kind.NONE for kind in kinds.values()):
             continue
         _says_torch(context, wheel)
@@ -68,8 +68,7 @@ def _or(minors: Sequence[str]) -> str:
 
 def _string_abi(context: Context, wheel: WheelFacts, library: Library, exports_new: bool) -> bool:
     """L8; returns whether it was told."""
-    old, new = pre_cxx11(library.names), uses_cxx11(library.names)
-    if old and not new and exports_new:
+    if library.old_strings and exports_new:
         context.add(
             Finding(
                 rule="L8",
@@ -92,9 +91,7 @@ def _built_minor(context: Context, wheel: WheelFacts, libraries: Sequence[Librar
     if torch is None or not libraries:
         return
     here = minor(torch.version)
-    exports_new = any(
-        "__cxx11" in name for item in torch.libraries if item.name == "libc10.so" for name in item.exports
-    )
+    exports_new = any(item.exports_cxx11 for item in torch.libraries if item.name == "libc10.so")
     for library in libraries:
         _string_abi(context, wheel, library, exports_new)
     built = context.built_for(wheel)

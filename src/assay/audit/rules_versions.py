@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from packaging.version import InvalidVersion, Version
@@ -82,6 +83,7 @@ def _versions(context: Context) -> None:
                 )
 
 
+@lru_cache(maxsize=4096)
 def _parse(number: str) -> Version | None:
     try:
         return Version(number)

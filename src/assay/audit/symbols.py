@@ -7,9 +7,16 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
-from assay.audit.facts import Library
-
-__all__ = ["Kind", "is_driver_symbol", "is_python_symbol", "is_torch_symbol", "pre_cxx11", "torch_kind", "uses_cxx11"]
+__all__ = [
+    "Kind",
+    "is_driver_symbol",
+    "is_python_symbol",
+    "is_shim",
+    "is_torch_symbol",
+    "pre_cxx11",
+    "torch_kind",
+    "uses_cxx11",
+]
 
 _TORCH_CXX: Final = re.compile(r"_Z(?:T[ISVTC]|GV|St)?N?[VKrRO]*(?:3c10|2at|5torch|6caffe2)")
 _STABLE: Final = re.compile(r"_Z(?:T[ISV])?N?[VK]*5torch(?:6stable|10headeronly)")
@@ -50,12 +57,16 @@ def is_driver_symbol(name: str) -> bool:
     return _DRIVER.fullmatch(name) is not None
 
 
-def torch_kind(library: Library) -> Kind:
-    """Return how a library is bound to torch."""
-    names = library.names
-    if any(is_torch_symbol(name) and not _STABLE.match(name) for name in names):
-        return Kind.UNSTABLE
-    return Kind.STABLE if any(is_shim(name) for name in names) else Kind.NONE
+def torch_kind(names: Iterable[str]) -> Kind:
+    """Return how a library that asks for these symbols is bound to torch."""
+    kind = Kind.NONE
+    for name in names:
+        if name.startswith("_Z"):
+            if _TORCH_CXX.match(name) and not _STABLE.match(name):
+                return Kind.UNSTABLE
+        elif kind is Kind.NONE and _SHIM.fullmatch(name):
+            kind = Kind.STABLE
+    return kind
 
 
 def uses_cxx11(names: Iterable[str]) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -361,10 +362,17 @@ def promised(wheels: Iterable[WheelFacts], knowledge: Knowledge) -> frozenset[st
 
 def _names(requirements: Iterable[str]) -> Iterable[str]:
     for line in requirements:
-        try:
-            yield canonicalize_name(Requirement(line).name)
-        except InvalidRequirement:
-            continue
+        name = _name(line)
+        if name is not None:
+            yield name
+
+
+@lru_cache(maxsize=1 << 14)
+def _name(requirement: str) -> str | None:
+    try:
+        return canonicalize_name(Requirement(requirement).name)
+    except InvalidRequirement:
+        return None
 
 
 def _unknown(wheel: LockedWheel) -> WheelFacts:
