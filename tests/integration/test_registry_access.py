@@ -287,9 +287,9 @@ def test_a_sites_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyP
 def test_nobody_there_is_told_soon() -> None:
     started = time.monotonic()
     with pytest.raises(RegistryError) as caught:
-        client(Anonymous()).resolve(Repository(host="127.0.0.1:1", path="x"), "t")
+        HttpRegistry(Transport(credentials=Anonymous())).resolve(Repository(host="127.0.0.1:1", path="x"), "t")
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert "is 127.0.0.1:1 up and reachable" in str(caught.value)
 
 

@@ -32,6 +32,8 @@ LOG: Final = logging.getLogger("assay.registry")
 # 500 too: docker-registry 2.8 answers it to a read that meets another client's write of the same tag or link (measured
 # with eight publishers at once), and is well a moment later.
 RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+ABSENT_ATTEMPTS: Final = 3
+"""How often to knock where nobody answers at all: long enough for a restart, too short to look like a hang."""
 RACES: Final = 3
 """How often a refusal is believed to be such a race."""
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -80,11 +82,11 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 class _Failed(Exception):
-    """An attempt that may be made again; `pause` is what the server asked for, seconds."""
+    """An attempt that may be made again; `absent` if nobody answered at all."""
 
-    def __init__(self, reason: str, pause: float | None = None) -> None:
+    def __init__(self, reason: str, *, absent: bool = False) -> None:
         super().__init__(reason)
-        self.pause = pause
+        self.absent = absent
 
 
 class Transport:
@@ -129,7 +131,6 @@ class Transport:
     def _speaks_plain(self, host: str) -> bool | None:
         """Whether a host speaks plain HTTP; None if it does not answer at all."""
         # Nothing secret goes out here. A server that wants TLS answers 400 (Go) or hangs up.
-        refused = False
         for attempt in range(self._attempts):
             try:
                 answer = self._session.get(
@@ -140,11 +141,13 @@ class Transport:
                     proxies=_proxies(host),
                 )
             except requests.exceptions.RequestException as error:
-                refused = isinstance(_innermost(error), ConnectionRefusedError)
+                if _refused(error):
+                    # Whether to wait for it is decided where something is asked of it.
+                    return None
                 self._sleep(_pause(attempt))
                 continue
             return answer.status_code != 400
-        return None if refused else False
+        return False
 
     def send(
         self,
@@ -183,7 +186,9 @@ class Transport:
             try:
                 answer = self._once(method, url, headers or {}, body, authorization=authorization, limit=limit)
             except _Failed as failed:
-                reason, pause = str(failed), failed.pause
+                reason, pause = str(failed), None
+                if failed.absent and attempt + 1 >= ABSENT_ATTEMPTS:
+                    break
             else:
                 if answer.status in ok:
                     return answer
@@ -241,7 +246,8 @@ class Transport:
                     hint=f"put the CA into {CERTIFICATES}/{urlsplit(url).netloc}/ca.crt, or name the host as insecure",
                 ) from error
             except (requests.exceptions.RequestException, OSError) as error:
-                raise _Failed(f"{method} {_plain(url)}: {_cause(error)}") from error
+                absent = isinstance(error, requests.exceptions.ConnectTimeout) or _refused(error)
+                raise _Failed(f"{method} {_plain(url)}: {_cause(error)}", absent=absent) from error
             LOG.debug("%s %s %d, %.0f ms", method, _plain(url), status, (time.monotonic() - started) * 1e3)
             if status not in REDIRECTS or "Location" not in found or method not in ("GET", "HEAD"):
                 return Answer(status=status, headers=found, body=content, url=url)
@@ -403,6 +409,10 @@ def _hint(status: int, host: str) -> str | None:
             return "look into the registry's log (is its disk full?), then run the same again: it is safe"
         case _:
             return None
+
+
+def _refused(error: BaseException) -> bool:
+    return isinstance(_innermost(error), ConnectionRefusedError)
 
 
 def _innermost(error: BaseException) -> BaseException:
