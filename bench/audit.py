@@ -1,0 +1,182 @@
+"""What the audit costs, in one run: bytes and seconds of a verdict, a full read of torch, 200 cells, and the usual way.
+
+python bench/audit.py [abi] [scan] [matrix] [install]      (default: abi matrix; scan and install fetch gigabytes)
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from assay.adapters.facts_cache import FactsCache
+from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
+from assay.adapters.simple_index import SimpleIndex, WebWheels
+from assay.adapters.uv_resolver import uv_program
+from assay.audit.audit import audit
+from assay.audit.context import TargetGpu
+from assay.audit.facts import WheelFacts
+from assay.audit.linker import Base, Installation
+from assay.audit.member import MemberReader
+from assay.cli.audit import choose_wheel
+from assay.flows.audit import promised
+from assay.flows.read_wheel import Depth, read_wheel
+from assay.ports.index import IndexFile
+from assay.ports.wheel_source import ByteSource
+
+PYTHON = "3.11"
+TORCH = ("2.8.0", "2.9.1", "2.11.0", "2.13.0")
+EXTENSIONS = ("sgl-kernel==0.3.9.post2", "vllm==0.11.0", "sglang-kernel==0.4.10", "vllm==0.33.0")
+KNOWLEDGE = load_knowledge(knowledge_folder())
+
+
+class Counting:
+    """A source that keeps what it opened, to be asked for its bytes."""
+
+    def __init__(self) -> None:
+        self._real = WebWheels()
+        self.last: ByteSource | None = None
+
+    def open(self, file: IndexFile):
+        self.last = self._real.open(file)
+        return self.last
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    value = work()
+    return time.perf_counter() - start, value
+
+
+def installation(extension: WheelFacts, torch: WheelFacts) -> Installation:
+    wheels = (extension, torch)
+    sonames = promised(wheels, KNOWLEDGE) | {"libnuma.so.1"}
+    base = Base(name="slim", glibc="2.36", glibcxx="3.4.30", cxxabi="1.3.13", sonames=sonames)
+    return Installation(wheels=wheels, python=PYTHON, base=base, complete=False)
+
+
+def abi() -> None:
+    """One extension wheel against the table of torch's exports: demanded below 1 % of its bytes and 3 s."""
+    print("wheel                          MiB      fetched   share  requests  seconds  verdicts on", *TORCH)
+    index = SimpleIndex()
+    for word in EXTENSIONS:
+        seconds, file = timed(lambda word=word: choose_wheel(word, PYTHON, index))
+        source = Counting()
+        took, facts = timed(lambda file=file, source=source: read_wheel(file, source, depth=Depth.SYMBOLS))
+        opened = source.last
+        verdicts = []
+        for version in TORCH:
+            torch = FactsCache().get(choose_wheel(f"torch=={version}", PYTHON, index).sha256 or "") or empty(version)
+            spent, report = timed(lambda facts=facts, torch=torch: audit(installation(facts, torch), KNOWLEDGE))
+            took += spent / len(TORCH)
+            verdicts.append(str(report.verdict))
+        print(
+            f"{word:28} {opened.size >> 20:6} {opened.fetched:12} {opened.fetched / opened.size:7.2%} "
+            f"{opened.requests:9} {took:8.2f}  {' '.join(verdicts)}   (index page {seconds:.2f} s)"
+        )
+
+
+def empty(version: str) -> WheelFacts:
+    """A torch that was not read: its libraries by name, judged by the table."""
+    names = ("_C.so", "lib/libtorch_global_deps.so", "lib/libtorch.so", "lib/libtorch_cpu.so", "lib/libtorch_cuda.so",
+             "lib/libtorch_python.so", "lib/libc10.so", "lib/libc10_cuda.so")  # fmt: skip
+    libraries = [{"path": f"torch/{name}", "size": 1, "scope": "listed"} for name in names]
+    return WheelFacts.model_validate(
+        {"name": "torch", "version": version, "filename": "", "sha256": "", "libraries": libraries}
+    )
+
+
+def scan() -> None:
+    """A full read of torch: demanded that parsing takes less than 10 % of the time, and 300 MB of memory."""
+    print("torch      MiB   network alone   full read   of it parsing   share   peak MB")
+    index = SimpleIndex()
+    spent = 0.0
+    real_feed, real_finish = MemberReader.feed, MemberReader.finish
+
+    def feed(self, chunk):
+        nonlocal spent
+        start = time.perf_counter()
+        real_feed(self, chunk)
+        spent += time.perf_counter() - start
+
+    def finish(self, reread=None):
+        nonlocal spent
+        start = time.perf_counter()
+        value = real_finish(self, reread)
+        spent += time.perf_counter() - start
+        return value
+
+    MemberReader.feed, MemberReader.finish = feed, finish  # type: ignore[method-assign]
+    for version in TORCH[:2]:
+        file = choose_wheel(f"torch=={version}", PYTHON, index)
+        with WebWheels().open(file) as source:
+            alone, size = timed(lambda source=source: sum(len(chunk) for chunk in source.stream()))
+        spent = 0.0
+        took, facts = timed(lambda file=file: read_wheel(file, WebWheels()))
+        FactsCache().put(facts)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        print(f"{version:8} {size >> 20:5} {alone:13.1f} s {took:9.1f} s {spent:13.1f} s {spent / took:7.1%} {peak:9}")
+
+
+def matrix() -> None:
+    """200 cells over known facts: demanded below 2 s, facts read from disk included."""
+    cache = FactsCache()
+    started = time.perf_counter()
+    torches = [found for found in cache.named("torch") if found.complete]
+    extensions = [found for name in ("sgl-kernel", "vllm", "sglang-kernel") for found in cache.named(name)]
+    if not torches or not extensions:
+        print("matrix: no facts are kept; assay facts read torch==2.8.0 sgl-kernel==0.3.9.post2")
+        return
+    loaded = time.perf_counter() - started
+    targets = [TargetGpu(name="sm_120", capability=120), TargetGpu(name="sm_90", capability=90)]
+    cells = [(extension, torch) for torch in torches for extension in extensions]
+    cells = (cells * (200 // len(cells) + 1))[:200]
+    verdicts: dict[str, int] = {}
+    for extension, torch in cells:
+        report = audit(installation(extension, torch), KNOWLEDGE, targets=targets)
+        verdicts[str(report.verdict)] = verdicts.get(str(report.verdict), 0) + 1
+    total = time.perf_counter() - started
+    print(f"200 cells ({len(torches)} torch, {len(extensions)} extensions, 2 targets): {total:.2f} s, of it facts from "
+          f"disk {loaded:.2f} s; {verdicts}")  # fmt: skip
+
+
+def install() -> None:
+    """The usual way: install both wheels into a fresh environment and import; demanded 20 times slower than us."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "env"
+        uv = uv_program()
+
+        def usual() -> int:
+            subprocess.run([uv, "venv", "-q", "--python", PYTHON, place], check=True)
+            subprocess.run(
+                [uv, "pip", "install", "-q", "--no-cache", "--python", place / "bin" / "python",
+                 "torch==2.9.1", "sgl-kernel==0.3.9.post2"], check=True,
+            )  # fmt: skip
+            return subprocess.run(
+                [place / "bin" / "python", "-c", "import torch, sgl_kernel"], check=False, capture_output=True
+            ).returncode
+
+        took, code = timed(usual)
+    cache = FactsCache()
+
+    def ours() -> str:
+        index = SimpleIndex()
+        files = [choose_wheel(word, PYTHON, index) for word in ("sgl-kernel==0.3.9.post2", "torch==2.9.1")]
+        extension, torch = (cache.get(file.sha256 or "") for file in files)
+        assert extension is not None
+        assert torch is not None
+        return str(audit(installation(extension, torch), KNOWLEDGE).verdict)
+
+    spent, verdict = timed(ours)
+    print(f"install and import: {took:.1f} s (exit {code}); audit with known facts: {spent:.2f} s ({verdict}); "
+          f"{took / spent:.0f} times faster")  # fmt: skip
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ["abi", "matrix"]:
+        {"abi": abi, "scan": scan, "matrix": matrix, "install": install}[name]()
