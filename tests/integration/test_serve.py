@@ -127,6 +127,14 @@ def test_a_wrong_api_is_found(store: FileStore, misbehave: dict[str, Any], check
     assert checks == set(failed(record))
 
 
+def test_a_model_that_babbles_is_held_to_a_choice(store: FileStore) -> None:
+    record = check(store, {"babble": True})
+
+    (structured,) = [one for one in record.checks if one.name == "structured-output"]
+    assert ServeStatus.OK is record.status
+    assert '"Busan" (an object did not end' in structured.detail
+
+
 def test_a_server_that_ignores_sigterm_is_killed_and_told(store: FileStore) -> None:
     record = check(store, {"ignore_term": True}, stop_grace=1.0)
 

@@ -9,7 +9,8 @@ Its misbehaviour comes as JSON in the environment variable MISBEHAVE, so that it
     die_after: exits after so many completions        ignore_term: SIGTERM does nothing
     wrong_usage: adds so many tokens to usage         cut_streams: ends every n-th stream before its end mark
     fail_every: answers every n-th request with 500   no_usage: tells no usage in streams
-    bad_json: structured answers are not JSON         accepts_anything: malformed requests get 200
+    bad_json: structured answers are not JSON         babble: structured objects never end
+    accepts_anything: malformed requests get 200
     burst: tokens written at once (default 1)         cache: the second request of a prefix is fast and says so
     engine: whose log it prints, sglang or vllm       help: path of the help text it prints
 
@@ -179,14 +180,15 @@ class Server:
         usage = self.usage(prompt, tokens)
         if usage["prompt_tokens_details"]["cached_tokens"]:  # type: ignore[index]
             ttft = 0.0
-        text = "".join(f" w{number}" for number in range(tokens))
+        text, reason = "".join(f" w{number}" for number in range(tokens)), "length"
         if asked.get("response_format"):
-            text = "not json" if MISBEHAVE.get("bad_json") else '{"city": "Seoul", "large": true}'
+            text = self.structured(asked["response_format"])
+            reason = "length" if text.startswith("{ ") else "stop"
         if not asked.get("stream"):
             if wait := ttft + tpot * max(tokens - 1, 0):
                 await asyncio.sleep(wait)
             part = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-            choice = {"index": 0, **part, "finish_reason": "length"}
+            choice = {"index": 0, **part, "finish_reason": reason}
             return self.json(writer, 200, {"id": "x", "model": MODEL, "choices": [choice], "usage": usage})
         self.streams += 1
         cut = MISBEHAVE.get("cut_streams")
@@ -212,6 +214,15 @@ class Server:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
+
+    @staticmethod
+    def structured(form: object) -> str:
+        """Answer held to a schema; `babble` gives an object that never ends, as a model with random weights does."""
+        if MISBEHAVE.get("bad_json"):
+            return "not json"
+        if "enum" in form["json_schema"]["schema"]:  # type: ignore[index]
+            return '"Busan"'
+        return "{ \n \n" if MISBEHAVE.get("babble") else '{"city": "Seoul", "large": true}'
 
     @staticmethod
     @functools.cache

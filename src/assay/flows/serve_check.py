@@ -61,6 +61,7 @@ class Prepared:
     command: ServerCommand
     facts: Facts
     help_read: bool
+    help_text: str
 
 
 def prepared(host: ServerHost, knowledge: ServerFlags, request: ServeRequest, say: Callable[[str], None]) -> Prepared:
@@ -93,7 +94,7 @@ def prepared(host: ServerHost, knowledge: ServerFlags, request: ServeRequest, sa
         say(("wrong flag: " if finding.fatal else "note: ") + finding.message)
     command = replace(command, env={**command.env, **request.env})
     _fits(request, command, facts, say)
-    return Prepared(command=command, facts=facts, help_read=bool(options))
+    return Prepared(command=command, facts=facts, help_read=bool(options), help_text=text)
 
 
 def _fits(request: ServeRequest, command: ServerCommand, facts: Facts, say: Callable[[str], None]) -> None:
@@ -139,6 +140,7 @@ def serve_check(
     with store.new_run() as run:
         ready = prepared(host, knowledge, request, say)
         scene = _Scene(host=host, client=client, request=request, run=run, say=say)
+        run.write("help.txt", ready.help_text.encode())
         record = _base(scene, ready)
         wrong = tuple(finding for finding in ready.command.findings if finding.fatal)
         try:
