@@ -109,6 +109,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Publish over a registry that fails at every step, and print how many faults were tried and survived."""
+    environment(session, "test")
+    session.env["ASSAY_ALL_FAULTS"] = "1"
+    run(session, "pytest", "-q", "tests/integration/test_publish_faults.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks, all that need no GPU or `-- NAME…`; each prints the ratios of one run as a table."""
     environment(session, "test")
