@@ -18,7 +18,17 @@ from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
 from assay.errors import EngineError
-from assay.flows.build import BuildFlow, BuildOptions, ImageJudge, Job, Judge, Judgement, Prepared, exit_code
+from assay.flows.build import (
+    DISK_FACTOR,
+    BuildFlow,
+    BuildOptions,
+    ImageJudge,
+    Job,
+    Judge,
+    Judgement,
+    Prepared,
+    exit_code,
+)
 from assay.model.cell import Cell
 from assay.model.lock import Lock
 from assay.model.matrix import Base, BootstrapBase
@@ -26,10 +36,6 @@ from assay.plan import Plan, shard
 from assay.record import BuildRecord, BuildStatus
 
 __all__ = ["command"]
-
-# A build holds a wheel three times: in its stage, in its layer, and packed in the image store. Wheels are packed
-# about 1:2, so installed and packed copies of one wheel take about five times its size (measured on the starter cells).
-_DISK_FACTOR = 5
 
 
 @click.command("build")
@@ -157,7 +163,7 @@ def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> Non
     if not wheels or not info.local or not Path(info.root_dir).exists():
         return
     stat = os.statvfs(info.root_dir)
-    free, needed = stat.f_bavail * stat.f_frsize, sum(wheels.values()) * _DISK_FACTOR
+    free, needed = stat.f_bavail * stat.f_frsize, sum(wheels.values()) * DISK_FACTOR
     if free < needed:
         console.warn(
             f"{free / 1e9:.0f} GB free in {info.root_dir}; building all of this from nothing takes about "

@@ -12,13 +12,12 @@ from assay.adapters.host import LocalHost
 from assay.adapters.simple_index import SimpleIndex
 from assay.cli.common import format_option, load, project_option
 from assay.errors import AssayError
+from assay.flows.build import DISK_FACTOR
 from assay.flows.doctor import Check, DoctorFlow, Needs, State, exit_code
 from assay.model.matrix import BootstrapBase
 
 __all__ = ["command"]
 
-# Packed and unpacked copies of a wheel take about five times its size (as `assay build` reckons).
-_DISK_FACTOR = 5
 _ASKED_OF = {True: "torch", False: "packaging"}
 
 
@@ -58,7 +57,7 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
     locks = [lock for cell in starter if (lock := files.lock(cell)) is not None]
     wheels = {wheel.sha256: wheel.size or 0 for lock in locks for wheel in lock.wheels}
     needs = Needs(
-        disk_bytes=sum(wheels.values()) * _DISK_FACTOR,
+        disk_bytes=sum(wheels.values()) * DISK_FACTOR,
         gpu=gpu,
         bootstrap=any(isinstance(base, BootstrapBase) for base in matrix.bases.values()),
         indexes={name: _ASKED_OF[index.nightly] for name, index in matrix.indexes.items()},

@@ -23,6 +23,7 @@ from assay.ports.store import RunFolder, Store
 from assay.record import BuildRecord, BuildStatus, LayerSize, now
 
 __all__ = [
+    "DISK_FACTOR",
     "BuildFlow",
     "BuildOptions",
     "ImageJudge",
@@ -35,6 +36,9 @@ __all__ = [
     "exit_code",
 ]
 
+DISK_FACTOR: Final = 5
+"""A build takes about this much disk for each byte of its wheels, which are packed about 1:2: each is unpacked in its
+stage, unpacked in its layer, and packed in the image store (measured on the starter cells)."""
 KEY_LABEL: Final = f"{render.LABEL_PREFIX}content-key"
 LOCK_LABEL: Final = f"{render.LABEL_PREFIX}lock"
 REVISION_LABEL: Final = "org.opencontainers.image.revision"
