@@ -137,7 +137,6 @@ def test_a_wrong_template_says_where(
 
 
 def test_the_content_key_follows_what_is_built(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
-    lock = locked(cell)
     text = rendered(project, cell, templates)
     other = rendered(project, cell.model_copy(update={"env": {"GREETING": "hi"}}), templates)
 

@@ -1,4 +1,4 @@
-"""Resolving with `uv pip compile`, whose pylock (PEP 751) names files, hashes and addresses; a lock keeps no address."""
+"""Resolving with `uv pip compile`, whose pylock (PEP 751) names files, hashes and addresses; a lock has no address."""
 
 from __future__ import annotations
 
