@@ -61,11 +61,11 @@ def _exec_form(words: Iterable[str]) -> str:
 
 @lru_cache(maxsize=4)
 def _environment(templates: tuple[tuple[str, str], ...]) -> Environment:
-    environment = Environment(  # noqa: S701 - Dockerfiles, not HTML; each place has its own quoting filter
+    environment = Environment(
         loader=DictLoader(dict(templates)),
         auto_reload=False,
         undefined=StrictUndefined,
-        autoescape=False,
+        autoescape=False,  # noqa: S701 - Dockerfiles, not HTML; each place has its own quoting filter
         keep_trailing_newline=True,
         trim_blocks=False,
     )
