@@ -22,9 +22,9 @@ from assay.record import (
 __all__ = ["Change", "Direction", "Fact", "Side", "changes", "side"]
 
 _OUTCOME: Final = {
-    Outcome.WORKS: 5, Outcome.DEGRADED: 4, Outcome.INCONCLUSIVE: 3, Outcome.NOT_RUN: 3, Outcome.UNSUPPORTED: 2,
-    Outcome.BROKEN: 1, Outcome.WRONG: 0,
+    Outcome.WORKS: 5.0, Outcome.DEGRADED: 4.0, Outcome.UNSUPPORTED: 2.0, Outcome.BROKEN: 1.0, Outcome.WRONG: 0.0,
 }  # fmt: skip
+# What was not run or showed nothing is neither better nor worse than anything.
 _VERDICT: Final = {Verdict.OK: 2, Verdict.WARN: 1, Verdict.FAIL: 0}
 _BUILT: Final = {BuildStatus.BUILT, BuildStatus.CACHED}
 
@@ -123,9 +123,10 @@ def _facts(record: AnyRecord) -> Mapping[str, Fact]:
         case ProbeRecord():
             found = {
                 f"{name} on {_target(record)}": Fact(
-                    text=str(result.outcome), rank=float(_OUTCOME[result.outcome]), note=result.cause or result.reason
+                    text=str(result.outcome), rank=_OUTCOME.get(result.outcome), note=result.cause or result.reason
                 )
                 for name, result in record.features.items()
+                if result.outcome is not Outcome.NOT_RUN
             }
         case ServeRecord():
             found = _of_serve(record)

@@ -101,6 +101,8 @@ def test_cells_that_differ_in_more_or_less_than_one_axis_are_refused(other: Cell
         ([probe("c", Outcome.UNSUPPORTED)], Trial.BAD),
         ([probe("c", Outcome.INCONCLUSIVE)], Trial.SKIP),
         ([probe("c", Outcome.WORKS), probe("c", Outcome.BROKEN)], Trial.BAD),
+        ([probe("c", Outcome.WORKS), probe("c", Outcome.NOT_RUN)], Trial.GOOD),
+        ([probe("c", Outcome.NOT_RUN)], Trial.SKIP),
         ([probe("c", Outcome.WORKS, "9.0")], None),
         ([BuildRecord(created=WHEN, run="r", cell="c", status=BuildStatus.FAILED)], Trial.SKIP),
         ([BuildRecord(created=WHEN, run="r", cell="c", status=BuildStatus.ABORTED)], None),

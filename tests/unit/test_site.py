@@ -68,6 +68,23 @@ def test_a_measurement_hides_a_prediction_and_a_prediction_a_claim() -> None:
     assert len(measured.results) == 3
 
 
+def test_what_was_not_run_hides_nothing_and_takes_nothing_back() -> None:
+    cell = CELLS[0].id
+    left_out = probe(cell, Outcome.NOT_RUN, day=1)
+    predicted = gather([predict(cell, Outcome.DEGRADED), left_out], CELLS[:1], made=sites.START).cells[0]
+    measured = gather([probe(cell, Outcome.WORKS), left_out], CELLS[:1], made=sites.START).cells[0]
+    alone = gather([left_out], CELLS[:1], made=sites.START)
+
+    found = [page.best("cuda-graphs", "sm_120") for page in (predicted, measured, alone.cells[0])]
+    assert [(r.basis, r.outcome) for r in found if r] == [
+        ("predicted", Outcome.DEGRADED),
+        ("measured", Outcome.WORKS),
+        ("nothing measured", Outcome.NOT_RUN),
+    ]
+    assert list(badges(alone)) == []
+    assert "not run" in table(alone)
+
+
 @pytest.mark.parametrize(
     ("measured", "against"),
     [

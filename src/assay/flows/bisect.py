@@ -99,6 +99,9 @@ def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str 
                 not target or any(device.target == target for device in record.devices)
             ):
                 outcome = record.features[feature].outcome
+                if outcome is Outcome.NOT_RUN and found is not None:
+                    # A later run that left it out takes nothing back.
+                    continue
                 if outcome is Outcome.WORKS:
                     found = Trial.GOOD
                 elif outcome in {Outcome.INCONCLUSIVE, Outcome.NOT_RUN}:

@@ -47,7 +47,7 @@ def badges(site: Site) -> Iterator[tuple[str, bytes]]:
     newest: dict[tuple[str, str, str], Result] = {}
     for page in site.cells:
         for result in page.results:
-            if result.source is Source.MEASURED and result.when is not None:
+            if result.source is Source.MEASURED and result.when is not None and result.outcome is not Outcome.NOT_RUN:
                 key = (page.image or page.id, result.target, result.feature)
                 there = newest.get(key)
                 if there is None or there.when is None or result.when >= there.when:

@@ -83,6 +83,9 @@ def _take_probe(mine: _Gathered, record: ProbeRecord, events: list[Event]) -> No
     mine.packages = record.packages or mine.packages
     for target in dict.fromkeys(device.target for device in record.devices):
         for feature, result in record.features.items():
+            if result.outcome is Outcome.NOT_RUN and (feature, target) in mine.measured:
+                # A later run that left it out takes nothing back.
+                continue
             mine.measured[feature, target] = Result(
                 feature=feature,
                 target=target,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from assay.errors import UsageError
+from assay.model.outcome import Outcome
 from assay.site.model import CellPage, Result, Site, Source
 
 __all__ = ["BEGIN", "END", "between_markers", "table"]
@@ -32,7 +33,8 @@ def _cell(text: str) -> str:
 def _say(result: Result | None) -> str:
     if result is None:
         return "–"
-    return f"{result.outcome.symbol} {result.outcome.value.replace('_', ' ')}{_MARK[result.source]}"
+    mark = "" if result.outcome is Outcome.NOT_RUN else _MARK[result.source]
+    return f"{result.outcome.symbol} {result.outcome.value.replace('_', ' ')}{mark}"
 
 
 def table(site: Site) -> str:

@@ -21,11 +21,6 @@ class Source(StrEnum):
     CLAIMED = "claimed"
     """Somebody wrote so."""
 
-    @property
-    def letter(self) -> str:
-        """One character, for the data of the matrix page."""
-        return str(self)[0]
-
 
 class Claim(Value):
     """What a document or a thread says."""
@@ -65,6 +60,21 @@ class Result(Value):
     link: str = ""
     against: tuple[str, ...] = ()
     """Of a measurement: the weaker statements that say the opposite."""
+
+    @property
+    def strength(self) -> int:
+        """Less is stronger. What a probe did not run says less than a prediction or a claim: nothing was measured."""
+        return len(Source) if self.outcome is Outcome.NOT_RUN else list(Source).index(self.source)
+
+    @property
+    def basis(self) -> str:
+        """The word that stands below the outcome."""
+        return "nothing measured" if self.outcome is Outcome.NOT_RUN else str(self.source)
+
+    @property
+    def letter(self) -> str:
+        """One character for the basis, for the data of the matrix page."""
+        return self.basis[0]
 
 
 class Layer(Value):
@@ -162,8 +172,7 @@ class CellPage(Value):
     def best(self, feature: str, target: str) -> Result | None:
         """Return the strongest statement about a feature on a target: measured, else predicted, else claimed."""
         found = [r for r in self.results if r.feature == feature and r.target in {target, ""}]
-        order = list(Source)
-        return min(found, key=lambda r: order.index(r.source)) if found else None
+        return min(found, key=lambda r: r.strength) if found else None
 
 
 class Site(Value):

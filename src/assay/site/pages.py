@@ -88,20 +88,19 @@ class _Row:
         self.file = cell_file(page.id)
         self.build = page.build.status if page.build else ""
         self.audit = page.audits[-1].verdict if page.audits else ""
-        order = list(Source)
         best: dict[str, Result] = {}
         for result in page.results:
             if result.target not in {target, ""}:
                 continue
             there = best.get(result.feature)
-            if there is None or order.index(result.source) < order.index(there.source):
+            if there is None or result.strength < there.strength:
                 best[result.feature] = result
         self.results = [best.get(feature) for feature in features]
 
     @property
     def codes(self) -> str:
         outcomes = list(Outcome)
-        return "".join(f"{r.source.letter}{outcomes.index(r.outcome)}" if r else "--" for r in self.results)
+        return "".join(f"{r.letter}{outcomes.index(r.outcome)}" if r else "--" for r in self.results)
 
 
 class _Spans:
@@ -166,8 +165,7 @@ class _Renderer:
         )
 
     def cell(self, page: CellPage) -> tuple[str, bytes]:
-        order = list(Source)
-        results = sorted(page.results, key=lambda r: (r.feature, r.target, order.index(r.source)))
+        results = sorted(page.results, key=lambda r: (r.feature, r.target, r.strength))
         return self.page(
             "cell.html.j2",
             f"cells/{cell_file(page.id)}",

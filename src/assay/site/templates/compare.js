@@ -14,7 +14,7 @@
     const cell = data.cells[name], found = { ...cell.f };
     for (const [target, codes] of Object.entries(cell.r)) data.features.forEach((feature, i) => {
       const source = codes[2 * i];
-      if (source !== "-") found[feature + " on " + target] = data.outcomes[Number(codes[2 * i + 1])] + " (" + { m: "measured", p: "predicted", c: "claimed" }[source] + ")";
+      if (source !== "-") found[feature + " on " + target] = data.outcomes[Number(codes[2 * i + 1])] + " (" + { m: "measured", p: "predicted", c: "claimed", n: "nothing measured" }[source] + ")";
     });
     return found;
   };

@@ -4,8 +4,8 @@
   const byId = (id) => document.getElementById(id);
   const body = byId("rows"), scroll = byId("scroll"), table = byId("matrix"), count = byId("count");
   const fields = { text: byId("f-text"), target: byId("f-target"), engine: byId("f-engine"), feature: byId("f-feature"), outcome: byId("f-outcome"), source: byId("f-source") };
-  const symbols = data.symbols, sources = { m: "measured", p: "predicted", c: "claimed" };
-  // A row: [cell, file, engine, target, build, audit, codes]; codes has two characters a feature: source and outcome.
+  const symbols = data.symbols, sources = { m: "measured", p: "predicted", c: "claimed", n: "nothing measured" };
+  // A row: [cell, file, engine, target, build, audit, codes]; codes has two characters a feature: basis and outcome.
   const rows = data.rows;
   let shown = rows, columns = data.features.map((_, i) => i), height = 52;
 
@@ -24,7 +24,7 @@
       return none;
     }
     const name = data.outcomes[Number(code[1])];
-    const made = element("span", symbols[name] + " " + name.replace("_", " "), "o " + name + " " + source);
+    const made = element("span", symbols[name] + " " + name.replace("_", " "), "o " + name + (code[0] === "n" ? "" : " " + source));
     made.append(element("small", source));
     return made;
   };
