@@ -9,10 +9,10 @@ import uuid
 from typing import Any, Final
 from urllib.parse import quote
 
-from assay.digest import sha256_of
+from assay.lockfile import lock_digest
 from assay.model.lock import Lock, LockedWheel
 
-__all__ = ["CYCLONEDX", "cyclonedx", "lock_digest", "purl"]
+__all__ = ["CYCLONEDX", "cyclonedx", "purl"]
 
 CYCLONEDX: Final = "https://cyclonedx.org/bom"
 """The predicate type of a CycloneDX document (in-toto attestation framework)."""
@@ -25,15 +25,11 @@ def purl(wheel: LockedWheel) -> str:
     return f"pkg:pypi/{name}@{version}?file_name={file}"
 
 
-def lock_digest(lock: Lock) -> str:
-    """Return a digest of what a lock says."""
-    return sha256_of(lock.model_dump_json().encode())
-
-
 def cyclonedx(lock: Lock) -> dict[str, Any]:
     """Return the bill of materials of a cell: every locked file with its hash and the index it came from."""
     serial = uuid.uuid5(_NAMESPACE, lock_digest(lock))
     properties = [("assay:python", lock.python), ("assay:platform", lock.platform), ("assay:base", lock.base)]
+    properties.append(("assay:lock-digest", lock_digest(lock)))
     if lock.base_digest:
         properties.append(("assay:base-digest", lock.base_digest))
     if lock.as_of:

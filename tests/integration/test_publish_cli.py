@@ -14,6 +14,7 @@ import pytest
 from publish_tools import key_pair
 from registry_tools import put_image, real_registry
 
+from assay import lockfile
 from assay.adapters.probe_suite import find_suite, suite_digest
 from assay.adapters.registry import HttpRegistry, connect
 from assay.adapters.registry_auth import Anonymous
@@ -21,7 +22,7 @@ from assay.adapters.store import FileStore
 from assay.cli import main
 from assay.model.outcome import Outcome, Verdict
 from assay.oci import Manifest
-from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, now
+from assay.record import AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, now
 from assay.reference import Repository
 
 pytestmark = pytest.mark.registry
@@ -194,6 +195,12 @@ def test_signed_and_gated_by_a_key(site: Site, tmp_path: Path) -> None:
     bad = site.run("verify", reference, "--key", str(key_pair(tmp_path, "stranger")[1]), "--format", "json")
     own = site.run("verify", reference, "--own-policy", "--format", "json")
 
+    (site.folder / "probes").mkdir()
+    (site.folder / "probes" / "harness.py").write_text("a newer suite")
+    newer = site.run("verify", reference, "--own-policy", "--format", "json")
+
+    assert newer[0] == 6
+    assert {reason["why"] for one in newer[1]["judgements"] for reason in one["reasons"]} == {"old-suite"}
     assert (6, 0, 0, 6, 0) == (unsigned[0], signed[0], good[0], bad[0], own[0])
     assert good[1]["standing"] == "attested"
     assert good[1]["signers"][0].startswith("publisher.pub")
@@ -207,6 +214,33 @@ def test_an_audit_alone(site: Site) -> None:
     assert site.run("publish", CELL, "--level", "audited")[0] == 0
     assert site.tag(f"{CELL}-audited") == site.tag("sm120-audited") == site.image.digest
     assert site.tag("sm120-verified") is None
+
+
+def test_the_bill_of_materials_is_of_what_was_built(site: Site) -> None:
+    path = site.folder / "images" / IMAGE / "cells" / CELL / "lock.txt"
+    lock = lockfile.parse(path.read_text(), file=str(path))
+    FileStore(site.folder / "build_logs").append(
+        BuildRecord(
+            created=now(),
+            run="run0",
+            cell=CELL,
+            image=IMAGE,
+            status=BuildStatus.BUILT,
+            content_key="sha256:" + "c" * 64,
+            lock_digest=lockfile.lock_digest(lock),
+        )
+    )
+    site.registry.put_manifest(Repository(host=site.host, path=f"staging/{IMAGE}"), "c" * 64, site.image)
+    site.record(**WORKS)
+    built = site.run("publish", CELL)
+    seen = site.run("verify", f"{site.host}/release/{IMAGE}:{CELL}", "--format", "json")
+    path.write_text(path.read_text().replace("--hash=sha256:0", "--hash=sha256:1"))
+    changed = site.run("publish", CELL)
+
+    assert (0, 6) == (built[0], changed[0])
+    assert "https://cyclonedx.org/bom" in {piece["kind"] for piece in seen[1]["evidence"]}
+    assert "the lock of" in changed[2]
+    assert "changed since it was built" in changed[2]
 
 
 def test_recommend_and_revoke(site: Site) -> None:

@@ -30,6 +30,7 @@ from assay.flows.publish import Candidate, Proposal, execute, propose, stage
 from assay.flows.retag import Gear
 from assay.flows.revoke import revoke
 from assay.flows.verify import judgement_document
+from assay.lockfile import lock_digest
 from assay.model.cell import Cell
 from assay.model.policy import Basis, Level, Policy
 from assay.oci import MANIFEST, Descriptor
@@ -222,6 +223,14 @@ def _candidate(
         and record.content_key
     ]
     key = built[-1].content_key if built else None
+    lock = files.lock(cell) if cell.kind == "build" and built else None
+    if lock is not None and built[-1].lock_digest not in (None, lock_digest(lock)):
+        raise PolicyRefused(
+            f"the lock of {cell.id} changed since it was built; its bill of materials would be of another image",
+            hint=f"assay build {cell.id}",
+        )
+    if lock is None and cell.kind == "build":
+        console.say(f"{cell.id}: no record of its build is here, so no bill of materials is attached")
     return Candidate(
         cell=cell.id,
         tag=cell.tag,
@@ -229,7 +238,7 @@ def _candidate(
         targets=tuple(targets) or cell.targets,
         staging_tag=key.removeprefix("sha256:") if key else cell.tag,
         local=cell.local_reference if built and cell.kind == "build" else None,
-        lock=files.lock(cell) if cell.kind == "build" else None,
+        lock=lock,
         revision=revision,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from assay import console
+from assay.adapters.probe_suite import find_suite, suite_digest
 from assay.adapters.registry import connect
 from assay.cli.common import format_option, project_option
 from assay.cli.trust import insecure_option, keys_option, own_policy, show, verifier_of
@@ -48,6 +49,9 @@ def command(
     registry failed.
     """
     own = own_policy(project) if judge_by_own or project else None
+    if own and suite is None:
+        # By one's own policy, the probes of one's own checkout are what counts as current.
+        suite = suite_digest(find_suite(own[1]))
     seen = verify(
         Reference.parse(reference),
         registry=connect(insecure=insecure),
