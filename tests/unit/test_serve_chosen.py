@@ -35,6 +35,28 @@ VLLM = (
     "INFO 07-28 10:03:30 [gpu_model_runner.py:1] Graph capturing finished in 4 secs, took 0.89 GiB\n"
 )
 
+# Seen on an H200: vLLM 0.24.0 with a tiny model.
+VLLM_V2 = (
+    "(EngineCore pid=1179) INFO 11-20 14:08:51 [cuda.py:480] Using FLASH_ATTN attention backend out of potential "
+    "backends: ['FLASH_ATTN', 'FLASHINFER', 'TRITON_ATTN', 'FLEX_ATTENTION'].\n"
+    "(EngineCore pid=1179) INFO 11-20 14:08:52 [model_runner.py:302] Model loading took 0.0 GiB and 1.698273 seconds\n"
+    "(EngineCore pid=1179) INFO 11-20 14:08:52 [topk_topp_sampler.py:55] Using FlashInfer for top-p & top-k sampling.\n"
+    "(EngineCore pid=1179) INFO 11-20 14:09:02 [kv_cache_utils.py:2146] GPU KV cache size: 43,606,224 tokens\n"
+    "(EngineCore pid=1179) \rCapturing CUDA graphs (PIECEWISE):   0%|          | 0/11 [00:00<?, ?it/s]"
+    "\rCapturing CUDA graphs (PIECEWISE): 100%|██████████| 11/11 [00:00<00:00, 239.96it/s]\n"
+    "(EngineCore pid=1179) \rCapturing CUDA graphs (FULL):   0%|          | 0/7 [00:00<?, ?it/s]"
+    "\rCapturing CUDA graphs (FULL): 100%|██████████| 7/7 [00:00<00:00, 303.39it/s]\n"
+    "(EngineCore pid=1179) INFO 11-20 14:09:03 [model_runner.py:726] Graph capturing finished in 0 secs, took 0.07 GiB\n"
+)
+# Seen on an H200: SGLang 0.5.14 with a tiny model, which went on to fail before any graph was captured.
+SGLANG_BEGUN = """
+[2026-11-20 14:06:53] Attention backend not specified. Use fa3 backend by default.
+[2026-11-20 14:07:17] Load weight begin. avail mem=139.13 GB
+[2026-11-20 14:07:17] Load weight end. elapsed=0.13 s, type=LlamaForCausalLM, avail mem=139.10 GB, mem usage=0.02 GB.
+[2026-11-20 14:07:17] KV Cache is allocated. dtype: torch.bfloat16, #tokens: 65536, K size: 0.03 GB, V size: 0.03 GB
+[2026-11-20 14:07:17] Memory pool end. avail mem=139.03 GB
+"""
+
 
 @pytest.mark.parametrize(
     ("engine", "log", "expected"),
@@ -76,6 +98,25 @@ VLLM = (
                 "weights_gib": 13.72,
                 "quantisation_kernel": "MarlinLinearKernel",
             },
+        ),
+        (
+            "vllm",
+            VLLM_V2,
+            {
+                "cuda_graphs": 18,
+                "cuda_graphs_by": "PIECEWISE: 11, FULL: 7",
+                "graph_seconds": 0,
+                "graph_memory_gib": 0.07,
+                "attention_backend": "FLASH_ATTN",
+                "kv_cache_tokens": 43606224,
+                "weights_gib": 0.0,
+                "sampling_backend": "flashinfer",
+            },
+        ),
+        (
+            "sglang",
+            SGLANG_BEGUN,
+            {"cuda_graphs": 0, "attention_backend": "fa3", "kv_cache_tokens": 65536, "weights_gib": 0.02},
         ),
     ],
 )
