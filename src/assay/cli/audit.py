@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,20 +86,26 @@ def command(  # noqa: PLR0917
     )
     gpus = _targets(targets, matrix, driver_cuda)
     reports: list[AuditReport] = []
+    tell = _teller(form, verbose=verbose)
     if wheels:
         if torch:
             wheels.append(f"torch=={torch}")
         installed = _base(base, packages, matrix, auditor)
-        reports.append(_audit_wheels(auditor, [*wheels, *others], gpus, python, installed))
+        reports.append(tell(_audit_wheels(auditor, [*wheels, *others], gpus, python, installed)))
     if cells or not (wheels or images):
         assert files is not None
         assert plan is not None
-        reports += _audit_cells(auditor, files, plan, cells, gpus, record=not no_record)
+        reports += [tell(report) for report in _audit_cells(auditor, files, plan, cells, gpus, record=not no_record)]
+        if not reports:
+            raise NothingSelected("no cell could be audited", hint="make locks with `assay lock`")
     if images:
         from assay.cli.audit_image import audit_images  # noqa: PLC0415 - needs the engine's library
 
-        reports += audit_images(auditor, images, gpus or _all_targets(matrix), files, record=not no_record)
-    _show(reports, form, verbose=verbose)
+        reports += [
+            tell(report)
+            for report in audit_images(auditor, images, gpus or _all_targets(matrix), files, record=not no_record)
+        ]
+    _show(reports, form)
     return 1 if any(report.verdict is Verdict.FAIL for report in reports) else 0
 
 
@@ -246,12 +253,11 @@ def _audit_cells(
     targets: Sequence[TargetGpu],
     *,
     record: bool,
-) -> list[AuditReport]:
+) -> Iterator[AuditReport]:
     from assay.adapters.store import FileStore  # noqa: PLC0415 - only cells keep records
 
     store = FileStore(files.root / "build_logs")
     matrix = plan.project.matrix
-    reports: list[AuditReport] = []
     for cell in plan.select(list(words)):
         if cell.kind == "external":
             console.say(f"{cell.id}: an image of others; audit it with --image {cell.reference}")
@@ -270,13 +276,23 @@ def _audit_cells(
             continue
         if record:
             keep_record(store, report, run="audit", cell=cell, image_digest=None)
-        reports.append(report)
-    if not reports:
-        raise NothingSelected("no cell could be audited", hint="make locks with `assay lock`")
-    return reports
+        yield report
 
 
-def _show(reports: Sequence[AuditReport], form: str, *, verbose: bool) -> None:
+def _teller(form: str, *, verbose: bool) -> Callable[[AuditReport], AuditReport]:
+    """Return what tells people of each report as soon as it is there; machines get all of them at the end."""
+
+    def tell(report: AuditReport) -> AuditReport:
+        if form == "text":
+            for line in text(report, verbose=verbose):
+                console.data(line)
+            sys.stdout.flush()
+        return report
+
+    return tell
+
+
+def _show(reports: Sequence[AuditReport], form: str) -> None:
     match form:
         case "json":
             documents = [report.model_dump(mode="json") for report in reports]
@@ -286,6 +302,4 @@ def _show(reports: Sequence[AuditReport], form: str, *, verbose: bool) -> None:
         case "junit":
             console.data(junit(reports))
         case _:
-            for report in reports:
-                for line in text(report, verbose=verbose):
-                    console.data(line)
+            pass
