@@ -158,6 +158,7 @@ class FaultyProxy:
     seen: list[Exchange] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
+    in_flight: int = 0
     _server: ThreadingHTTPServer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -171,6 +172,11 @@ class FaultyProxy:
             self.seen.clear()
             self.bytes_up = self.bytes_down = 0
             self.decide = decide or (lambda _exchange: None)
+
+    def quiet(self) -> None:
+        """Wait until the registry has done all that it was asked, also by clients that are gone."""
+        while self.in_flight:
+            time.sleep(0.002)
 
     def __enter__(self) -> Self:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
@@ -213,8 +219,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
-        owner = self.owner
         body = self._body()
+        # Counted before a fault is chosen: whoever is killed by it leaves a request that still counts.
+        with self.owner._lock:
+            self.owner.in_flight += 1
+        try:
+            self._exchange(body)
+        finally:
+            with self.owner._lock:
+                self.owner.in_flight -= 1
+
+    def _exchange(self, body: bytes) -> None:
+        owner = self.owner
         with owner._lock:
             exchange = Exchange(len(owner.seen), self.command, self.path, self.headers.get("Authorization"))
             owner.seen.append(exchange)
