@@ -99,10 +99,12 @@ class DockerExecutor:
     def _attempt(self, request: Request, python: str, began: float) -> Ran | None:
         """Run with one interpreter; None if the image does not have it."""
         last: bytes | None = None
+        started = False
         try:
             with self._engine.container(self._spec(request, python)) as container:
                 container.put(_WORK, self._files(request))
                 container.start()
+                started = True
                 try:
                     end = self._watch(container, request)
                 except EngineError as error:
@@ -120,9 +122,12 @@ class DockerExecutor:
                 if last is None and ended == "failed":
                     message += ": " + text.decode(errors="replace").strip()[-500:]
                 return Ran(result=last, ended=ended, message=message, log=text, seconds=time.monotonic() - began)
-        except (GpuMissing, EngineMissing):
+        except GpuMissing:
             raise
         except EngineError as error:
+            if isinstance(error, EngineMissing) and not started:
+                raise
+            # It died under a container that ran: what is left there is swept when the engine is back.
             return Ran(result=last, ended="engine_lost", message=error.message, seconds=time.monotonic() - began)
 
     def _spec(self, request: Request, python: str) -> ContainerSpec:

@@ -31,7 +31,10 @@ class FileLeases:
         deadline = time.monotonic() + wait_seconds
         while True:
             with ExitStack() as held:
-                got = [name for name in gpus if self._lock(name, held)][:count]
+                got: list[str] = []
+                for name in gpus:
+                    if len(got) < count and self._lock(name, held):
+                        got.append(name)
                 if len(got) == count:
                     kept = held.pop_all()
                     break

@@ -16,7 +16,7 @@ def find_suite(root: Path) -> Path:
     Raises:
         UsageError: there is neither.
     """
-    for folder in (root / "probes", Path(__file__).parents[3] / "probes", Path(__file__).parents[1] / "_probes"):
+    for folder in (root / "probes", Path(__file__).parents[3] / "probes", Path(__file__).parents[1] / "probes"):
         if (folder / "harness.py").is_file():
             return folder
     raise UsageError(f"no probes/harness.py in {root}", hint="probe from a checkout of assay (--project DIR)")

@@ -1,0 +1,122 @@
+"""Executors over a fake engine, and leases of GPUs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from assay.adapters.docker_executor import DockerExecutor
+from assay.adapters.fake_container import Process
+from assay.adapters.fake_engine import FakeEngine, FakeImage
+from assay.adapters.gpu_leases import FileLeases
+from assay.errors import EngineMissing, GpuMissing, UsageError
+from assay.ports.executor import Request
+
+RESULT = "/assay/work/result.json"
+
+
+def harness(process: Process) -> int:
+    job = json.loads(process.files["/assay/work/job.json"])
+    assert process.files["/assay/work/probes/harness.py"] == b"program"
+    process.print("probe: one: works", error=True)
+    process.files[RESULT] = json.dumps({"cache": job["cache"]}).encode()
+    return 0
+
+
+def request(executor: DockerExecutor, image: str) -> Request:
+    suite = {"harness.py": b"program"}
+    return Request(place=executor.place(image), run="run-1", job={"probes": []}, suite=suite, gpus=())
+
+
+def engine(*, python: str = "python3") -> FakeEngine:
+    return FakeEngine({"image:1": FakeImage(programs={python: harness})})
+
+
+def test_the_container_gets_as_little_as_works() -> None:
+    fake = engine()
+
+    ran = DockerExecutor(fake).run(request(DockerExecutor(fake), "image:1"))
+
+    (spec,) = fake.specs
+    assert ("finished", b'{"cache": "/assay/work/cache"}') == (ran.ended, ran.result)
+    assert ("none", True, True, True) == (spec.network, spec.read_only, spec.drop_capabilities, spec.no_new_privileges)
+    assert spec.pids
+    assert [] == fake.containers
+
+
+def test_a_cache_is_given_to_an_engine_of_this_machine(tmp_path: Path) -> None:
+    fake = engine()
+    executor = DockerExecutor(fake, cache=tmp_path)
+
+    ran = executor.run(request(executor, "image:1"))
+
+    assert b'{"cache": "/assay-cache"}' == ran.result
+    assert ["/assay-cache"] == [bind.target for bind in fake.specs[0].binds]
+
+
+def test_every_usual_place_of_python_is_tried() -> None:
+    fake = engine(python="/opt/venv/bin/python3")
+
+    ran = DockerExecutor(fake).run(request(DockerExecutor(fake), "image:1"))
+
+    assert "finished" == ran.ended
+
+
+def test_an_image_without_python_says_so() -> None:
+    fake = engine(python="perl")
+
+    ran = DockerExecutor(fake).run(request(DockerExecutor(fake), "image:1"))
+
+    assert ("no_python", None) == (ran.ended, ran.result)
+    assert [] == fake.containers
+
+
+def test_an_engine_that_dies_during_a_run_is_an_outcome() -> None:
+    fake = FakeEngine()
+
+    def die(process: Process) -> int:
+        harness(process)
+        fake.alive = False
+        return 0
+
+    fake.held["image:1"] = FakeImage(programs={"python3": die})
+    executor = DockerExecutor(fake)
+    asked = request(executor, "image:1")
+
+    ran = executor.run(asked)
+
+    assert "engine_lost" == ran.ended
+    assert ran.message
+
+
+def test_no_engine_from_the_start_is_an_error() -> None:
+    fake = engine()
+    executor = DockerExecutor(fake)
+    asked = request(executor, "image:1")
+    fake.alive = False
+
+    with pytest.raises(EngineMissing):
+        executor.run(asked)
+
+
+def test_an_unknown_image_offers_the_nearest() -> None:
+    with pytest.raises(UsageError, match="image:1"):
+        DockerExecutor(engine()).place("imag:1")
+
+
+def test_one_gpu_has_one_user(tmp_path: Path) -> None:
+    first, second = FileLeases(tmp_path), FileLeases(tmp_path)
+
+    with first.take(("0", "1"), 1, wait_seconds=0) as held, second.take(("0", "1"), 1, wait_seconds=0) as other:
+        assert {"0", "1"} == {*held, *other}
+        with pytest.raises(GpuMissing, match="became free"), first.take(("0", "1"), 1, wait_seconds=0):
+            pass
+    with first.take(("0", "1"), 2, wait_seconds=0) as both:
+        assert ("0", "1") == both
+
+
+def test_more_gpus_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(GpuMissing, match="3 GPUs"), FileLeases(tmp_path).take(("0",), 3, wait_seconds=0):
+        pass
