@@ -93,8 +93,8 @@ def main() -> None:
         name = f"{burst} tokens in each write"
         print(f"{name:30} " + "{:9.0f} {:10.1f}x {:9.0f} {:10.1f}x {:10.0f} {:10.1f}x".format(*row))
     print()
-    head = ("delays set: 200 ms, then 20 ms", "first ms", "off by", "token ms", "off by")
-    print("{:30} {:>9} {:>11} {:>9} {:>11}".format(*head))
+    names = ("delays set: 200 ms, then 20 ms", "first ms", "off by", "token ms", "off by")
+    print("{:30} {:>9} {:>11} {:>9} {:>11}".format(*names))
     for users in (1, 5, 10, 20):
         runs = measure({"ttft": 0.2, "tpot": 0.02}, workload(users, 50, users))
         first, token = min(run.first_ms for run in runs), min(run.token_ms for run in runs)

@@ -156,6 +156,14 @@ def test_a_crash_at_start_is_diagnosed(store: FileStore) -> None:
 
     assert (ServeStatus.CRASHED, "arch-no-kernel-image") == (record.status, record.cause)
     assert "code 1" in record.reason
+    assert crash in record.reason
+
+
+def test_a_crash_of_no_known_cause_is_told_with_its_line(store: FileStore) -> None:
+    record = check(store, {"crash": "FrobnicationError: the flux is inverted"})
+
+    assert (ServeStatus.CRASHED, None) == (record.status, record.cause)
+    assert "no known cause; log line 1: FrobnicationError: the flux is inverted" in record.reason
 
 
 def test_a_signal_is_told(store: FileStore) -> None:

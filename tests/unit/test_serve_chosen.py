@@ -46,7 +46,7 @@ VLLM_V2 = (
     "\rCapturing CUDA graphs (PIECEWISE): 100%|██████████| 11/11 [00:00<00:00, 239.96it/s]\n"
     "(EngineCore pid=1179) \rCapturing CUDA graphs (FULL):   0%|          | 0/7 [00:00<?, ?it/s]"
     "\rCapturing CUDA graphs (FULL): 100%|██████████| 7/7 [00:00<00:00, 303.39it/s]\n"
-    "(EngineCore pid=1179) INFO 11-20 14:09:03 [model_runner.py:726] Graph capturing finished in 0 secs, took 0.07 GiB\n"
+    "(EngineCore pid=1179) INFO 11-20 14:09:03 [model_runner.py:726] Graph capturing finished in 0 secs, took 0.07 GiB"
 )
 # Seen on an H200: SGLang 0.5.14 with a tiny model, which went on to fail before any graph was captured.
 SGLANG_BEGUN = """

@@ -148,8 +148,8 @@ def _measured(
     record = record.model_copy(update={"start_seconds": round(start.seconds, 3)})
     if start.status is not ServeStatus.OK:
         server.stop(grace=request.stop_grace)
-        cause, fix = diagnosed(server.log())
-        note = start.reason + (f"; {cause}: {fix}" if cause else "")
+        _, words = diagnosed(server.log())
+        note = start.reason + words
         say(note)
         return record.model_copy(update={"notes": (*record.notes, note)})
     say(f"healthy after {start.seconds:.1f} s")
@@ -162,8 +162,8 @@ def _measured(
     ended = server.stop(grace=request.stop_grace)
     notes = list(record.notes)
     if not healthy:
-        cause, fix = diagnosed(server.log())
-        notes.append(f"the server was not healthy at the end ({ended})" + (f"; {cause}: {fix}" if cause else ""))
+        _, words = diagnosed(server.log())
+        notes.append(f"the server was not healthy at the end ({ended}){words}")
     return record.model_copy(
         update={
             "stable": healthy and not any(one.failed for one in series),

@@ -129,10 +129,18 @@ def _last_line(log: str) -> str:
 
 
 def diagnosed(log: str) -> tuple[str | None, str]:
-    """Return the cause that a log speaks for, and how to put it right; (None, "") if it speaks for none."""
-    for found in examine(log.encode(), stage=Stage.SERVE).diagnoses:
-        if found.cause != "unknown":
-            return found.cause, found.fix or ""
+    """Return the cause that a log speaks for, and what to tell a person: cause, remedy, and the line that says so.
+
+    A log that speaks for no known cause gives None and the line that looks most like a failure, if there is one.
+    """
+    report = examine(log.encode(), stage=Stage.SERVE)
+    for found in report.diagnoses:
+        if found.known:
+            line = f" (log line {found.evidence[0].line}: {found.evidence[0].text})" if found.evidence else ""
+            return found.cause, f"; {found.cause}: {found.fix}{line}"
+    if report.telling:
+        last = report.telling[-1]
+        return None, f"; no known cause; log line {last.line}: {last.text}"
     return None, ""
 
 

@@ -216,8 +216,8 @@ class _Scene:
 
     def _not_started(self, record: ServeRecord, start: Started) -> ServeRecord:
         ended = start.server.stop(grace=self.request.stop_grace)
-        cause, fix = diagnosed(start.server.log())
-        reason = start.reason + (f"; {cause}: {fix}" if cause else "")
+        cause, words = diagnosed(start.server.log())
+        reason = start.reason + words
         self.say(reason)
         return record.model_copy(
             update={
@@ -244,8 +244,8 @@ class _Scene:
         reasons = [f"{check.name}: {check.detail}" for check in failed]
         cause: str | None = None
         if not alive:
-            cause, _ = diagnosed(server.log())
-            reasons.insert(0, f"the server died while it was checked ({ended})")
+            cause, words = diagnosed(server.log())
+            reasons.insert(0, f"the server died while it was checked ({ended}){words}")
         elif ended.forced:
             reasons.append(f"it did not stop within {request.stop_grace:g} s of SIGTERM")
         return record.model_copy(
