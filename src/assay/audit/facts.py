@@ -7,6 +7,7 @@ milliseconds; they are taken apart when they are asked for.
 from __future__ import annotations
 
 import gzip
+import itertools
 import posixpath
 import re
 import zlib
@@ -139,12 +140,12 @@ class Library(Value):
     @cached_property
     def plain(self) -> frozenset[str]:
         """Symbols without version that other objects can bind to."""
-        found: set[str] = set()
-        for lines in self._exported_lines():
-            # Nearly all libraries have no versions at all: their lines are the names.
-            names = lines.split("\n")
-            found.update(names if "@" not in lines else (name for name in names if "@" not in name))
-        return frozenset(found)
+        # Nearly all libraries have no versions at all: their lines are the names.
+        parts = [
+            lines.split("\n") if "@" not in lines else [name for name in lines.split("\n") if "@" not in name]
+            for lines in self._exported_lines()
+        ]
+        return frozenset(itertools.chain.from_iterable(parts))
 
     @cached_property
     def versioned(self) -> Mapping[str, frozenset[str]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from packaging.version import Version
@@ -44,6 +45,7 @@ def capability_of(text: str) -> int:
     return int(digits)
 
 
+@lru_cache(maxsize=4096)
 def runs(target: str, capability: int) -> bool:
     """Tell whether machine code for `90a`, `120f`, ... runs on a GPU of this capability (120 for 12.0)."""
     match = _TARGET.fullmatch(target)
@@ -59,6 +61,7 @@ def runs(target: str, capability: int) -> bool:
     return number // 10 == capability // 10 and number <= capability
 
 
+@lru_cache(maxsize=4096)
 def jit(target: str, capability: int) -> bool:
     """Tell whether PTX for `80`, `120a`, ... can be compiled for a GPU of this capability."""
     match = _TARGET.fullmatch(target.partition("@")[0])

@@ -93,10 +93,11 @@ class Found:
     library: Library | None = None
     """None where only the name is known (base, driver)."""
 
-    @cached_property
-    def key(self) -> str:
-        """What tells it from other libraries of the installation."""
-        return self.library.path if self.library is not None else self.soname
+    key: str = field(init=False, default="")
+    """What tells it from other libraries of the installation: the path, else the soname."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.soname if self.library is None else self.library.path)
 
 
 @dataclass(frozen=True, kw_only=True)
