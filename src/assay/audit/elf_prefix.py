@@ -23,7 +23,10 @@ _NULL: Final = b"\0" * 24
 _BINDINGS: Final = frozenset({0, 1, 2, 10})
 _TYPES: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 10})
 _LIBRARY: Final = re.compile(r"[\w.+\-]+\.so(?:\.[\w.]+)*")
+_NONZERO: Final = re.compile(rb"[^\0]")
 _MIN_SYMBOLS: Final = 3
+SEARCHED: Final = 4 << 20
+"""Bytes from the start in which the symbol table is looked for."""
 _SPARE: Final = 4096
 
 
@@ -114,35 +117,36 @@ def _plausible(data: bytes, at: int) -> bool:
 def _symbols_start(data: bytes, floor: int) -> int | None:
     """Find the null symbol that begins `.dynsym`: 24 zero bytes, then entries that read as symbols."""
     at = (floor + 7) // 8 * 8
-    while True:
+    while at < min(len(data), SEARCHED):
         found = data.find(_NULL, at)
         if found < 0:
             return None
         found = (found + 7) // 8 * 8
-        run = _run(data, found)
-        if run is not None:
-            return run
-        at = found + 8
+        # The null symbol is the last of a run of zeros; the run is passed over whole, however long it is.
+        rest = _NONZERO.search(data, found)
+        end = rest.start() // 8 * 8 if rest else len(data)
+        start = end - 24
+        if start >= found and _begins(data, end):
+            return start
+        at = max(end, found + 8)
+    return None
 
 
-def _run(data: bytes, at: int) -> int | None:
-    """Return where the table starts if entries follow within a run of zero bytes."""
-    while data[at + 24 : at + 32] == b"\0" * 8 and at + 56 < len(data):
-        at += 8
-    first = at + 24
+def _begins(data: bytes, first: int) -> bool:
+    """Tell whether symbols stand here: the first ones after the null symbol."""
     if first + _MIN_SYMBOLS * 24 > len(data):
-        return None
+        return False
     for index in range(_MIN_SYMBOLS):
         place = first + index * 24
         if not _plausible(data, place):
-            return None
+            return False
         name, info = struct.unpack_from("<IB", data, place)
         # Section symbols have no name; everything else that is dynamic has one and is not local.
         if name == 0 and info & 15 != 3:
-            return None
+            return False
         if name and info >> 4 == 0:
-            return None
-    return at
+            return False
+    return True
 
 
 def _symbols_count(data: bytes, start: int) -> int:
