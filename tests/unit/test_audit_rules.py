@@ -442,3 +442,19 @@ def test_torch_that_was_not_read_is_judged_by_the_table(knowledge: Knowledge) ->
     assert [(SYM_NE,)] == [f.symbols for f in found(report, "L3")]
     fine = judged(knowledge, unread, extension(COMMON, NEW_STRING), complete=False)
     assert Verdict.OK is fine.verdict
+
+
+def test_variants_for_other_torch_releases_do_not_count(knowledge: Knowledge) -> None:
+    """Seen: torch-c-dlpack-ext brings a library for each torch, and loads the one that fits."""
+    variant = library("ext/libext_torch27-cuda.so", needed=("libc10.so",), undefined=(COMMON, OLD_ONLY))
+    wheel = facts("ext", "1", variant, requires=("torch",))
+
+    assert Verdict.OK is judged(knowledge, torch("2.8.0"), cudart(), wheel).verdict
+    assert Verdict.OK is judged(knowledge, torch("2.7.1"), cudart(), wheel).verdict
+
+
+def test_symbols_of_torch_that_are_there_but_out_of_reach_are_no_error(knowledge: Knowledge) -> None:
+    wheel = facts("ext", "1", library("ext/_bridge.abi3.so", undefined=("aoti_torch_new",)), requires=("torch",))
+    report = judged(knowledge, torch("2.9.1", more=("aoti_torch_new",)), cudart(), wheel)
+
+    assert [Severity.WARNING] == [finding.severity for finding in found(report, "L3")]

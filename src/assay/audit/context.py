@@ -129,7 +129,7 @@ class Context:
             if wheel.is_torch:
                 continue
             for library in wheel.libraries:
-                if library.scope == "listed" or library.machine == "cuda":
+                if library.scope == "listed" or library.machine == "cuda" or self.for_other_torch(library):
                     continue
                 kind = library.torch_kind
                 if kind is Kind.NONE and not (_EXTENSION.search(library.name) or library.extension):
@@ -145,6 +145,12 @@ class Context:
                     )
                 )
         return tuple(found)
+
+    def for_other_torch(self, library: Library) -> bool:
+        """Whether a library's name says that it is the variant for another torch: packages load the one that fits."""
+        match = _VARIANT.search(library.name)
+        torch = self.torch
+        return match is not None and torch is not None and f"{match.group(1)}.{match.group(2)}" != minor(torch.version)
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.
@@ -181,4 +187,5 @@ class Context:
                 return Severity.INFO
 
 
+_VARIANT: Final = re.compile(r"(?:^|[_.-])(?:lib)?torch[_.-]?(\d)[._]?(\d{1,2})(?!\d)")
 _TORCH_PIN: Final = re.compile(r"torch\s*\(?\s*===?\s*([\w.]+?)(?:\+\w[\w.]*)?\s*\)?\s*(?:;|$)")

@@ -403,6 +403,11 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
     }
     severity = context.severity(root.policy)
     torch_names = [name for name, _ in checked.missing if is_torch_symbol(name) or is_shim(name)]
+    there = [name for name in torch_names if _torch_has(context, name)]
+    if there and len(there) == len(torch_names):
+        # The package may make torch's symbols global before it loads this: not certain, so not an error.
+        _out_of_reach(context, wheel, library, there)
+        return
     if torch_names:
         missing_torch_symbols(context, wheel, library, torch_names, severity)
     others = [reference for reference in checked.missing if reference[0] not in set(torch_names)]
@@ -440,6 +445,26 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
             )
         )
     _driver(context, wheel, library, checked.driver)
+
+
+def _torch_has(context: Context, name: str) -> bool:
+    torch = context.torch
+    return torch is not None and any(name in library.exports for library in torch.libraries)
+
+
+def _out_of_reach(context: Context, wheel: WheelFacts, library: Library, names: Sequence[str]) -> None:
+    context.add(
+        Finding(
+            rule="L3",
+            severity=Severity.WARNING,
+            package=label(wheel),
+            library=library.path,
+            message=f"needs {context.demangle(names[0])}{_more(names)} of torch without naming torch's libraries: "
+            "it loads only where something made them global",
+            symbols=tuple(names[:SHOWN]),
+            symbols_count=len(names),
+        )
+    )
 
 
 def _driver(context: Context, wheel: WheelFacts, library: Library, names: Sequence[str]) -> None:

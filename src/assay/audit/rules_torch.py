@@ -30,7 +30,9 @@ def torch_rules(context: Context) -> None:
     for wheel in context.installation.wheels:
         if wheel.is_torch:
             continue
-        libraries = [library for library in wheel.libraries if library.scope != "listed"]
+        libraries = [
+            library for library in wheel.libraries if library.scope != "listed" and not context.for_other_torch(library)
+        ]
         kinds = {library.path: library.torch_kind for library in libraries}
         if all(kind is Kind.NONE for kind in kinds.values()):
             continue
