@@ -135,6 +135,16 @@ def render_requirements(texts: Iterable[str], point: Mapping[str, AxisValue]) ->
 
 
 @lru_cache(maxsize=4096)
+def _word(text: str) -> AxisValue:
+    return AxisValue.model_construct(id=text)
+
+
+@lru_cache(maxsize=64)
+def _version(text: str) -> AxisValue:
+    return AxisValue(id=text, version=text)
+
+
+@lru_cache(maxsize=4096)
 def _compiled(text: str) -> Template:
     return _JINJA.from_string(text)
 
@@ -216,7 +226,7 @@ class _Expansion:
         targets: list[str] = []
         failed: tuple[str, str] | None = None
         for target in self.image.targets:
-            broken = self.broken_rule(facts | {"target": (AxisValue.model_construct(id=target),)})
+            broken = self.broken_rule(facts | {"target": (_word(target),)})
             if broken is None:
                 targets.append(target)
             else:
@@ -236,11 +246,11 @@ class _Expansion:
     def facts(self, point: Mapping[str, AxisValue]) -> dict[str, tuple[AxisValue, ...]]:
         base = self.matrix.bases[point["base"].id]
         facts: dict[str, tuple[AxisValue, ...]] = {axis: (value,) for axis, value in point.items()}
-        facts["python"] = (AxisValue(id=base.python, version=base.python),)
-        facts["engine"] = (AxisValue.model_construct(id=self.image.engine),)
-        facts["image"] = (AxisValue.model_construct(id=self.name),)
-        facts["kind"] = (AxisValue.model_construct(id="build"),)
-        facts["target"] = tuple(AxisValue.model_construct(id=target) for target in self.image.targets)
+        facts["python"] = (_version(base.python),)
+        facts["engine"] = (_word(self.image.engine),)
+        facts["image"] = (_word(self.name),)
+        facts["kind"] = (_word("build"),)
+        facts["target"] = tuple(_word(target) for target in self.image.targets)
         return facts
 
     def broken_rule(self, facts: Facts) -> tuple[str, str] | None:

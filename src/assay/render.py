@@ -15,7 +15,7 @@ from typing import Any, Final
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 from packaging.utils import canonicalize_name
 
-from assay.digest import digest_of
+from assay.digest import digest_of, sha256_of
 from assay.errors import ConfigError, Problem
 from assay.lockfile import lock_digest
 from assay.model.cell import Cell
@@ -178,7 +178,7 @@ def content_key(dockerfile_text: str) -> str:
     The Dockerfile holds the base's digest or recipe, every wheel's hash, the lock's digest and the installer's hash,
     and it needs no context.
     """
-    return digest_of({"dockerfile": dockerfile_text, "schema": TOOL_SCHEMA})
+    return digest_of({"dockerfile": sha256_of(dockerfile_text.encode()), "schema": TOOL_SCHEMA})
 
 
 def bake_file(cells: Sequence[tuple[Cell, str]], groups: Mapping[str, Sequence[str]]) -> str:
