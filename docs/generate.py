@@ -42,7 +42,8 @@ def commands() -> str:
     )
     for name, (module, _) in COMMANDS.items():
         command: click.Command = importlib.import_module(f"assay.cli.{module}").command
-        context = click.Context(command, info_name=f"assay {name}", parent=None, max_content_width=100)
+        names = ["-h", "--help"]
+        context = click.Context(command, info_name=f"assay {name}", max_content_width=100, help_option_names=names)
         lines += ["", f"## assay {name}", "", "```text", command.get_help(context).rstrip(), "```"]
     assert root.name
     return "\n".join(lines) + "\n"
