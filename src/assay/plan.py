@@ -20,7 +20,7 @@ from assay.errors import ConfigError, NothingSelected, Problem, UsageError
 from assay.matrix import Project
 from assay.model.cell import Cell, Excluded, oci_tag
 from assay.model.matrix import Axis, AxisValue, Control, Image, Match, Matrix
-from assay.select import Facts, matches, select
+from assay.select import Facts, matches, plain_value, select
 
 __all__ = ["Plan", "make", "render_requirements", "shard"]
 
@@ -134,11 +134,6 @@ def render_requirements(texts: Iterable[str], point: Mapping[str, AxisValue]) ->
     return tuple(result)
 
 
-@lru_cache(maxsize=4096)
-def _word(text: str) -> AxisValue:
-    return AxisValue.model_construct(id=text)
-
-
 @lru_cache(maxsize=64)
 def _version(text: str) -> AxisValue:
     return AxisValue(id=text, version=text)
@@ -226,7 +221,7 @@ class _Expansion:
         targets: list[str] = []
         failed: tuple[str, str] | None = None
         for target in self.image.targets:
-            broken = self.broken_rule(facts | {"target": (_word(target),)})
+            broken = self.broken_rule(facts | {"target": (plain_value(target),)})
             if broken is None:
                 targets.append(target)
             else:
@@ -247,10 +242,10 @@ class _Expansion:
         base = self.matrix.bases[point["base"].id]
         facts: dict[str, tuple[AxisValue, ...]] = {axis: (value,) for axis, value in point.items()}
         facts["python"] = (_version(base.python),)
-        facts["engine"] = (_word(self.image.engine),)
-        facts["image"] = (_word(self.name),)
-        facts["kind"] = (_word("build"),)
-        facts["target"] = tuple(_word(target) for target in self.image.targets)
+        facts["engine"] = (plain_value(self.image.engine),)
+        facts["image"] = (plain_value(self.name),)
+        facts["kind"] = (plain_value("build"),)
+        facts["target"] = tuple(plain_value(target) for target in self.image.targets)
         return facts
 
     def broken_rule(self, facts: Facts) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -25,7 +26,7 @@ from assay.model.cell import Cell
 from assay.model.matrix import AxisValue, Group
 from assay.nearest import suggestion
 
-__all__ = ["CONDITION", "Facts", "facts_of", "holds", "matches", "select"]
+__all__ = ["CONDITION", "Facts", "facts_of", "holds", "matches", "plain_value", "select"]
 
 Facts = Mapping[str, tuple[AxisValue, ...]]
 """What conditions look at: axis, `target`, `engine`, ... -> the values a cell has there."""
@@ -34,16 +35,18 @@ _COMPARES: Final = re.compile(r"^(==|!=|<=|>=|<|>|~=)")
 CONDITION: Final = re.compile(r"^([a-z][a-z0-9_]*)(==|!=|<=|>=|~=|=|<|>)(.+)$")
 
 
-def _word(text: str) -> AxisValue:
+@lru_cache(maxsize=4096)
+def plain_value(text: str) -> AxisValue:
+    """Return a value that is only a name: a target, an engine, an image."""
     return AxisValue.model_construct(id=text)
 
 
 def facts_of(cell: Cell) -> Facts:
     """Return what conditions can look at in a cell."""
     facts: dict[str, tuple[AxisValue, ...]] = {axis: (value,) for axis, value in cell.point.items()}
-    facts["target"] = tuple(_word(target) for target in cell.targets)
+    facts["target"] = tuple(plain_value(target) for target in cell.targets)
     for name in ("engine", "kind", "image", "base"):
-        facts[name] = (_word(getattr(cell, name)),)
+        facts[name] = (plain_value(getattr(cell, name)),)
     if cell.python:
         facts["python"] = (AxisValue(id=cell.python, version=cell.python),)
     return facts

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from assay import lockfile, matrix
+from assay.adapters.store import write_whole
 from assay.errors import ConfigError, Problem, UsageError
 from assay.model.cell import Cell
 from assay.model.lock import Lock
@@ -33,22 +32,15 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def write_text(path: Path, text: str) -> bool:
-    """Write a file whole or not at all; return whether it changed."""
+    """Write a file whole or not at all; return whether it changed.
+
+    Raises:
+        StoreError: the disk is full, or the folder cannot be written.
+    """
     data = text.encode()
-    try:
-        if path.read_bytes() == data:
-            return False
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    write_whole(path, data)
     return True
 
 
