@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 from python_image import SERVER_IMAGE, write_server_image
 
 from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.local_server import LocalServerHost, free_port
+from assay.adapters.local_server import LocalServerHost
 from assay.adapters.openai_client import OpenAiClient
 from assay.adapters.server_container import ContainerServerHost
 from assay.adapters.store import FileStore
@@ -31,7 +31,6 @@ from assay.ports.models import FoundModel
 from assay.ports.server import Facts, ServerHost
 from assay.record import Device, ServeRecord, ServeStatus
 from assay.serving.knowledge import load_server_flags
-from assay.serving.load import Job, Workload, summarise
 from assay.serving.profiles import load_profiles
 
 ROOT = Path(__file__).parents[2]
@@ -333,109 +332,6 @@ def _project(folder: Path) -> Path:
     for name in ("matrix.yaml", "images", "knowledge", "templates", "probes", "schemas"):
         (project / name).symlink_to(ROOT / name)
     return project
-
-
-# --- the load client --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def serving(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], str]]:
-    """Start a small server and return its address."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(misbehave: dict[str, Any]) -> str:
-        port = free_port()
-        with (tmp_path / f"{port}.log").open("wb") as log:
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, str(SERVER), "--model-path", "tiny", "--port", str(port)],
-                    env={**os.environ, "MISBEHAVE": json.dumps(misbehave)},
-                    stdout=log,
-                    stderr=log,
-                )
-            )
-        base = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 20
-        while OpenAiClient().call("GET", f"{base}/health", timeout=1).status == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        return base
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-
-
-def workload(users: int, tokens: int, count: int) -> Workload:
-    body = {"model": "tiny", "prompt": "x", "max_tokens": tokens, "stream": True, "ignore_eos": True,
-            "stream_options": {"include_usage": True}}  # fmt: skip
-    jobs = tuple(Job(path="/v1/completions", body=body, max_tokens=tokens) for _ in range(count))
-    return Workload(name="users", users=users, max_tokens=tokens, jobs=jobs, warm_up=jobs[:users])
-
-
-@pytest.mark.parametrize("users", [1, 20])
-def test_delays_are_measured_as_they_were_set(serving: Callable[[dict[str, Any]], str], users: int) -> None:
-    """Within 5 %, at 20 users too; the least of three runs, because the machine may be busy with other things."""
-    base = serving({"ttft": 0.4, "tpot": 0.02})
-    ttft, per_token = [], []
-    for _ in range(3):
-        series = summarise(load := workload(users, 20, users), OpenAiClient().load(base, load, timeout=30))
-        assert series.ttft is not None
-        assert series.per_token is not None
-        ttft.append(series.ttft.p50)
-        per_token.append(series.per_token.p50)
-
-    assert pytest.approx(400, rel=0.05) == min(ttft)
-    assert pytest.approx(20, rel=0.05) == min(per_token)
-
-
-def test_samples_tell_what_happened(serving: Callable[[dict[str, Any]], str]) -> None:
-    base = serving({"cut_streams": 4, "fail_every": 3})
-    load = workload(1, 10, 6)
-
-    samples = OpenAiClient().load(base, load, timeout=5)
-
-    errors = [sample.error for sample in samples]
-    assert 6 == len(samples)
-    assert any(error and "cut" in error for error in errors)
-    assert any(error and error.startswith("HTTP 500") for error in errors)
-    assert all(sample.tokens == 10 for sample in samples if sample.error is None)
-
-
-def test_a_server_that_is_not_there_is_a_sample(serving: Callable[[dict[str, Any]], str]) -> None:
-    load = workload(2, 10, 4)
-
-    samples = OpenAiClient().load(f"http://127.0.0.1:{free_port()}", load, timeout=5)
-
-    assert {"connection refused"} == {sample.error for sample in samples}
-
-
-def test_a_server_that_hangs_is_a_sample(serving: Callable[[dict[str, Any]], str]) -> None:
-    base = serving({"ttft": 30})
-
-    (sample,) = OpenAiClient().load(
-        base, Workload(name="x", users=1, max_tokens=4, jobs=workload(1, 4, 1).jobs), timeout=0.5
-    )
-
-    assert "no answer within 0.5 s" == sample.error
-
-
-def test_users_are_at_once(serving: Callable[[dict[str, Any]], str]) -> None:
-    base = serving({"ttft": 0.5})
-    began = time.monotonic()
-
-    OpenAiClient().load(base, Workload(name="x", users=10, max_tokens=1, jobs=workload(10, 1, 10).jobs), timeout=10)
-
-    assert 0.5 <= time.monotonic() - began < 1.5
-
-
-def test_a_missing_usage_counts_pieces(serving: Callable[[dict[str, Any]], str]) -> None:
-    base = serving({"no_usage": True})
-
-    (sample,) = OpenAiClient().load(base, workload(1, 7, 1), timeout=5)
-
-    assert (7, 7, False) == (sample.tokens, sample.pieces, sample.counted)
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------

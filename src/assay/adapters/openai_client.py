@@ -1,172 +1,126 @@
-"""The client of OpenAI-compatible servers, on aiohttp: one connection per user, times taken on arrival."""
+"""The client of OpenAI-compatible servers: one connection per user, times taken on arrival."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import aiohttp
-
+from assay.adapters.http_exchange import Answer, Connection, request_bytes
 from assay.ports.api import Reply, Stream
 from assay.serving.load import Job, Sample, Workload
 
 __all__ = ["OpenAiClient"]
 
 _END: Final = b"[DONE]"
-_KEPT_BODY: Final = 4 << 20
 
 
 class OpenAiClient:
-    """Implements `assay.ports.api.ApiClient`."""
+    """Implements `assay.ports.api.ApiClient`. It goes to the server itself, whatever proxy the shell knows."""
 
     def __init__(self, *, api_key: str | None = None) -> None:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def call(self, method: str, url: str, *, body: Any = None, timeout: float) -> Reply:
         """Send one request and return the answer."""
-        return asyncio.run(self._call(method, url, body, timeout))
+        answer = asyncio.run(self._once(method, url, body, timeout))
+        seconds = answer.ended - answer.started
+        if answer.error is not None:
+            return Reply(status=0, error=answer.error, seconds=seconds)
+        return Reply(status=answer.status, body=answer.body(), headers=answer.headers, seconds=seconds)
 
     def stream(self, url: str, *, body: Any, timeout: float) -> Stream:
         """Post a request and return its stream of events."""
-        return asyncio.run(self._stream(url, body, timeout))
+        answer = asyncio.run(self._once("POST", url, body, timeout, end_mark=_END))
+        if answer.error is None and "event-stream" not in answer.headers.get("content-type", ""):
+            return Stream(status=answer.status, body=answer.body())
+        events: list[str] = []
+        times: list[float] = []
+        for moment, data in _events(answer):
+            if data == _END:
+                return Stream(status=answer.status, events=tuple(events), times=tuple(times), finished=True)
+            events.append(data.decode(errors="replace"))
+            times.append(moment - answer.started)
+        status = 0 if answer.error is not None else answer.status
+        return Stream(status=status, events=tuple(events), times=tuple(times), error=answer.error)
 
     def load(
         self, base: str, workload: Workload, *, timeout: float, progress: Callable[[int, int], None] | None = None
     ) -> tuple[Sample, ...]:
         """Run the warm-up, then every job with `workload.users` at once."""
-        return asyncio.run(self._load(base, workload, timeout, progress))
+        answers = asyncio.run(self._load(base, workload, timeout, progress))
+        # Only now, when nobody waits for the client: parsing an event takes it longer than taking it in.
+        began = min((answer.started for answer in answers), default=0.0)
+        return tuple(_sample(answer, began) for answer in answers)
 
-    def _session(self, patience: float, connections: int = 4) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=patience),
-            connector=aiohttp.TCPConnector(limit=connections),
-            # The load must reach the server itself, whatever proxy the shell knows.
-            trust_env=False,
-        )
-
-    async def _call(self, method: str, url: str, body: Any, patience: float) -> Reply:
-        began = time.perf_counter()
+    async def _once(self, method: str, url: str, body: Any, patience: float, end_mark: bytes | None = None) -> Answer:
+        connection = Connection(url, end_mark=end_mark)
         try:
-            async with self._session(patience) as session, _request(session, method, url, body) as answer:
-                content = await answer.content.read(_KEPT_BODY)
-                while more := await answer.content.read(_KEPT_BODY - len(content)):
-                    content += more
-                return Reply(
-                    status=answer.status,
-                    body=content,
-                    headers={name.lower(): value for name, value in answer.headers.items()},
-                    seconds=time.perf_counter() - began,
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Reply(status=0, error=_words(error, patience), seconds=time.perf_counter() - began)
-
-    async def _stream(self, url: str, body: Any, patience: float) -> Stream:
-        began = time.perf_counter()
-        events: list[str] = []
-        times: list[float] = []
-        try:
-            async with self._session(patience) as session, _request(session, "POST", url, body) as answer:
-                if "event-stream" not in answer.headers.get("content-type", ""):
-                    return Stream(status=answer.status, body=await answer.content.read(_KEPT_BODY))
-                async for moment, data in _events(answer):
-                    if data == _END:
-                        return Stream(status=answer.status, events=tuple(events), times=tuple(times), finished=True)
-                    events.append(data.decode(errors="replace"))
-                    times.append(moment - began)
-                return Stream(status=answer.status, events=tuple(events), times=tuple(times))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Stream(status=0, events=tuple(events), times=tuple(times), error=_words(error, patience))
+            return await connection.ask(request_bytes(method, url, body, self._headers), patience)
+        finally:
+            connection.close()
 
     async def _load(
         self, base: str, workload: Workload, patience: float, progress: Callable[[int, int], None] | None
-    ) -> tuple[Sample, ...]:
-        async with self._session(patience, workload.users) as session:
-            await self._run(session, base, workload.warm_up, users=workload.users, patience=patience, progress=None)
-            return await self._run(
-                session, base, workload.jobs, users=workload.users, patience=patience, progress=progress
-            )
+    ) -> list[Answer]:
+        connections = [Connection(base, end_mark=_END) for _ in range(workload.users)]
+        try:
+            await self._run(connections, base, workload.warm_up, patience, None)
+            return await self._run(connections, base, workload.jobs, patience, progress)
+        finally:
+            for connection in connections:
+                connection.close()
 
     async def _run(
         self,
-        session: aiohttp.ClientSession,
+        connections: list[Connection],
         base: str,
         jobs: tuple[Job, ...],
-        *,
-        users: int,
         patience: float,
         progress: Callable[[int, int], None] | None,
-    ) -> tuple[Sample, ...]:
-        samples: list[Sample | None] = [None] * len(jobs)
+    ) -> list[Answer]:
+        requests = [request_bytes("POST", base + job.path, job.body, self._headers) for job in jobs]
+        answers: dict[int, Answer] = {}
         numbers = iter(range(len(jobs)))
-        began = time.perf_counter()
-        done = 0
 
-        async def user() -> None:
-            nonlocal done
+        async def user(connection: Connection) -> None:
             for number in numbers:
-                samples[number] = await _ask(session, base, jobs[number], began, patience)
-                done += 1
+                answers[number] = await connection.ask(requests[number], patience)
                 if progress is not None:
-                    progress(done, len(jobs))
+                    progress(len(answers), len(jobs))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(users, len(jobs))):
-                group.create_task(user())
-        return tuple(sample for sample in samples if sample is not None)
+            for connection in connections:
+                group.create_task(user(connection))
+        return [answers[number] for number in range(len(jobs))]
 
 
-def _request(session: aiohttp.ClientSession, method: str, url: str, body: Any) -> Any:
-    if isinstance(body, bytes):
-        return session.request(method, url, data=body, headers={"Content-Type": "application/json"})
-    return session.request(method, url, json=body)
-
-
-async def _events(answer: aiohttp.ClientResponse) -> Any:
-    """Yield (moment, data) of each server-sent event; one moment for all that came together."""
+def _events(answer: Answer) -> Iterator[tuple[float, bytes]]:
+    """Yield (moment, data) of each server-sent event; it came when its line was complete, and a part of one is none."""
     rest = b""
-    async for chunk in answer.content.iter_any():
-        moment = time.perf_counter()
-        *lines, rest = (rest + chunk).split(b"\n")
+    moment = answer.ended
+    for moment, piece in answer.pieces:
+        *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):
                 yield moment, line[5:].strip()
-    if rest.startswith(b"data:"):
-        yield time.perf_counter(), rest[5:].strip()
-
-
-async def _count(answer: aiohttp.ClientResponse, tally: _Tally) -> None:
-    """Read a stream to its end mark; without generators between, which cost more here than the parsing does."""
-    rest = b""
-    read = answer.content.readany
-    while not tally.finished:
-        chunk = await read()
-        if not chunk:
-            break
-        moment = time.perf_counter()
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                tally.add(moment, line[5:].strip())
+    if rest.startswith(b"data:") and rest[5:].strip() == _END:
+        yield moment, _END
 
 
 class _Tally:
-    """What a stream has told so far. Most events carry one token and are counted without being parsed in full."""
+    """What the events of one stream come to."""
 
     def __init__(self) -> None:
         self.first: float | None = None
+        self.ended: float | None = None
+        """When the end mark came."""
         self.pieces = 0
         self.usage: dict[str, Any] | None = None
-        self.finished = False
         self.error: str | None = None
 
     def add(self, moment: float, data: bytes) -> None:
-        if data == _END:
-            self.finished = True
-            return
         try:
             event = json.loads(data)
         except ValueError:
@@ -192,29 +146,26 @@ class _Tally:
                 self.first = moment
 
 
-async def _ask(session: aiohttp.ClientSession, base: str, job: Job, began: float, patience: float) -> Sample:
-    started = time.perf_counter()
+def _sample(answer: Answer, began: float) -> Sample:
     tally = _Tally()
-    failed: str | None = None
-    try:
-        async with _request(session, "POST", base + job.path, job.body) as answer:
-            if answer.status != 200:
-                body = await answer.content.read(2000)
-                failed = f"HTTP {answer.status}: {_first_words(body)}"
-            else:
-                await _count(answer, tally)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        failed = _words(error, patience)
-    ended = time.perf_counter()
-    if failed is None:
-        failed = tally.error or (None if tally.finished else "the stream was cut before its end")
+    failed = answer.error
+    if answer.status == 200:
+        for moment, data in _events(answer):
+            if data == _END:
+                tally.ended = moment
+                failed = None
+                break
+            tally.add(moment, data)
+        failed = tally.error or failed or (None if tally.ended else "the stream was cut before its end")
+    elif failed is None:
+        failed = f"HTTP {answer.status}: {_first_words(answer.body())}"
     usage = tally.usage or {}
     told = usage.get("completion_tokens")
     details = usage.get("prompt_tokens_details") or {}
     return Sample(
-        started=started - began,
+        started=answer.started - began,
         first=None if tally.first is None else tally.first - began,
-        ended=ended - began,
+        ended=(answer.ended if tally.ended is None else tally.ended) - began,
         tokens=told if isinstance(told, int) else tally.pieces,
         pieces=tally.pieces,
         counted=isinstance(told, int),
@@ -231,13 +182,3 @@ def _error_text(event: dict[str, Any]) -> str:
 
 def _first_words(body: bytes) -> str:
     return " ".join(body.decode(errors="replace").split())[:160]
-
-
-def _words(error: BaseException, patience: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {patience:g} s"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "connection refused"
-    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionResetError)):
-        return "the connection was cut"
-    return f"{type(error).__name__}: {error}"[:200]
