@@ -66,7 +66,7 @@ def main() -> None:
             first = baked(project.root / "images", targets)
             print(f"... {first:.0f} s", file=sys.stderr)
             begun = time.perf_counter()
-            engine.labelled("dev.assay.content-key")
+            engine.labels(project.reference(flavour) for flavour in flavours)
             round_trip = time.perf_counter() - begun
             times: dict[str, list[float]] = {"assay build": [], "docker buildx bake": []}
             for _ in range(ROUNDS):

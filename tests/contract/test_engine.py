@@ -141,9 +141,8 @@ def test_an_image_is_found_by_its_id_and_label(world: World) -> None:
     assert [] == list(world.engine.images(label="org.example.size=huge"))
 
 
-def test_labelled_gives_tags_and_labels_at_once(world: World) -> None:
-    assert {"org.example.size": "tiny"} == world.engine.labelled("org.example.size=tiny")[TINY]
-    assert {} == world.engine.labelled("org.example.size=huge")
+def test_labels_are_told_of_the_images_that_are_there(world: World) -> None:
+    assert {TINY: {"org.example.size": "tiny"}} == world.engine.labels([TINY, "assay/test-nowhere:1"])
 
 
 def test_an_image_that_is_not_there_is_none(world: World) -> None:

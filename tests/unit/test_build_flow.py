@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -42,12 +42,12 @@ class FakeBuilder:
 
 class FakeImages:
     def __init__(self, labels: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        self.labels = labels or {}
+        self.held = labels or {}
         self.asked = 0
 
-    def labelled(self, label: str) -> Mapping[str, Mapping[str, str]]:
+    def labels(self, references: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
         self.asked += 1
-        return self.labels
+        return {reference: self.held[reference] for reference in references if reference in self.held}
 
     def image(self, reference: str) -> ImageInfo | None:
         self.asked += 1

@@ -7,7 +7,7 @@ What the real engine does badly this one does too: a GPU nobody has, a missing p
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -118,9 +118,10 @@ class FakeEngine:
             if not label or (key in image.labels and (not equals or image.labels[key] == value))
         ]
 
-    def labelled(self, label: str) -> Mapping[str, Mapping[str, str]]:
-        """Return tags with their images' labels."""
-        return {tag: image.labels for image in self.images(label=label) for tag in image.tags}
+    def labels(self, references: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return the labels of the images that are here."""
+        self.answer()
+        return {name: image.labels for name in references if (image := self.image(name)) is not None}
 
     def pull(self, reference: str, *, progress: Callable[[str], None] | None = None) -> ImageInfo:
         """Take an image from the registry."""

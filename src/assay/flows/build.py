@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,8 +56,8 @@ _GOOD: Final = {BuildStatus.BUILT, BuildStatus.CACHED}
 class Images(Protocol):
     """The engine's images, as far as building needs them."""
 
-    def labelled(self, label: str) -> Mapping[str, Mapping[str, str]]:
-        """Return every tag of every image that carries a label, each with the image's labels; one round-trip."""
+    def labels(self, references: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return the labels of those images that are there, by reference."""
         ...
 
     def image(self, reference: str) -> ImageInfo | None: ...
@@ -188,7 +188,7 @@ class BuildFlow:
             ConfigError: a template is wrong.
             EngineMissing: no engine answers.
         """
-        there = self._images.labelled(KEY_LABEL)
+        there = self._images.labels(job.cell.local_reference for job in jobs if job.lock is not None)
         result: list[Prepared | Job] = []
         for job in jobs:
             if job.lock is None:

@@ -275,8 +275,8 @@ class Engine(Protocol):
         """Return the tagged images, or those that carry a label (`key` or `key=value`)."""
         ...
 
-    def labelled(self, label: str) -> Mapping[str, Mapping[str, str]]:
-        """Return every tag of every image that carries a label, with that image's labels; one round-trip for all."""
+    def labels(self, references: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return the labels of those images that the engine holds, by the reference they were asked for."""
         ...
 
     def pull(self, reference: str, *, progress: Callable[[str], None] | None = None) -> ImageInfo:
