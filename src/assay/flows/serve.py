@@ -57,7 +57,12 @@ def server_help(
 ) -> tuple[Mapping[str, HelpOption], str]:
     """Return the options that the server's own help tells, and the text (why there are none, if there are none)."""
     answer = host.output([*(program or engine.command), *engine.help], env=env, timeout=timeout)
-    return parse_help(answer.text), answer.text
+    options = parse_help(answer.text)
+    if not options and not program and engine.help_without_driver:
+        other = host.output(engine.help_without_driver, env=env, timeout=timeout)
+        if options := parse_help(other.text):
+            return options, other.text
+    return options, answer.text
 
 
 class Later:

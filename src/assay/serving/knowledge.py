@@ -112,6 +112,8 @@ class EngineFlags(Value):
     """What starts the server, before its flags."""
     help: tuple[str, ...]
     """What makes it tell its flags."""
+    help_without_driver: tuple[str, ...] = ()
+    """A program that tells the same where the server itself cannot, for want of a CUDA driver."""
     model_flag: FlagName | None
     """None: the model is the first positional argument."""
     port: int
