@@ -150,6 +150,7 @@ def test_streaming_gives_the_same_as_the_whole_file(path: Path, step: int) -> No
 def test_what_has_passed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for nothing but the header, everything comes through `reread`."""
     monkeypatch.setattr("assay.audit.member.FRONT", 64)
+    monkeypatch.setattr("assay.audit.member.RECENT", 64)
     data = (FIXTURES / "elf" / "libconsumer.so").read_bytes()
     asked: list[tuple[int, int]] = []
 

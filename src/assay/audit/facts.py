@@ -36,7 +36,7 @@ __all__ = [
     "load_facts",
 ]
 
-READER: Final = 1
+READER: Final = 2
 """Raised when the readers learn something new: facts of an older reader are read again."""
 MAX_FACTS: Final = 512 << 20
 

@@ -103,7 +103,7 @@ class FatbinWalker:
         self._sample: tuple[Entry, bytes] | None = None
         self._taking: tuple[Entry, int] | None = None
 
-    def feed(self, chunk: bytes | memoryview) -> None:
+    def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the file."""
         if self._skip >= len(chunk):
             self._skip -= len(chunk)
@@ -113,9 +113,22 @@ class FatbinWalker:
             chunk = chunk[self._skip :]
             self._at += self._skip
             self._skip = 0
+        if self._end == 0 and self._barren(chunk):
+            return
         self._buffer += chunk
         while self._step():
             pass
+
+    def _barren(self, chunk: bytes) -> bool:
+        """Pass over a chunk without a container's beginning: most of a file, looked through without being copied."""
+        edge = len(_MAGIC) - 1
+        if len(self._buffer) > edge or len(chunk) < edge or _MAGIC in chunk:
+            return False
+        if _MAGIC in self._buffer + chunk[:edge]:
+            return False
+        self._at += len(self._buffer) + len(chunk) - edge
+        self._buffer[:] = chunk[-edge:]
+        return True
 
     def finish(self) -> list[Container]:
         """End of file: returns all containers, the last one perhaps damaged."""

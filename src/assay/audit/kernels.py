@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import struct
-from typing import Any, Final
+from typing import Final
+
+import lz4.block  # type: ignore[import-untyped]
+import zstandard
 
 from assay.audit.elf import read_elf
 from assay.audit.fatbin import Entry
@@ -22,7 +24,7 @@ _ENTRY_POINT: Final = re.compile(rb"\.entry\s+([A-Za-z_$][\w$]*)")
 
 
 def _unpack(entry: Entry, data: bytes) -> bytes | None:
-    """Return the entry unpacked; None where the library for it is not installed."""
+    """Return the entry unpacked; None where it is too large or has no size."""
     if entry.compression is None:
         return data
     if not 0 < entry.uncompressed <= MAX_UNPACKED or entry.compressed > len(data):
@@ -31,18 +33,14 @@ def _unpack(entry: Entry, data: bytes) -> bytes | None:
     packed = data[: entry.compressed or len(data)]
     try:
         if entry.compression == "zstd":
-            zstd: Any = importlib.import_module("zstandard")
-            return bytes(zstd.ZstdDecompressor().decompressobj().decompress(packed))[: entry.uncompressed]
-        lz4: Any = importlib.import_module("lz4.block")
+            return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(packed))[: entry.uncompressed]
         for padding in range(1 if entry.compressed else 8):
             end = len(packed) - padding
             try:
-                return bytes(lz4.decompress(packed[:end], uncompressed_size=entry.uncompressed))
-            except lz4.LZ4BlockError:
+                return bytes(lz4.block.decompress(packed[:end], uncompressed_size=entry.uncompressed))
+            except lz4.block.LZ4BlockError:
                 if padding == 7 or entry.compressed or packed[end - 1 : end] != b"\0":
                     raise
-    except ImportError:
-        return None
     except Exception as error:
         raise WheelError(f"an entry for {entry.target} does not unpack: {error}") from error
     return None
@@ -51,8 +49,7 @@ def _unpack(entry: Entry, data: bytes) -> bytes | None:
 def kernel_names(entry: Entry, data: bytes) -> tuple[str, ...]:
     """Return the mangled names of the kernels, sorted, at most `MAX_KERNELS`, each cut to 400 characters.
 
-    A cubin has one section `.text.<name>` for each kernel; PTX says `.entry <name>`. Without the optional `lz4` and
-    `zstandard` packages compressed code stays unnamed: an empty tuple.
+    A cubin has one section `.text.<name>` for each kernel; PTX says `.entry <name>`.
 
     Raises:
         WheelError: the code does not unpack or is no cubin.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -18,6 +18,8 @@ __all__ = ["MemberReader", "gpu_code"]
 
 FRONT: Final = 24 << 20
 """Bytes kept from the start of each file: where linkers put the symbol tables."""
+RECENT: Final = 8 << 20
+"""Bytes kept of what came last: at the end of a file stand the tables that say where others are."""
 KERNELS_PER_GROUP: Final = 3000
 _ARCHS: Final = re.compile(rb"(?:sm_\d{2,3}[af]? ?|compute_\d{2,3}[af]? ?){2,}")
 _PYBIND: Final = b"Python version mismatch: module was compiled for Python %s"
@@ -28,8 +30,9 @@ _OVERLAP: Final = 1024
 class MemberReader:
     """Takes the bytes of one file in order and gives its facts at the end.
 
-    Kept are the first 24 MiB, what the program headers and the dynamic section ask for where it has not passed yet,
-    and of each fatbin container its smallest entry. What is missing in the end is asked for again through `reread`.
+    Kept are the first 24 MiB and the last 8, what the program headers and the dynamic section ask for where it has
+    not passed yet, and of each fatbin container its smallest entry. What is missing in the end is asked for again
+    through `reread`.
 
     Args:
         path: where it lies in the wheel or image.
@@ -41,8 +44,10 @@ class MemberReader:
         self.path = path
         self.size = size
         self._image = SparseImage(size)
-        self._front = bytearray()
+        self._front: list[bytes] = []
         self._front_done = False
+        self._recent: deque[bytes] = deque()
+        self._recent_size = 0
         self._at = 0
         self._wanted: list[tuple[int, int, bytearray]] = [(at, at + length, bytearray()) for at, length in ranges]
         self._asked: set[tuple[int, int]] = set()
@@ -50,6 +55,7 @@ class MemberReader:
         self._notes: dict[str, str] = {}
         self._tail = b""
         self._kernels: dict[int, tuple[str, ...]] = {}
+        self._by_target: defaultdict[_Targets, set[str]] = defaultdict(set)
         self._named = 0
         self._damage: list[str] = []
         self._is_elf: bool | None = None
@@ -61,11 +67,16 @@ class MemberReader:
         start = self._at
         self._at += len(chunk)
         if not self._front_done:
-            self._front += chunk[: FRONT - len(self._front)]
-            if self._is_elf is None and len(self._front) >= min(4, self.size):
-                self._is_elf = is_elf(bytes(self._front[:4]))
-            if len(self._front) >= FRONT:
+            self._front.append(chunk[: FRONT - start])
+            if self._is_elf is None and self._at >= min(4, self.size):
+                self._is_elf = is_elf(b"".join(self._front)[:4])
+            if self._at >= FRONT:
                 self._close_front()
+        if self._at > FRONT:
+            self._recent.append(chunk)
+            self._recent_size += len(chunk)
+            while self._recent_size - len(self._recent[0]) >= RECENT:
+                self._recent_size -= len(self._recent.popleft())
         if not self._is_elf:
             return
         finished = False
@@ -85,8 +96,8 @@ class MemberReader:
 
     def _close_front(self) -> None:
         self._front_done = True
-        self._image.add(0, bytes(self._front))
-        self._front = bytearray()
+        self._image.add(0, b"".join(self._front))
+        self._front = []
         if self._is_elf:
             self._plan()
 
@@ -114,22 +125,30 @@ class MemberReader:
         containers = self._walker.containers
         for index in range(self._named, len(containers)):
             container = containers[index]
-            if container.sample is not None:
+            # Unpacking is what costs: no more of it than names are kept.
+            named = self._by_target[_targets(container)]
+            if container.sample is not None and len(named) < KERNELS_PER_GROUP:
                 try:
                     self._kernels[container.offset] = kernel_names(*container.sample)
+                    named.update(self._kernels[container.offset])
                 except WheelError as error:
                     self._damage.append(str(error))
-                containers[index] = container._replace(sample=None)
+            containers[index] = container._replace(sample=None)
         self._named = len(containers)
 
     def _look(self, chunk: bytes) -> None:
         """Look for the two strings that say something the tables do not."""
+        # Plain search is many times faster than an expression, and this runs over gigabytes.
         if "libtorch_python" in self.path and "torch_archs" not in self._notes:
-            match = _ARCHS.search(self._tail + chunk)
-            if match:
-                self._notes["torch_archs"] = match.group().decode().strip()
+            joint = self._tail + chunk
+            for mark in (b" sm_", b" compute_"):
+                at = joint.find(mark)
+                match = _ARCHS.search(joint, max(0, at - 16)) if at >= 0 else None
+                # What ends with the chunk may go on in the next one, and is found again there.
+                if match and (match.end() < len(joint) or self._at == self.size):
+                    self._notes["torch_archs"] = match.group().decode().strip()
+                    break
         if "pybind11_python" not in self._notes:
-            # Plain search is many times faster than an expression, and this runs over gigabytes.
             joint = self._tail + chunk[:_OVERLAP]
             place = joint if _PYBIND in joint else chunk
             at = place.find(_PYBIND)
@@ -164,12 +183,26 @@ class MemberReader:
             try:
                 return read_elf(self._image)
             except Unread as missing:
-                if reread is None:
+                if self._recent and missing.offset >= self._at - self._recent_size:
+                    self._image.add(self._at - self._recent_size, b"".join(self._recent))
+                    self._recent.clear()
+                elif reread is None:
                     raise
-                self._image.add(missing.offset, reread(missing.offset, missing.length))
+                else:
+                    self._image.add(missing.offset, reread(missing.offset, missing.length))
             except WheelError as error:
                 raise WheelError(f"{self.path}: {error.message}") from error
         raise WheelError(f"{self.path}: its tables are scattered absurdly")
+
+
+_Targets = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def _targets(container: Container) -> _Targets:
+    """Return the targets of a container's machine code and of its PTX, in order."""
+    sass = {entry.target for entry in container.entries if entry.kind == "sass"}
+    ptx = {f"{entry.target}@{entry.isa}" for entry in container.entries if entry.kind == "ptx"}
+    return tuple(sorted(sass, key=target_key)), tuple(sorted(ptx, key=target_key))
 
 
 def gpu_code(
@@ -193,14 +226,12 @@ def gpu_code(
     if not size - 8 * (len(inside) + 1) <= covered <= size + 8:
         troubles.append(f"containers cover {covered} of {size} bytes of GPU code")
     troubles.extend(container.damage for container in inside if container.damage)
-    counts: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = defaultdict(int)
-    names: dict[tuple[tuple[str, ...], tuple[str, ...]], set[str]] = defaultdict(set)
+    counts: Counter[_Targets] = Counter()
+    names: defaultdict[_Targets, set[str]] = defaultdict(set)
     for container in inside:
-        sass = {entry.target for entry in container.entries if entry.kind == "sass"}
-        ptx = {f"{entry.target}@{entry.isa}" for entry in container.entries if entry.kind == "ptx"}
-        key = (tuple(sorted(sass, key=target_key)), tuple(sorted(ptx, key=target_key)))
+        key = _targets(container)
         counts[key] += 1
-        names[key] |= set(kernels.get(container.offset, ()))
+        names[key].update(kernels.get(container.offset, ()))
     return GpuCode(
         groups=tuple(
             CodeGroup(sass=key[0], ptx=key[1], containers=count, kernels=tuple(sorted(names[key])[:KERNELS_PER_GROUP]))

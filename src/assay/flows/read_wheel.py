@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from re import MULTILINE
 from re import compile as pattern
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar, cast
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from zlib_ng import zlib_ng
 
 from assay.audit.archive import (
     DEFLATED,
@@ -46,7 +46,10 @@ from assay.ports.wheel_source import ByteSource, WheelSource
 
 __all__ = ["Depth", "Progress", "is_library", "read_library", "read_wheel"]
 
+DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
 CHUNK: Final = 1 << 20
+PACKED: Final = 256 << 10
+"""Packed bytes given to the decompressor at once: what it does not take is copied each time."""
 RANGE: Final = 8 << 20
 """Bytes of one request when a single member is read."""
 CHECKPOINT: Final = 8 << 20
@@ -60,6 +63,8 @@ LAZY: Final = 4 << 20
 _LIBRARY: Final = pattern(r"\.so(?:\.\d+)*$|\.so\.[\w.]+$")
 _DIST_INFO: Final = pattern(r"^[^/]+\.dist-info/(METADATA|WHEEL)$")
 _CUDA: Final = pattern(r"^cuda\s*(?::[^=]*)?=\s*['\"]([\d.]+)['\"]", MULTILINE)
+
+Item = TypeVar("Item")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is read, bytes done and bytes in all."""
@@ -134,30 +139,36 @@ class _Inflating:
     def __post_init__(self) -> None:
         if self.member.method not in {STORED, DEFLATED}:
             raise WheelError(f"{self.member.name} is packed with method {self.member.method}")
-        self._unpacker = zlib.decompressobj(-15) if self.member.method == DEFLATED else None
+        self._unpacker = zlib_ng.decompressobj(-15) if self.member.method == DEFLATED else None
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
+    def feed(self, chunk: bytes | memoryview) -> Iterator[bytes]:
         """Take compressed bytes, give the file's; never more than the directory says there are."""
-        if self._unpacker is None:
-            self.taken += len(chunk)
-            yield self._out(chunk)
-            return
+        view = memoryview(chunk)
+        for at in range(0, len(view), PACKED):
+            part = view[at : at + PACKED]
+            if self._unpacker is None:
+                self.taken += len(part)
+                yield self._out(bytes(part))
+            else:
+                yield from self._unpacked(self._unpacker, part)
+
+    def _unpacked(self, unpacker: Any, chunk: bytes | memoryview) -> Iterator[bytes]:
         if not self.states or self.taken - self.states[-1][0] >= CHECKPOINT:
-            self.states.append((self.taken, self.made, self._unpacker.copy()))
+            self.states.append((self.taken, self.made, unpacker.copy()))
         self.taken += len(chunk)
         try:
             while chunk:
-                data = self._unpacker.decompress(chunk, CHUNK)
-                chunk = self._unpacker.unconsumed_tail
+                data = unpacker.decompress(chunk, CHUNK)
+                chunk = unpacker.unconsumed_tail
                 yield self._out(data)
-        except zlib.error as error:
+        except DAMAGED as error:
             raise WheelError(f"{self.member.name} does not unpack: {error}") from error
 
     def _out(self, data: bytes) -> bytes:
         self.made += len(data)
         if self.made > self.member.size:
             raise WheelError(f"{self.member.name} unpacks to more than the {self.member.size} bytes it claims")
-        self.crc = zlib.crc32(data, self.crc)
+        self.crc = zlib_ng.crc32(data, self.crc)
         return data
 
     def check(self) -> None:
@@ -185,43 +196,71 @@ class _Inflating:
         return bytes(kept)
 
 
-class _Pass:
-    """One pass over a file: chunks are fetched and hashed in a thread of their own while others are worked on."""
+class _Ahead(Generic[Item]):
+    """Runs an iterator in a thread of its own, a few items ahead of who takes them."""
 
-    def __init__(self, source: ByteSource) -> None:
-        self._chunks: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=8)
+    def __init__(self, items: Iterable[Item], *, ahead: int = 8) -> None:
+        self._items = items
+        self._queue: queue.Queue[tuple[Item] | Exception | None] = queue.Queue(maxsize=ahead)
         self._stop = threading.Event()
-        self._hash = hashlib.sha256()
-        self._left = memoryview(b"")
-        self.at = 0
-        self._thread = threading.Thread(target=self._fetch, args=(source,), daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def _fetch(self, source: ByteSource) -> None:
+    def _run(self) -> None:
         last: Exception | None = None
         try:
-            for chunk in source.stream():
-                self._hash.update(chunk)
-                if not self._put(chunk):
-                    return
-        except Exception as error:  # noqa: BLE001 - handed to the thread that reads
+            for item in self._items:
+                if not self._put((item,)):
+                    break
+        except Exception as error:  # noqa: BLE001 - handed to the thread that takes the items
             last = error
+        finally:
+            if isinstance(self._items, Generator):
+                self._items.close()
         self._put(last)
 
-    def _put(self, item: bytes | Exception | None) -> bool:
+    def _put(self, item: tuple[Item] | Exception | None) -> bool:
         while not self._stop.is_set():
             with suppress(queue.Full):
-                self._chunks.put(item, timeout=0.2)
+                self._queue.put(item, timeout=0.2)
                 return True
         return False
 
-    def chunks(self, length: int) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            yield item[0]
+
+    def close(self) -> None:
+        """End the thread, whatever it still has."""
+        self._stop.set()
+        self._thread.join()
+
+
+class _Pass:
+    """One pass over a file, hashed as it comes."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._hash = hashlib.sha256()
+        self._ahead = _Ahead(self._hashed(source))
+        self._chunks = iter(self._ahead)
+        self._left = memoryview(b"")
+        self.at = 0
+
+    def _hashed(self, source: ByteSource) -> Generator[bytes]:
+        for chunk in source.stream():
+            self._hash.update(chunk)
+            yield chunk
+
+    def chunks(self, length: int) -> Iterator[memoryview]:
         """Yield the next `length` bytes."""
         while length:
             if not self._left:
-                item = self._chunks.get()
-                if isinstance(item, Exception):
-                    raise item
+                item = next(self._chunks, None)
                 if item is None:
                     raise WheelError(f"the file ends at byte {self.at}")
                 self._left = memoryview(item)
@@ -229,7 +268,7 @@ class _Pass:
             self._left = self._left[len(piece) :]
             self.at += len(piece)
             length -= len(piece)
-            yield bytes(piece)
+            yield piece
 
     def take(self, length: int) -> bytes:
         return b"".join(self.chunks(length))
@@ -241,11 +280,11 @@ class _Pass:
             pass
 
     def digest(self) -> str:
-        self._thread.join()
+        """Return the sha256 of the file, all of which has been taken."""
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        self._stop.set()
+        self._ahead.close()
 
 
 class _Reading:
@@ -277,28 +316,28 @@ class _Reading:
         return read_directory(data, place)
 
     def full(self) -> WheelFacts:
-        """Read everything in one pass."""
+        """Read everything in one pass: fetching, unpacking and parsing each have a thread."""
         members = self.members()
         libraries: list[Library] = []
         through = _Pass(self._source)
+        unpacked = _Ahead(self._unpacked(members, through))
         try:
-            for member in members:
-                through.skip_to(member.header)
-                header = through.take(LOCAL_HEADER)
-                extra = local_header_size(header, member)
-                through.skip_to(member.header + extra)
-                if is_library(member.name):
-                    library = self._library(member, through.chunks(member.compressed), member.header + extra)
-                    if library is not None:
-                        libraries.append(library)
-                elif _is_text(member.name):
-                    self._text(member, through.take(member.compressed))
-                elif member.name.endswith(".cubin"):
-                    self._cubin(member, through.take(member.compressed))
-                self._progress(self._file.filename, through.at, self._source.size)
-            through.skip_to(self._source.size)
+            reader: MemberReader | None = None
+            for item in unpacked:
+                match item:
+                    case Member():
+                        reader = MemberReader(item.name, item.size)
+                    case bytes():
+                        assert reader is not None
+                        reader.feed(item)
+                    case _:
+                        assert reader is not None
+                        library = self._finished(reader, item)
+                        if library is not None:
+                            libraries.append(library)
             found = through.digest()
         finally:
+            unpacked.close()
             through.close()
         if self._file.sha256 is not None and found != self._file.sha256:
             raise PackageIndexError(
@@ -306,6 +345,28 @@ class _Reading:
                 hint="the file changed underway, or the index is wrong; nothing was kept of it",
             )
         return self._facts(members, libraries, sha256=found, complete=True)
+
+    def _unpacked(self, members: tuple[Member, ...], through: _Pass) -> Generator[Member | bytes | _Inflating]:
+        """Yield each library's entry, its bytes, and what unpacked it; the few other files are dealt with here."""
+        for member in members:
+            through.skip_to(member.header)
+            header = through.take(LOCAL_HEADER)
+            start = member.header + local_header_size(header, member)
+            through.skip_to(start)
+            if is_library(member.name):
+                yield member
+                inflating = _Inflating(member, start)
+                for chunk in through.chunks(member.compressed):
+                    yield from inflating.feed(chunk)
+                    self._progress(self._file.filename, through.at, self._source.size)
+                inflating.check()
+                yield inflating
+            elif _is_text(member.name):
+                self._text(member, through.take(member.compressed))
+            elif member.name.endswith(".cubin"):
+                self._cubin(member, through.take(member.compressed))
+            self._progress(self._file.filename, through.at, self._source.size)
+        through.skip_to(self._source.size)
 
     def part(self, *, symbols: bool) -> WheelFacts:
         """Read text files, and what the first bytes of each library say."""
@@ -327,12 +388,12 @@ class _Reading:
     def library(self, member: Member) -> Library:
         """Read one library wholly, by ranges."""
         start, _ = self._begin(member, 0)
-        library = self._library(member, self._ranges(start, member.compressed), start)
+        library = self._library(member, start)
         if library is None:
             raise WheelError(f"{member.name} is no ELF file")
         return library
 
-    def _ranges(self, start: int, length: int) -> Iterator[bytes]:
+    def _ranges(self, start: int, length: int) -> Generator[bytes]:
         at, end = start, start + length
         while at < end:
             chunk = self._source.read(at, min(RANGE, end - at))
@@ -376,18 +437,25 @@ class _Reading:
             break
         return self.library(member) if member.compressed <= LAZY else _listed(member)
 
-    def _library(self, member: Member, packed: Iterator[bytes], start: int) -> Library | None:
+    def _library(self, member: Member, start: int) -> Library | None:
         inflating = _Inflating(member, start)
         reader = MemberReader(member.name, member.size)
-        for chunk in packed:
-            for piece in inflating.feed(chunk):
-                reader.feed(piece)
-            self._progress(self._file.filename, start + inflating.taken, self._source.size)
+        packed = _Ahead(self._ranges(start, member.compressed), ahead=2)
+        try:
+            for chunk in packed:
+                for piece in inflating.feed(chunk):
+                    reader.feed(piece)
+                self._progress(self._file.filename, start + inflating.taken, self._source.size)
+        finally:
+            packed.close()
         inflating.check()
+        return self._finished(reader, inflating)
+
+    def _finished(self, reader: MemberReader, inflating: _Inflating) -> Library | None:
         try:
             return reader.finish(lambda offset, length: inflating.again(self._source, offset, length))
         except WheelError as error:
-            return Library(path=member.name, size=member.size, scope="listed", problem=error.message)
+            return Library(path=reader.path, size=reader.size, scope="listed", problem=error.message)
 
     def _whole(self, member: Member, data: bytes) -> bytes:
         if member.size > MAX_TEXT:
@@ -401,10 +469,10 @@ class _Reading:
         self._texts[member.name] = self._whole(member, data).decode("utf-8", "replace")
 
     def _cubin(self, member: Member, data: bytes) -> None:
-        unpacker = zlib.decompressobj(-15)
+        unpacker = zlib_ng.decompressobj(-15)
         try:
             start = unpacker.decompress(data, 64) if member.method == DEFLATED else data[:64]
-        except zlib.error as error:
+        except DAMAGED as error:
             raise WheelError(f"{member.name} does not unpack: {error}") from error
         target = cubin_target(start)
         if target:
