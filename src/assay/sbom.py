@@ -52,12 +52,11 @@ def cyclonedx(lock: Lock) -> dict[str, Any]:
 
 
 def _component(wheel: LockedWheel) -> dict[str, Any]:
-    properties = [{"name": "assay:filename", "value": wheel.filename}, {"name": "assay:index", "value": wheel.index}]
+    properties = [{"name": "assay:index", "value": wheel.index}]
     if wheel.size is not None:
         properties.append({"name": "assay:bytes", "value": str(wheel.size)})
     return {
         "type": "library",
-        "bom-ref": purl(wheel),
         "name": wheel.name,
         "version": wheel.version,
         "purl": purl(wheel),

@@ -78,7 +78,9 @@ def test_skopeo_reads_and_copies_it(published: Published) -> None:
 @needs("oras")
 def test_oras_lists_the_evidence(published: Published) -> None:
     told = json.loads(run(["oras", "discover", "--plain-http", "--format", "json", published.alias]).stdout)
-    found = {entry["annotations"]["dev.sigstore.bundle.predicateType"] for entry in told["manifests"]}
+    # Before oras 1.3 the list had another name.
+    listed = told.get("referrers") or told["manifests"]
+    found = {entry["annotations"]["dev.sigstore.bundle.predicateType"] for entry in listed}
 
     assert {str(kind) for kind in Kind if kind is not Kind.REVOCATION} == found
 

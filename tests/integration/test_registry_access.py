@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from registry_tools import put_image, real_registry
+from registry_tools import free_port, put_image, real_registry, registry_program
 
 from assay.adapters import registry_http
 from assay.adapters.registry import HttpRegistry
@@ -290,7 +291,36 @@ def test_nobody_there_is_told_soon() -> None:
         HttpRegistry(Transport(credentials=Anonymous())).resolve(Repository(host="127.0.0.1:1", path="x"), "t")
 
     assert time.monotonic() - started < 15
-    assert "is 127.0.0.1:1 up and reachable" in str(caught.value)
+    assert "no registry answers at 127.0.0.1:1" in str(caught.value)
+    assert "docker-registry serve docs/examples/registry.yml" in str(caught.value)
+
+
+@pytest.mark.registry
+def test_the_registry_of_the_documentation_takes_an_image(root: Path, tmp_path: Path) -> None:
+    """As written, but for another folder and port: it starts, asks for no account, and deletes by digest."""
+    program = registry_program()
+    assert program is not None
+    host = f"127.0.0.1:{free_port()}"
+    own = {"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(tmp_path), "REGISTRY_HTTP_ADDR": host}
+    process = subprocess.Popen(
+        [program, "serve", root / "docs" / "examples" / "registry.yml"],
+        env={**os.environ, **own},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        registry, where = (
+            HttpRegistry(Transport(credentials=Anonymous())),
+            Repository(host=host, path="assay/staging/x"),
+        )
+        image = put_image(registry, where, "x")
+        registry.delete_manifest(where, image.digest)
+        left = registry.resolve(where, "x")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+    assert left is None
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:

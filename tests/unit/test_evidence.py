@@ -20,6 +20,8 @@ from assay.adapters.kept_records import KeptRecords
 from assay.digest import sha256_of
 from assay.errors import EvidenceError, ToolError
 from assay.evidence import (
+    BLOB_LIMIT,
+    PAYLOAD,
     Kind,
     Statement,
     audit_report,
@@ -37,7 +39,7 @@ from assay.evidence import (
     verdict_of,
 )
 from assay.model.policy import Requirement
-from assay.oci import MANIFEST, Descriptor
+from assay.oci import MANIFEST, Descriptor, artifact
 from assay.policy import judge
 from assay.ports.journal import Transition
 from assay.record import dump, file_name
@@ -140,6 +142,33 @@ def test_packages_open_again(tmp_path: Path, signed: bool) -> None:
 
         assert (statement, bundle) == unpack(made.manifest, made.blob, subject=DIGEST)
         assert len(evidence_tag(DIGEST, made.manifest.digest)) <= 128
+
+
+def test_large_evidence_is_packed_and_small_is_plain() -> None:
+    made = [
+        package(record_statement(text, name="x", digest=DIGEST), SUBJECT, bundle=None, created=NOW)
+        for text in (dump(both(DIGEST)[0]), dump(both(DIGEST)[0]) + b" " * 50_000)
+    ]
+
+    assert [PAYLOAD, PAYLOAD + "+gzip"] == [one.manifest.layers[0].media_type for one in made]
+    assert len(made[1].blob) < 5_000
+    assert {PAYLOAD} == {one.manifest.artifact_type for one in made}
+
+
+@pytest.mark.parametrize(
+    ("blob", "said"),
+    [
+        (b"plain", "is not the gzip"),
+        (gzip.compress(b"x" * 9000)[:-9], "cut short"),
+        (gzip.compress(bytes(BLOB_LIMIT + 1)), "bytes unpacked"),
+    ],
+)
+def test_packed_evidence_that_cannot_be_unpacked_is_refused(blob: bytes, said: str) -> None:
+    layer = Descriptor(media_type=PAYLOAD + "+gzip", digest=sha256_of(blob), size=len(blob))
+    manifest = artifact(artifact_type=PAYLOAD, layer=layer, subject=SUBJECT, annotations={})
+
+    with pytest.raises(EvidenceError, match=said):
+        unpack(manifest, blob, subject=DIGEST)
 
 
 def test_an_artifact_about_something_else_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from publish_tools import NOW, both, candidate, gear, policy, probe, publish
+from publish_tools import NOW, audit, both, candidate, gear, policy, probe, publish
 from registry_tools import put_image
 
 from assay.adapters.dsse import KeyVerifier
@@ -60,3 +60,16 @@ def test_published_evidence_goes_before_the_same_record(tmp_path: Path) -> None:
     assert ranked[0].tags == (candidate().tag, "sm120-verified")
     assert [offer.standing for offer in aged] == ["refused"]
     assert elsewhere == []
+
+
+def test_what_nothing_ran_in_is_shown_and_never_the_answer(tmp_path: Path) -> None:
+    registry = FakeRegistry()
+    put_image(registry, Repository(host="r.test", path="team/staging/demo"), "key")
+    tools = gear(registry, tmp_path)
+    publish(candidate(), policy("r.test"), lambda digest: [audit(digest)], tools, level="audited")
+    offers = from_registry(RELEASE, "sm_120", registry=registry, verifier=KeyVerifier([]), now=NOW)
+    ranked = rank([*offers, *from_records([probe(DIGEST, features={"a": "broken"})], "sm_120")], ["a"])
+
+    assert ["measured", "unmeasured"] == [offer.standing for offer in ranked]
+    assert [True, False] == [offer.usable for offer in ranked]
+    assert ranked[1].levels == ("audited",)

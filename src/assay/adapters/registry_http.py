@@ -109,7 +109,8 @@ class Transport:
         self._timeout = (connect_seconds, read_seconds)
         self._sleep = sleep
         self._session = requests.Session()
-        self._session.headers["User-Agent"] = f"assay/{__version__}"
+        # No Accept-Encoding: what is asked for are exact bytes.
+        self._session.headers = requests.structures.CaseInsensitiveDict({"User-Agent": f"assay/{__version__}"})
         self._bases: dict[str, str] = {}
         self._challenges: dict[str, Challenge] = {}
         self._tokens: dict[tuple[str, str, tuple[str, ...]], str] = {}
@@ -179,14 +180,14 @@ class Transport:
         again = method in IDEMPOTENT if repeat is None else repeat
         url = urljoin(self.base(host) + "/", path)
         fresh = False
-        reason = ""
+        reason, absent = "", False
         attempt = 0
         while attempt < self._attempts:
             authorization = self._authorization(host, url, scopes)
             try:
                 answer = self._once(method, url, headers or {}, body, authorization=authorization, limit=limit)
             except _Failed as failed:
-                reason, pause = str(failed), None
+                reason, pause, absent = str(failed), None, failed.absent
                 if failed.absent and attempt + 1 >= ABSENT_ATTEMPTS:
                     break
             else:
@@ -195,7 +196,7 @@ class Transport:
                 if answer.status == 401 and not fresh and self._learn(host, answer, scopes):
                     fresh = True
                     continue
-                reason, pause = self._refusal(method, answer), _retry_after(answer.headers)
+                reason, pause, absent = self._refusal(method, answer), _retry_after(answer.headers), False
                 racy = attempt < RACES and any(code in reason for code in races)
                 if answer.status not in RETRIED and not racy:
                     raise RegistryError(reason, hint=_hint(answer.status, host))
@@ -208,8 +209,13 @@ class Transport:
                 self._sleep(wait)
         if " 500" in reason and method in ("GET", "HEAD"):
             raise RegistryBroken(reason, hint=_hint(500, host))
-        hint = "it limits how often it may be asked; run the same again later" if " 429" in reason else None
-        raise RegistryError(reason, hint=hint or f"is {host} up and reachable? What was done is safe to repeat")
+        hint = f"is {host} up and reachable? What was done is safe to repeat"
+        if " 429" in reason:
+            hint = "it limits how often it may be asked; run the same again later"
+        elif absent and is_loopback(host):
+            reason = f"no registry answers at {host}"
+            hint = "start one: docker-registry serve docs/examples/registry.yml (see docs/how-to/publish.md)"
+        raise RegistryError(reason, hint=hint)
 
     def _once(
         self,

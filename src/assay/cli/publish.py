@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,8 @@ def command(
             codes.add(PolicyRefused.exit_code)
     if form == "json":
         console.json_data({"version": 1, "level": level, "dry_run": dry_run, "cells": results})
+    if dry_run:
+        console.say("a dry run: nothing was written")
     # Not to know (5) weighs more than to know that it may not be (6).
     return RegistryError.exit_code if RegistryError.exit_code in codes else max(codes)
 
@@ -187,7 +190,7 @@ def _publish(
                 console.say(f"not for {judgement.target}: {judgement.reasons[0]}")
         candidate = replace(candidate, targets=tuple(proven))
         proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
-    _tell(proposal, tables=tables)
+    _tell(proposal, tables=tables, dry_run=dry_run)
     if not dry_run:
         exact = {id(one.record): one.raw for one in kept}
         execute(
@@ -251,7 +254,10 @@ def _staged(candidate: Candidate, policy: Policy, gear: Gear, *, push: bool) -> 
     engine = DockerEngine()
     if push:
         console.say(f"pushing {candidate.local} to {staging.tagged(candidate.staging_tag)}")
-        return stage(candidate, policy, registry=gear.registry, engine=engine)
+        started = time.monotonic()
+        arrived = stage(candidate, policy, registry=gear.registry, engine=engine)
+        console.say(f"pushed in {time.monotonic() - started:.0f} s")
+        return arrived
     held = engine.image(candidate.local)
     if held is None or held.digest is None:
         raise EngineError(
@@ -276,14 +282,16 @@ def _report(store: FileStore, records: Sequence[Record], subject: Descriptor) ->
     return store.document(audits[-1].report) if audits and audits[-1].report else None
 
 
-def _tell(proposal: Proposal, *, tables: bool) -> None:
+def _tell(proposal: Proposal, *, tables: bool, dry_run: bool) -> None:
     for judgement in proposal.judgements if tables else ():
         show_judgement(judgement)
-    for move in proposal.moves:
+    # Without a dry run the flow itself says what it does, and why not.
+    for move in proposal.moves if dry_run else ():
         name = proposal.release.tagged(move.tag)
         old = move.old[:19] if move.old else "not there"
-        console.say(f"{name}: {old} -> {move.new[:19]}" if move.needed else f"{name}: stays at {move.new[:19]}")
-    for reason in [*proposal.reasons, *(reason for one in proposal.judgements for reason in one.reasons)]:
+        word = "would be" if proposal.ok else "would not be"
+        console.say(f"{name}: {old}, {word} {move.new[:19]}" if move.needed else f"{name}: {old}, and would stay so")
+    for reason in [*proposal.reasons, *(r for one in proposal.judgements for r in one.reasons)] if dry_run else ():
         console.say(f"refused: {reason}")
 
 

@@ -73,7 +73,7 @@ def command(
                 raise
             console.warn(f"{name}: {error.message}")
     ranked = rank(offers, wanted)
-    good = [offer for offer in ranked if offer.standing != "refused" and not offer.lacks(wanted)]
+    good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
         console.json_data(
             {
@@ -128,7 +128,8 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
     ]
     console.data_table(("image", *shown, "standing", "measured on", "at", "note"), rows)
     if not good:
-        console.say(f"nothing was measured to have all of {', '.join(needs) or 'this'} on {target}")
+        what = f"to have all of {', '.join(needs)} " if needs else ""
+        console.say(f"nothing was measured {what}on {target}")
         return
     best = good[0]
     if best.digest and best.standing != "measured":

@@ -60,10 +60,12 @@ def verifier_of(keys: Sequence[Path], policy: tuple[Policy, Path] | None) -> Key
 def show_judgement(judgement: Judgement) -> None:
     """Print one judgement as a table, and what stands against it."""
     devices = ", ".join(sorted({device.name for record in judgement.probes for device in record.devices}))
-    title = f"{judgement.level} on {judgement.target}: {'yes' if judgement.ok else 'no'}"
+    title = f"{judgement.image}: {judgement.level} on {judgement.target}: {'yes' if judgement.ok else 'no'}"
     if judgement.basis is Basis.AUDIT:
         verdict = f"the audit says {judgement.audit.verdict}" if judgement.audit else "there is no audit"
         console.data(f"{title} (nothing ran; {verdict})")
+        for line in judgement.audit.summary if judgement.audit else ():
+            console.data(f"  {line}")
         return
     rows = [
         (

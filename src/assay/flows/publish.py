@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from assay.errors import EvidenceError, PolicyRefused, RegistryBroken, RegistryError, UsageError
 from assay.evidence import Kind, Statement, statements_of
@@ -26,6 +27,19 @@ from assay.record import Record, dump
 from assay.reference import Reference, Repository
 
 __all__ = ["Candidate", "Move", "Proposal", "execute", "propose", "stage"]
+
+PROBE_AGAIN: Final = frozenset(
+    {
+        Why.NO_RECORD,
+        Why.OTHER_ARCHITECTURE,
+        Why.OTHER_DIGEST,
+        Why.OUTSIDE_CONTAINER,
+        Why.OLD_SUITE,
+        Why.TOO_OLD,
+        Why.FEATURE,
+    }
+)
+"""What a new record may put right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +100,26 @@ class Proposal:
 
     def refuse(self) -> PolicyRefused:
         """Return the refusal with every reason."""
-        at = self.staging.at(self.subject.digest)
         lines = [f"{reason}" for reason in self.reasons]
         for judgement in self.judgements:
             lines += [f"{judgement.target}: {reason}" for reason in judgement.reasons]
         return PolicyRefused(
             f"{self.candidate.cell} ({self.subject.digest[:19]}) may not be called {self.level}:\n"
             + "\n".join(f"  {line}" for line in lines),
-            hint=f"probe it as pulled: docker pull {at}; assay probe {at}",
+            hint=self._next(),
         )
+
+    def _next(self) -> str | None:
+        """Return the commands that bring what is missing; None where only another image can help."""
+        whys = {reason.why for judgement in self.judgements for reason in judgement.reasons}
+        audited = all(judgement.audit for judgement in self.judgements)
+        steps = ['assay audit --image "$I"'] if Why.AUDIT in whys and not audited else []
+        steps += ['assay probe "$I"'] if whys & PROBE_AGAIN else []
+        if not steps:
+            return None
+        at = self.staging.at(self.subject.digest)
+        place = "on a machine with the card" if whys & PROBE_AGAIN else "here"
+        return f'{place}: I={at}; docker pull "$I" && ' + " && ".join(steps) + "; then publish again with its records"
 
 
 def stage(candidate: Candidate, policy: Policy, *, registry: Registry, engine: Engine | None) -> Descriptor:
@@ -236,7 +261,7 @@ def execute(
     promise = policy.levels[proposal.level]
     with gear.journal.exclusive(str(release)):
         gear.say(f"promoting {subject.digest[:19]} from {proposal.staging} to {release}")
-        _promote(gear.registry, proposal.staging, release, subject.digest)
+        manifest = _promote(gear.registry, proposal.staging, release, subject.digest)
         statements = _statements(proposal, promise, suite, exact)
         created = max(record.created for one in proposal.judgements for record in _counted(one))
         new = attach(
@@ -248,10 +273,11 @@ def execute(
             verifier=gear.verifier,
             created=created,
         )
-        gear.say(f"{len(statements)} statements, {len(new)} of them new, {_standing(gear.signer)}")
+        told = f"{len(new)} of them new, {_standing(gear.signer)}" if new else "all there already"
+        gear.say(f"{len(statements)} statements, {told}")
         seen = _read_back(proposal, policy, suite, gear, statements)
         for move in sorted(proposal.moves, key=lambda move: move.moving):
-            _name(proposal, move, gear)
+            _name(proposal, move, manifest, gear)
     return seen
 
 
@@ -282,7 +308,7 @@ def _statements(
     return list(unique.values())
 
 
-def _promote(registry: Registry, staging: Repository, release: Repository, digest: str) -> None:
+def _promote(registry: Registry, staging: Repository, release: Repository, digest: str) -> Manifest:
     """Make a manifest known in the release repository, by digest and without a tag; moves no layer bytes."""
     manifest = registry.manifest(staging, digest)
     if manifest is None:
@@ -290,7 +316,7 @@ def _promote(registry: Registry, staging: Repository, release: Repository, diges
     # What is half written there (the disk was full) is written again.
     with suppress(RegistryBroken):
         if registry.resolve(release, digest) is not None:
-            return
+            return manifest
     for entry in manifest.manifests:
         _promote(registry, staging, release, entry.digest)
     for blob in manifest.blobs:
@@ -300,6 +326,7 @@ def _promote(registry: Registry, staging: Repository, release: Repository, diges
                 hint="the account needs pull on staging and push on release, both on one registry",
             )
     _put(registry, release, manifest)
+    return manifest
 
 
 def _put(registry: Registry, release: Repository, manifest: Manifest) -> None:
@@ -354,7 +381,7 @@ def _named(gear: Gear, release: Repository, move: Move) -> Descriptor | None:
         return None
 
 
-def _name(proposal: Proposal, move: Move, gear: Gear) -> None:
+def _name(proposal: Proposal, move: Move, manifest: Manifest, gear: Gear) -> None:
     """Give one tag, looking right before and right after."""
     release = proposal.release
     found = _named(gear, release, move)
@@ -367,4 +394,4 @@ def _name(proposal: Proposal, move: Move, gear: Gear) -> None:
             f"{release.tagged(move.tag)} was given to {old[:19]} meanwhile, and never moves",
             hint=f"publish as a new revision: --revision {proposal.candidate.revision + 1}",
         )
-    retag(gear, release, move.tag, old=old, new=move.new, level=proposal.level, target=move.target)
+    retag(gear, release, move.tag, old=old, new=manifest, level=proposal.level, target=move.target)

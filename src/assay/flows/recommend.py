@@ -15,12 +15,12 @@ from assay.model.outcome import Outcome
 from assay.model.policy import alias_of
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
-from assay.record import ProbeRecord
+from assay.record import AuditRecord, ProbeRecord
 from assay.reference import Repository
 
 __all__ = ["Offer", "from_records", "from_registry", "rank"]
 
-Standing = Literal["attested", "recorded", "measured", "refused"]
+Standing = Literal["attested", "recorded", "measured", "unmeasured", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,15 @@ class Offer:
     features: Mapping[str, Outcome]
     standing: Standing
     """`attested`: published, evidence signed by a known key; `recorded`: published, not signed; `measured`: by a record
-    of this machine only; `refused`: published, but its evidence does not hold any more."""
+    of this machine only; `unmeasured`: published on an audit, nothing ran; `refused`: published, but its evidence
+    does not hold any more."""
     levels: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it was measured, and nothing stands against it."""
+        return self.standing not in ("unmeasured", "refused")
 
     def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
         """Return the needs that were not measured to work."""
@@ -79,15 +85,16 @@ class _Summary:
     features: Mapping[str, Outcome]
 
 
-def _summary(records: Sequence[ProbeRecord]) -> _Summary:
+def _summary(records: Sequence[ProbeRecord] | Sequence[AuditRecord]) -> _Summary:
     features: dict[str, Outcome] = {}
     ordered = sorted(records, key=lambda record: record.created)
-    for record in ordered:
+    probes = [record for record in ordered if isinstance(record, ProbeRecord)]
+    for record in probes:
         for feature, result in record.features.items():
             if result.outcome is not Outcome.NOT_RUN or feature not in features:
                 features[feature] = result.outcome
     return _Summary(
-        device=ordered[-1].devices[0].name if ordered[-1].devices else "",
+        device=probes[-1].devices[0].name if probes and probes[-1].devices else "nothing ran",
         measured=ordered[-1].created,
         features=features,
     )
@@ -128,6 +135,7 @@ def _offer(
 ) -> Offer | None:
     collected = collect(registry, repository, digest, verifier)
     records: list[ProbeRecord] = []
+    audits: list[AuditRecord] = []
     signed = True
     for piece in collected.pieces:
         if piece.statement.predicate_type != Kind.RECORD or (verifier.trusts_anyone and not piece.signer):
@@ -136,40 +144,47 @@ def _offer(
             record, _ = record_of(piece.statement)
         except EvidenceError:
             continue
-        if (
-            isinstance(record, ProbeRecord)
-            and record.image_digest == digest
-            and {device.target for device in record.devices} == {target}
-        ):
+        if record.image_digest != digest:
+            continue
+        if isinstance(record, ProbeRecord) and {device.target for device in record.devices} == {target}:
             records.append(record)
             signed = signed and piece.signer is not None
-    if not records:
-        return None
+        elif isinstance(record, AuditRecord) and target in record.targets:
+            audits.append(record)
     judgements, reasons = judge_pieces(
         collected, digest, verifier=verifier, level=None, target=target, policy=None, suite=None, now=now
     )
+    if not records and not (audits and judgements):
+        # What was never published for this architecture says nothing of it.
+        return None
     against = [*reasons, *(reason for one in judgements for reason in one.reasons)]
     own = sorted(tag for tag in tags if not ALIAS.fullmatch(tag))
     aliases = sorted(tag for tag in tags if ALIAS.fullmatch(tag))
     levels = tuple(sorted({one.level for one in judgements if one.ok}))
     wanted = [alias_of(target, level) for level in levels]
-    summary = _summary(records)
+    summary = _summary(records or audits)
+    if against:
+        standing: Standing = "refused"
+    elif not records:
+        standing = "unmeasured"
+    else:
+        standing = "attested" if signed else "recorded"
     return Offer(
         reference=repository.at(digest),
         tags=(*own, *sorted(aliases, key=lambda tag: tag not in wanted)),
         digest=digest,
-        cell=records[-1].cell,
+        cell=(records or audits)[-1].cell,
         target=target,
         device=summary.device,
         measured=summary.measured,
         features=summary.features,
-        standing="refused" if against else "attested" if signed else "recorded",
+        standing=standing,
         levels=levels,
         note="; ".join(reason.message for reason in against[:2]),
     )
 
 
-_WORTH: Mapping[Standing, int] = {"attested": 0, "recorded": 1, "measured": 2, "refused": 3}
+_WORTH: Mapping[Standing, int] = {"attested": 0, "recorded": 1, "measured": 2, "unmeasured": 3, "refused": 4}
 
 
 def rank(offers: Sequence[Offer], needs: Sequence[str]) -> list[Offer]:
@@ -181,7 +196,7 @@ def rank(offers: Sequence[Offer], needs: Sequence[str]) -> list[Offer]:
     return sorted(
         (offer for offer in offers if offer.standing != "measured" or offer.digest not in published),
         key=lambda offer: (
-            offer.standing == "refused",
+            not offer.usable,
             len(offer.lacks(needs)),
             _WORTH[offer.standing],
             -offer.measured.timestamp(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from assay.errors import RegistryError
+from assay.oci import Manifest
 from assay.ports.journal import Journal, Transition
 from assay.ports.registry import Registry
 from assay.ports.signing import Signer, Verifier
@@ -35,7 +36,7 @@ def retag(
     tag: str,
     *,
     old: str | None,
-    new: str,
+    new: Manifest,
     level: str,
     target: str | None,
     reason: str = "",
@@ -46,25 +47,24 @@ def retag(
         RegistryError: the registry failed, or the tag names something else afterwards.
         StoreError: the journal cannot be written; then the tag was not moved.
     """
-    manifest = gear.registry.manifest(release, new)
-    if manifest is None:
-        raise RegistryError(f"{release.at(new)} is gone")
     entry = Transition(
         when=gear.clock(),
         phase="intent",
         repository=str(release),
         tag=tag,
         old=old,
-        new=new,
+        new=new.digest,
         level=level,
         target=target,
         reason=reason,
     )
     gear.journal.append(entry)
-    gear.registry.put_manifest(release, tag, manifest)
+    gear.registry.put_manifest(release, tag, new)
     found = gear.reader.resolve(release, tag)
-    if found is None or found.digest != new:
+    if found is None or found.digest != new.digest:
         there = found.digest[:19] if found else "nothing"
-        raise RegistryError(f"{release.tagged(tag)} was put to {new[:19]} and names {there}", hint="publish again")
+        raise RegistryError(
+            f"{release.tagged(tag)} was put to {new.digest[:19]} and names {there}", hint="publish again"
+        )
     gear.journal.append(entry.model_copy(update={"phase": "done", "when": gear.clock()}))
-    gear.say(f"{release.tagged(tag)}: {old[:19] if old else 'new'} -> {new[:19]}")
+    gear.say(f"{release.tagged(tag)}: {old[:19] if old else 'new'} -> {new.digest[:19]}")

@@ -59,12 +59,15 @@ def revoke(
                 continue
             new = _earlier(gear, repository, tag, subject.digest, to=to, policy=policy)
             if new is not None:
+                manifest = gear.registry.manifest(repository, new)
+                if manifest is None:
+                    raise RegistryError(f"{repository.at(new)} is gone")
                 retag(
                     gear,
                     repository,
                     tag,
                     old=subject.digest,
-                    new=new,
+                    new=manifest,
                     level=alias[2],
                     target=f"sm_{alias[1]}",
                     reason=reason,
