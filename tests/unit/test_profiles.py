@@ -21,8 +21,8 @@ KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
 
 
 @functools.cache
-def options_of(release: str) -> Mapping[str, HelpOption]:
-    return parse_help((ROOT / "tests" / "assets" / "serve" / f"help-sglang-{release}.txt").read_text())
+def options_of(release: str, engine: str = "sglang") -> Mapping[str, HelpOption]:
+    return parse_help((ROOT / "tests" / "assets" / "serve" / f"help-{engine}-{release}.txt").read_text())
 
 
 def test_the_users_profiles_are_there() -> None:
@@ -60,6 +60,32 @@ def test_every_sglang_profile_is_accepted_by_the_servers_help(name: str, release
         assert all("it came with sglang 0.5.14; here it is" in message for message in wrong)
     else:
         assert [] == wrong
+
+
+@pytest.mark.parametrize("name", sorted(VLLM))
+def test_every_vllm_profile_is_accepted_by_the_servers_help(name: str) -> None:
+    profile = VLLM[name]
+
+    command = prepare(
+        KNOWLEDGE.engines["vllm"], "0.11.0", profile, model=profile.model or "tiny",
+        options=options_of("0.11.0", "vllm"),
+    )  # fmt: skip
+
+    assert [] == [finding.message for finding in command.findings]
+
+
+def test_what_came_later_is_written_as_it_was_before() -> None:
+    """vLLM 0.11.0 takes the attention backend from the environment."""
+    vllm = KNOWLEDGE.engines["vllm"]
+
+    old = prepare(vllm, "0.11.0", VLLM["attention-triton"], model="m")
+    new = prepare(vllm, "0.13.0", VLLM["attention-triton"], model="m")
+    literal = prepare(vllm, "0.11.0", VLLM["attention-triton"], model="m", as_written=True)
+
+    assert ({}, {"VLLM_ATTENTION_BACKEND": "TRITON_ATTN"}) == (old.flags, old.env)
+    assert "came with vllm 0.13.0; written as VLLM_ATTENTION_BACKEND=TRITON_ATTN" in old.notes[0]
+    assert ({"attention-backend": "TRITON_ATTN"}, {}) == (new.flags, new.env)
+    assert ["attention-backend"] == [finding.flag for finding in literal.findings]
 
 
 def test_the_guides_flags_are_refused_as_written() -> None:

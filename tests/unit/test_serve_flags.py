@@ -1,4 +1,4 @@
-"""Flags against the servers' own help, over releases. The help texts are those of the published wheels."""
+"""Flags against the servers' own help, over releases. The texts come from wheels and images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.model.profile import Flags
+from assay.model.profile import Engine, Flags
 from assay.serving.flags import apply, check_flags, check_known, command_line, modernise, switch
 from assay.serving.helptext import HelpOption, parse_help
 from assay.serving.knowledge import EngineFlags, FlagHistory, ServerFlags, Setting, load_server_flags
@@ -29,11 +29,14 @@ def help_of(version: str) -> str:
 
 
 @functools.cache
-def options_of(release: str) -> Mapping[str, HelpOption]:
-    return parse_help(help_of(f"sglang-{release}"))
+def options_of(release: str, engine: str = "sglang") -> Mapping[str, HelpOption]:
+    return parse_help(help_of(f"{engine}-{release}"))
 
 
-@pytest.mark.parametrize(("release", "count"), [("sglang-0.4.0", 80), ("sglang-0.5.2", 200), ("sglang-0.5.14", 400)])
+@pytest.mark.parametrize(
+    ("release", "count"),
+    [("sglang-0.4.0", 80), ("sglang-0.5.2", 200), ("sglang-0.5.14", 400), ("vllm-0.11.0", 220)],
+)
 def test_help_of_real_servers_is_read_in_full(release: str, count: int) -> None:
     text = help_of(release)
 
@@ -43,6 +46,8 @@ def test_help_of_real_servers_is_read_in_full(release: str, count: int) -> None:
     # Every flag that the usage line names is an option too.
     usage = text[: text.index("\n\n")]
     named = {word.strip("[]") for word in usage.split() if word.startswith("[--")}
+    # vLLM's usage line names none; then every flag that begins a line is one.
+    named |= {line.split()[0].rstrip(",") for line in text.splitlines() if line.startswith("  --")}
     assert set() == {name for name in named if name.removeprefix("--") not in options}
 
 
@@ -54,6 +59,16 @@ def test_choices_arity_and_aliases() -> None:
     assert "many" == options["cuda-graph-bs"].arity
     assert "one" == options["mem-fraction-static"].arity
     assert options["tp-size"] is options["tensor-parallel-size"]
+
+
+def test_vllms_help_is_read() -> None:
+    options = options_of("0.11.0", "vllm")
+
+    assert {"auto", "fp8", "fp8_e4m3"} <= set(options["kv-cache-dtype"].choices)
+    assert options["enable-prefix-caching"] is options["no-enable-prefix-caching"]
+    assert ("none", "one") == (options["enforce-eager"].arity, options["compilation-config"].arity)
+    assert options["guided-decoding-backend"].deprecated
+    assert not options["gpu-memory-utilization"].deprecated
 
 
 def test_deprecation_names_what_to_use_instead() -> None:
@@ -183,16 +198,21 @@ def test_every_successor_exists_in_the_newest_help_that_is_kept(sglang: EngineFl
         assert set() == set(history.successor) - set(options), name
 
 
-@pytest.mark.parametrize("release", ["0.4.0", "0.5.2", "0.5.14"])
-def test_what_the_knowledge_says_of_a_release_is_what_its_help_says(sglang: EngineFlags, release: str) -> None:
-    options = options_of(release)
+@pytest.mark.parametrize(
+    ("engine", "release"), [("sglang", "0.4.0"), ("sglang", "0.5.2"), ("sglang", "0.5.14"), ("vllm", "0.11.0")]
+)
+def test_what_the_knowledge_says_of_a_release_is_what_its_help_says(
+    knowledge: ServerFlags, engine: Engine, release: str
+) -> None:
+    options = options_of(release, engine)
+    known = knowledge.engines[engine]
 
-    wrong = [name for name, history in sglang.flags.items() if history.missing_in(release) == (name in options)]
+    wrong = [name for name, history in known.flags.items() if history.missing_in(release) == (name in options)]
 
     assert [] == wrong
-    for feature in sglang.features:
+    for feature in known.features:
         for on in (False, True):
-            setting = switch(sglang, release, feature, on=on)
+            setting = switch(known, release, feature, on=on)
             if setting is not None:
                 assert set() == {name for name in setting.flags if name not in options}, feature
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 
 from assay.errors import UsageError
 from assay.model.profile import Flags, Profile
-from assay.serving.flags import FlagFinding, apply, check_flags, check_known, command_line, modernise, switch
+from assay.serving.flags import (
+    FlagFinding,
+    apply,
+    check_flags,
+    check_known,
+    command_line,
+    dated_back,
+    modernise,
+    switch,
+)
 from assay.serving.helptext import HelpOption
 from assay.serving.knowledge import EngineFlags
 
@@ -80,8 +89,8 @@ def prepare(
 ) -> ServerCommand:
     """Return the command for a profile on a release.
 
-    Flags that the release renamed or dropped are written as it calls them, unless `as_written`. `options` is what the
-    server's own help says; without it the flags are checked against what is known of the release.
+    Flags that the release renamed, dropped or did not have yet are written as it has them, unless `as_written`.
+    `options` is what the server's own help says; without it the flags are checked against what is known of the release.
 
     Raises:
         UsageError: neither the profile nor the caller names a model.
@@ -96,9 +105,11 @@ def prepare(
             flags.setdefault("quantization", profile.quantization)
         else:
             notes.append(f"quantisation {profile.quantization} is left out: it is that of {profile.model}")
+    env: dict[str, str] = {}
     if not as_written:
         flags, changed = modernise(flags, engine, version)
-        notes += changed
+        flags, env, earlier = dated_back(flags, engine, version)
+        notes += (*changed, *earlier)
     flags |= extra or {}
     findings = check_flags(flags, options, engine, version) if options else check_known(flags, engine, version)
     return ServerCommand(
@@ -106,7 +117,7 @@ def prepare(
         version=version,
         model=chosen,
         flags=flags,
-        env=dict(profile.env) if profile else {},
+        env={**env, **(profile.env if profile else {})},
         shm=shm_bytes(profile.shm_size if profile else None),
         notes=tuple(notes),
         findings=findings,

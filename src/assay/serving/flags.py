@@ -12,7 +12,7 @@ from assay.nearest import nearest
 from assay.serving.helptext import HelpOption
 from assay.serving.knowledge import EngineFlags, Setting
 
-__all__ = ["FlagFinding", "apply", "check_flags", "check_known", "command_line", "modernise", "switch"]
+__all__ = ["FlagFinding", "apply", "check_flags", "check_known", "command_line", "dated_back", "modernise", "switch"]
 
 FindingKind = Literal["unknown", "abbreviation", "ambiguous", "deprecated", "choice", "arity"]
 
@@ -98,6 +98,29 @@ def modernise(flags: Mapping[str, FlagValue], engine: EngineFlags, version: str)
         new_words = " ".join(command_line(successor)) or "nothing: " + (history.note or "it has no effect")
         notes.append(f"--{name} {how} in {engine.package} {version}; written as {new_words}")
     return result, tuple(notes)
+
+
+def dated_back(
+    flags: Mapping[str, FlagValue], engine: EngineFlags, version: str
+) -> tuple[Flags, dict[str, str], tuple[str, ...]]:
+    """Return flags without those that came after a release, the environment that did the same there, and what changed.
+
+    What nothing is known to have done before stays, so that the check against the server's help tells of it.
+    """
+    result: Flags = {}
+    env: dict[str, str] = {}
+    notes: list[str] = []
+    for name, value in flags.items():
+        history = engine.flags.get(name)
+        if history is None or history.before is None or not history.not_yet_in(version):
+            result[name] = value
+            continue
+        text = value if isinstance(value, str) else " ".join(value)
+        earlier = {key: template.replace("{value}", text) for key, template in history.before.env.items()}
+        env |= earlier
+        words = " ".join(f"{key}={setting}" for key, setting in earlier.items())
+        notes.append(f"--{name} came with {engine.package} {history.since}; written as {words}")
+    return result, env, tuple(notes)
 
 
 def _filled(template: FlagValue, value: FlagValue) -> FlagValue:

@@ -82,6 +82,8 @@ class FlagHistory(Value):
     """The first release seen to warn of it."""
     successor: Flags | None = None
     """What does the same today; values `{value}` are taken over. Empty: nothing is needed."""
+    before: Setting | None = None
+    """What did the same in releases older than `since`."""
     note: PlainText = ""
     source: PlainText
     date: Date
@@ -93,9 +95,12 @@ class FlagHistory(Value):
 
     def missing_in(self, version: str) -> bool:
         """Whether this release lacks the flag, as far as is known: removed, or not yet there."""
+        return self.not_yet_in(version) or self.removed_in(version)
+
+    def not_yet_in(self, version: str) -> bool:
+        """Whether the flag came later than this release."""
         asked = _version(version)
-        too_old = self.since is not None and asked is not None and asked < Version(self.since)
-        return too_old or self.removed_in(version)
+        return self.since is not None and asked is not None and asked < Version(self.since)
 
     def deprecated_in(self, version: str) -> bool:
         """Whether this release warns of the flag."""
