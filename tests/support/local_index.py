@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -21,23 +23,30 @@ class LocalIndex:
         self.root = root
         self.files: dict[str, list[Path]] = {}
 
-    def add(self, name: str, version: str, *, requires: Sequence[str] = (), tag: str = "py3-none-any") -> str:
-        """Make a wheel of metadata alone and list it; return its sha256."""
+    def add(
+        self,
+        name: str,
+        version: str,
+        *,
+        requires: Sequence[str] = (),
+        tag: str = "py3-none-any",
+        files: Mapping[str, bytes] | None = None,
+    ) -> str:
+        """Make a wheel, of metadata alone unless `files` are given, and list it; return its sha256."""
         folder = self.root / "files"
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{name.replace('-', '_')}-{version}"
         path = folder / f"{stem}-{tag}.whl"
         lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
         lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+        contents: dict[str, str | bytes] = {
+            f"{stem}.dist-info/METADATA": "\n".join([*lines, ""]),
+            f"{stem}.dist-info/WHEEL": (f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n"),
+            f"{stem}.dist-info/RECORD": "",
+            **(files or {}),
+        }
         with zipfile.ZipFile(path, "w") as wheel:
-            for member, text in (
-                (f"{stem}.dist-info/METADATA", "\n".join([*lines, ""])),
-                (
-                    f"{stem}.dist-info/WHEEL",
-                    f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
-                ),
-                (f"{stem}.dist-info/RECORD", ""),
-            ):
+            for member, text in contents.items():
                 wheel.writestr(zipfile.ZipInfo(member), text)
         self.files.setdefault(canonicalize_name(name), []).append(path)
         self._write()
@@ -64,6 +73,11 @@ class LocalIndex:
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        # A client that has read enough of a wheel hangs up.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            super().copyfile(source, outputfile)
 
 
 @contextmanager

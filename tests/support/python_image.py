@@ -8,12 +8,14 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from assay.adapters.oci_archive import ImageConfig, write_archive
 
 SERVER_IMAGE = "assay/test-server:1"
+PREFIX = f"usr/lib/{Path(sysconfig.get_path('stdlib')).resolve().name}"
+"""Of the standard library inside."""
 _LEFT_OUT = {
     "lib2to3",
     "test",
@@ -30,41 +32,51 @@ _LEFT_OUT = {
 def write_server_image(folder: Path, *, version: str) -> Path:
     """Write the archive; the image says that it has sglang of `version`, and starts the small server for it."""
     support = Path(__file__).parent
+    # `python3 -m sglang.launch_server` is the small server, as it would be the real one in a real image.
+    module = b"import runpy\nrunpy.run_path('/srv/openai_server.py', run_name='__main__')\n"
+    packages = f"{PREFIX}/site-packages"
+    files = {
+        "srv/openai_server.py": (support / "openai_server.py").read_bytes(),
+        "srv/help.txt": (support.parent / "assets" / "serve" / f"help-sglang-{version}.txt").read_bytes(),
+        f"{packages}/sglang/__init__.py": b"",
+        f"{packages}/sglang/launch_server.py": module,
+        f"{packages}/sglang-{version}.dist-info/METADATA": (
+            f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n".encode()
+        ),
+    }
+    return write_python_image(folder, SERVER_IMAGE, files)
+
+
+def write_python_image(
+    folder: Path, name: str, more: Mapping[str, bytes], *, labels: Mapping[str, str] | None = None
+) -> Path:
+    """Write the archive of an image with this machine's Python and some files more."""
     executable = Path(sys.executable).resolve()
     library = Path(sysconfig.get_path("stdlib")).resolve()
     layer = folder / "layer.tar"
     with tarfile.open(layer, "w") as tar:
         seen: set[str] = set()
-        for name in ("tmp", "proc", "dev", "sys"):
-            _folder(tar, name, seen)
+        for top in ("tmp", "proc", "dev", "sys"):
+            _folder(tar, top, seen)
         _file(tar, "usr/bin/python3", executable, seen)
         files = [executable]
-        prefix = f"usr/lib/{library.name}"
         for path in sorted(library.rglob("*")):
             parts = path.relative_to(library).parts
             if path.is_file() and not _LEFT_OUT & set(parts):
-                _file(tar, f"{prefix}/{'/'.join(parts)}", path, seen)
+                _file(tar, f"{PREFIX}/{'/'.join(parts)}", path, seen)
                 files += [path] if ".so" in path.name else []
         for needed in sorted(_libraries(files)):
             _file(tar, needed.lstrip("/"), Path(needed).resolve(), seen)
-        _file(tar, "srv/openai_server.py", support / "openai_server.py", seen)
-        help_text = support.parent / "assets" / "serve" / f"help-sglang-{version}.txt"
-        _file(tar, "srv/help.txt", help_text, seen)
-        # `python3 -m sglang.launch_server` is the small server, as it would be the real one in a real image.
-        module = b"import runpy\nrunpy.run_path('/srv/openai_server.py', run_name='__main__')\n"
-        site = f"{prefix}/site-packages"
-        _bytes(tar, f"{site}/sglang/__init__.py", b"", seen)
-        _bytes(tar, f"{site}/sglang/launch_server.py", module, seen)
-        metadata = f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n".encode()
-        _bytes(tar, f"{site}/sglang-{version}.dist-info/METADATA", metadata, seen)
+        for inside, data in more.items():
+            _bytes(tar, inside, data, seen)
     archive = folder / "server.tar"
     config = ImageConfig(
         command=("/usr/bin/python3",),
         env=("PATH=/usr/bin", "PYTHONHOME=/usr", "PYTHONDONTWRITEBYTECODE=1"),
-        labels={},
+        labels=dict(labels or {}),
         made_by="tests/support/python_image.py",
     )
-    write_archive(archive, layer, SERVER_IMAGE, config)
+    write_archive(archive, layer, name, config)
     return archive
 
 

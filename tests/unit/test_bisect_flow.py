@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from assay.bisect import Trial
+from assay import matrix, plan
+from assay.between import Line, line_between, texts
+from assay.bisect import State, Trial, propose
 from assay.errors import StoreError, UsageError
-from assay.flows.bisect import Line, known, line_between, nights_between, resume, run, trial_of
+from assay.flows.bisect import Walk, known, resume, run, saved_state, trial_of, walk
 from assay.model.cell import Cell
-from assay.model.matrix import AxisValue
+from assay.model.matrix import AxisValue, Index
 from assay.model.outcome import Outcome, Verdict
 from assay.record import (
     AnyRecord,
@@ -71,21 +74,6 @@ def test_nightlies_go_by_their_dates() -> None:
     assert line_between(nights, nights[1], nights[0], order).versions == ["n02", "n05", "n09"]
 
 
-def test_nights_that_are_missing_between_two_dated_ends_are_named() -> None:
-    nights = [cell(f"n{day:02d}", date=f"2026-10-{day:02d}") for day in (28, 30)]
-    later = cell("n1102", date="2026-11-02")
-    order = {"torch": ["n28", "n30", "n1102"], "cuda": ["13.0"]}
-    found = nights_between(line_between([*nights, later], nights[0], later, order))
-
-    assert [(value.id, value.date) for value in found] == [
-        ("n20261029", "2026-10-29"),
-        ("n20261031", "2026-10-31"),
-        ("n20261101", "2026-11-01"),
-    ]
-    assert {(value.spec, value.index) for value in found} == {(">=2", "nightly")}
-    assert nights_between(line()) == []
-
-
 @pytest.mark.parametrize("other", [CELLS[0], cell("2.3.0", cuda="12.8"), cell("2.3.0", image="other")])
 def test_cells_that_differ_in_more_or_less_than_one_axis_are_refused(other: Cell) -> None:
     with pytest.raises(UsageError, match="exactly one axis"):
@@ -128,11 +116,11 @@ def test_a_run_keeps_its_state_before_and_after_each_test_and_finds_the_first_ba
     kept: list[bytes] = []
     tested: list[str] = []
 
-    def test(cell_id: str) -> Trial:
-        tested.append(cell_id)
-        return Trial.BAD if TORCH.index(cell_id.rsplit("-", 1)[1]) >= 13 else Trial.GOOD
+    def test(found: Cell) -> Trial:
+        tested.append(found.id)
+        return Trial.BAD if TORCH.index(found.id.rsplit("-", 1)[1]) >= 13 else Trial.GOOD
 
-    state = resume(None, line(), {}, source="f")
+    state = resume(None, line(), {})
     _, found = run(state, line(), test=test, keep=kept.append, said=lambda *_: None)
 
     assert (found.last_good, found.first_bad) == ("2.12.0", "2.13.0")
@@ -144,19 +132,19 @@ def test_an_interrupted_run_goes_on_and_tests_nothing_twice() -> None:
     kept: list[bytes] = []
     tested: list[str] = []
 
-    def test(cell_id: str) -> Trial:
+    def test(found: Cell) -> Trial:
         if len(tested) == 2:
             raise KeyboardInterrupt
-        tested.append(cell_id)
-        return Trial.BAD if TORCH.index(cell_id.rsplit("-", 1)[1]) >= 13 else Trial.GOOD
+        tested.append(found.id)
+        return Trial.BAD if TORCH.index(found.id.rsplit("-", 1)[1]) >= 13 else Trial.GOOD
 
     with pytest.raises(KeyboardInterrupt):
-        run(resume(None, line(), {}, source="f"), line(), test=test, keep=kept.append, said=lambda *_: None)
-    again = resume(kept[-1], line(), {}, source="f")
+        run(resume(None, line(), {}), line(), test=test, keep=kept.append, said=lambda *_: None)
+    again = resume(saved_state(kept[-1], source="f"), line(), {})
     end, found = run(
         again,
         line(),
-        test=lambda c: Trial.BAD if TORCH.index(c.rsplit("-", 1)[1]) >= 13 else Trial.GOOD,
+        test=lambda c: Trial.BAD if TORCH.index(c.id.rsplit("-", 1)[1]) >= 13 else Trial.GOOD,
         keep=lambda _: None,
         said=lambda *_: None,
     )
@@ -166,14 +154,176 @@ def test_an_interrupted_run_goes_on_and_tests_nothing_twice() -> None:
     assert len(set(end.evaluated)) == len(end.evaluated) <= 5
 
 
-def test_a_saved_state_of_another_line_is_not_used_and_a_broken_one_is_told() -> None:
-    other = resume(None, line_between(CELLS, CELLS[0], CELLS[3], ORDER), {}, source="f")
+def test_a_saved_state_counts_as_far_as_it_is_of_this_line_and_a_broken_one_is_told() -> None:
+    longer = State(
+        versions=("1.0.0", *TORCH),
+        trials={"1.0.0": Trial.GOOD, "2.3.0": Trial.SKIP, "2.5.0": Trial.GOOD},
+        evaluated=("1.0.0", "2.3.0"),
+    )
+    again = resume(longer, line(), {"2.9.0": Trial.BAD})
 
-    assert resume(other.model_dump_json().encode(), line(), {}, source="f").versions == tuple(TORCH)
+    assert again.versions == tuple(TORCH)
+    assert again.trials == {"2.3.0": Trial.SKIP, "2.5.0": Trial.GOOD, "2.9.0": Trial.BAD}
+    assert again.evaluated == ("2.3.0",)
+    assert saved_state(None, source="f") is None
     with pytest.raises(StoreError, match="not the state"):
-        resume(b"{", line(), {}, source="f")
+        saved_state(b"{", source="f")
 
 
 def test_records_that_contradict_the_ends_are_told() -> None:
     with pytest.raises(UsageError, match="given as good"):
-        resume(None, line(), {"2.0.0": Trial.BAD}, source="f")
+        resume(None, line(), {"2.0.0": Trial.BAD})
+
+
+MATRIX = """\
+targets:
+  sm_120: {name: x, compute_capability: 12.0, memory_gib: 32, shared_memory_per_block: 101376, cuda: ">=12.8",
+           driver: ">=570", arch_list: 12.0+PTX}
+bases:
+  tiny: {kind: registry, image: "docker.io/library/tiny:1", python: 3.11, glibc: 2.36}
+indexes: {pypi: {}, nights: {url: "https://nightly.example/whl", nightly: true, keeps_days: 60}}
+axes:
+  torch:
+    label: torch
+    values:
+      - 2.8.0
+      - 2.9.0
+      - 2.9.1
+      - 2.12.0
+      - {id: first, spec: ">=2.15.0.dev0", index: nights, date: 2026-10-20}
+      - {id: named, spec: ">=2.15.0.dev0", index: nights, date: 2026-10-25}
+      - {id: nightly, spec: ">=2.15.0.dev0", index: nights, date: latest}
+  kernel: {label: k, values: [1.0, 2.0]}
+exclude: [{match: {torch: n20261102}, reason: that night was withdrawn by its makers.}]
+groups: {some: ["torch=nightly"]}
+default_group: some
+"""
+IMAGE = """\
+description: an image
+engine: none
+targets: [sm_120]
+id: [torch, kernel]
+defaults: {base: tiny, kernel: 1.0}
+axes: {torch: [2.8.0, 2.9.1, 2.12.0, first, named, nightly]}
+include: [{torch: 2.8.0, kernel: 2.0}]
+requirements: ["torch{{ torch.pin }}", "kernel{{ kernel.pin }}"]
+overrides: [{match: {torch: nightly}, forced_requirements: ["torch{{ torch.pin }}"]}]
+"""
+NIGHTS = [f"2.15.0.dev202610{day:02d}+cu130" for day in range(18, 32) if day != 23]
+NIGHTS += [f"2.15.0.dev202611{day:02d}+cu130" for day in range(1, 9)]
+OTHERS = ["2.14.0.dev20261021+cu130", "2.15.0.dev1", "2.15.0"]
+LATEST = {"nightly": "2026-11-05"}
+PLAN = plan.make(matrix.load(MATRIX, {"i": IMAGE}))
+BY_ID = {cell.id: cell for cell in PLAN.cells}
+
+
+def walked(good: str, bad: str, *, told: tuple[str, ...] = (), every: bool = False) -> Walk:
+    def versions(name: str, index: Index) -> list[str]:
+        assert (name, index.nightly) == ("torch", not every)
+        return ["2.8.0", "2.9.0", "2.9.1", "2.10.0", "2.10.0rc1", "2.11.0", "2.12.0", "2.13.0"] if every else [
+            *NIGHTS, *OTHERS,
+        ]  # fmt: skip
+
+    return walk(
+        PLAN, BY_ID[f"i-torch{good}-k1.0"], BY_ID[f"i-torch{bad}-k1.0"], versions=versions, night_of=LATEST,
+        all_versions=every, told=told,
+    )  # fmt: skip
+
+
+def test_every_night_between_two_that_the_index_offers_is_walked() -> None:
+    found = walked("first", "nightly")
+
+    assert found.line.versions == [
+        "first", "n20261021", "n20261022", "n20261024", "named", "n20261026", "n20261027", "n20261028", "n20261029",
+        "n20261030", "n20261031", "n20261101", "n20261103", "n20261104", "nightly",
+    ]  # fmt: skip
+    assert found.gone == ("2026-10-23",)
+    assert [item.reason for item in found.left_out] == ["that night was withdrawn by its makers."]
+    assert {(value.spec, value.index) for value in found.made} == {(">=2.15.0.dev0", "nights")}
+
+
+def test_a_night_that_left_the_index_stays_while_something_is_known_of_it() -> None:
+    assert "n20261023" in walked("first", "nightly", told=("i-torchn20261023-k1.0",)).line.versions
+
+
+def test_conditions_on_the_end_that_stands_for_a_night_hold_for_all_nights() -> None:
+    made = walked("first", "nightly").line.cells
+
+    assert made["n20261026"].forced_requirements == made["nightly"].forced_requirements == ("torch>=2.15.0.dev0",)
+    assert made["named"].forced_requirements == ()
+
+
+def test_nights_are_walked_backwards_and_from_a_release_on() -> None:
+    assert walked("nightly", "first").line.versions == walked("first", "nightly").line.versions[::-1]
+    assert walked("2.12.0", "first").line.versions == ["2.12.0", "n20261018", "n20261019", "first"]
+
+
+def test_a_latest_night_without_a_lock_is_refused() -> None:
+    with pytest.raises(UsageError, match="only once it is locked"):
+        walk(PLAN, BY_ID["i-torchfirst-k1.0"], BY_ID["i-torchnightly-k1.0"], versions=lambda *_: [], night_of={})
+
+
+def test_releases_that_the_matrix_does_not_name_are_walked_when_asked_for() -> None:
+    def none(*_: object) -> list[str]:
+        raise AssertionError("the index is not needed")
+
+    ends = (BY_ID["i-torch2.8.0-k1.0"], BY_ID["i-torch2.12.0-k1.0"])
+    named = walk(PLAN, *ends, versions=none, night_of={})
+
+    assert named.line.versions == ["2.8.0", "2.9.1", "2.12.0"]
+    assert walked("2.8.0", "2.12.0", every=True).line.versions == ["2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.0"]
+
+
+def test_the_files_of_a_walk_give_the_cells_of_the_line_and_no_others() -> None:
+    for found in (walked("first", "nightly"), walked("2.8.0", "2.12.0", every=True)):
+        files = texts(found.project)
+        again = plan.make(matrix.load(files["matrix.yaml"], {"i": files["images/i/image.yaml"]}))
+
+        assert {cell.id: cell for cell in again.cells} == {cell.id: cell for cell in found.line.cells.values()}
+
+
+def test_a_thousand_nights_take_at_most_eleven_evaluations() -> None:
+    start = date(2024, 1, 1)
+    days = [start + timedelta(days=day) for day in range(1000)]
+    text = MATRIX.replace("2026-10-20", str(days[0])).replace("2026-10-25", str(days[-1]))
+    made = plan.make(matrix.load(text, {"i": IMAGE}))
+    by_id = {cell.id: cell for cell in made.cells}
+    found = walk(
+        made, by_id["i-torchfirst-k1.0"], by_id["i-torchnamed-k1.0"],
+        versions=lambda *_: [f"2.15.0.dev{day:%Y%m%d}" for day in days], night_of={},
+    )  # fmt: skip
+    assert len(found.line.versions) == 1000
+    for change in (1, 2, 500, 998, 999):
+        state, answer = run(
+            resume(None, found.line, {}), found.line,
+            test=lambda cell: Trial.BAD if str(cell.point["torch"].date) >= str(days[change]) else Trial.GOOD,  # noqa: B023
+            keep=lambda _: None, said=lambda *_: None,
+        )  # fmt: skip
+
+        assert propose(state) is None
+        assert len(state.evaluated) <= 11
+        assert answer.first_bad == ("named" if change == 999 else f"n{days[change]:%Y%m%d}")
+
+
+@pytest.mark.parametrize(
+    ("feature", "record", "trial"),
+    [
+        ("build", {"status": BuildStatus.BUILT, "lock_digest": "sha256:1"}, Trial.GOOD),
+        ("build", {"status": BuildStatus.FAILED, "lock_digest": "sha256:1"}, Trial.BAD),
+        ("build", {"status": BuildStatus.REFUSED, "lock_digest": "sha256:1"}, Trial.BAD),
+        ("build", {"status": BuildStatus.REFUSED}, Trial.SKIP),
+        ("build", {"status": BuildStatus.ENGINE_FAILED, "lock_digest": "sha256:1"}, None),
+        ("audit", {"status": BuildStatus.FAILED, "lock_digest": "sha256:1"}, None),
+        ("marlin", {"status": BuildStatus.BUILT}, None),
+    ],
+)
+def test_what_a_build_says_of_a_stage(feature: str, record: dict[str, Any], trial: Trial | None) -> None:
+    assert trial_of([BuildRecord(created=WHEN, run="r", cell="c", **record)], "c", feature) == trial
+
+
+@pytest.mark.parametrize(("verdict", "trial"), [(Verdict.OK, Trial.GOOD), (Verdict.FAIL, Trial.BAD)])
+def test_what_an_audit_says_of_the_stage_audit(verdict: Verdict, trial: Trial) -> None:
+    record = AuditRecord(created=WHEN, run="r", cell="c", subject="wheels", verdict=verdict)
+
+    assert trial_of([record], "c", "audit") == trial
+    assert trial_of([record], "c", "build") is None

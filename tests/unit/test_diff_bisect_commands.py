@@ -12,6 +12,8 @@ import assay.cli.bisect as command
 from assay.adapters.store import FileStore
 from assay.bisect import Trial
 from assay.cli import main
+from assay.errors import EngineError
+from assay.model.cell import Cell
 from assay.model.outcome import Outcome
 from assay.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
 
@@ -66,9 +68,9 @@ def test_the_first_bad_version_is_found(
 ) -> None:
     tested: list[str] = []
 
-    def test(cell: str, *_: object) -> Trial:
-        tested.append(cell)
-        return Trial.BAD if float(cell.rsplit("f", 1)[1]) >= 11 else Trial.GOOD
+    def test(cell: Cell, **_: object) -> Trial:
+        tested.append(cell.id)
+        return Trial.BAD if float(cell.id.rsplit("f", 1)[1]) >= 11 else Trial.GOOD
 
     monkeypatch.setattr(command, "_test", test)
     assert bisect(project) == 0
@@ -87,12 +89,12 @@ def test_an_interrupted_command_goes_on(
 ) -> None:
     tested: list[str] = []
 
-    def test(cell: str, *_: object) -> Trial:
+    def test(cell: Cell, **_: object) -> Trial:
         if len(tested) == 2:
             tested.append("interrupted")
             raise KeyboardInterrupt
-        tested.append(cell)
-        return Trial.BAD if float(cell.rsplit("f", 1)[1]) >= 3 else Trial.GOOD
+        tested.append(cell.id)
+        return Trial.BAD if float(cell.id.rsplit("f", 1)[1]) >= 3 else Trial.GOOD
 
     monkeypatch.setattr(command, "_test", test)
     assert bisect(project) == 130
@@ -104,7 +106,7 @@ def test_an_interrupted_command_goes_on(
 def test_records_answer_without_a_test(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def never(*_: object) -> Trial:
+    def never(*_: object, **__: object) -> Trial:
         raise AssertionError("nothing has to be tested")
 
     store = FileStore(project / "build_logs")
@@ -119,8 +121,8 @@ def test_records_answer_without_a_test(
 def test_versions_that_cannot_be_tested_leave_candidates_and_exit_with_1(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def test(cell: str, *_: object) -> Trial:
-        version = float(cell.rsplit("f", 1)[1])
+    def test(cell: Cell, **_: object) -> Trial:
+        version = float(cell.id.rsplit("f", 1)[1])
         return Trial.SKIP if 6 <= version <= 8 else Trial.BAD if version > 8 else Trial.GOOD
 
     monkeypatch.setattr(command, "_test", test)
@@ -145,14 +147,13 @@ def test_an_engine_that_fails_ends_the_command_and_says_nothing_of_the_cell(
         calls.append(argv)
         return 4
 
-    monkeypatch.setattr("assay.cli.main", broken)
-    from assay.cli import main_inner
-    from assay.errors import StoreError
-
+    monkeypatch.setattr("assay.cli.main_inner", broken)
     ends = ["--good", "made-f1.0", "--bad", "made-f16.0"]
-    with pytest.raises(StoreError, match="ended with code 4"):
-        main_inner(["bisect", "--feature", "marlin", *ends, "--project", str(project)])
-    assert calls == [["lock", "made-f8.0", "--project", str(project)]]
+    with pytest.raises(EngineError, match="ended with code 4"):
+        command.command.main(
+            ["--feature", "marlin", *ends, "--project", str(project)], standalone_mode=False, prog_name="bisect"
+        )
+    assert [call[:2] for call in calls] == [["lock", "made-f8.0"]]
 
 
 def test_two_runs_are_compared_and_a_regression_exits_with_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,99 +2,188 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Final
 
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 from pydantic import ValidationError
 
+from assay.between import Line, axis_between, distributions, line_between, narrowed, nights, releases
 from assay.bisect import Answer, State, Trial, answer, begin, propose
 from assay.errors import StoreError, UsageError
-from assay.model.cell import Cell
+from assay.flows.lock import Versions, dated_builds
+from assay.matrix import Project
+from assay.model.cell import Cell, Excluded
 from assay.model.matrix import AxisValue
 from assay.model.outcome import Outcome, Verdict
+from assay.plan import Plan
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord
 
-__all__ = ["Line", "known", "line_between", "nights_between", "resume", "run", "trial_of"]
+__all__ = ["STAGES", "Walk", "known", "resume", "run", "saved_state", "trial_of", "walk"]
 
-Test = Callable[[str], Trial]
-"""Tests one cell by its id."""
+STAGES: Final = ("lock", "audit", "build")
+"""What can be bisected beside features that have a probe: whether a cell resolves, passes the audit, builds."""
+
+Test = Callable[[Cell], Trial]
+"""Tests one cell."""
 Keep = Callable[[bytes], None]
 """Writes the state whole, or not at all."""
 
 
-class Line:
-    """The cells from the good to the bad one, in the order of the axis."""
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """What is walked."""
 
-    def __init__(self, axis: str, cells: Sequence[Cell]) -> None:
-        self.axis = axis
-        self.cells = {cell.value(axis) or "": cell for cell in cells}
+    line: Line
+    project: Project
+    """Holds the cells of the line and nothing else."""
+    made: tuple[AxisValue, ...] = ()
+    """The values of the axis that matrix.yaml does not name."""
+    gone: tuple[str, ...] = ()
+    """Nights between the ends that the index does not offer, as dates."""
+    left_out: tuple[Excluded, ...] = ()
+    """Versions that a rule of the matrix leaves out."""
 
-    @property
-    def versions(self) -> list[str]:
-        """The values of the axis."""
-        return list(self.cells)
 
+def walk(
+    plan: Plan,
+    good: Cell,
+    bad: Cell,
+    *,
+    versions: Versions,
+    night_of: Mapping[str, str],
+    all_versions: bool = False,
+    told: Collection[str] = (),
+) -> Walk:
+    """Return the line from the good to the bad cell, with what the index offers between them.
 
-def line_between(cells: Sequence[Cell], good: Cell, bad: Cell, order: Mapping[str, Sequence[str]]) -> Line:
-    """Return the cells that differ from the two only in the one axis in which those differ.
-
-    `order` gives the ids of each axis' values in the order of matrix.yaml; dated nightlies go by their dates.
+    Args:
+        plan: the project's plan.
+        good, bad: the ends.
+        versions: lists the versions of a distribution on an index; asked for nights, and with `all_versions`.
+        night_of: ids of `latest` values -> the date that they are locked to.
+        all_versions: also the releases that matrix.yaml does not name.
+        told: cells of which something is known already; they stay on the line when their night has left the index.
 
     Raises:
-        UsageError: the two differ in no axis or in more than one, or are of different images.
+        UsageError: the ends are not two cells of one image that differ in one axis, or are the same night.
+        PackageIndexError: the index cannot be asked.
     """
-    axes = sorted({*good.point, *bad.point})
-    differing = [axis for axis in axes if good.value(axis) != bad.value(axis)]
-    if good.image != bad.image or len(differing) != 1:
-        what = ", ".join(f"{axis}: {good.value(axis)} and {bad.value(axis)}" for axis in differing) or "nothing"
+    axis = axis_between(good, bad)
+    declared = plan.project.matrix.axes
+    order = {name: [value.id for value in found.values] for name, found in declared.items()}
+    order.setdefault("base", list(plan.project.matrix.bases))
+    named = line_between(plan.cells, good, bad, order, night_of=night_of)
+    ends = (good.point[axis], bad.point[axis])
+    like = bad if bad.point[axis].nightly else good
+    offered: set[str] = set()
+    more: list[AxisValue] = []
+    if like.point[axis].nightly:
+        offered = _offered(plan, axis, like.point[axis], versions)
+        more = _nights(named, ends, offered, night_of)
+    elif all_versions:
+        more = _releases(plan, good, bad, versions, declared[axis].values)
+        every = [value for value in (*declared[axis].values, *more) if value.version and not value.source]
+        by_version = sorted(every, key=lambda value: Version(value.version or "0"))
+        rest = [value.id for value in declared[axis].values if value not in every]
+        order[axis] = [*rest, *(value.id for value in by_version)]
+    _, wide = narrowed(plan.project, like, axis, named.cells.values(), more)
+    whole = line_between(wide.cells, good, bad, order, night_of=night_of)
+    made = {value.id: value for value in more}
+    kept = [
+        cell.id
+        for cell in whole.cells.values()
+        if cell.point[axis].id not in made or cell.point[axis].date in {None, *offered} or cell.id in told
+    ]
+    line = whole.only(kept)
+    project, _ = narrowed(
+        plan.project, like, axis, named.cells.values(), [made[version] for version in line.versions if version in made]
+    )
+    return Walk(
+        line=line,
+        project=project,
+        made=tuple(made[version] for version in line.versions if version in made),
+        gone=tuple(value.date for value in more if value.date and value.date not in offered),
+        left_out=wide.excluded,
+    )
+
+
+def _offered(plan: Plan, axis: str, value: AxisValue, versions: Versions) -> set[str]:
+    """Return the dates of the nights that the index of a nightly has."""
+    assert value.index is not None
+    found = dated_builds(versions(canonicalize_name(axis), plan.project.matrix.indexes[value.index]), value)
+    return {date.fromisoformat(night).isoformat() for _, night in found if _is_date(night)}
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _nights(
+    named: Line, ends: tuple[AxisValue, AxisValue], offered: Collection[str], night_of: Mapping[str, str]
+) -> list[AxisValue]:
+    """Return the nights between two ends that the matrix does not name, those that the index lacks included."""
+    dated = {value.id: night_of.get(value.id, "") if value.date == "latest" else value.date for value in ends}
+    if unknown := [identifier for identifier, night in dated.items() if night == ""]:
         raise UsageError(
-            f"{good.id} and {bad.id} must be cells of one image that differ in exactly one axis; they differ in {what}",
-            hint="add cells between them to images/<image>/image.yaml, changing one axis at a time",
+            f"which night {unknown[0]} means is known only once it is locked",
+            hint=f"`assay lock {list(named.cells.values())[-1].id}`, or name a night: date: 2026-11-01",
         )
-    axis = differing[0]
-    along = [
-        cell
-        for cell in cells
-        if cell.image == good.image
-        and cell.kind == "build"
-        and {a: cell.value(a) for a in cell.point if a != axis} == {a: good.value(a) for a in good.point if a != axis}
-    ]
-    values = list(order[axis])
-
-    def position(cell: Cell) -> tuple[int, str, int]:
-        value = cell.point[axis]
-        dated = value.date if value.date not in {None, "latest"} else None
-        return (1, str(dated), 0) if dated else (0, "", values.index(value.id))
-
-    along = sorted({cell.id: cell for cell in [good, *along, bad]}.values(), key=position)
-    ids = [cell.id for cell in along]
-    start, end = ids.index(good.id), ids.index(bad.id)
-    chosen = along[start : end + 1] if start < end else along[end : start + 1][::-1]
-    return Line(axis, chosen)
+    nightly = [value for value in ends if value.nightly]
+    if len(nightly) == 2 and (nightly[0].index, nightly[0].spec) != (nightly[1].index, nightly[1].spec):
+        raise UsageError(
+            f"{ends[0].id} and {ends[1].id} are nights of two indexes or of two conditions, so no nights lie between",
+            hint="give both the same index and spec in matrix.yaml",
+        )
+    days = sorted(date.fromisoformat(str(night)) for night in dated.values() if night)
+    if len(days) == 1:
+        # From a release on: the nights from the oldest that the index still has.
+        oldest = min((date.fromisoformat(night) for night in offered), default=days[0])
+        days = [oldest - timedelta(days=1), *days]
+    there = {str(cell.point[named.axis].date) for cell in named.cells.values()}
+    return nights(nightly[-1], days[0], days[-1], named=there)
 
 
-def nights_between(line: Line) -> list[AxisValue]:
-    """Return the values of the axis that are missing for every night between two dated ends to be on the line."""
-    ends = [cell.point[line.axis] for cell in (next(iter(line.cells.values())), list(line.cells.values())[-1])]
-    if any(value.date in {None, "latest"} for value in ends):
-        return []
-    first, last = sorted(date.fromisoformat(str(value.date)) for value in ends)
-    there = {str(cell.point[line.axis].date) for cell in line.cells.values()}
-    nights = [first + timedelta(days=day) for day in range(1, (last - first).days)]
-    return [
-        ends[0].model_copy(update={"id": f"n{night:%Y%m%d}", "date": night.isoformat()})
-        for night in nights
-        if night.isoformat() not in there
-    ]
+def _releases(plan: Plan, good: Cell, bad: Cell, versions: Versions, named: Sequence[AxisValue]) -> list[AxisValue]:
+    axis = axis_between(good, bad)
+    low, high = good.point[axis], bad.point[axis]
+    known: set[str] = set()
+    for name in distributions(good, bad, axis):
+        known |= set(versions(name, plan.project.matrix.indexes[high.index or low.index or "pypi"]))
+    there = [value.version for value in named if value.version and not value.source]
+    return releases(low, high, [text for text in known if _is_version(text)], named=there)
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
 
 
 def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str = "") -> Trial | None:
-    """Return what the newest records say of a feature of a cell, or None where they say nothing."""
+    """Return what the newest records say of a feature (or stage) of a cell, or None where they say nothing."""
     found: Trial | None = None
     for record in records:
         if record.cell != cell:
             continue
         match record:
+            case BuildRecord():
+                found = _of_build(record, feature) or found
+            case AuditRecord(subject="wheels"):
+                failed = record.verdict is Verdict.FAIL
+                if feature == "audit":
+                    found = Trial.BAD if failed else Trial.GOOD
+                elif failed and feature not in STAGES:
+                    found = Trial.SKIP
             case ProbeRecord() if feature in record.features and (
                 not target or any(device.target == target for device in record.devices)
             ):
@@ -108,13 +197,18 @@ def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str 
                     found = Trial.SKIP
                 else:
                     found = Trial.BAD
-            case BuildRecord() if record.status not in {BuildStatus.BUILT, BuildStatus.CACHED, BuildStatus.ABORTED}:
-                found = Trial.SKIP
-            case AuditRecord(verdict=Verdict.FAIL, subject="wheels"):
-                found = Trial.SKIP
             case _:
                 pass
     return found
+
+
+def _of_build(record: BuildRecord, feature: str) -> Trial | None:
+    good = record.status in {BuildStatus.BUILT, BuildStatus.CACHED}
+    if record.status in {BuildStatus.ABORTED, BuildStatus.ENGINE_FAILED} or feature in {"lock", "audit"}:
+        return None
+    if feature == "build" and record.lock_digest is not None:
+        return Trial.GOOD if good else Trial.BAD
+    return None if good else Trial.SKIP
 
 
 def known(line: Line, records: Sequence[AnyRecord], feature: str, target: str = "") -> dict[str, Trial]:
@@ -123,24 +217,30 @@ def known(line: Line, records: Sequence[AnyRecord], feature: str, target: str = 
     return {version: trial for version, trial in found.items() if trial in {Trial.GOOD, Trial.BAD}}
 
 
-def resume(saved: bytes | None, line: Line, results: dict[str, Trial], *, source: str) -> State:
-    """Return the state to go on from: the saved one if it is of this line, with what records have learnt since.
+def saved_state(saved: bytes | None, *, source: str) -> State | None:
+    """Read the state of an interrupted bisection.
 
     Raises:
-        StoreError: the saved state cannot be read.
+        StoreError: it cannot be read.
+    """
+    try:
+        return None if saved is None else State.model_validate_json(saved)
+    except ValidationError as error:
+        raise StoreError(f"{source} is not the state of a bisection", hint="delete it to begin anew") from error
+
+
+def resume(saved: State | None, line: Line, results: Mapping[str, Trial]) -> State:
+    """Return the state to go on from: what the saved one knows of this line, and what records have learnt since.
+
+    Raises:
         UsageError: what is recorded contradicts that the ends are good and bad.
     """
     try:
-        if saved is not None:
-            state = State.model_validate_json(saved)
-            if list(state.versions) == line.versions:
-                return State(versions=state.versions, trials={**results, **state.trials}, evaluated=state.evaluated)
-    except ValidationError as error:
-        raise StoreError(f"{source} is not the state of a bisection", hint="delete it to begin anew") from error
-    try:
-        return begin(line.versions, known=results)
+        state = begin(line.versions, known={**results, **(saved.trials if saved else {})})
     except ValidationError as error:
         raise UsageError(str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")) from error
+    evaluated = saved.evaluated if saved else ()
+    return state.model_copy(update={"evaluated": tuple(v for v in evaluated if v in line.cells)})
 
 
 def run(
@@ -149,7 +249,7 @@ def run(
     """Test versions until nothing more can be learnt; the state is kept after each."""
     keep(state.model_dump_json(indent=1).encode())
     while (version := propose(state)) is not None:
-        trial = test(line.cells[version].id)
+        trial = test(line.cells[version])
         state = state.tell(version, trial)
         keep(state.model_dump_json(indent=1).encode())
         said(version, trial, state)

@@ -21,7 +21,7 @@ from assay.model.matrix import AxisValue, Index, Matrix, RegistryBase
 from assay.plan import render_requirements
 from assay.ports.resolver import Failure, Request, Resolver, Unresolved
 
-__all__ = ["Digests", "LockResult", "LockStatus", "Locker", "Versions", "age_warning", "pick_nightly"]
+__all__ = ["Digests", "LockResult", "LockStatus", "Locker", "Versions", "age_warning", "dated_builds", "pick_nightly"]
 
 _STEPS: Final = 4
 """Resolutions at once: they wait for the index most of the time."""
@@ -64,12 +64,8 @@ class _Unlockable(Exception):
         self.failure = failure
 
 
-def pick_nightly(versions: Sequence[str], value: AxisValue) -> str:
-    """Return the newest nightly of an axis value: not younger than its date, within its spec.
-
-    Raises:
-        LookupError: there is none; the message says what the index has instead.
-    """
+def dated_builds(versions: Sequence[str], value: AxisValue) -> list[tuple[Version, str]]:
+    """Return the nightlies within an axis value's spec, each with its date (`20261101`)."""
     spec = SpecifierSet(value.spec or "")
     dated: list[tuple[Version, str]] = []
     for text in versions:
@@ -79,6 +75,16 @@ def pick_nightly(versions: Sequence[str], value: AxisValue) -> str:
             continue
         if version.dev is not None and spec.contains(version, prereleases=True):
             dated.append((version, f"{version.dev:08d}"))
+    return dated
+
+
+def pick_nightly(versions: Sequence[str], value: AxisValue) -> str:
+    """Return the newest nightly of an axis value: not younger than its date, within its spec.
+
+    Raises:
+        LookupError: there is none; the message says what the index has instead.
+    """
+    dated = dated_builds(versions, value)
     if not dated:
         raise LookupError(f"the index has no nightly {value.spec or ''}".rstrip())
     if value.date in {None, "latest"}:
