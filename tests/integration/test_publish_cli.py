@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from publish_tools import key_pair
+from python_image import write_server_image
 from registry_tools import put_image, real_registry
 
 from assay import lockfile
+from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.probe_suite import find_suite, suite_digest
 from assay.adapters.registry import HttpRegistry, connect
 from assay.adapters.registry_auth import Anonymous
@@ -41,9 +43,10 @@ policy:
       signatures: {signatures}
       images:
         vllm-blackwell:
-          sm_120:
+          sm_120: &works
             works: [torch-device, cuda-graphs]
             may_be_unsupported: [marlin]
+          sm_90: *works
     audited:
       basis: audit
       audit: warn
@@ -76,6 +79,18 @@ class Site:
         path = self.folder / "matrix.yaml"
         text = path.read_text().partition("# What must be recorded of an image")[0].partition("\npolicy:")[0]
         path.write_text(text + POLICY.format(host=self.host, signatures=signatures, keys=keys))
+
+    def beside(self) -> Path:
+        """Return a second checkout, as on another machine: the same files, nothing of build_logs."""
+        other = self.folder.with_name("with-the-card")
+        shutil.copytree(self.folder, other, ignore=shutil.ignore_patterns("build_logs"))
+        return other
+
+    def fetch(self, other: Path) -> None:
+        """Copy the records and documents of another checkout here, as the documentation says."""
+        for name in ("records", "documents"):
+            if (other / "build_logs" / name).is_dir():
+                shutil.copytree(other / "build_logs" / name, self.folder / "build_logs" / name, dirs_exist_ok=True)
 
     def record(self, capability: str = "12.0", **features: str) -> Path:
         """Keep an audit and, with features, a probe of the image."""
@@ -206,6 +221,72 @@ def test_signed_and_gated_by_a_key(site: Site, tmp_path: Path) -> None:
     assert good[1]["signers"][0].startswith("publisher.pub")
     assert "unsigned" in {reason["why"] for reason in bad[1]["reasons"]}
     assert "PRIVATE" not in signed[2]
+
+
+def test_the_record_of_another_machine_with_the_card(site: Site) -> None:
+    """What a machine that has only the checkout and the registry measured, of the digest, on sm_90."""
+    recipe = site.folder / "images" / IMAGE / "image.yaml"
+    recipe.write_text(recipe.read_text().replace("\ntargets: [sm_120]", "\ntargets: [sm_120, sm_90]"))
+    there = site.beside()
+    reference = f"{site.host}/staging/{IMAGE}@{site.image.digest}"
+    # As `assay probe REFERENCE` writes them: the cell is the reference, the image is not known.
+    common: dict[str, Any] = {"created": now(), "run": "there", "cell": reference, "image_digest": site.image.digest}
+    store, suite = FileStore(there / "build_logs"), suite_digest(find_suite(there))
+    assert suite is not None
+    store.append(AuditRecord(**common, image="", subject="image", verdict=Verdict.OK, targets=("sm_90", "sm_120")))
+    store.append(
+        ProbeRecord(
+            **common,
+            image="",
+            suite_digest=suite,
+            executor="docker",
+            devices=(Device(name="NVIDIA H100 80GB HBM3", capability="9.0", memory_bytes=80 << 30),),
+            packages={},
+            features={name: FeatureResult(outcome=Outcome.WORKS) for name in ("torch-device", "cuda-graphs", "marlin")},
+        )
+    )
+    before = site.run("publish", CELL)
+    site.fetch(there)
+    wrong = site.run("publish", CELL, "--target", "sm_120")
+    code, document, said = site.run("publish", CELL, "--format", "json")
+
+    assert (6, 6, 0) == (before[0], wrong[0], code)
+    assert "was measured on NVIDIA H100 80GB HBM3 (sm_90), not on sm_120" in wrong[2]
+    assert "not for sm_120" in said
+    assert [CELL, "sm90-verified"] == [move["tag"] for move in document["cells"][0]["moves"]]
+    assert site.image.digest == site.tag("sm90-verified")
+    assert site.tag("sm120-verified") is None
+    assert site.run("verify", f"{site.host}/release/{IMAGE}:sm90-verified")[0] == 0
+    assert site.run("verify", f"{site.host}/release/{IMAGE}:{CELL}", "--target", "sm_120")[0] == 6
+
+
+@pytest.mark.engine
+def test_a_machine_without_the_card_proves_nothing(site: Site, tmp_path: Path) -> None:
+    """The real harness in a real container of what staging has; there is no GPU, and its record says so."""
+    engine = DockerEngine()
+    (local,) = engine.load(write_server_image(tmp_path, version="0.5.14"))
+    staged = f"{site.host}/staging/{IMAGE}:{CELL}"
+    engine.tag(local, staged)
+    digest = engine.push(staged)
+    engine.remove_image(staged)
+    there = site.beside()
+    reference = f"{site.host}/staging/{IMAGE}@{digest}"
+    try:
+        engine.pull(reference)
+        main(["probe", reference, "--gpus", "0", "--feature", "torch-device", "--project", str(there)])
+    finally:
+        for name in (reference, local):
+            engine.remove_image(name, force=True)
+    site.capsys.readouterr()
+    site.fetch(there)
+    (record,) = FileStore(site.folder / "build_logs").records(kind="probe")
+    code, _, said = site.run("publish", CELL)
+
+    assert (digest, "docker", ()) == (record.image_digest, record.executor, record.devices)
+    assert {Outcome.NOT_RUN} == {result.outcome for result in record.features.values()}
+    assert code == 6
+    assert "was measured on no GPU, not on sm_120" in said
+    assert site.tag("sm120-verified") is None
 
 
 def test_an_audit_alone(site: Site) -> None:

@@ -284,7 +284,7 @@ def _report(store: FileStore, records: Sequence[Record], subject: Descriptor) ->
 
 def _tell(proposal: Proposal, *, tables: bool, dry_run: bool) -> None:
     for judgement in proposal.judgements if tables else ():
-        show_judgement(judgement)
+        show_judgement(judgement, against=bool(proposal.reasons))
     # Without a dry run the flow itself says what it does, and why not.
     for move in proposal.moves if dry_run else ():
         name = proposal.release.tagged(move.tag)

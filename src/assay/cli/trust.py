@@ -57,10 +57,15 @@ def verifier_of(keys: Sequence[Path], policy: tuple[Policy, Path] | None) -> Key
     return KeyVerifier(found)
 
 
-def show_judgement(judgement: Judgement) -> None:
-    """Print one judgement as a table, and what stands against it."""
+def show_judgement(judgement: Judgement, *, against: bool) -> None:
+    """Print one judgement as a table.
+
+    Args:
+        against: something stands against the digest whatever the records say (it was revoked, say).
+    """
     devices = ", ".join(sorted({device.name for record in judgement.probes for device in record.devices}))
-    title = f"{judgement.image}: {judgement.level} on {judgement.target}: {'yes' if judgement.ok else 'no'}"
+    answer = "no" if not judgement.ok else "by its records, but it is refused" if against else "yes"
+    title = f"{judgement.image}: {judgement.level} on {judgement.target}: {answer}"
     if judgement.basis is Basis.AUDIT:
         verdict = f"the audit says {judgement.audit.verdict}" if judgement.audit else "there is no audit"
         console.data(f"{title} (nothing ran; {verdict})")
@@ -88,7 +93,7 @@ def show_judgement(judgement: Judgement) -> None:
 def show(seen: Verification) -> None:
     """Print a verification for people: the tables and the command to pull on stdout, the reasons on stderr."""
     for judgement in seen.judgements:
-        show_judgement(judgement)
+        show_judgement(judgement, against=bool(seen.reasons))
     if seen.attested:
         console.say(f"evidence: {len(seen.pieces)} statements, attested by {', '.join(seen.signers)}")
     elif seen.pieces:
