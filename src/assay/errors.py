@@ -13,6 +13,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- RegistryError               5   a registry refused or failed
     |   +-- ManifestMismatch        5   bytes and digest do not belong together
     |   +-- RegistryBroken          5   it keeps failing at reading one thing
+    |   +-- TagImmutable            5   it lets nobody move a tag
     +-- PolicyRefused               6   the evidence does not allow it
     |   +-- EvidenceError           6   evidence is damaged, foreign or badly signed
     +-- PackageIndexError           1   a package index refused, failed, or lacks the file
@@ -44,6 +45,7 @@ __all__ = [
     "RegistryBroken",
     "RegistryError",
     "StoreError",
+    "TagImmutable",
     "ToolError",
     "UsageError",
     "WheelError",
@@ -131,6 +133,10 @@ class ManifestMismatch(RegistryError):
 
 class RegistryBroken(RegistryError):
     """The registry answers, but keeps failing (500) at reading one thing: what it keeps of it may be half written."""
+
+
+class TagImmutable(RegistryError):
+    """A rule of the registry keeps a tag at what it names."""
 
 
 class PolicyRefused(AssayError):

@@ -282,6 +282,7 @@ def test_a_machine_without_the_card_proves_nothing(site: Site, tmp_path: Path) -
     (record,) = FileStore(site.folder / "build_logs").records(kind="probe")
     code, _, said = site.run("publish", CELL)
 
+    assert isinstance(record, ProbeRecord)
     assert (digest, "docker", ()) == (record.image_digest, record.executor, record.devices)
     assert {Outcome.NOT_RUN} == {result.outcome for result in record.features.values()}
     assert code == 6

@@ -26,8 +26,8 @@ from assay.adapters.registry import HttpRegistry
 from assay.adapters.registry_auth import Anonymous, Credentials, CredentialSource, DockerConfig
 from assay.adapters.registry_http import Transport
 from assay.digest import sha256_of
-from assay.errors import RegistryError
-from assay.oci import Descriptor
+from assay.errors import RegistryError, TagImmutable
+from assay.oci import Descriptor, index_of
 from assay.reference import Repository
 
 # bcrypt of the password below, as `htpasswd -B` writes it.
@@ -103,6 +103,8 @@ class Guarded:
         """The authorisation that arrived at another host after a redirect."""
         self.redirect: str | None = None
         self.limit = 0
+        self.refusal: tuple[int, str] | None = None
+        """What every PUT is answered."""
         self.identity: list[str] = []
 
     @contextmanager
@@ -159,6 +161,8 @@ class Guarded:
         elif parts.path == "/elsewhere":
             self.foreign.append(given)
             request.answer(200, {}, b"blob")
+        elif request.command == "PUT" and self.refusal:
+            request.answer(self.refusal[0], {}, json.dumps({"errors": [{"message": self.refusal[1]}]}).encode())
         elif self.limit > 0:
             self.limit -= 1
             request.answer(429, {"Retry-After": "0"}, b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}')
@@ -167,7 +171,7 @@ class Guarded:
         ):
             realm = f'Bearer realm="{self.scheme}://{self.host}/token",service="test",scope="whatever"'
             request.answer(401, {"WWW-Authenticate": realm})
-        elif request.command == "GET" and "/blobs/" in parts.path and self.redirect:
+        elif request.command == "GET" and parts.path.split("/")[3] in ("blobs", "referrers") and self.redirect:
             request.answer(307, {"Location": self.redirect})
         elif request.command == "POST":
             request.answer(201, {"Location": "/v2/x"})
@@ -233,6 +237,39 @@ def test_a_redirect_to_another_host_goes_without_credentials() -> None:
 
     assert b"blob" == data
     assert [None] == storage.foreign
+
+
+def test_a_list_of_referrers_that_is_elsewhere_is_none() -> None:
+    """As on ghcr.io: the page that it sends to answers anything, and soon limits how often it is asked."""
+    registry, page = Guarded(), Guarded()
+    with registry.serve() as host, page.serve() as elsewhere:
+        registry.redirect = f"http://{elsewhere}/elsewhere"
+        found = client(Anonymous()).referrers(Repository(host=host, path="x"), sha256_of(b"image"))
+
+    assert ([], False) == found
+    assert [] == page.asked
+    assert ("GET", f"/v2/x/manifests/sha256-{sha256_of(b'image')[7:]}", "Bearer") in registry.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "immutable"),
+    [
+        (412, "Failed to process request due to 'x:t' configured as immutable.", True),
+        (400, "The image tag 't' already exists in the 'x' repository and cannot be overwritten", True),
+        (409, "", True),
+        (400, "manifest invalid", False),
+        (403, "requested access to the resource is denied", False),
+    ],
+)
+def test_a_tag_that_a_rule_keeps_is_told_from_other_refusals(status: int, words: str, immutable: bool) -> None:
+    server = Guarded()
+    server.refusal = (status, words)
+    manifest = index_of([])
+    with server.serve() as host, pytest.raises(RegistryError) as caught:
+        client(Anonymous()).put_manifest(Repository(host=host, path="x"), "t", manifest)
+
+    assert immutable == isinstance(caught.value, TagImmutable)
+    assert immutable == ("immutability rule" in (caught.value.hint or ""))
 
 
 def test_a_rate_limit_is_waited_out() -> None:

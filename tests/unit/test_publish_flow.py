@@ -12,7 +12,7 @@ from registry_tools import put_image
 
 from assay.adapters.fake_registry import FakeRegistry
 from assay.adapters.journal import FileJournal
-from assay.errors import PolicyRefused, RegistryBroken, RegistryError, UsageError
+from assay.errors import PolicyRefused, RegistryBroken, RegistryError, TagImmutable, UsageError
 from assay.evidence import Kind
 from assay.flows.attach import collect
 from assay.flows.publish import propose, stage
@@ -392,6 +392,45 @@ def test_revoking_moves_the_alias_back(registry: FakeRegistry, image: Manifest, 
         publish(candidate(revision=2), policy(HOST), both, tools)
     last = list(FileJournal(tmp_path).read(str(RELEASE), ALIAS))[-1]
     assert (second.digest, image.digest, "wrong numbers on long prompts") == (last.old, last.new, last.reason)
+
+
+def test_an_index_that_never_moves_loses_no_evidence(tmp_path: Path) -> None:
+    """The registry's rule covers the tag by which other programs find evidence: assay finds it all the same."""
+    registry = FakeRegistry(immutable="sha256-.*")
+    said: list[str] = []
+    tools = gear(registry, tmp_path, say=said.append)
+    first = put_image(registry, STAGING, "key")
+    publish(candidate(), policy(HOST), both, tools)
+    put_image(registry, STAGING, "key", content=b"second")
+    publish(candidate(revision=2), policy(HOST), both, tools)
+    assert not any("lets nobody move it" in line for line in said)
+    digest, moved = revoke(Reference.parse(f"{RELEASE}:{ALIAS}"), reason="bad", to=None, policy=None, gear=tools)
+    listed, _ = registry.referrers(RELEASE, digest)
+    found = collect(registry, RELEASE, digest, tools.verifier).pieces
+
+    assert moved == {ALIAS: first.digest}
+    assert whys(look(registry, tmp_path, f"{RELEASE}:{TAG}-r2")) == {Why.REVOKED}
+    assert len(found) == len(listed) + 1
+    assert any("lets nobody move it" in line for line in said)
+    assert any("1 of 7 pieces" in line for line in said)
+
+    registry.immutable = ""
+    revoke(Reference.parse(f"{RELEASE}:{TAG}-r2"), reason="bad", to=None, policy=None, gear=tools)
+    assert len(registry.referrers(RELEASE, digest)[0]) == len(found)
+
+
+def test_an_alias_that_never_moves_is_told(tmp_path: Path) -> None:
+    registry = FakeRegistry(immutable=".*")
+    tools = gear(registry, tmp_path)
+    first = put_image(registry, STAGING, "key")
+    publish(candidate(), policy(HOST), both, tools)
+    second = put_image(registry, STAGING, "other", content=b"second")
+    with pytest.raises(TagImmutable):
+        publish(candidate(revision=2, staging_tag="other"), policy(HOST), both, tools)
+
+    assert first.digest == tag(registry, ALIAS)
+    assert second.digest == tag(registry, f"{TAG}-r2")
+    assert look(registry, tmp_path, f"{RELEASE}:{TAG}-r2").ok
 
 
 def test_revoking_without_a_journal_finds_the_others(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ blobs it lacks, and takes subjects that do not exist. `fail` lets a test break a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from assay.digest import DIGEST, sha256_of
-from assay.errors import ManifestMismatch, RegistryError
+from assay.errors import ManifestMismatch, RegistryError, TagImmutable
 from assay.oci import Descriptor, Manifest, fallback_tag
 from assay.ports.registry import Chunks, Traffic
 from assay.reference import Repository
@@ -28,11 +29,15 @@ class _Contents:
 class FakeRegistry:
     """Satisfies `assay.ports.registry.Registry`; one object is all registries there are."""
 
-    def __init__(self, *, native_referrers: bool = False, can_delete: bool = True, can_mount: bool = True) -> None:
+    def __init__(
+        self, *, native_referrers: bool = False, can_delete: bool = True, can_mount: bool = True, immutable: str = ""
+    ) -> None:
         self.traffic = Traffic()
         self.native_referrers = native_referrers
         self.can_delete = can_delete
         self.can_mount = can_mount
+        self.immutable = immutable
+        """A pattern of tags that never move; nothing: all do."""
         self.fail: Callable[[str, str], None] = lambda _method, _what: None
         """Called before every call with its name and what it is about; may raise."""
         self.calls: list[tuple[str, str]] = []
@@ -78,6 +83,8 @@ class FakeRegistry:
             raise RegistryError(f"{repository}: MANIFEST_BLOB_UNKNOWN {missing[0]}")
         contents.manifests[manifest.digest] = manifest
         if not DIGEST.fullmatch(key):
+            if contents.tags.get(key, manifest.digest) != manifest.digest and re.fullmatch(self.immutable, key):
+                raise TagImmutable(f"{repository.tagged(key)} is configured as immutable")
             contents.tags[key] = manifest.digest
         return self.native_referrers and manifest.subject is not None
 

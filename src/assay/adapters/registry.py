@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from assay.adapters.registry_auth import CredentialSource, DockerConfig
-from assay.adapters.registry_http import Answer, Transport
+from assay.adapters.registry_http import REDIRECTS, Answer, Transport
 from assay.digest import DIGEST, sha256_of
 from assay.errors import ManifestMismatch, RegistryBroken, RegistryError
 from assay.oci import ACCEPT, INDEX, MAX_BYTES, Descriptor, Manifest, fallback_tag
@@ -294,7 +294,8 @@ class HttpRegistry:
         path = f"v2/{repository.path}/referrers/{quote(digest)}"
         found: list[Descriptor] = []
         native = False
-        for answer in self._pages(repository, path):
+        # ghcr.io sends this one to a page of its own, which has no such list and limits how often it is asked.
+        for answer in self._pages(repository, path, stay=True):
             if answer.headers.get("Content-Type", "").partition(";")[0].strip() != INDEX:
                 # Something answers, but not the referrers API.
                 break
@@ -305,10 +306,16 @@ class HttpRegistry:
         index = self.manifest(repository, fallback_tag(digest))
         return (list(index.manifests) if index else []), False
 
-    def _pages(self, repository: Repository, path: str) -> Iterator[Answer]:
+    def _pages(self, repository: Repository, path: str, *, stay: bool = False) -> Iterator[Answer]:
+        redirects = tuple(REDIRECTS) if stay else ()
         for _ in range(1000):
             answer = self._http.send(
-                "GET", repository.host, path, scopes=[_pull(repository)], ok=(200, 400, 404, 405, 501)
+                "GET",
+                repository.host,
+                path,
+                scopes=[_pull(repository)],
+                ok=(200, 400, 404, 405, 501, *redirects),
+                stay=stay,
             )
             if answer.status != 200:
                 return

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import requests
 
 from assay import __version__
 from assay.adapters.registry_auth import Challenge, Credentials, CredentialSource, challenges
-from assay.errors import RegistryBroken, RegistryError
+from assay.errors import RegistryBroken, RegistryError, TagImmutable
 from assay.ports.registry import Traffic
 from assay.reference import DOCKER_HUB
 
@@ -163,6 +164,7 @@ class Transport:
         limit: int = 8 << 20,
         repeat: bool | None = None,
         races: Collection[str] = (),
+        stay: bool = False,
     ) -> Answer:
         """Send one request, as often as it takes and may be, and read the answer.
 
@@ -172,6 +174,7 @@ class Transport:
             ok: statuses that are answers; all others are errors.
             limit: bytes of the body that are read at most.
             repeat: whether it may be sent again after a failure; None decides by the method.
+            stay: a redirect to another host is not followed, but is the answer.
             races: error codes that may be due to another client's write at that moment, and are asked about again.
 
         Raises:
@@ -185,7 +188,9 @@ class Transport:
         while attempt < self._attempts:
             authorization = self._authorization(host, url, scopes)
             try:
-                answer = self._once(method, url, headers or {}, body, authorization=authorization, limit=limit)
+                answer = self._once(
+                    method, url, headers or {}, body, authorization=authorization, limit=limit, stay=stay
+                )
             except _Failed as failed:
                 reason, pause, absent = str(failed), None, failed.absent
                 if failed.absent and attempt + 1 >= ABSENT_ATTEMPTS:
@@ -198,6 +203,8 @@ class Transport:
                     continue
                 reason, pause, absent = self._refusal(method, answer), _retry_after(answer.headers), False
                 racy = attempt < RACES and any(code in reason for code in races)
+                if method == "PUT" and "/manifests/" in path and _keeps_tags(answer.status, reason):
+                    raise TagImmutable(reason, hint="leave sm*-* and sha256-* out of the registry's immutability rule")
                 if answer.status not in RETRIED and not racy:
                     raise RegistryError(reason, hint=_hint(answer.status, host))
             if not again:
@@ -226,6 +233,7 @@ class Transport:
         *,
         authorization: str | None,
         limit: int,
+        stay: bool = False,
     ) -> Answer:
         sent = {"Authorization": authorization, **headers} if authorization else dict(headers)
         started = time.monotonic()
@@ -259,6 +267,8 @@ class Transport:
                 return Answer(status=status, headers=found, body=content, url=url)
             target = urljoin(url, found["Location"])
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                if stay:
+                    return Answer(status=status, headers=found, body=b"", url=url)
                 # A token for the registry is no business of the storage behind it.
                 sent.pop("Authorization", None)
             url = target
@@ -391,6 +401,16 @@ class Transport:
 def _pause(attempt: int) -> float:
     """Return seconds: 0.25, 0.5, 1, ... with up to as much again, so that many who failed together do not return so."""
     return float(min(0.25 * 2**attempt, LONGEST_PAUSE / 2)) * (1 + random.random())  # noqa: S311
+
+
+def _keeps_tags(status: int, reason: str) -> bool:
+    """Whether a refused PUT of a manifest is due to a rule of immutability; no two registries say it alike.
+
+    Harbor answers 412, ECR and Artifact Registry 400, Quay and ACR 405 or 409, each with words of their own.
+    """
+    return status in (409, 412) or (
+        status in (400, 403, 405) and re.search("immutab|overwrit|already exist", reason, re.IGNORECASE) is not None
+    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryError
+from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryError, TagImmutable
 from assay.evidence import (
     BLOB_LIMIT,
     BUNDLE,
@@ -159,6 +159,7 @@ def attach(
     signer: Signer | None,
     verifier: Verifier,
     created: datetime,
+    say: Callable[[str], None] = lambda _text: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Attach what is not attached yet, each statement once; return the digests of the new artifacts.
@@ -179,7 +180,7 @@ def attach(
         new[made.manifest.digest] = made.manifest.referrer
     for tag in existing.broken:
         _mend(registry, repository, tag, next(iter(new), None) or existing.pieces[0].manifest)
-    settle(registry, repository, subject.digest, known=new, sleep=sleep)
+    settle(registry, repository, subject.digest, known=new, say=say, sleep=sleep)
     return list(new)
 
 
@@ -214,12 +215,14 @@ def settle(
     subject: str,
     *,
     known: Mapping[str, Descriptor] | None = None,
+    say: Callable[[str], None] = lambda _text: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Make the index of a digest's evidence complete; does nothing where the registry keeps it itself.
 
     Args:
         known: what was put just now, which need not be fetched again.
+        say: told where the registry does not let the index be written anew.
 
     Raises:
         RegistryError: the registry failed, or others wrote over the index each time.
@@ -232,7 +235,17 @@ def settle(
             # Two who keep overwriting each other part ways; the pause is not what makes it right.
             sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311
             now = _known(registry, repository, subject, known)
-        registry.put_manifest(repository, fallback_tag(subject), index_of(now.found.values()))
+        try:
+            registry.put_manifest(repository, fallback_tag(subject), index_of(now.found.values()))
+        except TagImmutable as error:
+            # Nothing is lost: every piece has a tag of its own, by which assay finds it.
+            unlisted = len(now.found.keys() - now.listed)
+            say(f"{repository.tagged(fallback_tag(subject))}: the registry lets nobody move it ({error.message})")
+            say(
+                f"  {unlisted} of {len(now.found)} pieces of evidence are there, and assay finds them; oras and cosign "
+                "will once the registry's immutability rule leaves out sha256-* and the same is run again"
+            )
+            return
     raise RegistryError(
         f"{repository}: the list of evidence of {subject[:19]} was overwritten {ROUNDS} times",
         hint="run the same again when fewer others publish; no evidence is lost",

@@ -272,6 +272,7 @@ def execute(
             signer=gear.signer,
             verifier=gear.verifier,
             created=created,
+            say=gear.say,
         )
         told = f"{len(new)} of them new, {_standing(gear.signer)}" if new else "all there already"
         gear.say(f"{len(statements)} statements, {told}")

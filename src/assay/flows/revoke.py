@@ -48,9 +48,10 @@ def revoke(
                 signer=gear.signer,
                 verifier=gear.verifier,
                 created=moment,
+                say=gear.say,
             )
         else:
-            settle(gear.registry, repository, subject.digest)
+            settle(gear.registry, repository, subject.digest, say=gear.say)
         moved: dict[str, str | None] = {}
         for tag in gear.registry.tags(repository):
             alias = ALIAS.fullmatch(tag)
