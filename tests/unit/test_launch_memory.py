@@ -65,6 +65,56 @@ def test_latent_attention_and_fp8_caches() -> None:
     assert shape(QWEN).kv_bytes_per_token / 2 == shape_of(MODELS[QWEN]["config"], kv_type="fp8").kv_bytes_per_token
 
 
+GPT_OSS = "openai/gpt-oss-20b"
+
+
+@pytest.mark.parametrize(
+    ("more", "sliding"),
+    [
+        ({"model_type": "gpt_oss", "num_hidden_layers": "24"}, (12, 128)),
+        ({"model_type": "gemma2", "num_hidden_layers": 26}, (13, 128)),
+        ({"model_type": "gemma3_text", "num_hidden_layers": 26}, (22, 128)),
+        ({"model_type": "gemma3_text", "num_hidden_layers": 62, "sliding_window_pattern": 6}, (52, 128)),
+        ({"model_type": "x", "layer_types": ["sliding_attention"] * 30 + ["full_attention"] * 6}, (30, 128)),
+        ({"model_type": "x", "layer_types": ["full_attention"] * 36}, (0, 0)),
+        ({"model_type": "qwen2", "use_sliding_window": False, "max_window_layers": 21}, (0, 0)),
+        ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 21}, (15, 128)),
+        ({"model_type": "mistral"}, (36, 128)),
+        ({"model_type": "mistral", "sliding_window": None}, (0, 0)),
+        ({"model_type": "unknown"}, (0, 0)),
+    ],
+)
+def test_layers_that_slide(more: dict[str, Any], sliding: tuple[int, int]) -> None:
+    found = shape_of({**MODELS[QWEN]["config"], "sliding_window": 128, **more})
+
+    assert sliding == (found.sliding, found.window)
+
+
+def test_vllm_keeps_the_window_of_sliding_layers_only() -> None:
+    """gpt-oss-20b: 12 layers of 24 look back 128 tokens; a layer takes 2 KiB for a token."""
+    whole = tenant(GPT_OSS, 32768, prefill=2048)
+    windowed = tenant(GPT_OSS, 32768, prefill=2048, windowed=True)
+
+    layer = 2 * 8 * 64 * 2
+    assert 24 * layer == whole.kv_bytes_per_token
+    assert 12 * layer * (32768 + 127 + 2048) == windowed.shape.windowed_bytes(32768, 2048)
+    assert pytest.approx(12 * layer * (1 + 2175 / 32768), abs=1) == windowed.kv_bytes_per_token
+    # A request that is no longer than the window and a prefill takes all layers in full.
+    assert 24 * layer == tenant(GPT_OSS, 2048, prefill=2048, windowed=True).kv_bytes_per_token
+
+
+def test_vllms_groups_of_layers_are_filled_up() -> None:
+    """Gemma 3 27B: 52 sliding layers and 10 others make groups of 10, so 8 layers are padding."""
+    config = {**MODELS[QWEN]["config"], "model_type": "gemma3_text", "sliding_window": 1024, "num_hidden_layers": 62}
+    found = shape_of(config)
+
+    assert found.kv_bytes_per_token // 62 * (10 * 8192 + 60 * (1023 + 2048)) == found.windowed_bytes(8192, 2048)
+
+
+def test_a_model_without_windows_needs_the_same_either_way() -> None:
+    assert tenant(QWEN).kv_bytes_per_token == tenant(QWEN, windowed=True).kv_bytes_per_token
+
+
 def test_a_multimodal_models_text_counts() -> None:
     assert shape(QWEN) == shape_of({"model_type": "x", "text_config": MODELS[QWEN]["config"]})
 
@@ -134,7 +184,7 @@ def test_the_cache_is_no_larger_than_the_pool() -> None:
 
 
 @given(
-    st.lists(st.sampled_from([TINY, QWEN, YI, AWQ]), min_size=1, max_size=3, unique=True),
+    st.lists(st.sampled_from([TINY, QWEN, YI, AWQ, "openai/gpt-oss-20b"]), min_size=1, max_size=3, unique=True),
     st.integers(8, 140),
     st.integers(256, 16384),
     st.integers(1, 128),
@@ -143,7 +193,7 @@ def test_the_cache_is_no_larger_than_the_pool() -> None:
 def test_a_plan_is_never_more_than_the_card(
     models: list[str], gib: int, context: int, requests: int, engine: str
 ) -> None:
-    tenants = [tenant(name, context, requests, engine=engine) for name in models]
+    tenants = [tenant(name, context, requests, engine=engine, windowed=engine == "vllm") for name in models]
     try:
         plan = plan_memory(gib * GIB, tenants)
     except UsageError:

@@ -21,6 +21,7 @@ __all__ = [
     "FlagHistory",
     "ServerFlags",
     "Setting",
+    "at_least",
     "load_server_flags",
 ]
 
@@ -146,6 +147,12 @@ def load_server_flags(path: Path) -> ServerFlags:
         ConfigError: it is wrong, with every place.
     """
     return parse(load(path.read_text(encoding="utf-8"), file=str(path)), ServerFlags)
+
+
+def at_least(version: str, least: str) -> bool:
+    """Whether a release is this one or a newer one; False for what is no version."""
+    asked = _version(version)
+    return asked is not None and asked >= Version(least)
 
 
 def _version(text: str) -> Version | None:

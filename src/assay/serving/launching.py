@@ -10,7 +10,7 @@ from assay.errors import UsageError
 from assay.model.profile import Flags, FlagValue
 from assay.serving.command import ServerCommand, with_features_off
 from assay.serving.flags import apply
-from assay.serving.knowledge import Setting
+from assay.serving.knowledge import Setting, at_least
 from assay.serving.memory import Share, Tenant
 from assay.serving.modelshape import ModelShape
 from assay.serving.standing import Standing
@@ -22,6 +22,11 @@ _ATTENTION: Final = frozenset({"flashinfer", "triton-attention"})
 _FRACTION: Final = {"sglang": "mem-fraction-static", "vllm": "gpu-memory-utilization"}
 _CONTEXT: Final = {"sglang": "context-length", "vllm": "max-model-len"}
 _REQUESTS: Final = {"sglang": "max-running-requests", "vllm": "max-num-seqs"}
+_WINDOWED_SINCE: Final = "0.11.0"
+"""The oldest vLLM whose source was read to keep the windows of sliding layers only. SGLang 0.5.2 keeps all tokens of
+gpt-oss and Gemma (server_args.py), and other releases and models are reckoned so too: that is never too little."""
+_WHOLE_CACHE: Final = frozenset({"disable-hybrid-kv-cache-manager", "kv-transfer-config", "kv-events-config"})
+"""Flags with which vLLM keeps all tokens of all layers (0.11.0, config/__init__.py)."""
 _DEFAULT_CONTEXT: Final = 8192
 _DEFAULT_REQUESTS: Final = 16
 
@@ -158,6 +163,7 @@ def tenant_of(
         prefill=prefill if prefill is not None else 8192,
         pool=pool,
         fraction=float(fraction) if keep_fraction and isinstance(fraction, str) else None,
+        windowed=engine == "vllm" and at_least(command.version, _WINDOWED_SINCE) and not _WHOLE_CACHE & set(flags),
     )
 
 

@@ -42,6 +42,15 @@ class Tenant:
     """The most tokens that the cache is to hold."""
     fraction: float | None = None
     """A share of the card that was asked for; it is checked, not chosen."""
+    windowed: bool = False
+    """The server keeps no more of the layers with a sliding window than they need."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Cache for each token of a request of full length."""
+        if self.windowed and self.shape.sliding:
+            return math.ceil(self.shape.windowed_bytes(self.context, self.prefill) / self.context)
+        return self.shape.kv_bytes_per_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +128,7 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
         raise UsageError(_too_large(card, reserve, tenants, least), hint=_advice(tenants))
     spare = card - reserve - needed
     wanted = {
-        tenant.name: (_pool(tenant) - tenant.context) * tenant.shape.kv_bytes_per_token
+        tenant.name: (_pool(tenant) - tenant.context) * tenant.kv_bytes_per_token
         for tenant in tenants
         if tenant.fraction is None
     }
@@ -143,7 +152,7 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
 
 def _least(tenant: Tenant) -> int:
     activations, graphs = _fixed(tenant)
-    cache = tenant.context * tenant.shape.kv_bytes_per_token
+    cache = tenant.context * tenant.kv_bytes_per_token
     return tenant.shape.weight_bytes + cache + activations + graphs + CONTEXT_BYTES
 
 
@@ -160,7 +169,7 @@ def _share(card: int, tenant: Tenant, more: int, *, before: int) -> Share:
         base, outside = card - before - CONTEXT_BYTES, 0
     else:
         base, outside = card, activations + graphs + CONTEXT_BYTES
-    least = tenant.context * shape.kv_bytes_per_token
+    least = tenant.context * tenant.kv_bytes_per_token
     cache = least + more
     fraction = math.ceil((shape.weight_bytes + cache + outside) / base * 1000) / 1000
     if tenant.fraction is not None:
@@ -174,12 +183,12 @@ def _share(card: int, tenant: Tenant, more: int, *, before: int) -> Share:
                 hint=f"give it {math.ceil(need / base * 100) / 100:g}, or a shorter context",
             )
         if tenant.pool is not None:
-            cache = min(cache, tenant.pool * shape.kv_bytes_per_token)
+            cache = min(cache, tenant.pool * tenant.kv_bytes_per_token)
     return Share(
         name=tenant.name,
         weights=shape.weight_bytes,
         cache=cache,
-        cache_tokens=cache // shape.kv_bytes_per_token,
+        cache_tokens=cache // tenant.kv_bytes_per_token,
         activations=activations,
         graphs=graphs,
         context=CONTEXT_BYTES,
@@ -192,7 +201,7 @@ def _too_large(card: int, reserve: int, tenants: Sequence[Tenant], needs: dict[s
     room = f"of the card's {_gib(card)} GiB {_gib(card - reserve)} may be used"
     lines = [f"{subject} not fit: {_gib(sum(needs.values()))} GiB are needed, and {room}"]
     for tenant in tenants:
-        cache = tenant.context * tenant.shape.kv_bytes_per_token
+        cache = tenant.context * tenant.kv_bytes_per_token
         lines.append(
             f"  {tenant.name}: {_gib(needs[tenant.name])} GiB, of it weights {_gib(tenant.shape.weight_bytes)}, "
             f"cache for one request of {tenant.context} tokens {_gib(cache)}"

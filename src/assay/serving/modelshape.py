@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -47,6 +48,22 @@ class ModelShape:
     """The widest layer's width."""
     estimated: bool
     """The weights were reckoned from the configuration, not read from files."""
+    layers: int
+    sliding: int = 0
+    """The layers of them that look back `window` tokens only."""
+    window: int = 0
+
+    def windowed_bytes(self, tokens: int, step: int) -> int:
+        """Return the cache of one request where sliding layers keep no more than they need.
+
+        So does vLLM (0.11.0: `SlidingWindowSpec` in v1/kv_cache_interface.py, and groups of equally many layers in
+        v1/core/kv_cache_utils.py). `step` is the most tokens that are computed at once.
+        """
+        full = self.layers - self.sliding
+        group = min(full, self.sliding) or self.layers
+        kept = min(self.window - 1 + step, tokens)
+        slots = _padded(full, group) * tokens + _padded(self.sliding, group) * kept
+        return math.ceil(slots * self.kv_bytes_per_token / self.layers)
 
     def activation_bytes(self, prefill_tokens: int, requests: int) -> int:
         """Return about what a forward pass needs beside weights and cache.
@@ -55,6 +72,35 @@ class ModelShape:
         request; measured servers need more with graphs, which the caller adds.
         """
         return prefill_tokens * (4 * self.hidden + 2 * self.inner) * 2 + requests * self.vocabulary * 4 * 2
+
+
+def _padded(layers: int, group: int) -> int:
+    return math.ceil(layers / group) * group
+
+
+def _sliding(config: Mapping[str, Any], layers: int) -> tuple[int, int]:
+    """Return how many layers look back over a window only, and the window; (0, 0) where none is known to.
+
+    The defaults are those of the configuration classes of transformers 4.57. A model that is not known to slide counts
+    as one that does not, which needs more memory.
+    """
+    window = _number(config, "sliding_window", default=0)
+    if not window:
+        return 0, 0
+    kind = str(config.get("model_type"))
+    types = config.get("layer_types")
+    count = 0
+    if isinstance(types, list):
+        count = types.count("sliding_attention")
+    elif kind in {"gpt_oss", "gemma2"}:
+        count = (layers + 1) // 2
+    elif kind in {"gemma3", "gemma3_text"}:
+        count = layers - layers // _number(config, "sliding_window_pattern", default=6)
+    elif kind.startswith("qwen") and str(config.get("use_sliding_window", "false")).lower() == "true":
+        count = max(0, layers - _number(config, "max_window_layers", default=28))
+    elif kind in {"mistral", "mixtral", "phi3", "starcoder2"}:
+        count = layers
+    return (count, window) if count else (0, 0)
 
 
 def _number(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
@@ -97,6 +143,7 @@ def shape_of(config: Mapping[str, Any], *, weight_bytes: int | None = None, kv_t
         per_token = 2 * layers * kv_heads * width * cached
     reckoned = _weights(config, outer, hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, width=width,
                         inner=inner, vocabulary=vocabulary, element=element)  # fmt: skip
+    sliding, window = _sliding(config, layers)
     return ModelShape(
         weight_bytes=weight_bytes if weight_bytes is not None else reckoned,
         kv_bytes_per_token=int(per_token),
@@ -105,6 +152,9 @@ def shape_of(config: Mapping[str, Any], *, weight_bytes: int | None = None, kv_t
         hidden=hidden,
         inner=inner,
         estimated=weight_bytes is None,
+        layers=layers,
+        sliding=sliding,
+        window=window,
     )
 
 
