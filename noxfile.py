@@ -20,6 +20,8 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 ROOT: Final = Path(__file__).parent
 PYPROJECT: Final = ROOT / "pyproject.toml"
+# What the README's matrix is made with; without --check this writes it.
+README_MATRIX: Final = ("--records", "docs/records", "--measured", "--into", "README.md")
 # Ctrl-C reaches the program too; nox would kill it after 0.3 s, long before a build can be stopped cleanly.
 PATIENCE: Final = 60.0
 
@@ -105,6 +107,7 @@ def docs(session: nox.Session) -> None:
     environment(session, "test")
     run(session, "assay", "render", "--check")
     run(session, "python", "docs/generate.py", "--check")
+    run(session, "assay", "report", *README_MATRIX, "--check")
     run(session, "python", "-m", "pytest", "-q", "-k", "drift or schema or docs or readme", *session.posargs)
 
 

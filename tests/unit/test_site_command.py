@@ -10,7 +10,7 @@ import pytest
 from assay.adapters.store import FileStore
 from assay.cli import main
 from assay.model.outcome import Outcome
-from assay.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+from assay.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, dump, file_name
 
 WHEN = datetime(2026, 11, 1, tzinfo=UTC)
 MATRIX = """\
@@ -122,3 +122,52 @@ def test_claims_that_are_wrong_are_left_out_with_a_warning(project: Path, capsys
 
     assert report(project, "--html", str(project / "site")) == 0
     assert "claims are left out" in capsys.readouterr().err
+
+
+def committed(project: Path) -> Path:
+    """Keep a record outside build_logs/, as a repository does."""
+    probe = ProbeRecord(
+        created=WHEN, run="elsewhere", cell="made-f1.0", suite_digest="s", executor="docker", packages={},
+        devices=(Device(name="card", capability="12.0", memory_bytes=1, driver="580"),),
+        features={"radix-cache": FeatureResult(outcome=Outcome.WORKS)},
+    )  # fmt: skip
+    folder = project / "docs" / "records" / "sm_120"
+    folder.mkdir(parents=True)
+    (folder / file_name(probe)).write_bytes(dump(probe))
+    return folder.parent
+
+
+def test_committed_records_are_shown_beside_those_of_this_machine(project: Path, tmp_path: Path) -> None:
+    folder = committed(project)
+    page = "cells/made-f1.0.html"
+    for words, builds in (((), True), (("--records", str(folder)), False)):
+        out = tmp_path / f"site{len(words)}"
+        assert main(["report", "--html", str(out), "--project", str(project), *words]) == 0
+        text = (out / page).read_text()
+
+        assert "radix-cache" in text
+        assert ("r/a.log" in text) is builds
+
+
+def test_a_readme_holds_what_was_measured_and_a_check_finds_drift(project: Path) -> None:
+    folder = committed(project)
+    readme = project / "README.md"
+    readme.write_text("# Mine\n<!-- assay matrix: begin -->\n<!-- assay matrix: end -->\n")
+    words = ["report", "--records", str(folder), "--measured", "--into", str(readme), "--project", str(project)]
+
+    assert main([*words, "--check"]) == 1
+    assert "made-f1.0" not in readme.read_text()
+    assert main(words) == 0
+    assert main([*words, "--check"]) == 0
+    text = readme.read_text()
+    assert "| radix-cache | ✓ works |" in text
+    assert "measured on card" in text
+    assert "claimed" not in text
+    readme.write_text(text.replace("✓ works", "✗ broken"))
+    assert main([*words, "--check"]) == 1
+
+
+def test_options_of_pages_without_pages_are_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--measured"], ["--check"], ["--records", str(project)], ["--check", "--html", "x"]):
+        assert main(["report", "--project", str(project), *words]) == 2
+        assert "--into" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import click
 from assay import console, report
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option, select_argument
+from assay.errors import UsageError
 
 __all__ = ["command"]
 
@@ -19,6 +20,16 @@ __all__ = ["command"]
 @format_option("text", "markdown", "json", "junit")
 @click.option("--html", type=click.Path(path_type=Path, file_okay=False), help="Write the pages into this folder.")
 @click.option("--into", type=click.Path(path_type=Path, dir_okay=False), help="Put the matrix into this Markdown file.")
+@click.option(
+    "--records",
+    "folders",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    metavar="DIR",
+    help="For pages, Markdown and badges: records from here alone (default: build_logs/ and docs/records/).",
+)
+@click.option("--measured", is_flag=True, help="With --into: only what was measured, no predictions and claims.")
+@click.option("--check", is_flag=True, help="With --into: change nothing; fail where the file is not what it would be.")
 @click.option("--badges", type=click.Path(path_type=Path, file_okay=False), help="Write SVG badges into this folder.")
 def command(
     select: tuple[str, ...],
@@ -28,14 +39,24 @@ def command(
     html: Path | None,
     into: Path | None,
     badges: Path | None,
+    folders: tuple[Path, ...],
+    measured: bool,
+    check: bool,
 ) -> int:
     """Show for each cell what was built, skipped, refused or failed, its size and time, and what changed."""
     files, plan = load(project)
     if html or into or badges:
         from assay.cli import site  # noqa: PLC0415 - templates and claims are read for pages only
 
-        site.write(files, plan, plan.select(select), html=html, into=into, badges=badges)
+        pages = site.gathered(files, plan, plan.select(select), folders=folders)
+        if check:
+            if into is None or html or badges:
+                raise UsageError("--check goes with --into alone", hint="assay report --into README.md --check")
+            return site.drifted(pages, into, measured=measured)
+        site.write(pages, html=html, into=into, badges=badges, measured=measured)
         return 0
+    if folders or measured or check:
+        raise UsageError("--records, --measured and --check go with --html, --into or --badges")
     store = FileStore(files.root / "build_logs")
     made = report.make(plan.select(select), store.records(), excluded=len(plan.excluded))
     match form:

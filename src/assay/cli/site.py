@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from assay import claims as ledger
@@ -12,33 +12,25 @@ from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore, write_whole
 from assay.diagnose import default_library
 from assay.diagnose.text import clean
-from assay.errors import ConfigError, UsageError
+from assay.errors import ConfigError, StoreError, UsageError
 from assay.lockfile import lock_digest
 from assay.model.cell import Cell
 from assay.plan import Plan
-from assay.record import now
+from assay.record import AnyRecord, now, parse
 from assay.serving.standing import load_claims
 
-__all__ = ["write"]
+__all__ = ["drifted", "gathered", "write"]
 
 _LOG_BYTES = 64 << 10
 _LOG_LINES = 120
 
 
-def write(
-    files: ProjectFiles,
-    plan: Plan,
-    cells: Iterable[Cell],
-    *,
-    html: Path | None,
-    into: Path | None,
-    badges: Path | None,
-) -> None:
-    """Write the pages, the Markdown twin and the badges that are asked for.
+def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders: Sequence[Path] = ()) -> site.Site:
+    """Gather what the pages show of cells.
 
-    Raises:
-        UsageError: the file for the Markdown twin is missing or has no markers.
-        StoreError: something cannot be written.
+    Args:
+        folders: records from these folders and below them; without any, those of build_logs/ and the committed ones
+            in docs/records/.
     """
     chosen = list(cells)
     store = FileStore(files.root / "build_logs")
@@ -51,8 +43,9 @@ def write(
     # Cells that only records know (references of others) are shown with all cells, not with a selection.
     ids = {cell.id for cell in chosen}
     everything = ids >= {cell.id for cell in plan.cells}
-    made = site.gather(
-        (record for record in store.records() if everything or record.cell in ids),
+    records = _records(folders or (store.root / "records", files.root / "docs" / "records"))
+    return site.gather(
+        (record for record in records if everything or record.cell in ids),
         chosen,
         made=now(),
         claims=_claims(files.root),
@@ -62,6 +55,29 @@ def write(
         read_document=store.document,
         read_log=lambda relative: _excerpt(store.root, relative),
     )
+
+
+def _records(folders: Iterable[Path]) -> list[AnyRecord]:
+    """Read records below folders, oldest first; the same record in two folders counts once."""
+    paths = {path.name: path for folder in folders for path in sorted(folder.rglob("*.json"))}
+    found: list[AnyRecord] = []
+    for name, path in sorted(paths.items()):
+        try:
+            found.append(parse(path.read_bytes(), source=name))
+        except (OSError, StoreError) as error:
+            console.warn(f"{path} was passed over: {error}")
+    return found
+
+
+def write(
+    made: site.Site, *, html: Path | None, into: Path | None, badges: Path | None, measured: bool = False
+) -> None:
+    """Write the pages, the Markdown twin and the badges that are asked for.
+
+    Raises:
+        UsageError: the file for the Markdown twin is missing or has no markers.
+        StoreError: something cannot be written.
+    """
     if html is not None:
         count = 0
         for path, data in site.render(made):
@@ -72,9 +88,24 @@ def write(
         for path, data in site.badges(made):
             write_whole(badges / Path(path).name, data)
     if into is not None:
-        if not into.is_file():
-            raise UsageError(f"{into} does not exist", hint="name a Markdown file that has the two markers")
-        write_whole(into, site.between_markers(into.read_text("utf-8"), site.table(made), file=str(into)).encode())
+        write_whole(into, _with_table(made, into, measured=measured)[1].encode())
+
+
+def drifted(made: site.Site, into: Path, *, measured: bool) -> int:
+    """Return 1, and say so, if a file's matrix is not what the records give."""
+    old, new = _with_table(made, into, measured=measured)
+    if old == new:
+        return 0
+    console.say(f"the matrix in {into} is not what the records give; run the same command without --check")
+    return 1
+
+
+def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, str]:
+    """Return a Markdown file as it is and as it should be."""
+    if not into.is_file():
+        raise UsageError(f"{into} does not exist", hint="name a Markdown file that has the two markers")
+    old = into.read_text("utf-8")
+    return old, site.between_markers(old, site.table(made, measured=measured), file=str(into))
 
 
 def _claims(root: Path) -> list[site.Claim]:

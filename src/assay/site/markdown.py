@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from assay.errors import UsageError
@@ -37,32 +38,54 @@ def _say(result: Result | None) -> str:
     return f"{result.outcome.symbol} {result.outcome.value.replace('_', ' ')}{mark}"
 
 
-def table(site: Site) -> str:
-    """Return one table for each target: a row for each cell of which anything is known, a column for each feature."""
+def table(site: Site, *, measured: bool = False) -> str:
+    """Return one table for each target: a row for each feature, a column for each cell of which anything is known.
+
+    With `measured`, only what ran on such a GPU; a target on which nothing ran says so.
+    """
     parts: list[str] = []
     for target in site.targets:
-        rows: list[tuple[CellPage, list[Result | None]]] = []
-        for page in site.cells:
-            if target in page.targets:
-                results = [page.best(feature, target) for feature in site.features]
-                if any(results) or page.build:
-                    rows.append((page, results))
-        columns = [f for i, f in enumerate(site.features) if any(results[i] for _, results in rows)]
-        if not rows:
-            continue
-        parts += [f"**{_cell(target)}**", "", "| cell | build | " + " | ".join(map(_cell, columns)) + " |"]
-        parts.append("|---" * (2 + len(columns)) + "|")
-        for page, results in rows:
-            said = [_say(results[site.features.index(feature)]) for feature in columns]
-            build = page.build.status if page.build else "not built"
-            parts.append("| " + " | ".join([_cell(page.id), build, *said]) + " |")
-        parts.append("")
+        pages = [page for page in site.cells if target in page.targets]
+        found = {page.id: {f: page.best(f, target) for f in site.features} for page in pages}
+        if measured:
+            found = {cell: {f: r if _ran(r) else None for f, r in row.items()} for cell, row in found.items()}
+            pages = [page for page in pages if any(found[page.id].values())]
+            if not pages:
+                parts += [f"**{_cell(target)}**: nothing has been measured yet.", ""]
+                continue
+            notes = sorted({r.note for page in pages for r in found[page.id].values() if r and r.note})
+            parts += [f"**{_cell(target)}**, measured on {_cell('; '.join(notes))}", ""]
+        else:
+            pages = [page for page in pages if page.build or any(found[page.id].values())]
+            if not pages:
+                continue
+            parts += [f"**{_cell(target)}**", ""]
+        parts += _table(site, pages, found, builds=not measured)
     if not parts:
         return "Nothing is recorded yet.\n"
-    parts.append(
-        "Measured unless it says predicted (read from the binaries by the audit) or claimed (written by others)."
-    )
-    return "\n".join(parts) + "\n"
+    if not measured:
+        parts.append(
+            "Measured unless it says predicted (read from the binaries by the audit) or claimed (written by others)."
+        )
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _ran(result: Result | None) -> bool:
+    return result is not None and result.source is Source.MEASURED and result.outcome is not Outcome.NOT_RUN
+
+
+def _table(
+    site: Site, pages: Sequence[CellPage], found: Mapping[str, Mapping[str, Result | None]], *, builds: bool
+) -> list[str]:
+    lines = ["| | " + " | ".join(_cell(page.id) for page in pages) + " |", "|---" * (1 + len(pages)) + "|"]
+    if builds:
+        said = [page.build.status if page.build else "not built" for page in pages]
+        lines.append("| build | " + " | ".join(said) + " |")
+    for feature in site.features:
+        row = [found[page.id][feature] for page in pages]
+        if any(row):
+            lines.append(f"| {_cell(feature)} | " + " | ".join(map(_say, row)) + " |")
+    return [*lines, ""]
 
 
 def between_markers(document: str, text: str, *, file: str = "README.md") -> str:
