@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from assay.audit.facts import CodeGroup, GpuCode, Library, WheelFacts
+from assay.audit.facts import READER, CodeGroup, GpuCode, Library, WheelFacts
 
 
 def wheel_bytes(
@@ -20,6 +20,7 @@ def wheel_bytes(
     *,
     requires: tuple[str, ...] = (),
     method: int = zipfile.ZIP_DEFLATED,
+    record: str = "",
 ) -> bytes:
     """Return a wheel."""
     info = f"{name}-{version}.dist-info"
@@ -32,7 +33,7 @@ def wheel_bytes(
             archive.writestr(path, data)
         archive.writestr(f"{info}/METADATA", metadata)
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: cp311-cp311-linux_x86_64\n")
-        archive.writestr(f"{info}/RECORD", "")
+        archive.writestr(f"{info}/RECORD", record)
     return made.getvalue()
 
 
@@ -77,6 +78,7 @@ def facts(name: str, version: str, *libraries: Library, requires: tuple[str, ...
     tag = "cp311-cp311-linux_x86_64"
     return WheelFacts.model_validate(
         {
+            "reader": READER,
             "name": name,
             "version": version,
             "filename": f"{name.replace('-', '_')}-{version}-{tag}.whl",

@@ -17,7 +17,7 @@ from assay.adapters.demangle import demangle
 from assay.adapters.facts_cache import FactsCache
 from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
 from assay.audit.elf import read_elf
-from assay.audit.facts import dump_facts, library_facts, load_facts
+from assay.audit.facts import READER, dump_facts, library_facts, load_facts
 from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
 from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
@@ -51,6 +51,15 @@ def test_what_holds_no_facts_is_told(data: bytes) -> None:
 def test_facts_of_a_newer_reader_are_refused() -> None:
     with pytest.raises(WheelError, match="newer"):
         load_facts(dump_facts(facts("a", "1", reader=99)), source="here")
+
+
+def test_facts_of_an_older_reader_are_as_good_as_none(tmp_path: Path) -> None:
+    cache = FactsCache(tmp_path)
+    cache.put(facts("a", "1", sha256=SHA, reader=READER - 1))
+    cache.put(facts("b", "1", sha256="b" * 64))
+
+    assert FactsCache(tmp_path).get(SHA) is None
+    assert FactsCache(tmp_path).get("b" * 64) is not None
 
 
 def test_complete_facts_are_never_replaced_by_incomplete_ones(tmp_path: Path) -> None:

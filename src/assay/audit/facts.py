@@ -103,6 +103,8 @@ class Library(Value):
 
     path: str
     size: int
+    digest: str | None = None
+    """Hex sha256 of the file, as the wheel's RECORD has it."""
     scope: Scope = "full"
     """`prefix`: read from its first bytes; `needed` then has no order and GPU code was not looked for.
     `listed`: known by name alone."""
@@ -243,7 +245,8 @@ class WheelFacts(Value):
     """What was learnt of one wheel."""
 
     schema_version: Literal[1] = 1
-    reader: int = READER
+    reader: int = 0
+    """`READER` of who read the wheel. Its default is no reader at all: defaults are not written down."""
     name: str
     """Normalised distribution name."""
     version: str

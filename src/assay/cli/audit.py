@@ -103,7 +103,7 @@ def command(  # noqa: PLR0917
 
         reports += [
             tell(report)
-            for report in audit_images(auditor, images, gpus or _all_targets(matrix), files, record=not no_record)
+            for report in audit_images(auditor, images, gpus or _all_targets(matrix), files, plan, record=not no_record)
         ]
     _show(reports, form)
     return 1 if any(report.verdict is Verdict.FAIL for report in reports) else 0

@@ -12,6 +12,11 @@ from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
 from assay.flows.audit import Auditor, keep_record
 from assay.flows.audit_image import audit_image
+from assay.lockfile import lock_digest
+from assay.model.lock import Lock
+from assay.plan import Plan
+from assay.ports.engine import ImageInfo
+from assay.render import LABEL_PREFIX
 
 __all__ = ["audit_images"]
 
@@ -21,17 +26,31 @@ def audit_images(
     references: Sequence[str],
     targets: Sequence[TargetGpu],
     files: ProjectFiles | None,
+    plan: Plan | None,
     *,
     record: bool,
 ) -> list[AuditReport]:
-    """Audit images the engine holds; inside a project each leaves a record."""
+    """Audit images the engine holds; inside a project each leaves a record, and its own images meet their locks."""
     engine = DockerEngine()
     reports: list[AuditReport] = []
     for reference in references:
-        report = audit_image(engine, reference, auditor, targets=targets, tell=console.say)
+        lock = _lock(engine.image(reference), files, plan)
+        report = audit_image(engine, reference, auditor, targets=targets, lock=lock, tell=console.say)
         if record and files is not None:
             info = engine.image(reference)
             store = FileStore(files.root / "build_logs")
             keep_record(store, report, run="audit", cell=None, image_digest=info.digest if info else None)
         reports.append(report)
     return reports
+
+
+def _lock(image: ImageInfo | None, files: ProjectFiles | None, plan: Plan | None) -> Lock | None:
+    """Return the lock an image says it was built from, if that still is the lock of its cell."""
+    if image is None or files is None or plan is None:
+        return None
+    for cell in plan.cells:
+        if cell.id == image.labels.get(f"{LABEL_PREFIX}cell"):
+            lock = files.lock(cell)
+            if lock is not None and lock_digest(lock) == image.labels.get(f"{LABEL_PREFIX}lock"):
+                return lock
+    return None

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -41,6 +42,8 @@ from assay.record import AuditRecord, now
 __all__ = ["Auditor", "Obtained", "base_of", "gpu_targets", "judgement", "keep_record", "promised"]
 
 JOBS = 8
+FULL_JOBS = 2
+"""Wheels read wholly at the same time."""
 ROUNDS = 4
 """How often libraries that turn out to matter are read before it is left at that."""
 
@@ -101,6 +104,7 @@ class Auditor:
         self._meter = _Meter()
         self._one_at_a_time: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
+        self._full = threading.BoundedSemaphore(FULL_JOBS)
 
     # ------------------------------------------------------------------------------------------------- judging
 
@@ -136,6 +140,11 @@ class Auditor:
         keep_record(store, report, run=run, cell=cell, image_digest=None)
         return judgement(report)
 
+    def known(self, lock: Lock) -> tuple[WheelFacts, ...]:
+        """Return the facts of those wheels of a lock that have been read."""
+        found = (self._facts.get(wheel.sha256) for wheel in lock.wheels if wheel.is_wheel)
+        return tuple(facts for facts in found if facts is not None)
+
     def judge_installed(
         self,
         installation: Installation,
@@ -146,7 +155,11 @@ class Auditor:
     ) -> AuditReport:
         """Audit what is installed in an image; see flows/audit_image.py."""
         started = time.monotonic()
-        known = {wheel.name: tuple(self._facts.named(wheel.name)) for wheel in installation.wheels if wheel.libraries}
+        known = {
+            wheel.name: tuple(self._facts.named(wheel.name))
+            for wheel in installation.wheels
+            if wheel.libraries and not wheel.is_torch
+        }
         report = audit(
             installation,
             self.knowledge,
@@ -154,7 +167,7 @@ class Auditor:
             name=name,
             subject="image",
             demangle=self._demangle,
-            known={key: found for key, found in known.items() if found and key != "torch"},
+            known=known,
             problems=problems,
         )
         return report.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
@@ -266,14 +279,19 @@ class Auditor:
             known = self._facts.get(file.sha256) if file.sha256 else None
             if known is not None and self._enough(known):
                 return known
-            depth = self._first_depth(file)
-            facts = read_wheel(file, self._wheels, depth=depth, progress=self._progress)
-            self._meter.add(facts.size or 0 if depth is Depth.FULL else 0)
-            if depth is Depth.SYMBOLS and self._worth_all(facts):
-                facts = read_wheel(file, self._wheels, depth=Depth.FULL, progress=self._progress)
+            facts = self._read(file, self._first_depth(file))
+            if not facts.complete and self._worth_all(facts):
+                facts = self._read(file, Depth.FULL)
             if facts.sha256:
                 self._facts.put(facts)
             return facts
+
+    def _read(self, file: IndexFile, depth: Depth) -> WheelFacts:
+        # A full read keeps some 100 MB, and unpacking keeps a core busy: more at once gain nothing.
+        with self._full if depth is Depth.FULL else nullcontext():
+            facts = read_wheel(file, self._wheels, depth=depth, progress=self._progress)
+        self._meter.add(facts.size or 0 if depth is Depth.FULL else 0)
+        return facts
 
     def _first_depth(self, file: IndexFile) -> Depth:
         try:

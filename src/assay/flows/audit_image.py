@@ -1,10 +1,14 @@
-"""Reads what is installed in an image, from its file system in one stream: nothing in it is run or imported."""
+"""Reads what is installed in an image, from its file system in one stream: nothing in it is run or imported.
+
+A library that is the very file of a wheel already known is hashed and no more; what differs is read, and told.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from typing import Final
@@ -12,12 +16,13 @@ from typing import Final
 from packaging.utils import canonicalize_name
 
 from assay.audit.context import TargetGpu
-from assay.audit.facts import Library, WheelFacts
+from assay.audit.facts import Library, WheelFacts, installed_path
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.image import Unread
 from assay.audit.linker import Base, Installation
 from assay.audit.member import MemberReader
 from assay.errors import EngineError, WheelError
+from assay.flows.ahead import Ahead
 from assay.flows.audit import Auditor
 from assay.flows.read_wheel import is_library
 from assay.model.lock import Lock
@@ -27,6 +32,8 @@ from assay.ports.engine import Engine, ImageFile
 __all__ = ["ImageContents", "audit_image", "read_image"]
 
 CHUNK: Final = 1 << 20
+PASSES: Final = 2
+"""How often an image is read again at most."""
 MAX_TEXT: Final = 16 << 20
 _SITE: Final = re.compile(r"^(?P<site>.*/(?:site|dist)-packages)/(?P<rest>.+)$")
 _PYTHON: Final = re.compile(r"/(?:lib|bin)/python(3\.\d+)(?:/|$)")
@@ -55,6 +62,12 @@ class ImageContents:
     pythons: set[str] = field(default_factory=set)
     again: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Files of which parts turned out to be needed after they had passed."""
+    known: Mapping[str, Library] = field(default_factory=dict)
+    """Path in site-packages -> library that a locked wheel has there."""
+    replaced: set[str] = field(default_factory=set)
+    """Libraries that are others than the locked wheel's."""
+    present: set[str] = field(default_factory=set)
+    """All files and links with a library's name."""
 
 
 def audit_image(
@@ -84,9 +97,14 @@ def audit_image(
     info = engine.image(reference)
     if info is None:
         raise EngineError(f"the engine has no image {reference}", hint=f"docker pull {reference}")
-    contents = read_image(engine, reference, tell)
+    wheels = auditor.known(lock) if lock is not None else ()
+    known = {installed_path(library.path): library for wheel in wheels for library in wheel.libraries}
+    contents = read_image(engine, reference, tell, known=known)
     installation = installed(contents, name=reference, env=info.env, digest=info.digest or info.id)
-    problems = list(_not_as_locked(installation, lock)) if lock is not None else []
+    problems: list[Finding] = []
+    if lock is not None:
+        problems += _not_as_locked(installation, lock)
+        problems += _not_their_files(contents, name=reference, wheels=wheels, installation=installation)
     return auditor.judge_installed(installation, targets, name=name or reference, problems=problems)
 
 
@@ -110,75 +128,187 @@ def _not_as_locked(installation: Installation, lock: Lock) -> Iterable[Finding]:
         )
 
 
-def read_image(engine: Engine, reference: str, tell: Callable[[str], None] | None = None) -> ImageContents:
-    """Read an image's file system; in a second pass what could not be known to matter in the first."""
-    contents = ImageContents()
+def _not_their_files(
+    contents: ImageContents, *, name: str, wheels: Iterable[WheelFacts], installation: Installation
+) -> Iterable[Finding]:
+    """R5: the version is the locked one, the files are not."""
+    here = {wheel.name: wheel.version for wheel in installation.wheels}
+    site = _main_site(contents, name)
+    for wheel in wheels:
+        if here.get(wheel.name) != wheel.version:
+            continue
+        paths = {f"{site}/{installed_path(library.path)}": library.path for library in wheel.libraries}
+        changed = sorted(path for path in paths if path in contents.replaced)
+        missing = sorted(path for path in paths if "/../" not in path and path not in contents.present)
+        for found, message in (
+            (changed, "is not the file of the locked wheel: something replaced it after the lock"),
+            (missing, "of the locked wheel is not there"),
+        ):
+            if found:
+                more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+                yield Finding(
+                    rule="R5",
+                    severity=Severity.ERROR if found is changed else Severity.WARNING,
+                    package=f"{wheel.name} {wheel.version}",
+                    library=paths[found[0]],
+                    message=f"{message}{more}",
+                    fix="look for a later step that installs, copies or removes files of this package",
+                )
+
+
+def read_image(
+    engine: Engine,
+    reference: str,
+    tell: Callable[[str], None] | None = None,
+    *,
+    known: Mapping[str, Library] | None = None,
+) -> ImageContents:
+    """Read an image's file system; once more for what could not be known to matter the first time.
+
+    Args:
+        known: path in site-packages -> library of a locked wheel, which is not read again if its bytes are the same.
+    """
+    contents = ImageContents(known=known or {})
     with engine.image_files(reference) as files:
-        for file in files:
-            _first(contents, file)
+        _take(contents, _first(contents, files))
     if tell is not None:
         tell(f"{reference}: {len(contents.libraries)} libraries read")
-    wanted, contents.again = contents.again, {}
     # NVIDIA's own libraries need not be known symbol by symbol: not worth reading the whole image again.
-    needed = {path: ranges for path, ranges in wanted.items() if "/nvidia/" not in path}
-    if needed:
+    for _ in range(PASSES):
+        unread = {path for path, ranges in contents.again.items() if ranges and "/nvidia/" in path}
+        for path in unread:
+            contents.libraries[path] = Library(path=path, size=0, scope="listed")
+        wanted = {path: ranges for path, ranges in contents.again.items() if path not in unread}
+        contents.again = {}
+        if not wanted:
+            return contents
         with engine.image_files(reference) as files:
-            for file in files:
-                if file.path in needed:
-                    _library(contents, file, needed[file.path])
-    for path in {*wanted} - {*needed}:
-        contents.libraries[path] = Library(path=path, size=0, scope="listed")
+            _take(contents, _again(files, wanted))
     for path in contents.again:
         contents.libraries[path] = Library(path=path, size=0, scope="listed", problem="its tables lie too far apart")
     return contents
 
 
-def _first(contents: ImageContents, file: ImageFile) -> None:
-    match = _PYTHON.search(file.path)
-    if match:
-        contents.pythons.add(match.group(1))
-    if file.kind in {"symlink", "hardlink"}:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.target))
-        contents.links[file.path] = target
-        if posixpath.basename(file.path) in _COMPILERS and "/bin/" in file.path:
-            contents.programs.add(posixpath.basename(file.path))
+class _Hash:
+    """Takes the bytes of what may be a known library."""
+
+    def __init__(self, path: str, library: Library) -> None:
+        self.path = path
+        self.library = library
+        self._hash = hashlib.sha256()
+        self.feed = self._hash.update
+
+    @property
+    def same(self) -> bool:
+        """Whether the bytes were the known ones."""
+        return self._hash.hexdigest() == self.library.digest
+
+
+_Reading = _Hash | MemberReader
+_Events = Iterator[_Reading | bytes | None]
+"""What takes a file, its bytes, and None at its end."""
+
+
+def _take(contents: ImageContents, events: _Events) -> None:
+    """Hash and parse in this thread while another one reads from the engine."""
+    ahead = Ahead(events)
+    try:
+        reader: _Reading | None = None
+        for event in ahead:
+            if event is None:
+                assert reader is not None
+                _finish(contents, reader)
+            elif isinstance(event, bytes):
+                assert reader is not None
+                reader.feed(event)
+            else:
+                reader = event
+    finally:
+        ahead.close()
+
+
+def _finish(contents: ImageContents, reader: _Reading) -> None:
+    if isinstance(reader, _Hash):
+        if reader.same:
+            contents.libraries[reader.path] = reader.library
+        else:
+            contents.replaced.add(reader.path)
+            contents.again[reader.path] = []
         return
-    if file.kind != "file":
+    try:
+        library = reader.finish()
+    except Unread as missing:
+        contents.again[reader.path] = [(missing.offset, missing.length), *reader.wanted()]
         return
-    site = _SITE.match(file.path)
-    rest = site.group("rest") if site else ""
-    if site and (_DIST.match(rest) or rest == "torch/version.py"):
-        contents.texts[file.path] = _text(file)
-    elif file.path in {"/var/lib/dpkg/status", "/etc/ld.so.conf", "/etc/os-release", "/usr/lib/os-release"} or (
-        file.path.startswith(("/etc/ld.so.conf.d/", "/var/lib/dpkg/status.d/"))
-    ):
-        contents.loader[file.path] = _text(file)
-    elif posixpath.basename(file.path) in _COMPILERS and "/bin/" in file.path:
-        contents.programs.add(posixpath.basename(file.path))
-    elif is_library(file.path) and file.size and (site or _SYSTEM.match(file.path)):
-        _library(contents, file, ())
+    except WheelError as error:
+        library = Library(path=reader.path, size=reader.size, scope="listed", problem=error.message)
+    if library is not None:
+        contents.libraries[reader.path] = library
+
+
+def _first(contents: ImageContents, files: Iterable[ImageFile]) -> _Events:
+    """Deal with small files, and yield what takes each library, its bytes, and None."""
+    for file in files:
+        match = _PYTHON.search(file.path)
+        if match:
+            contents.pythons.add(match.group(1))
+        base = posixpath.basename(file.path)
+        if file.kind in {"symlink", "hardlink"}:
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.target))
+            contents.links[file.path] = target
+            if base in _COMPILERS and "/bin/" in file.path:
+                contents.programs.add(base)
+            if is_library(file.path):
+                contents.present.add(file.path)
+            continue
+        if file.kind != "file":
+            continue
+        site = _SITE.match(file.path)
+        rest = site.group("rest") if site else ""
+        if site and (_DIST.match(rest) or rest == "torch/version.py"):
+            contents.texts[file.path] = _text(file)
+        elif file.path in {"/var/lib/dpkg/status", "/etc/ld.so.conf", "/etc/os-release", "/usr/lib/os-release"} or (
+            file.path.startswith(("/etc/ld.so.conf.d/", "/var/lib/dpkg/status.d/"))
+        ):
+            contents.loader[file.path] = _text(file)
+        elif base in _COMPILERS and "/bin/" in file.path:
+            contents.programs.add(base)
+        elif is_library(file.path) and (site or _SYSTEM.match(file.path)):
+            contents.present.add(file.path)
+            if file.size:
+                yield from _bytes(file, _reader(contents, file, rest))
+
+
+def _reader(contents: ImageContents, file: ImageFile, rest: str) -> _Reading:
+    known = contents.known.get(rest) if rest else None
+    if known is not None and known.size != file.size:
+        contents.replaced.add(file.path)
+    elif known is not None and known.digest is not None and known.scope != "listed":
+        return _Hash(file.path, known)
+    return MemberReader(file.path, file.size)
+
+
+def _again(files: Iterable[ImageFile], wanted: Mapping[str, list[tuple[int, int]]]) -> _Events:
+    left = set(wanted)
+    for file in files:
+        if file.path in left:
+            yield from _bytes(file, MemberReader(file.path, file.size, ranges=wanted[file.path]))
+            left.discard(file.path)
+        if not left:
+            return
+
+
+def _bytes(file: ImageFile, reader: _Reading) -> _Events:
+    yield reader
+    with file.open() as stream:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+    yield None
 
 
 def _text(file: ImageFile) -> bytes:
     with file.open() as stream:
         return stream.read(MAX_TEXT)
-
-
-def _library(contents: ImageContents, file: ImageFile, ranges: Iterable[tuple[int, int]]) -> None:
-    ranges = list(ranges)
-    reader = MemberReader(file.path, file.size, ranges=ranges)
-    with file.open() as stream:
-        while chunk := stream.read(CHUNK):
-            reader.feed(chunk)
-    try:
-        library = reader.finish()
-    except Unread as missing:
-        contents.again[file.path] = [(missing.offset, missing.length), *reader.wanted()]
-        return
-    except WheelError as error:
-        library = Library(path=file.path, size=file.size, scope="listed", problem=error.message)
-    if library is not None:
-        contents.libraries[file.path] = library
 
 
 def _resolve(contents: ImageContents, path: str) -> str:
@@ -198,24 +328,34 @@ def _resolve(contents: ImageContents, path: str) -> str:
     return path
 
 
-def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], digest: str) -> Installation:
-    """Return an image's contents as an installation; its main environment is the one with torch, else the largest."""
+def _sites(contents: ImageContents) -> dict[str, dict[str, dict[str, bytes]]]:
+    """Return folder of packages -> distribution -> its text files."""
     sites: dict[str, dict[str, dict[str, bytes]]] = {}
     for path, data in contents.texts.items():
         match = _SITE.match(path)
         dist = _DIST.match(match.group("rest")) if match else None
         if match and dist:
             sites.setdefault(match.group("site"), {}).setdefault(dist.group("dist"), {})[dist.group("file")] = data
+    return sites
+
+
+def _main_site(contents: ImageContents, name: str) -> str:
+    """Return the folder of packages with torch, else that with most of them."""
+    sites = _sites(contents)
     if not sites:
         raise EngineError(f"{name} has no Python packages", hint="is it an image of a server at all?")
-    site = max(sites, key=lambda key: (f"{key}/torch/version.py" in contents.texts, len(sites[key])))
+    return max(sites, key=lambda key: (f"{key}/torch/version.py" in contents.texts, len(sites[key])))
+
+
+def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], digest: str) -> Installation:
+    """Return an image's contents as an installation; its main environment is the one with torch, else the largest."""
+    site = _main_site(contents, name)
+    dists = _sites(contents)[site]
     aliases: dict[str, list[str]] = {}
     for link in contents.links:
         aliases.setdefault(_resolve(contents, link), []).append(link)
     wheels = [
-        _wheel(contents, site, dist, files, digest)
-        for dist, files in sorted(sites[site].items())
-        if "METADATA" in files
+        _wheel(contents, site, dist, files, digest) for dist, files in sorted(dists.items()) if "METADATA" in files
     ]
     owned = {library.path for wheel in wheels for library in wheel.libraries}
     stray = [
@@ -247,7 +387,8 @@ def _wheel(contents: ImageContents, site: str, dist: str, files: Mapping[str, by
         absolute = _resolve(contents, posixpath.normpath(f"{site}/{path}"))
         library = contents.libraries.get(absolute)
         if library is not None:
-            libraries.append(library.model_copy(update={"path": posixpath.normpath(path)}))
+            own = posixpath.normpath(path)
+            libraries.append(library if library.path == own else library.model_copy(update={"path": own}))
     cuda = _CUDA.search(contents.texts.get(f"{site}/torch/version.py", b"").decode("utf-8", "replace"))
     wheel = files.get("WHEEL", b"").decode("utf-8", "replace")
     return WheelFacts(

@@ -7,10 +7,10 @@ again from the nearest of the decompressor states that were kept on the way.
 
 from __future__ import annotations
 
+import base64
+import csv
 import hashlib
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from re import MULTILINE
 from re import compile as pattern
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, cast
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from zlib_ng import zlib_ng
@@ -37,10 +37,11 @@ from assay.audit.archive import (
 )
 from assay.audit.elf import is_elf
 from assay.audit.elf_prefix import NeedMore, read_prefix
-from assay.audit.facts import Library, WheelFacts, library_facts
+from assay.audit.facts import READER, Library, WheelFacts, library_facts
 from assay.audit.fatbin import cubin_target
 from assay.audit.member import MemberReader
 from assay.errors import PackageIndexError, WheelError
+from assay.flows.ahead import Ahead
 from assay.ports.index import IndexFile
 from assay.ports.wheel_source import ByteSource, WheelSource
 
@@ -58,13 +59,14 @@ AT_ONCE: Final = 6
 """Members of one wheel whose first bytes are asked for at the same time."""
 FIRST_PREFIX: Final = 32 << 10
 MAX_TEXT: Final = 4 << 20
+MAX_RECORD: Final = 4 << 20
+"""A RECORD larger than this (tens of thousands of files) is left out: libraries then have no digest."""
 LAZY: Final = 4 << 20
 """Shared objects larger than this are not read wholly unless their symbols are asked for."""
 _LIBRARY: Final = pattern(r"\.so(?:\.\d+)*$|\.so\.[\w.]+$")
 _DIST_INFO: Final = pattern(r"^[^/]+\.dist-info/(METADATA|WHEEL)$")
+_RECORD: Final = pattern(r"^[^/]+\.dist-info/RECORD$")
 _CUDA: Final = pattern(r"^cuda\s*(?::[^=]*)?=\s*['\"]([\d.]+)['\"]", MULTILINE)
-
-Item = TypeVar("Item")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is read, bytes done and bytes in all."""
@@ -86,8 +88,10 @@ def is_library(name: str) -> bool:
     return _LIBRARY.search(PurePosixPath(name).name) is not None
 
 
-def _is_text(name: str) -> bool:
-    return _DIST_INFO.match(name) is not None or name == "torch/version.py"
+def _is_text(member: Member, *, record: bool = True) -> bool:
+    if _RECORD.match(member.name):
+        return record and member.size <= MAX_RECORD
+    return _DIST_INFO.match(member.name) is not None or member.name == "torch/version.py"
 
 
 def read_wheel(
@@ -196,57 +200,12 @@ class _Inflating:
         return bytes(kept)
 
 
-class _Ahead(Generic[Item]):
-    """Runs an iterator in a thread of its own, a few items ahead of who takes them."""
-
-    def __init__(self, items: Iterable[Item], *, ahead: int = 8) -> None:
-        self._items = items
-        self._queue: queue.Queue[tuple[Item] | Exception | None] = queue.Queue(maxsize=ahead)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        last: Exception | None = None
-        try:
-            for item in self._items:
-                if not self._put((item,)):
-                    break
-        except Exception as error:  # noqa: BLE001 - handed to the thread that takes the items
-            last = error
-        finally:
-            if isinstance(self._items, Generator):
-                self._items.close()
-        self._put(last)
-
-    def _put(self, item: tuple[Item] | Exception | None) -> bool:
-        while not self._stop.is_set():
-            with suppress(queue.Full):
-                self._queue.put(item, timeout=0.2)
-                return True
-        return False
-
-    def __iter__(self) -> Iterator[Item]:
-        while True:
-            item = self._queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                return
-            yield item[0]
-
-    def close(self) -> None:
-        """End the thread, whatever it still has."""
-        self._stop.set()
-        self._thread.join()
-
-
 class _Pass:
     """One pass over a file, hashed as it comes."""
 
     def __init__(self, source: ByteSource) -> None:
         self._hash = hashlib.sha256()
-        self._ahead = _Ahead(self._hashed(source))
+        self._ahead = Ahead(self._hashed(source))
         self._chunks = iter(self._ahead)
         self._left = memoryview(b"")
         self.at = 0
@@ -320,7 +279,7 @@ class _Reading:
         members = self.members()
         libraries: list[Library] = []
         through = _Pass(self._source)
-        unpacked = _Ahead(self._unpacked(members, through))
+        unpacked = Ahead(self._unpacked(members, through))
         try:
             reader: MemberReader | None = None
             for item in unpacked:
@@ -361,7 +320,7 @@ class _Reading:
                     self._progress(self._file.filename, through.at, self._source.size)
                 inflating.check()
                 yield inflating
-            elif _is_text(member.name):
+            elif _is_text(member):
                 self._text(member, through.take(member.compressed))
             elif member.name.endswith(".cubin"):
                 self._cubin(member, through.take(member.compressed))
@@ -371,13 +330,13 @@ class _Reading:
     def part(self, *, symbols: bool) -> WheelFacts:
         """Read text files, and what the first bytes of each library say."""
         members = self.members()
+        wanted = [member for member in members if is_library(member.name) and member.size]
         for member in members:
-            if _is_text(member.name):
+            if _is_text(member, record=symbols and bool(wanted)):
                 start, data = self._begin(member, member.compressed)
                 if len(data) < member.compressed:
                     data += self._source.read(start + len(data), member.compressed - len(data))
                 self._text(member, data)
-        wanted = [member for member in members if is_library(member.name) and member.size]
         if symbols:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 libraries = [library for library in pool.map(self._prefix, wanted) if library is not None]
@@ -440,7 +399,7 @@ class _Reading:
     def _library(self, member: Member, start: int) -> Library | None:
         inflating = _Inflating(member, start)
         reader = MemberReader(member.name, member.size)
-        packed = _Ahead(self._ranges(start, member.compressed), ahead=2)
+        packed = Ahead(self._ranges(start, member.compressed), ahead=2)
         try:
             for chunk in packed:
                 for piece in inflating.feed(chunk):
@@ -494,8 +453,10 @@ class _Reading:
             raise WheelError(f"no wheel: {error}") from error
         if not name or name != from_name[0]:
             raise WheelError(f"its METADATA is that of {name or 'nothing'!r}")
+        digests = _digests(texts.get("RECORD", ""))
         cuda = _CUDA.search(self._texts.get("torch/version.py", ""))
         return WheelFacts(
+            reader=READER,
             name=name,
             version=version or str(from_name[1]),
             filename=self._file.filename,
@@ -505,11 +466,25 @@ class _Reading:
             tags=tuple(tags),
             requires_dist=tuple(" ".join(line.split()) for line in metadata.get_all("Requires-Dist") or []),
             requires_python=metadata.get("Requires-Python"),
-            libraries=tuple(sorted(libraries, key=lambda library: library.path)),
+            libraries=tuple(
+                library.model_copy(update={"digest": digests.get(library.path)})
+                for library in sorted(libraries, key=lambda library: library.path)
+            ),
             cubins=dict(sorted(self._cubins.items())),
             cuda=cuda.group(1) if cuda else None,
             modules=_modules(members),
         )
+
+
+def _digests(record: str) -> dict[str, str]:
+    """Return the sha256 (hex) of each file that a RECORD has one for."""
+    found: dict[str, str] = {}
+    with suppress(csv.Error):
+        for row in csv.reader(record.splitlines()):
+            if len(row) >= 2 and row[1].startswith("sha256="):
+                with suppress(ValueError):
+                    found[row[0]] = base64.urlsafe_b64decode(row[1][7:] + "=").hex()
+    return found
 
 
 def _listed(member: Member) -> Library:
