@@ -352,3 +352,5 @@ def test_what_is_not_there_is_not_known(site: Site) -> None:
     assert site.run("verify", "Not A Reference")[0] == 2
     assert site.run("publish", CELL, "--level", "gold")[0] == 2
     assert site.run("publish", CELL, "--target", "sm_75")[0] == 2
+    assert site.run("publish", CELL, "--cosign-keyless")[0] == 2
+    assert site.run("verify", f"{site.host}/release/{IMAGE}:x", "--identity", "me@issuer.test")[0] == 2

@@ -8,13 +8,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from publish_tools import NOW, SUITE, both, candidate, gear, key_pair, policy, publish
 from registry_tools import put_image, real_registry
 
-from assay.adapters.cosign import CosignSigner
+from assay.adapters.cosign import CosignSigner, CosignVerifier
 from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.dsse import KeyVerifier
 from assay.adapters.process import run
@@ -22,8 +28,9 @@ from assay.adapters.registry import HttpRegistry, connect
 from assay.adapters.registry_auth import Anonymous
 from assay.evidence import Kind, Statement, record_of
 from assay.flows.publish import stage
-from assay.flows.verify import verify
+from assay.flows.verify import Verification, verify
 from assay.oci import Manifest
+from assay.policy import Why
 from assay.record import dump
 from assay.reference import Reference, Repository
 
@@ -143,6 +150,124 @@ def test_cosign_signs_and_assay_verifies(published: Published, tmp_path: Path, m
 
     assert seen.ok
     assert [name.split()[0] for name in seen.signers] == ["cosign.pub"]
+
+
+IDENTITY, ISSUER = "publisher@issuer.test", "https://issuer.test"
+
+
+class CertificateSigner:
+    """Signs through cosign as Fulcio has it: a short-lived certificate with an identity, from an authority of our own.
+
+    What is missing of the real thing are the public logs: nothing here can be written into them.
+    """
+
+    name = "a certificate"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked = 0
+        now = datetime.now(UTC)
+        authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "test")])
+
+        def certificate(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+            return (
+                x509.CertificateBuilder(subject_name=subject, issuer_name=name, public_key=key.public_key())
+                .serial_number(x509.random_serial_number())
+                .not_valid_before(now - timedelta(minutes=5))
+                .not_valid_after(now + timedelta(minutes=30))
+            )
+
+        def usage(*, leaf: bool) -> x509.KeyUsage:
+            return x509.KeyUsage(leaf, False, False, False, False, not leaf, not leaf, False, False)
+
+        root = (
+            certificate(name, authority)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(usage(leaf=False), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
+            .sign(authority, hashes.SHA256())
+        )
+        # The issuer's place in Fulcio's certificates, a UTF8String (fulcio, docs/oid-info.md).
+        issuer = x509.UnrecognizedExtension(
+            x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8"), bytes([12, len(ISSUER)]) + ISSUER.encode()
+        )
+        leaf = (
+            certificate(x509.Name([]), own)
+            .add_extension(x509.SubjectAlternativeName([x509.RFC822Name(IDENTITY)]), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+            .add_extension(usage(leaf=True), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
+            .add_extension(issuer, critical=False)
+            .sign(authority, hashes.SHA256())
+        )
+        for file, made in (("root.pem", root), ("leaf.pem", leaf)):
+            (folder / file).write_bytes(made.public_bytes(Encoding.PEM))
+        (folder / "own.pem").write_bytes(own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        self._cosign("import-key-pair", "--yes", "--key", "own.pem", "--output-key-prefix", "own")
+        fulcio = f"url={ISSUER},certificate-chain=root.pem"
+        nothing = [f"--no-default-{service}" for service in ("fulcio", "rekor", "ctfe", "tsa")]
+        self._cosign("trusted-root", "create", *nothing, "--fulcio", fulcio, "--out", "trusted.json")
+
+    @property
+    def trust(self) -> list[str]:
+        """What a verifier needs besides the identity."""
+        return ["--trusted-root", str(self.folder / "trusted.json"), "--insecure-ignore-sct", "--insecure-ignore-tlog"]
+
+    def _cosign(self, *argv: str) -> None:
+        run(["cosign", *argv], cwd=self.folder, env={"COSIGN_PASSWORD": ""}, timeout=60)
+
+    def sign(self, statement: bytes) -> bytes:
+        self.asked += 1
+        (self.folder / "statement.json").write_bytes(statement)
+        local = ["--use-signing-config=false", "--tlog-upload=false", "--key", "own.key"]
+        chain = ["--certificate", "leaf.pem", "--certificate-chain", "root.pem"]
+        files = ["--statement", "statement.json", "--bundle", "bundle.json"]
+        self._cosign("attest-blob", "--yes", *files, *local, *chain)
+        return (self.folder / "bundle.json").read_bytes()
+
+
+@needs("cosign")
+def test_an_identity_signs_and_assay_verifies(published: Published, tmp_path: Path) -> None:
+    """Keyless but for the public logs: the identity in the certificate is what counts, for cosign and for assay."""
+    signer = CertificateSigner(tmp_path)
+    own = CosignVerifier(KeyVerifier([]), identity=IDENTITY, issuer=ISSUER, arguments=signer.trust)
+    other = CosignVerifier(KeyVerifier([]), identity="else@issuer.test", issuer=ISSUER, arguments=signer.trust)
+    logged = CosignVerifier(KeyVerifier([]), identity=IDENTITY, issuer=ISSUER, arguments=signer.trust[:3])
+    put_image(published.registry, Repository(host=published.host, path="keyless/staging/demo"), "key")
+    tools = gear(published.registry, tmp_path, signer=signer, verifier=own)
+    for _ in range(2):
+        publish(candidate(), policy(published.host, team="keyless"), both, tools)
+    reference = Reference.parse(f"{published.host}/keyless/demo:{ALIAS}")
+
+    def look(verifier: CosignVerifier) -> Verification:
+        return verify(
+            reference,
+            registry=published.registry,
+            verifier=verifier,
+            level=None,
+            target=None,
+            policy=None,
+            suite=SUITE,
+            now=NOW,
+        )
+
+    seen, strange, unlogged = look(own), look(other), look(logged)
+    who = ["--certificate-identity", IDENTITY, "--certificate-oidc-issuer", ISSUER, str(reference)]
+    told = run(
+        ["cosign", "verify-attestation", *signer.trust, "--allow-http-registry", "--type", str(Kind.VERDICT), *who],
+        timeout=60,
+    ).text
+
+    assert seen.ok
+    assert (f"{IDENTITY} ({ISSUER})",) == seen.signers
+    assert len(seen.pieces) == signer.asked == 6
+    assert "payload" in told
+    assert not strange.ok
+    assert {Why.UNSIGNED, Why.NO_RECORD} == {reason.why for reason in strange.reasons}
+    # Without the log's word cosign refuses, and what it says is told.
+    assert not unlogged.ok
+    assert Why.EVIDENCE in {reason.why for reason in unlogged.reasons}
 
 
 @pytest.mark.engine

@@ -1,4 +1,4 @@
-"""Signs through the cosign program: key files of its own, KMS addresses, hardware keys, or keyless by identity.
+"""Signs and verifies through the cosign program: its own key files, KMS addresses, or keyless by identity.
 
 cosign 3 or newer: it signs a given statement and returns the bundle (`attest-blob --statement`), so that the exact
 bytes are ours and attaching them is one path for every kind of signature.
@@ -6,19 +6,22 @@ bytes are ours and attaching them is one path for every kind of signature.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from assay.adapters import process
 from assay.errors import EvidenceError, ToolError
-from assay.evidence import open_bundle
+from assay.evidence import Statement, open_bundle
+from assay.ports.signing import Verifier
 
-__all__ = ["CosignSigner"]
+__all__ = ["CosignSigner", "CosignVerifier"]
 
 _SECONDS: Final = 120.0
-_HINT: Final = "install cosign 3 or newer, or sign with --key"
+_HINT: Final = "install cosign 3 or newer, or sign with a key of your own (--sign-key)"
 
 
 class CosignSigner:
@@ -48,3 +51,56 @@ class CosignSigner:
         if open_bundle(bundle)[0] != statement:
             raise EvidenceError("cosign signed other bytes than it was given")
         return bundle
+
+
+class CosignVerifier:
+    """Knows one identity besides keys; satisfies `assay.ports.signing.Verifier`.
+
+    Args:
+        keys: is asked first.
+        identity: whom the certificate must be for: an e-mail address, or the address of a workflow.
+        issuer: who must have said so: the address of the OpenID provider.
+        arguments: more for `cosign verify-blob-attestation`, such as the `--trusted-root` of a Sigstore of one's own.
+    """
+
+    def __init__(
+        self, keys: Verifier, *, identity: str, issuer: str, arguments: Sequence[str] = (), program: str = "cosign"
+    ) -> None:
+        self._keys = keys
+        self._identity = identity
+        self._issuer = issuer
+        self._arguments = tuple(arguments)
+        self._program = program
+        self._known: dict[bytes, str | None] = {}
+
+    @property
+    def trusts_anyone(self) -> bool:
+        """See the port."""
+        return True
+
+    def signer(self, bundle: bytes) -> str | None:
+        """See the port; a bundle without a certificate is nobody's identity, and cosign is not asked."""
+        if found := self._keys.signer(bundle):
+            return found
+        if bundle not in self._known:
+            self._known[bundle] = self._ask(bundle)
+        return self._known[bundle]
+
+    def _ask(self, bundle: bytes) -> str | None:
+        statement = Statement.parse(open_bundle(bundle)[0])
+        if not json.loads(bundle).get("verificationMaterial", {}).keys() & {"certificate", "x509CertificateChain"}:
+            return None
+        with tempfile.TemporaryDirectory(prefix="assay-verify-") as folder:
+            path = Path(folder, "bundle.json")
+            path.write_bytes(bundle)
+            # What the statement is about is checked where it is unpacked; here it is who signed it.
+            argv: list[str | Path] = [self._program, "verify-blob-attestation", "--bundle", path]
+            argv += ["--certificate-identity", self._identity, "--certificate-oidc-issuer", self._issuer]
+            argv += ["--check-claims=false", "--type", statement.predicate_type, *self._arguments]
+            done = process.run(argv, timeout=_SECONDS, check=False, merge=True, hint=_HINT)
+        if done.returncode == 0:
+            return f"{self._identity} ({self._issuer})"
+        if "no matching CertificateIdentity" in done.text:
+            return None
+        last = (done.text.strip().splitlines() or ["cosign said nothing"])[-1]
+        raise EvidenceError(f"the signature of {statement.digest[:19]} cannot be verified: {last[:300]}")

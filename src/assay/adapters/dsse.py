@@ -113,6 +113,8 @@ class KeyVerifier:
 
     def signer(self, bundle: bytes) -> str | None:
         """See the port. Key ids are only hints: every signature is tried with every key (DSSE protocol.md)."""
+        if not self._keys:
+            return None
         from securesystemslib.exceptions import UnverifiedSignatureError  # noqa: PLC0415
         from securesystemslib.signer import Signature  # type: ignore[attr-defined]  # noqa: PLC0415
 

@@ -25,7 +25,7 @@ from assay.adapters.registry_auth import DockerConfig
 from assay.adapters.store import FileStore
 from assay.cli import main_inner
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.cli.trust import insecure_option, show_judgement, verifier_of
+from assay.cli.trust import identity_options, insecure_option, show_judgement, verifier_of
 from assay.errors import EngineError, NothingSelected, PolicyRefused, RegistryError, UsageError
 from assay.flows.publish import Candidate, Proposal, execute, propose, stage
 from assay.flows.retag import Gear
@@ -62,7 +62,8 @@ __all__ = ["command"]
     "--sign-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign with this private key (PEM)."
 )
 @click.option("--cosign-key", metavar="KEY", help="Sign through cosign with this key file or KMS address.")
-@click.option("--cosign-keyless", is_flag=True, help="Sign through cosign by identity.")
+@click.option("--cosign-keyless", is_flag=True, help="Sign through cosign by identity (needs --identity, --issuer).")
+@identity_options
 @click.option("--reader-config", type=click.Path(path_type=Path, exists=True), help="Docker config to read back with.")
 @click.option("--revoke", "revoked", metavar="REFERENCE", help="Take this reference back instead of publishing.")
 @click.option("--reason", help="Why, with --revoke; it is kept in the registry for good.")
@@ -82,6 +83,8 @@ def command(
     sign_key: Path | None,
     cosign_key: str | None,
     cosign_keyless: bool,
+    identity: str | None,
+    issuer: str | None,
     reader_config: Path | None,
     revoked: str | None,
     reason: str | None,
@@ -94,6 +97,11 @@ def command(
     Every step is safe to repeat. A tag named after a cell never moves; aliases such as sm120-verified do, last of all.
     Exit code 6: the records do not meet the policy, with every reason.
     """
+    if cosign_keyless and not identity:
+        raise UsageError(
+            "--cosign-keyless needs --identity and --issuer",
+            hint="what is signed is read back and verified before any tag is given",
+        )
     files, plan = load(project)
     policy = plan.project.matrix.policy
     registry = connect(insecure=insecure)
@@ -102,7 +110,7 @@ def command(
         reader=connect(insecure=insecure, credentials=DockerConfig(reader_config)) if reader_config else registry,
         journal=FileJournal(files.root / "build_logs"),
         signer=_signer(sign_key, cosign_key, keyless=cosign_keyless),
-        verifier=verifier_of([], (policy, files.root)),
+        verifier=verifier_of([], (policy, files.root), identity=identity, issuer=issuer),
         say=console.say,
     )
     if revoked:

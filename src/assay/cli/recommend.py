@@ -11,7 +11,7 @@ from assay import console
 from assay.adapters.kept_records import KeptRecords
 from assay.adapters.registry import connect
 from assay.cli.common import format_option, project_option
-from assay.cli.trust import insecure_option, keys_option, own_policy, verifier_of
+from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.errors import RegistryError
 from assay.flows.recommend import Offer, from_records, from_registry, rank
 from assay.nearest import suggestion
@@ -32,6 +32,7 @@ __all__ = ["command"]
 )
 @click.option("--published", is_flag=True, help="Ask the release repositories of this checkout's policy too.")
 @keys_option
+@identity_options
 @insecure_option
 @project_option
 @format_option("text", "json")
@@ -42,6 +43,8 @@ def command(
     *,
     published: bool,
     keys: tuple[Path, ...],
+    identity: str | None,
+    issuer: str | None,
     insecure: tuple[str, ...],
     project: Path | None,
     form: str,
@@ -62,7 +65,7 @@ def command(
         repositories += [
             own[0].repositories.release_of(path.parent.name) for path in sorted(folder.glob("*/image.yaml"))
         ]
-    client, verifier = connect(insecure=insecure), verifier_of(keys, own)
+    client, verifier = connect(insecure=insecure), verifier_of(keys, own, identity=identity, issuer=issuer)
     for name in dict.fromkeys(repositories):
         try:
             offers += from_registry(

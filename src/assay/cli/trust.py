@@ -9,14 +9,24 @@ from typing import Any, TypeVar
 import click
 
 from assay import console
+from assay.adapters.cosign import CosignVerifier
 from assay.adapters.dsse import KeyVerifier
 from assay.adapters.project_files import ProjectFiles, find_root
 from assay.errors import UsageError
 from assay.flows.verify import Verification
 from assay.model.policy import Basis, Policy
 from assay.policy import Judgement
+from assay.ports.signing import Verifier
 
-__all__ = ["insecure_option", "keys_option", "own_policy", "show", "show_judgement", "verifier_of"]
+__all__ = [
+    "identity_options",
+    "insecure_option",
+    "keys_option",
+    "own_policy",
+    "show",
+    "show_judgement",
+    "verifier_of",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,10 +61,33 @@ def own_policy(project: Path | None) -> tuple[Policy, Path] | None:
     return ProjectFiles(root).load().matrix.policy, root
 
 
-def verifier_of(keys: Sequence[Path], policy: tuple[Policy, Path] | None) -> KeyVerifier:
-    """Return what knows the keys that were named, or else those of the policy."""
+def identity_options(function: F) -> F:
+    """Add `--identity` and `--issuer` of keyless signatures."""
+    for name, words in (
+        ("issuer", "With --identity: the address of the OpenID provider that must have said who it is."),
+        ("identity", "Whose keyless signatures count too, checked by cosign: an e-mail or a workflow's address."),
+    ):
+        function = click.option(f"--{name}", help=words)(function)
+    return function
+
+
+def verifier_of(
+    keys: Sequence[Path],
+    policy: tuple[Policy, Path] | None,
+    *,
+    identity: str | None = None,
+    issuer: str | None = None,
+) -> Verifier:
+    """Return what knows the keys that were named, or else those of the policy, and an identity.
+
+    Raises:
+        UsageError: of identity and issuer only one was named.
+    """
     found = list(keys) or [policy[1] / name for name in policy[0].keys] if policy else list(keys)
-    return KeyVerifier(found)
+    known = KeyVerifier(found)
+    if bool(identity) != bool(issuer):
+        raise UsageError("--identity and --issuer go together", hint="an identity is worth what its issuer is")
+    return CosignVerifier(known, identity=identity, issuer=issuer) if identity and issuer else known
 
 
 def show_judgement(judgement: Judgement, *, against: bool) -> None:

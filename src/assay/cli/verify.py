@@ -10,7 +10,7 @@ from assay import console
 from assay.adapters.probe_suite import find_suite, suite_digest
 from assay.adapters.registry import connect
 from assay.cli.common import format_option, project_option
-from assay.cli.trust import insecure_option, keys_option, own_policy, show, verifier_of
+from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, show, verifier_of
 from assay.flows.verify import document, verify
 from assay.record import now
 from assay.reference import Reference
@@ -27,6 +27,7 @@ __all__ = ["command"]
     "--own-policy", "judge_by_own", is_flag=True, help="Judge by this checkout's policy, not the publisher's."
 )
 @keys_option
+@identity_options
 @insecure_option
 @project_option
 @format_option("text", "json")
@@ -38,6 +39,8 @@ def command(
     *,
     judge_by_own: bool,
     keys: tuple[Path, ...],
+    identity: str | None,
+    issuer: str | None,
     insecure: tuple[str, ...],
     project: Path | None,
     form: str,
@@ -55,7 +58,7 @@ def command(
     seen = verify(
         Reference.parse(reference),
         registry=connect(insecure=insecure),
-        verifier=verifier_of(keys, own),
+        verifier=verifier_of(keys, own, identity=identity, issuer=issuer),
         level=level,
         target=target,
         policy=own[0] if own else None,

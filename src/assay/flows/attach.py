@@ -170,6 +170,9 @@ def attach(
     existing = collect(registry, repository, subject.digest, verifier)
     new: dict[str, Descriptor] = {}
     for statement in statements:
+        if signer and any(piece.signer and piece.statement.raw == statement.raw for piece in existing.pieces):
+            # Signing may ask a person, and may be written into a public log.
+            continue
         bundle = signer.sign(statement.raw) if signer else None
         if _attached(statement, bundle, existing.pieces):
             continue
@@ -200,7 +203,7 @@ def _attached(statement: Statement, bundle: bytes | None, existing: Iterable[Pie
     if bundle is None:
         return bool(same)
     hint = bundle_hint(bundle)
-    return any(piece.signer or (hint and piece.bundle and bundle_hint(piece.bundle) == hint) for piece in same)
+    return any(hint and piece.bundle and bundle_hint(piece.bundle) == hint for piece in same)
 
 
 def _put(registry: Registry, repository: Repository, subject: str, made: Package, *, native: bool) -> None:
