@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from assay.cli import main_inner
 
@@ -69,6 +70,42 @@ def test_compose_reads_it(case: str, project: Path, tmp_path: Path) -> None:
         if name not in {"prometheus", "grafana"}:
             assert ["nvidia"] == [one["driver"] for one in service["deploy"]["resources"]["reservations"]["devices"]]
             assert "healthcheck" in service
+
+
+def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run Prometheus's own checker."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed")
+    return subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_prometheus_reads_its_configuration(case: str, project: Path, tmp_path: Path) -> None:
+    folder = launch(project, case, "compose", tmp_path / "out")
+    composed = yaml.safe_load((folder / "compose.yaml").read_text())
+    file = tmp_path / "prometheus.yml"
+    file.write_text(composed["configs"]["prometheus"]["content"].replace("$$", "$"))
+
+    done = promtool("check", "config", file)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_reads_the_dashboards_queries(tmp_path: Path) -> None:
+    """As recording rules, with what Grafana fills in."""
+    text = (ROOT / "templates" / "launch" / "grafana-dashboard.json").read_text()
+    queries = [target["expr"] for panel in json.loads(text)["panels"] for target in panel.get("targets", [])]
+    filled = [query.replace("$__rate_interval", "1m").replace("$job", "x") for query in queries]
+    rules = [{"record": f"rule_{number}", "expr": query} for number, query in enumerate(filled)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+
+    done = promtool("check", "rules", file)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 15 < len(queries)
+    assert not any("$" in query for query in filled)
 
 
 @pytest.mark.parametrize("case", CASES)
