@@ -81,6 +81,10 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
+def _several(signature: Signature) -> bool:
+    return bool(signature.before or signature.after)
+
+
 class _Decoder:
     """Bytes in, UTF-8-like bytes without escape sequences out; UTF-16 is told by its byte order mark or its NULs."""
 
@@ -117,7 +121,7 @@ class Scanner:
     def __init__(self, library: Library) -> None:
         self._tries = {
             anchor: tuple(
-                (entry, signature, None if signature.before or signature.after else _bytes_regex(signature.regex))
+                (entry.id, entry, signature, None if _several(signature) else _bytes_regex(signature.regex).search)
                 for entry, signature in pairs
             )
             for anchor, pairs in library.anchors.items()
@@ -134,6 +138,8 @@ class Scanner:
         self._line = 1  # number of the line in which offset `_done` lies
         self._at: dict[str, int] = {}  # entry -> the last line that was kept for it
         self._saturated: set[str] = set()
+        self._spent: set[bytes] = set()  # anchors whose entries are all saturated
+        self._full: set[str] = set()  # entries whose kept lines no other line can push out
         self._head: list[Evidence] = []
         self._tail: deque[Evidence] = deque(maxlen=80)
         self._last: bytes = b""
@@ -166,21 +172,27 @@ class Scanner:
 
     def _search(self, limit: int) -> None:
         buffer, begin = self._buffer, self._done
-        places: list[tuple[int, bytes]] = []
+        literals, spent = self._literals, self._spent
         window = memoryview(buffer)[begin : limit + self._longest - 1]
-        for index, start, _ in self._automaton.find_matches_as_indexes(window, overlapping=True):
-            at, anchor = begin + start, self._literals[index]
-            if at < limit and not (self._saturated and all(t[0].id in self._saturated for t in self._tries[anchor])):
-                places.append((at, anchor))
-        places.sort()
+        found = self._automaton.find_matches_as_indexes(window, overlapping=True)
+        places = sorted((begin + start, index) for index, start, _ in found if literals[index] not in spent)
         offset, line = begin, self._line
         start = end = -1
-        for at, anchor in places:
-            line += buffer.count(b"\n", offset, at)
-            offset = at
+        raw = b""
+        tried: set[int] = set()
+        for at, index in places:
+            if at >= limit:
+                break
             if not start <= at < end:
+                line += buffer.count(b"\n", offset, at)
+                offset = at
                 start, end = self._segment(at)
-            self._try(at, start, end, line, anchor)
+                raw = buffer[start:end]
+                tried.clear()
+            # An expression sees the whole line: a literal that stands in it twice says nothing new.
+            if index not in tried:
+                tried.add(index)
+                self._try(start, end, line, raw, literals[index])
         self._look_for_telling(begin, limit)
         self._line += buffer.count(b"\n", begin, limit)
         cut = max(0, limit - _BEHIND)
@@ -216,20 +228,21 @@ class Scanner:
         text = buffer[low:high].decode("utf-8", "replace")
         return "\n".join(peel(line).strip() for line in re.split(r"[\r\n]+", text))
 
-    def _try(self, at: int, start: int, end: int, line: int, anchor: bytes) -> None:
-        raw = self._buffer[start:end]
-        for entry, signature, expression in self._tries[anchor]:
-            if self._at.get(entry.id) == line or entry.id in self._saturated:
+    def _try(self, start: int, end: int, line: int, raw: bytes, anchor: bytes) -> None:
+        at, saturated = self._at, self._saturated
+        for name, entry, signature, search in self._tries[anchor]:
+            if name in saturated or at.get(name) == line:
                 continue
-            if expression is None:
+            if search is not None:
+                found = search(raw)
+                if found:
+                    captured = {key: value.decode("utf-8", "replace") for key, value in found.groupdict(b"").items()}
+                    self._keep(entry, line, raw, found.start(), captured)
+            else:
+                # The literal's own place in the line is where the failure is told.
                 match = _regex(signature.regex).search(self._neighbours(start, end, signature))
                 if match:
-                    self._keep(entry, line, raw, at - start, match.groupdict(""))
-            else:
-                found = expression.search(raw)
-                if found:
-                    captured = {name: value.decode("utf-8", "replace") for name, value in found.groupdict(b"").items()}
-                    self._keep(entry, line, raw, found.start(), captured)
+                    self._keep(entry, line, raw, raw.find(anchor), match.groupdict(""))
 
     def _keep(self, entry: Entry, line: int, raw: bytes, found_at: int, captured: dict[str, str]) -> None:
         text = raw.decode("utf-8", "replace")
@@ -240,6 +253,10 @@ class Scanner:
         self._at[entry.id] = line
         count = self._found.counts.get(entry.id, 0) + 1
         self._found.counts[entry.id] = count
+        if entry.id in self._full:
+            if count >= _SATURATED:
+                self._saturate(entry.id)
+            return
         hits = self._found.hits.setdefault(entry.id, [])
         hit = Hit(
             entry=entry,
@@ -255,8 +272,17 @@ class Scanner:
             # A line that reports the failure is worth more than early lines that only warn of it or quote it.
             hits.remove(min(hits, key=weight))
             hits.append(hit)
+        if len(hits) == _KEEP and min(weight(kept) for kept in hits) == 1.0:
+            self._full.add(entry.id)
         if count >= _SATURATED and max(weight(kept) for kept in hits) == 1.0:
-            self._saturated.add(entry.id)
+            self._saturate(entry.id)
+
+    def _saturate(self, name: str) -> None:
+        """Look no more for an entry that was found often enough, nor for literals that nothing else needs."""
+        self._saturated.add(name)
+        for anchor, tries in self._tries.items():
+            if all(other in self._saturated for other, *_ in tries):
+                self._spent.add(anchor)
 
     def _look_for_telling(self, begin: int, limit: int) -> None:
         """Keep lines that look like a failure: many of the log's head and tail, a few of each block between."""
