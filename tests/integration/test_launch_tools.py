@@ -162,3 +162,20 @@ def test_the_shell_reads_it(case: str, project: Path, tmp_path: Path) -> None:
     assert (3 if case == "three" else 1) == given.count("run")
     assert "--security-opt" in given
     assert any(word.startswith("python3 -c 'import urllib.request") for word in given)
+
+
+def test_the_script_gives_up_on_a_server_that_never_gets_healthy(project: Path, tmp_path: Path) -> None:
+    script = launch(project, "three", "docker", tmp_path / "out") / "launch.sh"
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in {"docker": "#!/bin/sh\necho starting\n", "sleep": "#!/bin/sh\n"}.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+
+    done = subprocess.run(
+        [str(script)], env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "is not healthy after 900 s; see: docker logs tinyllama" in done.stderr

@@ -79,11 +79,13 @@ def _show(record: ServeRecord, form: str) -> None:
     if form == "json":
         console.json_data(record.model_dump(mode="json"))
         return
-    console.data_table(
-        ["check", "result", "detail"],
-        [(check.name, "ok" if check.passed else "failed", check.detail) for check in record.checks],
-    )
-    console.data_table(["chosen", ""], [(name, str(value)) for name, value in record.chosen.items()])
+    if record.checks:
+        console.data_table(
+            ["check", "result", "detail"],
+            [(check.name, "ok" if check.passed else "failed", check.detail) for check in record.checks],
+        )
+    if record.chosen:
+        console.data_table(["chosen", ""], [(name, str(value)) for name, value in record.chosen.items()])
     console.say(f"{record.cell}: {record.status}" + (f": {record.reason}" if record.reason else ""))
     if record.needed is not None:
         console.say(f"needed: {', '.join(record.needed) or 'nothing'}")

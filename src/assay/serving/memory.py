@@ -125,7 +125,7 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
     least = {tenant.name: _least(tenant) for tenant in tenants}
     needed = sum(least.values())
     if needed > card - reserve:
-        raise UsageError(_too_large(card, reserve, tenants, least), hint=_advice(tenants))
+        raise UsageError(_too_large(card, reserve, tenants, least), hint=_advice(tenants, card - reserve))
     spare = card - reserve - needed
     wanted = {
         tenant.name: (_pool(tenant) - tenant.context) * tenant.kv_bytes_per_token
@@ -142,7 +142,7 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
     used = sum(share.total for share in shares)
     if used > card - reserve:
         over = {share.name: share.total for share in shares}
-        raise UsageError(_too_large(card, reserve, tenants, over), hint=_advice(tenants))
+        raise UsageError(_too_large(card, reserve, tenants, over), hint=_advice(tenants, card - reserve))
     notes = tuple(
         f"{tenant.name}: the size of the weights is reckoned from the configuration" for tenant in tenants
         if tenant.shape.estimated
@@ -209,7 +209,9 @@ def _too_large(card: int, reserve: int, tenants: Sequence[Tenant], needs: dict[s
     return "\n".join(lines)
 
 
-def _advice(tenants: Sequence[Tenant]) -> str:
-    if any(tenant.context > 4096 for tenant in tenants):
+def _advice(tenants: Sequence[Tenant], room: int) -> str:
+    weights_fit = sum(tenant.shape.weight_bytes for tenant in tenants) < room
+    if weights_fit and any(tenant.context > 4096 for tenant in tenants):
         return "a shorter --context, a model in 4 bits, or --memory-gib of a larger card"
-    return "a model in 4 bits, fewer models, or --memory-gib of a larger card"
+    fewer = "fewer models, " if len(tenants) > 1 else ""
+    return f"a model in 4 bits, {fewer}or --memory-gib of a larger card"
