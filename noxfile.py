@@ -82,7 +82,7 @@ def report(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, all of them or `-- PYTEST ARGUMENTS`."""
-    environment(session, "test")
+    environment(session, "test", "browser")
     run(session, "python", "-m", "pytest", *session.posargs)
 
 
@@ -104,7 +104,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Check that nothing generated has drifted and that what is documented holds."""
-    environment(session, "test")
+    environment(session, "test", "browser")
     run(session, "assay", "render", "--check")
     run(session, "python", "docs/generate.py", "--check")
     run(session, "assay", "report", *README_MATRIX, "--check")
@@ -122,7 +122,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks, all that need no GPU or `-- NAME…`; each prints the ratios of one run as a table."""
-    environment(session, "test")
+    environment(session, "test", "browser")
     wanted = session.posargs or sorted(
         path.stem for path in (ROOT / "bench").glob("*.py") if not path.stem.startswith("_")
     )
