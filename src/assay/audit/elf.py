@@ -333,24 +333,28 @@ def read_symbols(
     return tuple(symbols)
 
 
-def read_elf(image: Image) -> ElfLibrary:
+def read_elf(image: Image, *, sections: bool = True) -> ElfLibrary:
     """Read one shared object.
+
+    Args:
+        image: its bytes.
+        sections: whether names of sections are wanted, which may stand far from everything else.
 
     Raises:
         WheelError: it is damaged, or no 64-bit little-endian ELF file.
         Unread: a part that is needed was not kept; fetch it and call again.
     """
     try:
-        return _read_elf(image)
+        return _read_elf(image, wanted=sections)
     except struct.error as error:
         raise WheelError(f"a table is cut short: {error}") from error
 
 
-def _read_elf(image: Image) -> ElfLibrary:
+def _read_elf(image: Image, *, wanted: bool) -> ElfLibrary:
     header = read_header(image.read(0, min(64, image.size)))
     layout = _Layout(image, header)
     raw_sections = _sections(image, header)
-    sections = _section_names(image, header, raw_sections)
+    sections = _section_names(image, header, raw_sections) if wanted else ()
     if not layout.dynamic or _STRTAB not in layout.tags or _SYMTAB not in layout.tags:
         return ElfLibrary(machine=header.machine, sections=sections)
     tags = layout.tags

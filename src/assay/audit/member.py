@@ -174,18 +174,22 @@ class MemberReader:
         self._keep_finished()
         containers = self._walker.finish()
         self._name_kernels()
-        elf = self._read(reread)
+        elf = self._read(reread, code=bool(containers))
         gpu = gpu_code(elf, containers, self._kernels, tuple(self._damage))
         return library_facts(self.path, self.size, elf, scope="full", gpu=gpu, notes=self._notes)
 
-    def _read(self, reread: Callable[[int, int], bytes] | None) -> ElfLibrary:
+    def _read(self, reread: Callable[[int, int], bytes] | None, *, code: bool) -> ElfLibrary:
+        sections = True
         for _ in range(64):
             try:
-                return read_elf(self._image)
+                return read_elf(self._image, sections=sections)
             except Unread as missing:
                 if self._recent and missing.offset >= self._at - self._recent_size:
                     self._image.add(self._at - self._recent_size, b"".join(self._recent))
                     self._recent.clear()
+                elif reread is None and sections and not code:
+                    # Their names only tell GPU code that can be loaded from what cannot.
+                    sections = False
                 elif reread is None:
                     raise
                 else:
