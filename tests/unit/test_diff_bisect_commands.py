@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from project_tools import lock_text
 
 import assay.cli.bisect as command
 from assay.adapters.store import FileStore
@@ -186,6 +187,31 @@ def test_cells_and_tags_are_compared(project: Path, capsys: pytest.CaptureFixtur
         assert main(["diff", one, other, "--project", str(project), "--format", "json"]) == 1
         found = json.loads(capsys.readouterr().out)["changes"]
         assert [(c["what"], c["direction"]) for c in found] == [("size", "regression"), ("digest", "change")]
+
+
+def test_locks_of_runs_are_compared_by_the_digest_in_their_records(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FileStore(project / "build_logs")
+    text = lock_text("made-f1.0")
+    texts = [
+        text + f"torch=={version} --hash=sha256:{'a' * 64}  # torch.whl 1 pypi\n" for version in ("2.8.0", "2.9.0")
+    ]
+    digests = [*(store.put_document(text.encode()) for text in texts), "sha256:" + "0" * 64]
+    for number, digest in enumerate(digests):
+        record = BuildRecord(
+            created=WHEN + timedelta(days=number), run=f"r{number}", cell="made-f1.0", status=BuildStatus.BUILT,
+            lock_digest=digest,
+        )  # fmt: skip
+        store.append(record)
+
+    assert main(["diff", "r0", "r1", "--project", str(project), "--format", "json"]) == 0
+    said = capsys.readouterr()
+    found = {change["what"]: (change["before"], change["after"]) for change in json.loads(said.out)["changes"]}
+    assert found["version of torch"] == ("2.8.0", "2.9.0")
+    assert "warning" not in said.err
+    assert main(["diff", "r0", "r2", "--project", str(project)]) == 0
+    assert "versions of made-f1.0 are not compared" in capsys.readouterr().err
 
 
 def test_a_name_that_is_nothing_is_told_with_the_nearest(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

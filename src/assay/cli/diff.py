@@ -12,6 +12,7 @@ from assay.adapters.project_files import find_root
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option
 from assay.diff import Change, Direction, Side, changes, side
+from assay.digest import sha256_of
 from assay.errors import AssayError, ConfigError, UsageError
 from assay.nearest import suggestion
 from assay.record import AnyRecord, BuildRecord
@@ -33,10 +34,15 @@ def command(
 
     Exit code 1 if anything got worse.
     """
-    root = project or find_root()
-    records = list(FileStore(root / "build_logs").records())
-    locks = _locks(project)
-    sides = [_side(name, records, locks, root, pair=(before, after)) for name in (before, after)]
+    store = FileStore((project or find_root()) / "build_logs")
+    records = list(store.records())
+    locks = _Locks(store, project)
+    sides = [_side(name, records, locks, pair=(before, after)) for name in (before, after)]
+    if locks.missing:
+        console.warn(
+            f"{len(locks.missing)} locks are neither committed nor in build_logs/documents/, so versions of "
+            f"{', '.join(sorted(locks.missing)[:3])}{', ...' if len(locks.missing) > 3 else ''} are not compared"
+        )
     found = changes(sides[0], sides[1], tolerance=tolerance / 100)
     shown = [change for change in found if not only or str(change.direction) in only]
     worse = sum(change.direction is Direction.REGRESSION for change in found)
@@ -52,25 +58,50 @@ def command(
     return 1 if worse else 0
 
 
-def _side(
-    name: str,
-    records: Sequence[AnyRecord],
-    locks: Mapping[str, Mapping[str, str]],
-    root: Path,
-    *,
-    pair: tuple[str, str],
-) -> Side:
+class _Locks:
+    """Locked versions: of a cell as it is committed, or of a record by the digest of its lock."""
+
+    def __init__(self, store: FileStore, project: Path | None) -> None:
+        self._store = store
+        self.committed: dict[str, Mapping[str, str]] = {}
+        self._by_digest: dict[str, Mapping[str, str]] = {}
+        self.missing: set[str] = set()
+        """Cells of records whose lock is nowhere."""
+        try:
+            files, plan = load(project)
+        except AssayError as error:
+            console.warn(f"the matrix cannot be read, so committed locks are not compared: {error.message}")
+            return
+        for cell in plan.cells:
+            if (text := files.cell_file(cell, "lock.txt")) is not None:
+                self.committed[cell.id] = self._by_digest[sha256_of(text.encode())] = _versions(text, cell.id)
+
+    def of(self, records: Sequence[AnyRecord]) -> Mapping[str, Mapping[str, str]]:
+        """Return the versions of each cell's newest lock that these records name."""
+        newest = {record.cell: record.lock_digest for record in records if record.lock_digest}
+        found: dict[str, Mapping[str, str]] = {}
+        for cell, digest in newest.items():
+            if digest not in self._by_digest and (data := self._store.document(digest)) is not None:
+                self._by_digest[digest] = _versions(data.decode("utf-8", "replace"), f"the lock of {cell}")
+            if digest in self._by_digest:
+                found[cell] = self._by_digest[digest]
+            else:
+                self.missing.add(cell)
+        return found
+
+
+def _side(name: str, records: Sequence[AnyRecord], locks: _Locks, *, pair: tuple[str, str]) -> Side:
     runs = {record.run for record in records}
-    cells = {record.cell for record in records} | set(locks)
+    cells = {record.cell for record in records} | set(locks.committed)
     if name in runs:
         mine = [record for record in records if record.run == name]
-        versions = {record.cell: found for record in mine if (found := _lock_of_run(root, name, record.cell))}
-        return side(name, mine, versions=versions)
+        return side(name, mine, versions=locks.of(mine))
+    # Two different cells are compared with each other, two words for the same one as they are.
+    one = " / ".join(dict.fromkeys(pair))
     if name in cells:
         mine = [record for record in records if record.cell == name]
-        versions = {name: locks[name]} if name in locks else {}
-        # Two different cells are compared with each other, two words for the same one as they are.
-        return side(name, mine, versions=versions, one=" / ".join(dict.fromkeys(pair)))
+        committed = {name: locks.committed[name]} if name in locks.committed else locks.of(mine)
+        return side(name, mine, versions=committed, one=one)
     digests = {
         record.image_digest
         for record in records
@@ -84,8 +115,7 @@ def _side(
             f"{name!r} is no run, cell, tag or digest of which there are records{suggestion(name, known)}",
             hint="`assay plan` lists the cells; the runs are the folders of build_logs/",
         )
-    versions = {record.cell: locks[record.cell] for record in mine[-1:] if record.cell in locks}
-    return side(name, mine, versions=versions, one=" / ".join(dict.fromkeys(pair)))
+    return side(name, mine, versions=locks.of(mine), one=one)
 
 
 def _tagged(record: BuildRecord, name: str) -> bool:
@@ -98,25 +128,6 @@ def _versions(text: str, file: str) -> Mapping[str, str]:
     except ConfigError as error:
         console.warn(f"a lock was passed over: {error.message}")
         return {}
-
-
-def _locks(project: Path | None) -> Mapping[str, Mapping[str, str]]:
-    try:
-        files, plan = load(project)
-    except AssayError as error:
-        console.warn(f"the matrix cannot be read, so locks are not compared: {error.message}")
-        return {}
-    found: dict[str, Mapping[str, str]] = {}
-    for cell in plan.cells:
-        path = files.root / "images" / cell.image / "cells" / cell.id / "lock.txt"
-        if path.is_file():
-            found[cell.id] = _versions(path.read_text(), str(path.relative_to(files.root)))
-    return found
-
-
-def _lock_of_run(root: Path, run: str, cell: str) -> Mapping[str, str]:
-    path = root / "build_logs" / run / cell / "lock.txt"
-    return _versions(path.read_text(), str(path.relative_to(root))) if path.is_file() else {}
 
 
 def _markdown(found: Sequence[Change], before: str, after: str) -> str:

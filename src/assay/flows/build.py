@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from assay import __version__, render
+from assay import __version__, lockfile, render
 from assay.errors import AssayError, EngineError, StoreError
 from assay.lockfile import lock_digest
 from assay.model.cell import Cell
@@ -233,12 +233,15 @@ class BuildFlow:
             record = self._record(item, run, BuildStatus.ENGINE_FAILED, reason=str(error))
         except AssayError as error:
             record = self._record(item, run, BuildStatus.FAILED, reason=str(error))
-        self._keep(record)
+        self._keep(record, item.lock if isinstance(item, Prepared) else None)
         self._listener.finished(cell, record)
         return record
 
-    def _keep(self, record: BuildRecord) -> BuildRecord:
+    def _keep(self, record: BuildRecord, lock: Lock | None = None) -> BuildRecord:
         if record.status is not BuildStatus.CACHED:
+            if lock is not None:
+                # The record names its lock by digest; the next `assay lock` writes over the file.
+                self._store.put_document(lockfile.dump(lock).encode())
             self._store.append(record)
         return record
 
