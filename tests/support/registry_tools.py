@@ -138,6 +138,8 @@ class Exchange:
     method: str
     path: str
     authorization: str | None
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 @dataclass
@@ -197,6 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     owner: FaultyProxy
     upstream: http.client.HTTPConnection | None = None
+    exchange: Exchange
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
@@ -232,9 +235,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _exchange(self, body: bytes) -> None:
         owner = self.owner
         with owner._lock:
-            exchange = Exchange(len(owner.seen), self.command, self.path, self.headers.get("Authorization"))
+            exchange = self.exchange = Exchange(
+                len(owner.seen), self.command, self.path, self.headers.get("Authorization")
+            )
             owner.seen.append(exchange)
-            owner.bytes_up += len(body) + len(self.requestline) + len(str(self.headers))
+            exchange.bytes_up = len(body) + len(self.requestline) + len(str(self.headers))
+            owner.bytes_up += exchange.bytes_up
             fault = owner.decide(exchange)
         kind = fault.kind if fault else ""
         if kind == "reset":
@@ -286,7 +292,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             sent = content[: len(content) // 2] if truncate else content
             with self.owner._lock:
-                self.owner.bytes_down += len(sent) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+                count = len(sent) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+                self.exchange.bytes_down = count
+                self.owner.bytes_down += count
             if self.command != "HEAD":
                 self.wfile.write(sent)
             self.wfile.flush()

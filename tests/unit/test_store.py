@@ -54,6 +54,14 @@ def test_what_is_no_record_is_passed_over_and_told(store: FileStore, text: bytes
     assert ["20990101T000000-build-x.json"] == list(store.unreadable())
 
 
+def test_an_edited_record_does_not_count_and_is_told(store: FileStore) -> None:
+    path = store.append(record("a"))
+    path.write_bytes(path.read_bytes().replace(b'"a"', b'"b"'))
+
+    assert [] == list(store.records())
+    assert "was edited after it was written" in store.unreadable()[path.name]
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")

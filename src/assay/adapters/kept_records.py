@@ -10,7 +10,7 @@ from assay.digest import sha256_of
 from assay.errors import StoreError
 from assay.record import Record, parse
 
-__all__ = ["KeptRecord", "KeptRecords"]
+__all__ = ["KeptRecord", "KeptRecords", "is_intact"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,5 +42,9 @@ class KeptRecords:
                 record = parse(raw, source=path.name)
             except (OSError, StoreError):
                 continue
-            intact = path.stem.rpartition("-")[2] == sha256_of(raw)[7:23]
-            yield KeptRecord(record=record, raw=raw, name=path.name, intact=intact)
+            yield KeptRecord(record=record, raw=raw, name=path.name, intact=is_intact(path, raw))
+
+
+def is_intact(path: Path, raw: bytes) -> bool:
+    """Whether a record's bytes are those that its file was named after."""
+    return path.stem.rpartition("-")[2] == sha256_of(raw)[7:23]

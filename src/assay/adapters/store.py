@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from assay.adapters.kept_records import is_intact
 from assay.digest import DIGEST, sha256_of
 from assay.errors import StoreError
 from assay.record import AnyRecord, Record, dump, file_name, parse
@@ -92,7 +93,11 @@ class FileStore:
             if kind is not None and f"-{kind}-" not in path.name:
                 continue
             try:
-                yield parse(path.read_bytes(), source=path.name)
+                raw = path.read_bytes()
+                record = parse(raw, source=path.name)
+                if not is_intact(path, raw):
+                    raise StoreError(f"{path.name} was edited after it was written, and does not count")
+                yield record
             except (StoreError, OSError) as error:
                 self._unreadable[path.name] = str(error)
 
