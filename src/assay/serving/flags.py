@@ -112,15 +112,35 @@ def dated_back(
     notes: list[str] = []
     for name, value in flags.items():
         history = engine.flags.get(name)
-        if history is None or history.before is None or not history.not_yet_in(version):
+        before = _before(name, flags, engine, version) if history and history.not_yet_in(version) else None
+        if history is None or before is None:
             result[name] = value
             continue
-        text = value if isinstance(value, str) else " ".join(value)
-        earlier = {key: template.replace("{value}", text) for key, template in history.before.env.items()}
+        earlier = {key: str(_filled(template, value)) for key, template in before.env.items()}
+        older = {other: _filled(template, value) for other, template in before.flags.items()}
         env |= earlier
-        words = " ".join(f"{key}={setting}" for key, setting in earlier.items())
-        notes.append(f"--{name} came with {engine.package} {history.since}; written as {words}")
+        result |= {other: new for other, new in older.items() if other not in flags}
+        words = [*command_line(older), *(f"{key}={setting}" for key, setting in earlier.items())]
+        notes.append(f"--{name} came with {engine.package} {history.since}; written as {' '.join(words)}")
     return result, env, tuple(notes)
+
+
+def _before(name: str, flags: Mapping[str, FlagValue], engine: EngineFlags, version: str) -> Setting | None:
+    """Return what did before what a flag does that a release does not have yet.
+
+    Either that is said of the flag, or an older flag of the release became it, alone or with others that are given too.
+    """
+    if (said := engine.flags[name].before) is not None:
+        return said
+    for old, history in engine.flags.items():
+        became = history.successor or {}
+        if name not in became or history.missing_in(version):
+            continue
+        if all(
+            flags.get(other) is not None and template in {"{value}", flags[other]} for other, template in became.items()
+        ):
+            return Setting(flags={old: "{value}"})
+    return None
 
 
 def _filled(template: FlagValue, value: FlagValue) -> FlagValue:
