@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import InvalidVersion
 
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding
-from assay.audit.knowledge import Knowledge, LibraryPolicy, fits
+from assay.audit.knowledge import Knowledge, LibraryPolicy, fits, parsed
 from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
 from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
@@ -56,17 +56,31 @@ def label(wheel: WheelFacts) -> str:
     return f"{wheel.name} {wheel.version}"
 
 
+@lru_cache(maxsize=1 << 12)
 def torch_release(version: str) -> str:
     """Return the release without local part: `2.8.0` for `2.8.0+cu128`."""
     try:
-        return Version(version).public
+        return parsed(version).public
     except InvalidVersion:
         return version
 
 
+@lru_cache(maxsize=1 << 12)
 def minor(version: str) -> str:
     """Return `2.8` for `2.8.0+cu128`."""
     return ".".join(torch_release(version).split(".")[:2])
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_extension(name: str) -> bool:
+    return _EXTENSION.search(name) is not None
+
+
+@lru_cache(maxsize=1 << 14)
+def _variant(name: str) -> str | None:
+    """Return the torch minor release a library's name says it is for."""
+    match = _VARIANT.search(name)
+    return f"{match.group(1)}.{match.group(2)}" if match else None
 
 
 @dataclass
@@ -132,7 +146,7 @@ class Context:
                 if library.scope == "listed" or library.machine == "cuda" or self.for_other_torch(library):
                     continue
                 kind = library.torch_kind
-                if kind is Kind.NONE and not (_EXTENSION.search(library.name) or library.extension):
+                if kind is Kind.NONE and not (_is_extension(library.name) or library.extension):
                     continue
                 start = Found(soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library)
                 found.append(
@@ -148,9 +162,8 @@ class Context:
 
     def for_other_torch(self, library: Library) -> bool:
         """Whether a library's name says that it is the variant for another torch: packages load the one that fits."""
-        match = _VARIANT.search(library.name)
-        torch = self.torch
-        return match is not None and torch is not None and f"{match.group(1)}.{match.group(2)}" != minor(torch.version)
+        variant, torch = _variant(library.name), self.torch
+        return variant is not None and torch is not None and variant != minor(torch.version)
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.

@@ -10,13 +10,13 @@ import gzip
 import itertools
 import posixpath
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from pydantic import ValidationError
+from zlib_ng import zlib_ng
 
 from assay.audit.elf import ElfLibrary, Symbol
 from assay.audit.symbols import Kind, is_torch_symbol, pre_cxx11, torch_kind, uses_cxx11
@@ -38,6 +38,7 @@ __all__ = [
 
 READER: Final = 2
 """Raised when the readers learn something new: facts of an older reader are read again."""
+_DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
 MAX_FACTS: Final = 512 << 20
 
 Reference = tuple[str, str | None]
@@ -127,10 +128,10 @@ class Library(Value):
     problem: str | None = None
     """Why it could not be read."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """File name without folders."""
-        return PurePosixPath(self.path).name
+        return self.path.rpartition("/")[2]
 
     def _exported_lines(self) -> list[str]:
         return [
@@ -355,12 +356,12 @@ def load_facts(data: bytes, *, source: str) -> WheelFacts:
         WheelError: the bytes are no facts of this schema; facts of a newer reader are refused as well.
     """
     try:
-        unpacker = zlib.decompressobj(31)
+        unpacker = zlib_ng.decompressobj(31)
         text = unpacker.decompress(data, MAX_FACTS)
         if not unpacker.eof:
             raise WheelError(f"{source} does not unpack to facts of less than {MAX_FACTS} bytes")
         facts = WheelFacts.model_validate_json(text)
-    except (zlib.error, ValidationError) as error:
+    except (_DAMAGED, ValidationError) as error:
         raise WheelError(f"{source} holds no wheel facts: {error}") from error
     if facts.reader > READER:
         raise WheelError(f"{source} was written by a newer assay", hint="upgrade assay")

@@ -12,6 +12,7 @@ from typing import Final
 from packaging.version import Version
 
 from assay.audit.facts import CodeGroup, GpuCode, target_key
+from assay.audit.knowledge import parsed
 
 __all__ = ["Run", "capability_of", "group_runs", "jit", "runs", "spelled"]
 
@@ -90,13 +91,13 @@ def group_runs(
     for item in group.ptx:
         if jit(item, capability):
             cuda = isa_cuda.get(item.partition("@")[2])
-            needs.append(Version(cuda) if cuda else Version("0"))
+            needs.append(parsed(cuda or "0"))
     if driver_cuda is not None:
-        needs = [cuda for cuda in needs if cuda <= Version(driver_cuda)]
+        needs = [cuda for cuda in needs if cuda <= parsed(driver_cuda)]
     if not needs:
         return Run.NONE, None
     least = min(needs)
-    return Run.PTX, None if least == Version("0") else str(least)
+    return Run.PTX, None if least == parsed("0") else str(least)
 
 
 def spelled(code: GpuCode) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class TorchHistory:
         self._masks = masks
         self._width = (len(self.releases) + 7) // 8 or 1
         self._cache: dict[str, int] = {}
+        self._spelled: dict[int, tuple[str, ...]] = {}
 
     def _find(self, key: bytes) -> int:
         """Return the place of a hash in the table, or -1."""
@@ -73,8 +74,12 @@ class TorchHistory:
 
     def having(self, name: str) -> tuple[str, ...]:
         """Return the releases that export a symbol, oldest first."""
-        mask = self.mask(name)
-        return tuple(version for bit, version in enumerate(self.releases) if mask >> bit & 1)
+        return self._releases(self.mask(name))
+
+    def _releases(self, mask: int) -> tuple[str, ...]:
+        if mask not in self._spelled:
+            self._spelled[mask] = tuple(version for bit, version in enumerate(self.releases) if mask >> bit & 1)
+        return self._spelled[mask]
 
     def having_all(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the releases that export all of these symbols; names no release exports are left out."""
@@ -83,7 +88,7 @@ class TorchHistory:
             found = self.mask(name)
             if found:
                 mask &= found
-        return tuple(version for bit, version in enumerate(self.releases) if mask >> bit & 1)
+        return self._releases(mask)
 
     def lacks(self, version: str, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of the symbols that other releases export and this one does not."""

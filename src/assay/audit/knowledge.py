@@ -27,6 +27,7 @@ __all__ = [
     "RuntimeNeed",
     "SonamesFile",
     "fits",
+    "parsed",
     "python_exports",
 ]
 
@@ -60,10 +61,16 @@ def python_exports(text: str) -> dict[str, frozenset[str]]:
 
 
 @lru_cache(maxsize=1 << 14)
+def parsed(version: str) -> Version:
+    """Return `Version(version)`: few are there, and they are compared often."""
+    return Version(version)
+
+
+@lru_cache(maxsize=1 << 14)
 def fits(version: str, specifier: str) -> bool:
     """Tell whether a version meets a specifier; pre-releases and local versions count."""
     try:
-        return SpecifierSet(specifier).contains(Version(version).public, prereleases=True)
+        return SpecifierSet(specifier).contains(parsed(version).public, prereleases=True)
     except InvalidVersion:
         return not specifier
 

@@ -143,6 +143,7 @@ class Linker:
         self.runtime = frozenset(runtime)
         self._preloaded = preloaded
         self._paths: dict[str, Found] = {}
+        self._made: dict[tuple[str, Where, str], Found] = {}
         self._names: dict[str, list[Found]] = {}
         for wheel in installation.wheels:
             for library in wheel.libraries:
@@ -234,12 +235,11 @@ class Linker:
         """Return what a needed name finds, asked by `chain[0]`, which `chain[1]` loaded, and so on."""
         if name in self.loaded:
             loaded = self.loaded[name]
-            where = Where.LOADED if loaded.wheel is not None else loaded.where
-            return Found(soname=name, where=where, wheel=loaded.wheel, library=loaded.library)
+            return self._found(name, Where.LOADED if loaded.wheel is not None else loaded.where, loaded)
         for folder in self._folders(chain):
             found = self._paths.get(name if folder == "." else f"{folder}/{name}")
             if found is not None:
-                return Found(soname=found.soname, where=Where.PATH, wheel=found.wheel, library=found.library)
+                return self._found(found.soname, Where.PATH, found)
         if name in self.driver:
             return Found(soname=name, where=Where.DRIVER)
         if name in self._system:
@@ -251,6 +251,12 @@ class Linker:
             where = Where.PRELOADED if name in self._preloaded and self.installation.torch else Where.UNREACHABLE
             return Found(soname=name, where=where, wheel=holders[0].wheel, library=holders[0].library)
         return Found(soname=name, where=Where.MISSING)
+
+    def _found(self, name: str, where: Where, there: Found) -> Found:
+        key = (name, where, there.key)
+        if key not in self._made:
+            self._made[key] = Found(soname=name, where=where, wheel=there.wheel, library=there.library)
+        return self._made[key]
 
     def _folders(self, chain: tuple[Found, ...]) -> Iterable[str]:
         asking = chain[0].library

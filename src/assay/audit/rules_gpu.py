@@ -11,6 +11,7 @@ from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import GpuCode, Library, WheelFacts
 from assay.audit.findings import CodeRow, Finding
 from assay.audit.gpu import Run, group_runs, spelled
+from assay.audit.knowledge import parsed
 from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
 
@@ -28,7 +29,7 @@ def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCod
         how, cuda = group_runs(group, target.capability, context.knowledge.ptx.isa, target.driver_cuda)
         counts[how] += group.containers
         if how is Run.PTX and cuda is not None:
-            needs = max(needs or Version("0"), Version(cuda))
+            needs = max(needs or parsed("0"), parsed(cuda))
         if how is Run.NONE:
             without.extend(group.kernels)
     kind: Literal["sass", "ptx", "partial", "none", "unknown"]

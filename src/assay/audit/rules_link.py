@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from packaging.version import Version
-
 from assay.audit.context import Context, Root, label, torch_release
 from assay.audit.facts import Library, Reference, WheelFacts
 from assay.audit.findings import Finding
+from assay.audit.knowledge import parsed
 from assay.audit.linker import Closure, Found, Missing, Where
 from assay.audit.rules_torch import missing_torch_symbols
 from assay.audit.symbols import is_driver_symbol, is_python_symbol, is_shim, is_torch_symbol
@@ -380,13 +379,15 @@ def _left(references: Iterable[Reference], exporters: Iterable[Library]) -> Iter
     A versioned reference binds to that version, to a definition without version, or to a library without versions.
     """
     left = list(references)
+    names = frozenset(name for name, _ in left)
     for exporter in exporters:
         if not left:
             break
         plain, versioned = exporter.plain, exporter.versioned
+        names -= plain
         if not versioned:
-            left = [reference for reference in left if reference[0] not in plain]
             continue
+        left = [reference for reference in left if reference[0] in names]
         strict = bool(exporter.provides)
         left = [
             (name, version)
@@ -394,7 +395,7 @@ def _left(references: Iterable[Reference], exporters: Iterable[Library]) -> Iter
             if name not in plain
             and (name not in versioned or (version is not None and strict and version not in versioned[name]))
         ]
-    return left
+    return [reference for reference in left if reference[0] in names]
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
@@ -474,7 +475,7 @@ def _driver(context: Context, wheel: WheelFacts, library: Library, names: Sequen
             continue
         for name in names:
             for start, cuda in context.knowledge.ptx.symbols.items():
-                if name.startswith(start) and Version(cuda) > Version(target.driver_cuda):
+                if name.startswith(start) and parsed(cuda) > parsed(target.driver_cuda):
                     context.add(
                         Finding(
                             rule="L6",

@@ -16,6 +16,7 @@ from packaging.version import Version
 from assay.audit.context import Context, label, minor, torch_release
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding, Suggestion
+from assay.audit.knowledge import parsed
 from assay.audit.symbols import Kind, is_shim
 from assay.model.outcome import Severity
 
@@ -158,8 +159,8 @@ def _stable(context: Context, wheel: WheelFacts, library: Library) -> None:
     needed = [(having[0], name) for name in library.names if is_shim(name) and (having := history.having(name))]
     if not needed:
         return
-    version, name = max(needed, key=lambda item: Version(item[0]))
-    if Version(minor(version)) > Version(minor(torch.version)):
+    version, name = max(needed, key=lambda item: parsed(item[0]))
+    if parsed(minor(version)) > parsed(minor(torch.version)):
         context.broken.setdefault(library.path, f"needs {name} of torch {minor(version)}")
         context.add(
             Finding(
@@ -234,10 +235,10 @@ def suggestions(context: Context, wheel: WheelFacts) -> tuple[Suggestion, ...]:
         return ()
     found: list[Suggestion] = []
     built = context.built_for(wheel)
-    here = Version(minor(torch.version))
+    here = parsed(minor(torch.version))
     fitting = [release for release in context.knowledge.history.releases if minor(release) in built]
     if fitting and minor(torch.version) not in built:
-        nearest = sorted(fitting, key=lambda item: (_distance(Version(minor(item)), here), -Version(item).micro))
+        nearest = sorted(fitting, key=lambda item: (_distance(parsed(minor(item)), here), -parsed(item).micro))
         found.append(Suggestion(package="torch", versions=tuple(nearest[:3]), why=f"what {wheel.name} was built for"))
     others = [
         facts
@@ -245,8 +246,8 @@ def suggestions(context: Context, wheel: WheelFacts) -> tuple[Suggestion, ...]:
         if facts.version != wheel.version and minor(torch.version) in context.built_for(facts) and facts.libraries
     ]
     if others:
-        own = Version(wheel.version)
-        near = sorted({facts.version for facts in others}, key=lambda text: _distance(Version(text), own))
+        own = parsed(wheel.version)
+        near = sorted({facts.version for facts in others}, key=lambda text: _distance(parsed(text), own))
         found.append(Suggestion(package=wheel.name, versions=tuple(near[:3]), why=f"built for torch {here}"))
     return tuple(found)
 

@@ -12,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 from assay.audit.context import Context, label
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding
+from assay.audit.knowledge import parsed as parsed_version
 from assay.audit.linker import Found, Where
 from assay.model.outcome import Severity
 
@@ -60,7 +61,7 @@ def _versions(context: Context) -> None:
                         family, _, number = version.partition("_")
                         ceiling = ceilings.get(family)
                         parsed = _parse(number)
-                        if ceiling and parsed and parsed > Version(ceiling):
+                        if ceiling and parsed and parsed > parsed_version(ceiling):
                             before = worst.get(family)
                             if before is None or (parsed, _WEIGHT[severity]) > (before[0], _WEIGHT[before[3]]):
                                 worst[family] = (parsed, library.path, version, severity)
@@ -86,7 +87,7 @@ def _versions(context: Context) -> None:
 @lru_cache(maxsize=4096)
 def _parse(number: str) -> Version | None:
     try:
-        return Version(number)
+        return parsed_version(number)
     except InvalidVersion:
         return None
 
