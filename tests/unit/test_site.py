@@ -137,10 +137,11 @@ def test_a_claim_is_shown_only_where_it_is_about(change: dict[str, str], shown: 
     assert bool(site.cells[0].results) is shown
 
 
-def test_cells_that_only_records_know_are_shown_as_external() -> None:
+def test_cells_that_only_records_know_are_shown_as_not_in_the_matrix() -> None:
     site = gather([probe("docker.io/vllm/vllm-openai:nightly", Outcome.WORKS)], [], made=sites.START)
 
-    assert site.cells[0].kind == "external"
+    assert site.cells[0].kind == "not in the matrix"
+    assert site.cells[0].commands[1] == "assay probe docker.io/vllm/vllm-openai:nightly"
     path = f"cells/{cell_file('docker.io/vllm/vllm-openai:nightly')}"
     assert path in files(site)
     assert re.fullmatch(r"cells/[A-Za-z0-9._-]+\.html", path)

@@ -248,15 +248,20 @@ def _page(
     read_log: ReadLog,
 ) -> CellPage:
     engine = cell.engine if cell else mine.engine
-    repeat = [f"assay {verb} {cell_id}" for verb in ("audit", "build", "probe")]
-    if cell is None or cell.kind == "external":
-        repeat.remove(f"assay build {cell_id}")
+    if cell is not None:
+        verbs = ("audit", "probe") if cell.kind == "external" else ("audit", "build", "probe")
+        repeat = [f"assay {verb} {cell_id}" for verb in verbs]
+    elif cell_id.startswith("local-"):
+        # An environment of one machine: `assay probe` calls it so when it is given no image.
+        repeat = ["assay probe --executor local --python PATH-OF-A-PYTHON-WITH-THESE-PACKAGES"]
+    else:
+        repeat = [f"assay audit --image {cell_id}", f"assay probe {cell_id}"]
     targets = tuple(dict.fromkeys([*(cell.targets if cell else ()), *mine.targets]))
     return CellPage(
         id=cell_id,
         image=cell.image if cell else mine.image,
         engine=engine,
-        kind=cell.kind if cell else "external",
+        kind=cell.kind if cell else "not in the matrix",
         targets=targets,
         point={axis: str(value) for axis, value in cell.point.items()} if cell else {},
         base=cell.base if cell else "",

@@ -176,11 +176,10 @@ class _Renderer:
 
     def feature(self, feature: str) -> tuple[str, bytes]:
         position = self.site.features.index(feature)
-        cells = [
-            {"id": row.page.id, "file": row.file, "target": row.target, "result": found}
-            for row in self.rows
-            if (found := row.results[position]) is not None
-        ]
+        known = [(row, found) for row in self.rows if (found := row.results[position]) is not None]
+        # What was measured comes first: a feature page is read for that.
+        known.sort(key=lambda pair: pair[1].strength)
+        cells = [{"id": row.page.id, "file": row.file, "target": row.target, "result": found} for row, found in known]
         events = [event for event in self.site.history if event.feature == feature]
         groups: dict[tuple[str, str], list[Event]] = {}
         for event in events:
