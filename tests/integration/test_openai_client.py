@@ -61,7 +61,7 @@ def workload(users: int, tokens: int, count: int) -> Workload:
 
 @pytest.mark.parametrize("users", [1, 20])
 def test_delays_are_measured_as_they_were_set(serving: Callable[[dict[str, Any]], str], users: int) -> None:
-    """Within 5 %, at 20 users too. A machine that is busy with other things makes the server late, so several runs may."""
+    """Within 5 %, at 20 users too; several runs may, for a machine that is busy makes the server itself late."""
     base = serving({"ttft": 0.4, "tpot": 0.02})
     measured = []
     for _ in range(10):
