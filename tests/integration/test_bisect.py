@@ -160,6 +160,10 @@ def test_a_feature_that_a_night_broke_is_found_over_an_interruption_and_a_night_
     assert "the index has no build of 2 nights between: 2026-10-08, 2026-10-09" in done.stderr
     assert after["trials"]["n20261016"] == "skip"
     assert set(before["trials"].items()) <= set(after["trials"].items())
+    told = re.search(r"what changed: assay (diff .*)", done.stderr)
+    assert told is not None
+    compared = json.loads(world.run(*told[1].split(), "--format", "json").stdout)["changes"]
+    assert {"version of torch", "abi-import on no GPU"} <= {change["what"] for change in compared}
     # The answer is kept, and nothing is tested again.
     assert world.run(*world.bisect("abi-import")).stdout == done.stdout
     assert world.state() == after

@@ -259,7 +259,10 @@ def _tell_next(made: Walk, found: Answer, folder: Path) -> None:
         console.say(f"nights between these two that the index does not have: {', '.join(between)}")
     if not found.first_bad:
         return
-    console.say(f"what changed: assay diff {line.cells[found.last_good].id} {line.cells[found.first_bad].id}")
+    ends = [line.cells[version] for version in (found.last_good, found.first_bad)]
+    scratch = ProjectFiles(folder / "project")
+    if all(scratch.cell_file(cell, "lock.txt") for cell in ends):
+        console.say(f"what changed: assay diff {ends[0].id} {ends[1].id} --project {scratch.root}")
     unnamed = [value for value in made.made if value.id in {found.last_good, found.first_bad}]
     if unnamed:
         console.say(
