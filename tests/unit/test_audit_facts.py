@@ -25,6 +25,7 @@ from assay.audit.image import FileImage
 from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
 from assay.errors import WheelError
 from assay.model.outcome import Outcome, Severity, Verdict
+from assay.probes import declarations
 
 ROOT = Path(__file__).parents[2]
 ELF = ROOT / "tests" / "fixtures" / "elf"
@@ -247,6 +248,14 @@ def test_features_need_features_that_exist() -> None:
     features = load_knowledge(knowledge_folder(ROOT)).dispatch.features
 
     assert set() == {need for feature in features.values() for need in feature.needs} - set(features)
+
+
+def test_every_feature_with_a_probe_is_predicted() -> None:
+    files = {path.name: path.read_text() for path in (ROOT / "probes" / "features").glob("*.py")}
+    features = load_knowledge(ROOT / "knowledge").dispatch.features
+
+    assert set() == set(declarations(files)) - set(features)
+    assert [] == [name for name, feature in features.items() if not feature.dispatch and not feature.soname]
 
 
 def test_kernel_patterns_are_regular_expressions() -> None:

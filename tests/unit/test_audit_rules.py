@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -416,6 +417,34 @@ def test_predictions_tell_machine_code_from_ptx_and_wrong_from_slow(knowledge: K
 
 def test_a_feature_without_its_package_is_not_predicted(knowledge: Knowledge) -> None:
     assert "marlin" not in judged(knowledge, torch(), cudart(), targets=(SM120,)).predicted()["sm_120"]
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, Outcome.WORKS), (False, Outcome.BROKEN)])
+def test_a_library_of_the_base_decides_a_feature(knowledge: Knowledge, has: bool, expected: Outcome) -> None:
+    sonames = BOOKWORM.sonames | ({"libnuma.so.1"} if has else frozenset())
+    installation = Installation(wheels=(torch(), cudart()), python="3.11", base=replace(BOOKWORM, sonames=sonames))
+    (row,) = [item for item in audit(installation, knowledge, targets=[SM120]).predictions if item.feature == "numa"]
+
+    assert expected is row.outcome
+    assert ("abi-libnuma-missing" if not has else None) == row.cause
+
+
+def test_a_back_end_of_an_engine_needs_both(knowledge: Knowledge) -> None:
+    def predicted(*wheels: WheelFacts) -> dict[str, Outcome]:
+        installation = Installation(wheels=(torch(), cudart(), *wheels), python="3.11", base=BOOKWORM)
+        return {item.feature: item.outcome for item in audit(installation, knowledge, targets=[SM120]).predictions}
+
+    engine, old, new = (
+        facts("sglang", "0.5.2"),
+        facts("flashinfer-python", "0.2.0"),
+        facts("flashinfer-python", "0.3.1"),
+    )
+
+    assert "sglang-flashinfer" not in predicted(engine)
+    assert "sglang-flashinfer" not in predicted(new)
+    assert Outcome.WORKS is predicted(engine, new)["sglang-flashinfer"]
+    assert "flashinfer" not in predicted(engine, old)
+    assert Outcome.INCONCLUSIVE is predicted(engine, old)["sglang-flashinfer"]
 
 
 def test_r4_what_no_wheel_says(knowledge: Knowledge) -> None:

@@ -65,8 +65,6 @@ class GpuCode(Value):
     """GPU code of one library."""
 
     groups: tuple[CodeGroup, ...]
-    sampled: bool = False
-    """Only the first containers were read: more targets may be there."""
     damage: tuple[str, ...] = ()
 
     @property
@@ -167,6 +165,11 @@ class Library(Value):
     def exports(self) -> frozenset[str]:
         """Names of all symbols other objects can bind to."""
         return self.plain | self.versioned.keys() if self.versioned else self.plain
+
+    @cached_property
+    def resolved(self) -> dict[tuple[int, ...], tuple[tuple[Library, ...], tuple[Reference, ...]]]:
+        """What was found out of this library beside others before: their identities -> they, and what they lack."""
+        return {}
 
     @cached_property
     def _matches(self) -> dict[str, tuple[int, ...]]:

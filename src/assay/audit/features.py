@@ -13,6 +13,7 @@ from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding, Prediction
 from assay.audit.gpu import Run, group_runs
 from assay.audit.knowledge import Dispatch, Feature, fits
+from assay.audit.rules_link import soname_cause
 from assay.model.outcome import Outcome, Severity, Verdict
 
 __all__ = ["predictions"]
@@ -63,8 +64,14 @@ def predictions(context: Context) -> tuple[Prediction, ...]:
 def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Way]) -> _Way | None:
     if name in done:
         return done[name]
-    feature = context.knowledge.dispatch.features[name]
+    feature = context.knowledge.dispatch.features.get(name)
+    if feature is None:
+        return None
+    if any(context.installation.wheel(package) is None for package in feature.packages):
+        return None
     ways = [way for entry in feature.dispatch if (way := _way(context, target, entry)) is not None]
+    if feature.soname:
+        ways.append(_soname_way(context, feature.soname))
     if not ways:
         return None
     best = max(ways, key=lambda way: _RANK[way.outcome])
@@ -81,7 +88,10 @@ def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Wa
 
 def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way, done: dict[str, _Way]) -> _Way:
     for other in feature.needs:
-        needed = _predict(context, target, other, done) if other in context.knowledge.dispatch.features else None
+        needed = _predict(context, target, other, done)
+        if needed is None and own.outcome is Outcome.WORKS and _has_part(context, other):
+            reason = f"needs {other}, of which nothing is known for {target.name} in the versions here"
+            own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason)
         if needed is not None and needed.outcome is Outcome.INCONCLUSIVE and own.outcome is Outcome.WORKS:
             own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=f"needs {other}: {needed.reason}")
         if needed is not None and needed.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG}:
@@ -94,6 +104,25 @@ def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way
                 cause=needed.cause,
             )
     return own
+
+
+def _has_part(context: Context, feature: str) -> bool:
+    """Whether a package is there that could give a feature in another version or on another target."""
+    known = context.knowledge.dispatch.features.get(feature)
+    return known is not None and any(context.installation.wheel(entry.package) for entry in known.dispatch)
+
+
+def _soname_way(context: Context, soname: str) -> _Way:
+    """What a shared library that has to come with the base makes of a feature."""
+    base = context.base
+    if soname in base.sonames or soname in context.linker.system:
+        return _Way(outcome=Outcome.WORKS, verdict=Verdict.OK, reason=f"{soname} is in the base {base.name}")
+    if not base.known:
+        return _Way(
+            outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=f"whether the base has {soname} is not known"
+        )
+    reason = f"{soname} is not in the base {base.name}"
+    return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=soname_cause(soname))
 
 
 def _way(context: Context, target: TargetGpu, entry: Dispatch) -> _Way | None:

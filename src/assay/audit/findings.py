@@ -28,7 +28,6 @@ RULES: Final[dict[str, str]] = {
     "G1": "A library has no code that this GPU can run.",
     "G2": "A library has PTX alone for this GPU: compiled by the driver at first use.",
     "G3": "A library has code for this GPU in some of its parts only.",
-    "G4": "Only a sample of the GPU code was read.",
     "F1": "A file could not be read.",
 }
 """The rules; the reasons for each are in docs/reference/audit-rules.md."""
@@ -94,7 +93,6 @@ class CodeRow(Value):
     """The CUDA version the driver must support for the PTX: `12.8`."""
     kernels_without: tuple[str, ...] = ()
     """Some kernels that have no code for the target, mangled."""
-    sampled: bool = False
 
 
 class AuditReport(Value):

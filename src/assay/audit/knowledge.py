@@ -184,9 +184,13 @@ class Dispatch(Value):
 class Feature(Value):
     """What decides one feature; the best of the packages that are there counts."""
 
-    dispatch: tuple[Dispatch, ...]
+    dispatch: tuple[Dispatch, ...] = ()
     needs: tuple[str, ...] = ()
     """Features without which it cannot work."""
+    packages: tuple[str, ...] = ()
+    """Distributions that all have to be there for it to be a question at all."""
+    soname: str = ""
+    """In place of `dispatch`: a shared library of the base that decides it."""
     unsupported: dict[str, str] = {}
     """Capability glob -> why no version supports it there."""
     degraded: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Rules G1 to G4: which library has code for which GPU."""
+"""Rules G1 to G3: which library has code for which GPU."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCod
     if not code.containers:
         kind = "unknown"
     elif counts[Run.NONE] == code.containers:
-        kind = "unknown" if code.sampled else "none"
+        kind = "none"
     elif counts[Run.NONE]:
         kind = "partial"
     else:
@@ -52,7 +52,6 @@ def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCod
         targets=spelled(code),
         needs_cuda=str(needs) if needs else None,
         kernels_without=tuple(without[:NAMED]),
-        sampled=code.sampled,
     )
 
 

@@ -17,7 +17,7 @@ from assay.audit.rules_torch import missing_torch_symbols
 from assay.audit.symbols import is_driver_symbol, is_python_symbol, is_shim, is_torch_symbol
 from assay.model.outcome import Severity
 
-__all__ = ["link_rules"]
+__all__ = ["link_rules", "soname_cause"]
 
 SHOWN: Final = 8
 _SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+)")
@@ -84,7 +84,7 @@ def _missing_sonames(context: Context) -> None:
                 for root, _ in pairs:
                     context.broken.setdefault(root.library.path, f"{name} is missing")
             items = [item for _, item in pairs]
-            if items[0].where is Where.MISSING and _soname_cause(name) == "lib-missing":
+            if items[0].where is Where.MISSING and soname_cause(name) == "lib-missing":
                 plain[severity].append((name, items))
             else:
                 _report_soname(context, wheel, name, items, severity)
@@ -106,7 +106,7 @@ def _soname_severity(
         # The package may load it by itself first: not certain, so not an error.
         own = all(f"{root.wheel.name} {root.wheel.version}" in item.holders for root, item in pairs)
         return Severity.INFO if own else Severity.WARNING
-    grave = _soname_cause(name) not in {"lib-missing", "abi-libnuma-missing"}
+    grave = soname_cause(name) not in {"lib-missing", "abi-libnuma-missing"}
     if not grave and not context.base.known:
         return Severity.WARNING
     worst = Severity.INFO
@@ -186,13 +186,14 @@ def _report_soname(
             package=label(wheel),
             library=items[0].asked_by,
             message=message,
-            cause=_soname_cause(name) if items[0].where is Where.MISSING else None,
+            cause=soname_cause(name) if items[0].where is Where.MISSING else None,
             fix=fix,
         )
     )
 
 
-def _soname_cause(name: str) -> str | None:
+def soname_cause(name: str) -> str | None:
+    """Return the known failure that a missing library leads to."""
     if name == "libnuma.so.1":
         return "abi-libnuma-missing"
     if name.startswith("libcudart.so."):
@@ -321,7 +322,7 @@ def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
     checked = _Checked()
     asked = {version: file for file, versions in library.requires.items() for version in versions}
     elsewhere = {*reach.blind, *(found.soname for found in reach.listed), *reach.absent}
-    for reference in _left(library.references, reach.exporters):
+    for reference in _unresolved_by(library, reach.exporters):
         name, version = reference
         if reach.tabled and reach.tabled in context.knowledge.history.having(name):
             continue
@@ -371,6 +372,15 @@ def _tabled(context: Context, listed: Sequence[Found]) -> str | None:
         return None
     release = torch_release(torch.version)
     return release if context.knowledge.history.knows(release) else None
+
+
+def _unresolved_by(library: Library, exporters: tuple[Library, ...]) -> tuple[Reference, ...]:
+    """Return the references of a library that others do not resolve; cells of a matrix share most of their wheels."""
+    key = tuple(map(id, exporters))
+    if key not in library.resolved:
+        # The exporters are kept beside the answer, so that no other object can get the identity of one.
+        library.resolved[key] = exporters, tuple(_left(library.references, exporters))
+    return library.resolved[key][1]
 
 
 def _left(references: Iterable[Reference], exporters: Iterable[Library]) -> Iterable[Reference]:
