@@ -349,6 +349,11 @@ def test_recommend_and_revoke(site: Site) -> None:
 
 def test_what_is_not_there_is_not_known(site: Site) -> None:
     assert site.run("verify", f"{site.host}/release/nothing:x")[0] == 5
+    other = site.run("publish", "vllm-blackwell-cu130-torch2.13.0-vllm0.32.0")
+    outside = site.run("publish", "vllm-openai-nightly")
+    assert (6, 6) == (other[0], outside[0])
+    assert "was not built here" in other[2]
+    assert "is made elsewhere" in outside[2]
     assert site.run("verify", "Not A Reference")[0] == 2
     assert site.run("publish", CELL, "--level", "gold")[0] == 2
     assert site.run("publish", CELL, "--target", "sm_75")[0] == 2

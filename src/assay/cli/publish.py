@@ -181,7 +181,9 @@ def _publish(
     records = [one.record for one in kept if one.intact]
     suite = suite_digest(find_suite(files.root))
     candidate = _candidate(cell, files, records, targets, revision)
-    subject = _staged(candidate, policy, gear, push=not dry_run)
+    subject = _staged(candidate, policy, gear, kind=cell.kind, push=not dry_run)
+    if candidate.lock is None and cell.kind == "build":
+        console.say(f"{cell.id}: no record of its build is here, so no bill of materials is attached")
     if probe and not dry_run:
         proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
         if any(not one.ok for one in proposal.judgements):
@@ -240,8 +242,6 @@ def _candidate(
             f"the lock of {cell.id} changed since it was built; its bill of materials would be of another image",
             hint=f"assay build {cell.id}",
         )
-    if lock is None and cell.kind == "build":
-        console.say(f"{cell.id}: no record of its build is here, so no bill of materials is attached")
     return Candidate(
         cell=cell.id,
         tag=cell.tag,
@@ -254,10 +254,20 @@ def _candidate(
     )
 
 
-def _staged(candidate: Candidate, policy: Policy, gear: Gear, *, push: bool) -> Descriptor:
+def _staged(candidate: Candidate, policy: Policy, gear: Gear, *, kind: str, push: bool) -> Descriptor:
     """Return what staging has; push it there first if it is not there yet, or (without `push`) say what would come."""
     staging = Repository.parse(policy.repositories.staging_of(candidate.image))
-    if candidate.local is None or gear.registry.resolve(staging, candidate.staging_tag) is not None:
+    there = gear.registry.resolve(staging, candidate.staging_tag)
+    if candidate.local is None and there is None:
+        built = kind == "build"
+        why = "was not built here" if built else "is made elsewhere"
+        raise PolicyRefused(
+            f"{candidate.cell} {why}, and {staging.tagged(candidate.staging_tag)} is not in staging",
+            hint=f"assay build {candidate.cell}; or name only the cells that are meant"
+            if built
+            else "copy it there with skopeo, which keeps its digest (docs/how-to/publish.md)",
+        )
+    if candidate.local is None or there is not None:
         return stage(replace(candidate, local=None), policy, registry=gear.registry, engine=None)
     engine = DockerEngine()
     if push:

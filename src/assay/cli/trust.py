@@ -129,6 +129,12 @@ def show(seen: Verification) -> None:
         show_judgement(judgement, against=bool(seen.reasons))
     if seen.attested:
         console.say(f"evidence: {len(seen.pieces)} statements, attested by {', '.join(seen.signers)}")
+    elif seen.signers:
+        known = sum(piece.signer is not None for piece in seen.pieces)
+        console.say(
+            f"evidence: {known} of {len(seen.pieces)} statements attested by {', '.join(seen.signers)}; "
+            "nobody known stands for the others"
+        )
     elif seen.pieces:
         signed = sum(piece.bundle is not None for piece in seen.pieces)
         console.say(
