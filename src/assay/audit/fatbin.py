@@ -1,7 +1,7 @@
 """Walks NVIDIA fatbin containers as bytes stream by; headers are never compressed, so nothing is unpacked for targets.
 
 The layout is not documented by NVIDIA. The fields used here were established by compiling every suffix with nvcc 13.0
-and comparing with cuobjdump (docs/reference/gpu-code.md); both remain the test oracles.
+and comparing with cuobjdump; both remain the test oracles.
 """
 
 from __future__ import annotations
