@@ -47,6 +47,24 @@ class Counting:
         return self.last
 
 
+class Paced:
+    """Wheels over a link of 1 Gbit/s."""
+
+    def open(self, file: IndexFile):
+        source = WebWheels().open(file)
+        real = source.stream
+
+        def stream(offset: int = 0):
+            start, done = time.perf_counter(), 0
+            for chunk in real(offset):
+                done += len(chunk)
+                time.sleep(max(0.0, start + done / 125e6 - time.perf_counter()))
+                yield chunk
+
+        source.stream = stream
+        return source
+
+
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     value = work()
@@ -97,7 +115,8 @@ def scan() -> None:
     Fetching, unpacking and parsing each have a thread, so the share of parsing is told in two ways: what it adds to
     the time (a read with parsing left out beside a whole one) and what CPU it takes, in percent of the time.
     """
-    print("torch      MiB   network alone   without parsing   full read   parsing adds   its CPU   peak MB")
+    print("torch      MiB   network alone   without parsing   full read   parsing adds   its CPU   peak MB   "
+          "at 1 Gbit/s: network alone   full read")  # fmt: skip
     index = SimpleIndex()
     spent = 0.0
     real_feed, real_finish = MemberReader.feed, MemberReader.finish
@@ -125,9 +144,12 @@ def scan() -> None:
         spent = 0.0
         took, facts = timed(lambda file=file: read_wheel(file, WebWheels()))
         FactsCache().put(facts)
+        share = spent
+        paced, _ = timed(lambda file=file: read_wheel(file, Paced()))
+        spent = share
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         print(f"{version:8} {size >> 20:5} {alone:13.1f} s {bare:15.1f} s {took:9.1f} s {1 - bare / took:13.1%} "
-              f"{spent / took:9.1%} {peak:9}", flush=True)  # fmt: skip
+              f"{spent / took:9.1%} {peak:9} {size / 125e6:27.1f} s {paced:9.1f} s", flush=True)  # fmt: skip
 
 
 def matrix() -> None:
