@@ -125,9 +125,8 @@ def test_a_replaced_file_of_the_same_size_is_told_and_read(
 ) -> None:
     """The layer may have a RECORD that fits its files: what counts is the locked wheel's."""
     changed = {**FILES, "thing/_C.abi3.so": CONSUMER.replace(b"libprovider.so.1\0", b"libprovidex.so.1\0")}
-    engine = image(changed)
-    if not own_record:
-        engine.held["made:1"].files[f"{SITE}/thing-1.0.dist-info/RECORD"] = record(FILES).encode()
+    info = f"{SITE}/thing-1.0.dist-info/RECORD"
+    engine = image(changed, more={} if own_record else {info: record(FILES).encode()})
     paths = parsed(monkeypatch)
     report = audited(engine, auditor, lock)
     (finding,) = told(report)
