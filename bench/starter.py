@@ -1,12 +1,12 @@
 """The starter cells against plain Dockerfiles of the kind everybody writes: wall time, bytes downloaded, disk.
 
-    python bench/starter.py --run [--ours-only | --plain-only]
+    python bench/starter.py --run [--assay-only | --plain-only]
 
 From empty build caches (they are PRUNED, twice), over the same base:
 
-  ours    `assay build` of the two starter cells, then of a third that changes one light wheel
   plain   for each image: apt-get install libnuma..., pip install torch, pip install sglang, pip install sgl-kernel,
-          pinned to the same versions; then the first again with the same light wheel changed
+          pinned to the same versions; then the first again with one light wheel changed
+  assay   `assay build` of the two starter cells, then of a third that changes the same light wheel
 
 Needs an engine that runs nothing else, 60 GB of disk, 15 GB of downloads and about half an hour; so it does nothing
 without --run. Bytes are what all interfaces but loopback and the engine's own bridges received.
@@ -33,6 +33,7 @@ from assay.model.lock import Lock, LockedWheel
 from assay.plan import make
 
 ROOT = Path(__file__).parents[1]
+PLAIN = ("bench/plain:0", "bench/plain:1")
 LIGHT = "tqdm"
 CHANGED = LockedWheel(
     name=LIGHT,
@@ -117,31 +118,30 @@ def main() -> None:
     changed = first_lock.model_copy(
         update={"wheels": tuple(CHANGED if wheel.name == LIGHT else wheel for wheel in first_lock.wheels)}
     )
+    base = render.base_reference("slim", plan.project.matrix.bases["slim"], None)
+    if "--assay-only" not in sys.argv:
+        prune([*tags, *PLAIN])
+        texts = [plain(base, cell, lock) for cell in cells if (lock := locks[cell.id]) is not None]
+        commands = [
+            ["docker", "buildx", "build", "--provenance=false", *secrets, "--tag", tag, "-"]
+            for tag, _ in zip(PLAIN, texts, strict=True)
+        ]
+        meter.run("plain: two images from nothing", *commands, stdin=texts)
+        meter.run("plain: one light wheel changed", commands[0], stdin=[plain(base, first, changed)])
     assay = [sys.executable, "-m", "assay", "build", "--no-audit"]
     if "--plain-only" not in sys.argv:
-        prune([*tags, "bench/plain:0", "bench/plain:1"])
-        meter.run("ours: two cells from nothing", [*assay, "starter"])
+        prune([*tags, *PLAIN])
+        meter.run("assay: two cells from nothing", [*assay, "starter"])
         with tempfile.TemporaryDirectory() as folder:
             other = Path(folder) / "project"
             shutil.copytree(ROOT, other, ignore=shutil.ignore_patterns(".git", ".venv", ".nox", "build_logs", ".whl"))
             path = other / "images" / first.image / "cells" / first.id / "lock.txt"
             path.write_text(dump(changed))
-            meter.run("ours: one light wheel changed", [*assay, first.id], cwd=other)
-    base = render.base_reference("slim", plan.project.matrix.bases["slim"], None)
-    if "--ours-only" not in sys.argv:
-        prune([*tags, "bench/plain:0", "bench/plain:1"])
-        texts = [plain(base, cell, lock) for cell in cells if (lock := locks[cell.id]) is not None]
-        commands = [
-            ["docker", "buildx", "build", "--provenance=false", *secrets, "--tag", f"bench/plain:{n}", "-"]
-            for n in range(len(texts))
-        ]
-        meter.run("plain: two images from nothing", *commands, stdin=texts)
-        meter.run("plain: one light wheel changed", commands[0], stdin=[plain(base, first, changed)])
-        prune(["bench/plain:0", "bench/plain:1"])
+            meter.run("assay: one light wheel changed", [*assay, first.id], cwd=other)
     print(json.dumps([dict(zip(("step", "seconds", "bytes", "disk"), row, strict=True)) for row in meter.rows]))
     if len(meter.rows) == 4:
-        print(f"from nothing:      plain takes {meter.rows[2][1] / meter.rows[0][1]:.1f} x the time")
-        print(f"one light wheel:   plain takes {meter.rows[3][1] / meter.rows[1][1]:.1f} x the time")
+        print(f"from nothing:      plain takes {meter.rows[0][1] / meter.rows[2][1]:.1f} x the time")
+        print(f"one light wheel:   plain takes {meter.rows[1][1] / meter.rows[3][1]:.1f} x the time")
 
 
 if __name__ == "__main__":
