@@ -21,6 +21,7 @@ from assay.flows.verify import Verification, verify
 from assay.model.policy import Policy, Signatures
 from assay.oci import Manifest, fallback_tag, index_of
 from assay.policy import Why
+from assay.record import dump
 from assay.reference import Reference, Repository
 
 HOST = "registry.test"
@@ -266,6 +267,17 @@ def test_a_stricter_policy_of_ones_own_counts(registry: FakeRegistry, image: Man
     assert whys(seen) == {Why.FEATURE}
 
 
+def test_whoever_names_a_key_wants_signatures(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    """Also where the policy that judges would not ask for them."""
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    verifier = gear(registry, tmp_path, key=key_pair(tmp_path)).verifier
+    optional = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=verifier, policy=policy(HOST))
+    wanted = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=verifier, policy=policy(HOST), signed=True)
+
+    assert optional.ok
+    assert whys(wanted) == {Why.UNSIGNED, Why.NO_RECORD}
+
+
 def test_the_name_of_an_alias_is_a_promise(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
     """An alias put by hand onto a digest that was verified on other hardware."""
     publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
@@ -274,6 +286,51 @@ def test_the_name_of_an_alias_is_a_promise(registry: FakeRegistry, image: Manife
     registry.put_manifest(RELEASE, "sm90-verified", manifest)
 
     assert whys(look(registry, tmp_path, f"{RELEASE}:sm90-verified")) == {Why.NO_RECORD}
+
+
+def test_the_name_of_an_immutable_tag_is_a_promise_too(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    """A name without a level's ending says `verified`: whoever gives it to what nothing ran in is found out."""
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path), level="audited")
+    manifest = registry.manifest(RELEASE, f"{TAG}-audited")
+    assert manifest is not None
+    registry.put_manifest(RELEASE, TAG, manifest)
+
+    assert look(registry, tmp_path, f"{RELEASE}:{TAG}-audited").ok
+    assert look(registry, tmp_path, RELEASE.at(image.digest)).ok
+    assert whys(look(registry, tmp_path, f"{RELEASE}:{TAG}")) == {Why.NO_RECORD}
+    assert look(registry, tmp_path, f"{RELEASE}:{TAG}", level="audited").ok
+
+
+def test_what_was_probed_again_is_judged_by_the_newest(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    """The same digest, published once more after the probes had changed: the first verdict has had its day."""
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    suite = "sha256:" + "6" * 64
+    later = NOW + timedelta(days=60)
+    tools = gear(registry, tmp_path, clock=lambda: later)
+    again = probe(image.digest, created=later, run="run2", suite_digest=suite)
+    publish(candidate(), policy(HOST), lambda digest: [*both(digest), again], tools, suite=suite)
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", now=later)
+
+    assert seen.ok
+    assert ["run2"] == [record.run for record in seen.judgements[0].probes]
+
+
+def test_a_record_that_a_verdict_rests_on_is_missed(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    """Of two records the newer one, which knows a feature that no longer works, is deleted in the registry."""
+    tools = gear(registry, tmp_path, key=key_pair(tmp_path))
+    older = probe(image.digest, created=NOW - timedelta(days=2), features={"cuda-graphs": "works", "marlin": "works"})
+    publish(candidate(), policy(HOST), lambda digest: [older, *both(digest)], tools)
+    pieces = collect(registry, RELEASE, image.digest, tools.verifier).pieces
+    newer = dump(probe(image.digest)).decode()
+    (piece,) = [one for one in pieces if one.statement.predicate.get("text") == newer]
+    listed, _ = registry.referrers(RELEASE, image.digest)
+    registry.delete_manifest(RELEASE, piece.manifest)
+    kept = index_of(entry for entry in listed if entry.digest != piece.manifest)
+    registry.put_manifest(RELEASE, fallback_tag(image.digest), kept)
+    seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=tools.verifier)
+
+    assert whys(seen) == {Why.EVIDENCE}
+    assert "1 of the 3 records that the verdict rests on" in str(seen.judgements[0].reasons[0])
 
 
 def test_an_unpublished_digest_is_not_verified(registry: FakeRegistry, tmp_path: Path) -> None:

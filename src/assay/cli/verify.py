@@ -64,6 +64,7 @@ def command(
         policy=own[0] if own else None,
         suite=suite,
         now=now(),
+        signed=bool(keys or identity),
     )
     if form == "json":
         console.json_data(document(seen))

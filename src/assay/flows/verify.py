@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from assay.digest import sha256_of
 from assay.errors import EvidenceError, RegistryError
 from assay.evidence import Kind, Verdict, record_of, verdict_of
 from assay.flows.attach import Collected, Piece, collect
-from assay.model.policy import Level, Policy, Signatures, alias_of
+from assay.model.policy import Level, Policy, Signatures, alias_of, level_of
 from assay.oci import Descriptor
 from assay.policy import Judgement, Reason, Why, judge
 from assay.ports.registry import Registry
@@ -69,14 +70,16 @@ def verify(
     policy: Policy | None,
     suite: str | None,
     now: datetime,
+    signed: bool = False,
 ) -> Verification:
     """Verify what a reference names now.
 
     Args:
-        level: only this level; None means what an alias promises by its name, or every level with a verdict.
-        target: only this architecture; None likewise.
+        level: only this level; None means what a tag promises by its name, or, of a digest, every level with a verdict.
+        target: only this architecture; None means what an alias promises by its name, or all with a verdict.
         policy: judge by this policy's level of the same name; None judges by what the publisher's verdict names.
         suite: digest of the probe suite that counts; None takes the publisher's.
+        signed: only what someone known to the verifier signed counts, whatever the levels ask for.
 
     Raises:
         RegistryError: the registry failed, or there is nothing under that name.
@@ -85,10 +88,11 @@ def verify(
     if subject is None:
         raise RegistryError(f"there is no {reference}", hint="is the name right, and may you read that repository?")
     collected = collect(registry, reference.repository, subject.digest, verifier)
-    promised = ALIAS.fullmatch(reference.tag or "")
-    if promised and not reference.digest:
-        target = target or f"sm_{promised[1]}"
-        level = level or promised[2]
+    if reference.tag and not reference.digest:
+        promised = ALIAS.fullmatch(reference.tag)
+        target = target or (f"sm_{promised[1]}" if promised else None)
+        found = (verdict.level for verdict in _read(collected.pieces).verdicts)
+        level = level or (promised[2] if promised else level_of(reference.tag, found))
     judgements, reasons = judge_pieces(
         collected,
         subject.digest,
@@ -98,6 +102,7 @@ def verify(
         policy=policy,
         suite=suite,
         now=now,
+        signed=signed,
     )
     return Verification(
         reference=reference, subject=subject, judgements=judgements, pieces=collected.pieces, reasons=reasons
@@ -114,19 +119,19 @@ def judge_pieces(
     policy: Policy | None,
     suite: str | None,
     now: datetime,
+    signed: bool = False,
 ) -> tuple[tuple[Judgement, ...], tuple[Reason, ...]]:
     """Judge a digest by its evidence; return a judgement per level and target, and what stands against it at all."""
     reasons = list(collected.problems)
     # Whoever says that something must not be used is believed without a signature: the error is on the safe side.
     reasons += _revocations(collected.pieces)
-    usable = list(collected.pieces)
-    records, verdicts, problems = _read(usable)
-    wanted = _wanted(verdicts, level, target)
-    required = verifier.trusts_anyone if policy is None else False
+    read = _read(collected.pieces)
+    wanted = _wanted(read.verdicts, level, target)
+    required = signed or (policy is None and verifier.trusts_anyone)
     if required or any(_level(verdict, policy).signatures is Signatures.REQUIRED for verdict in wanted):
         usable = [piece for piece in collected.pieces if piece.signer]
-        records, verdicts, problems = _read(usable)
-        wanted = _wanted(verdicts, level, target)
+        read = _read(usable)
+        wanted = _wanted(read.verdicts, level, target)
         if not wanted and (dropped := len(collected.pieces) - len(usable)):
             strangers = sum(piece.bundle is not None and piece.signer is None for piece in collected.pieces)
             message = (
@@ -134,27 +139,64 @@ def judge_pieces(
                 f"({strangers} signed by unknown keys, {dropped - strangers} not signed)"
             )
             reasons.append(Reason(why=Why.UNSIGNED, message=message))
-    reasons += problems
+    reasons += read.problems
     if not wanted:
         what = " ".join(filter(None, [level, f"on {target}" if target else None])) or "anything"
-        others = ", ".join(f"{alias_of(one.target, one.level)}" for one in verdicts)
+        others = ", ".join(dict.fromkeys(alias_of(one.target, one.level) for one in read.verdicts))
         also = f"; it has been published as {others}" if others else ""
         message = f"no evidence says that {digest[:19]} was found {what}{also}"
         reasons.append(Reason(why=Why.NO_RECORD, message=message))
-    judgements = {
-        (verdict.level, verdict.target): judge(
-            name=verdict.level,
-            level=_level(verdict, policy),
-            image=verdict.image,
-            target=verdict.target,
-            digest=digest,
-            records=records,
-            suite=suite or verdict.suite,
-            now=now,
-        )
-        for verdict in wanted
-    }
-    return tuple(judgements[key] for key in sorted(judgements)), tuple(dict.fromkeys(reasons))
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in wanted:
+        groups.setdefault((verdict.level, verdict.target), []).append(verdict)
+    judgements = tuple(
+        _newest(groups[key], read, digest, policy=policy, suite=suite, now=now) for key in sorted(groups)
+    )
+    return judgements, tuple(dict.fromkeys(reasons))
+
+
+def _newest(
+    verdicts: Sequence[Verdict], read: _Read, digest: str, *, policy: Policy | None, suite: str | None, now: datetime
+) -> Judgement:
+    """Judge by the verdict that rests on the newest record: an image is probed and published again as suites change.
+
+    Two verdicts over the same records (the policy was changed between them) are two promises; one that is kept counts.
+    """
+    beginning = datetime.min.replace(tzinfo=UTC)
+
+    def newest(verdict: Verdict) -> datetime:
+        return max((read.records[one].created for one in verdict.records if one in read.records), default=beginning)
+
+    latest = max(newest(verdict) for verdict in verdicts)
+    judgements = [
+        _judge(verdict, read, digest, policy=policy, suite=suite, now=now)
+        for verdict in verdicts
+        if newest(verdict) == latest
+    ]
+    return next((one for one in judgements if one.ok), judgements[0])
+
+
+def _judge(
+    verdict: Verdict, read: _Read, digest: str, *, policy: Policy | None, suite: str | None, now: datetime
+) -> Judgement:
+    found = judge(
+        name=verdict.level,
+        level=_level(verdict, policy),
+        image=verdict.image,
+        target=verdict.target,
+        digest=digest,
+        records=read.records.values(),
+        suite=suite or verdict.suite,
+        now=now,
+    )
+    gone = [one for one in verdict.records if one not in read.records]
+    if not gone:
+        return found
+    message = (
+        f"{len(gone)} of the {len(verdict.records)} records that the verdict rests on cannot be had: "
+        + ", ".join(one[:19] for one in gone)
+    )
+    return replace(found, reasons=(*found.reasons, Reason(why=Why.EVIDENCE, message=message)))
 
 
 def _wanted(verdicts: Sequence[Verdict], level: str | None, target: str | None) -> list[Verdict]:
@@ -179,19 +221,30 @@ def _revocations(pieces: Iterable[Piece]) -> list[Reason]:
     ]
 
 
-def _read(pieces: Sequence[Piece]) -> tuple[list[Record], list[Verdict], list[Reason]]:
-    records: list[Record] = []
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What statements say."""
+
+    records: Mapping[str, Record]
+    """By the digest of the exact text."""
+    verdicts: tuple[Verdict, ...]
+    problems: tuple[Reason, ...]
+
+
+def _read(pieces: Sequence[Piece]) -> _Read:
+    records: dict[str, Record] = {}
     verdicts: list[Verdict] = []
     problems: list[Reason] = []
     for piece in pieces:
         try:
             if piece.statement.predicate_type == Kind.RECORD:
-                records.append(record_of(piece.statement)[0])
+                record, text = record_of(piece.statement)
+                records[sha256_of(text)] = record
             elif piece.statement.predicate_type == Kind.VERDICT:
                 verdicts.append(verdict_of(piece.statement))
         except EvidenceError as error:
             problems.append(Reason(why=Why.EVIDENCE, message=error.message))
-    return records, verdicts, problems
+    return _Read(records=records, verdicts=tuple(verdicts), problems=tuple(problems))
 
 
 def document(seen: Verification) -> dict[str, Any]:

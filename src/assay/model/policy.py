@@ -7,6 +7,7 @@ for that: an audit-only level has another name, which its tags carry (`<cell>-au
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Final, Self
 
@@ -15,7 +16,18 @@ from pydantic import Field, StringConstraints, model_validator
 from assay.model.base import Value
 from assay.model.outcome import Verdict
 
-__all__ = ["ANY", "Basis", "Level", "Policy", "Repositories", "Requirement", "Signatures", "alias_of", "suffix_of"]
+__all__ = [
+    "ANY",
+    "Basis",
+    "Level",
+    "Policy",
+    "Repositories",
+    "Requirement",
+    "Signatures",
+    "alias_of",
+    "level_of",
+    "suffix_of",
+]
 
 ANY: Final = "*"
 """Stands for every image in `images`; a named image goes before it."""
@@ -155,6 +167,12 @@ class Policy(Value):
 def suffix_of(level: str) -> str:
     """Return what a level adds to the immutable tag of a cell: nothing for `verified`, `-audited` for `audited`."""
     return "" if level == VERIFIED else f"-{level}"
+
+
+def level_of(tag: str, levels: Iterable[str]) -> str:
+    """Return the level that an immutable tag promises by its name: what it ends in, of those known, else `verified`."""
+    endings = {suffix_of(level): level for level in levels}
+    return next((level for ending, level in endings.items() if ending and tag.endswith(ending)), VERIFIED)
 
 
 def alias_of(target: str, level: str) -> str:
