@@ -334,11 +334,16 @@ def test_recommend_and_revoke(site: Site) -> None:
     lacking = site.run(*need, "marlin")
     other = site.run("recommend", "--target", "sm_90", "--have", repository, "--format", "json")
     no_reason = site.run("publish", "--revoke", f"{repository}:sm120-verified")
-    revoked = site.run("publish", "--revoke", f"{repository}:sm120-verified", "--reason", "bad", "--format", "json")
+    words = ("publish", "--revoke", f"{repository}:sm120-verified", "--reason", "bad", "--format", "json")
+    dry = site.run(*words, "--dry-run")
+    still = site.run("verify", f"{repository}:sm120-verified")
+    revoked = site.run(*words)
     after = site.run("verify", f"{repository}:sm120-verified", "--format", "json")
     then = site.run(*need, "cuda-graphs")
 
     assert (0, 3, 3, 2, 0, 6, 3) == tuple(one[0] for one in (found, lacking, other, no_reason, revoked, after, then))
+    assert (0, True, 0) == (dry[0], dry[1]["dry_run"], still[0])
+    assert "a dry run: nothing was written" in dry[2]
     assert found[1]["offers"][0]["digest"] == site.image.digest
     assert found[1]["offers"][0]["levels"] == ["verified"]
     assert lacking[1]["offers"][0]["lacks"] == ["marlin"]

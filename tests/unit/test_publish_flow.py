@@ -451,6 +451,20 @@ def test_revoking_moves_the_alias_back(registry: FakeRegistry, image: Manifest, 
     assert (second.digest, image.digest, "wrong numbers on long prompts") == (last.old, last.new, last.reason)
 
 
+def test_what_revoking_would_do_is_told_and_not_done(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    tools = gear(registry, tmp_path)
+    publish(candidate(), policy(HOST), both, tools)
+    second = put_image(registry, STAGING, "key", content=b"second")
+    publish(candidate(revision=2), policy(HOST), both, tools)
+    registry.calls.clear()
+    told = revoke(Reference.parse(f"{RELEASE}:{ALIAS}"), reason="bad", to=None, policy=None, gear=tools, write=False)
+
+    assert (second.digest, {ALIAS: image.digest}) == told
+    assert second.digest == tag(registry, ALIAS)
+    assert look(registry, tmp_path, f"{RELEASE}:{ALIAS}").ok
+    assert not [call for call in registry.calls if call[0] in ("put_manifest", "put_blob")]
+
+
 def test_an_index_that_never_moves_loses_no_evidence(tmp_path: Path) -> None:
     """The registry's rule covers the tag by which other programs find evidence: assay finds it all the same."""
     registry = FakeRegistry(immutable="sha256-.*")

@@ -114,7 +114,7 @@ def command(
         say=console.say,
     )
     if revoked:
-        return _revoke(revoked, reason, back_to, policy=policy, gear=gear, form=form)
+        return _revoke(revoked, reason, back_to, policy=policy, gear=gear, form=form, dry_run=dry_run)
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "control"]
     if not cells:
         raise NothingSelected("only controls were selected; they are made to fail, and never published")
@@ -329,15 +329,20 @@ def _document(proposal: Proposal, *, published: bool) -> dict[str, Any]:
     }
 
 
-def _revoke(reference: str, reason: str | None, to: str | None, *, policy: Policy, gear: Gear, form: str) -> int:
+def _revoke(
+    reference: str, reason: str | None, to: str | None, *, policy: Policy, gear: Gear, form: str, dry_run: bool
+) -> int:
     if not reason:
         raise UsageError("--revoke needs --reason", hint="others will read it: say what is wrong")
-    digest, moved = revoke(Reference.parse(reference), reason=reason, to=to, policy=policy, gear=gear)
-    console.say(f"revoked {digest}")
+    digest, moved = revoke(
+        Reference.parse(reference), reason=reason, to=to, policy=policy, gear=gear, write=not dry_run
+    )
+    console.say(f"would revoke {digest}" if dry_run else f"revoked {digest}")
     for tag, new in moved.items():
-        console.say(
-            f"{tag}: back to {new}" if new else f"{tag}: nothing earlier holds; it stays, and verify refuses it"
-        )
+        back = f"would go back to {new}" if dry_run else f"back to {new}"
+        console.say(f"{tag}: {back}" if new else f"{tag}: nothing earlier holds; it stays, and verify refuses it")
     if form == "json":
-        console.json_data({"version": 1, "revoked": digest, "reason": reason, "aliases": moved})
+        console.json_data({"version": 1, "dry_run": dry_run, "revoked": digest, "reason": reason, "aliases": moved})
+    if dry_run:
+        console.say("a dry run: nothing was written")
     return 0

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from assay.errors import PolicyRefused, RegistryError
 from assay.evidence import Kind, revocation
 from assay.flows.attach import attach, collect, settle
 from assay.flows.retag import Gear, retag
 from assay.flows.verify import ALIAS, verify
 from assay.model.policy import Policy
+from assay.oci import Descriptor
 from assay.reference import Reference, Repository
 
 __all__ = ["revoke"]
 
 
 def revoke(
-    reference: Reference, *, reason: str, to: str | None, policy: Policy | None, gear: Gear
+    reference: Reference, *, reason: str, to: str | None, policy: Policy | None, gear: Gear, write: bool = True
 ) -> tuple[str, dict[str, str | None]]:
     """Say that a digest is not to be used any more, then move the aliases that name it back to what they named before.
 
@@ -23,6 +26,7 @@ def revoke(
 
     Args:
         to: digest that the aliases go back to; None takes the newest earlier one from the journal that still verifies.
+        write: False only finds out what would be done.
 
     Returns:
         The revoked digest, and for each alias that named it the digest it names now, or None if it stayed.
@@ -35,29 +39,14 @@ def revoke(
     subject = gear.registry.resolve(repository, reference.key)
     if subject is None:
         raise RegistryError(f"there is no {reference}")
+    if not write:
+        found = _aliases(gear, repository, subject.digest)
+        back = {tag: _earlier(gear, repository, tag, subject.digest, to=to, policy=policy) for tag in found}
+        return subject.digest, back
     with gear.journal.exclusive(str(repository)):
-        collected = collect(gear.registry, repository, subject.digest, gear.verifier)
-        if not any(piece.statement.predicate_type == Kind.REVOCATION for piece in collected.pieces):
-            moment = gear.clock()
-            statement = revocation(name=str(repository), digest=subject.digest, reason=reason, when=moment)
-            attach(
-                gear.registry,
-                repository,
-                subject,
-                [statement],
-                signer=gear.signer,
-                verifier=gear.verifier,
-                created=moment,
-                say=gear.say,
-            )
-        else:
-            settle(gear.registry, repository, subject.digest, say=gear.say)
+        _say_so(gear, repository, subject, reason)
         moved: dict[str, str | None] = {}
-        for tag in gear.registry.tags(repository):
-            alias = ALIAS.fullmatch(tag)
-            found = gear.registry.resolve(repository, tag) if alias else None
-            if alias is None or found is None or found.digest != subject.digest:
-                continue
+        for tag, alias in _aliases(gear, repository, subject.digest).items():
             new = _earlier(gear, repository, tag, subject.digest, to=to, policy=policy)
             if new is not None:
                 manifest = gear.registry.manifest(repository, new)
@@ -75,6 +64,37 @@ def revoke(
                 )
             moved[tag] = new
     return subject.digest, moved
+
+
+def _aliases(gear: Gear, repository: Repository, digest: str) -> dict[str, re.Match[str]]:
+    """Return the moving tags that name a digest now, each with its target and level."""
+    found: dict[str, re.Match[str]] = {}
+    for tag in gear.registry.tags(repository):
+        alias = ALIAS.fullmatch(tag)
+        named = gear.registry.resolve(repository, tag) if alias else None
+        if alias and named and named.digest == digest:
+            found[tag] = alias
+    return found
+
+
+def _say_so(gear: Gear, repository: Repository, subject: Descriptor, reason: str) -> None:
+    """Attach the revocation, once."""
+    collected = collect(gear.registry, repository, subject.digest, gear.verifier)
+    if any(piece.statement.predicate_type == Kind.REVOCATION for piece in collected.pieces):
+        gear.say(f"{subject.digest[:19]} was revoked before; the reason given then stays")
+        settle(gear.registry, repository, subject.digest, say=gear.say)
+        return
+    moment = gear.clock()
+    attach(
+        gear.registry,
+        repository,
+        subject,
+        [revocation(name=str(repository), digest=subject.digest, reason=reason, when=moment)],
+        signer=gear.signer,
+        verifier=gear.verifier,
+        created=moment,
+        say=gear.say,
+    )
 
 
 def _earlier(
