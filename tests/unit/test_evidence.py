@@ -262,12 +262,14 @@ def test_an_encrypted_key_takes_its_password_from_the_environment(
 
 
 def test_an_edited_record_file_is_found_out(tmp_path: Path) -> None:
-    records = tmp_path / "records"
-    records.mkdir()
+    records, committed = tmp_path / "build_logs" / "records", tmp_path / "docs" / "records" / "sm_120"
+    records.mkdir(parents=True)
+    committed.mkdir(parents=True)
     record = probe(DIGEST, features={"cuda-graphs": "wrong"})
     path = records / file_name(record)
     path.write_bytes(dump(record))
-    (records / file_name(audit(DIGEST))).write_bytes(dump(audit(DIGEST)))
+    for folder in (records, committed):
+        (folder / file_name(audit(DIGEST))).write_bytes(dump(audit(DIGEST)))
     (records / "broken.json").write_bytes(b"{")
     before = {one.name: one.intact for one in KeptRecords(tmp_path)}
     path.write_bytes(dump(record).replace(b'"wrong"', b'"works"'))

@@ -32,6 +32,22 @@ def test_only_the_target_and_only_the_newest_counts() -> None:
     assert offers[0].lacks(["cuda-graphs", "marlin", "fp8"]) == ("cuda-graphs", "fp8")
 
 
+def test_an_environment_is_no_image(tmp_path: Path) -> None:
+    offers = from_records([probe(DIGEST, executor="local"), probe("sha256:" + "b" * 64, features={})], "sm_120")
+
+    assert [("measured", True), ("environment", False)] == [
+        (offer.standing, offer.usable) for offer in rank(offers, ["cuda-graphs"])
+    ]
+
+
+def test_what_another_machine_probed_has_the_name_of_what_was_built_here() -> None:
+    (offer,) = from_records(
+        [probe(DIGEST, cell=f"card:5000/x@{DIGEST}"), probe(DIGEST, cell="own")], "sm_120", cells={DIGEST: "own"}
+    )
+
+    assert ("own", 0) == (offer.cell, len(offer.lacks(["cuda-graphs"])))
+
+
 def test_what_has_more_goes_first_then_what_stands_better() -> None:
     offers = from_records(
         [

@@ -25,24 +25,28 @@ class KeptRecord:
 
 
 class KeptRecords:
-    """The records of a store, read anew.
+    """The records of a checkout, read anew: what was found out here, and what was committed.
 
     Args:
-        root: build_logs/.
+        root: the checkout; records are in build_logs/records/ and below docs/records/.
     """
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / "records"
+        self._folders = (root / "build_logs" / "records", root / "docs" / "records")
 
     def __iter__(self) -> Iterator[KeptRecord]:
-        """Yield every record that can be read, oldest first."""
-        for path in sorted(self._folder.glob("*.json")):
+        """Yield every record that can be read, oldest first; the same bytes under the same name count once."""
+        paths = sorted((path.name, path) for folder in self._folders for path in folder.rglob("*.json"))
+        seen: set[tuple[str, bytes]] = set()
+        for name, path in paths:
             try:
                 raw = path.read_bytes()
-                record = parse(raw, source=path.name)
+                record = parse(raw, source=name)
             except (OSError, StoreError):
                 continue
-            yield KeptRecord(record=record, raw=raw, name=path.name, intact=is_intact(path, raw))
+            if (name, raw) not in seen:
+                seen.add((name, raw))
+                yield KeptRecord(record=record, raw=raw, name=name, intact=is_intact(path, raw))
 
 
 def is_intact(path: Path, raw: bytes) -> bool:

@@ -177,7 +177,7 @@ def _publish(
     tables: bool,
 ) -> dict[str, Any]:
     store = FileStore(files.root / "build_logs")
-    kept = list(KeptRecords(store.root))
+    kept = list(KeptRecords(files.root))
     records = [one.record for one in kept if one.intact]
     suite = suite_digest(find_suite(files.root))
     candidate = _candidate(cell, files, records, targets, revision)
@@ -188,7 +188,7 @@ def _publish(
         proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
         if any(not one.ok for one in proposal.judgements):
             _measure(proposal.staging.at(subject.digest), files, policy.levels[level])
-            kept = list(KeptRecords(store.root))
+            kept = list(KeptRecords(files.root))
             records = [one.record for one in kept if one.intact]
     _check_intact(kept, subject)
     candidate = replace(candidate, report=_report(store, records, subject))

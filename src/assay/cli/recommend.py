@@ -15,7 +15,7 @@ from assay.cli.trust import identity_options, insecure_option, keys_option, own_
 from assay.errors import RegistryError
 from assay.flows.recommend import Offer, from_records, from_registry, rank
 from assay.nearest import suggestion
-from assay.record import ProbeRecord, now
+from assay.record import BuildRecord, ProbeRecord, now
 from assay.reference import Reference
 
 __all__ = ["command"]
@@ -57,8 +57,9 @@ def command(
     own = own_policy(project)
     offers: list[Offer] = []
     if own is not None:
-        kept = [one.record for one in KeptRecords(own[1] / "build_logs") if one.intact]
-        offers += from_records([record for record in kept if isinstance(record, ProbeRecord)], target)
+        kept = [one.record for one in KeptRecords(own[1]) if one.intact]
+        built = {one.image_digest: one.cell for one in kept if isinstance(one, BuildRecord) and one.image_digest}
+        offers += from_records([one for one in kept if isinstance(one, ProbeRecord)], target, cells=built)
     repositories = list(have)
     if published and own is not None:
         folder = own[1] / "images"
@@ -132,10 +133,12 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
     console.data_table(("image", *shown, "standing", "measured on", "at", "note"), rows)
     if not good:
         what = f"to have all of {', '.join(needs)} " if needs else ""
-        console.say(f"nothing was measured {what}on {target}")
+        console.say(f"no image was measured {what}on {target}")
+        if any(offer.standing == "environment" and not offer.lacks(needs) for offer in ranked):
+            console.say("  an environment was, outside of any image: there is nothing to pull")
         return
     best = good[0]
     if best.digest and best.standing != "measured":
         console.data(f"docker pull {best.reference}")
     else:
-        console.say(f"best: {best.cell} (measured here, not published)")
+        console.say(f"best: {best.cell} (by a record at hand; not published in what was asked)")

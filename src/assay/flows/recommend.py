@@ -20,7 +20,7 @@ from assay.reference import Repository
 
 __all__ = ["Offer", "from_records", "from_registry", "rank"]
 
-Standing = Literal["attested", "recorded", "measured", "unmeasured", "refused"]
+Standing = Literal["attested", "recorded", "measured", "environment", "unmeasured", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +38,32 @@ class Offer:
     features: Mapping[str, Outcome]
     standing: Standing
     """`attested`: published, evidence signed by a known key; `recorded`: published, not signed; `measured`: by a record
-    of this machine only; `unmeasured`: published on an audit, nothing ran; `refused`: published, but its evidence
-    does not hold any more."""
+    at hand only; `environment`: measured outside of any image, so there is nothing to pull; `unmeasured`: published on
+    an audit, nothing ran; `refused`: published, but its evidence does not hold any more."""
     levels: tuple[str, ...] = ()
     note: str = ""
 
     @property
     def usable(self) -> bool:
-        """Whether it was measured, and nothing stands against it."""
-        return self.standing not in ("unmeasured", "refused")
+        """Whether it is an image that was measured, and nothing stands against it."""
+        return self.standing not in ("environment", "unmeasured", "refused")
 
     def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
         """Return the needs that were not measured to work."""
         return tuple(need for need in needs if self.features.get(need) is not Outcome.WORKS)
 
 
-def from_records(records: Iterable[ProbeRecord], target: str) -> list[Offer]:
-    """Return an offer for each image that the records of this machine know on a target; the newest results count."""
+def from_records(records: Iterable[ProbeRecord], target: str, *, cells: Mapping[str, str] | None = None) -> list[Offer]:
+    """Return an offer for each image that the records at hand know on a target; the newest results count.
+
+    Args:
+        cells: digest -> cell of what was built here, for records that know an image by another machine's name for it.
+    """
     groups: dict[tuple[str, str], list[ProbeRecord]] = {}
     for record in records:
         if record.devices and {device.target for device in record.devices} == {target}:
-            groups.setdefault((record.cell, record.image_digest or ""), []).append(record)
+            digest = record.image_digest or ""
+            groups.setdefault(((cells or {}).get(digest, record.cell), digest), []).append(record)
     offers = []
     for (cell, digest), group in groups.items():
         summary = _summary(group)
@@ -72,7 +77,7 @@ def from_records(records: Iterable[ProbeRecord], target: str) -> list[Offer]:
                 device=summary.device,
                 measured=summary.measured,
                 features=summary.features,
-                standing="measured",
+                standing="environment" if all(one.executor == "local" for one in group) else "measured",
             )
         )
     return offers
@@ -184,7 +189,14 @@ def _offer(
     )
 
 
-_WORTH: Mapping[Standing, int] = {"attested": 0, "recorded": 1, "measured": 2, "unmeasured": 3, "refused": 4}
+_WORTH: Mapping[Standing, int] = {
+    "attested": 0,
+    "recorded": 1,
+    "measured": 2,
+    "environment": 3,
+    "unmeasured": 4,
+    "refused": 5,
+}
 
 
 def rank(offers: Sequence[Offer], needs: Sequence[str]) -> list[Offer]:
