@@ -37,7 +37,7 @@ from assay.model.policy import Basis, Level, Policy
 from assay.oci import MANIFEST, Descriptor
 from assay.plan import shard
 from assay.ports.signing import Signer
-from assay.record import AuditRecord, BuildRecord, BuildStatus, Record, dump
+from assay.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord, Record, dump
 from assay.reference import Reference, Repository
 
 __all__ = ["command"]
@@ -180,7 +180,8 @@ def _publish(
     kept = list(KeptRecords(files.root))
     records = [one.record for one in kept if one.intact]
     suite = suite_digest(find_suite(files.root))
-    candidate = _candidate(cell, files, records, targets, revision)
+    promised = policy.levels[level].targets(cell.image) if level in policy.levels else ()
+    candidate = _candidate(cell, files, records, targets, revision, promised=promised)
     subject = _staged(candidate, policy, gear, kind=cell.kind, push=not dry_run)
     if candidate.lock is None and cell.kind == "build":
         console.say(f"{cell.id}: no record of its build is here, so no bill of materials is attached")
@@ -192,6 +193,10 @@ def _publish(
             records = [one.record for one in kept if one.intact]
     _check_intact(kept, subject)
     candidate = replace(candidate, report=_report(store, records, subject))
+    if not targets:
+        # Whatever a cell was made for: where it was measured as the policy wants it, the policy's promise holds.
+        measured = [target for target in promised if _measured(records, subject.digest, target)]
+        candidate = replace(candidate, targets=tuple(dict.fromkeys([*candidate.targets, *measured])))
     proposal = propose(candidate, subject, policy=policy, level=level, records=records, suite=suite, gear=gear)
     proven = [one.target for one in proposal.judgements if one.ok]
     if proven and not targets:
@@ -221,12 +226,31 @@ def _measure(reference: str, files: ProjectFiles, level: Level) -> None:
             main_inner(["probe", reference, "--project", str(files.root)])
 
 
+def _measured(records: Sequence[Record], digest: str, target: str) -> bool:
+    return any(
+        isinstance(one, ProbeRecord)
+        and one.image_digest == digest
+        and {item.target for item in one.devices} == {target}
+        for one in records
+    )
+
+
 def _candidate(
-    cell: Cell, files: ProjectFiles, records: Sequence[Record], targets: Sequence[str], revision: int
+    cell: Cell,
+    files: ProjectFiles,
+    records: Sequence[Record],
+    targets: Sequence[str],
+    revision: int,
+    *,
+    promised: Sequence[str],
 ) -> Candidate:
+    known = tuple(dict.fromkeys([*cell.targets, *promised]))
     for target in targets:
-        if target not in cell.targets:
-            raise UsageError(f"{cell.id} is not made for {target}", hint=f"its targets: {', '.join(cell.targets)}")
+        if target not in known:
+            raise UsageError(
+                f"{cell.id} is not made for {target}, and the policy says nothing of it there",
+                hint=f"its targets: {', '.join(known)}",
+            )
     built = [
         record
         for record in records

@@ -114,6 +114,10 @@ class Level(Value):
                 return self.images[name][target]
         return Requirement() if self.basis is Basis.AUDIT and not self.images else None
 
+    def targets(self, image: str) -> tuple[str, ...]:
+        """Return the targets that the level names for an image."""
+        return tuple(dict.fromkeys(target for name in (image, ANY) for target in self.images.get(name, {})))
+
 
 class Repositories(Value):
     """Where images go. `{image}` stands for the image's name.
