@@ -240,7 +240,7 @@ def _audit(
         if isinstance(record, AuditRecord)
         and record.subject == "image"
         and record.image_digest == digest
-        and (not record.targets or target in record.targets)
+        and target in record.targets
     ]
     newest = max(audits, key=lambda record: record.created, default=None)
     if level.audit is None:
@@ -250,9 +250,9 @@ def _audit(
             f"there is no audit of {digest[:19]} for {target}; the level wants one that says {level.audit} or better"
         )
         return None, [Reason(why=Why.AUDIT, message=message)]
-    if SEVERITY[newest.verdict] > SEVERITY[level.audit]:
+    if SEVERITY[newest.on(target)] > SEVERITY[level.audit]:
         told = "; ".join(newest.summary[:3])
-        message = f"the audit says {newest.verdict}, the level allows {level.audit} at worst" + (
+        message = f"the audit says {newest.on(target)}, the level allows {level.audit} at worst" + (
             f": {told}" if told else ""
         )
         return newest, [Reason(why=Why.AUDIT, message=message)]

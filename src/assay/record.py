@@ -107,13 +107,20 @@ class AuditRecord(Record):
     kind: Literal["audit"] = "audit"
     subject: Literal["wheels", "image"]
     verdict: Verdict
+    """Over all targets."""
     targets: tuple[str, ...] = ()
+    verdicts: dict[str, Verdict] = {}
+    """target -> the verdict there; what is missing on one GPU says nothing of another."""
     findings: int = 0
     summary: tuple[str, ...] = ()
     """The findings that decided the verdict, one line each."""
     predictions: dict[str, dict[str, Outcome]] = {}
     """target -> feature -> predicted outcome."""
     report: str | None = None
+
+    def on(self, target: str) -> Verdict:
+        """Return the verdict for one target; records of older versions have but one for all."""
+        return self.verdicts.get(target, self.verdict)
 
 
 class Device(Value):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.model.outcome import Outcome, Verdict
+from assay.adapters.store import FileStore
+from assay.audit.findings import AuditReport, Finding, verdict_of
+from assay.flows.audit import keep_record
+from assay.model.outcome import Outcome, Severity, Verdict
 from assay.model.policy import Level
 from assay.policy import Why, judge
 from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record
@@ -106,10 +110,40 @@ def test_what_was_measured_may_be_called_verified() -> None:
         ([probe(), audit(image_digest="sha256:" + "b" * 64)], Why.AUDIT),
         ([probe(), audit(subject="wheels")], Why.AUDIT),
         ([probe(), audit(targets=("sm_90",))], Why.AUDIT),
+        ([probe(), audit(targets=())], Why.AUDIT),
+        ([probe(), audit("ok", verdicts={"sm_120": Verdict.FAIL})], Why.AUDIT),
     ],
 )
 def test_each_gap_has_its_reason(records: list[Record], expected: Why) -> None:
     assert reasons(records) == [expected]
+
+
+def test_what_another_gpu_lacks_is_no_matter() -> None:
+    """An audit judges for all targets at once; that there is no code for one of them says nothing of the others."""
+    here, elsewhere = audit("fail", verdicts={"sm_120": Verdict.WARN, "sm_89": Verdict.FAIL}), audit("fail")
+
+    assert (Verdict.WARN, Verdict.FAIL) == (here.on("sm_120"), elsewhere.on("sm_120"))
+    assert reasons([probe(), here]) == []
+
+
+def test_an_audits_record_keeps_the_verdict_of_each_target(tmp_path: Path) -> None:
+    findings = (
+        Finding(rule="G1", severity=Severity.ERROR, target="sm_89", message="no code"),
+        Finding(rule="R4", severity=Severity.WARNING, message="not declared"),
+    )
+    report = AuditReport(
+        subject="image",
+        name="x",
+        python="3.11",
+        base="slim",
+        targets=("sm_89", "sm_120"),
+        verdict=verdict_of(findings),
+        findings=findings,
+    )
+    record = keep_record(FileStore(tmp_path), report, run="audit", cell=None, image_digest=DIGEST)
+
+    assert Verdict.FAIL == record.verdict
+    assert {"sm_89": Verdict.FAIL, "sm_120": Verdict.WARN} == record.verdicts
 
 
 def test_two_gpus_of_two_kinds_prove_neither() -> None:

@@ -120,6 +120,10 @@ class AuditReport(Value):
         """Return the findings of one severity."""
         return [finding for finding in self.findings if finding.severity is severity]
 
+    def verdict_on(self, target: str) -> Verdict:
+        """Return the verdict for one target: over what concerns it and what concerns every GPU."""
+        return verdict_of(finding for finding in self.findings if finding.target in ("", target))
+
     @property
     def summary(self) -> tuple[str, ...]:
         """The findings that decided the verdict, one line each."""

@@ -100,7 +100,7 @@ def show_judgement(judgement: Judgement, *, against: bool) -> None:
     answer = "no" if not judgement.ok else "by its records, but it is refused" if against else "yes"
     title = f"{judgement.image}: {judgement.level} on {judgement.target}: {answer}"
     if judgement.basis is Basis.AUDIT:
-        verdict = f"the audit says {judgement.audit.verdict}" if judgement.audit else "there is no audit"
+        verdict = f"the audit says {judgement.audit.on(judgement.target)}" if judgement.audit else "there is no audit"
         console.data(f"{title} (nothing ran; {verdict})")
         for line in judgement.audit.summary if judgement.audit else ():
             console.data(f"  {line}")

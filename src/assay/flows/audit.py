@@ -458,6 +458,7 @@ def keep_record(
         subject=report.subject,
         verdict=report.verdict,
         targets=report.targets,
+        verdicts={target: report.verdict_on(target) for target in report.targets},
         findings=len(report.findings),
         summary=report.summary,
         predictions=report.predicted(),

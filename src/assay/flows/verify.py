@@ -294,6 +294,6 @@ def judgement_document(judgement: Judgement) -> dict[str, Any]:
         ],
         "devices": sorted({device.name for record in judgement.probes for device in record.devices}),
         "measured": newest.created.isoformat() if newest else None,
-        "audit": str(judgement.audit.verdict) if judgement.audit else None,
+        "audit": str(judgement.audit.on(judgement.target)) if judgement.audit else None,
         "reasons": [{"why": str(reason.why), "message": reason.message} for reason in judgement.reasons],
     }
