@@ -100,6 +100,15 @@ def test_a_manifest_without_its_blobs_is_refused(registry: Registry, repository:
         registry.put_manifest(repository, manifest.digest, manifest)
 
 
+def test_a_registry_names_its_repositories(registry: Registry, repository: Repository, staging: Repository) -> None:
+    put_image(registry, staging, "candidate")
+    put_image(registry, repository, "one")
+    found = registry.repositories(repository.host)
+
+    assert {repository, staging} <= set(found)
+    assert found == sorted(found)
+
+
 def test_promotion_mounts_and_moves_no_layer(registry: Registry, repository: Repository, staging: Repository) -> None:
     manifest = put_image(registry, staging, "candidate", content=os.urandom(200_000))
     before = registry.traffic.total

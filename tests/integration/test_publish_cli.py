@@ -340,6 +340,7 @@ def test_recommend_and_revoke(site: Site) -> None:
     repository = f"{site.host}/release/{IMAGE}"
     need = ("recommend", "--target", "sm_120", "--have", repository, "--format", "json", "--need")
     found = site.run(*need, "cuda-graphs,torch-device")
+    anywhere = site.run("recommend", "--target", "sm_120", "--have", site.host, "--format", "json")
     lacking = site.run(*need, "marlin")
     other = site.run("recommend", "--target", "sm_90", "--have", repository, "--format", "json")
     no_reason = site.run("publish", "--revoke", f"{repository}:sm120-verified")
@@ -355,6 +356,7 @@ def test_recommend_and_revoke(site: Site) -> None:
     assert "a dry run: nothing was written" in dry[2]
     assert found[1]["offers"][0]["digest"] == site.image.digest
     assert found[1]["offers"][0]["levels"] == ["verified"]
+    assert found[1]["offers"] == [{**one, "lacks": []} for one in anywhere[1]["offers"]]
     assert lacking[1]["offers"][0]["lacks"] == ["marlin"]
     assert revoked[1]["aliases"] == {"sm120-verified": None}
     assert {"revoked"} <= {reason["why"] for reason in after[1]["reasons"]}

@@ -149,6 +149,11 @@ class FakeRegistry:
         self._enter("tags", str(repository))
         return sorted(self._of(repository).tags)
 
+    def repositories(self, host: str) -> list[Repository]:
+        """See the port."""
+        self._enter("repositories", host)
+        return sorted(one for one, held in self._contents.items() if one.host == host and held.manifests)
+
     def referrers(self, repository: Repository, digest: str) -> tuple[list[Descriptor], bool]:
         """See the port."""
         self._enter("referrers", repository.at(digest))

@@ -283,10 +283,23 @@ class HttpRegistry:
     def tags(self, repository: Repository) -> list[str]:
         """See the port."""
         found: set[str] = set()
-        for answer in self._pages(repository, f"v2/{repository.path}/tags/list?n=1000"):
+        for answer in self._pages(repository.host, f"v2/{repository.path}/tags/list?n=1000", scope=_pull(repository)):
             names = _json(answer).get("tags")
             if isinstance(names, list):
                 found.update(name for name in names if isinstance(name, str))
+        return sorted(found)
+
+    def repositories(self, host: str) -> list[Repository]:
+        """See the port. The catalog is no part of the specification; docker-registry has it, GHCR does not."""
+        found: set[Repository] = set()
+        answered = False
+        for answer in self._pages(host, "v2/_catalog?n=1000", scope="registry:catalog:*"):
+            answered = True
+            names = _json(answer).get("repositories")
+            if isinstance(names, list):
+                found.update(Repository.parse(f"{host}/{name}") for name in names if isinstance(name, str))
+        if not answered:
+            raise RegistryError(f"{host} does not tell which repositories it has", hint=f"name one: {host}/PATH")
         return sorted(found)
 
     def referrers(self, repository: Repository, digest: str) -> tuple[list[Descriptor], bool]:
@@ -295,7 +308,7 @@ class HttpRegistry:
         found: list[Descriptor] = []
         native = False
         # ghcr.io sends this one to a page of its own, which has no such list and limits how often it is asked.
-        for answer in self._pages(repository, path, stay=True):
+        for answer in self._pages(repository.host, path, scope=_pull(repository), stay=True):
             if answer.headers.get("Content-Type", "").partition(";")[0].strip() != INDEX:
                 # Something answers, but not the referrers API.
                 break
@@ -306,14 +319,14 @@ class HttpRegistry:
         index = self.manifest(repository, fallback_tag(digest))
         return (list(index.manifests) if index else []), False
 
-    def _pages(self, repository: Repository, path: str, *, stay: bool = False) -> Iterator[Answer]:
+    def _pages(self, host: str, path: str, *, scope: str, stay: bool = False) -> Iterator[Answer]:
         redirects = tuple(REDIRECTS) if stay else ()
         for _ in range(1000):
             answer = self._http.send(
                 "GET",
-                repository.host,
+                host,
                 path,
-                scopes=[_pull(repository)],
+                scopes=[scope],
                 ok=(200, 400, 404, 405, 501, *redirects),
                 stay=stay,
             )
@@ -325,7 +338,7 @@ class HttpRegistry:
             if not target.startswith("<") or "next" not in parameters:
                 return
             path = urljoin(answer.url, target[1:])
-        raise RegistryError(f"{repository}: the list does not end")
+        raise RegistryError(f"{host}: the list {path.partition('?')[0]} does not end")
 
 
 def _json(answer: Answer) -> dict[str, object]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -20,6 +22,9 @@ from assay.reference import Reference
 
 __all__ = ["command"]
 
+_REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|localhost")
+"""A registry without a repository."""
+
 
 @click.command("recommend")
 @click.option("--target", required=True, metavar="SM", help="Your card's architecture: sm_120 for an RTX 5090.")
@@ -27,8 +32,9 @@ __all__ = ["command"]
 @click.option(
     "--have",
     multiple=True,
-    metavar="REPOSITORY",
-    help="A registry's repository to ask (default: none; what was measured here always counts).",
+    metavar="PLACE",
+    help="Ask this repository (localhost:5000/assay/vllm-blackwell), or a registry for all that it has "
+    "(localhost:5000); records at hand always count.",
 )
 @click.option("--published", is_flag=True, help="Ask the release repositories of this checkout's policy too.")
 @keys_option
@@ -67,6 +73,9 @@ def command(
             own[0].repositories.release_of(path.parent.name) for path in sorted(folder.glob("*/image.yaml"))
         ]
     client, verifier = connect(insecure=insecure), verifier_of(keys, own, identity=identity, issuer=issuer)
+    for host in [name for name in have if _REGISTRY.fullmatch(name)]:
+        repositories.remove(host)
+        repositories += [str(one) for one in client.repositories(host)]
     for name in dict.fromkeys(repositories):
         try:
             offers += from_registry(

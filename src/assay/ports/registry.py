@@ -70,6 +70,9 @@ class Registry(Protocol):
     def tags(self, repository: Repository) -> list[str]:
         """Return all tags, sorted; empty if there is no such repository."""
 
+    def repositories(self, host: str) -> list[Repository]:
+        """Return all repositories that a registry names, sorted; many name none to anyone, which is an error here."""
+
     def referrers(self, repository: Repository, digest: str) -> tuple[list[Descriptor], bool]:
         """Return what refers to a digest, and whether the registry itself keeps that list.
 
