@@ -10,9 +10,11 @@ from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore
 from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
+from assay.cli.common import cell_of
 from assay.flows.audit import Auditor, keep_record
 from assay.flows.audit_image import audit_image
 from assay.lockfile import lock_digest
+from assay.model.cell import Cell
 from assay.model.lock import Lock
 from assay.plan import Plan
 from assay.ports.engine import ImageInfo
@@ -34,23 +36,20 @@ def audit_images(
     engine = DockerEngine()
     reports: list[AuditReport] = []
     for reference in references:
-        lock = _lock(engine.image(reference), files, plan)
+        info = engine.image(reference)
+        cell = cell_of(info, plan) if plan is not None else None
+        lock = _lock(info, files, cell)
         report = audit_image(engine, reference, auditor, targets=targets, lock=lock, tell=console.say)
         if record and files is not None:
-            info = engine.image(reference)
             store = FileStore(files.root / "build_logs")
-            keep_record(store, report, run="audit", cell=None, image_digest=info.digest if info else None)
+            keep_record(store, report, run="audit", cell=cell, image_digest=info.digest if info else None)
         reports.append(report)
     return reports
 
 
-def _lock(image: ImageInfo | None, files: ProjectFiles | None, plan: Plan | None) -> Lock | None:
+def _lock(image: ImageInfo | None, files: ProjectFiles | None, cell: Cell | None) -> Lock | None:
     """Return the lock an image says it was built from, if that still is the lock of its cell."""
-    if image is None or files is None or plan is None:
+    if image is None or files is None or cell is None:
         return None
-    for cell in plan.cells:
-        if cell.id == image.labels.get(f"{LABEL_PREFIX}cell"):
-            lock = files.lock(cell)
-            if lock is not None and lock_digest(lock) == image.labels.get(f"{LABEL_PREFIX}lock"):
-                return lock
-    return None
+    lock = files.lock(cell)
+    return lock if lock is not None and lock_digest(lock) == image.labels.get(f"{LABEL_PREFIX}lock") else None

@@ -10,8 +10,11 @@ import click
 
 from assay import plan as planning
 from assay.adapters.project_files import ProjectFiles, find_root
+from assay.model.cell import Cell
+from assay.ports.engine import ImageInfo
+from assay.render import LABEL_PREFIX
 
-__all__ = ["format_option", "load", "project_option", "select_argument"]
+__all__ = ["cell_of", "format_option", "load", "project_option", "select_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,3 +50,9 @@ def load(project: Path | None) -> tuple[ProjectFiles, planning.Plan]:
     """Read the project's configuration and make the plan."""
     files = ProjectFiles(project or find_root())
     return files, planning.make(files.load())
+
+
+def cell_of(image: ImageInfo | None, plan: planning.Plan) -> Cell | None:
+    """Return the cell that an image says it was built for, whatever it is called where it is now."""
+    named = image.labels.get(f"{LABEL_PREFIX}cell") if image else None
+    return next((cell for cell in plan.cells if cell.id == named), None)

@@ -16,7 +16,7 @@ from assay.adapters.gpu_leases import FileLeases
 from assay.adapters.local_executor import LocalExecutor
 from assay.adapters.probe_suite import find_suite, load_suite, suite_digest
 from assay.adapters.store import FileStore
-from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.common import cell_of, format_option, load, project_option, select_argument
 from assay.diagnose import Stage, diagnose
 from assay.errors import GpuMissing, NothingSelected, UsageError
 from assay.flows.probe import Options, ProbeFlow, Subject, exit_code
@@ -166,7 +166,8 @@ def _subjects(
             )
     by_reference = {cell.local_reference: cell for cell in plan.cells}
     for reference in references:
-        known = by_reference.get(reference)
+        # What was built here is known by its name; what another machine built, by what it says of itself.
+        known = by_reference.get(reference) or cell_of(DockerEngine().image(reference), plan)
         found.append(
             Subject(
                 place=executor.place(reference),
