@@ -188,3 +188,18 @@ def test_an_image_without_packages_is_told(auditor: Auditor) -> None:
         audited(engine, auditor, None)
     with pytest.raises(EngineError, match="no image"):
         audit_image(engine, "other:1", auditor, targets=())
+
+
+def test_what_a_package_requires_and_nobody_installed_is_told(auditor: Auditor) -> None:
+    """An image holds all there is; but somebody runs it, so it weighs less than in a set that is to be built."""
+    asking = {
+        f"{SITE}/asking-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: asking\nVersion: 1\n"
+        b"Requires-Dist: gone\nRequires-Dist: system-thing\nRequires-Dist: thing>=2\n"
+    }
+    system = {"/usr/lib/python3/dist-packages/system_thing-1.dist-info/METADATA": b"Name: system-thing\nVersion: 1\n"}
+    report = audited(image(FILES, more=asking | system), auditor, None)
+
+    assert [
+        (Severity.WARNING, "requires gone, which is not in the set"),
+        (Severity.WARNING, "requires thing>=2, but 1.0 is in the set"),
+    ] == sorted((finding.severity, finding.message) for finding in report.findings if finding.rule == "R1")

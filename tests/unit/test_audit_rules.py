@@ -11,7 +11,7 @@ from wheels import facts, library
 from assay.adapters.knowledge_files import load_knowledge
 from assay.audit.audit import audit, uncertain
 from assay.audit.context import TargetGpu
-from assay.audit.facts import WheelFacts
+from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge
@@ -198,6 +198,55 @@ def test_l1_another_cuda_major(knowledge: Knowledge) -> None:
     assert found(report, "L10")
 
 
+def test_l1_what_torch_would_bring_is_another_cuda_major_too(knowledge: Knowledge) -> None:
+    """Given in part, torch's own CUDA libraries stand in the base; seen with sgl-kernel 0.3.9.post2 on torch 2.11."""
+    base = replace(BOOKWORM, sonames=frozenset({"libcudart.so.13"}))
+    wheel = extension(COMMON, SYM_NE, NEW_STRING, needed=("libcudart.so.12",))
+    (finding,) = found(judged(knowledge, torch(), wheel, base=base, complete=False), "L1")
+
+    assert "this set has libcudart.so.13" in finding.message
+    assert "nvidia-cuda-runtime-cu12" not in finding.fix
+
+
+def bitsandbytes(version: str, *numbers: str) -> WheelFacts:
+    libraries = [
+        library(f"bitsandbytes/libbitsandbytes_cuda{number}.so", needed=("libgone.so.1",), sass=("90",))
+        for number in numbers
+    ]
+    return facts("bitsandbytes", version, *libraries, requires=("torch",))
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "loaded"),
+    [
+        ("0.49.2", "12.8", "128"),
+        ("0.50.2", "12.8", "128"),
+        ("0.50.2", "12.9", "128"),
+        ("0.50.2", "12.0", "124"),
+        ("0.50.2", "13.0", None),
+        ("0.49.2", "12.9", None),
+    ],
+)
+def test_l1_a_package_that_picks_its_library_by_the_cuda_of_torch(
+    knowledge: Knowledge, version: str, cuda: str, loaded: str | None
+) -> None:
+    """bitsandbytes loads one of many libraries by ctypes: it alone is judged."""
+    wheel = bitsandbytes(version, "118", "124", "128")
+    used = torch().model_copy(update={"cuda": cuda})
+    report = judged(knowledge, used, cudart(), wheel, targets=(SM120,))
+    errors = [finding for finding in report.findings if finding.severity is Severity.ERROR]
+
+    if loaded is None:
+        assert [f"none that it would load with torch 2.8.0 for CUDA {cuda}"] == [
+            finding.message.partition("and ")[2] for finding in errors
+        ]
+    else:
+        assert {("L1", f"bitsandbytes/libbitsandbytes_cuda{loaded}.so"),
+                ("G1", f"bitsandbytes/libbitsandbytes_cuda{loaded}.so")} == {
+            (finding.rule, finding.library) for finding in errors
+        }  # fmt: skip
+
+
 def test_l1_a_library_out_of_reach_is_no_error(knowledge: Knowledge) -> None:
     holder = facts("holder", "1", library("holder/lib/libheld.so.1", soname="libheld.so.1"))
     wheel = extension(COMMON, SYM_NE, NEW_STRING, needed=("libheld.so.1",))
@@ -311,6 +360,29 @@ def test_l5_a_file_for_another_python_is_not_seen(knowledge: Knowledge) -> None:
     assert "Python 3.11 does not see it" in found(judged(knowledge, wheel), "L5")[0].message
 
 
+def test_l5_the_same_module_for_this_python_stands_beside_it(knowledge: Knowledge) -> None:
+    """Seen: vLLM 0.24.0 brings deep_gemm's module for five Pythons; four of them do not matter."""
+    paths = [f"a/_x.cpython-{number}-x86_64-linux-gnu.so" for number in ("310", "311", "312")]
+    modules = [library(path, needed=("libc10.so",), undefined=(COMMON, SYM_NE, NEW_STRING)) for path in paths]
+    silent = judged(knowledge, torch(), cudart(), facts("a", "1", *modules, requires=("torch==2.8.0",)))
+
+    assert Verdict.OK is silent.verdict
+    alone = judged(knowledge, torch("2.9.1"), cudart(), facts("a", "1", *modules, requires=("torch",)))
+    assert [paths[1]] == [finding.library for finding in found(alone, "L3")]
+
+
+def test_l5_what_is_loaded_by_its_path_needs_no_fitting_name(knowledge: Knowledge) -> None:
+    """Seen: torchao loads every torchao/_C*.so; sglang-kernel loads infllm_ops, which pybind11 then refuses."""
+    loaded = library("torchao/_C_mxfp8.cpython-310-x86_64-linux-gnu.so", needed=("libc10.so",), undefined=(COMMON,))
+    guarded = library("sgl_kernel/infllm_ops.cpython-310-x86_64-linux-gnu.so", undefined=(COMMON,),
+                      needed=("libc10.so",)).model_copy(update={"notes": {"pybind11_python": "3.10"}})  # fmt: skip
+    torchao, kernel = (facts(name, "1", item, requires=("torch==2.8.0",)) for name, item in
+                       (("torchao", loaded), ("sglang-kernel", guarded)))  # fmt: skip
+
+    assert not found(judged(knowledge, torch(), cudart(), torchao), "L5")
+    assert "refuses to load" in found(judged(knowledge, torch(), cudart(), kernel), "L5")[0].message
+
+
 @pytest.mark.parametrize(("driver", "good"), [(None, True), ("12.8", True), ("12.3", False)])
 def test_l6_functions_of_a_newer_driver(knowledge: Knowledge, driver: str | None, good: bool) -> None:
     target = TargetGpu(name="sm_120", capability=120, driver_cuda=driver)
@@ -415,6 +487,78 @@ def test_predictions_tell_machine_code_from_ptx_and_wrong_from_slow(knowledge: K
     assert Outcome.BROKEN is outcome(vllm(sass=("90a",)))
 
 
+def kernels(path: str, *names: str, sass: tuple[str, ...], undefined: tuple[str, ...] = ()) -> Library:
+    made = library(path, needed=("libc10.so",), undefined=(COMMON, *undefined), sass=sass)
+    assert made.gpu is not None
+    groups = tuple(group.model_copy(update={"kernels": names}) for group in made.gpu.groups)
+    return made.model_copy(update={"gpu": made.gpu.model_copy(update={"groups": groups})})
+
+
+def test_a_library_for_other_gpus_gives_no_feature(knowledge: Knowledge) -> None:
+    """Seen: sglang-kernel's sm90/common_ops has code for 12.0 and is loaded on 9.0 alone."""
+
+    def predicted(capability: int, **broken: tuple[str, ...]) -> tuple[Outcome, str]:
+        wheel = facts("sglang-kernel", "0.4.6", *(
+            kernels(f"sgl_kernel/{name}/common_ops.abi3.so", "cutlass_e4m3", sass=("90", "120"),
+                    undefined=broken.get(name, ()))
+            for name in ("sm90", "sm100")
+        ), requires=("torch==2.8.0",))  # fmt: skip
+        target = TargetGpu(name=f"sm_{capability}", capability=capability)
+        report = judged(knowledge, torch(sass=("90", "120")), cudart(), wheel, targets=(target,))
+        (row,) = [item for item in report.predictions if item.feature == "fp8-gemm"]
+        return row.outcome, row.reason
+
+    assert Outcome.WORKS is predicted(120)[0]
+    assert Outcome.WORKS is predicted(120, sm90=(OLD_ONLY,))[0]
+    outcome, reason = predicted(120, sm100=(OLD_ONLY,))
+    assert Outcome.BROKEN is outcome
+    assert "sm100/common_ops" in reason
+    assert Outcome.WORKS is predicted(90, sm100=(OLD_ONLY,))[0]
+    assert Outcome.BROKEN is predicted(90, sm90=(OLD_ONLY,))[0]
+
+
+def test_two_targets_are_judged_each_by_its_own_policy(knowledge: Knowledge) -> None:
+    wheel = facts("sgl-kernel", "0.3.9", kernels("sgl_kernel/flash_ops.abi3.so", "flash", sass=("80",)),
+                  requires=("torch==2.8.0",))  # fmt: skip
+    targets = (TargetGpu(name="sm_90", capability=90), SM120)
+    report = judged(knowledge, torch(), cudart(), wheel, targets=targets)
+
+    assert {"sm_90": Severity.WARNING, "sm_120": Severity.INFO} == {
+        finding.target: finding.severity for finding in found(report, "G1")
+    }
+
+
+def test_a_package_that_cannot_be_imported_gives_no_feature(knowledge: Knowledge) -> None:
+    """flash_ops would load; sgl_kernel, which imports common_ops, would not."""
+    wheel = facts("sgl-kernel", "0.3.9", kernels("sgl_kernel/flash_ops.abi3.so", "flash", sass=("90a",)),
+                  kernels("sgl_kernel/common_ops.abi3.so", "rms_norm", sass=("90",), undefined=(OLD_ONLY,)),
+                  requires=("torch==2.8.0",))  # fmt: skip
+    target = TargetGpu(name="sm_90", capability=90)
+    report = judged(knowledge, torch(), cudart(), wheel, targets=(target,))
+
+    assert Outcome.BROKEN is report.predicted()["sm_90"]["flash-attn-3"]
+
+
+@pytest.mark.parametrize(
+    ("packages", "complete", "known", "expected"),
+    [
+        (("cuda-toolkit",), True, True, (Outcome.WORKS, False)),
+        ((), True, True, (Outcome.INCONCLUSIVE, True)),
+        ((), True, False, (Outcome.WORKS, True)),
+        ((), False, True, (Outcome.WORKS, True)),
+    ],
+)
+def test_what_compiles_at_run_time_says_so(
+    knowledge: Knowledge, packages: tuple[str, ...], complete: bool, known: bool, expected: tuple[Outcome, bool]
+) -> None:
+    base = replace(BOOKWORM, packages=frozenset(packages), known=known)
+    report = judged(knowledge, torch(), cudart(), facts("flashinfer-python", "0.5.3"), base=base, targets=(SM120,),
+                    complete=complete)  # fmt: skip
+    (row,) = [item for item in report.predictions if item.feature == "flashinfer"]
+
+    assert expected == (row.outcome, "nvcc" in row.reason)
+
+
 def test_a_feature_without_its_package_is_not_predicted(knowledge: Knowledge) -> None:
     assert "marlin" not in judged(knowledge, torch(), cudart(), targets=(SM120,)).predicted()["sm_120"]
 
@@ -431,7 +575,8 @@ def test_a_library_of_the_base_decides_a_feature(knowledge: Knowledge, has: bool
 
 def test_a_back_end_of_an_engine_needs_both(knowledge: Knowledge) -> None:
     def predicted(*wheels: WheelFacts) -> dict[str, Outcome]:
-        installation = Installation(wheels=(torch(), cudart(), *wheels), python="3.11", base=BOOKWORM)
+        base = replace(BOOKWORM, packages=frozenset({"cuda-toolkit"}))
+        installation = Installation(wheels=(torch(), cudart(), *wheels), python="3.11", base=base)
         return {item.feature: item.outcome for item in audit(installation, knowledge, targets=[SM120]).predictions}
 
     engine, old, new = (

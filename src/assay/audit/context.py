@@ -118,16 +118,49 @@ class Context:
     def torch(self) -> WheelFacts | None:
         return self.installation.torch
 
-    def policy(self, wheel: WheelFacts, library: Library) -> LibraryPolicy | None:
-        """Return what is known of how a package uses a library on all of the targets; the first entry that fits."""
-        for entry in self.knowledge.dispatch.libraries:
+    def policy(self, wheel: WheelFacts, library: Library, target: TargetGpu | None = None) -> LibraryPolicy | None:
+        """Return what is known of how a package uses a library: the first entry that fits.
+
+        Args:
+            target: the GPU in question; none: an entry for some GPUs alone holds only if all targets are among them.
+        """
+        targets = self.targets if target is None else (target,)
+        for entry in self._policies.get(wheel.name, ()):
             if (
-                entry.package == wheel.name
-                and fnmatchcase(library.path, entry.library)
+                self._names(entry, wheel, library)
                 and fits(wheel.version, entry.versions)
-                and (not entry.targets or all(self.on(target, entry.targets) for target in self.targets))
+                and (not entry.targets or (bool(targets) and all(self.on(gpu, entry.targets) for gpu in targets)))
             ):
                 return entry
+        return None
+
+    @cached_property
+    def _policies(self) -> dict[str, list[LibraryPolicy]]:
+        found: dict[str, list[LibraryPolicy]] = {}
+        for entry in self.knowledge.dispatch.libraries:
+            found.setdefault(entry.package, []).append(entry)
+        return found
+
+    def _names(self, entry: LibraryPolicy, wheel: WheelFacts, library: Library) -> bool:
+        """Whether an entry is about a library; of one with a place for CUDA's version, the library that is loaded."""
+        if not entry.by_cuda:
+            return fnmatchcase(library.path, entry.library)
+        torch = self.torch
+        if torch is None or torch.cuda is None:
+            return False
+        chosen = entry.chosen((item.path for item in wheel.libraries), torch.cuda)
+        return chosen is not None and chosen == library.path
+
+    def without_cuda(self, wheel: WheelFacts) -> tuple[str, ...] | None:
+        """Return the CUDA versions a wheel has libraries for, if it picks one by torch's and none of them fits."""
+        torch = self.torch
+        if torch is None or torch.cuda is None:
+            return None
+        for entry in self._policies.get(wheel.name, ()):
+            if entry.by_cuda and fits(wheel.version, entry.versions):
+                paths = [item.path for item in wheel.libraries]
+                if entry.chosen(paths, torch.cuda) is None:
+                    return tuple(f"{major}.{minor}" for major, minor in sorted(entry.variants(paths))) or None
         return None
 
     @staticmethod
@@ -143,10 +176,11 @@ class Context:
             if wheel.is_torch:
                 continue
             for library in wheel.libraries:
-                if library.scope == "listed" or library.machine == "cuda" or self.for_other_torch(library):
+                if library.scope == "listed" or library.machine == "cuda" or self.for_others(wheel, library):
                     continue
-                kind = library.torch_kind
-                if kind is Kind.NONE and not (_is_extension(library.name) or library.extension):
+                kind, policy = library.torch_kind, self.policy(wheel, library)
+                required = policy is not None and policy.use == "required"
+                if kind is Kind.NONE and not (_is_extension(library.name) or library.extension or required):
                     continue
                 start = Found(soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library)
                 found.append(
@@ -155,15 +189,29 @@ class Context:
                         library=library,
                         closure=self.linker.closure(start),
                         kind=kind,
-                        policy=self.policy(wheel, library),
+                        policy=policy,
                     )
                 )
         return tuple(found)
 
-    def for_other_torch(self, library: Library) -> bool:
-        """Whether a library's name says that it is the variant for another torch: packages load the one that fits."""
+    def for_others(self, wheel: WheelFacts, library: Library) -> bool:
+        """Whether a library is the variant for another torch or Python: packages load the one that fits.
+
+        That it is for another torch, its name says. For another Python it is only if there is one for this Python
+        beside it: alone it is what rule L5 is about.
+        """
         variant, torch = _variant(library.name), self.torch
-        return variant is not None and torch is not None and variant != minor(torch.version)
+        if variant is not None and torch is not None and variant != minor(torch.version):
+            return True
+        named, here = _CPYTHON.search(library.name), self.installation.python.replace(".", "")
+        if named is None or named.group(1) == here:
+            return False
+        folder, name = library.path[: -len(library.name)], library.name
+        beside = {
+            f"{folder}{name[: named.start(1)]}{here}{name[named.end(1) :]}",
+            f"{folder}{name[: named.start()]}.abi3.so",
+        }
+        return any(item.path in beside for item in wheel.libraries)
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.
@@ -200,5 +248,6 @@ class Context:
                 return Severity.INFO
 
 
+_CPYTHON: Final = re.compile(r"\.cpython-(\d+)")
 _VARIANT: Final = re.compile(r"(?:^|[_.-])(?:lib)?torch[_.-]?(\d)[._]?(\d{1,2})(?!\d)")
 _TORCH_PIN: Final = re.compile(r"torch\s*\(?\s*===?\s*([\w.]+?)(?:\+\w[\w.]*)?\s*\)?\s*(?:;|$)")

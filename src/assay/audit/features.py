@@ -14,6 +14,7 @@ from assay.audit.findings import Finding, Prediction
 from assay.audit.gpu import Run, group_runs
 from assay.audit.knowledge import Dispatch, Feature, fits
 from assay.audit.rules_link import soname_cause
+from assay.audit.rules_requirements import unmet_needs
 from assay.model.outcome import Outcome, Severity, Verdict
 
 __all__ = ["predictions"]
@@ -69,7 +70,7 @@ def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Wa
         return None
     if any(context.installation.wheel(package) is None for package in feature.packages):
         return None
-    ways = [way for entry in feature.dispatch if (way := _way(context, target, entry)) is not None]
+    ways = [way for entry in feature.dispatch if (way := _way(context, target, feature, entry)) is not None]
     if feature.soname:
         ways.append(_soname_way(context, feature.soname))
     if not ways:
@@ -81,6 +82,8 @@ def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Wa
     for glob, why in feature.degraded.items():
         if fnmatchcase(target.dotted, glob) and best.outcome is Outcome.WORKS:
             best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)
+    if best.outcome is Outcome.WORKS:
+        best = _at_run_time(context, name, best)
     best = _with_needs(context, target, feature, best, done)
     done[name] = best
     return best
@@ -106,6 +109,19 @@ def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way
     return own
 
 
+def _at_run_time(context: Context, feature: str, own: _Way) -> _Way:
+    """Say what a feature needs when it runs and no wheel says, where it is not there or nobody said that it is."""
+    for need in unmet_needs(context):
+        if feature not in need.features:
+            continue
+        version = context.installation.wheel(need.package)
+        reason = f"{label(version) if version else need.package} {need.needs}"
+        if context.installation.whole and context.base.known:
+            return _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason, cause=need.cause)
+        return _Way(outcome=own.outcome, verdict=Verdict.WARN, reason=f"{own.reason}; {reason}", cause=own.cause)
+    return own
+
+
 def _has_part(context: Context, feature: str) -> bool:
     """Whether a package is there that could give a feature in another version or on another target."""
     known = context.knowledge.dispatch.features.get(feature)
@@ -125,7 +141,7 @@ def _soname_way(context: Context, soname: str) -> _Way:
     return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=soname_cause(soname))
 
 
-def _way(context: Context, target: TargetGpu, entry: Dispatch) -> _Way | None:
+def _way(context: Context, target: TargetGpu, feature: Feature, entry: Dispatch) -> _Way | None:
     wheel = context.installation.wheel(entry.package)
     if wheel is None or not fits(wheel.version, entry.versions):
         return None
@@ -134,14 +150,30 @@ def _way(context: Context, target: TargetGpu, entry: Dispatch) -> _Way | None:
     needed = _unmet(context, wheel)
     if needed is not None:
         return needed
+    fault = _package_fault(context, target, wheel, known=entry.code)
     if not entry.code:
-        fault = _package_fault(context, wheel)
-        return fault or _Way(outcome=Outcome.WORKS, verdict=Verdict.OK, reason=f"{label(wheel)} brings it")
-    libraries = [item for item in wheel.libraries if fnmatchcase(item.path, entry.library)]
-    if not libraries:
+        return fault or _Way(
+            outcome=Outcome.WORKS,
+            verdict=Verdict.OK,
+            reason=f"{label(wheel)} has it; rests on {', '.join(needs)}"
+            if (needs := [name for name in feature.needs if _has_part(context, name)])
+            else f"every library that {label(wheel)} cannot do without finds what it needs",
+        )
+    ways: list[_Way] = []
+    for library in wheel.libraries:
+        if not fnmatchcase(library.path, entry.library) or context.for_others(wheel, library):
+            continue
+        way = _library_way(context, target, wheel, library, entry)
+        policy = context.policy(wheel, library, target)
+        if way is not None and policy is not None and policy.use == "never":
+            reason = f"{library.path} of {label(wheel)} is not used on {target.name}: {policy.reason}"
+            way = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=reason)
+        if way is not None:
+            ways.append(way)
+    if not ways:
         return None
-    ways = [way for library in libraries if (way := _library_way(context, target, wheel, library, entry)) is not None]
-    return max(ways, key=lambda way: _RANK[way.outcome]) if ways else None
+    best = max(ways, key=lambda way: _RANK[way.outcome])
+    return fault if fault is not None and _RANK[best.outcome] > _RANK[fault.outcome] else best
 
 
 def _unmet(context: Context, wheel: WheelFacts) -> _Way | None:
@@ -152,11 +184,16 @@ def _unmet(context: Context, wheel: WheelFacts) -> _Way | None:
     return None
 
 
-def _package_fault(context: Context, wheel: WheelFacts) -> _Way | None:
+def _package_fault(context: Context, target: TargetGpu, wheel: WheelFacts, *, known: bool) -> _Way | None:
+    """A library that does not load and without which nothing of the package works.
+
+    Args:
+        known: count those alone that are known to be needed, not those of which nothing is known.
+    """
     for library in wheel.libraries:
         if library.path in context.broken:
-            policy = context.policy(wheel, library)
-            if policy is None or policy.use == "required":
+            policy = context.policy(wheel, library, target)
+            if policy.use == "required" if policy is not None else not known:
                 return _broken(context, wheel, library)
     return None
 
@@ -178,12 +215,12 @@ def _cause_of(findings: list[Finding], wheel: WheelFacts) -> str | None:
 def _library_way(
     context: Context, target: TargetGpu, wheel: WheelFacts, library: Library, entry: Dispatch
 ) -> _Way | None:
-    if library.path in context.broken:
-        return _broken(context, wheel, library)
-    code = library.gpu
-    if code is None:
+    broken = _broken(context, wheel, library) if library.path in context.broken else None
+    if library.gpu is None:
         if library.scope == "full":
-            return None
+            return None if entry.kernels else broken
+        if broken:
+            return broken
         return _Way(
             outcome=Outcome.INCONCLUSIVE,
             verdict=Verdict.WARN,
@@ -196,8 +233,8 @@ def _library_way(
         counted[how] += group.containers
         if best is None or _ORDER[how] > _ORDER[best[0]]:
             best = (how, cuda)
-    if best is None:
-        return None
+    if best is None or broken is not None:
+        return broken if best is not None else None
     parts = sum(counted.values())
     where = f"{library.path} of {label(wheel)}"
     match best[0]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -40,6 +41,7 @@ def _specifier(text: str) -> str:
     return text
 
 
+_CUDA_PLACE: Final = re.compile(r"\{cuda~?\}")
 Specifier = Annotated[str, AfterValidator(_specifier)]
 
 
@@ -155,14 +157,42 @@ class LibraryPolicy(Value):
     package: str
     versions: Specifier = ""
     library: str
-    """Glob over paths."""
+    """Glob over paths; or a path with `{cuda}` (`128`) for the library made for torch's own CUDA version, or `{cuda~}`
+    where the package else takes the nearest older one of the same major version, then the nearest newer one."""
     use: Literal["required", "optional", "never"]
     """`optional`: the package goes on without; `never`: not loaded on the targets named."""
+    by_path: bool = False
+    """Loaded by its path: that its file name is for another Python does not matter then."""
     targets: tuple[str, ...] = ()
     """Capabilities it holds for, as globs: `12.*`; empty: all."""
     reason: str
     source: str
     date: str
+
+    @property
+    def by_cuda(self) -> bool:
+        """Whether the path has a place for a CUDA version."""
+        return _CUDA_PLACE.search(self.library) is not None
+
+    def variants(self, paths: Iterable[str]) -> dict[tuple[int, int], str]:
+        """Return CUDA version -> path, of the libraries that are made for one each."""
+        before, _, after = _CUDA_PLACE.sub("\0", self.library).partition("\0")
+        pattern = re.compile(rf"{re.escape(before)}(\d+)(\d){re.escape(after)}")
+        matches = ((pattern.fullmatch(path), path) for path in paths)
+        return {(int(match.group(1)), int(match.group(2))): path for match, path in matches if match}
+
+    def chosen(self, paths: Iterable[str], cuda: str) -> str | None:
+        """Return the library a package loads with torch for a CUDA version (`12.8`), or None if it has none for it."""
+        release = parsed(cuda).release
+        wanted = (release[0], release[1] if len(release) > 1 else 0)
+        found = self.variants(paths)
+        if wanted in found or "{cuda~}" not in self.library:
+            return found.get(wanted)
+        major = [version for version in found if version[0] == wanted[0]]
+        older = [version for version in major if version < wanted]
+        if older:
+            return found[max(older)]
+        return found[min(major)] if major else None
 
 
 class Dispatch(Value):

@@ -55,8 +55,15 @@ class Installation:
     """Whether nothing else is installed, so that what is not here is missing."""
     installed: bool = False
     """Installed already: requirements that do not hold were accepted by somebody, and weigh less."""
+    elsewhere: frozenset[str] = frozenset()
+    """Distributions in other folders that the same Python may see."""
     overridden: frozenset[str] = frozenset()
     """Distributions whose version was forced against what others ask for."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is not here is not there at run time, as far as anybody knows."""
+        return self.complete or self.installed
 
     @cached_property
     def torch(self) -> WheelFacts | None:

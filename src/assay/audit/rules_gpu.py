@@ -70,7 +70,7 @@ def gpu_rules(context: Context) -> list[CodeRow]:
     rows: list[CodeRow] = []
     for wheel, library, target, row in code_rows(context):
         rows.append(row)
-        if row.runs in {"sass", "unknown"} or wheel.name.startswith("nvidia-"):
+        if row.runs in {"sass", "unknown"} or wheel.name.startswith("nvidia-") or context.for_others(wheel, library):
             # NVIDIA's libraries pick kernels for each GPU their version knows, and bring some in ways of their own.
             continue
         _judge(context, wheel, library, target, row)
@@ -78,7 +78,7 @@ def gpu_rules(context: Context) -> list[CodeRow]:
 
 
 def _judge(context: Context, wheel: WheelFacts, library: Library, target: TargetGpu, row: CodeRow) -> None:
-    policy = context.policy(wheel, library)
+    policy = context.policy(wheel, library, target)
     loaded_by_torch = wheel.is_torch or library.torch_kind is not Kind.NONE
     has = ", ".join(row.targets) or "none"
     if row.runs == "none":
@@ -99,7 +99,7 @@ def _judge(context: Context, wheel: WheelFacts, library: Library, target: Target
             )
         )
     elif row.runs == "ptx":
-        driver = f" of a driver for CUDA {row.needs_cuda} or newer" if row.needs_cuda else " of the driver"
+        driver = f"a driver for CUDA {row.needs_cuda} or newer" if row.needs_cuda else "the driver"
         context.add(
             Finding(
                 rule="G2",
@@ -107,8 +107,8 @@ def _judge(context: Context, wheel: WheelFacts, library: Library, target: Target
                 package=label(wheel),
                 library=library.path,
                 target=target.name,
-                message=f"runs on {target.name} through the compiler{driver} alone ({row.ptx} of "
-                f"{row.sass + row.ptx} parts): the first start is slow",
+                message=f"has PTX, no machine code, for {target.name} in {row.ptx} of {row.sass + row.ptx} parts: "
+                f"compiled at first start by {driver}, which is slow",
             )
         )
     else:

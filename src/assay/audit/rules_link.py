@@ -71,7 +71,12 @@ def _by_soname(items: Iterable[Missing]) -> dict[str, list[Missing]]:
 def _missing_sonames(context: Context) -> None:
     """L1: one finding for each wheel and name, however many of its libraries ask for it."""
     for wheel in context.installation.wheels:
-        roots = [root for root in context.roots if root.wheel is wheel]
+        _cuda_variants(context, wheel)
+        # What matters most is named first.
+        roots = sorted(
+            (root for root in context.roots if root.wheel is wheel),
+            key=lambda root: root.policy is None or root.policy.use != "required",
+        )
         loading = [root for root in roots if not _hard(context, root)]
         wanted: dict[str, list[tuple[Root, Missing]]] = defaultdict(list)
         for root in roots:
@@ -90,6 +95,24 @@ def _missing_sonames(context: Context) -> None:
                 _report_soname(context, wheel, name, items, severity)
         for severity, several in plain.items():
             _report_plain(context, wheel, several, severity)
+
+
+def _cuda_variants(context: Context, wheel: WheelFacts) -> None:
+    """L1 for packages that bring a library for each CUDA version and load the one for torch's."""
+    torch, there = context.torch, context.without_cuda(wheel)
+    if torch is None or there is None:
+        return
+    context.add(
+        Finding(
+            rule="L1",
+            severity=Severity.ERROR,
+            package=label(wheel),
+            message=f"has libraries for CUDA {', '.join(there)}, and none that it would load with torch "
+            f"{torch.version} for CUDA {torch.cuda}",
+            cause="lib-cuda-generic",
+            fix=f"take another version of {wheel.name}, or torch for one of these CUDA versions",
+        )
+    )
 
 
 def _soname_severity(
@@ -209,11 +232,12 @@ def _other_major(context: Context, name: str) -> str | None:
     match = _CUDA_SONAME.fullmatch(name)
     if match is None:
         return None
-    for wheel in context.installation.wheels:
-        for other in wheel.by_soname:
-            found = _CUDA_SONAME.fullmatch(other)
-            if found and found.group(1) == match.group(1) and found.group(2) != match.group(2):
-                return other
+    names = [name for wheel in context.installation.wheels for name in wheel.by_soname]
+    # In a set that is given in part, what torch's requirements would bring stands among the base's libraries.
+    for other in (*names, *sorted(context.base.sonames)):
+        found = _CUDA_SONAME.fullmatch(other)
+        if found and found.group(1) == match.group(1) and found.group(2) != match.group(2):
+            return other
     return None
 
 
@@ -232,7 +256,8 @@ def _who_brings(context: Context, name: str, other: str | None) -> str:
 def _importable(context: Context, root: Root) -> bool:
     """L5: an extension module whose file name or content names another Python."""
     wanted = context.installation.python.replace(".", "")
-    match = _SUFFIX.search(root.library.name)
+    by_path = root.policy is not None and root.policy.by_path
+    match = None if by_path else _SUFFIX.search(root.library.name)
     if match and match.group(1) + match.group(2) != wanted:
         context.add(
             Finding(

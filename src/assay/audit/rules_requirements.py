@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -15,10 +16,10 @@ from packaging.version import InvalidVersion, Version
 from assay.audit.context import Context, label
 from assay.audit.facts import WheelFacts
 from assay.audit.findings import Finding
-from assay.audit.knowledge import fits
+from assay.audit.knowledge import RuntimeNeed, fits
 from assay.model.outcome import Severity
 
-__all__ = ["requirement_rules"]
+__all__ = ["requirement_rules", "unmet_needs"]
 
 _CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
 _MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
@@ -31,7 +32,7 @@ def requirement_rules(context: Context) -> None:
         _python(context, wheel)
         for line in wheel.requires_dist:
             _requirement(context, wheel, line, versions)
-    _runtime_needs(context, versions)
+    _runtime_needs(context)
 
 
 def _environment(python: str) -> dict[str, str]:
@@ -79,11 +80,11 @@ def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[
     name, wanted = parsed
     have = versions.get(name)
     if have is None:
-        if context.installation.complete:
+        if context.installation.whole and name not in context.installation.elsewhere:
             context.add(
                 Finding(
                     rule="R1",
-                    severity=Severity.ERROR,
+                    severity=Severity.ERROR if context.installation.complete else Severity.WARNING,
                     package=label(wheel),
                     message=f"requires {wanted}, which is not in the set",
                     fix=f"add {name} to the requirements, or lock again",
@@ -145,22 +146,29 @@ def _python(context: Context, wheel: WheelFacts) -> None:
         )
 
 
-def _runtime_needs(context: Context, versions: dict[str, str]) -> None:
-    """R4: what packages need when they run and no wheel says."""
-    have = set(versions) | context.base.packages
+def unmet_needs(context: Context) -> Iterator[RuntimeNeed]:
+    """Yield what packages that are here need when they run, and nothing here is known to bring."""
+    versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
+    have = set(versions) | context.base.packages | context.installation.elsewhere
     for need in context.knowledge.needs.needs:
         version = versions.get(need.package)
         if version is None or not fits(version, need.versions):
             continue
-        if have & set(need.provided_by) or have & set(need.unless):
-            continue
-        if not context.installation.complete and need.severity != "error":
+        if not have & set(need.provided_by) and not have & set(need.unless):
+            yield need
+
+
+def _runtime_needs(context: Context) -> None:
+    """R4: what packages need when they run and no wheel says."""
+    versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
+    for need in unmet_needs(context):
+        if not context.installation.whole and need.severity != "error":
             continue
         context.add(
             Finding(
                 rule="R4",
                 severity=Severity(need.severity),
-                package=f"{need.package} {version}",
+                package=f"{need.package} {versions[need.package]}",
                 message=need.needs,
                 cause=need.cause,
                 fix=f"add one of: {', '.join(need.provided_by)}" if need.provided_by else "",

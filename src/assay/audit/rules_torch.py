@@ -32,7 +32,9 @@ def torch_rules(context: Context) -> None:
         if wheel.is_torch:
             continue
         libraries = [
-            library for library in wheel.libraries if library.scope != "listed" and not context.for_other_torch(library)
+            library
+            for library in wheel.libraries
+            if library.scope != "listed" and not context.for_others(wheel, library)
         ]
         kinds = {library.path: library.torch_kind for library in libraries}
         if all(kind is Kind.NONE for kind in kinds.values()):

@@ -371,7 +371,16 @@ def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], dig
         )
     version = re.search(r"python(3\.\d+)", site)
     python = version.group(1) if version else max(contents.pythons, default="3", key=lambda text: text.split(".")[-1])
-    return Installation(wheels=tuple(wheels), python=python, base=_base(contents, name, env, aliases), complete=False)
+    sites = _sites(contents)
+    elsewhere = {canonicalize_name(dist.partition("-")[0]) for other in sites if other != site for dist in sites[other]}
+    return Installation(
+        wheels=tuple(wheels),
+        python=python,
+        base=_base(contents, name, env, aliases),
+        complete=False,
+        installed=True,
+        elsewhere=frozenset(elsewhere),
+    )
 
 
 def _wheel(contents: ImageContents, site: str, dist: str, files: Mapping[str, bytes], digest: str) -> WheelFacts:
