@@ -74,7 +74,8 @@ class DockerEngine:
             with translated("asking the container engine about itself"):
                 said = self._client.api.info()
                 version = self._client.api.version()
-            self._info = read_info(said, version, local=self._local)
+                networks = {str(one["Name"]) for one in self._client.api.networks()}
+            self._info = read_info(said, version, local=self._local, networks=networks)
         return self._info
 
     # --- images ---------------------------------------------------------------------------------------------------
@@ -240,7 +241,11 @@ class DockerEngine:
             mounts.append(docker.types.Mount(parent, volume, type="volume", no_copy=True))
         host = self._client.api.create_host_config(
             network_mode=spec.network,
-            port_bindings={f"{port}/tcp": ("127.0.0.1", None) for port in spec.ports} or None,
+            port_bindings={
+                f"{port}/tcp": ("127.0.0.1", None if number else spec.publish_at)
+                for number, port in enumerate(spec.ports)
+            }
+            or None,
             mounts=mounts,
             tmpfs={path: f"rw,exec,nosuid,nodev,size={size}" for path, size in spec.tmpfs.items()},
             read_only=spec.read_only,
@@ -251,6 +256,7 @@ class DockerEngine:
             pids_limit=spec.pids,
             shm_size=spec.shm_bytes,
             ipc_mode="host" if spec.ipc_host else None,
+            init=spec.init or None,
             device_requests=self._device_requests(spec),
             log_config=docker.types.LogConfig(
                 type="json-file", config={"max-size": f"{max(spec.log_bytes // 2 // 1024, 1)}k", "max-file": "2"}

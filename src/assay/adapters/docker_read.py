@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,10 @@ _NO_LAYER: Final = ("ENV", "LABEL", "CMD", "ENTRYPOINT", "EXPOSE", "ARG", "USER"
                     "SHELL", "ONBUILD", "MAINTAINER")  # fmt: skip
 
 
-def read_info(said: Mapping[str, Any], version: Mapping[str, Any], *, local: bool) -> EngineInfo:
-    """Read `GET /info` and `GET /version`."""
+def read_info(
+    said: Mapping[str, Any], version: Mapping[str, Any], *, local: bool, networks: Collection[str] = ("bridge",)
+) -> EngineInfo:
+    """Read `GET /info`, `GET /version` and the names of the networks."""
     driver_type = dict(said.get("DriverStatus") or []).get("driver-type", "")
     architecture = str(said.get("Architecture", ""))
     return EngineInfo(
@@ -41,6 +43,9 @@ def read_info(said: Mapping[str, Any], version: Mapping[str, Any], *, local: boo
         root_dir=str(said.get("DockerRootDir", "")),
         local=local,
         gpu=gpu_access(said, local=local),
+        bridge="bridge" in networks,
+        # An init that cannot be asked for its version has no commit: the daemon says N/A.
+        init=(said.get("InitCommit") or {}).get("ID", "N/A") not in {"", "N/A"},
         buildx=_buildx(),
         warnings=tuple(said.get("Warnings") or ()),
     )

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -46,12 +46,16 @@ def free_port() -> int:
         return number
 
 
-def gpu_memory_bytes() -> int | None:
-    """Return the memory in use on this machine's first GPU, as nvidia-smi tells it."""
-    with suppress(ToolError, ValueError, IndexError):
-        asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        return int(process.run(asked, timeout=20).text.splitlines()[0]) << 20
-    return None
+def gpu_memory_bytes(uuids: Collection[str] = ()) -> int | None:
+    """Return the memory in use on GPUs of this machine, as nvidia-smi tells it; on the first without `uuids`."""
+    asked = ["nvidia-smi", "--query-gpu=uuid,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        rows = [line.partition(", ") for line in process.run(asked, timeout=20).text.splitlines() if line.strip()]
+        used = {uuid.strip(): int(mebibytes) << 20 for uuid, _, mebibytes in rows}
+    except (ToolError, ValueError):
+        return None
+    mine = [used[uuid] for uuid in uuids if uuid in used] or list(used.values())[:1]
+    return sum(mine) if mine else None
 
 
 class LocalServer:
@@ -114,6 +118,7 @@ class LocalServerHost:
         self._facts_program = facts_program
         self._python = python or sys.executable
         self._port = port
+        self._uuids: tuple[str, ...] = ()
 
     def facts(self) -> Facts:
         """Read devices and packages with the interpreter that would run the server."""
@@ -124,7 +129,9 @@ class LocalServerHost:
             except ToolError as error:
                 raise EngineError(f"the Python environment could not be read: {error}") from error
             said = json.loads(answer.read_text())
-        return Facts(devices=devices_of(said), packages=said["packages"])
+        facts = Facts(devices=devices_of(said), packages=said["packages"])
+        self._uuids = tuple(device.uuid for device in facts.devices)
+        return facts
 
     def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout: float) -> Output:
         """Run a short program to its end."""
@@ -164,8 +171,8 @@ class LocalServerHost:
                 popen.wait(30)
 
     def gpu_memory_bytes(self) -> int | None:
-        """Return what is in use on the first GPU."""
-        return gpu_memory_bytes()
+        """Return what is in use on the GPUs that `facts` saw."""
+        return gpu_memory_bytes(self._uuids)
 
     def _words(self, argv: Sequence[str]) -> list[str]:
         return [self._python if argv[0] in {"python", "python3"} else argv[0], *argv[1:]]

@@ -18,6 +18,8 @@ __all__ = ["ContainerServerHost"]
 _WORK: Final = "/assay/work"
 _CACHE: Final = "/assay-cache/huggingface"
 _LOG_BYTES: Final = 8 << 20
+# Compilers and libraries start a thread or process for each core, several times over.
+_PIDS: Final = 1 << 15
 
 
 class _ContainerServer:
@@ -62,9 +64,11 @@ class ContainerServerHost:
         run: the run its containers belong to.
         facts_program: probes/probelib/facts.py.
         gpus: the GPUs that the container gets.
-        network: `bridge` publishes the port on the loopback interface; `host` is for engines without a bridge.
+        network: `bridge` publishes the port on the loopback interface; `host` shares this machine's network; `auto`
+            is `bridge` where the engine has one, else `host`.
         cache: a Hugging Face cache of this machine that the container may use and fill.
         model: a model folder of this machine, given under the same path, read-only.
+        mounts: more folders of this machine.
     """
 
     executor: Literal["docker", "local"] = "docker"
@@ -77,9 +81,10 @@ class ContainerServerHost:
         run: str,
         facts_program: Path,
         gpus: Gpus = "all",
-        network: Literal["bridge", "host"] = "bridge",
+        network: Literal["auto", "bridge", "host"] = "auto",
         cache: Path | None = None,
         model: Path | None = None,
+        mounts: Sequence[Bind] = (),
         port: int | None = None,
     ) -> None:
         self._engine = engine
@@ -87,10 +92,18 @@ class ContainerServerHost:
         self._run = run
         self._facts_program = facts_program
         self._gpus = gpus
-        self._network: Literal["bridge", "host"] = network
+        self._asked_network: Literal["auto", "bridge", "host"] = network
         self._cache = cache
         self._model = model
+        self._mounts = tuple(mounts)
         self._port = port
+        self._uuids: tuple[str, ...] = ()
+
+    @property
+    def _network(self) -> Literal["bridge", "host"]:
+        if self._asked_network == "auto":
+            return "bridge" if self._engine.info().bridge else "host"
+        return self._asked_network
 
     def facts(self) -> Facts:
         """Read devices and packages inside the image."""
@@ -110,7 +123,9 @@ class ContainerServerHost:
             said = " ".join(result.logs.text.split())[-300:]
             raise EngineError(f"{self.reference}: devices and packages could not be read inside: {said}")
         said_facts = json.loads(result.files["facts.json"])
-        return Facts(devices=devices_of(said_facts), packages=said_facts["packages"], image_digest=image.digest)
+        devices = devices_of(said_facts)
+        self._uuids = tuple(device.uuid for device in devices)
+        return Facts(devices=devices, packages=said_facts["packages"], image_digest=image.digest)
 
     def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout: float) -> Output:
         """Run a short program to its end."""
@@ -120,11 +135,17 @@ class ContainerServerHost:
     @contextmanager
     def start(self, spec: ServerSpec) -> Iterator[RunningServer]:
         """Start a server in a container of its own."""
-        inside = 8000
-        if self._network == "host":
-            inside = self._port or free_port()
-            if port_taken(inside):
-                raise EngineError(f"port {inside} is in use", hint="leave --port out, or stop what listens there")
+        info = self._engine.info()
+        if not info.local:
+            raise EngineError(
+                f"the container engine runs on another machine, and a server in {self.reference} would not be reached",
+                hint="run assay on that machine",
+            )
+        if self._network == "bridge" and not info.bridge:
+            raise EngineError("this container engine has no bridge network", hint="--network host")
+        if self._port is not None and port_taken(self._port):
+            raise EngineError(f"port {self._port} is in use", hint="leave --port out, or stop what listens there")
+        inside = (self._port or free_port()) if self._network == "host" else 8000
         host = "127.0.0.1" if self._network == "host" else "0.0.0.0"  # noqa: S104 - inside the container
         argv = [word.replace("{host}", host).replace("{port}", str(inside)) for word in spec.argv]
         wanted = self._spec(argv, spec.env, entrypoint=(), shm=spec.shm_bytes, port=inside)
@@ -139,8 +160,8 @@ class ContainerServerHost:
                     server.stop(grace=10)
 
     def gpu_memory_bytes(self) -> int | None:
-        """Return what is in use on this machine's first GPU; None if the engine runs elsewhere."""
-        return gpu_memory_bytes() if self._engine.info().local else None
+        """Return what is in use on the GPUs that `facts` saw; None if the engine runs elsewhere."""
+        return gpu_memory_bytes(self._uuids) if self._engine.info().local else None
 
     def _spec(
         self,
@@ -151,7 +172,7 @@ class ContainerServerHost:
         shm: int = 64 << 20,
         port: int | None = None,
     ) -> ContainerSpec:
-        binds = []
+        binds = list(self._mounts)
         settings = {"PYTHONUNBUFFERED": "1", "HOME": _WORK, **env}
         if self._cache is not None:
             binds.append(Bind(source=str(self._cache), target=_CACHE, read_only=False))
@@ -169,7 +190,10 @@ class ContainerServerHost:
             gpus=self._gpus,
             network=network,
             ports=[port] if published and port is not None else (),
+            publish_at=self._port if published else None,
             workspace=_WORK,
             binds=binds,
+            init=self._engine.info().init,
+            pids=_PIDS,
             shm_bytes=shm,
         )

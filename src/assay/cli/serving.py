@@ -17,6 +17,7 @@ from assay.errors import NothingSelected, UsageError
 from assay.model.cell import Cell
 from assay.model.profile import Engine, Flags, Profile
 from assay.nearest import suggestion
+from assay.ports.engine import Bind
 from assay.ports.models import ModelFinder
 from assay.ports.server import ServerHost
 from assay.serving.knowledge import ServerFlags, load_server_flags
@@ -27,6 +28,7 @@ __all__ = [
     "extra_env",
     "extra_flags",
     "hosted",
+    "mount",
     "place_options",
     "profile_named",
     "profiles_for",
@@ -67,9 +69,22 @@ def place_options(function: F) -> F:
         click.option("--program", metavar="COMMAND", help="What starts the server, instead of the engine's own."),
         click.option("--python", help="With IMAGE local: the interpreter whose packages are meant."),
         click.option("--gpus", default="all", show_default=True, help="GPUs for the container: all, none, or indexes."),
-        click.option("--network", type=click.Choice(["bridge", "host"]), default="bridge", show_default=True),
+        click.option(
+            "--network",
+            type=click.Choice(["auto", "bridge", "host"]),
+            default="auto",
+            show_default=True,
+            help="Of the server's container; auto: the engine's bridge, or the host's network if it has none.",
+        ),
         click.option("--port", type=click.IntRange(1, 65535), help="A port of this machine (default: a free one)."),
         click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Hugging Face cache to mount."),
+        click.option(
+            "--mount",
+            "mounts",
+            multiple=True,
+            metavar="FOLDER[:INSIDE][:rw]",
+            help="One more folder for the container, under the same path, read-only.",
+        ),
         click.option("--start-timeout", type=float, default=900, show_default=True, help="Seconds until healthy."),
         click.option("--request-timeout", type=float, default=120, show_default=True, help="Seconds per request."),
     ]
@@ -189,9 +204,10 @@ class Options:
     program: str | None
     python: str | None
     gpus: str
-    network: Literal["bridge", "host"]
+    network: Literal["auto", "bridge", "host"]
     port: int | None
     cache: Path | None
+    mounts: tuple[str, ...]
     start_timeout: float
     request_timeout: float
 
@@ -221,6 +237,8 @@ def hosted(place: Place, options: Options) -> ServerHost:
     if model and model.startswith(("/", "./", "../", "~")) and folder is None:
         raise UsageError(f"the model folder {model} is not there")
     if place.local:
+        if options.mounts:
+            raise UsageError("--mount is for containers, and IMAGE is local")
         from assay.adapters.local_server import LocalServerHost  # noqa: PLC0415 - only where it is used
 
         return LocalServerHost(facts_program=facts, python=options.python, port=options.port)
@@ -240,5 +258,18 @@ def hosted(place: Place, options: Options) -> ServerHost:
         network=options.network,
         cache=None if cache is None else cache.resolve(),
         model=folder,
+        mounts=[mount(text) for text in options.mounts],
         port=options.port,
     )
+
+
+def mount(text: str) -> Bind:
+    """Read `--mount FOLDER[:INSIDE][:rw]`."""
+    source, *rest = text.split(":")
+    writable = bool(rest) and rest[-1] in {"rw", "ro"} and rest.pop() == "rw"
+    folder = Path(source).expanduser().resolve()
+    if len(rest) > 1 or (rest and not rest[0].startswith("/")):
+        raise UsageError(f"--mount {text!r}: write FOLDER, FOLDER:/INSIDE or FOLDER:/INSIDE:rw")
+    if not folder.exists():
+        raise UsageError(f"--mount {text}: {folder} is not there")
+    return Bind(source=str(folder), target=rest[0] if rest else str(folder), read_only=not writable)

@@ -59,6 +59,10 @@ class EngineInfo:
     """The engine runs on this machine (it is reached by a socket in the file system)."""
     gpu: Literal["runtime", "cdi"] | None
     """How a container gets GPUs: NVIDIA's runtime, the Container Device Interface, or not at all."""
+    bridge: bool = True
+    """It has a bridge network; without one a container has the host's network or none."""
+    init: bool = False
+    """It has a small init process to put in front of a container's program."""
     buildx: str | None = None
     """Version of the buildx client on PATH."""
     warnings: tuple[str, ...] = ()
@@ -141,6 +145,8 @@ class ContainerSpec:
     network: Literal["none", "bridge", "host"] = "none"
     ports: Sequence[int] = ()
     """TCP ports of the container, published on free ports of the loopback interface (network `bridge`)."""
+    publish_at: int | None = None
+    """The port of the loopback interface for the first of `ports`, instead of a free one."""
     workspace: str | None = None
     """A folder for files in and out, before start and after the end; writable for every user, even with `read_only`.
     Its parent becomes a volume of the engine, so this works on a remote one too, and it has to be a path of its own:
@@ -154,6 +160,8 @@ class ContainerSpec:
     no_new_privileges: bool = True
     memory_bytes: int | None = None
     """Memory and swap together; over it the process is killed and `Exit.oom_killed` is true."""
+    init: bool = False
+    """Put the engine's init process in front: as process 1 a program cannot kill itself, and orphans stay zombies."""
     pids: int | None = 4096
     shm_bytes: int = 64 << 20
     ipc_host: bool = False

@@ -1,0 +1,114 @@
+"""What a server's container is given: network, port, folders."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assay.adapters.fake_engine import FakeEngine, FakeImage, Process
+from assay.adapters.server_container import ContainerServerHost
+from assay.cli.serving import mount
+from assay.errors import EngineError, UsageError
+from assay.ports.engine import Bind, ContainerSpec
+from assay.ports.server import ServerSpec
+
+INFO = FakeEngine().info()
+SERVER = ServerSpec(argv=("serve", "--host", "{host}", "--port", "{port}"), shm_bytes=1 << 30)
+
+
+def serve(process: Process) -> int:
+    process.sleep(60)
+    return 0
+
+
+def started(engine_says: dict[str, Any] | None = None, **options: Any) -> tuple[ContainerSpec, str]:
+    """Start a server in a fake engine; return what its container was given, and where the server is reached."""
+    engine = FakeEngine({"image:1": FakeImage(programs={"serve": serve})}, info=replace(INFO, **(engine_says or {})))
+    host = ContainerServerHost(engine, "image:1", run="r", facts_program=Path("facts.py"), gpus=(), **options)
+    with host.start(SERVER) as server:
+        base = server.base
+    assert [] == engine.containers
+    (spec,) = engine.specs
+    return spec, base
+
+
+def test_with_a_bridge_the_port_is_published() -> None:
+    spec, base = started()
+
+    assert ("bridge", [8000], None) == (spec.network, spec.ports, spec.publish_at)
+    assert ["serve", "--host", "0.0.0.0", "--port", "8000"] == spec.command
+    assert base.startswith("http://127.0.0.1:")
+
+
+def test_an_engine_without_a_bridge_shares_the_network_of_the_host() -> None:
+    spec, base = started({"bridge": False})
+
+    port = spec.command[-1]
+    assert ("host", ()) == (spec.network, spec.ports)
+    assert ["serve", "--host", "127.0.0.1", "--port", port] == spec.command
+    assert f"http://127.0.0.1:{port}" == base
+
+
+def test_a_bridge_that_is_not_there_is_told() -> None:
+    with pytest.raises(EngineError, match="no bridge network") as caught:
+        started({"bridge": False}, network="bridge")
+
+    assert "--network host" == caught.value.hint
+
+
+def test_an_engine_on_another_machine_is_told() -> None:
+    with pytest.raises(EngineError, match="another machine"):
+        started({"local": False})
+
+
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_a_port_that_is_taken_is_told(network: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        with pytest.raises(EngineError, match="is in use"):
+            started(network=network, port=taken.getsockname()[1])
+
+
+def test_a_port_that_was_asked_for_is_published() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    spec, _ = started(port=port)
+
+    assert port == spec.publish_at
+
+
+def test_folders_places_to_write_and_limits(tmp_path: Path) -> None:
+    more = Bind(source="/opt", target="/opt")
+    spec, _ = started({"init": True}, cache=tmp_path / "cache", model=tmp_path / "model", mounts=[more])
+
+    assert [
+        more,
+        Bind(source=str(tmp_path / "cache"), target="/assay-cache/huggingface", read_only=False),
+        Bind(source=str(tmp_path / "model"), target=str(tmp_path / "model")),
+    ] == spec.binds
+    assert ("/assay/work", "/assay/work") == (spec.workspace, spec.env["HOME"])
+    assert "/assay-cache/huggingface" == spec.env["HF_HOME"]
+    assert (1 << 30, True) == (spec.shm_bytes, spec.init)
+
+
+def test_mounts_on_the_command_line(tmp_path: Path) -> None:
+    here = str(tmp_path)
+
+    assert Bind(source=here, target=here) == mount(here)
+    assert Bind(source=here, target=here, read_only=False) == mount(f"{here}:rw")
+    assert Bind(source=here, target="/in") == mount(f"{here}:/in")
+    assert Bind(source=here, target="/in", read_only=False) == mount(f"{here}:/in:rw")
+
+
+@pytest.mark.parametrize("text", ["{}:in", "{}:/in:/more", "{}/not-there"])
+def test_mounts_that_cannot_be(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="--mount"):
+        mount(text.format(tmp_path))
