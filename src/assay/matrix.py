@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from assay import yamltext
 from assay.errors import ConfigError, Problem
 from assay.model.matrix import AxisValue, Image, Match, Matrix
 from assay.nearest import suggestion
+from assay.select import DERIVED, condition_fault
 
-__all__ = ["DERIVED", "Project", "load"]
+__all__ = ["Project", "load"]
 
-DERIVED = ("base", "engine", "image", "kind", "python", "target")
-"""What conditions can name beside the axes."""
+_FOLDER: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+"""Names of images: they stand in paths, in cell ids and in names of repositories."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,10 @@ def load(matrix_text: str, image_texts: Mapping[str, str], *, matrix_file: str =
         problems += error.problems
     for name, text in sorted(image_texts.items()):
         file = f"images/{name}/image.yaml"
+        if not _FOLDER.fullmatch(name):
+            message = f"the folder's name {name!r} cannot name an image: it has to match {_FOLDER.pattern}"
+            problems.append(Problem(file=file, message=message))
+            continue
         try:
             documents[name] = yamltext.load(text, file=file)
             images[name] = yamltext.parse(documents[name], Image)
@@ -116,11 +123,15 @@ def _check_match(
     matrix: Matrix, match: Match, document: yamltext.Document, path: tuple[str | int, ...]
 ) -> list[Problem]:
     known = [*matrix.axes, *DERIVED]
-    return [
-        document.problem((*path, axis), f"no axis {axis!r}{suggestion(axis, known)}", at_key=True)
-        for axis in match
-        if axis not in known
-    ]
+    problems: list[Problem] = []
+    for axis, wanted in match.items():
+        if axis not in known:
+            message = f"no axis {axis!r}{suggestion(axis, known)}"
+            problems.append(document.problem((*path, axis), message, at_key=True))
+        for condition in (wanted,) if isinstance(wanted, str) else wanted:
+            if wrong := condition_fault(condition):
+                problems.append(document.problem((*path, axis), wrong))
+    return problems
 
 
 class _Check:
@@ -149,6 +160,8 @@ class _Check:
         for axis, value in image.defaults.items():
             self.value(axis, value, ("defaults", axis))
         for position, point in enumerate(image.include):
+            if (first := image.include.index(point)) < position:
+                self.add(("include", position), f"include[{position}] is the same point as include[{first}]")
             for axis, value in point.items():
                 self.value(axis, value, ("include", position, axis))
         for position, control in enumerate(image.controls):

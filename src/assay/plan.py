@@ -8,8 +8,9 @@ renames an existing cell.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from jinja2 import StrictUndefined, Template, TemplateError
@@ -20,7 +21,8 @@ from assay.errors import ConfigError, NothingSelected, Problem, UsageError
 from assay.matrix import Project
 from assay.model.cell import Cell, Excluded, oci_tag
 from assay.model.matrix import Axis, AxisValue, Control, Image, Match, Matrix
-from assay.select import Facts, matches, plain_value, select
+from assay.nearest import suggestion
+from assay.select import CONDITION, Facts, facts_of, fault, matches, plain_value, select
 
 __all__ = ["Plan", "make", "render_requirements", "shard"]
 
@@ -54,7 +56,7 @@ class Plan:
             expressions,
             groups=matrix.groups,
             axes=matrix.axes,
-            others=[item.id for item in self.excluded],
+            others={name for item in self.excluded for name in (item.id, item.image)},
         )
         if not found:
             raise NothingSelected(
@@ -65,7 +67,16 @@ class Plan:
 
     def _why_not(self, expressions: Sequence[str]) -> str:
         reasons = {item.reason for item in self.excluded if item.id in expressions or item.image in expressions}
-        return "".join(f"\n  left out: {reason}" for reason in sorted(reasons))
+        lines = [f"\n  left out: {reason}" for reason in sorted(reasons)]
+        groups = self.project.matrix.groups
+        for word in [part for name in expressions for part in (groups[name].select if name in groups else [name])]:
+            condition = CONDITION.match(word)
+            if condition is None or condition[2] != "=":
+                continue
+            known = {value.id for cell in self.cells for value in facts_of(cell).get(condition[1], ())}
+            if not any(fnmatchcase(value, condition[3]) for value in known):
+                lines.append(f"\n  no cell has {word}{suggestion(condition[3], known)}")
+        return "".join(lines)
 
 
 def make(project: Project) -> Plan:
@@ -98,9 +109,26 @@ def make(project: Project) -> Plan:
                 problems.append(project.documents[name].problem(("id",), str(error)))
             cells.append(item)
         problems += expansion.problems
+    problems += _check_groups(project, cells, excluded)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return Plan(cells=tuple(cells), excluded=tuple(excluded), project=project)
+
+
+def _check_groups(project: Project, cells: Sequence[Cell], excluded: Sequence[Excluded]) -> list[Problem]:
+    """Find words in groups that mean nothing; a group may be empty, but not by a slip of the pen."""
+    groups = project.matrix.groups
+    names: Collection[str] = {*groups, *project.images}
+    ids = {*(cell.id for cell in cells), *(item.id for item in excluded)}
+    document = project.documents["matrix.yaml"]
+    # A group that is only a list stands there without `select`.
+    places = {name: ("groups", name, "select") for name in groups if ("groups", name, "select") in document.marks}
+    return [
+        document.problem((*places.get(name, ("groups", name)), position), f"groups.{name}: {wrong}")
+        for name, group in groups.items()
+        for position, word in enumerate(group.select)
+        if (wrong := fault(word, names=names, ids=ids, axes=project.matrix.axes)) is not None
+    ]
 
 
 def shard(cells: Sequence[Cell], text: str) -> list[Cell]:

@@ -13,7 +13,7 @@ when they are `=` and together when they compare.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
@@ -26,11 +26,24 @@ from assay.model.cell import Cell
 from assay.model.matrix import AxisValue, Group
 from assay.nearest import suggestion
 
-__all__ = ["CONDITION", "Facts", "facts_of", "holds", "matches", "plain_value", "select"]
+__all__ = [
+    "CONDITION",
+    "DERIVED",
+    "Facts",
+    "condition_fault",
+    "facts_of",
+    "fault",
+    "holds",
+    "matches",
+    "plain_value",
+    "select",
+]
 
 Facts = Mapping[str, tuple[AxisValue, ...]]
 """What conditions look at: axis, `target`, `engine`, ... -> the values a cell has there."""
 
+DERIVED: Final = ("base", "engine", "image", "kind", "python", "target")
+"""What conditions can name beside the axes."""
 _COMPARES: Final = re.compile(r"^(==|!=|<=|>=|<|>|~=)")
 CONDITION: Final = re.compile(r"^([a-z][a-z0-9_]*)(==|!=|<=|>=|~=|=|<|>)(.+)$")
 
@@ -75,6 +88,39 @@ def matches(match: Mapping[str, str | tuple[str, ...]], facts: Facts) -> bool:
         if not any(holds(condition, value) for condition in conditions for value in values):
             return False
     return True
+
+
+def fault(word: str, *, names: Collection[str], ids: Iterable[str], axes: Iterable[str]) -> str | None:
+    """Tell why a SELECT word can mean nothing, with the nearest names, or None when it can.
+
+    Args:
+        word: the word.
+        names: images and groups.
+        ids: cell ids, also of cells that are left out.
+        axes: the axes of the matrix.
+    """
+    word = word.lstrip("!")
+    condition = CONDITION.match(word)
+    if condition is None:
+        if word in names or any(fnmatchcase(identifier, word) for identifier in ids):
+            return None
+        return f"{word!r} is no cell, image or group{suggestion(word, {*names, *ids})}"
+    axis, operator, wanted = condition.groups()
+    known = {*DERIVED, *axes}
+    if axis not in known:
+        return f"no cell has an axis {axis!r}{suggestion(axis, known)}"
+    return condition_fault(wanted if operator == "=" else operator + wanted)
+
+
+def condition_fault(condition: str) -> str | None:
+    """Tell why a condition can never hold, or None when it can: a comparison must be PEP 440."""
+    if not _COMPARES.match(condition):
+        return None
+    try:
+        SpecifierSet(condition)
+    except InvalidSpecifier:
+        return f"{condition!r} is not a version condition (PEP 440: >=12.8,<13)"
+    return None
 
 
 class _Words:
@@ -123,11 +169,14 @@ def select(
     Raises:
         UsageError: an expression names nothing that exists; the nearest names are offered.
     """
+    names = {*(cell.image for cell in cells), *groups}
+    for word in expressions:
+        wrong = fault(word, names=names, ids=[*(cell.id for cell in cells), *others], axes=axes)
+        if wrong is not None:
+            raise UsageError(
+                wrong, hint="`assay plan` lists every cell, `assay plan --excluded` what is left out and why"
+            )
     words = _Words(expressions)
-    known_axes = {"target", "engine", "kind", "image", "base", "python", *axes}
-    for axis in (*words.equal, *(axis for axis, _ in words.compare)):
-        if axis not in known_axes:
-            raise UsageError(f"no cell has an axis {axis!r}{suggestion(axis, known_axes)}")
 
     def named(word: str) -> set[str]:
         if word in trail:
@@ -138,14 +187,7 @@ def select(
         if word in groups:
             inner = select(cells, groups[word].select, groups=groups, axes=axes, others=others, trail=(*trail, word))
             return {cell.id for cell in inner}
-        found = {cell.id for cell in cells if cell.image == word or fnmatchcase(cell.id, word)}
-        if not found and not any(fnmatchcase(other, word) for other in others):
-            known = {cell.image for cell in cells} | {cell.id for cell in cells} | set(groups)
-            raise UsageError(
-                f"{word!r} is no cell, image or group{suggestion(word, known)}",
-                hint="`assay plan` lists every cell, `assay plan --excluded` what is left out and why",
-            )
-        return found
+        return {cell.id for cell in cells if cell.image == word or fnmatchcase(cell.id, word)}
 
     chosen = {cell_id for word in words.names for cell_id in named(word)} if words.names else {c.id for c in cells}
     for word in words.without:

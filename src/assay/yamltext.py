@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -140,7 +140,31 @@ _WORDS: Final = {
     "dict_type": "must be a mapping",
     "tuple_type": "must be a list",
     "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number, not {input!r}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number, not {input!r}",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false, not {input!r}",
+    "too_short": "must have {min_length} or more, has {actual_length}",
+    "string_too_short": "must have {min_length} characters or more, not {input!r}",
+    "string_too_long": "must have {max_length} characters or fewer, not {input!r}",
+    "literal_error": "must be {expected}, not {input!r}",
+    "enum": "must be {expected}, not {input!r}",
+    "greater_than": "must be more than {gt:g}, not {input}",
+    "greater_than_equal": "must be {ge:g} or more, not {input}",
+    "less_than_equal": "must be {le:g} or less, not {input}",
+    "string_pattern_mismatch": "{input!r} is not allowed here: it has to match {pattern}",
+    "union_tag_not_found": "{discriminator} is missing",
+    "union_tag_invalid": "{discriminator} must be one of {expected_tags}, not {tag!r}",
 }
+"""What pydantic's errors mean to a person; filled with the error's context and the input."""
+
+
+def _in_words(item: Any) -> str:
+    words = _WORDS.get(item["type"])
+    return item["msg"] if words is None else words.format(**item.get("ctx", {}), input=item["input"])
 
 
 def _explain(document: Document, model: type[Value], error: ValidationError) -> list[Problem]:
@@ -159,10 +183,8 @@ def _explain(document: Document, model: type[Value], error: ValidationError) -> 
             problems.append(document.problem(kept, message, at_key=True))
         elif item["type"] == "value_error":
             problems.append(document.problem(kept, f"{name}: {item['ctx']['error']}"))
-        elif item["type"] == "string_pattern_mismatch":
-            problems.append(document.problem(kept, f"{name}: {item['input']!r} is not allowed here ({item['msg']})"))
         else:
-            problems.append(document.problem(kept, f"{name}: {_WORDS.get(item['type'], item['msg'])}"))
+            problems.append(document.problem(kept, f"{name}: {_in_words(item)}"))
     return problems
 
 

@@ -52,6 +52,9 @@ Change = Callable[[str], str]
         ("suite: bookworm", "suite: 'bookworm; true'", "is not allowed here"),
         ("packages: [python3]", "packages: ['python3 && reboot']", "is not allowed here"),
         ('"https://nightly.example/whl/cu130"', "'https://x/$(id)'", "is not allowed here"),
+        ("memory_gib: 32", "memory_gib: lots", "targets.sm_120.memory_gib: must be a number, not 'lots'"),
+        ("kind: bootstrap", "kind: bootstrp", "must be one of 'registry', 'bootstrap', not 'bootstrp'"),
+        ('need: {cuda: ">=12.8"}', 'need: {cuda: ">=12,8x"}', "'>=12,8x' is not a version condition"),
     ],
 )
 def test_a_wrong_matrix_says_where(matrix_text: str, image_text: str, old: str, new: str, message: str) -> None:
@@ -78,7 +81,12 @@ def test_a_wrong_matrix_says_where(matrix_text: str, image_text: str, old: str, 
         ("system_packages: [libnuma1]", "system_packages: ['libnuma1\\nRUN id']", "is not allowed here"),
         ("env: {GREETING:", "env: {'A B':", "is not allowed here"),
         ("GREETING: 'say", 'GREETING: "a\\nb", X: \'say', "must be one line without control characters"),
-        ("engine: none", "engine: trt", "engine"),
+        ("engine: none", "engine: trt", "must be 'sglang', 'vllm' or 'none', not 'trt'"),
+        (
+            "exclude:",
+            "  - {cuda: 13.0, torch: 2.10, kernel: 1.0+cu128}\nexclude:",
+            "include[1] is the same point as include[0]",
+        ),
     ],
 )
 def test_a_wrong_image_says_where(matrix_text: str, image_text: str, old: str, new: str, message: str) -> None:
@@ -102,3 +110,11 @@ def test_all_problems_of_all_files_are_told_at_once(matrix_text: str, image_text
 
     assert len(found) == 4
     assert {problem.split(":")[0] for problem in found} == {"matrix.yaml", "images/serving/image.yaml"}
+
+
+@pytest.mark.parametrize("name", ["Bad Name; rm", "under_score", "-x"])
+def test_a_folder_that_cannot_name_an_image(matrix_text: str, image_text: str, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name an image") as caught:
+        matrix.load(matrix_text, {name: image_text})
+
+    assert [f"images/{name}/image.yaml"] == [problem.file for problem in caught.value.problems]

@@ -100,6 +100,31 @@ def test_selecting_an_excluded_cell_says_why_it_is_left_out(made: plan.Plan) -> 
     assert caught.value.exit_code == 3
 
 
+def test_a_value_that_no_cell_has_is_named_with_the_nearest(made: plan.Plan) -> None:
+    with pytest.raises(NothingSelected, match=r"no cell has torch=2\.8\.1; did you mean '2\.8\.0'"):
+        made.select(["torch=2.8.1"])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("serving-cu128-torch2.8.1", "is no cell, image or group; did you mean 'serving-cu128-torch2.8.0'"),
+        ("trch=2.8.0", "no cell has an axis 'trch'; did you mean 'torch'?"),
+        ("torch>=2.x", "'>=2.x' is not a version condition"),
+        ("!srving", "'srving' is no cell, image or group; did you mean"),
+    ],
+)
+def test_a_group_of_nothing_says_where(matrix_text: str, image_text: str, word: str, message: str) -> None:
+    changed = matrix_text.replace("[serving-cu128-torch2.8.0]", f'["{word}"]')
+    line = changed[: changed.index("  starter:")].count("\n") + 1
+
+    with pytest.raises(ConfigError) as caught:
+        plan.make(matrix.load(changed, {"serving": image_text}))
+
+    assert message in str(caught.value)
+    assert f"matrix.yaml:{line}:13: groups.starter" in str(caught.value)
+
+
 def test_cells_with_one_id_are_refused(matrix_text: str, image_text: str) -> None:
     # Without dots both are 1280.
     matrix_text = matrix_text.replace("values: [12.6, 12.8, 13.0]", "values: [12.6, 12.8, 12.80, 12.8.0, 13.0]")
@@ -145,7 +170,8 @@ def test_bad_shards(made: plan.Plan, text: str) -> None:
         plan.shard(made.cells, text)
 
 
-IDS = st.from_regex(re.compile(r"[a-z0-9][a-zA-Z0-9._+!-]{0,40}"), fullmatch=True)
+# Short ones of the characters that the mapping touches, so that a wrong mapping does collide.
+IDS = st.from_regex(re.compile(r"[ae][pe_+!]{0,4}|[a-z0-9][a-zA-Z0-9._+!-]{0,40}"), fullmatch=True)
 
 
 @given(IDS, IDS)

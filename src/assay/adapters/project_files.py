@@ -73,7 +73,10 @@ class ProjectFiles:
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ConfigError([Problem(file=name, message=f"not UTF-8 at byte {error.start}")]) from error
+            before = error.object[: error.start]
+            line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+            wrong = f"not UTF-8: byte 0x{error.object[error.start]:02x}"
+            raise ConfigError([Problem(file=name, line=line, column=column, message=wrong)]) from error
         except OSError as error:
             raise ConfigError([Problem(file=name, message=f"cannot be read: {error.strerror}")]) from error
 

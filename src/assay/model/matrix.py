@@ -50,9 +50,9 @@ class Target(Value):
     name: PlainText
     """The cards that have it: `GeForce RTX 5090`."""
     compute_capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$"), WithJsonSchema(NUMBER_OR_TEXT)]
-    memory_gib: float
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Memory of the named card, GiB."""
-    shared_memory_per_block: int
+    shared_memory_per_block: Annotated[int, Field(gt=0)]
     """Bytes one thread block can have at most."""
     cuda: Specifier
     """CUDA toolkits whose compilers know it."""
@@ -94,7 +94,7 @@ class Index(Value):
 
     url: Annotated[str, Field(pattern=r"^(https?|file)://[^\s\"'`$\\]+$")] | None = None
     nightly: bool = False
-    keeps_days: int | None = None
+    keeps_days: Annotated[int, Field(gt=0)] | None = None
     """How long a nightly index keeps a build, days; a lock older than that is warned about."""
 
 
@@ -270,7 +270,7 @@ class Healthcheck(Value):
     """How the engine of an image tells that it is well."""
 
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_-]*$")]
-    port: int = 8000
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
     start_period: Annotated[str, Field(pattern=r"^\d+[smh]$")] = "600s"
 
 
