@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,10 +26,13 @@ from registry_tools import put_image, real_registry
 from assay import lockfile
 from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.probe_suite import find_suite, suite_digest
+from assay.adapters.process import run
 from assay.adapters.registry import HttpRegistry, connect
 from assay.adapters.registry_auth import Anonymous
 from assay.adapters.store import FileStore
 from assay.cli import main
+from assay.errors import EvidenceError
+from assay.evidence import open_bundle
 from assay.model.outcome import Outcome, Verdict
 from assay.oci import Manifest
 from assay.record import AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, now
@@ -361,6 +372,94 @@ def test_recommend_and_revoke(site: Site) -> None:
     assert revoked[1]["aliases"] == {"sm120-verified": None}
     assert {"revoked"} <= {reason["why"] for reason in after[1]["reasons"]}
     assert then[1]["offers"][0]["standing"] == "refused"
+
+
+PASSWORD, KEY_PASSWORD = "s3cret-word", "an0ther-secret"
+# bcrypt of the password, as `htpasswd -B` writes it.
+HTPASSWD = "me:$2b$04$VzftenK1aEYr0s6DtJOzreIGtgtqjnNku6UN2uB8HwF6zgXjc3QxG\n"
+SECRETS = tuple(
+    secret.encode() for secret in (PASSWORD, KEY_PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode())
+)
+
+
+def _unpacked(data: bytes) -> Iterator[bytes]:
+    """Yield bytes and what is packed in them: gzip, and the statement in a bundle."""
+    yield data
+    with suppress(OSError, EOFError, zlib.error):
+        data = gzip.decompress(data)
+        yield data
+    with suppress(EvidenceError):
+        yield open_bundle(data)[0]
+
+
+def _told(found: set[bytes], done: threading.Event) -> None:
+    """Collect the command line of every process until done."""
+    while not done.wait(0.003):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                found.add(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "sign", ["key", pytest.param("cosign", marks=pytest.mark.skipif(not shutil.which("cosign"), reason="needs cosign"))]
+)
+def test_no_secret_is_told(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    """An account from a credential helper, a key with a password: nowhere in what is printed, kept or pushed."""
+    with real_registry(tmp_path / "registry", htpasswd=HTPASSWD) as host:
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        helper = tools / "docker-credential-vault"
+        helper.write_text(f'#!/bin/sh\nsleep 0.1; echo \'{{"Username": "me", "Secret": "{PASSWORD}"}}\'\n')
+        helper.chmod(0o755)
+        config = tmp_path / "docker"
+        config.mkdir()
+        (config / "config.json").write_text(json.dumps({"credHelpers": {host: "vault"}}))
+        monkeypatch.setenv("DOCKER_CONFIG", str(config))
+        monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+        for variable in ("ASSAY_KEY_PASSWORD", "COSIGN_PASSWORD"):
+            monkeypatch.setenv(variable, KEY_PASSWORD)
+        registry = connect()
+        put_image(registry, Repository(host=host, path=f"staging/{IMAGE}"), CELL, content=str(tmp_path).encode())
+        site.host = host
+        if sign == "cosign":
+            run(["cosign", "generate-key-pair"], cwd=tmp_path, timeout=60)
+            options = ["--cosign-key", str(tmp_path / "cosign.key")]
+            shutil.copy(tmp_path / "cosign.pub", site.folder / "publisher.pub")
+        else:
+            secret, public = key_pair(tmp_path, "publisher", password=KEY_PASSWORD)
+            options = ["--sign-key", str(secret)]
+            shutil.copy(public, site.folder)
+        site.policy(signatures="required", keys="[publisher.pub]")
+        site.record(**WORKS)
+        listed: set[bytes] = set()
+        done = threading.Event()
+        watcher = threading.Thread(target=_told, args=(listed, done))
+        watcher.start()
+        try:
+            command = [sys.executable, "-X", "dev", "-m", "assay", "publish", CELL, *options]
+            ran = subprocess.run([*command, "--project", str(site.folder)], capture_output=True, check=False)
+        finally:
+            done.set()
+            watcher.join()
+    places = {
+        "printed": [ran.stdout, ran.stderr],
+        "kept": [path.read_bytes() for path in (site.folder / "build_logs").rglob("*") if path.is_file()],
+        "pushed": [
+            part
+            for path in (tmp_path / "registry" / "data").rglob("*")
+            if path.is_file()
+            for part in _unpacked(path.read_bytes())
+        ],
+        "logged by the registry": [(tmp_path / "registry" / "registry.log").read_bytes()],
+        "listed": list(listed),
+    }
+
+    assert ran.returncode == 0, ran.stderr.decode()
+    assert any(b"docker-credential-vault" in line for line in listed)
+    assert any(b"urn:assay:record:v1" in part for part in places["pushed"])
+    assert {} == {
+        place: secret for place, texts in places.items() for text in texts for secret in SECRETS if secret in text
+    }
 
 
 def test_what_is_not_there_is_not_known(site: Site) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from assay.adapters.dsse import KeySigner, KeyVerifier
 from assay.adapters.journal import FileJournal
@@ -102,11 +108,12 @@ def candidate(**changes: Any) -> Candidate:
     )
 
 
-def key_pair(folder: Path, name: str = "key") -> tuple[Path, Path]:
+def key_pair(folder: Path, name: str = "key", *, password: str | None = None) -> tuple[Path, Path]:
     """Write a new ECDSA P-256 key pair; return the private and the public file."""
+    lock = BestAvailableEncryption(password.encode()) if password else NoEncryption()
     private = ec.generate_private_key(ec.SECP256R1())
     secret, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    secret.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    secret.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
     public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return secret, public
 
