@@ -11,7 +11,7 @@ import pytest
 
 from assay.adapters.fake_engine import FakeEngine, FakeImage, Process
 from assay.adapters.server_container import ContainerServerHost
-from assay.cli.serving import mount
+from assay.cli.serving import Options, mount, named_model
 from assay.errors import EngineError, UsageError
 from assay.ports.engine import Bind, ContainerSpec
 from assay.ports.server import ServerSpec
@@ -106,6 +106,33 @@ def test_mounts_on_the_command_line(tmp_path: Path) -> None:
     assert Bind(source=here, target=here, read_only=False) == mount(f"{here}:rw")
     assert Bind(source=here, target="/in") == mount(f"{here}:/in")
     assert Bind(source=here, target="/in", read_only=False) == mount(f"{here}:/in:rw")
+
+
+def test_a_link_is_mounted_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "cuda-13").mkdir()
+    (tmp_path / "cuda").symlink_to("cuda-13")
+
+    assert Bind(source=str(tmp_path / "cuda-13"), target=str(tmp_path / "cuda")) == mount(str(tmp_path / "cuda"))
+
+
+def test_a_model_folder_is_named_by_the_path_that_the_container_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert str(tmp_path / "tiny") == named_model(options("tiny"))
+    assert str(tmp_path / "tiny") == named_model(options("./tiny"))
+    assert "Qwen/Qwen2.5-3B-Instruct" == named_model(options("Qwen/Qwen2.5-3B-Instruct"))
+    with pytest.raises(UsageError, match=r"the model folder \./small is not there"):
+        named_model(options("./small"))
+
+
+def options(model: str) -> Options:
+    return Options(
+        engine="vllm", model=model, sets=(), envs=(), program=None, python=None, gpus="none", network="auto", port=None,
+        cache=None, mounts=(), start_timeout=1.0, request_timeout=1.0,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["{}:in", "{}:/in:/more", "{}/not-there"])

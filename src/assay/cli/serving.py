@@ -29,6 +29,7 @@ __all__ = [
     "extra_flags",
     "hosted",
     "mount",
+    "named_model",
     "place_options",
     "profile_named",
     "profiles_for",
@@ -225,6 +226,22 @@ def finder(place: Place, options: Options) -> ModelFinder:
     return ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=options.cache)
 
 
+def named_model(options: Options) -> str | None:
+    """Return `--model`: of a folder its absolute path, which is also where a container finds it.
+
+    Raises:
+        UsageError: it is a path, and no folder is there.
+    """
+    if options.model is None:
+        return None
+    folder = Path(options.model).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if options.model.startswith(("/", "./", "../", "~")):
+        raise UsageError(f"the model folder {options.model} is not there")
+    return options.model
+
+
 def hosted(place: Place, options: Options) -> ServerHost:
     """Return the place for servers: this machine's environment, or the engine with the image.
 
@@ -232,10 +249,8 @@ def hosted(place: Place, options: Options) -> ServerHost:
         UsageError: a folder that was named is not there.
     """
     facts = shipped(place.root, "probes", "probelib", "facts.py")
-    model = options.model
-    folder = Path(model).expanduser().resolve() if model and Path(model).expanduser().is_dir() else None
-    if model and model.startswith(("/", "./", "../", "~")) and folder is None:
-        raise UsageError(f"the model folder {model} is not there")
+    model = named_model(options)
+    folder = Path(model) if model and Path(model).is_dir() else None
     if place.local:
         if options.mounts:
             raise UsageError("--mount is for containers, and IMAGE is local")
@@ -267,9 +282,9 @@ def mount(text: str) -> Bind:
     """Read `--mount FOLDER[:INSIDE][:rw]`."""
     source, *rest = text.split(":")
     writable = bool(rest) and rest[-1] in {"rw", "ro"} and rest.pop() == "rw"
-    folder = Path(source).expanduser().resolve()
+    folder = Path(source).expanduser().absolute()
     if len(rest) > 1 or (rest and not rest[0].startswith("/")):
         raise UsageError(f"--mount {text!r}: write FOLDER, FOLDER:/INSIDE or FOLDER:/INSIDE:rw")
     if not folder.exists():
         raise UsageError(f"--mount {text}: {folder} is not there")
-    return Bind(source=str(folder), target=rest[0] if rest else str(folder), read_only=not writable)
+    return Bind(source=str(folder.resolve()), target=rest[0] if rest else str(folder), read_only=not writable)
