@@ -23,7 +23,7 @@ from assay.audit.context import TargetGpu
 from assay.audit.facts import WheelFacts
 from assay.audit.linker import Base, Installation
 from assay.audit.member import MemberReader
-from assay.cli.audit import choose_wheel
+from assay.cli.wheels import choose_wheel
 from assay.flows.audit import promised
 from assay.flows.read_wheel import Depth, read_wheel
 from assay.ports.index import IndexFile

@@ -31,7 +31,7 @@ from assay.audit.rules_link import link_rules
 from assay.audit.rules_torch import torch_rules
 from assay.audit.rules_versions import version_rules
 from assay.audit.symbols import is_driver_symbol
-from assay.cli.audit import choose_wheel
+from assay.cli.wheels import choose_wheel
 from assay.flows.audit import Auditor
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -203,6 +203,21 @@ def test_text_tells_what_decides_and_counts_the_rest() -> None:
     assert any("G3" in line for line in text(REPORT, verbose=True))
 
 
+def test_text_tells_many_of_a_kind_as_one() -> None:
+    """Seen: fbgemm-gpu lacks the same things in fourteen libraries."""
+    some = tuple(
+        Finding(rule="G1", severity=Severity.WARNING, package="a 1", library=f"a/{name}.so", message=f"lacks {name}")
+        for name in "bcdefgh"
+    )
+    lines = list(text(REPORT.model_copy(update={"findings": some})))
+
+    assert "  warning G1  a 1 a/b.so: lacks b" == lines[1]
+    assert "likewise c.so, d.so, e.so, f.so and 2 more (--verbose tells each)" == lines[2].strip()
+    assert not any("lacks c" in line for line in lines)
+    assert 7 == sum("lacks" in line for line in text(REPORT.model_copy(update={"findings": some}), verbose=True))
+    assert 2 == sum("lacks" in line for line in text(REPORT.model_copy(update={"findings": some[:2]})))
+
+
 def test_junit_is_xml_with_a_case_for_each_rule() -> None:
     (suite,) = ET.fromstring(junit([REPORT]))
 
@@ -215,6 +230,9 @@ def test_sarif_has_a_result_for_each_finding() -> None:
     (run,) = log["runs"]
 
     assert ["error", "warning", "note"] == [result["level"] for result in run["results"]]
+    assert "a-1/a/_C%20x.so" == sarif([REPORT.model_copy(update={"findings": (
+        REPORT.findings[0].model_copy(update={"library": "a/_C x.so"}),
+    )})])["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]  # fmt: skip
     for result in run["results"]:
         assert result["ruleId"] == run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 from assay import __version__
@@ -12,6 +13,9 @@ from assay.model.outcome import Severity
 
 __all__ = ["junit", "sarif", "text"]
 
+MANY: Final = 3
+"""Findings of one kind about one wheel that are told as one."""
+NAMED: Final = 4
 _LEVEL: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
@@ -20,9 +24,14 @@ def text(report: AuditReport, *, verbose: bool = False) -> Iterator[str]:
     on = f" on {', '.join(report.targets)}" if report.targets else ""
     yield f"{report.name}: {report.verdict}  (Python {report.python}, base {report.base}{on})"
     shown = [item for item in report.findings if verbose or item.severity is not Severity.INFO]
-    for item in shown:
+    for alike in _alike(shown, least=len(shown) + 1 if verbose else MANY):
+        item = alike[0]
         where = f" {item.library}" if item.library and item.library not in item.message else ""
         yield f"  {item.severity:7} {item.rule:3} {item.package}{where}: {item.message}"
+        if len(alike) > 1:
+            names = [other.library.rpartition("/")[2] for other in alike[1:]]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            yield f"  {'':11} likewise {', '.join(names[:NAMED])}{more} (--verbose tells each)"
         if item.fix:
             yield f"  {'':11} -> {item.fix}"
         for change in item.suggestions:
@@ -44,6 +53,17 @@ def text(report: AuditReport, *, verbose: bool = False) -> Iterator[str]:
         )
     if report.unread:
         yield f"  symbols of some libraries were not needed and not read: {', '.join(report.unread)}"
+
+
+def _alike(findings: Sequence[Finding], *, least: int) -> list[list[Finding]]:
+    """Put findings of one rule about libraries of one wheel together, where there are at least so many."""
+    groups: dict[object, list[Finding]] = {}
+    for index, item in enumerate(findings):
+        key = (item.rule, item.severity, item.package, item.target, item.fix, item.suggestions)
+        groups.setdefault(key if item.library else index, []).append(item)
+    return [
+        part for group in groups.values() for part in ([group] if len(group) >= least else [[item] for item in group])
+    ]
 
 
 def sarif(reports: Sequence[AuditReport]) -> dict[str, Any]:
@@ -78,7 +98,7 @@ def _result(report: AuditReport, item: Finding, used: Sequence[str]) -> dict[str
         "locations": [
             {
                 "physicalLocation": {
-                    "artifactLocation": {"uri": f"{package}/{item.library}" if item.library else package}
+                    "artifactLocation": {"uri": quote(f"{package}/{item.library}" if item.library else package)}
                 },
                 "logicalLocations": [{"fullyQualifiedName": report.name, "kind": "package"}],
             }

@@ -8,16 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.tags import Tag
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import Version
 
 from assay import console
-from assay.adapters.local_wheels import file_sha256
 from assay.adapters.project_files import ProjectFiles, find_root
 from assay.adapters.simple_index import SimpleIndex
-from assay.adapters.uv_resolver import tags_for
 from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
 from assay.audit.formats import junit, sarif, text
@@ -25,14 +19,14 @@ from assay.audit.gpu import capability_of
 from assay.audit.linker import Base, Installation
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option
-from assay.errors import AssayError, NothingSelected, PackageIndexError, UsageError
+from assay.cli.wheels import index_option, is_requirement, is_wheel, wheel_of, where_to_look
+from assay.errors import AssayError, NothingSelected, UsageError
 from assay.flows.audit import Auditor, Obtained, base_of, gpu_targets, keep_record, promised
 from assay.model.matrix import Matrix
 from assay.model.outcome import Verdict
 from assay.plan import Plan
-from assay.ports.index import IndexFile
 
-__all__ = ["choose_wheel", "command"]
+__all__ = ["command"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,6 +39,7 @@ __all__ = ["choose_wheel", "command"]
 @click.option("--base", help="With wheels: a base of matrix.yaml, or a distribution such as debian12, ubuntu24.04.")
 @click.option("--package", "packages", multiple=True, help="With wheels: a package of the distribution in the base.")
 @click.option("--driver-cuda", metavar="VERSION", help="Newest CUDA version of the driver, where PTX has to be judged.")
+@index_option
 @click.option("--quick", is_flag=True, help="Symbols alone, a few hundred kilobytes of each wheel.")
 @click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of known facts.")
 @click.option("--no-record", is_flag=True, help="Keep no record in build_logs/.")
@@ -61,6 +56,7 @@ def command(  # noqa: PLR0917
     base: str | None,
     packages: tuple[str, ...],
     driver_cuda: str | None,
+    indexes: tuple[str, ...],
     quick: bool,
     facts: Path | None,
     no_record: bool,
@@ -70,11 +66,12 @@ def command(  # noqa: PLR0917
 ) -> int:
     """Say what wheels or images would do, without building or running them.
 
-    SUBJECT is a cell (or a selection of cells), a wheel file, or NAME==VERSION on the package index; without one,
-    all cells are audited. Exits 1 if anything must fail.
+    SUBJECT is a cell (or a selection of cells), a wheel (a file, an address, or NAME==VERSION on the package index), or
+    an image with a tag or a digest; without one, all cells are audited. Exits 1 if anything must fail.
     """
-    wheels = [word for word in subjects if word.endswith(".whl") or _is_requirement(word)]
-    cells = [word for word in subjects if word not in wheels]
+    wheels = [word for word in subjects if is_wheel(word) or is_requirement(word)]
+    images += tuple(word for word in subjects if word not in wheels and _is_image(word))
+    cells = [word for word in subjects if word not in {*wheels, *images}]
     files, plan = _project(project, needed=bool(cells) or not (wheels or images))
     matrix = plan.project.matrix if plan else None
     auditor = make_auditor(
@@ -91,7 +88,9 @@ def command(  # noqa: PLR0917
         if torch:
             wheels.append(f"torch=={torch}")
         installed = _base(base, packages, matrix, auditor)
-        reports.append(tell(_audit_wheels(auditor, [*wheels, *others], gpus, python, installed)))
+        index = where_to_look(indexes)
+        found = _audit_wheels(auditor, [*wheels, *others], gpus, python=python, base=installed, index=index)
+        reports.append(tell(found))
     if cells or not (wheels or images):
         assert files is not None
         assert plan is not None
@@ -109,11 +108,9 @@ def command(  # noqa: PLR0917
     return 1 if any(report.verdict is Verdict.FAIL for report in reports) else 0
 
 
-def _is_requirement(word: str) -> bool:
-    try:
-        return any(item.operator in {"==", "==="} for item in Requirement(word).specifier)
-    except InvalidRequirement:
-        return False
+def _is_image(word: str) -> bool:
+    """Tell whether a word can only be an image: selections of cells have neither slash nor colon."""
+    return ("/" in word or ":" in word) and not set(word) & set("=<>!*?[]{}")
 
 
 def _project(project: Path | None, *, needed: bool) -> tuple[ProjectFiles | None, Plan | None]:
@@ -171,12 +168,17 @@ def _base(name: str | None, packages: Sequence[str], matrix: Matrix | None, audi
 
 
 def _audit_wheels(
-    auditor: Auditor, words: Sequence[str], targets: Sequence[TargetGpu], python: str, base: Base
+    auditor: Auditor,
+    words: Sequence[str],
+    targets: Sequence[TargetGpu],
+    *,
+    python: str,
+    base: Base,
+    index: SimpleIndex,
 ) -> AuditReport:
-    index = SimpleIndex()
     obtained: list[Obtained] = []
     for word in words:
-        file = _local(word) if word.endswith(".whl") else choose_wheel(word, python, index)
+        file = wheel_of(word, python, index)
         obtained.append(Obtained(facts=auditor.read(file), file=file))
     wheels = tuple(item.facts for item in obtained)
     brought = promised(wheels, auditor.knowledge)
@@ -184,65 +186,6 @@ def _audit_wheels(
     installation = Installation(wheels=wheels, python=python, base=base, complete=False)
     name = " + ".join(f"{wheel.name} {wheel.version}" for wheel in wheels)
     return auditor.installation(installation, obtained, targets, name=name)
-
-
-def _local(word: str) -> IndexFile:
-    path = Path(word)
-    try:
-        name = parse_wheel_filename(path.name)[0]
-    except InvalidWheelFilename as error:
-        raise UsageError(f"{word}: {error}") from error
-    if not path.is_file():
-        raise UsageError(f"{word} is not there")
-    return IndexFile(
-        project=name,
-        filename=path.name,
-        url=path.absolute().as_uri(),
-        sha256=file_sha256(path),
-        size=path.stat().st_size,
-    )
-
-
-def choose_wheel(word: str, python: str, index: SimpleIndex | None = None) -> IndexFile:
-    """Return the wheel an installer would take for `NAME==VERSION`.
-
-    Raises:
-        UsageError: the word is no such requirement.
-        PackageIndexError: the index has no such wheel.
-    """
-    if not _is_requirement(word):
-        raise UsageError(f"{word!r} is not NAME==VERSION")
-    index = index or SimpleIndex()
-    wanted = Requirement(word)
-    name = canonicalize_name(wanted.name)
-    ranks = tags_for(python, "x86_64-manylinux_2_99")
-    best: tuple[int, IndexFile] | None = None
-    versions: set[Version] = set()
-    for file in index.files(name):
-        if not file.filename.endswith(".whl"):
-            continue
-        _, version, _, tags = parse_wheel_filename(file.filename)
-        versions.add(version)
-        if not wanted.specifier.contains(version, prereleases=True):
-            continue
-        rank = min((_rank(tag, ranks) for tag in tags), default=None)
-        if rank is not None and rank < _NO_TAG and (best is None or rank < best[0]):
-            best = (rank, file)
-    if best is None:
-        if not versions:
-            raise PackageIndexError(f"the package index has no wheels of {name}")
-        newest = ", ".join(str(version) for version in sorted(versions)[-5:])
-        raise PackageIndexError(
-            f"the package index has no wheel of {word} for Python {python}", hint=f"newest it has: {newest}"
-        )
-    return best[1]
-
-
-_NO_TAG = 10**9
-
-
-def _rank(tag: Tag, ranks: dict[Tag, int]) -> int:
-    return ranks.get(tag, _NO_TAG)
 
 
 def _audit_cells(

@@ -14,9 +14,9 @@ from assay.adapters.facts_cache import FactsCache
 from assay.audit.facts import WheelFacts
 from assay.audit.gpu import spelled
 from assay.audit.history import TorchHistory
-from assay.cli.audit import choose_wheel
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option
+from assay.cli.wheels import index_option, wheel_of, where_to_look
 from assay.errors import StoreError, UsageError
 
 __all__ = ["command"]
@@ -48,14 +48,15 @@ def list_facts(facts: Path | None, form: str) -> int:
 
 
 @command.command("read")
-@click.argument("wheels", nargs=-1, required=True, metavar="NAME==VERSION...")
+@click.argument("wheels", nargs=-1, required=True, metavar="WHEEL|URL|NAME==VERSION...")
 @click.option("--python", default="3.12", show_default=True)
+@index_option
 @facts_option
-def read_facts(wheels: Sequence[str], python: str, facts: Path | None) -> int:
+def read_facts(wheels: Sequence[str], python: str, indexes: Sequence[str], facts: Path | None) -> int:
     """Read wheels from the package index now, so that audits need not."""
-    auditor = make_auditor({}, facts=facts, tell=progress())
+    auditor, index = make_auditor({}, facts=facts, tell=progress()), where_to_look(indexes)
     for word in wheels:
-        got = auditor.read(choose_wheel(word, python))
+        got = auditor.read(wheel_of(word, python, index))
         console.say(f"{got.name} {got.version}: {len(got.libraries)} libraries")
     return 0
 
