@@ -174,6 +174,57 @@ def test_a_warning_counts_less_than_an_error() -> None:
     assert warned.confidence < failed.confidence
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "W 11-11 06:41:27,319 - WARNING - autotuner.py:485 - flashinfer.jit: [Autotuner]: Skipping tactic <X> 15, due to failure while profiling: [TensorRT-LLM][ERROR] Assertion failed: Failed to initialize cutlass TMA WS grouped gemm. Error: Error Internal",
+        "ERROR:torch._inductor.select_algorithm:Exception No valid triton configs. OutOfMemoryError: out of resource: triton_mm Required: 294912 Hardware limit:232448 Reducing block sizes or `num_stages` may help. for benchmark choice TritonTemplateCaller(c2q5.py, BLOCK_M=64)",
+    ],
+)
+def test_what_an_autotuner_drops_is_no_failure(line: str) -> None:
+    assert causes(line + "\n") == []
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("nvcc fatal   : Value 'compute_103a' is not defined for option 'gpu-architecture'", "arch-nvcc-unsupported"),
+        ("ptxas fatal   : Value 'sm_103a' is not defined for option 'gpu-name'", "arch-ptxas-gpu-name"),
+        ("NVIDIA B300 with CUDA capability sm_103 is not compatible with the current PyTorch installation.", "arch-torch-incompatible"),
+        ("ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE", "abi-torch-generic"),
+        ("ImportError: xformers/_C.so: undefined symbol: _ZNK5torch8autograd4Node4nameEv", "abi-torch-generic"),
+        ("ImportError: _moe_C.abi3.so: undefined symbol: _ZN3c104cuda14MaybeSetDeviceEa", "abi-setdevice"),
+        ("ImportError: libnuma.so.2: cannot open shared object file: No such file or directory", "abi-libnuma-missing"),
+        ("ImportError: libcusparseLt.so.0: cannot open shared object file: No such file or directory", "lib-cuda-generic"),
+        ("ImportError: libmpi.so.40: cannot open shared object file: No such file or directory", "lib-missing"),
+        ("ImportError: libcusparse.so.12: undefined symbol: __nvJitLinkGetErrorLog_12_9, version libnvJitLink.so.12", "abi-nvjitlink"),
+        ("Exception: Capture cuda graph failed: out of resource: shared memory, Required: 131072, Hardware limit: 101376.", "q-triton-smem"),
+        ("NoTritonConfigsError: No valid triton configs. OutOfMemoryError: out of resource: triton_mm Required: 155648 Hardware limit:101376", "q-triton-smem"),
+        ("NotImplementedError: No compiled nvfp4 quantization kernel", "arch-kernel-dispatch"),
+        ("NotImplementedError: No compiled cutlass_group_gemm kernel for CUDA device capability: 121", "q-moe-mm-data"),
+        ("operator torchvision::deform_conv2d does not exist", "abi-torchvision-nms"),
+        ("WARNING: broken by 'SSLError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] failed')'\nERROR: No matching distribution found for six", "env-tls"),
+    ],
+)  # fmt: skip
+def test_relatives_of_known_lines_are_recognised(log: str, cause: str) -> None:
+    """Other symbols, libraries and architectures than those that the entries were written from."""
+    assert causes(log + "\n")[:1] == [cause]
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 812",
+        "dpkg: error processing package foo (--configure):",
+        "#12 3.1 ERROR: the index says 404",
+        "nvcc error   : 'cudafe++' died with status 3",
+        "triton.runtime.errors.Strange: out of luck",
+    ],
+)
+def test_what_calls_itself_an_error_is_never_passed_over(log: str) -> None:
+    assert causes(log + "\n") == ["unknown"]
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 LINE = "RuntimeError: CUDA error: no kernel image is available for execution on the device"

@@ -13,7 +13,7 @@ from assay import console
 from assay.adapters.project_files import find_root
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option
-from assay.diagnose import Contrast, Diagnosis, Report, Stage, default_library, examine
+from assay.diagnose import SATURATED, Contrast, Diagnosis, Report, Stage, default_library, examine
 from assay.errors import AssayError, ConfigError, UsageError
 from assay.flows.diagnose import Finding, diagnose_run
 
@@ -126,7 +126,8 @@ def _text(diagnosis: Diagnosis, lines: int) -> str:
         parts.append(f"  matrix  {diagnosis.change}")
     parts += [f"  line {evidence.line}: {evidence.text}" for evidence in shown]
     if diagnosis.count > len(shown):
-        parts.append(f"  ... {diagnosis.count} lines in all")
+        more = f"{SATURATED} lines or more" if diagnosis.count >= SATURATED else f"{diagnosis.count} lines in all"
+        parts.append(f"  ... {more}")
     seen = {evidence.line for evidence in diagnosis.evidence}
     parts += [f"  peeled  {via.id}, line {via.line}: {via.text}" for via in diagnosis.via if via.line not in seen]
     parts += [f"  source  {source}" for source in diagnosis.sources]

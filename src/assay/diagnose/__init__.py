@@ -16,9 +16,10 @@ from assay.diagnose.contrast import CellFacts, Contrast, contrast
 from assay.diagnose.library import Library, default_library, parse_library
 from assay.diagnose.model import CauseClass, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
 from assay.diagnose.rank import judge, recorded
-from assay.diagnose.stream import BLOCK, Scanner
+from assay.diagnose.stream import BLOCK, SATURATED, Scanner
 
 __all__ = [
+    "SATURATED",
     "CauseClass",
     "CellFacts",
     "Contrast",

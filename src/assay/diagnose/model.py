@@ -147,7 +147,8 @@ class Diagnosis(Value):
     sources: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     count: int = 0
-    """How many lines say so."""
+    """How many lines say so; counting ends at `assay.diagnose.SATURATED`."""
+    """How many lines say so; counting ends at `assay.diagnose.SATURATED`."""
     captured: dict[str, str] = {}
     via: tuple[Via, ...] = ()
 

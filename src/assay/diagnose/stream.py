@@ -15,9 +15,9 @@ from typing import Final
 
 from assay.diagnose.library import Library
 from assay.diagnose.model import Entry, Evidence, Signature
-from assay.diagnose.text import ESCAPE, Level, clean, level_of, peel, quoted
+from assay.diagnose.text import ESCAPE, TRIED, Level, clean, level_of, peel, quoted
 
-__all__ = ["Found", "Hit", "Scanner"]
+__all__ = ["SATURATED", "Found", "Hit", "Scanner"]
 
 BLOCK: Final = 1 << 20
 _AHEAD: Final = 32 << 10
@@ -26,23 +26,29 @@ _BEHIND: Final = 16 << 10
 _HALF_LINE: Final = 2048
 """Of a line longer than this on either side of a hit, only the part around the hit is looked at."""
 _KEEP: Final = 6
-_SATURATED: Final = 1000
+SATURATED: Final = 300
+"""So many lines say enough of an entry; further ones are not looked at."""
 
 # What failures usually have in them; for the lines to show when nothing is recognised.
 _TELLING: Final = (
-    b"Error", b"error:", b"ERROR", b"Exception", b"Traceback", b"FAILED", b"fatal", b"Fatal", b"FATAL", b"CRITICAL",
-    b"Segmentation", b"Aborted", b"Killed", b"panic", b"undefined reference", b"cannot ", b"not found", b"failed",
-    b"core dumped",
+    b"Error", b"error:", b"error :", b"error   :", b"errors.", b"E: ", b"dpkg: error", b"ERROR", b"Exception",
+    b"Traceback", b"FAILED", b"fatal", b"Fatal", b"FATAL", b"CRITICAL", b"Segmentation", b"Aborted", b"Killed",
+    b"panic", b"undefined reference", b"cannot ", b"not found", b"failed", b"core dumped",
 )  # fmt: skip
 _STRONGEST: Final = (b"Traceback", b"fatal", b"FAILED", b"CRITICAL", b"Segmentation", b"Killed")
 _MOST_HEAD: Final = 60
 _ALARMING: Final = 3.0
-_EXCEPTION: Final = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Expired)\b:?")
-_STRONG: Final = re.compile(
-    r"(?i:\bfatal\b|\berror:|core dumped|undefined reference)|Segmentation fault|\bKilled\b|\bpanic\b|FAILED|CRITICAL"
+_EXCEPTION: Final = re.compile(
+    # Names of exceptions, and any class of a module that is followed by words: triton.runtime.errors.OutOfResources.
+    r"^(?:(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Expired)\b:?|(?:[a-z_]\w*\.)+[A-Z]\w+: \S)"
 )
+_STRONG: Final = re.compile(
+    r"(?i:\bfatal\b|(?<![\"'`=])\berror\s*:|core dumped|undefined reference)|Segmentation fault|"
+    r"\bKilled\b|\bpanic\b|FAILED|CRITICAL"
+)
+_SAYS_SO: Final = re.compile(r"^(?:#\d+ )?(?:\d+\.\d+ )?(?:(?:E|ERROR|Error): ?\S|dpkg: error processing )")
 _MILD: Final = re.compile(
-    r"\b(?:warning|WARN|deprecated|INFO|DEBUG|note:)\b|0 errors?|no errors?|errors?=0", re.IGNORECASE
+    r"\b(?:warning|WARN|deprecated|INFO|DEBUG|TRACE|note:)\b|0 errors?|no errors?|errors?=0", re.IGNORECASE
 )
 
 
@@ -254,7 +260,7 @@ class Scanner:
         count = self._found.counts.get(entry.id, 0) + 1
         self._found.counts[entry.id] = count
         if entry.id in self._full:
-            if count >= _SATURATED:
+            if count >= SATURATED:
                 self._saturate(entry.id)
             return
         hits = self._found.hits.setdefault(entry.id, [])
@@ -274,7 +280,7 @@ class Scanner:
             hits.append(hit)
         if len(hits) == _KEEP and min(weight(kept) for kept in hits) == 1.0:
             self._full.add(entry.id)
-        if count >= _SATURATED and max(weight(kept) for kept in hits) == 1.0:
+        if count >= SATURATED and max(weight(kept) for kept in hits) == 1.0:
             self._saturate(entry.id)
 
     def _saturate(self, name: str) -> None:
@@ -330,10 +336,12 @@ def _most_telling(head: Iterable[Evidence], tail: Iterable[Evidence], *, most: i
         score = 1.0
         if _EXCEPTION.match(text):
             score += 4
-        if _STRONG.search(text):
+        if _STRONG.search(text) or _SAYS_SO.search(evidence.text):
             score += 2
         if _MILD.search(evidence.text):
             score -= 2
+        if TRIED.search(evidence.text):
+            score -= 6
         if quoted(evidence.text, 0):
             score -= 2
         key = re.sub(r"\d+|0x[0-9a-f]+", "0", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-__all__ = ["ESCAPE", "Level", "Quote", "clean", "level_of", "peel", "quoted"]
+__all__ = ["ESCAPE", "TRIED", "Level", "Quote", "clean", "level_of", "peel", "quoted"]
 
 Level = Literal["error", "warning", "info"]
 Quote = Literal["command", "source"]
@@ -41,6 +41,9 @@ _COMMAND: Final = re.compile(
 _SOURCE: Final = re.compile(
     r"(?:raise |assert |if |elif |print\(|logger\.|logging\.|log\.|pytest\.raises|match=|\"\"\"|''')"
 )
+# Autotuners try candidates that this GPU cannot run, say so as an error, and take another one: FlashInfer's profiler
+# (flashinfer-ai/flashinfer#2077) and Inductor's (pytorch/torchtitan#1437). Nothing has failed.
+TRIED: Final = re.compile(r"\[Autotuner\]:? .*[Ss]kipping|\bSkipping tactic\b|\bfor benchmark choice\b")
 _PROCESS: Final = re.compile(r'process ".*?" did not complete')
 
 
@@ -62,7 +65,12 @@ def peel(text: str) -> str:
 
 
 def level_of(text: str, match_start: int) -> Level:
-    """Return the log level that a line gives itself before the place that matched; no level counts as error."""
+    """Return the log level that a line gives itself before the place that matched; no level counts as error.
+
+    What an autotuner says of a candidate that it drops is information, whatever the line calls itself.
+    """
+    if TRIED.search(text):
+        return "info"
     found = _LEVEL.search(text[:match_start])
     if found is None:
         return "error"
