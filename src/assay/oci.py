@@ -23,6 +23,7 @@ __all__ = [
     "Descriptor",
     "Manifest",
     "artifact",
+    "bundle",
     "fallback_tag",
     "index_of",
 ]
@@ -191,6 +192,20 @@ def artifact(*, artifact_type: str, layer: Descriptor, subject: Descriptor, anno
             "layers": [layer.to_json()],
             "subject": {"mediaType": subject.media_type, "digest": subject.digest, "size": subject.size},
             "annotations": dict(sorted(annotations.items())),
+        }
+    )
+    return Manifest.parse(raw, MANIFEST)
+
+
+def bundle(*, artifact_type: str, layers: Iterable[Descriptor]) -> Manifest:
+    """Return an artifact manifest that stands by itself, with a layer for each of its parts."""
+    raw = _dump(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": artifact_type,
+            "config": EMPTY.to_json(),
+            "layers": [layer.to_json() for layer in layers],
         }
     )
     return Manifest.parse(raw, MANIFEST)

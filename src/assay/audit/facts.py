@@ -39,7 +39,10 @@ __all__ = [
 READER: Final = 2
 """Raised when the readers learn something new: facts of an older reader are read again."""
 _DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
-MAX_FACTS: Final = 512 << 20
+MAX_FACTS: Final = 128 << 20
+"""Bytes of text of one wheel's facts; torch has 17 MB."""
+_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}")
 
 Reference = tuple[str, str | None]
 """A symbol's name and the version asked for."""
@@ -366,6 +369,11 @@ def load_facts(data: bytes, *, source: str) -> WheelFacts:
         facts = WheelFacts.model_validate_json(text)
     except (_DAMAGED, ValidationError) as error:
         raise WheelError(f"{source} holds no wheel facts: {error}") from error
+    if not _NAME.fullmatch(facts.name) or not _VERSION.fullmatch(facts.version):
+        # Names become paths, and facts come from other machines.
+        raise WheelError(
+            f"{source} holds facts of {facts.name[:80]!r} {facts.version[:80]!r}, which is no distribution"
+        )
     if facts.reader > READER:
         raise WheelError(f"{source} was written by a newer assay", hint="upgrade assay")
     return facts

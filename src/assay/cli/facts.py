@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,17 @@ from packaging.version import Version
 
 from assay import console
 from assay.adapters.facts_cache import FactsCache
+from assay.adapters.registry import connect
 from assay.audit.facts import WheelFacts
 from assay.audit.gpu import spelled
 from assay.audit.history import TorchHistory
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option
+from assay.cli.trust import insecure_option
 from assay.cli.wheels import index_option, wheel_of, where_to_look
 from assay.errors import StoreError, UsageError
+from assay.flows.share_facts import pull_facts, push_facts
+from assay.reference import Reference
 
 __all__ = ["command"]
 
@@ -116,6 +121,45 @@ def import_facts(files: Sequence[Path], facts: Path | None) -> int:
     cache = FactsCache(facts)
     for file in files:
         console.say(f"{cache.take(file.read_bytes(), source=file.name)} wheels from {file}")
+    return 0
+
+
+@command.command("push")
+@click.argument("reference", metavar="REF")
+@click.argument("wheels", nargs=-1, metavar="[NAME[==VERSION]|SHA256]...")
+@insecure_option
+@facts_option
+def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
+    """Put facts into a registry under a tag, all complete ones or those named, beside what the tag holds."""
+    cache = FactsCache(facts)
+    chosen = _chosen(cache, wheels or [row[2] for row in cache.listed()])
+    done = push_facts(connect(insecure=insecure), Reference.parse(reference), chosen)
+    console.say(f"{len(done.moved)} wheels put at {reference}, {done.known} were there: {done.digest}")
+    return 0
+
+
+@command.command("pull")
+@click.argument("reference", metavar="REF")
+@click.argument("wheels", nargs=-1, metavar="[NAME[==VERSION]]...")
+@insecure_option
+@facts_option
+def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
+    """Take facts from a registry, all or those named, as far as they are not known here.
+
+    They are believed: take them only from a registry whose writers you trust.
+    """
+    asked = [(canonicalize_name(name), version) for name, _, version in (word.partition("==") for word in wheels)]
+
+    def wanted(title: str) -> bool:
+        return not asked or any(
+            title == f"{name}-{version}.facts.json.gz" if version else re.match(rf"{re.escape(name)}-\d", title)
+            for name, version in asked
+        )
+
+    done = pull_facts(connect(insecure=insecure), Reference.parse(reference), FactsCache(facts), wanted=wanted)
+    console.say(f"{len(done.moved)} wheels from {reference}, {done.known} were known")
+    for name in done.moved:
+        console.say(f"  {name}")
     return 0
 
 
