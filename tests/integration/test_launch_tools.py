@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from assay.adapters.store import FileStore
 from assay.cli import main_inner
+from assay.record import Device, ServeRecord, ServeStatus, now
 
 ROOT = Path(__file__).parents[2]
 NEW = "sglang-blackwell-cu130-torch2.14.1-sglang0.5.23-sglk0.4.10-fi0.7.2"
@@ -38,6 +40,36 @@ def launch(project: Path, case: str, form: str, output: Path) -> Path:
     argv = ["launch", *CASES[case], "--offline", "--format", form, "--output", str(output), "--project", str(project)]
     assert main_inner(argv) == 0
     return output
+
+
+def test_what_was_measured_and_committed_decides(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server of this digest needed CUDA graphs off on a card of this target, and FlashInfer ran."""
+    record = ServeRecord(
+        created=now(), run="r", cell=NEW, engine="sglang", executor="docker", model="m", status=ServeStatus.OK,
+        image_digest="sha256:" + "a" * 64, needed=("cuda-graphs",), cause="cuda-graph-segfault",
+        chosen={"attention_backend": "flashinfer"}, packages={"sglang": "0.5.23"},
+        devices=(Device(name="NVIDIA H200", capability="9.0", memory_bytes=140 << 30),),
+    )  # fmt: skip
+    store = FileStore(project / "kept")
+    store.append(record)
+    (written,) = (project / "kept" / "records").glob("*.json")
+    folder = project / "docs" / "records" / "sm_90"
+    folder.mkdir(parents=True)
+    written.rename(folder / written.name)
+    asked = ["launch", NEW, "--model", "Qwen/Qwen2.5-3B-Instruct", "--offline", "--project", str(project),
+             "--env", "HF_TOKEN=x$y", "--target"]  # fmt: skip
+
+    assert main_inner([*asked, "sm_90"]) == 0
+    here = capsys.readouterr()
+    assert main_inner([*asked, "sm_120"]) == 0
+    elsewhere = capsys.readouterr().out
+
+    off = "--disable-decode-cuda-graph: cuda-graphs: broken (the server starts only without it: cuda-graph-segfault), "
+    assert f"{off}record {written.name}" in here.out
+    assert f"sha256:{'a' * 64}" in here.out
+    assert "'HF_TOKEN=x$y'" in here.out
+    assert "attention: the engine's own choice" in here.err
+    assert "--disable-decode-cuda-graph" not in elsewhere
 
 
 def compose() -> list[str] | None:

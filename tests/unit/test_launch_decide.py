@@ -211,3 +211,30 @@ def test_before_vllm_had_a_flag_the_backend_is_a_setting() -> None:
     assert "TRITON_ATTN" == decided.command.env["VLLM_ATTENTION_BACKEND"]
     assert "attention-backend" not in decided.command.flags
     assert "not flash-attn-2: broken" in decided.reasons["VLLM_ATTENTION_BACKEND"]
+
+
+def test_what_the_profile_has_off_says_what_is_known_of_it() -> None:
+    broken = probe({"cuda-graphs": Outcome.BROKEN})
+    fine = probe({"cuda-graphs": Outcome.WORKS}, hours=1)
+
+    rests = decide(command("baseline"), stand([broken]), profile_name="baseline")
+    could_go = decide(command("baseline"), stand([broken, fine]), profile_name="baseline")
+
+    known = f"cuda-graphs: broken (why), record {file_name(broken)}"
+    assert f"profile baseline; {known}" == rests.reasons["disable-decode-cuda-graph"]
+    assert not any("could go" in note for note in rests.notes)
+    assert could_go.command.flags == rests.command.flags
+    assert any(
+        note.startswith("off by the profile, although it works: cuda-graphs: works")
+        and note.endswith("--disable-decode-cuda-graph, --disable-prefill-cuda-graph could go")
+        for note in could_go.notes
+    )
+
+
+def test_what_was_asked_for_is_not_said_to_be_the_profiles() -> None:
+    asked = prepare(KNOWLEDGE["sglang"], "0.5.14", PROFILES["baseline"], model="tiny", extra={"log-level": "info"})
+
+    decided = decide(asked, stand([]), profile_name="baseline", asked={"log-level"})
+
+    assert "asked for" == decided.reasons["log-level"]
+    assert "profile baseline" == decided.reasons["mem-fraction-static"]

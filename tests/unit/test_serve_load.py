@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.record import BenchRecord
-from assay.serving.csvtext import COMPARISON, comparison_csv, series_csv
+from assay.serving.csvtext import COMPARISON, comparison_csv, labels, series_csv
 from assay.serving.load import Sample, Workload, percentile, spread, standard_load, summarise
 from assay.serving.plots import Line, line_plot, plots
 
@@ -130,6 +130,39 @@ def record(profile: str, *, users: tuple[int, ...] = (1, 20)) -> BenchRecord:
         created=datetime(2026, 11, 20, tzinfo=UTC), run="r", cell="c", engine="sglang", executor="local",
         profile=profile, stable=True, series=(single, *series), packages={"sglang": "0.5.14"},
     )  # fmt: skip
+
+
+def test_names_tell_servers_apart() -> None:
+    tiny = record("tiny")
+    vllm = tiny.model_copy(update={"engine": "vllm", "packages": {"vllm": "0.24.0"}})
+    elsewhere = tiny.model_copy(update={"cell": "d"})
+    bare = record("")
+
+    assert ["tiny", "balanced-v2"] == labels([tiny, record("balanced-v2")])
+    assert ["tiny, sglang 0.5.14", "tiny, vllm 0.24.0"] == labels([tiny, vllm])
+    assert ["tiny, c", "tiny, d"] == labels([tiny, elsewhere])
+    assert ["tiny, c, a", "tiny, c, b"] == labels([tiny.model_copy(update={"model": one}) for one in "ab"])
+    assert ["tiny, c (1)", "tiny, c (2)"] == labels([tiny, tiny])
+    assert ["c"] == labels([bare])
+
+
+def test_every_length_and_number_of_users_has_its_columns() -> None:
+    several = record("a", users=(1, 5, 10, 20))
+    lengths = [
+        summarise(load(max_tokens=tokens), [sample(0.0, tokens / 10)]).model_copy(update={"workload": "length"})
+        for tokens in (10, 50, 100, 500)
+    ]
+    row = next(
+        csv.DictReader(
+            io.StringIO(comparison_csv([several.model_copy(update={"series": (*several.series[1:], *lengths)})]))
+        )
+    )
+
+    assert ["1000", "5000", "10000", "50000"] == [row[f"answer_{tokens}_ms"] for tokens in (10, 50, 100, 500)]
+    assert ["1100", "1500", "2000", "3000"] == [row[f"users_{users}_latency_ms"] for users in (1, 5, 10, 20)]
+    assert all(
+        row[f"users_{users}_{name}"] for users in (1, 5, 10, 20) for name in ("rps", "p95_ms", "tokens_per_second")
+    )
 
 
 def test_csv_has_the_columns_of_the_documents() -> None:

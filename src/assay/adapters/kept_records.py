@@ -8,7 +8,7 @@ from pathlib import Path
 
 from assay.digest import sha256_of
 from assay.errors import StoreError
-from assay.record import Record, parse
+from assay.record import AnyRecord, parse
 
 __all__ = ["KeptRecord", "KeptRecords", "is_intact"]
 
@@ -17,7 +17,7 @@ __all__ = ["KeptRecord", "KeptRecords", "is_intact"]
 class KeptRecord:
     """A record as its file holds it."""
 
-    record: Record
+    record: AnyRecord
     raw: bytes
     name: str
     intact: bool

@@ -9,7 +9,7 @@ import click
 
 from assay import console
 from assay.cli.common import project_option
-from assay.cli.serving import Place, extra_flags, profile_named, resolve_place, shipped
+from assay.cli.serving import Place, extra_env, extra_flags, profile_named, resolve_place, shipped
 from assay.errors import UsageError
 from assay.nearest import suggestion
 from assay.serving.deploy import FORMATS, Deployment, render
@@ -39,6 +39,7 @@ __all__ = ["command"]
 @click.option("--strict", is_flag=True, help="Switch off too what nothing is recorded or claimed of.")
 @click.option("--offline", is_flag=True, help="Never ask the hub for a model's configuration.")
 @click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="One more flag of the server.")
+@click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="Environment of the servers.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="A folder to write to.")
 @project_option
 def command(image: str, *, form: Any, output: Path | None, project: Path | None, **given: Any) -> int:
@@ -68,8 +69,8 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
 
 
 def _deployment(place: Place, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
-    from assay.adapters.model_files import ModelFiles  # noqa: PLC0415 - keeps --help fast
-    from assay.adapters.store import FileStore  # noqa: PLC0415
+    from assay.adapters.kept_records import KeptRecords  # noqa: PLC0415 - keeps --help fast
+    from assay.adapters.model_files import ModelFiles  # noqa: PLC0415
     from assay.cli.common import load  # noqa: PLC0415
     from assay.flows.launch import LaunchRequest, launch  # noqa: PLC0415
     from assay.serving.standing import load_claims  # noqa: PLC0415
@@ -102,10 +103,13 @@ def _deployment(place: Place, form: str, project: Path | None, given: dict[str, 
         metrics=form == "compose" and not given["no_metrics"],
         strict=given["strict"],
         extra=extra_flags(given["sets"]),
+        env=extra_env(given["envs"]),
     )
     claims = load_claims(shipped(place.root, "knowledge", "serving_claims.yaml"))
     finder = ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=cache, offline=given["offline"])
-    return launch(request, place.knowledge, claims, FileStore(place.root / "build_logs"), finder)
+    # A record that was edited counts nowhere.
+    records = [one.record for one in KeptRecords(place.root) if one.intact]
+    return launch(request, place.knowledge, claims, records, finder)
 
 
 def _wanted(place: Place, models: tuple[str, ...], profiles: tuple[str, ...]) -> list[Any]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from assay.errors import UsageError
 from assay.model.profile import Engine, Flags, Profile
 from assay.ports.models import ModelFinder
-from assay.ports.store import Store
 from assay.record import AnyRecord
 from assay.serving.command import prepare
 from assay.serving.deploy import Deployment, Service, name_of
@@ -57,13 +56,15 @@ class LaunchRequest:
     metrics: bool = False
     strict: bool = False
     extra: Flags = field(default_factory=dict)
+    """Flags laid over the profiles'."""
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def launch(
     request: LaunchRequest,
     knowledge: ServerFlags,
     claims: Iterable[ServingClaim],
-    store: Store,
+    records: Iterable[AnyRecord],
     models: ModelFinder,
 ) -> Deployment:
     """Return the deployment.
@@ -71,7 +72,7 @@ def launch(
     Raises:
         UsageError: the engine's release is unknown, a model is unknown or does not fit, or no attention backend works.
     """
-    records = list(store.records())
+    records = list(records)
     digest = request.digest or _digest(request.cell, records)
     version = request.version or _version(request, digest, records)
     claims = tuple(claims)
@@ -96,7 +97,9 @@ def launch(
             raise UsageError("\n".join(wrong), hint="choose another --profile, or another image")
         if request.metrics:
             command = replace(command, flags={**command.flags, **command.engine.metrics.flags})
-        one = decide(command, known, profile_name=wanted.profile_name, strict=request.strict)
+        command = replace(command, env={**command.env, **request.env})
+        asked = {*request.extra, *request.env}
+        one = decide(command, known, profile_name=wanted.profile_name, asked=asked, strict=request.strict)
         if request.metrics:
             told = dict.fromkeys(command.engine.metrics.flags, "Prometheus reads /metrics")
             one = replace(one, reasons={**one.reasons, **told})

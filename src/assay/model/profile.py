@@ -32,6 +32,10 @@ class Claim(Value):
     tokens_per_second: float | None = None
     requests_per_second: float | None = None
     gpu_memory_gb: float | None = None
+    prefix_first_ms: float | None = None
+    """The first of many questions behind one system prompt."""
+    prefix_rest_ms: float | None = None
+    """The mean of the others."""
     users: int = 1
     note: PlainText = ""
 

@@ -33,7 +33,7 @@ class ServerCommand:
     model: str
     flags: Flags
     env: Mapping[str, str] = field(default_factory=dict)
-    shm: int = 64 << 20
+    shm: int = 1 << 30
     notes: tuple[str, ...] = ()
     """What was changed against the profile, one line each."""
     findings: tuple[FlagFinding, ...] = ()
@@ -67,9 +67,13 @@ class ServerCommand:
 
 
 def shm_bytes(text: str | None) -> int:
-    """Return bytes of `40g` as docker means it; docker's own default without it."""
+    """Return bytes of `40g` as docker means it.
+
+    1 GiB without it: Docker's own 64 MiB is too little for servers of several processes, and what nobody writes to
+    costs nothing.
+    """
     if text is None:
-        return 64 << 20
+        return 1 << 30
     match = re.fullmatch(r"(\d+)([kmg])", text)
     if match is None:
         raise UsageError(f"{text!r} is not a size such as 16g")

@@ -8,12 +8,18 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from assay.record import BenchRecord, BenchSeries
+from assay.serving.load import LENGTHS, USERS
 
-__all__ = ["COMPARISON", "comparison_csv", "comparison_rows", "label", "series_csv"]
+__all__ = ["COMPARISON", "comparison_csv", "comparison_rows", "labels", "series_csv"]
 
+_USERS: Final = {
+    f"users_{users}_{name}": (users, name)
+    for users in USERS
+    for name in ("rps", "latency_ms", "p95_ms", "tokens_per_second")
+}
 COMPARISON: Final = (
     "configuration", "engine", "model", "device", "latency_ms", "tokens_per_second", "ttft_ms", "gpu_memory_gib",
-    "stable", "users_1_rps", "users_5_rps", "users_10_rps", "users_20_rps", "users_20_tokens_per_second",
+    "stable", *(f"answer_{length}_ms" for length in LENGTHS), *_USERS,
     "prefix_first_ms", "prefix_rest_ms", "prefix_total_s",
 )  # fmt: skip
 
@@ -25,9 +31,23 @@ _SERIES: Final = (
 )  # fmt: skip
 
 
-def label(record: BenchRecord) -> str:
-    """Return the short name of what was measured."""
-    return record.profile or record.cell
+def labels(records: Sequence[BenchRecord]) -> list[str]:
+    """Return a short name for each: its profile; with the engine, then the cell, where that is not enough."""
+    names: list[str] = []
+    for detail in range(4):
+        names = [_name(record, detail) for record in records]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _name(record: BenchRecord, detail: int) -> str:
+    more = [[], [_engine(record)], [record.cell], [record.cell, record.model]][detail]
+    return ", ".join(part for part in [record.profile, *more] if part) or record.cell
+
+
+def _engine(record: BenchRecord) -> str:
+    return f"{record.engine} {record.packages.get(record.engine, '')}".strip()
 
 
 def _text(value: float | None) -> str:
@@ -45,20 +65,20 @@ def _find(record: BenchRecord, workload: str, **wanted: int) -> BenchSeries | No
     return None
 
 
-def comparison_rows(records: Iterable[BenchRecord]) -> list[dict[str, str]]:
+def comparison_rows(records: Sequence[BenchRecord]) -> list[dict[str, str]]:
     """Return a row per record in the columns of COMPARISON.
 
     Latency, tokens per second and time to the first token are those of one user and the shortest answer measured, as
     the users' documents give them; means.
     """
     rows: list[dict[str, str]] = []
-    for record in records:
+    for name, record in zip(labels(records), records, strict=True):
         single = min(
             (one for one in record.series if one.workload == "length"), key=lambda one: one.max_tokens, default=None
         )
         row = {
-            "configuration": label(record),
-            "engine": f"{record.engine} {record.packages.get(record.engine, '')}".strip(),
+            "configuration": name,
+            "engine": _engine(record),
             "model": record.model,
             "device": record.devices[0].name if record.devices else "",
             "latency_ms": _text(single.latency.mean if single and single.latency else None),
@@ -67,11 +87,12 @@ def comparison_rows(records: Iterable[BenchRecord]) -> list[dict[str, str]]:
             "gpu_memory_gib": _text(record.gpu_memory_gib),
             "stable": _text(record.stable),
         }
-        for users in (1, 5, 10, 20):
+        for length in LENGTHS:
+            answer = _find(record, "length", max_tokens=length)
+            row[f"answer_{length}_ms"] = _text(answer.latency.mean if answer and answer.latency else None)
+        for column, (users, figure) in _USERS.items():
             many = _find(record, "users", users=users)
-            row[f"users_{users}_rps"] = _text(many.requests_per_second if many else None)
-        most = _find(record, "users", users=20)
-        row["users_20_tokens_per_second"] = _text(most.tokens_per_second if most else None)
+            row[column] = _text(_figure(many, figure) if many else None)
         prefix = _find(record, "prefix")
         row["prefix_first_ms"] = _text(prefix.first_ms if prefix else None)
         row["prefix_rest_ms"] = _text(prefix.latency.mean if prefix and prefix.latency else None)
@@ -80,19 +101,31 @@ def comparison_rows(records: Iterable[BenchRecord]) -> list[dict[str, str]]:
     return rows
 
 
-def comparison_csv(records: Iterable[BenchRecord]) -> str:
+def _figure(series: BenchSeries, figure: str) -> float | None:
+    match figure:
+        case "rps":
+            return series.requests_per_second
+        case "tokens_per_second":
+            return series.tokens_per_second
+        case "p95_ms":
+            return series.latency.p95 if series.latency else None
+        case _:
+            return series.latency.mean if series.latency else None
+
+
+def comparison_csv(records: Sequence[BenchRecord]) -> str:
     """Return the comparison: one row per server."""
     return _csv(COMPARISON, comparison_rows(records))
 
 
-def series_csv(records: Iterable[BenchRecord]) -> str:
+def series_csv(records: Sequence[BenchRecord]) -> str:
     """Return every series: one row per server and load."""
     rows: list[dict[str, str]] = []
-    for record in records:
+    for name, record in zip(labels(records), records, strict=True):
         for one in record.series:
             rows.append(
                 {
-                    "configuration": label(record),
+                    "configuration": name,
                     "engine": record.engine,
                     "version": record.packages.get(record.engine, ""),
                     "model": record.model,

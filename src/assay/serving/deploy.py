@@ -97,7 +97,7 @@ class Service:
     def health(self) -> list[str]:
         """A command inside the container that ends with 0 if the server is well; needs Python alone."""
         url = f"http://127.0.0.1:{PORT}{self.command.engine.health}"
-        return ["python3", "-c", f"import urllib.request as r; r.urlopen('{url}', timeout=5)"]
+        return ["python3", "-c", f'import urllib.request as r; r.urlopen("{url}", timeout=5)']
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from assay.errors import UsageError
 from assay.model.profile import Flags, FlagValue
 from assay.serving.command import ServerCommand, with_features_off
-from assay.serving.flags import apply
+from assay.serving.flags import apply, switch
 from assay.serving.knowledge import Setting, at_least
 from assay.serving.memory import Share, Tenant
 from assay.serving.modelshape import ModelShape
@@ -43,20 +43,29 @@ class Decided:
 
 
 def decide(
-    command: ServerCommand, standings: Mapping[str, Standing], *, profile_name: str, strict: bool = False
+    command: ServerCommand,
+    standings: Mapping[str, Standing],
+    *,
+    profile_name: str,
+    asked: Collection[str] = (),
+    strict: bool = False,
 ) -> Decided:
     """Switch off what is not known to work, and choose an attention backend that is.
 
     A feature whose outcome is anything but `works` is switched off. One of which nothing is recorded or claimed is
-    left as it is and told, or switched off too with `strict`.
+    left as it is and told, or switched off too with `strict`. `asked` names what the caller laid over the profile.
     """
-    reasons = dict.fromkeys([*command.flags, *command.env], f"profile {profile_name}" if profile_name else "asked for")
+    reasons = {
+        name: f"profile {profile_name}" if profile_name and name not in asked else "asked for"
+        for name in [*command.flags, *command.env]
+    }
     notes: list[str] = []
     for feature, standing in standings.items():
         if feature in _ATTENTION or feature not in command.engine.features:
             continue
         without = with_features_off(command, [feature])
         if without == command:
+            notes += _already_off(command, standing, reasons)
             continue
         if standing.usable and not (strict and standing.basis == "nothing"):
             notes.append(("on: " if standing.basis != "nothing" else "on, unproven: ") + str(standing))
@@ -67,6 +76,20 @@ def decide(
         command = without
     command, more = _attention(command, standings, reasons, strict=strict)
     return Decided(command=command, reasons=reasons, notes=(*notes, *more))
+
+
+def _already_off(command: ServerCommand, standing: Standing, reasons: dict[str, str]) -> list[str]:
+    """Lay what is known of a feature beside the flags that the profile itself has against it."""
+    setting = switch(command.engine, command.version, standing.feature, on=False)
+    if setting is None or standing.basis == "nothing":
+        return []
+    flags = [name for name, value in setting.flags.items() if command.flags.get(name) == value]
+    places = [*flags, *(name for name, value in setting.env.items() if command.env.get(name) == value)]
+    for name in places:
+        reasons[name] = f"{reasons[name]}; {standing}" if reasons.get(name) else str(standing)
+    if not places or not standing.usable:
+        return []
+    return [f"off by the profile, although it works: {standing}; {', '.join(f'--{name}' for name in flags)} could go"]
 
 
 def _changed(before: ServerCommand, after: ServerCommand) -> list[str]:
@@ -98,6 +121,9 @@ def _attention(
     if left_alone or (current is not None and (asked is None or asked.usable)):
         if asked is not None:
             notes.append(f"attention {current}: {asked}")
+            for name in places:
+                if asked.basis != "nothing" and name in reasons:
+                    reasons[name] += f"; {asked}"
         elif current is None:
             notes.append("attention: the engine's own choice; nothing speaks against any backend")
     else:
@@ -128,6 +154,8 @@ def _no_flashinfer_sampling(command: ServerCommand, standing: Standing, reasons:
     for name in [*flags, *env]:
         if command.flags.get(name) != flags.get(name) or name in env:
             reasons[name] = str(standing)
+        elif str(standing) not in reasons.get(name, ""):
+            reasons[name] = f"{reasons[name]}; {standing}" if reasons.get(name) else str(standing)
     return replace(command, flags={**command.flags, **flags}, env={**command.env, **env})
 
 

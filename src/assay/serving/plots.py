@@ -9,7 +9,7 @@ from html import escape
 from typing import Final
 
 from assay.record import BenchRecord, BenchSeries
-from assay.serving.csvtext import label
+from assay.serving.csvtext import labels
 
 __all__ = ["Line", "line_plot", "plots"]
 
@@ -53,19 +53,23 @@ def plots(records: Sequence[BenchRecord]) -> dict[str, str]:
     }
     result: dict[str, str] = {}
     for name, (title, unit, value) in wanted.items():
-        lines = [line for record in records if (line := _line(record, value)) is not None]
+        lines = [
+            line
+            for label, record in zip(labels(records), records, strict=True)
+            if (line := _line(label, record, value)) is not None
+        ]
         if lines:
             result[name] = line_plot(title, "users at once", unit, lines)
     return result
 
 
-def _line(record: BenchRecord, value: Callable[[BenchSeries], float | None]) -> Line | None:
+def _line(label: str, record: BenchRecord, value: Callable[[BenchSeries], float | None]) -> Line | None:
     points = [
         (float(one.users), found)
         for one in record.series
         if one.workload == "users" and (found := value(one)) is not None
     ]
-    return Line(name=label(record), points=tuple(points)) if points else None
+    return Line(name=label, points=tuple(points)) if points else None
 
 
 def _step(most: float) -> float:
