@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,17 +160,24 @@ def _stream(data: bytearray) -> None:
     data[at + 400 : at + 440] = b"\xff" * 40
 
 
+def _smaller(data: bytearray) -> None:
+    """Claim fewer bytes than the library has: what is unpacked must not go on."""
+    at = data.rfind(b"PK\1\2", 0, data.find(b"tiny/libconsumer.so", data.find(b"PK\1\2")))
+    data[at + 24 : at + 28] = (4096).to_bytes(4, "little")
+
+
 @pytest.mark.parametrize(
     "data",
     [
         damaged(_crc),
         damaged(_stream),
+        damaged(_smaller),
         WHEEL[: len(WHEEL) // 2],
         b"<html>not here</html>",
         wheel_bytes("other", "1.0", {}),
         b"",
     ],
-    ids=["checksum", "stream", "short", "page", "other-name", "empty"],
+    ids=["checksum", "stream", "size", "short", "page", "other-name", "empty"],
 )
 @pytest.mark.parametrize("depth", [Depth.FULL, Depth.SYMBOLS])
 def test_a_bad_wheel_is_a_clear_error(tmp_path: Path, data: bytes, depth: Depth) -> None:
@@ -184,6 +193,41 @@ def test_a_bad_wheel_is_a_clear_error(tmp_path: Path, data: bytes, depth: Depth)
 
     # The first bytes of a library cannot show damage behind them: such facts are never called complete.
     assert NAME in told or (depth is Depth.SYMBOLS and not complete)
+
+
+@pytest.mark.parametrize("depth", [Depth.FULL, Depth.SYMBOLS])
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("tiny/_big.so", ""),
+        ("tiny/_big.cubin", ""),
+        ("tiny-1.0.dist-info/RECORD", ""),
+        ("tiny-1.0.dist-info/METADATA", "METADATA has 134217728 bytes"),
+    ],
+)
+def test_a_bomb_costs_no_memory(tmp_path: Path, path: str, words: str, depth: Depth) -> None:
+    """128 MiB that are packed into 128 KiB, honestly announced: as a library, a cubin, and where texts are read."""
+    file = tmp_path / NAME
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open(path, "w") as member:
+            member.write(FILES["tiny/libconsumer.so"] if path.endswith(".so") else b"")
+            for _ in range(128):
+                member.write(bytes(1 << 20))
+        if not path.endswith("METADATA"):
+            archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    told = ""
+    tracemalloc.start()
+    try:
+        read_wheel(IndexFile(project="tiny", filename=NAME, url=file.as_uri()), WebWheels(), depth=depth)
+    except WheelError as error:
+        told = str(error)
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert words in told
+    assert bool(words) == bool(told)
+    assert peak < 64 << 20
 
 
 def test_a_damaged_library_leaves_the_others(tmp_path: Path) -> None:

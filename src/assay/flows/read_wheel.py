@@ -59,6 +59,8 @@ AT_ONCE: Final = 6
 """Members of one wheel whose first bytes are asked for at the same time."""
 FIRST_PREFIX: Final = 32 << 10
 MAX_TEXT: Final = 4 << 20
+CUBIN_START: Final = 4 << 10
+"""Packed bytes of a cubin that suffice for its header."""
 MAX_RECORD: Final = 4 << 20
 """A RECORD larger than this (tens of thousands of files) is left out: libraries then have no digest."""
 LAZY: Final = 4 << 20
@@ -86,6 +88,12 @@ class Depth(StrEnum):
 def is_library(name: str) -> bool:
     """Tell whether a file name is that of a shared object."""
     return _LIBRARY.search(PurePosixPath(name).name) is not None
+
+
+def _bounded(member: Member) -> None:
+    """Refuse a text that is kept in memory and could not be one."""
+    if max(member.size, member.compressed) > MAX_TEXT:
+        raise WheelError(f"{member.name} has {member.size} bytes, packed {member.compressed}")
 
 
 def _is_text(member: Member, *, record: bool = True) -> bool:
@@ -321,9 +329,11 @@ class _Reading:
                 inflating.check()
                 yield inflating
             elif _is_text(member):
+                _bounded(member)
                 self._text(member, through.take(member.compressed))
             elif member.name.endswith(".cubin"):
-                self._cubin(member, through.take(member.compressed))
+                self._cubin(member, through.take(min(member.compressed, CUBIN_START)))
+                through.skip_to(start + member.compressed)
             self._progress(self._file.filename, through.at, self._source.size)
         through.skip_to(self._source.size)
 
@@ -333,6 +343,7 @@ class _Reading:
         wanted = [member for member in members if is_library(member.name) and member.size]
         for member in members:
             if _is_text(member, record=symbols and bool(wanted)):
+                _bounded(member)
                 start, data = self._begin(member, member.compressed)
                 if len(data) < member.compressed:
                     data += self._source.read(start + len(data), member.compressed - len(data))
@@ -417,8 +428,6 @@ class _Reading:
             return Library(path=reader.path, size=reader.size, scope="listed", problem=error.message)
 
     def _whole(self, member: Member, data: bytes) -> bytes:
-        if member.size > MAX_TEXT:
-            raise WheelError(f"{member.name} of {member.size} bytes")
         inflating = _Inflating(member, 0)
         text = b"".join(inflating.feed(data))
         inflating.check()
