@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -85,6 +86,19 @@ class Reference:
     def key(self) -> str:
         """What the registry is asked by: the digest where there is one, else the tag."""
         return self.digest or self.tag or "latest"
+
+    def mirrored(self, mirrors: Mapping[str, str]) -> Self:
+        """Return where a mirror has the same image, or the reference itself.
+
+        Args:
+            mirrors: registry -> `mirror.example:5000` or `mirror.example/prefix`, below which the same paths are.
+        """
+        place = mirrors.get(self.repository.host)
+        if place is None:
+            return self
+        host, _, prefix = place.partition("/")
+        path = f"{prefix}/{self.repository.path}" if prefix else self.repository.path
+        return replace(self, repository=Repository(host=host, path=path))
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 from project_tools import Project
+from registry_tools import real_registry
 from tiny_image import TINY, write_tiny
 
 from assay.adapters.docker_engine import DockerEngine
@@ -253,6 +254,52 @@ def test_an_engine_that_dies_in_a_build_says_nothing_about_the_cell(project: Pro
     assert process.returncode == 4, err
     assert "Traceback" not in err
     assert ["engine_failed"] == [cell["status"] for cell in report["cells"] if cell["cell"] == project.cell("1.0")]
+
+
+@pytest.mark.registry
+def test_a_cell_on_a_registrys_base_is_locked_and_built_through_a_mirror(
+    project: Project, engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The real thing is `docker.io/nvidia/cuda`; the mirror has a tiny stand-in under that path."""
+    project.change("matrix.yaml", f'image: "{TINY}"', 'image: "docker.io/nvidia/cuda:12.8.1-cudnn-devel-ubuntu22.04"')
+    project.change(
+        "templates/tiny.Dockerfile.j2", "FROM {{ base.reference }}", "ARG BASE={{ base.reference }}\nFROM ${BASE}"
+    )
+    cell = project.cell("1.0")
+    generated = project.root / f"images/{project.name}/cells/{cell}"
+    (generated / "lock.txt").unlink()
+    # Whatever this machine can reach, the base must come from where it is said to be.
+    nowhere = project.run("lock", "flavour=1.0", env={"ASSAY_REGISTRY_MIRRORS": "docker.io=127.0.0.1:9"})
+    unlocked = project.run("build")
+    with real_registry(tmp_path_factory.mktemp("mirror")) as host:
+        stand_in = f"{host}/hub/nvidia/cuda:12.8.1-cudnn-devel-ubuntu22.04"
+        subprocess.run(["docker", "tag", TINY, stand_in], check=True)
+        try:
+            subprocess.run(["docker", "push", "--quiet", stand_in], check=True, capture_output=True)
+        finally:
+            engine.remove_image(stand_in, force=True)
+        mirror = {"ASSAY_REGISTRY_MIRRORS": f"docker.io={host}/hub"}
+        locked = project.run("lock", "flavour=1.0", env=mirror)
+        built, document = project.json("build", env=mirror)
+    again, second = project.json("build")
+    dockerfile = (generated / "Dockerfile").read_text()
+    digest = re.search(r"^# base: tiny@(sha256:[0-9a-f]{64})$", (generated / "lock.txt").read_text(), re.MULTILINE)
+    history = subprocess.run(
+        ["docker", "history", "--no-trunc", project.reference("1.0")], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert nowhere.returncode == 1
+    assert "unreachable" in nowhere.stderr
+    assert "docker.io/nvidia/cuda:12.8.1-cudnn-devel-ubuntu22.04" in nowhere.stderr
+    assert "ASSAY_REGISTRY_MIRRORS" in nowhere.stderr
+    assert (unlocked.returncode, f"run `assay lock {cell}`" in unlocked.stderr) == (1, True)
+    assert locked.returncode == 0, locked.stderr
+    assert digest is not None
+    assert f"ARG BASE=docker.io/nvidia/cuda:12.8.1-cudnn-devel-ubuntu22.04@{digest[1]}" in dockerfile
+    assert host not in dockerfile + (generated / "lock.txt").read_text() + history
+    assert (built, document["records"][0]["status"]) == (0, "built")
+    # Made once, it is the image of this key everywhere, also where there is no mirror.
+    assert (again, second["records"][0]["status"]) == (0, "cached")
 
 
 def test_a_missing_base_is_told_as_such(project: Project) -> None:

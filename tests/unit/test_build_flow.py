@@ -133,6 +133,26 @@ def test_a_built_cell_leaves_log_script_and_record(world: World, cells: Sequence
     assert [record] == list(world.store.records())
 
 
+def test_a_registrys_base_comes_from_the_sites_mirror_by_the_same_digest(world: World, cells: Sequence[Cell]) -> None:
+    digest = "sha256:" + "c" * 64
+    cell = cells[0].model_copy(update={"base": "devel"})
+    jobs = [Job(cell=cell, lock=lock_of(cell).model_copy(update={"base": "devel", "base_digest": digest}))]
+    direct, mirrored = FakeBuilder(), FakeBuilder()
+    world.run(jobs, builder=direct)
+    world.run(jobs, builder=mirrored, options=BuildOptions(mirrors={"docker.io": "mirror.example:5000/hub"}))
+
+    assert dict(direct.tasks[0].build_args) == {}
+    assert dict(mirrored.tasks[0].build_args) == {"BASE": f"mirror.example:5000/hub/nvidia/cuda:13.0.2-devel@{digest}"}
+    assert direct.tasks[0].labels == mirrored.tasks[0].labels
+
+
+def test_a_base_of_packages_has_no_mirror(world: World, cells: Sequence[Cell]) -> None:
+    builder = FakeBuilder()
+    world.run(jobs_of(cells[:1]), builder=builder, options=BuildOptions(mirrors={"docker.io": "mirror.example"}))
+
+    assert dict(builder.tasks[0].build_args) == {}
+
+
 def test_a_base_is_made_once_for_all_cells(world: World, cells: Sequence[Cell]) -> None:
     world.run(jobs_of(cells))
 

@@ -83,8 +83,20 @@ class Index:
         return (IndexFile(project=project, filename=f"{project}-1.whl", url="https://x.invalid/1.whl"),)
 
 
+def digests(image: str) -> str:
+    """Docker Hub has everything, a registry called dead does not answer."""
+    if image.startswith("dead"):
+        raise RegistryError("dead.example: no route to host")
+    return "sha256:" + "a" * 64
+
+
 INFO = FakeEngine().info()
-NEEDS = Needs(disk_bytes=30 * 10**9, indexes={"pypi": "packaging", "nightly": "torch"}, targets={"sm_120": BLACKWELL})
+NEEDS = Needs(
+    disk_bytes=30 * 10**9,
+    indexes={"pypi": "packaging", "nightly": "torch"},
+    registries={"docker.io": "docker.io/nvidia/cuda:13.0"},
+    targets={"sm_120": BLACKWELL},
+)
 
 
 def look(
@@ -95,7 +107,7 @@ def look(
     index: Index | None = None,
     needs: Needs = NEEDS,
 ) -> dict[str, Check]:
-    flow = DoctorFlow(FakeEngine(info=info, alive=alive), host or Host(), index or Index())
+    flow = DoctorFlow(FakeEngine(info=info, alive=alive), host or Host(), index or Index(), digests)
     checks = flow.run(needs)
     assert len({check.name for check in checks}) == len(checks)
     return {check.name: check for check in checks}
@@ -190,8 +202,17 @@ def test_only_the_default_index_is_needed_for_everything(dead: str, exit_: int) 
     assert exit_ == code(checks)
 
 
+def test_a_registry_that_does_not_answer_is_missed_by_its_own_cells() -> None:
+    checks = look(needs=replace(NEEDS, registries={"docker.io": "nvidia/cuda", "dead.example": "dead.example/x"}))
+
+    assert 0 == code(checks)
+    assert State.OK is checks["registry docker.io"].state
+    assert State.WARN is checks["registry dead.example"].state
+    assert "ASSAY_REGISTRY_MIRRORS" in checks["registry dead.example"].mend
+
+
 def test_two_cards_of_one_kind_are_two_checks() -> None:
-    flow = DoctorFlow(FakeEngine(), Host(cards=[CARD, CARD]), Index())
+    flow = DoctorFlow(FakeEngine(), Host(cards=[CARD, CARD]), Index(), digests)
 
     assert 2 == sum(check.name == "gpu" for check in flow.run(NEEDS))
 

@@ -48,3 +48,16 @@ def test_nothing_else_is_raised(text: str) -> None:
         return
 
     assert found == Reference.parse(str(found))
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "expected"),
+    [
+        ("docker.io/nvidia/cuda:13.0", "mirror.example:5000", "mirror.example:5000/nvidia/cuda:13.0"),
+        (f"docker.io/nvidia/cuda:13.0@{DIGEST}", "m.example/hub/x", f"m.example/hub/x/nvidia/cuda:13.0@{DIGEST}"),
+        ("debian:12", "m.example", "m.example/library/debian:12"),
+        ("ghcr.io/a/b:c", "m.example", "ghcr.io/a/b:c"),
+    ],
+)
+def test_a_mirror_has_the_same_paths(text: str, place: str, expected: str) -> None:
+    assert expected == str(Reference.parse(text).mirrored({"docker.io": place}))

@@ -31,15 +31,20 @@ def connect(*, insecure: Collection[str] = (), credentials: CredentialSource | N
     return HttpRegistry(Transport(credentials=credentials or DockerConfig(), insecure=insecure))
 
 
-def resolve_digest(reference: str) -> str:
+def resolve_digest(reference: str, *, patient: bool = True) -> str:
     """Return the digest that a registry gives for a reference, `sha256:...`.
+
+    Args:
+        reference: an image.
+        patient: ask again, for half a minute, a registry that does not answer.
 
     Raises:
         RegistryError: the registry could not be asked, or has nothing under that name.
         UsageError: it is not a reference.
     """
     wanted = Reference.parse(reference)
-    found = connect().resolve(wanted.repository, wanted.key)
+    http = Transport(credentials=DockerConfig()) if patient else Transport(credentials=DockerConfig(), attempts=1)
+    found = HttpRegistry(http).resolve(wanted.repository, wanted.key)
     if found is None:
         raise RegistryError(f"there is no {reference}", hint="is the name right, and may you read that repository?")
     return found.digest

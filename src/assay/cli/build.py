@@ -90,6 +90,7 @@ def command(
             timeout=timeout,
             secrets=site.secrets(),
             build_args=site.build_args(),
+            mirrors=site.mirrors(),
             revision=git.revision(files.root),
         )
         records = list(flow.run(prepared, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,10 +12,12 @@ from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.host import LocalHost
 from assay.adapters.simple_index import SimpleIndex
 from assay.cli.common import format_option, load, project_option
+from assay.cli.world import digest_of_image
 from assay.errors import AssayError
 from assay.flows.build import DISK_FACTOR
 from assay.flows.doctor import Check, DoctorFlow, Needs, State, exit_code
-from assay.model.matrix import BootstrapBase
+from assay.model.matrix import BootstrapBase, RegistryBase
+from assay.reference import Reference
 
 __all__ = ["command"]
 
@@ -33,7 +36,8 @@ def command(need: str, project: Path | None, form: str) -> int:
     Exit code 4: no usable engine, or with `--need gpu` no GPU; 1: something else that will fail.
     """
     needs, index = _needs(project, gpu=need == "gpu")
-    checks = DoctorFlow(DockerEngine(), LocalHost(), index).run(needs)
+    digests = partial(digest_of_image, patient=False)
+    checks = DoctorFlow(DockerEngine(), LocalHost(), index, digests).run(needs)
     code = exit_code(checks)
     if form == "json":
         console.json_data(
@@ -60,6 +64,11 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
         disk_bytes=sum(wheels.values()) * DISK_FACTOR,
         gpu=gpu,
         bootstrap=any(isinstance(base, BootstrapBase) for base in matrix.bases.values()),
+        registries={
+            Reference.parse(base.image).repository.host: base.image
+            for base in matrix.bases.values()
+            if isinstance(base, RegistryBase)
+        },
         indexes={name: _ASKED_OF[index.nightly] for name, index in matrix.indexes.items()},
         targets=matrix.targets,
     )

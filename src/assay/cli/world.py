@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from assay.adapters import site
 from assay.model.matrix import Index
+from assay.reference import Reference
 
 __all__ = ["digest_of_image", "index_versions"]
 
@@ -20,12 +22,17 @@ def index_versions(distribution: str, index: Index) -> Sequence[str]:
     return versions(distribution, index)
 
 
-def digest_of_image(reference: str) -> str:
-    """Return the digest that a registry gives for a reference.
+def digest_of_image(reference: str, *, patient: bool = True) -> str:
+    """Return the digest that a registry, or the site's mirror of it, gives for a reference.
+
+    Args:
+        reference: an image.
+        patient: ask again, for half a minute, a registry that does not answer.
 
     Raises:
         RegistryError: the registry could not be asked or does not have it.
+        UsageError: the site's mirrors are not written as they must be.
     """
     from assay.adapters.registry import resolve_digest  # noqa: PLC0415 - only registry bases need it
 
-    return resolve_digest(reference)
+    return resolve_digest(str(Reference.parse(reference).mirrored(site.mirrors())), patient=patient)

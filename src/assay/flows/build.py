@@ -15,12 +15,13 @@ from assay.errors import AssayError, EngineError, StoreError
 from assay.lockfile import lock_digest
 from assay.model.cell import Cell
 from assay.model.lock import Lock
-from assay.model.matrix import Base
+from assay.model.matrix import Base, RegistryBase
 from assay.model.outcome import Verdict
 from assay.ports.builder import BuildEnd, Builder, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
 from assay.ports.store import RunFolder, Store
 from assay.record import BuildRecord, BuildStatus, LayerSize, now
+from assay.reference import Reference
 
 __all__ = [
     "DISK_FACTOR",
@@ -102,6 +103,8 @@ class BuildOptions:
     """Seconds for one cell."""
     secrets: Mapping[str, Path] = field(default_factory=dict)
     build_args: Mapping[str, str | None] = field(default_factory=dict)
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Registry -> the mirror that bases are pulled from instead."""
     revision: str = ""
     """Of the recipes' repository."""
 
@@ -288,7 +291,7 @@ class BuildFlow:
             tags=(cell.local_reference,),
             labels={KEY_LABEL: item.key} | ({REVISION_LABEL: options.revision} if options.revision else {}),
             secrets=options.secrets,
-            build_args=options.build_args,
+            build_args={**options.build_args, **self._base_elsewhere(item, options)},
             log=log,
             timeout=options.timeout,
             progress=lambda words: self._listener.step(cell, words),
@@ -330,6 +333,15 @@ class BuildFlow:
             "cause": judgement.causes[0] if judgement.causes else None,
         }
         return record.model_copy(update=update)
+
+    def _base_elsewhere(self, item: Prepared, options: BuildOptions) -> dict[str, str]:
+        """Return the argument that takes a registry's base from the site's mirror: the same digest, so the same key."""
+        base = self._bases[item.job.cell.base]
+        if not isinstance(base, RegistryBase):
+            return {}
+        reference = Reference.parse(render.base_reference(item.job.cell.base, base, item.lock.base_digest))
+        mirrored = reference.mirrored(options.mirrors)
+        return {} if mirrored == reference else {"BASE": str(mirrored)}
 
     def _path(self, path: Path) -> str:
         return str(path.relative_to(self._store.root))

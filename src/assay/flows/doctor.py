@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -54,16 +54,24 @@ class Needs:
     gpu: bool = False
     bootstrap: bool = True
     """Some base is made from packages."""
+    registries: Mapping[str, str] = field(default_factory=dict)
+    """Registry -> an image of it that cells are built on."""
     indexes: Mapping[str, str] = field(default_factory=dict)
     """Index -> a project it must know."""
     targets: Mapping[str, Target] = field(default_factory=dict)
 
 
 class DoctorFlow:
-    """Looks at everything and stops at nothing: each check that cannot be made says so itself."""
+    """Looks at everything and stops at nothing: each check that cannot be made says so itself.
 
-    def __init__(self, engine: Engine, host: Host, index: PackageIndex) -> None:
+    Args:
+        engine, host, index: the world.
+        digests: image reference -> digest, or RegistryError.
+    """
+
+    def __init__(self, engine: Engine, host: Host, index: PackageIndex, digests: Callable[[str], str]) -> None:
         self._engine = engine
+        self._digests = digests
         self._host = host
         self._index = index
 
@@ -88,6 +96,7 @@ class DoctorFlow:
             yield Check(name="uv", state=State.FAIL, found="not found", mend="pip install uv")
         yield self._bootstrap(needs)
         yield from self._indexes(needs)
+        yield from self._registries(needs)
         yield from self._credentials()
         yield Check(name="kernel", state=State.OK, found=self._host.kernel())
 
@@ -174,6 +183,21 @@ class DoctorFlow:
                 yield Check(name=f"index {name}", state=State.OK, found=f"answers ({len(files)} files of {project})")
             else:
                 yield Check(name=f"index {name}", state=State.WARN, found=f"answers, but lacks {project}")
+
+    def _registries(self, needs: Needs) -> Iterator[Check]:
+        for name, image in needs.registries.items():
+            try:
+                self._digests(image)
+            except AssayError as error:
+                # Cells on bootstrapped bases do without.
+                yield Check(
+                    name=f"registry {name}",
+                    state=State.WARN,
+                    found=f"cells on {image} cannot be locked: {error.message}",
+                    mend=f"docker login {name}, or a mirror: ASSAY_REGISTRY_MIRRORS (docs/how-to/site.md)",
+                )
+                continue
+            yield Check(name=f"registry {name}", state=State.OK, found=f"has {image}")
 
     def _credentials(self) -> Iterator[Check]:
         try:

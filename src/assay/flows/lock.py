@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
@@ -25,6 +26,11 @@ __all__ = ["Digests", "LockResult", "LockStatus", "Locker", "Versions", "age_war
 
 _STEPS: Final = 4
 """Resolutions at once: they wait for the index most of the time."""
+
+_NO_REGISTRY: Final = (
+    "docker login, if the registry asks for it; a mirror that has the base (ASSAY_REGISTRY_MIRRORS, see "
+    "docs/how-to/site.md); or a base that needs no registry, such as slim"
+)
 
 Versions = Callable[[str, Index], Sequence[str]]
 """(distribution, index) -> the versions the index has; raises PackageIndexError."""
@@ -130,6 +136,8 @@ class Locker:
         self._resolver = resolver
         self._versions = versions
         self._digests = digests
+        self._bases: dict[str, Future[str]] = {}
+        self._asking = threading.Lock()
 
     def run(
         self, cells: Sequence[tuple[Cell, Lock | None]], *, refresh: bool = False, check: bool = False
@@ -181,9 +189,10 @@ class Locker:
         base_digest = None
         if isinstance(base, RegistryBase):
             try:
-                base_digest = self._digests(base.image)
+                base_digest = self._digest(base.image)
             except RegistryError as error:
-                raise _Unlockable(Failure.UNREACHABLE, f"the base {base.image}: {error.message}") from error
+                words = f"the base {base.image}: {error.message}\n  try: {_NO_REGISTRY}"
+                raise _Unlockable(Failure.UNREACHABLE, words) from error
         point, nightlies = self._resolved_point(cell)
         texts = (cell.requirements, cell.forced_requirements)
         try:
@@ -217,6 +226,18 @@ class Locker:
             nightlies=nightlies,
             wheels=answer.wheels,
         )
+
+    def _digest(self, image: str) -> str:
+        """Return a base's digest; a registry that does not answer is waited for once, not once a cell."""
+        with self._asking:
+            known = self._bases.get(image)
+            asked = known if known is not None else self._bases.setdefault(image, Future())
+        if known is None:
+            try:
+                asked.set_result(self._digests(image))
+            except BaseException as error:  # noqa: BLE001 - handed to everybody who waits, the asker too
+                asked.set_exception(error)
+        return asked.result()
 
     def _resolved_point(self, cell: Cell) -> tuple[dict[str, AxisValue], dict[str, str]]:
         """Return the cell's point with every nightly pinned to one version, and the dates of those."""
