@@ -67,6 +67,24 @@ def test_without_a_registry_the_old_store_knows_no_digest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("card:5000/x@sha256:" + "3" * 64, "3"),
+        ("card:5000/x:1", "4"),
+        ("docker.io/library/python:3", "5"),
+        ("sha256:" + "1" * 64, "3"),
+        ("elsewhere/x:1", "3"),
+    ],
+)
+def test_of_two_digests_that_of_the_reference_counts(reference: str, expected: str) -> None:
+    names = ("home:5000/x", "card:5000/x", "python")
+    known = [f"{name}@sha256:{digit * 64}" for name, digit in zip(names, "345", strict=True)]
+    found = read_image(reference, {**FOUND, "RepoDigests": known}, [], "graphdriver")
+
+    assert found.digest == "sha256:" + expected * 64
+
+
+@pytest.mark.parametrize(
     ("history", "expected"),
     [
         # Newest first, as the daemon gives it; a COPY of nothing makes a layer of no bytes.

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, Final, Literal, cast
 
 from assay.adapters import process
 from assay.adapters.docker_errors import translated
-from assay.errors import EngineError, ToolError
+from assay.errors import EngineError, ToolError, UsageError
 from assay.ports.engine import EngineInfo, ImageFile, ImageInfo, ImageLayer
+from assay.reference import Reference, Repository
 
 __all__ = ["Reader", "gpu_access", "image_files", "read_image", "read_info"]
 
@@ -90,7 +91,7 @@ def read_image(
     """Read `GET /images/<name>/json` and its history."""
     config = found.get("Config") or {}
     repo_digests = tuple(found.get("RepoDigests") or ())
-    digest = found["Id"] if store == "containerd" else next((name.rpartition("@")[2] for name in repo_digests), None)
+    digest = found["Id"] if store == "containerd" else _digest(reference, repo_digests)
     return ImageInfo(
         reference=reference,
         id=found["Id"],
@@ -108,6 +109,31 @@ def read_image(
         user=str(config.get("User") or ""),
         workdir=str(config.get("WorkingDir") or ""),
     )
+
+
+def _digest(reference: str, repo_digests: Sequence[str]) -> str | None:
+    """Return the digest that a registry gave the image: that of the reference, or of its repository, or any.
+
+    One image may have several: pushed to two registries by an engine that keeps no manifests, its layers can be
+    compressed anew for each.
+    """
+    given = reference.partition("@")[2]
+    names = [name.rpartition("@") for name in repo_digests]
+    if given and any(digest == given for _, _, digest in names):
+        return given
+    repository = _repository(reference)
+    return next(
+        (digest for name, _, digest in names if repository is not None and _repository(name) == repository),
+        next((digest for _, _, digest in names), None),
+    )
+
+
+def _repository(reference: str) -> Repository | None:
+    try:
+        return Reference.parse(reference).repository
+    except UsageError:
+        # An image may be named by a piece of its id.
+        return None
 
 
 def _instruction(entry: Mapping[str, Any]) -> str:
