@@ -470,6 +470,24 @@ def test_g1_a_torch_without_code_for_the_gpu(knowledge: Knowledge) -> None:
     assert (Outcome.BROKEN, Outcome.BROKEN) == (predicted["torch-device"], predicted["cuda-graphs"])
 
 
+class Unasked(dict[str, list[WheelFacts]]):
+    """Known facts that are read when they are asked for, and look empty until then."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def test_g1_says_which_known_version_has_code(knowledge: Knowledge) -> None:
+    made = {version: torch("2.8.0", sass=sass).model_copy(update={"version": version})
+            for version, sass in (("2.6.0", ("90",)), ("2.9.1", ("120",)), ("2.11.0", ("90", "120")))}  # fmt: skip
+    lazy = Unasked(torch=[*made.values()])
+    report = judged(knowledge, torch(sass=("80", "90")), cudart(), targets=(SM120,), known=lazy)
+
+    assert [("torch", ("2.9.1", "2.11.0"))] == [
+        (one.package, one.versions) for one in found(report, "G1")[0].suggestions
+    ]
+
+
 def test_predictions_tell_machine_code_from_ptx_and_wrong_from_slow(knowledge: Knowledge) -> None:
     def vllm(sass: tuple[str, ...] = (), ptx: tuple[str, ...] = ()) -> WheelFacts:
         moe = library(

@@ -44,7 +44,12 @@ def audit(
         problems: findings of the reading itself (rule F1).
     """
     context = Context(
-        installation=installation, knowledge=knowledge, targets=targets, demangle=demangle, known=known or {}
+        installation=installation,
+        knowledge=knowledge,
+        targets=targets,
+        demangle=demangle,
+        # A mapping that reads when it is asked is empty until then.
+        known={} if known is None else known,
     )
     context.findings.extend(problems)
     _apply(context)

@@ -27,7 +27,9 @@ __all__ = [
     "PtxFile",
     "RuntimeNeed",
     "SonamesFile",
+    "distance",
     "fits",
+    "nearest",
     "parsed",
     "python_exports",
 ]
@@ -75,6 +77,26 @@ def fits(version: str, specifier: str) -> bool:
         return SpecifierSet(specifier).contains(parsed(version).public, prereleases=True)
     except InvalidVersion:
         return not specifier
+
+
+def nearest(versions: Iterable[str], to: str) -> tuple[str, ...]:
+    """Return up to three of the versions, nearest first; what is no version is left out."""
+    here = parsed(to)
+    valid: list[tuple[tuple[int, ...], str]] = []
+    for text in set(versions):
+        try:
+            valid.append((distance(parsed(text), here), text))
+        except InvalidVersion:
+            continue
+    return tuple(text for _, text in sorted(valid)[:3])
+
+
+def distance(one: Version, other: Version) -> tuple[int, ...]:
+    """Return how far two versions are apart, the weightiest difference first."""
+    length = max(len(one.release), len(other.release))
+    first = one.release + (0,) * (length - len(one.release))
+    second = other.release + (0,) * (length - len(other.release))
+    return tuple(abs(a - b) for a, b in zip(first, second, strict=True))
 
 
 class BaseFacts(Value):

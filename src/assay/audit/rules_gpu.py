@@ -9,9 +9,9 @@ from packaging.version import Version
 
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import GpuCode, Library, WheelFacts
-from assay.audit.findings import CodeRow, Finding
+from assay.audit.findings import CodeRow, Finding, Suggestion
 from assay.audit.gpu import Run, group_runs, spelled
-from assay.audit.knowledge import parsed
+from assay.audit.knowledge import nearest, parsed
 from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
 
@@ -96,6 +96,7 @@ def _judge(context: Context, wheel: WheelFacts, library: Library, target: Target
                 message=f"has no code for {target.name}: {has}" + (f"; {policy.reason}" if policy else ""),
                 cause="arch-torch-incompatible" if wheel.is_torch else "arch-no-kernel-image",
                 fix=_torch_fix(target) if torch_itself else "",
+                suggestions=() if severity is Severity.INFO else _with_code(context, wheel, library, target),
             )
         )
     elif row.runs == "ptx":
@@ -126,6 +127,24 @@ def _judge(context: Context, wheel: WheelFacts, library: Library, target: Target
                 symbols_count=len(row.kernels_without),
             )
         )
+
+
+def _with_code(context: Context, wheel: WheelFacts, library: Library, target: TargetGpu) -> tuple[Suggestion, ...]:
+    """Return the nearest known versions of a package in which a library has code for the target."""
+    versions = {
+        facts.version
+        for facts in context.known.get(wheel.name, ())
+        for item in facts.libraries
+        if item.name == library.name
+        and item.gpu is not None
+        and code_row(context, facts, item, item.gpu, target).runs not in {"none", "unknown"}
+    }
+    near = nearest(versions - {wheel.version}, wheel.version)
+    return (
+        (Suggestion(package=wheel.name, versions=near, why=f"{library.name} has code for {target.name}"),)
+        if near
+        else ()
+    )
 
 
 def _torch_fix(target: TargetGpu) -> str:

@@ -13,7 +13,7 @@ from assay.audit.facts import Library, Reference, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed
 from assay.audit.linker import Closure, Found, Missing, Where
-from assay.audit.rules_torch import missing_torch_symbols
+from assay.audit.rules_torch import missing_torch_symbols, suggestions
 from assay.audit.symbols import is_driver_symbol, is_python_symbol, is_shim, is_torch_symbol
 from assay.model.outcome import Severity
 
@@ -192,7 +192,7 @@ def _report_soname(
     context: Context, wheel: WheelFacts, name: str, items: Sequence[Missing], severity: Severity
 ) -> None:
     askers = list(dict.fromkeys(item.asked_by for item in items))
-    by, verb = _few(askers), "needs" if len(askers) == 1 else "need"
+    by, verb, other = _few(askers), "needs" if len(askers) == 1 else "need", None
     if items[0].where is Where.UNREACHABLE:
         message = f"{by} {verb} {name}, which {items[0].holders[0]} has where the linker does not look"
         fix = "import the package that brings it first, or set LD_LIBRARY_PATH"
@@ -211,6 +211,7 @@ def _report_soname(
             message=message,
             cause=soname_cause(name) if items[0].where is Where.MISSING else None,
             fix=fix,
+            suggestions=suggestions(context, wheel) if other else (),
         )
     )
 

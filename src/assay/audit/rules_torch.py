@@ -11,12 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from packaging.version import Version
-
 from assay.audit.context import Context, label, minor, torch_release
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding, Suggestion
-from assay.audit.knowledge import parsed
+from assay.audit.knowledge import distance, nearest, parsed
 from assay.audit.symbols import Kind, is_shim
 from assay.model.outcome import Severity
 
@@ -240,22 +238,14 @@ def suggestions(context: Context, wheel: WheelFacts) -> tuple[Suggestion, ...]:
     here = parsed(minor(torch.version))
     fitting = [release for release in context.knowledge.history.releases if minor(release) in built]
     if fitting and minor(torch.version) not in built:
-        nearest = sorted(fitting, key=lambda item: (_distance(parsed(minor(item)), here), -parsed(item).micro))
-        found.append(Suggestion(package="torch", versions=tuple(nearest[:3]), why=f"what {wheel.name} was built for"))
+        close = sorted(fitting, key=lambda item: (distance(parsed(minor(item)), here), -parsed(item).micro))
+        found.append(Suggestion(package="torch", versions=tuple(close[:3]), why=f"what {wheel.name} was built for"))
     others = [
         facts
         for facts in context.known.get(wheel.name, ())
         if facts.version != wheel.version and minor(torch.version) in context.built_for(facts) and facts.libraries
     ]
     if others:
-        own = parsed(wheel.version)
-        near = sorted({facts.version for facts in others}, key=lambda text: _distance(parsed(text), own))
-        found.append(Suggestion(package=wheel.name, versions=tuple(near[:3]), why=f"built for torch {here}"))
+        near = nearest((facts.version for facts in others), wheel.version)
+        found.append(Suggestion(package=wheel.name, versions=near, why=f"built for torch {here}"))
     return tuple(found)
-
-
-def _distance(one: Version, other: Version) -> tuple[int, ...]:
-    length = max(len(one.release), len(other.release))
-    first = one.release + (0,) * (length - len(one.release))
-    second = other.release + (0,) * (length - len(other.release))
-    return tuple(abs(a - b) for a, b in zip(first, second, strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -69,6 +69,25 @@ class _Meter:
             self.bytes += count
 
 
+class _Others(Mapping[str, Sequence[WheelFacts]]):
+    """Facts of all known versions of a distribution, read when something has to be suggested."""
+
+    def __init__(self, facts: FactsStore) -> None:
+        self._facts = facts
+        self._read: dict[str, tuple[WheelFacts, ...]] = {}
+
+    def __getitem__(self, name: str) -> Sequence[WheelFacts]:
+        if name not in self._read:
+            self._read[name] = tuple(self._facts.named(name))
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+
 class Auditor:
     """Reads wheels as far as needed and judges what would be installed.
 
@@ -101,6 +120,7 @@ class Auditor:
         self._quick = quick
         self._demangle = demangle
         self._progress = progress
+        self._others = _Others(facts)
         self._meter = _Meter()
         self._one_at_a_time: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -155,11 +175,6 @@ class Auditor:
     ) -> AuditReport:
         """Audit what is installed in an image; see flows/audit_image.py."""
         started = time.monotonic()
-        known = {
-            wheel.name: tuple(self._facts.named(wheel.name))
-            for wheel in installation.wheels
-            if wheel.libraries and not wheel.is_torch
-        }
         report = audit(
             installation,
             self.knowledge,
@@ -167,7 +182,7 @@ class Auditor:
             name=name,
             subject="image",
             demangle=self._demangle,
-            known=known,
+            known=self._others,
             problems=problems,
         )
         return report.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
@@ -185,19 +200,13 @@ class Auditor:
         installation = self._certain(installation, obtained)
         if targets:
             installation = self._with_torch_archs(installation, obtained)
-        known = {
-            wheel.name: tuple(self._facts.named(wheel.name))
-            for wheel in installation.wheels
-            if any(library.scope != "listed" and library.undefined for library in wheel.libraries)
-            and not wheel.is_torch
-        }
         report = audit(
             installation,
             self.knowledge,
             targets=targets,
             name=name,
             demangle=self._demangle,
-            known=known,
+            known=self._others,
             problems=[item.problem for item in obtained if item.problem is not None],
         )
         spent = round(time.monotonic() - started, 3)
