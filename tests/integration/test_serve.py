@@ -381,6 +381,15 @@ def test_a_server_that_does_not_start_keeps_no_other_from_running(store: FileSto
     assert any(one.failed for one in records[2].series)
 
 
+def test_what_is_wrong_with_the_last_is_told_before_the_first_is_measured(store: FileStore) -> None:
+    elsewhere = Contestant(host=LocalServerHost(facts_program=FACTS), request=request(profile_name="elsewhere"))
+
+    with pytest.raises(UsageError, match="sglang is not installed"):
+        bench([contestant("good"), elsewhere], OpenAiClient(), KNOWLEDGE, store, SMALL, say=quiet)
+
+    assert [] == list(store.records(kind="bench"))
+
+
 def test_cut_streams_are_failures_of_the_load(store: FileStore) -> None:
     (record,) = bench([contestant("cuts", {"cut_streams": 3})], OpenAiClient(), KNOWLEDGE, store, SMALL, say=quiet)
 

@@ -190,3 +190,13 @@ def test_a_record_without_figures_has_no_plot() -> None:
     assert {} == plots([record("x", users=())])
     with pytest.raises(ValueError, match="nothing to plot"):
         line_plot("t", "x", "y", [Line(name="n", points=())])
+
+
+def test_a_plot_is_wide_enough_for_its_names() -> None:
+    name = "tiny, sglang-blackwell-cu128-torch2.8.0-sglang0.5.2-sglk0.3.9.post2-fi0.3.1"
+
+    root = ET.fromstring(line_plot("t", "x", "y", [Line(name=name, points=((1.0, 2.0),))]))
+
+    width = float(root.attrib["viewBox"].split()[2])
+    (text,) = [one for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text == name]
+    assert float(text.attrib["x"]) + 7 * len(name) < width

@@ -113,11 +113,22 @@ class LocalServerHost:
     executor: Literal["docker", "local"] = "local"
     reference = "local"
 
-    def __init__(self, *, facts_program: Path, python: str | None = None, port: int | None = None) -> None:
-        """`facts_program` is probes/probelib/facts.py; `python` the interpreter whose packages are meant."""
+    def __init__(
+        self,
+        *,
+        facts_program: Path,
+        python: str | None = None,
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`facts_program` is probes/probelib/facts.py; `python` the interpreter whose packages are meant.
+
+        `env` is laid over this process' environment for every server.
+        """
         self._facts_program = facts_program
         self._python = python or sys.executable
         self._port = port
+        self._env = dict(env or {})
         self._uuids: tuple[str, ...] = ()
 
     def facts(self) -> Facts:
@@ -158,7 +169,7 @@ class LocalServerHost:
                     stdin=subprocess.DEVNULL,
                     stdout=sink,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1", **spec.env},
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", **self._env, **spec.env},
                     start_new_session=True,
                 )
             server = LocalServer(popen, port, log)

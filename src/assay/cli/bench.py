@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from assay.cli.serving import (
     resolve_place,
 )
 from assay.errors import UsageError
+from assay.model.profile import Profile
 from assay.record import BenchRecord
 
 __all__ = ["command"]
@@ -113,7 +114,17 @@ def command(
     shape = LoadShape(lengths=lengths, users=users, repeats=repeats, questions=questions, seed=seed)
     records = bench(contestants, OpenAiClient(), places[0].knowledge, store, shape, say=console.say)
     _show(records, form)
+    _say_claims({one.request.profile_name: one.request.profile for one in contestants if one.request.profile})
     return 0 if all(record.stable for record in records) else 1
+
+
+def _say_claims(profiles: Mapping[str, Profile]) -> None:
+    """What documents say of the same profiles, beside what was measured and apart from it."""
+    for name, profile in profiles.items():
+        for claim in profile.claims:
+            if claim.figures:
+                where = ", ".join(part for part in (claim.device, claim.model, claim.note) if part)
+                console.say(f"claimed for {name}, not measured here: {claim.figures} ({where}; {claim.date})")
 
 
 def _fits(place: Any, name: str) -> bool:

@@ -78,7 +78,11 @@ def place_options(function: F) -> F:
             help="Of the server's container; auto: the engine's bridge, or the host's network if it has none.",
         ),
         click.option("--port", type=click.IntRange(1, 65535), help="A port of this machine (default: a free one)."),
-        click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Hugging Face cache to mount."),
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Hugging Face cache of this machine for the server.",
+        ),
         click.option(
             "--mount",
             "mounts",
@@ -251,18 +255,19 @@ def hosted(place: Place, options: Options) -> ServerHost:
     facts = shipped(place.root, "probes", "probelib", "facts.py")
     model = named_model(options)
     folder = Path(model) if model and Path(model).is_dir() else None
+    cache = options.cache
+    if cache is not None and not cache.is_dir():
+        raise UsageError(f"the cache {cache} is not there", hint="make the folder first, or leave --cache out")
     if place.local:
         if options.mounts:
             raise UsageError("--mount is for containers, and IMAGE is local")
         from assay.adapters.local_server import LocalServerHost  # noqa: PLC0415 - only where it is used
 
-        return LocalServerHost(facts_program=facts, python=options.python, port=options.port)
+        env = {} if cache is None else {"HF_HOME": str(cache.resolve())}
+        return LocalServerHost(facts_program=facts, python=options.python, port=options.port, env=env)
     from assay.adapters.docker_engine import DockerEngine  # noqa: PLC0415 - the SDK is slow to import
     from assay.adapters.server_container import ContainerServerHost  # noqa: PLC0415
 
-    cache = options.cache
-    if cache is not None and not cache.is_dir():
-        raise UsageError(f"the cache {cache} is not there", hint="make the folder first, or leave --cache out")
     gpus = options.gpus
     return ContainerServerHost(
         DockerEngine(),

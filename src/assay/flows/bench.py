@@ -58,16 +58,20 @@ def bench(
 ) -> tuple[BenchRecord, ...]:
     """Benchmark each contestant, one at a time; write a record each, and the comparison as CSV and plots.
 
-    A contestant that does not start is a record that is not stable; the others run all the same. Ctrl-C keeps what was
-    measured so far.
+    What is wrong with a command line, an image or a model is told before anything is measured. A contestant that does
+    not start is a record that is not stable; the others run all the same. Ctrl-C keeps what was measured so far.
+
+    Raises:
+        UsageError: an engine is not there, no model is named, or a model does not fit.
+        EngineError: a place cannot be used.
     """
     records: list[BenchRecord] = []
+    ready = [prepared(one.host, knowledge, one.request, say) for one in contestants]
     with store.new_run() as run:
         try:
-            for contestant in contestants:
-                name = _label(contestant)
-                say(f"== {name}")
-                record = _one(contestant, client, knowledge, run, shape, say=say)
+            for contestant, what in zip(contestants, ready, strict=True):
+                say(f"== {_label(contestant)}")
+                record = _one(contestant, what, client, run, shape, say=say)
                 store.append(record)
                 records.append(record)
         finally:
@@ -91,15 +95,14 @@ def _write(run: RunFolder, records: Sequence[BenchRecord]) -> None:
 
 def _one(
     contestant: Contestant,
+    ready: Prepared,
     client: ApiClient,
-    knowledge: ServerFlags,
     run: RunFolder,
     shape: LoadShape,
     *,
     say: Callable[[str], None],
 ) -> BenchRecord:
     host, request = contestant.host, contestant.request
-    ready = prepared(host, knowledge, request, say)
     record = _base(host, request, ready, run)
     wrong = [finding.message for finding in ready.command.findings if finding.fatal]
     if wrong:

@@ -39,6 +39,23 @@ class Claim(Value):
     users: int = 1
     note: PlainText = ""
 
+    @property
+    def figures(self) -> str:
+        """Its figures in one line; empty if it has none."""
+        told = {
+            "latency {:g} ms": self.latency_ms,
+            "first token {:g} ms": self.ttft_ms,
+            "{:g} tok/s": self.tokens_per_second,
+            "{:g} req/s": self.requests_per_second,
+            "{:g} GB of GPU memory": self.gpu_memory_gb,
+            "first of many questions {:g} ms": self.prefix_first_ms,
+            "the others {:g} ms": self.prefix_rest_ms,
+        }
+        parts = [text.format(value) for text, value in told.items() if value is not None]
+        if parts and self.users > 1:
+            parts.insert(0, f"{self.users} users")
+        return ", ".join(parts)
+
 
 class Profile(Value):
     """images/<image>/profiles/<name>.yaml."""

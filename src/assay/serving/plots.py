@@ -13,10 +13,12 @@ from assay.serving.csvtext import labels
 
 __all__ = ["Line", "line_plot", "plots"]
 
-_WIDTH: Final = 720
+_WIDE: Final = 460
+"""Of the area within the axes."""
 _HEIGHT: Final = 400
 _LEFT: Final = 70
-_RIGHT: Final = 190
+_LEGEND: Final = 190
+"""At least; names can be long."""
 _TOP: Final = 40
 _BOTTOM: Final = 50
 # Okabe and Ito's colours, which people with colour blindness can tell apart; dashes tell them apart in print.
@@ -90,16 +92,18 @@ def line_plot(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
     most_x = max(x for x, _ in points) or 1.0
     step = _step(max(y for _, y in points) or 1.0)
     most_y = step * math.ceil((max(y for _, y in points) or 1.0) / step)
-    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    wide, high = _WIDE, _HEIGHT - _TOP - _BOTTOM
+    side = _LEFT + wide
+    width = side + max(_LEGEND, 60 + 7 * max(len(line.name) for line in lines))
 
     def place(x: float, y: float) -> tuple[float, float]:
         return round(_LEFT + x / most_x * wide, 1), round(_TOP + high - y / most_y * high, 1)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_HEIGHT}" role="img">',
         f"<title>{escape(title)}</title>",
         "<style>text {font: 12px sans-serif}</style>",
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+        f'<rect width="{width}" height="{_HEIGHT}" fill="white"/>',
         f'<text x="{_LEFT}" y="22" font-size="15">{escape(title)}</text>',
         f'<text x="{_LEFT + wide / 2}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(across)}</text>',
         f'<text transform="translate(16 {_TOP + high / 2}) rotate(-90)" text-anchor="middle">{escape(up)}</text>',
@@ -121,8 +125,8 @@ def line_plot(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
         parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in placed]
         y = _TOP + 8 + 20 * number
         parts.append(
-            f'<line x1="{_WIDTH - _RIGHT + 15}" y1="{y}" x2="{_WIDTH - _RIGHT + 40}" y2="{y}" stroke="{colour}" '
+            f'<line x1="{side + 15}" y1="{y}" x2="{side + 40}" y2="{y}" stroke="{colour}" '
             f'stroke-width="2" stroke-dasharray="{dash}"/>'
         )
-        parts.append(f'<text x="{_WIDTH - _RIGHT + 46}" y="{y + 4}">{escape(line.name)}</text>')
+        parts.append(f'<text x="{side + 46}" y="{y + 4}">{escape(line.name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
