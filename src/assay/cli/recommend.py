@@ -150,4 +150,4 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
     if best.digest and best.standing != "measured":
         console.data(f"docker pull {best.reference}")
     else:
-        console.say(f"best: {best.cell} (by a record at hand; not published in what was asked)")
+        console.say(f"best: {best.cell} (by a record at hand; --published and --have ask where it can be pulled)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -14,6 +14,7 @@ from assay.adapters.dsse import KeyVerifier
 from assay.adapters.project_files import ProjectFiles, find_root
 from assay.errors import UsageError
 from assay.flows.verify import Verification
+from assay.model.outcome import Outcome
 from assay.model.policy import Basis, Policy
 from assay.policy import Judgement
 from assay.ports.signing import Verifier
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_REASON: Final = 100
+"""Characters of a reason that a table shows; the JSON document has all of it."""
 
 
 def insecure_option(function: F) -> F:
@@ -110,17 +113,25 @@ def show_judgement(judgement: Judgement, *, against: bool) -> None:
             line.feature,
             str(line.outcome),
             " or ".join(line.wanted) or "-",
-            "ok" if line.ok else "refused",
+            ("ok" if line.ok else "refused") if line.wanted else "",
             f"{line.measured:%Y-%m-%d}" if line.measured else "-",
-            line.reason,
+            _short(line.reason),
         )
         for line in judgement.features
+        if line.wanted or line.outcome is not Outcome.NOT_RUN
     ]
     console.data_table(
         ("feature", "outcome", "wanted", "", "measured", "reason"),
         rows,
         title=title + (f" ({devices})" if devices else ""),
     )
+    if rest := [line.feature for line in judgement.features if not line.wanted and line.outcome is Outcome.NOT_RUN]:
+        console.data(f"not run: {', '.join(rest)}")
+
+
+def _short(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= _REASON else line[: _REASON - 3] + "..."
 
 
 def show(seen: Verification) -> None:

@@ -119,6 +119,8 @@ class Proposal:
             return None
         at = self.staging.at(self.subject.digest)
         place = "on a machine with the card" if whys & PROBE_AGAIN else "here"
+        if whys & PROBE_AGAIN and self.staging.host.partition(":")[0] in ("localhost", "127.0.0.1"):
+            place += " (one that cannot reach this registry is sent the image first: docs/how-to/publish.md)"
         return f'{place}: I={at}; docker pull "$I" && ' + " && ".join(steps) + "; then publish again with its records"
 
 
