@@ -24,6 +24,18 @@ _QUIET_SECONDS: Final = 20.0
 """Without a terminal, a cell that goes on building says so this often."""
 
 
+_BESIDE_NAME: Final = 12
+"""Characters of a row beside name and words: the seconds and the gaps."""
+
+
+def _fitted(name: str, width: int) -> str:
+    """Return a cell's id in at most `width` characters: cells of one run differ most at the end."""
+    if len(name) <= width:
+        return name
+    kept = max(width - 1, 9)
+    return f"{name[: kept // 3]}…{name[-(kept - kept // 3) :]}"
+
+
 class BuildProgress:
     """Hears of builds and tells people, on stderr."""
 
@@ -83,9 +95,14 @@ class BuildProgress:
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
+        words_width = min(70, max(12, self._console.width // 3))
         with self._lock:
-            for name, (began, words) in self._running.items():
-                table.add_row(f"{time.monotonic() - began:5.0f} s", escape(name), f"[dim]{escape(words[:70])}[/]")
+            shown = [(began, name, words[:words_width]) for name, (began, words) in self._running.items()]
+            room = self._console.width - _BESIDE_NAME - max((len(words) for _, _, words in shown), default=0)
+            for began, name, words in shown:
+                table.add_row(
+                    f"{time.monotonic() - began:5.0f} s", escape(_fitted(name, room)), f"[dim]{escape(words)}[/]"
+                )
             waiting = self._total - self._done - len(self._running)
         if waiting > 0:
             table.add_row("", f"[dim]{waiting} more[/]", "")
