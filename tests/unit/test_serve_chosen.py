@@ -124,6 +124,17 @@ def test_logs_of_real_servers(engine: Engine, log: str, expected: Chosen) -> Non
     assert expected == from_log(engine, log)
 
 
+# The messages of SGLang 0.5.14, srt/layers/quantization/awq/awq.py.
+CONVERTED = "The model is convertible to awq_marlin during runtime. Using awq_marlin kernel."
+FORCED = "Detected that the model can run with awq_marlin, however you specified quantization=awq explicitly, so forcing awq."
+
+
+@pytest.mark.parametrize(("line", "kernel"), [(CONVERTED, "awq_marlin"), (FORCED, "awq")])
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_the_kernel_of_a_quantisation_that_can_be_converted(engine: Engine, line: str, kernel: str) -> None:
+    assert {"quantisation_kernel": kernel} == from_log(engine, f"[2026-11-20 12:00:00] {line}\n")
+
+
 def test_a_capture_that_did_not_end_captured_nothing() -> None:
     cut = OLD_SGLANG[: OLD_SGLANG.index("[2025-08-25 15:31:27]")]
 

@@ -41,6 +41,10 @@ _VLLM_KV: Final = re.compile(r"GPU KV cache size: (?P<tokens>[\d,]+) tokens")
 _VLLM_WEIGHTS: Final = re.compile(r"Model loading took (?P<memory>[\d.]+) ?GiB")
 _VLLM_MODE: Final = re.compile(r"cudagraph_mode['\"]?[:=] ?<CUDAGraphMode\.(?P<mode>[A-Z_]+)")
 _KERNEL: Final = re.compile(r"Using (?P<kernel>\w*(?:LinearKernel|ScaledMM\w*|Marlin\w*)) for (?P<method>\w+)")
+# SGLang 0.5.14, srt/layers/quantization/awq/awq.py and gptq/gptq.py.
+_CONVERTED: Final = re.compile(
+    r"(?:The model is convertible to \w+ during runtime\. Using |explicitly, so forcing )(?P<kernel>\w+)"
+)
 _MOE: Final = re.compile(r"Using '?(?P<kernel>[\w ]+?)'? \w* ?MoE backend")
 _SAMPLER: Final = re.compile(r"Using FlashInfer for top-p & top-k sampling")
 _TOLD: Final = {
@@ -89,6 +93,7 @@ def _sglang(text: str) -> Chosen:
     _number(chosen, "kv_cache_tokens", _SGLANG_POOL, text, "tokens")
     _number(chosen, "weights_gib", _SGLANG_WEIGHTS, text, "memory")
     _take(chosen, "quantisation_kernel", _KERNEL, text, "kernel")
+    _take(chosen, "quantisation_kernel", _CONVERTED, text, "kernel")
     return chosen
 
 
@@ -108,6 +113,7 @@ def _vllm(text: str) -> Chosen:
     _number(chosen, "weights_gib", _VLLM_WEIGHTS, text, "memory")
     _take(chosen, "graph_mode", _VLLM_MODE, text, "mode")
     _take(chosen, "quantisation_kernel", _KERNEL, text, "kernel")
+    _take(chosen, "quantisation_kernel", _CONVERTED, text, "kernel")
     _take(chosen, "moe_backend", _MOE, text, "kernel")
     if _SAMPLER.search(text):
         chosen["sampling_backend"] = "flashinfer"
