@@ -126,7 +126,10 @@ def test_logs_of_real_servers(engine: Engine, log: str, expected: Chosen) -> Non
 
 # The messages of SGLang 0.5.14, srt/layers/quantization/awq/awq.py.
 CONVERTED = "The model is convertible to awq_marlin during runtime. Using awq_marlin kernel."
-FORCED = "Detected that the model can run with awq_marlin, however you specified quantization=awq explicitly, so forcing awq."
+FORCED = (
+    "Detected that the model can run with awq_marlin, however you specified quantization=awq explicitly, "
+    "so forcing awq. Use quantization=awq_marlin for faster inference"
+)
 
 
 @pytest.mark.parametrize(("line", "kernel"), [(CONVERTED, "awq_marlin"), (FORCED, "awq")])
