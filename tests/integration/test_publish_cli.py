@@ -34,7 +34,7 @@ from assay.cli import main
 from assay.errors import EvidenceError
 from assay.evidence import open_bundle
 from assay.model.outcome import Outcome, Verdict
-from assay.oci import Manifest
+from assay.oci import Manifest, artifact, fallback_tag, index_of
 from assay.record import AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, now
 from assay.reference import Repository
 
@@ -103,7 +103,9 @@ class Site:
             if (other / "build_logs" / name).is_dir():
                 shutil.copytree(other / "build_logs" / name, self.folder / "build_logs" / name, dirs_exist_ok=True)
 
-    def record(self, capability: str = "12.0", **features: str) -> Path:
+    def record(
+        self, capability: str = "12.0", digest: str | None = None, suite: str | None = None, **features: str
+    ) -> Path:
         """Keep an audit and, with features, a probe of the image."""
         store = FileStore(self.folder / "build_logs")
         moment = now() - timedelta(minutes=1)
@@ -118,12 +120,12 @@ class Site:
         store.append(AuditRecord(**common, subject="image", verdict=Verdict.OK, targets=("sm_120",), report=report))
         if not features:
             return store.root
-        digest = suite_digest(find_suite(self.folder))
-        assert digest is not None
+        own = suite_digest(find_suite(self.folder))
+        assert own is not None
         return store.append(
             ProbeRecord(
-                **common,
-                suite_digest=digest,
+                **{**common, "image_digest": digest or self.image.digest},
+                suite_digest=suite or own,
                 executor="docker",
                 devices=(Device(name="NVIDIA GeForce RTX 5090", capability=capability, memory_bytes=32 << 30),),
                 packages={},
@@ -135,8 +137,14 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with real_registry(tmp_path_factory.mktemp("cli")) as found:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the registry keeps what it has."""
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def host(disk: Path) -> Iterator[str]:
+    with real_registry(disk) as found:
         yield found
 
 
@@ -205,16 +213,63 @@ def test_an_edited_record_is_refused(site: Site) -> None:
     ("changes", "expected"),
     [
         ({"capability": "9.0"}, "was measured on NVIDIA GeForce RTX 5090 (sm_90), not on sm_120"),
+        ({"digest": "sha256:" + "d" * 64}, "is about sha256:dddddddddddd, not about"),
+        ({"suite": "sha256:" + "e" * 64}, "was made by the probe suite sha256:eeeeeeeeeeee; now it is"),
         ({"cuda_graphs": "degraded"}, "cuda-graphs must be works, and is degraded"),
     ],
 )
-def test_other_hardware_and_half_truths_are_refused(site: Site, changes: dict[str, str], expected: str) -> None:
+def test_what_shows_something_else_is_refused(site: Site, changes: dict[str, str], expected: str) -> None:
     site.record(**{**WORKS, **changes})
     code, _, said = site.run("publish", CELL, "--target", "sm_120")
 
     assert code == 6
     assert expected in said
     assert site.tag(CELL) is None
+
+
+def test_evidence_swapped_or_replayed_in_the_registry_is_refused(site: Site, disk: Path, tmp_path: Path) -> None:
+    """By whoever may push to the release repository, or gets at its disk; each time with the reason."""
+    secret, public = key_pair(tmp_path, "publisher")
+    shutil.copy(public, site.folder)
+    site.policy(signatures="required", keys="[publisher.pub]")
+    site.record(**WORKS)
+    assert site.run("publish", CELL, "--sign-key", str(secret))[0] == 0
+    release = Repository(host=site.host, path=f"release/{IMAGE}")
+    gate = ("verify", "--key", str(public), "--format", "json")
+    listed, _ = site.registry.referrers(release, site.image.digest)
+    pieces = [manifest for entry in listed if (manifest := site.registry.manifest(release, entry.digest)) is not None]
+
+    # The genuine, signed evidence of this image hung on another one.
+    victim = put_image(site.registry, release, "victim", content=b"never probed")
+    replays = []
+    for piece in pieces:
+        assert piece.artifact_type is not None
+        replay = artifact(
+            artifact_type=piece.artifact_type,
+            layer=piece.layers[0],
+            subject=victim.descriptor,
+            annotations=piece.annotations,
+        )
+        site.registry.put_manifest(release, replay.digest, replay)
+        replays.append(replay.referrer)
+    site.registry.put_manifest(release, fallback_tag(victim.digest), index_of(replays))
+    replayed = site.run(*gate, release.tagged("victim"))
+
+    # The signed statement that all works, put where another one was; then a byte of one changed on the disk.
+    blob, other = (next(disk.rglob(f"blobs/sha256/*/{piece.layers[0].digest[7:]}/data")) for piece in pieces[:2])
+    original = blob.read_bytes()
+    codes = []
+    for swapped in (other.read_bytes(), original[:-9] + bytes([original[-9] ^ 1]) + original[-8:]):
+        blob.write_bytes(swapped)
+        codes.append(site.run(*gate, release.tagged(CELL)))
+    blob.write_bytes(original)
+    whole = site.run(*gate, release.tagged(CELL))
+
+    assert (6, 6, 6, 0) == (replayed[0], *(code for code, _, _ in codes), whole[0])
+    for _, document, _ in [replayed, *codes]:
+        assert "evidence" in {reason["why"] for reason in document["reasons"]}
+    assert "not about" in json.dumps(replayed[1]["reasons"])
+    assert "the registry sent bytes of" in json.dumps(codes[0][1]["reasons"])
 
 
 def test_signed_and_gated_by_a_key(site: Site, tmp_path: Path) -> None:
