@@ -26,14 +26,14 @@ README_MATRIX: Final = ("--records", "docs/records", "--measured", "--into", "RE
 PATIENCE: Final = 60.0
 
 
-def environment(session: nox.Session, *groups: str) -> None:
+def environment(session: nox.Session, *groups: str, extras: str = "") -> None:
     """Install the project, editable, and dependency groups, unless that was done for this very pyproject.toml."""
     stamp = Path(session.virtualenv.location) / ".assay"
-    wanted = f"{hashlib.sha256(PYPROJECT.read_bytes()).hexdigest()} {' '.join(groups)}"
+    wanted = f"{hashlib.sha256(PYPROJECT.read_bytes()).hexdigest()} {' '.join([*groups, extras])}"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     pyproject = nox.project.load_toml(PYPROJECT)
-    session.install("-e", ".", *nox.project.dependency_groups(pyproject, *groups))
+    session.install("-e", f".{extras}", *nox.project.dependency_groups(pyproject, *groups))
     stamp.write_text(wanted)
 
 
@@ -68,7 +68,7 @@ def probe(session: nox.Session) -> None:
 @nox.session
 def publish(session: nox.Session) -> None:
     """Publish what the policy allows: `-- …` as for `assay publish`."""
-    environment(session)
+    environment(session, extras="[sign]")
     run(session, "assay", "publish", *session.posargs)
 
 
