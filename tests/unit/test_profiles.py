@@ -170,3 +170,14 @@ def test_an_unknown_profile_is_told_with_the_nearest() -> None:
 @pytest.mark.parametrize(("text", "count"), [(None, 1 << 30), ("40g", 40 << 30), ("512m", 512 << 20)])
 def test_shared_memory(text: str | None, count: int) -> None:
     assert count == shm_bytes(text)
+
+
+def test_claims_are_told_in_one_line() -> None:
+    one, *more = [claim.figures for claim in SGLANG["balanced-v2"].claims]
+
+    assert "latency 978 ms, first token 195 ms, 10.27 tok/s, 21.1 GB of GPU memory" == one
+    assert {"10 users, 2.1 req/s", "20 users, 4.21 req/s", "latency 48700 ms"} <= set(more)
+    assert [""] == [claim.figures for claim in SGLANG["experimental"].claims]
+    assert "first of many questions 125 ms, the others 25 ms" in {
+        claim.figures for claim in SGLANG["yi-6b-guide"].claims
+    }
