@@ -404,3 +404,24 @@ def test_tls_is_checked_against_the_registrys_own_ca(tmp_path: Path, monkeypatch
         (folder / "ca.crt").write_bytes(certificate.read_bytes())
 
         assert client(Anonymous()).resolve(Repository(host=host, path="x"), "t") is None
+
+
+@pytest.mark.registry
+def test_a_real_registry_with_tls_and_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one stands in a network: its own CA, an account, large blobs in pieces, a mount from another repository."""
+    certificate, key = _certificate(tmp_path)
+    monkeypatch.setattr(registry_http, "CERTIFICATES", tmp_path / "certs.d")
+    with real_registry(tmp_path / "registry", htpasswd=HTPASSWD, tls=(certificate, key)) as host:
+        (tmp_path / "certs.d" / host).mkdir(parents=True)
+        (tmp_path / "certs.d" / host / "ca.crt").write_bytes(certificate.read_bytes())
+        registry = HttpRegistry(Transport(credentials=Fixed(password=PASSWORD)), chunk=1 << 16)
+        staging, release = (Repository(host=host, path=path) for path in ("staging/x", "x"))
+        image = put_image(registry, staging, "one", content=os.urandom(200_000))
+        mounted = [registry.mount(release, blob.digest, staging) for blob in image.blobs]
+        registry.put_manifest(release, "one", image)
+
+        assert all(mounted)
+        assert image == registry.manifest(release, "one")
+        assert "https://" in registry._http.base(release.host)
+        with pytest.raises(RegistryError, match="401"):
+            client(Anonymous()).resolve(release, "one")

@@ -42,9 +42,9 @@ def free_port() -> int:
 
 @contextmanager
 def real_registry(
-    folder: Path, *, delete: bool = True, htpasswd: str | None = None, extra: Mapping[str, Any] | None = None
+    folder: Path, *, delete: bool = True, htpasswd: str | None = None, tls: tuple[Path, Path] | None = None
 ) -> Iterator[str]:
-    """Run a registry that keeps its blobs in `folder`; gives `127.0.0.1:port`."""
+    """Run a registry that keeps its blobs in `folder`; gives `127.0.0.1:port`. `tls`: certificate and private key."""
     program = registry_program()
     assert program is not None, "no registry program on PATH (Debian: apt-get install docker-registry)"
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,8 +54,9 @@ def real_registry(
         "log": {"level": "warn"},
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": delete}},
         "http": {"addr": f"127.0.0.1:{port}", "headers": {"X-Content-Type-Options": ["nosniff"]}},
-        **(extra or {}),
     }
+    if tls is not None:
+        config["http"]["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
     if htpasswd is not None:
         (folder / "htpasswd").write_text(htpasswd)
         config["auth"] = {"htpasswd": {"realm": "assay", "path": str(folder / "htpasswd")}}
