@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -173,6 +176,72 @@ def test_what_an_index_lacks_is_missing(default: LocalIndex, nightly: tuple[Loca
 
     assert result.status is LockStatus.MISSING
     assert "no version of kernel==2.0" in result.explanation
+
+
+def test_what_an_index_lost_takes_no_lock_away(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    cells = Cells(nightly[1])
+    first = cells.lock("i-torch2.8.0-k2.0")
+    default.prune("kernel", "2.0")
+    again = cells.lock("i-torch2.8.0-k2.0", first.lock, refresh=True)
+
+    assert again.status is LockStatus.MISSING
+    assert again.lock == first.lock
+    assert "stays" in again.explanation
+
+
+@contextmanager
+def refusing(status: int) -> Iterator[str]:
+    """An index that answers everything with one status; gives its address, with a password in it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://me:s3cret-word@127.0.0.1:{server.server_address[1]}/simple"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (401, LockStatus.UNREACHABLE),
+        (403, LockStatus.UNREACHABLE),
+        (404, LockStatus.MISSING),
+        (429, LockStatus.UNREACHABLE),
+        (503, LockStatus.UNREACHABLE),
+    ],
+)
+def test_an_index_that_refuses_is_not_one_that_lacks(
+    status: int,
+    expected: LockStatus,
+    monkeypatch: pytest.MonkeyPatch,
+    default: LocalIndex,
+    nightly: tuple[LocalIndex, str],
+) -> None:
+    cells = Cells(nightly[1])
+    first = cells.lock("i-torch2.8.0-k1.0")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with refusing(status) as address:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", address)
+        result = cells.lock("i-torch2.8.0-k1.0", first.lock, refresh=True)
+
+    assert result.status is expected, result.explanation
+    assert result.lock == first.lock
+    assert "s3cret-word" not in result.explanation
+    # The address helps whoever mends the way there; an explanation that is kept beside the recipe has none.
+    assert ("127.0.0.1" in result.explanation) == (expected is LockStatus.UNREACHABLE)
 
 
 @pytest.mark.parametrize("cell", ["i-torch2.8.0-k1.0", "i-torchnightly-k1.0"])

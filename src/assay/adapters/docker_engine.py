@@ -54,8 +54,8 @@ class DockerEngine:
     @property
     def _client(self) -> docker.DockerClient:
         if self._made is None:
-            with translated("connecting to the container engine"):
-                url = _address()
+            url = _address()
+            with translated(f"connecting to the container engine at {url}"):
                 if url.startswith("ssh://"):
                     forward = SshForward(url)
                     weakref.finalize(self, forward.close)

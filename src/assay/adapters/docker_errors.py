@@ -16,6 +16,10 @@ __all__ = ["HINT_ENGINE", "HINT_GPU", "translated"]
 HINT_ENGINE: Final = (
     "`./quickstart engine` installs or starts one where that is possible; `assay doctor` says what is missing"
 )
+HINT_GROUP: Final = (
+    "`usermod -aG docker USER` as root and a new login let USER use this engine, which is as good as being root; "
+    "`./quickstart engine` does that"
+)
 HINT_GPU: Final = (
     "`assay doctor --need gpu` says what is missing: a driver, NVIDIA's container toolkit, or a CDI description"
 )
@@ -42,6 +46,24 @@ def _raise(error: docker.errors.APIError, doing: str) -> NoReturn:
     raise EngineError(f"{doing}: the engine says: {said}") from error
 
 
+def _plainly(error: BaseException) -> tuple[str, bool]:
+    """Return the system's words at the bottom of what was raised, and whether it is about permission.
+
+    The SDK, requests and urllib3 wrap an OSError in each other's reprs.
+    """
+    waiting: list[object] = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) < 50:
+        item = waiting.pop(0)
+        if id(item) in seen or not isinstance(item, BaseException):
+            continue
+        seen.add(id(item))
+        if isinstance(item, OSError) and item.strerror and item.errno is not None:
+            return item.strerror, isinstance(item, PermissionError)
+        waiting += [item.__cause__, item.__context__, getattr(item, "reason", None), *item.args]
+    return str(error), False
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turn what the SDK raises into the project's errors; `doing` starts the message ("starting a container of x")."""
@@ -50,6 +72,11 @@ def translated(doing: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         _raise(error, doing)
     except docker.errors.DockerException as error:
-        raise EngineMissing(f"{doing}: no container engine answers: {error}", hint=HINT_ENGINE) from error
+        raise _missing(f"{doing}: no container engine answers", error) from error
     except (requests.exceptions.RequestException, OSError) as error:
-        raise EngineMissing(f"{doing}: the container engine went away: {error}", hint=HINT_ENGINE) from error
+        raise _missing(f"{doing}: the container engine went away", error) from error
+
+
+def _missing(words: str, error: Exception) -> EngineMissing:
+    plain, permission = _plainly(error)
+    return EngineMissing(f"{words}: {plain}", hint=HINT_GROUP if permission else HINT_ENGINE)

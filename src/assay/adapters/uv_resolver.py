@@ -28,6 +28,12 @@ _UNREACHABLE: Final = re.compile(
     r"status code 5\d\d|502 Bad Gateway|503 Service|tls handshake|certificate",
     re.IGNORECASE,
 )
+# uv takes an index that refuses for one that lacks everything, and says so in a hint.
+_REFUSED: Final = re.compile(r"401 Unauthorized|403 Forbidden|lack of valid authentication")
+_REACH: Final = (
+    "is the index up, and may you read it? UV_DEFAULT_INDEX, UV_CONFIG_FILE, HTTPS_PROXY and SSL_CERT_FILE say how uv "
+    "gets there; `assay doctor` asks every index"
+)
 _MISSING: Final = re.compile(
     r"was not found in the (?:package registry|provided)|there (?:is|are) no versions? of|"
     r"only (?:the following versions of )?[\w.\[\]<>=!,+-]+ (?:is|are) available|has no wheels with a matching"
@@ -63,6 +69,8 @@ def classify(message: str) -> Failure:
     available; a proof without it that names something unavailable is about the index, not about us.
     """
     text = " ".join(message.split())
+    if _REFUSED.search(text) and "not found in the package registry" in text:
+        return Failure.UNREACHABLE
     if "No solution found" not in text and "not found in the package registry" not in text:
         return Failure.UNREACHABLE if _UNREACHABLE.search(text) else Failure.MISSING
     if _UNREACHABLE.search(text) and "network" in text.lower():
@@ -112,7 +120,9 @@ class UvResolver:
                 message = done.stderr.decode(errors="replace").strip()
                 if "unexpected argument" in message or "invalid value" in message:
                     raise ToolError(f"uv does not understand assay: {message}", hint="install a newer uv")
-                return Unresolved(failure=classify(message), explanation=_plain(message))
+                failure = classify(message)
+                words = _named(message) if failure is Failure.UNREACHABLE else _plain(message)
+                return Unresolved(failure=failure, explanation=words)
             document = tomllib.loads((work / "pylock.toml").read_text())
         return self._read(document, request)
 
@@ -207,7 +217,13 @@ def _same_host(first: str, second: str) -> bool:
     return bool(one.netloc) and one.netloc == two.netloc
 
 
+def _named(message: str) -> str:
+    """Return uv's message for the person who has to mend the way to an index: with its address, without a password."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    return re.sub(r"(https?://)[^\s/@]+@", r"\1", text).strip() + f"\n  try: {_REACH}"
+
+
 def _plain(message: str) -> str:
-    """Return uv's message without colour and without the addresses of mirrors."""
+    """Return uv's message without colour and without the addresses of mirrors: it is kept beside the recipe."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
     return re.sub(r"https?://[^\s`'\")]+/", "", text).strip()

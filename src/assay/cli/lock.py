@@ -46,7 +46,8 @@ def command(select: tuple[str, ...], project: Path | None, form: str, *, refresh
     if form == "json":
         console.json_data({"version": 1, "locks": [_json(result) for result in results]})
     bad = [result for result in results if result.status in _BAD]
-    console.say(f"{len(results) - len(bad)} of {len(results)} cells have a lock that answers their recipe")
+    good = [result for result in results if result.lock is not None and result.status is not LockStatus.STALE]
+    console.say(f"{len(good)} of {len(results)} cells have a lock that answers their recipe")
     return 1 if bad else 0
 
 

@@ -181,7 +181,10 @@ class Locker:
         try:
             lock = self._lock(cell)
         except _Unlockable as reason:
-            return LockResult(cell=cell, status=LockStatus(reason.failure.value), explanation=str(reason))
+            # What an index says today takes nothing away from a lock that answers the recipe.
+            kept = old if self._stale(cell, old) is None else None
+            words = f"{reason}\nthe lock that is there answers the recipe and stays" if kept else str(reason)
+            return LockResult(cell=cell, status=LockStatus(reason.failure.value), lock=kept, explanation=words)
         return LockResult(cell=cell, status=LockStatus.LOCKED, lock=lock, changes=changes(old, lock))
 
     def _lock(self, cell: Cell) -> Lock:
