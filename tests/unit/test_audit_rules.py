@@ -16,6 +16,7 @@ from assay.audit.findings import AuditReport, Finding
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
+from assay.audit.rules_link import soname_cause
 from assay.model.outcome import Outcome, Severity, Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -181,6 +182,23 @@ def test_l1_a_library_that_nothing_brings(knowledge: Knowledge) -> None:
     assert [Severity.WARNING] == [
         f.severity for f in found(judged(knowledge, torch(), cudart(), wheel, base=unknown), "L1")
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("libnuma.so.1", "abi-libnuma-missing"),
+        ("libcudart.so.12", "abi-cudart12"),
+        ("libnvrtc.so.12", "abi-nvrtc12"),
+        ("libcublasLt.so.12", "lib-cuda-generic"),
+        ("libcudnn_ops.so.9", "lib-cuda-generic"),
+        ("libcurl.so.4", "lib-missing"),
+        ("libcups.so.2", "lib-missing"),
+        ("libc10_cuda.so", "lib-torch"),
+    ],
+)
+def test_l1_whose_library_is_missing(name: str, cause: str) -> None:
+    assert cause == soname_cause(name)
 
 
 def test_l1_the_driver_is_never_missing(knowledge: Knowledge) -> None:
@@ -639,10 +657,55 @@ def test_torch_that_was_not_read_is_judged_by_the_table(knowledge: Knowledge) ->
 def test_variants_for_other_torch_releases_do_not_count(knowledge: Knowledge) -> None:
     """Seen: torch-c-dlpack-ext brings a library for each torch, and loads the one that fits."""
     variant = library("ext/libext_torch27-cuda.so", needed=("libc10.so",), undefined=(COMMON, OLD_ONLY))
-    wheel = facts("ext", "1", variant, requires=("torch",))
+    wheel = facts("torch-c-dlpack-ext", "1", variant, requires=("torch",))
 
     assert Verdict.OK is judged(knowledge, torch("2.8.0"), cudart(), wheel).verdict
     assert Verdict.OK is judged(knowledge, torch("2.7.1"), cudart(), wheel).verdict
+    unknown = wheel.model_copy(update={"name": "ext"})
+    assert Verdict.OK is judged(knowledge, torch("2.7.1"), cudart(), unknown).verdict
+    assert ["brings libraries for torch 2.7, and none for torch 2.8.0"] == [
+        item.message.partition(":")[0] for item in judged(knowledge, torch("2.8.0"), cudart(), unknown).findings
+    ]
+
+
+@pytest.mark.parametrize(("version", "fits"), [("2.8.0", True), ("2.9.1", True), ("2.7.1", False)])
+def test_variants_that_differ_in_a_number_alone(knowledge: Knowledge, version: str, fits: bool) -> None:
+    """Seen: mooncake brings pg_2_11_0 to pg_2_13_0; all of them together fit no torch, the right one does."""
+    wheel = facts(
+        "ext", "1",
+        library("ext/pg_2_8_0.so", needed=("libc10.so",), undefined=(COMMON, SYM_NE, NEW_STRING)),
+        library("ext/pg_2_9_0.so", needed=("libc10.so",), undefined=(COMMON, NEW_STRING)),
+        requires=("torch",),
+    )  # fmt: skip
+    report = judged(knowledge, torch(version), cudart(), wheel)
+
+    assert (Verdict.OK if fits else Verdict.WARN) is report.verdict
+    assert fits is (not any("brings libraries for torch 2.8, 2.9" in item.message for item in found(report, "L9")))
+
+
+def test_variants_for_another_cuda_do_not_count(knowledge: Knowledge) -> None:
+    """Seen: torch-memory-saver brings _cu12, _cu13, and the same without either for older loaders."""
+    names = {"hook.abi3.so": "12", "hook_cu12.abi3.so": "12", "hook_cu13.abi3.so": "13"}
+    wheel = facts(
+        "ext", "1",
+        *(library(f"ext/{name}", needed=(f"libcudart.so.{major}",), defined=("PyInit_hook",))
+          for name, major in names.items()),
+    )  # fmt: skip
+    new = cudart().model_copy(update={"libraries": (library("nvidia/libcudart.so.13", soname="libcudart.so.13"),)})
+    thirteen = [item.model_copy(update={"needed": ("libcudart.so.13",) if item.name == "libtorch_global_deps.so"
+                                        else tuple(name for name in item.needed if "cudart" not in name),
+                                        "rpath": ("$ORIGIN/../../nvidia",)}) for item in torch().libraries]  # fmt: skip
+    report = judged(
+        knowledge,
+        torch().model_copy(update={"libraries": tuple(thirteen), "cuda": "13.0", "requires_dist": ()}),
+        new,
+        wheel,
+    )
+
+    assert not found(report, "L10")
+    assert not found(report, "L1")
+    alone = wheel.model_copy(update={"libraries": wheel.libraries[:1]})
+    assert found(judged(knowledge, torch().model_copy(update={"cuda": "13.0"}), new, alone), "L1")
 
 
 def test_symbols_of_torch_that_are_there_but_out_of_reach_are_no_error(knowledge: Knowledge) -> None:

@@ -11,11 +11,12 @@ from typing import Final
 
 from packaging.version import InvalidVersion
 
-from assay.audit.facts import Library, WheelFacts
+from assay.audit.facts import Library, WheelFacts, torch_names
 from assay.audit.findings import Finding
 from assay.audit.knowledge import Knowledge, LibraryPolicy, fits, parsed
 from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
 from assay.audit.symbols import Kind
+from assay.audit.variants import beside_for_cuda, beside_for_python, numbered_for_torch
 from assay.model.outcome import Severity
 
 __all__ = ["Context", "Root", "TargetGpu", "label", "minor", "torch_release"]
@@ -99,6 +100,7 @@ class Context:
     broken: dict[str, str] = field(default_factory=dict)
     """Path of a root -> why it does not load."""
     _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _for_others: dict[int, bool] = field(default_factory=dict)
 
     @cached_property
     def linker(self) -> Linker:
@@ -195,23 +197,26 @@ class Context:
         return tuple(found)
 
     def for_others(self, wheel: WheelFacts, library: Library) -> bool:
-        """Whether a library is the variant for another torch or Python: packages load the one that fits.
+        """Whether a library is the variant for another torch, Python or CUDA: packages load the one that fits.
 
-        That it is for another torch, its name says. For another Python it is only if there is one for this Python
-        beside it: alone it is what rule L5 is about.
+        That it is for another torch, its name says. For another Python or CUDA it is only if the one for these stands
+        beside it: alone it is what rules L5 and L1 are about.
         """
-        variant, torch = _variant(library.name), self.torch
-        if variant is not None and torch is not None and variant != minor(torch.version):
-            return True
-        named, here = _CPYTHON.search(library.name), self.installation.python.replace(".", "")
-        if named is None or named.group(1) == here:
-            return False
-        folder, name = library.path[: -len(library.name)], library.name
-        beside = {
-            f"{folder}{name[: named.start(1)]}{here}{name[named.end(1) :]}",
-            f"{folder}{name[: named.start()]}.abi3.so",
-        }
-        return any(item.path in beside for item in wheel.libraries)
+        key = id(library)
+        if key not in self._for_others:
+            torch, variant = self.torch, self.torch_variant(wheel, library)
+            self._for_others[key] = (
+                (variant is not None and torch is not None and variant != minor(torch.version))
+                or beside_for_python(wheel, library, self.installation.python)
+                or (torch is not None and torch.cuda is not None and beside_for_cuda(wheel, library, torch.cuda))
+            )
+        return self._for_others[key]
+
+    @staticmethod
+    def torch_variant(wheel: WheelFacts, library: Library) -> str | None:
+        """Return the torch minor release a library is made for, of a package that brings one for each."""
+        named = _variant(library.name)
+        return named or (numbered_for_torch(wheel, library) if library.torch_kind is Kind.UNSTABLE else None)
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.
@@ -229,6 +234,9 @@ class Context:
             if match:
                 return (minor(match.group(1)),)
         names = wheel.torch_names
+        if any(self.for_others(wheel, library) for library in wheel.libraries):
+            loaded = (library for library in wheel.libraries if not self.for_others(wheel, library))
+            names = torch_names(loaded)
         releases = self.knowledge.history.having_all(names) if names else ()
         return tuple(dict.fromkeys(minor(release) for release in releases))
 
@@ -248,6 +256,5 @@ class Context:
                 return Severity.INFO
 
 
-_CPYTHON: Final = re.compile(r"\.cpython-(\d+)")
 _VARIANT: Final = re.compile(r"(?:^|[_.-])(?:lib)?torch[_.-]?(\d)[._]?(\d{1,2})(?!\d)")
 _TORCH_PIN: Final = re.compile(r"torch\s*\(?\s*===?\s*([\w.]+?)(?:\+\w[\w.]*)?\s*\)?\s*(?:;|$)")

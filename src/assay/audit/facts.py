@@ -34,6 +34,7 @@ __all__ = [
     "installed_path",
     "library_facts",
     "load_facts",
+    "torch_names",
 ]
 
 READER: Final = 2
@@ -282,12 +283,7 @@ class WheelFacts(Value):
     @cached_property
     def torch_names(self) -> frozenset[str]:
         """Torch's C++ symbols that libraries with torch's unstable ABI ask for."""
-        return frozenset(
-            name
-            for library in self.libraries
-            if library.scope != "listed" and library.torch_kind is Kind.UNSTABLE
-            for name in library.torch_symbols
-        )
+        return torch_names(self.libraries)
 
     @cached_property
     def by_soname(self) -> Mapping[str, Library]:
@@ -297,6 +293,16 @@ class WheelFacts(Value):
             found.setdefault(library.soname or library.name, library)
             found.setdefault(library.name, library)
         return found
+
+
+def torch_names(libraries: Iterable[Library]) -> frozenset[str]:
+    """Return torch's C++ symbols that those of the libraries with torch's unstable ABI ask for."""
+    return frozenset(
+        name
+        for library in libraries
+        if library.scope != "listed" and library.torch_kind is Kind.UNSTABLE
+        for name in library.torch_symbols
+    )
 
 
 def _lines(symbols: Iterable[str]) -> str:

@@ -24,7 +24,9 @@ _SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+)")
 _FAMILIES: Final = re.compile(
     r"(?:nccl|cudnn|cublas|cuda|cufft|curand|cusparse|cusolver|nvrtc|nvJitLink|nvshmem|nvtx|cufile|cupti)[A-Z_]\w*"
 )
-_CUDA_LIBRARY: Final = re.compile(r"lib(?:cu[a-z]|nccl|nvJitLink|nvshmem)")
+_CUDA_LIBRARY: Final = re.compile(
+    r"lib(?:cu(?:blas|da|dnn|fft|file|pti|rand|solver|sparse|tensor)|nccl|nvJitLink|nvshmem|nvrtc|nvToolsExt)"
+)
 _CUDA_SONAME: Final = re.compile(r"lib(cudart|cublas|cublasLt|nvrtc|cufft|cusolver|nvJitLink|cupti)\.so\.(\d+)")
 
 
@@ -137,7 +139,7 @@ def _soname_severity(
         use = root.policy.use if root.policy else None
         if use == "required" or (use is None and (grave or not loading)):
             return Severity.ERROR
-        if use is None or (use == "optional" and grave):
+        if use is None or (use == "optional" and grave and name in context.knowledge.sonames.wheels):
             worst = Severity.WARNING
     return worst
 

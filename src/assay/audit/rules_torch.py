@@ -35,6 +35,7 @@ def torch_rules(context: Context) -> None:
             if library.scope != "listed" and not context.for_others(wheel, library)
         ]
         kinds = {library.path: library.torch_kind for library in libraries}
+        _variants(context, wheel)
         if all(kind is Kind.NONE for kind in kinds.values()):
             continue
         _says_torch(context, wheel)
@@ -44,6 +45,30 @@ def torch_rules(context: Context) -> None:
         for library in libraries:
             if kinds[library.path] is Kind.STABLE:
                 _stable(context, wheel, library)
+
+
+def _variants(context: Context, wheel: WheelFacts) -> None:
+    """L9 for packages that bring a library for each torch: none for this one."""
+    torch = context.torch
+    made = [
+        (variant, library)
+        for library in wheel.libraries
+        if (variant := context.torch_variant(wheel, library)) is not None
+    ]
+    releases = sorted({variant for variant, _ in made}, key=parsed)
+    if torch is None or not made or minor(torch.version) in releases:
+        return
+    policy = context.policy(wheel, made[0][1])
+    context.add(
+        Finding(
+            rule="L9",
+            severity=Severity.WARNING if policy is None or policy.use == "required" else Severity.INFO,
+            package=label(wheel),
+            message=f"brings libraries for torch {', '.join(releases)}, and none for torch {torch.version}: what needs "
+            "them does not work" + (f" ({policy.reason})" if policy else ""),
+            fix=f"take torch {_or(releases)}, or another version of {wheel.name}",
+        )
+    )
 
 
 def _says_torch(context: Context, wheel: WheelFacts) -> None:
