@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from assay.adapters.buildx import Buildx
 from assay.adapters.process import run
-from assay.errors import ToolError
+from assay.errors import StoreError, ToolError
+from assay.ports.builder import BuildTask
 
 
 def alive(pid: int) -> bool:
@@ -96,3 +98,30 @@ def test_environment_is_laid_over() -> None:
     done = run([sys.executable, "-c", "import os; print(os.environ['X'], 'PATH' in os.environ)"], env={"X": "y"})
 
     assert "y True\n" == done.text
+
+
+def test_what_the_sink_raises_ends_the_program_and_comes_out() -> None:
+    def full(data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    begun = time.monotonic()
+    with pytest.raises(OSError, match="No space left"):
+        run([sys.executable, "-c", "import time; print('x', flush=True); time.sleep(60)"], sink=full)
+
+    assert time.monotonic() - begun < 30
+
+
+def test_a_build_whose_log_finds_no_room_is_ended_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "docker").write_text("#!/bin/sh\nwhile :; do echo '#9 [light 1/1] RUN something'; sleep 0.01; done\n")
+    (programs / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    log = tmp_path / "build.log"
+    log.symlink_to("/dev/full")
+    task = BuildTask(dockerfile="FROM scratch\n", tags=("x:1",), log=log, timeout=60)
+
+    with pytest.raises(StoreError, match=r"build\.log cannot be written: No space left") as caught:
+        Buildx().build(task)
+    assert caught.value.hint is not None
+    assert "free some disk space" in caught.value.hint

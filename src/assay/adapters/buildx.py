@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from assay.adapters import process
-from assay.errors import EngineMissing, Interrupted, ToolError
+from assay.adapters.store import no_space
+from assay.errors import EngineMissing, Interrupted, StoreError, ToolError
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 
 __all__ = ["Buildx", "failure_lines"]
@@ -80,6 +81,15 @@ class Buildx:
 
     def build(self, task: BuildTask) -> BuildOutcome:
         """Build one image; see the port."""
+        try:
+            return self._build(task)
+        except OSError as error:
+            # The log, or the few files that buildx is given, cannot be written.
+            raise StoreError(
+                f"{error.filename or task.log} cannot be written: {error.strerror}", hint=no_space(error)
+            ) from error
+
+    def _build(self, task: BuildTask) -> BuildOutcome:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="assay-build-") as folder, task.log.open("wb") as log:
             work = Path(folder)

@@ -94,7 +94,8 @@ def run(
         check: raise on a return code other than 0.
         merge: send standard error into standard output, in order.
         limit: bytes kept of each stream; of longer output the middle is left out.
-        sink: is given every chunk of both streams as it comes, from one thread at a time (for logs and progress).
+        sink: is given every chunk of both streams as it comes, from one thread at a time (for logs and progress). What
+            it raises (a full disk) ends the program and comes out of this call.
         stop: ends the program when it is set, for programs that are run from other threads than the one Ctrl-C reaches.
         hint: what a person should try when the program is missing or fails.
 
@@ -121,7 +122,8 @@ def run(
     except OSError as error:
         raise ToolError(f"{words[0]} could not be started: {error}", hint=hint) from error
     kept = (_Bounded(limit), _Bounded(limit))
-    threads = _attend(process, kept, stdin, sink)
+    failed: list[Exception] = []
+    threads = _attend(process, kept, stdin, sink, failed)
     try:
         if not _wait(process, timeout, stop):
             _end(process)
@@ -135,6 +137,9 @@ def run(
     for thread in threads:
         # A grandchild may hold the pipe open for ever; what the program itself wrote is there by now.
         thread.join(GRACE_SECONDS)
+    if failed:
+        _end(process)
+        raise failed[0]
     done = Completed(
         argv=tuple(words),
         returncode=process.returncode,
@@ -166,17 +171,27 @@ def _attend(
     kept: tuple[_Bounded, _Bounded],
     stdin: bytes | None,
     sink: Callable[[bytes], None] | None,
+    failed: list[Exception],
 ) -> list[threading.Thread]:
-    """Start one thread for each pipe of a process, so that none of them can fill up and block it."""
+    """Start one thread for each pipe of a process, so that none of them can fill up and block it.
+
+    When the sink fails, its error goes to `failed`, the process group is asked to end, and the pipes are emptied on.
+    """
     lock = threading.Lock()
 
     def drain(stream: IO[bytes], into: _Bounded) -> None:
         with stream:
             while data := os.read(stream.fileno(), 1 << 16):
                 into.add(data)
-                if sink is not None:
+                if sink is None or failed:
+                    continue
+                try:
                     with lock:
                         sink(data)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
+                    failed.append(error)
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, signal.SIGTERM)
 
     def feed(stream: IO[bytes], data: bytes) -> None:
         # A program that does not read its input is no failure of ours.

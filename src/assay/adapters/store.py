@@ -18,7 +18,13 @@ from assay.digest import DIGEST, sha256_of
 from assay.errors import StoreError
 from assay.record import AnyRecord, Record, dump, file_name, parse
 
-__all__ = ["FileStore", "write_whole"]
+__all__ = ["FileStore", "no_space", "write_whole"]
+
+
+def no_space(error: OSError) -> str | None:
+    """Return what to do about a full disk, if that is what the error is."""
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return "free some disk space, then run again; nothing was lost" if full else None
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -40,8 +46,7 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        hint = "free some disk space, then run again; nothing was lost" if error.errno == errno.ENOSPC else None
-        raise StoreError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
+        raise StoreError(f"{path} cannot be written: {error.strerror}", hint=no_space(error)) from error
 
 
 class FileRun:
@@ -58,7 +63,10 @@ class FileRun:
     def cell(self, cell_id: str) -> Path:
         """Return the folder of a cell, made if need be."""
         folder = self.path / cell_id
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be made: {error.strerror}", hint=no_space(error)) from error
         return folder
 
     def write(self, relative: str, data: bytes, *, executable: bool = False) -> Path:
@@ -138,7 +146,7 @@ class FileStore:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+                raise StoreError(f"{path} cannot be made: {error.strerror}", hint=no_space(error)) from error
             break
         yield FileRun(path)
 

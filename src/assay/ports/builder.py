@@ -65,6 +65,7 @@ class Builder(Protocol):
 
         Raises:
             EngineMissing: there is no engine, or it has no BuildKit.
+            StoreError: the log cannot be written (disk full); the build was ended.
         """
         ...
 
