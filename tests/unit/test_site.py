@@ -14,10 +14,25 @@ import site_cells as sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay.diagnose import default_library
 from assay.errors import UsageError
+from assay.model.lock import Lock, LockedWheel
 from assay.model.outcome import Outcome, Verdict
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
-from assay.site import Claim, LogExcerpt, Site, Source, badge, badges, between_markers, cell_file, gather, render, table
+from assay.site import (
+    Cause,
+    Claim,
+    LogExcerpt,
+    Site,
+    Source,
+    badge,
+    badges,
+    between_markers,
+    cell_file,
+    gather,
+    render,
+    table,
+)
 from assay.site.charts import ticks
 
 CELLS = sites.cells(6)
@@ -112,8 +127,12 @@ def test_the_newest_measurement_counts_and_the_history_keeps_all() -> None:
     page = files(site)["features/cuda-graphs.html"]
 
     assert [event.outcome for event in site.history] == [Outcome.WORKS, Outcome.BROKEN]
-    assert f"{cell}, 2026-11-01" in page
-    assert f"{cell}, 2026-11-02" in page
+    spans = page[page.index("Last good, first bad</h2>") : page.index("<h2>Cells</h2>")]
+    [row] = re.findall(r"<td>sm_120</td><td>(.*?)</td><td>(.*?)</td>", spans)
+    assert row[0].startswith("2026-11-01")
+    assert "✓ works" in row[0]
+    assert row[1].startswith("2026-11-02")
+    assert "✗ broken" in row[1]
     best = site.cells[0].best("cuda-graphs", "sm_120")
     assert best is not None
     assert best.outcome is Outcome.BROKEN
@@ -145,6 +164,59 @@ def test_cells_that_only_records_know_are_shown_as_not_in_the_matrix() -> None:
     path = f"cells/{cell_file('docker.io/vllm/vllm-openai:nightly')}"
     assert path in files(site)
     assert re.fullmatch(r"cells/[A-Za-z0-9._-]+\.html", path)
+
+
+def test_a_good_and_a_bad_cell_that_differ_in_one_axis_give_the_bisection() -> None:
+    made = [sites.cells(29)[i] for i in (0, 28)]
+    made[1] = made[1].model_copy(update={"point": {**made[0].point, "torch": made[1].point["torch"]}})
+    bad = probe(made[1].id, Outcome.BROKEN)
+    page = files(gather([probe(made[0].id, Outcome.WORKS), bad], made, made=sites.START))["features/cuda-graphs.html"]
+
+    assert f"assay bisect --feature cuda-graphs --good {made[0].id} --bad {made[1].id}" in page
+    apart = made[1].model_copy(update={"point": sites.cells(2)[1].point})
+    others = files(gather([probe(made[0].id, Outcome.WORKS), bad], [made[0], apart], made=sites.START))
+    assert "assay bisect" not in others["features/cuda-graphs.html"]
+
+
+def test_what_was_measured_comes_first_and_what_nobody_knows_last() -> None:
+    records: list[AnyRecord] = [probe(CELLS[4].id, Outcome.BROKEN), predict(CELLS[2].id, Outcome.WORKS)]
+    html = files(gather(records, CELLS, made=sites.START))["index.html"]
+    found = re.search(r'id="data">(.*?)</script>', html)
+    assert found
+    rows = [row[0] for row in json.loads(found[1])["rows"]]
+
+    assert rows[0] == CELLS[4].id
+    assert rows[1] == CELLS[2].id
+    assert rows[2] == CELLS[0].id
+    assert 'class="no-build"' in html
+
+
+def test_a_cells_page_shows_its_lock_beside_what_was_read_inside() -> None:
+    wheel = LockedWheel(name="torch", version="2.8.0", filename="torch-2.8.0.whl", sha256="ab" * 32, size=888_000_000)
+    lock = Lock(cell=CELLS[0].id, python="3.12", platform="x", requirements=(), base="slim", wheels=(wheel,),
+                nightlies={"torch": "20261118"})  # fmt: skip
+    inside = probe(CELLS[0].id, Outcome.WORKS).model_copy(update={"packages": {"torch": "2.9.1"}})
+    locked = gather([], CELLS[:1], made=sites.START, locks={CELLS[0].id: lock})
+    read = gather([inside], CELLS[:1], made=sites.START, locks={CELLS[0].id: lock})
+    path = f"cells/{cell_file(CELLS[0].id)}"
+
+    assert locked.cells[0].packages == {"torch": "2.8.0"}
+    assert "torch of 20261118" in files(locked)[path]
+    assert "Read inside" not in files(locked)[path]
+    assert "<td>2.8.0</td><td>2.9.1</td><td>pypi</td>" in files(read)[path]
+    assert "888.0 MB" in files(read)[path]
+    assert "ab" * 32 in files(read)[path]
+
+
+def test_the_page_of_causes_leaves_no_places_open() -> None:
+    causes = {
+        entry.id: Cause(cause=entry.cause, fix=entry.fix, sources=entry.sources, cause_class=str(entry.cause_class))
+        for entry in default_library().entries.values()
+    }
+    html = files(gather([], [], made=sites.START, causes=causes))["causes.html"]
+
+    assert "{" not in html[html.index("<main") :]
+    assert all(f'id="{name}"' in html for name in causes)
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
@@ -207,7 +279,9 @@ def hostile_site() -> Site:
         made=sites.START,
         claims=[CLAIM.model_copy(update={"says": HOSTILE, "source": "https://example.org/" + HOSTILE})],
         packages={cell.id: {HOSTILE: HOSTILE}},
-        causes={HOSTILE: (HOSTILE, HOSTILE, ("https://example.org/" + HOSTILE,))},
+        causes={
+            HOSTILE: Cause(cause=HOSTILE, fix=HOSTILE, sources=("https://example.org/" + HOSTILE,), cause_class=HOSTILE)
+        },
         read_document=lambda _: json.dumps({"findings": [{"rule": HOSTILE, "message": HOSTILE}, 7]}).encode(),
         read_log=lambda path: LogExcerpt(path=path, lines=(HOSTILE,), cut=True),
         title=HOSTILE,

@@ -75,7 +75,7 @@ def test_pages_are_written_with_logs_and_claims(project: Path) -> None:
     page = (project / "site" / "cells" / "made-f1.0.html").read_text()
     assert "red &lt;b&gt;" in page
     assert "\x1b" not in page
-    assert "The end of it." in page
+    assert ", the end of it</summary>" in page
     assert page.count("red &lt;b&gt;") == 120
     assert "a report, 2025-09-16" in page
     assert "a thread, 2026-01-01" in page

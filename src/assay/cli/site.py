@@ -13,7 +13,6 @@ from assay.adapters.store import FileStore, write_whole
 from assay.diagnose import default_library
 from assay.diagnose.text import clean
 from assay.errors import ConfigError, StoreError, UsageError
-from assay.lockfile import lock_digest
 from assay.model.cell import Cell
 from assay.plan import Plan
 from assay.record import AnyRecord, now, parse
@@ -34,12 +33,7 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
     """
     chosen = list(cells)
     store = FileStore(files.root / "build_logs")
-    packages: dict[str, dict[str, str]] = {}
-    locks: dict[str, str] = {}
-    for cell in chosen:
-        if (lock := files.lock(cell)) is not None:
-            packages[cell.id] = {wheel.name: wheel.version for wheel in lock.wheels}
-            locks[cell.id] = lock_digest(lock)
+    locks = {cell.id: lock for cell in chosen if (lock := files.lock(cell)) is not None}
     # Cells that only records know (references of others) are shown with all cells, not with a selection.
     ids = {cell.id for cell in chosen}
     everything = ids >= {cell.id for cell in plan.cells}
@@ -49,9 +43,11 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
         chosen,
         made=now(),
         claims=_claims(files.root),
-        packages=packages,
         locks=locks,
-        causes={e.id: (e.cause, e.fix, e.sources) for e in default_library().entries.values()},
+        causes={
+            e.id: site.Cause(cause=e.cause, fix=e.fix, sources=e.sources, cause_class=str(e.cause_class))
+            for e in default_library().entries.values()
+        },
         read_document=store.document,
         read_log=lambda relative: _excerpt(store.root, relative),
     )

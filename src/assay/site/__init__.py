@@ -1,6 +1,6 @@
 """The compatibility site, its Markdown twin and badges: values in, files out.
 
-site = gather(records, cells, made=now, claims=claims, packages=packages, causes=causes)
+site = gather(records, cells, made=now, claims=claims, locks=locks, causes=causes)
 for path, data in render(site):
     write(folder / path, data)
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 from assay.site.badge import badge, badges
 from assay.site.gather import applies, gather
 from assay.site.markdown import between_markers, table
-from assay.site.model import CellPage, Claim, LogExcerpt, Result, Site, Source
+from assay.site.model import Cause, CellPage, Claim, LogExcerpt, Result, Site, Source
 from assay.site.pages import cell_file, render
 
 __all__ = [
+    "Cause",
     "CellPage",
     "Claim",
     "LogExcerpt",

@@ -85,5 +85,5 @@ def svg(chart: Chart) -> Markup:
         f'<div class="scroll" tabindex="0" role="region" aria-label="Values of {title}"><table><thead><tr>'
         f'<th scope="col">{escape(chart.y)}</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
-    head = f'<figcaption><h2>{title}</h2><p class="soft">{what}</p></figcaption>'
+    head = f'<figcaption><h3>{title}</h3><p class="soft">{what}</p></figcaption>'
     return Markup(f"<figure>{head}{plot}{values}</figure>")  # noqa: S704 - every text in it is escaped above

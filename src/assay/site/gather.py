@@ -10,25 +10,30 @@ from typing import Any, Final
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from assay.lockfile import lock_digest
 from assay.model.cell import Cell
+from assay.model.lock import Lock
 from assay.model.outcome import Outcome
 from assay.record import AnyRecord, AuditRecord, BenchRecord, BenchSeries, BuildRecord, Device, ProbeRecord, ServeRecord
 from assay.site.model import (
     Audit,
     Build,
+    Cause,
     CellPage,
     Chart,
     Claim,
     Event,
     Layer,
+    LockPage,
     LogExcerpt,
     Result,
     Series,
     Site,
     Source,
+    Wheel,
 )
 
-__all__ = ["applies", "gather"]
+__all__ = ["applies", "gather", "megabytes", "speeds"]
 
 ReadDocument = Callable[[str], bytes | None]
 """Returns a document of the store by digest, or None."""
@@ -110,6 +115,7 @@ def _take_probe(mine: _Gathered, record: ProbeRecord, events: list[Event]) -> No
                     target=target,
                     run=record.run,
                     outcome=result.outcome,
+                    digest=record.image_digest or "",
                 )
             )
 
@@ -238,13 +244,31 @@ def _charts(benches: Sequence[BenchRecord]) -> tuple[Chart, ...]:
     return tuple(made)
 
 
+def _lock_page(lock: Lock) -> LockPage:
+    return LockPage(
+        digest=lock_digest(lock),
+        python=lock.python,
+        base_digest=lock.base_digest or "",
+        as_of=lock.as_of or "",
+        nightlies=lock.nightlies,
+        wheels=tuple(
+            Wheel(name=wheel.name, version=wheel.version, index=wheel.index, sha256=wheel.sha256, size=wheel.size)
+            for wheel in lock.wheels
+        ),
+    )
+
+
+def _versions(lock: Lock | None) -> dict[str, str]:
+    return {wheel.name: wheel.version for wheel in lock.wheels} if lock else {}
+
+
 def _page(
     cell_id: str,
     cell: Cell | None,
     mine: _Gathered,
     *,
     packages: Mapping[str, str],
-    lock: str,
+    lock: Lock | None,
     read_log: ReadLog,
 ) -> CellPage:
     engine = cell.engine if cell else mine.engine
@@ -266,8 +290,9 @@ def _page(
         point={axis: str(value) for axis, value in cell.point.items()} if cell else {},
         base=cell.base if cell else "",
         reason=cell.reason if cell else "",
-        packages=dict(mine.packages) or dict(packages),
-        lock=lock,
+        packages=dict(mine.packages or packages or _versions(lock)),
+        installed=bool(mine.packages),
+        lock=_lock_page(lock) if lock else None,
         build=mine.build,
         audits=tuple(mine.audits.values()),
         results=(*mine.measured.values(), *mine.predicted.values()),
@@ -323,8 +348,8 @@ def gather(
     made: datetime,
     claims: Sequence[Claim] = (),
     packages: Mapping[str, Mapping[str, str]] | None = None,
-    locks: Mapping[str, str] | None = None,
-    causes: Mapping[str, tuple[str, str, tuple[str, ...]]] | None = None,
+    locks: Mapping[str, Lock] | None = None,
+    causes: Mapping[str, Cause] | None = None,
     read_document: ReadDocument = lambda _: None,
     read_log: ReadLog = lambda _: None,
     title: str = "What works where",
@@ -336,9 +361,9 @@ def gather(
         cells: the cells of the matrix; cells that only records know (external references) come after them.
         made: when the pages are made, UTC.
         claims: what others say; shown as such, never beside a measurement as its equal.
-        packages: locked distributions of cells; packages read inside an image win over them.
-        locks: cell -> where its lock file is, or its digest.
-        causes: known failures, id -> (cause, fix, sources).
+        packages: distributions of cells, by name; packages read inside an image win over them.
+        locks: the locks of cells; they say the packages where nothing else does.
+        causes: known failures by id.
         read_document: gives an audit's document by digest.
         read_log: gives the end of a log.
         title: the title of all pages.
@@ -357,7 +382,7 @@ def gather(
             known.get(cell_id),
             mine,
             packages=(packages or {}).get(cell_id, {}),
-            lock=(locks or {}).get(cell_id, ""),
+            lock=(locks or {}).get(cell_id),
             read_log=read_log,
         )
         for cell_id, mine in gathered.items()
@@ -381,13 +406,38 @@ def gather(
 
 
 def _take_run(runs: dict[str, dict[str, dict[str, str]]], record: AnyRecord) -> None:
-    if isinstance(record, BuildRecord):
-        runs.setdefault(record.run, {}).setdefault(record.cell, {})["build"] = str(record.status)
-    elif isinstance(record, AuditRecord):
-        runs.setdefault(record.run, {}).setdefault(record.cell, {})[f"audit of {record.subject}"] = str(record.verdict)
-    elif isinstance(record, ProbeRecord) and record.devices:
-        where = f"{record.cell} on {record.devices[0].target}"
-        mine = runs.setdefault(record.run, {}).setdefault(where, {})
-        mine.update({feature: str(result.outcome) for feature, result in record.features.items()})
-    elif isinstance(record, ServeRecord):
-        runs.setdefault(record.run, {}).setdefault(record.cell, {})["server"] = str(record.status)
+    def where(name: str) -> dict[str, str]:
+        return runs.setdefault(record.run, {}).setdefault(name, {})
+
+    match record:
+        case BuildRecord():
+            mine = where(record.cell)
+            mine["build"] = str(record.status)
+            if record.size_bytes:
+                mine["size"] = megabytes(record.size_bytes)
+        case AuditRecord():
+            where(record.cell)[f"audit of {record.subject}"] = str(record.verdict)
+        case ProbeRecord() if record.devices:
+            found = {feature: str(result.outcome) for feature, result in record.features.items()}
+            where(f"{record.cell} on {record.devices[0].target}").update(found)
+        case ServeRecord():
+            where(record.cell)[f"server {record.profile}".strip()] = str(record.status)
+        case BenchRecord():
+            where(record.cell).update(speeds(_charts([record])))
+        case _:
+            pass
+
+
+def megabytes(count: int) -> str:
+    """Return a size that pages can compare."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def speeds(charts: Sequence[Chart]) -> dict[str, str]:
+    """Return each point of plots as a number with its unit, so that pages can compare them."""
+    return {
+        f"{chart.title}, {series.name}, {x:g} {chart.x}": f"{y:.4g} {chart.y}"
+        for chart in charts
+        for series in chart.series
+        for x, y in series.points
+    }

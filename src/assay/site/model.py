@@ -8,7 +8,22 @@ from enum import StrEnum
 from assay.model.base import Value
 from assay.model.outcome import Outcome
 
-__all__ = ["Audit", "Build", "CellPage", "Chart", "Claim", "Event", "Layer", "LogExcerpt", "Result", "Site", "Source"]
+__all__ = [
+    "Audit",
+    "Build",
+    "Cause",
+    "CellPage",
+    "Chart",
+    "Claim",
+    "Event",
+    "Layer",
+    "LockPage",
+    "LogExcerpt",
+    "Result",
+    "Site",
+    "Source",
+    "Wheel",
+]
 
 
 class Source(StrEnum):
@@ -111,6 +126,38 @@ class Audit(Value):
     """Of the audit's own document, each with whatever fields it has, as text."""
 
 
+class Wheel(Value):
+    """One file of a cell's lock."""
+
+    name: str
+    version: str
+    index: str
+    sha256: str
+    size: int | None = None
+
+
+class LockPage(Value):
+    """A cell's lock."""
+
+    digest: str
+    python: str
+    base_digest: str = ""
+    as_of: str = ""
+    """Only files uploaded before this date were considered."""
+    nightlies: dict[str, str] = {}
+    """Distribution -> build date."""
+    wheels: tuple[Wheel, ...]
+
+
+class Cause(Value):
+    """A known failure, as its page shows it."""
+
+    cause: str
+    fix: str
+    sources: tuple[str, ...] = ()
+    cause_class: str = ""
+
+
 class LogExcerpt(Value):
     """The end of a log, cleaned."""
 
@@ -128,6 +175,8 @@ class Event(Value):
     target: str
     run: str
     outcome: Outcome
+    digest: str = ""
+    """Of the image that was measured; empty for an environment that is no image."""
 
 
 class Series(Value):
@@ -158,7 +207,10 @@ class CellPage(Value):
     base: str = ""
     reason: str = ""
     packages: dict[str, str] = {}
-    lock: str = ""
+    """Read inside the image by its newest record, or locked where nothing was read."""
+    installed: bool = False
+    """Whether `packages` were read inside the image."""
+    lock: LockPage | None = None
     build: Build | None = None
     audits: tuple[Audit, ...] = ()
     results: tuple[Result, ...] = ()
@@ -185,9 +237,8 @@ class Site(Value):
     targets: tuple[str, ...]
     history: tuple[Event, ...] = ()
     claims: tuple[Claim, ...] = ()
-    causes: dict[str, tuple[str, str, tuple[str, ...]]] = {}
-    """Cause id -> (what it means, what mends it, sources)."""
+    causes: dict[str, Cause] = {}
     runs: tuple[str, ...] = ()
     """Runs with measurements or builds, oldest first."""
     run_results: dict[str, dict[str, dict[str, str]]] = {}
-    """Run -> `cell on target` -> feature (or `build`) -> outcome."""
+    """Run -> `cell` or `cell on target` -> feature, `build`, `size`, ... -> outcome, or a number with its unit."""

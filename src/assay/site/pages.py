@@ -17,6 +17,7 @@ from markupsafe import Markup
 from assay.digest import sha256_of
 from assay.model.outcome import Outcome
 from assay.site.charts import svg
+from assay.site.gather import megabytes, speeds
 from assay.site.model import CellPage, Event, Result, Site, Source
 
 __all__ = ["cell_file", "render"]
@@ -24,6 +25,9 @@ __all__ = ["cell_file", "render"]
 _STATIC_ROWS: Final = 50
 _MOST_CELLS_OF_A_FEATURE: Final = 400
 _MOST_HISTORY: Final = 400
+_MOST_HINTS: Final = 6
+_PLACES: Final = re.compile(r"(?:\{\w+\})+")
+_PLACES_ASIDE: Final = re.compile(r"\s*\((?:\{\w+\}\s*)+\)")
 _NAVIGATION: Final = (("Matrix", "index.html"), ("Compare", "compare.html"), ("Causes", "causes.html"))
 
 
@@ -34,7 +38,8 @@ def _text(name: str) -> str:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(loader=FunctionLoader(_text), autoescape=True, trim_blocks=False, auto_reload=False)
-    environment.globals.update(size=_size, number=_number, feature_file=feature_file)
+    environment.globals.update(size=_size, number=_number, feature_file=feature_file, cell_file=cell_file)
+    environment.filters["blank"] = _blank
     return environment
 
 
@@ -44,6 +49,11 @@ def _size(count: int) -> str:
 
 def _number(value: bool | float | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _blank(text: str) -> str:
+    """Return a sentence of the library with an ellipsis where a log's own words are put in."""
+    return _PLACES.sub("…", _PLACES_ASIDE.sub("", text)).replace("….", "…")
 
 
 def _safe(name: str) -> str:
@@ -98,26 +108,59 @@ class _Row:
         self.results = [best.get(feature) for feature in features]
 
     @property
+    def strength(self) -> int:
+        """Of the strongest statement in the row; less is stronger, and a row without any comes last."""
+        return min((result.strength for result in self.results if result), default=len(Source) + 1)
+
+    @property
     def codes(self) -> str:
         outcomes = list(Outcome)
         return "".join(f"{r.letter}{outcomes.index(r.outcome)}" if r else "--" for r in self.results)
 
 
-class _Spans:
-    """Last good and first bad of a feature for one image on one target."""
+_BAD: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.UNSUPPORTED, Outcome.DEGRADED}
 
-    def __init__(self, image: str, target: str, events: list[Event]) -> None:
-        self.image, self.target = image, target
+
+class _Span:
+    """Last good and first bad of a feature in one cell on one target, over time."""
+
+    def __init__(self, cell: str, target: str, events: list[Event]) -> None:
+        self.cell, self.target, self.file = cell, target, cell_file(cell)
         good = [i for i, event in enumerate(events) if event.outcome is Outcome.WORKS]
-        bad = {Outcome.BROKEN, Outcome.WRONG, Outcome.UNSUPPORTED, Outcome.DEGRADED}
         start = good[-1] + 1 if good else 0
-        first_bad = next((event for event in events[start:] if event.outcome in bad), None)
-        self.good = self._say(events[good[-1]]) if good else "never seen to work"
-        self.bad = self._say(first_bad) if first_bad else "none since" if good else "nothing bad either"
+        self.good = events[good[-1]] if good else None
+        self.bad = next((event for event in events[start:] if event.outcome in _BAD), None)
+        self.measured = sum(event.outcome is not Outcome.NOT_RUN for event in events)
 
-    @staticmethod
-    def _say(event: Event) -> str:
-        return f"{event.cell}, {event.when:%Y-%m-%d}"
+    @property
+    def order(self) -> int:
+        """What got worse comes first, then what never worked, then what works."""
+        return 0 if self.good and self.bad else 1 if self.bad else 2
+
+
+def _hints(feature: str, spans: list[_Span], pages: dict[str, CellPage]) -> list[str]:
+    """Return the bisections that would find the first bad version: cells of one image that differ in one axis."""
+
+    def lines(span: _Span) -> Iterator[tuple[str, ...]]:
+        """Yield the lines through a cell: all of its values but one axis's."""
+        page = pages.get(span.cell)
+        point = page.point if page is not None else {}
+        for axis in point:
+            rest = (f"{name}={value}" for name, value in sorted(point.items()) if name != axis)
+            yield (page.image if page else "", span.target, axis, *rest)
+
+    good: dict[tuple[str, ...], str] = {}
+    for span in spans:
+        if span.good and not span.bad:
+            good |= dict.fromkeys(lines(span), span.cell)
+    found = [
+        f"assay bisect --feature {feature} --good {good[line]} --bad {span.cell}"
+        for span in spans
+        if span.bad
+        for line in lines(span)
+        if line in good
+    ]
+    return found[:_MOST_HINTS]
 
 
 class _Renderer:
@@ -127,7 +170,9 @@ class _Renderer:
         self.rows = [
             _Row(page, target, site.features) for page in site.cells for target in (page.targets or ("unknown",))
         ]
-        self.images = {page.id: page.image or page.id for page in site.cells}
+        # What was measured is what people come for; the order of the plan holds among equals.
+        self.rows.sort(key=lambda row: row.strength)
+        self.pages = {page.id: page for page in site.cells}
 
     def page(self, template: str, path: str, *, script: str = "", **values: Any) -> tuple[str, bytes]:
         html = _environment().get_template(template).render(
@@ -161,16 +206,33 @@ class _Renderer:
             outcomes=list(Outcome),
             sources=list(Source),
             engines=sorted({page.engine for page in self.site.cells}),
+            # A column in which nobody has anything to say is only in the way.
+            without=" ".join(
+                name
+                for name, found in (
+                    ("no-build", any(row.build for row in self.rows)),
+                    ("no-audit", any(row.audit for row in self.rows)),
+                )
+                if not found
+            ),
             data=_json(data),
         )
 
     def cell(self, page: CellPage) -> tuple[str, bytes]:
         results = sorted(page.results, key=lambda r: (r.feature, r.target, r.strength))
+        said = [result for result in results if result.outcome is not Outcome.NOT_RUN]
+        counts: dict[tuple[str, Outcome], int] = {}
+        for result in said:
+            if result.source is Source.MEASURED:
+                counts[result.target, result.outcome] = counts.get((result.target, result.outcome), 0) + 1
         return self.page(
             "cell.html.j2",
             f"cells/{cell_file(page.id)}",
             page=page,
-            results=results,
+            results=said,
+            left_out=[result for result in results if result.outcome is Outcome.NOT_RUN],
+            counts=sorted(counts.items(), key=lambda item: (item[0][0], list(Outcome).index(item[0][1]))),
+            layers=sum(layer.bytes for layer in page.build.layers) if page.build else 0,
             charts=[svg(chart) for chart in page.charts],
         )
 
@@ -183,15 +245,18 @@ class _Renderer:
         events = [event for event in self.site.history if event.feature == feature]
         groups: dict[tuple[str, str], list[Event]] = {}
         for event in events:
-            groups.setdefault((self.images.get(event.cell, event.cell), event.target), []).append(event)
+            groups.setdefault((event.cell, event.target), []).append(event)
+        spans = [_Span(cell, target, found) for (cell, target), found in sorted(groups.items())]
+        spans = sorted((span for span in spans if span.measured), key=lambda span: span.order)
         return self.page(
             "feature.html.j2",
             f"features/{feature_file(feature)}",
             feature=feature,
             cells=cells[:_MOST_CELLS_OF_A_FEATURE],
             more=max(0, len(cells) - _MOST_CELLS_OF_A_FEATURE),
-            history=events[::-1][:_MOST_HISTORY],
-            spans=[_Spans(image, target, found) for (image, target), found in sorted(groups.items())],
+            history=[event for event in events[::-1] if event.outcome is not Outcome.NOT_RUN][:_MOST_HISTORY],
+            spans=spans[:_MOST_CELLS_OF_A_FEATURE],
+            hints=_hints(feature, spans, self.pages),
             claims=[claim for claim in self.site.claims if claim.feature == feature],
         )
 
@@ -203,12 +268,18 @@ class _Renderer:
         data = {
             "features": list(self.site.features),
             "outcomes": [str(outcome) for outcome in Outcome],
+            "symbols": {str(outcome): outcome.symbol for outcome in Outcome},
             "cells": cells,
             "runs": self.site.run_results,
         }
         names = [*self.site.runs[::-1], *(page.id for page in self.site.cells)][:500]
         return self.page(
-            "compare.html.j2", "compare.html", script=_text("compare.js"), suggestions=names, data=_json(data)
+            "compare.html.j2",
+            "compare.html",
+            script=_text("compare.js"),
+            suggestions=names,
+            examples=[pair for pair in (self.site.runs[-2:], [row.page.id for row in self.rows][:2]) if len(pair) == 2],
+            data=_json(data),
         )
 
     @staticmethod
@@ -219,8 +290,8 @@ class _Renderer:
         if page.build:
             facts["build"] = page.build.status
             if page.build.size:
-                facts["size"] = _size(page.build.size)
-        facts |= {f"audit of {audit.subject}": audit.verdict for audit in page.audits}
+                facts["size"] = megabytes(page.build.size)
+        facts |= {f"audit of {audit.subject}": audit.verdict for audit in page.audits} | speeds(page.charts)
         # Only what the image is about; a lock of 200 distributions for each of 10,000 cells would be the whole page.
         wanted = ("torch", "triton", "vllm", "sglang", "sgl-kernel", "sglang-kernel", "flashinfer-python", "numpy")
         return facts | {f"version of {name}": page.packages[name] for name in wanted if name in page.packages}
@@ -233,7 +304,10 @@ class _Renderer:
                 mine.add(page.build.cause)
             for cause in mine & met.keys():
                 met[cause].append((page.id, cell_file(page.id)))
-        return self.page("causes.html.j2", "causes.html", met=met)
+        classes: dict[str, list[str]] = {}
+        for name, known in sorted(self.site.causes.items()):
+            classes.setdefault(known.cause_class or "other", []).append(name)
+        return self.page("causes.html.j2", "causes.html", met=met, classes=sorted(classes.items()))
 
 
 def render(site: Site) -> Iterator[tuple[str, bytes]]:

@@ -61,25 +61,35 @@
     body.replaceChildren(made);
     if (active) { const again = [...body.querySelectorAll("a")].find((a) => a.getAttribute("href") === active); if (again) again.focus({ preventScroll: true }); }
   };
-  const fits = (row, want) => {
-    if (want.text && !row[0].toLowerCase().includes(want.text)) return false;
-    if (want.target && row[3] !== want.target) return false;
-    if (want.engine && row[2] !== want.engine) return false;
-    if (!want.outcome && !want.source && !want.feature) return true;
-    const letter = want.source ? want.source[0] : "", digit = want.outcome ? String(data.outcomes.indexOf(want.outcome)) : "";
-    return columns.some((i) => {
-      const source = row[6][2 * i], code = row[6][2 * i + 1];
-      return source !== "-" && (!letter || source === letter) && (!digit || code === digit);
-    });
-  };
+  // Which of the wanted features of a row fit the filters by outcome and source.
+  const fitting = (row, want) => want.columns.filter((i) => {
+    const source = row[6][2 * i];
+    return source !== "-" && (!want.letter || source === want.letter) && (!want.digit || row[6][2 * i + 1] === want.digit);
+  });
+  const fits = (row, want) =>
+    (!want.text || row[0].toLowerCase().includes(want.text)) && (!want.target || row[3] === want.target) && (!want.engine || row[2] === want.engine);
+  const all = data.features.map((_, i) => i);
   const apply = () => {
     const want = { text: fields.text.value.trim().toLowerCase() };
     for (const name of ["target", "engine", "feature", "outcome", "source"]) want[name] = fields[name].value;
-    columns = want.feature ? [data.features.indexOf(want.feature)] : data.features.map((_, i) => i);
+    want.letter = want.source ? want.source[0] : "";
+    want.digit = want.outcome ? String(data.outcomes.indexOf(want.outcome)) : "";
+    want.columns = want.feature ? [data.features.indexOf(want.feature)] : all;
+    const bySaying = Boolean(want.letter || want.digit || want.feature), anything = bySaying || Boolean(want.text || want.target || want.engine);
+    const used = new Set();
+    shown = anything ? rows.filter((row) => {
+      if (!fits(row, want)) return false;
+      if (!bySaying && used.size === all.length) return true;
+      const found = fitting(row, want);
+      for (const i of found) used.add(i);
+      return !bySaying || found.length > 0;
+    }) : rows;
+    // A column in which no row that is shown has anything to say is left out.
+    columns = anything && shown.length ? all.filter((i) => used.has(i)) : want.columns;
     [...table.tHead.rows[0].cells].forEach((th, i) => { if (i >= 4) th.hidden = !columns.includes(i - 4); });
-    shown = rows.filter((row) => fits(row, want));
     table.setAttribute("aria-rowcount", String(shown.length + 1));
-    count.textContent = shown.length + " of " + rows.length + " rows";
+    const some = columns.length < all.length && !want.feature ? ", " + columns.length + " of " + all.length + " features" : "";
+    count.textContent = shown.length + " of " + rows.length + " rows" + some;
     scroll.scrollTop = 0;
     draw(true);
   };
@@ -110,6 +120,8 @@
     requestAnimationFrame(() => { waiting = false; draw(false); });
   }, { passive: true });
   new ResizeObserver(() => draw(true)).observe(scroll);
+  // On a phone the filters would fill the first screen.
+  if (matchMedia("(max-width: 640px)").matches && location.hash.length < 2) byId("box").open = false;
   const firstRow = body.querySelector("tr");
   if (firstRow) height = firstRow.getBoundingClientRect().height || height;
   if (location.hash.length > 1) restore(); else draw(true);
