@@ -101,6 +101,7 @@ class Context:
     """Path of a root -> why it does not load."""
     _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _for_others: dict[int, bool] = field(default_factory=dict)
+    _policy: dict[tuple[int, TargetGpu | None], LibraryPolicy | None] = field(default_factory=dict)
 
     @cached_property
     def linker(self) -> Linker:
@@ -126,15 +127,23 @@ class Context:
         Args:
             target: the GPU in question; none: an entry for some GPUs alone holds only if all targets are among them.
         """
-        targets = self.targets if target is None else (target,)
-        for entry in self._policies.get(wheel.name, ()):
-            if (
-                self._names(entry, wheel, library)
-                and fits(wheel.version, entry.versions)
-                and (not entry.targets or (bool(targets) and all(self.on(gpu, entry.targets) for gpu in targets)))
-            ):
-                return entry
-        return None
+        entries = self._policies.get(wheel.name)
+        if entries is None:
+            return None
+        key = (id(library), target)
+        if key not in self._policy:
+            targets = self.targets if target is None else (target,)
+            self._policy[key] = next(
+                (
+                    entry
+                    for entry in entries
+                    if self._names(entry, wheel, library)
+                    and fits(wheel.version, entry.versions)
+                    and (not entry.targets or (bool(targets) and all(self.on(gpu, entry.targets) for gpu in targets)))
+                ),
+                None,
+            )
+        return self._policy[key]
 
     @cached_property
     def _policies(self) -> dict[str, list[LibraryPolicy]]:

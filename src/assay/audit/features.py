@@ -44,30 +44,34 @@ def predictions(context: Context) -> tuple[Prediction, ...]:
     """Return what each feature is expected to do on each target; features nothing here can give are left out."""
     made: list[Prediction] = []
     for target in context.targets:
-        done: dict[str, _Way] = {}
-        for name in context.knowledge.dispatch.features:
-            _predict(context, target, name, done)
+        done: dict[str, _Way | None] = {}
         made.extend(
             Prediction(
                 target=target.name,
                 feature=name,
-                outcome=done[name].outcome,
-                verdict=done[name].verdict,
-                reason=done[name].reason,
-                cause=done[name].cause,
+                outcome=way.outcome,
+                verdict=way.verdict,
+                reason=way.reason,
+                cause=way.cause,
             )
             for name in context.knowledge.dispatch.features
-            if name in done
+            if (way := _predict(context, target, name, done)) is not None
         )
     return tuple(made)
 
 
-def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Way]) -> _Way | None:
-    if name in done:
-        return done[name]
-    feature = context.knowledge.dispatch.features.get(name)
-    if feature is None:
-        return None
+def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Way | None]) -> _Way | None:
+    if name not in done:
+        # Features that need each other in a circle would never end.
+        done[name] = None
+        feature = context.knowledge.dispatch.features.get(name)
+        done[name] = _predicted(context, target, name, feature, done) if feature is not None else None
+    return done[name]
+
+
+def _predicted(
+    context: Context, target: TargetGpu, name: str, feature: Feature, done: dict[str, _Way | None]
+) -> _Way | None:
     if any(context.installation.wheel(package) is None for package in feature.packages):
         return None
     ways = [way for entry in feature.dispatch if (way := _way(context, target, feature, entry)) is not None]
@@ -84,12 +88,10 @@ def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Wa
             best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)
     if best.outcome is Outcome.WORKS:
         best = _at_run_time(context, name, best)
-    best = _with_needs(context, target, feature, best, done)
-    done[name] = best
-    return best
+    return _with_needs(context, target, feature, best, done)
 
 
-def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way, done: dict[str, _Way]) -> _Way:
+def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way, done: dict[str, _Way | None]) -> _Way:
     for other in feature.needs:
         needed = _predict(context, target, other, done)
         if needed is None and own.outcome is Outcome.WORKS and _has_part(context, other):
