@@ -29,6 +29,7 @@ __all__ = [
     "LayerSize",
     "ProbeRecord",
     "Record",
+    "RunSummary",
     "ServeCheck",
     "ServeRecord",
     "ServeStatus",
@@ -284,6 +285,17 @@ class BenchRecord(Record):
     notes: tuple[str, ...] = ()
 
 
+class RunSummary(Value):
+    """How each cell of one run of builds ended, also those that were there already and left no record.
+
+    One small file of the run's folder, written when the run is over.
+    """
+
+    schema_version: Literal[1] = 1
+    run: str
+    cells: dict[str, BuildStatus]
+
+
 AnyRecord = Annotated[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord] = TypeAdapter(AnyRecord)
 
@@ -294,8 +306,8 @@ def now() -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def dump(record: Record) -> bytes:
-    """Return the exact bytes of a record: indented JSON with a final newline."""
+def dump(record: Record | RunSummary) -> bytes:
+    """Return the exact bytes of a record or summary: indented JSON with a final newline."""
     return record.model_dump_json(indent=1).encode() + b"\n"
 
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from assay.model.cell import Cell
 from assay.model.outcome import Outcome
-from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord
+from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, RunSummary
 
 __all__ = ["Report", "Row", "as_json", "as_junit", "as_markdown", "make", "text_rows"]
 
@@ -26,6 +26,8 @@ class Row:
     audit: AuditRecord | None
     probes: Mapping[str, ProbeRecord] = field(default_factory=dict)
     """Target -> the newest probe record of the image that was built last."""
+    skipped: bool = False
+    """Whether the last run found the image there and built nothing."""
 
     @property
     def as_it_must(self) -> bool:
@@ -54,15 +56,24 @@ class Row:
         return (f"{self.build.cause}: " if self.build.cause else "") + (lines[0] if lines else "")
 
     def change(self) -> str:
-        """Say what differs from the record before, or nothing."""
+        """Say what the last run did that differs from the record before, or nothing."""
+        if self.skipped:
+            return "skipped: nothing changed"
         if self.build is None or self.previous is None:
             return ""
+        words: list[str] = []
         if self.build.status is not self.previous.status:
-            return f"was {self.previous.status.value}"
+            words.append(f"was {self.previous.status.value}")
+        elif self.build.cause != self.previous.cause:
+            words.append(f"was {self.previous.cause or 'without a known cause'}")
+        if self.build.lock_digest != self.previous.lock_digest:
+            words.append("new lock")
+        elif self.build.content_key != self.previous.content_key:
+            words.append("new recipe")
         before, after = self.previous.size_bytes, self.build.size_bytes
         if before and after and abs(after - before) > 0.01 * before:
-            return f"{(after - before) / 1e6:+.0f} MB"
-        return ""
+            words.append(f"{(after - before) / 1e6:+.0f} MB")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +82,32 @@ class Report:
 
     rows: tuple[Row, ...]
     excluded: int = 0
+    last: RunSummary | None = None
+
+    def last_counts(self) -> str:
+        """Say how the cells of the last run ended: `1 built, 4 skipped`, or nothing."""
+        if self.last is None:
+            return ""
+        ended = list(self.last.cells.values())
+        counts = {status: ended.count(status) for status in BuildStatus}
+        return ", ".join(f"{count} {_word(status)}" for status, count in counts.items() if count)
 
 
-def make(cells: Sequence[Cell], records: Iterable[AnyRecord], *, excluded: int = 0) -> Report:
-    """Put records to cells; the newest of a kind counts, an aborted build never replaces one that ended."""
+def _word(status: BuildStatus) -> str:
+    return "skipped" if status is BuildStatus.CACHED else status.value
+
+
+def make(
+    cells: Sequence[Cell], records: Iterable[AnyRecord], *, excluded: int = 0, last: RunSummary | None = None
+) -> Report:
+    """Put records to cells; the newest of a kind counts, an aborted build never replaces one that ended.
+
+    Args:
+        cells: those that are shown.
+        records: of any cells.
+        excluded: how many cells the plan leaves out.
+        last: how the last run of builds ended.
+    """
     builds: dict[str, list[BuildRecord]] = {}
     audits: dict[str, AuditRecord] = {}
     probes: dict[str, list[ProbeRecord]] = {}
@@ -98,8 +131,17 @@ def make(cells: Sequence[Cell], records: Iterable[AnyRecord], *, excluded: int =
             if build is None or build.image_digest is None or probe.image_digest == build.image_digest:
                 current |= {device.target: probe for device in probe.devices[:1]}
         previous = history[-2] if len(history) > 1 else None
-        rows.append(Row(cell=cell, build=build, previous=previous, audit=audits.get(cell.id), probes=current))
-    return Report(rows=tuple(rows), excluded=excluded)
+        rows.append(
+            Row(
+                cell=cell,
+                build=build,
+                previous=previous,
+                audit=audits.get(cell.id),
+                probes=current,
+                skipped=last is not None and last.cells.get(cell.id) is BuildStatus.CACHED,
+            )
+        )
+    return Report(rows=tuple(rows), excluded=excluded, last=last)
 
 
 def _size(record: BuildRecord | None) -> str:
@@ -160,12 +202,14 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "version": 1,
         "excluded": report.excluded,
+        "last_run": None if report.last is None else report.last.model_dump(mode="json"),
         "cells": [
             {
                 "cell": row.cell.id,
                 "image": row.cell.image,
                 "status": row.status,
                 "as_it_must": row.as_it_must,
+                "skipped": row.skipped,
                 "change": row.change(),
                 "build": dumped(row.build),
                 "audit": dumped(row.audit),
@@ -178,7 +222,14 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _clean(text: str) -> str:
     """Drop what XML 1.0 cannot hold."""
-    return "".join(character for character in text if character in "\t\n\r" or ord(character) >= 32)
+    return "".join(
+        character
+        for character in text
+        if character in "\t\n\r"
+        or 0x20 <= ord(character) < 0xD800
+        or 0xE000 <= ord(character) < 0xFFFE
+        or ord(character) > 0xFFFF
+    )
 
 
 def as_junit(report: Report) -> str:
@@ -190,7 +241,12 @@ def as_junit(report: Report) -> str:
         if row.build is None:
             SubElement(case, "skipped", message="not built yet")
             continue
-        case.set("time", f"{row.build.seconds:.3f}")
+        # What the last run skipped was built, and took its time, in another one.
+        case.set("time", "0" if row.skipped else f"{row.build.seconds:.3f}")
+        if row.skipped:
+            SubElement(
+                case, "system-out"
+            ).text = f"skipped: the image of {row.build.created:%Y-%m-%d %H:%M} UTC is there"
         if not row.as_it_must:
             SubElement(case, "failure", message=_clean(row.status)).text = _clean(row.build.reason)
     for row in report.rows:

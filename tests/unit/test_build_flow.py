@@ -250,6 +250,17 @@ def test_every_end_is_a_record_and_the_others_go_on(
     assert {record.cell for record in world.store.records(kind="build")} == set(records)
 
 
+def test_a_run_leaves_how_every_cell_ended(world: World, cells: Sequence[Cell]) -> None:
+    key = render.content_key(dockerfile(cells[0], lock_of(cells[0])))
+    assert world.store.last_run() is None
+    world.run(jobs_of(cells[:2]), images=FakeImages({cells[0].local_reference: {KEY_LABEL: key}}))
+    last = world.store.last_run()
+
+    assert last is not None
+    assert {cells[0].id: BuildStatus.CACHED, cells[1].id: BuildStatus.BUILT} == last.cells
+    assert (world.store.root / last.run / "run.json").is_file()
+
+
 def test_fail_fast_leaves_the_rest_aborted(world: World, cells: Sequence[Cell]) -> None:
     builder = FakeBuilder({cells[0].local_reference: BuildOutcome(end=BuildEnd.FAILED, reason="why")})
     records = world.run(jobs_of(cells), builder=builder, options=BuildOptions(jobs=1, fail_fast=True))

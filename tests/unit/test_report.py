@@ -12,7 +12,7 @@ import pytest
 from assay import matrix, plan, report
 from assay.model.cell import Cell
 from assay.model.outcome import Outcome
-from assay.record import AnyRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+from assay.record import AnyRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, RunSummary
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "1" * 64
@@ -57,6 +57,41 @@ def test_the_newest_counts_and_says_what_changed(cells: Sequence[Cell]) -> None:
     row = report.make(cells, records).rows[0]
 
     assert (row.status, row.change(), row.reason) == ("failed", "was built", "abi-x: no")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        ({}, {}, ""),
+        ({"lock_digest": DIGEST}, {"lock_digest": "sha256:" + "2" * 64, "content_key": DIGEST}, "new lock"),
+        ({}, {"content_key": DIGEST}, "new recipe"),
+        ({}, {"content_key": DIGEST, "size_bytes": 5_000_000_000}, "new recipe, +200 MB"),
+        ({}, {"size_bytes": 4_800_000_001}, ""),
+        ({"status": BuildStatus.FAILED, "cause": "a"}, {"status": BuildStatus.FAILED, "cause": "b"}, "was a"),
+        ({"status": BuildStatus.FAILED}, {"status": BuildStatus.FAILED, "cause": "b"}, "was without a known cause"),
+    ],
+)
+def test_what_differs_from_the_build_before(
+    cells: Sequence[Cell], before: dict[str, Any], after: dict[str, Any], change: str
+) -> None:
+    row = report.make(cells, [built(cells[0], **before), built(cells[0], minute=1, **after)]).rows[0]
+
+    assert change == row.change()
+
+
+def test_what_the_last_run_skipped_is_told_as_such(cells: Sequence[Cell]) -> None:
+    last = RunSummary(run="r2", cells={cells[0].id: BuildStatus.CACHED, cells[1].id: BuildStatus.BUILT})
+    made = report.make(cells, [built(cells[0]), built(cells[1], minute=1)], last=last)
+    document = report.as_json(made)
+    tests = ET.fromstring(report.as_junit(made)).findall(".//testcase")
+
+    assert [row[6] for row in report.text_rows(made)[:2]] == ["skipped: nothing changed", ""]
+    assert made.last_counts() == "1 built, 1 skipped"
+    assert [cell["skipped"] for cell in document["cells"][:2]] == [True, False]
+    assert document["last_run"]["run"] == "r2"
+    assert [test.get("time") for test in tests[:2]] == ["0", "478.000"]
+    assert tests[0].findtext("system-out") == "skipped: the image of 2026-11-20 12:00 UTC is there"
+    assert tests[0].find("failure") is None
 
 
 def test_an_aborted_build_does_not_hide_the_one_before(cells: Sequence[Cell]) -> None:

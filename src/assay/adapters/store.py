@@ -9,14 +9,17 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from assay.adapters.kept_records import is_intact
 from assay.digest import DIGEST, sha256_of
 from assay.errors import StoreError
-from assay.record import AnyRecord, Record, dump, file_name, parse
+from assay.ports.store import SUMMARY
+from assay.record import AnyRecord, Record, RunSummary, dump, file_name, parse
 
 __all__ = ["FileStore", "no_space", "write_whole"]
 
@@ -135,6 +138,13 @@ class FileStore:
 
     def _document_path(self, digest: str) -> Path:
         return self.root / "documents" / f"{digest[7:]}.json"
+
+    def last_run(self) -> RunSummary | None:
+        """Return the newest summary; names of runs begin with the time, so they sort by it."""
+        for path in sorted(self.root.glob(f"*/{SUMMARY}"), reverse=True):
+            with suppress(OSError, ValidationError):
+                return RunSummary.model_validate_json(path.read_bytes())
+        return None
 
     @contextmanager
     def new_run(self) -> Iterator[FileRun]:

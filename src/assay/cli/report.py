@@ -58,7 +58,7 @@ def command(
     if folders or measured or check:
         raise UsageError("--records, --measured and --check go with --html, --into or --badges")
     store = FileStore(files.root / "build_logs")
-    made = report.make(plan.select(select), store.records(), excluded=len(plan.excluded))
+    made = report.make(plan.select(select), store.records(), excluded=len(plan.excluded), last=store.last_run())
     match form:
         case "json":
             console.json_data(report.as_json(made))
@@ -71,5 +71,6 @@ def command(
     for name, why in store.unreadable().items():
         console.warn(f"build_logs/records/{name} was passed over: {why}")
     bad = [row for row in made.rows if not row.as_it_must]
-    console.say(f"{len(made.rows)} cells, {len(bad)} not as they must be, {made.excluded} excluded")
+    last = f"; the last run: {counts}" if (counts := made.last_counts()) else ""
+    console.say(f"{len(made.rows)} cells, {len(bad)} not as they must be, {made.excluded} excluded{last}")
     return 1 if bad else 0

@@ -19,8 +19,8 @@ from assay.model.matrix import Base, RegistryBase
 from assay.model.outcome import Verdict
 from assay.ports.builder import BuildEnd, Builder, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
-from assay.ports.store import RunFolder, Store
-from assay.record import BuildRecord, BuildStatus, LayerSize, now
+from assay.ports.store import SUMMARY, RunFolder, Store
+from assay.record import BuildRecord, BuildStatus, LayerSize, RunSummary, dump, now
 from assay.reference import Reference
 
 __all__ = [
@@ -210,9 +210,11 @@ class BuildFlow:
         """
         with self._store.new_run() as run, ThreadPoolExecutor(max(1, options.jobs)) as pool:
             waiting = {pool.submit(self._one, item, run, options): item for item in items}
+            ended: dict[str, BuildStatus] = {}
             try:
                 for done in as_completed(waiting):
                     record = done.result()
+                    ended[record.cell] = record.status
                     yield record
                     if options.fail_fast and record.status not in _GOOD and record.status is not BuildStatus.ABORTED:
                         self._stop.set()
@@ -220,6 +222,7 @@ class BuildFlow:
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+            run.write(SUMMARY, dump(RunSummary(run=run.name, cells=ended)))
 
     def _one(self, item: Prepared | Job, run: RunFolder, options: BuildOptions) -> BuildRecord:
         cell = item.cell if isinstance(item, Job) else item.job.cell

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from assay.record import AnyRecord, Record
+from assay.record import AnyRecord, Record, RunSummary
 
-__all__ = ["RunFolder", "Store"]
+__all__ = ["SUMMARY", "RunFolder", "Store"]
+
+SUMMARY: Final = "run.json"
+"""The file of a run's folder that holds its `RunSummary`."""
 
 
 class RunFolder(Protocol):
@@ -62,6 +65,10 @@ class Store(Protocol):
 
     def document(self, digest: str) -> bytes | None:
         """Return a document by digest, or None."""
+        ...
+
+    def last_run(self) -> RunSummary | None:
+        """Return how the cells of the newest run of builds that came to its end did, or None."""
         ...
 
     def new_run(self) -> AbstractContextManager[RunFolder]:
