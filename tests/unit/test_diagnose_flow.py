@@ -103,11 +103,13 @@ def test_without_a_log_the_record_itself_is_read_and_its_cause_believed() -> Non
     lost = build("a", BuildStatus.FAILED, log="gone", reason="[Errno 28] No space left on device")
     named = probe("b", Outcome.WRONG, "2.8.0", cause="q-not-close")
     nothing = build("c", BuildStatus.FAILED, reason="exit 1")
+    wrong = probe("d", Outcome.WRONG, "2.8.0")
 
-    assert diagnosed([lost, named, nothing]) == [
+    assert diagnosed([lost, named, nothing, wrong]) == [
         ("a", "build", "b-no-space"),
         ("b", "sampling", "q-not-close"),
-        ("c", "build", None),
+        ("c", "build", "unknown"),
+        ("d", "sampling", "probe-wrong"),
     ]
 
 

@@ -189,6 +189,31 @@ def test_cells_and_tags_are_compared(project: Path, capsys: pytest.CaptureFixtur
         assert [(c["what"], c["direction"]) for c in found] == [("size", "regression"), ("digest", "change")]
 
 
+def test_a_run_beside_a_cell_or_a_tag_is_compared_as_far_as_it_has_that_cell(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FileStore(project / "build_logs")
+    for day, (run, cell, outcome) in enumerate(
+        [("one", "1.0", Outcome.WORKS), ("one", "2.0", Outcome.WORKS), ("two", "2.0", Outcome.BROKEN)]
+    ):
+        digest = f"sha256:{day:064x}"
+        store.append(
+            BuildRecord(
+                created=WHEN + timedelta(days=day), run=run, cell=f"made-f{cell}", status=BuildStatus.BUILT,
+                image_digest=digest, tags=(f"registry.example/made:v{day}",),
+            )
+        )  # fmt: skip
+        store.append(probe(cell, outcome, run, day=day).model_copy(update={"image_digest": digest}))
+
+    for after in ("made-f2.0", "v2"):
+        assert main(["diff", "one", after, "--project", str(project), "--format", "json"]) == 1
+        found = json.loads(capsys.readouterr().out)["changes"]
+        assert next((c["what"], c["before"], c["after"]) for c in found) == ("marlin on sm_120", "works", "broken")
+        assert {c["cell"] for c in found} == {f"one / {after}"}
+    assert main(["diff", "two", "made-f1.0", "--project", str(project)]) == 2
+    assert "the run two has no record of made-f1.0" in capsys.readouterr().err
+
+
 def test_locks_of_runs_are_compared_by_the_digest_in_their_records(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from assay.digest import sha256_of
 from assay.errors import StoreError
 from assay.record import AnyRecord, parse
 
-__all__ = ["KeptRecord", "KeptRecords", "is_intact"]
+__all__ = ["KeptRecord", "KeptRecords", "intact_records", "is_intact"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,11 @@ class KeptRecords:
             if (name, raw) not in seen:
                 seen.add((name, raw))
                 yield KeptRecord(record=record, raw=raw, name=name, intact=is_intact(path, raw))
+
+
+def intact_records(root: Path) -> list[AnyRecord]:
+    """Return the records of a checkout that nobody edited, oldest first."""
+    return [kept.record for kept in KeptRecords(root) if kept.intact]
 
 
 def is_intact(path: Path, raw: bytes) -> bool:

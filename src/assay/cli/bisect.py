@@ -13,6 +13,7 @@ import click
 from packaging.utils import canonicalize_name
 
 from assay import console, probes
+from assay.adapters.kept_records import intact_records
 from assay.adapters.probe_suite import find_suite, load_suite
 from assay.adapters.project_files import ProjectFiles, write_text
 from assay.adapters.store import FileStore, write_whole
@@ -69,7 +70,7 @@ def command(
     files, plan = load(project)
     first, last = _cell(plan, good), _cell(plan, bad)
     store = FileStore(files.root / "build_logs")
-    records = list(store.records())
+    records = intact_records(files.root)
     _check(feature, files, {name for record in records for name in getattr(record, "features", ())})
     folder = store.root / "bisect" / digest_of([feature, target, first.id, last.id, all_versions])[7:23]
     path = folder / "state.json"

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import click
 
 from assay import console
+from assay.adapters.kept_records import intact_records
 from assay.adapters.project_files import find_root
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option
@@ -58,8 +59,9 @@ def _one(log: BinaryIO, form: str, stage: str | None, lines: int) -> int:
 
 
 def _run(name: str, project: Path | None, form: str, lines: int) -> int:
-    store = FileStore((project or find_root()) / "build_logs")
-    records = list(store.records())
+    root = project or find_root()
+    store = FileStore(root / "build_logs")
+    records = intact_records(root)
     runs = list(dict.fromkeys(record.run for record in records))
     if name == "latest" and runs:
         name = runs[-1]
@@ -85,13 +87,11 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
             )
             for diagnosis in finding.report.diagnoses:
                 console.data(_text(diagnosis, lines))
-            if not finding.report.diagnoses:
-                console.data(f"no cause found; the record says: {subject.reason or 'nothing'}\n")
             if finding.contrast:
                 console.data(_contrast(finding.contrast))
     if not findings:
         console.say(f"nothing failed in {name}")
-    return int(any(not d.known for f in findings for d in f.report.diagnoses[:1]) or _silent(findings))
+    return int(any(not d.known for f in findings for d in f.report.diagnoses[:1]))
 
 
 def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
@@ -105,10 +105,6 @@ def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
         | {"base": cell.base, "system_packages": " ".join(sorted(cell.system_packages)), "arch_list": cell.arch_list}
         for cell in plan.cells
     }
-
-
-def _silent(findings: Sequence[Finding]) -> bool:
-    return any(not finding.report.diagnoses for finding in findings)
 
 
 def _exit(reports: Sequence[Report]) -> int:

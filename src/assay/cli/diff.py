@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from assay import console, lockfile
+from assay.adapters.kept_records import intact_records
 from assay.adapters.project_files import find_root
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option
@@ -30,17 +31,19 @@ __all__ = ["command"]
 def command(
     before: str, after: str, *, project: Path | None, form: str, tolerance: float, only: tuple[str, ...]
 ) -> int:
-    """Compare two runs (names in build_logs/), two cells, or two tags, references or digests of images.
+    """Compare two runs (of build_logs/ or docs/records/), two cells, or two tags, references or digests of images.
 
-    Exit code 1 if anything got worse.
+    A run beside a cell or a tag is compared as far as it has that cell. Exit code 1 if anything got worse.
     """
-    store = FileStore((project or find_root()) / "build_logs")
-    records = list(store.records())
+    root = project or find_root()
+    store = FileStore(root / "build_logs")
+    records = intact_records(root)
     locks = _Locks(store, project)
     sides = [_side(name, records, locks, pair=(before, after)) for name in (before, after)]
     if locks.missing:
+        few = "1 lock is" if len(locks.missing) == 1 else f"{len(locks.missing)} locks are"
         console.warn(
-            f"{len(locks.missing)} locks are neither committed nor in build_logs/documents/, so versions of "
+            f"{few} neither committed nor in build_logs/documents/, so versions of "
             f"{', '.join(sorted(locks.missing)[:3])}{', ...' if len(locks.missing) > 3 else ''} are not compared"
         )
     found = changes(sides[0], sides[1], tolerance=tolerance / 100)
@@ -52,7 +55,7 @@ def command(
     elif form == "markdown":
         console.data(_markdown(shown, before, after))
     elif shown:
-        rows = [(c.direction, c.cell, c.what, c.before, c.after, c.note) for c in shown]
+        rows = [(c.direction, c.cell, c.what, _short(c.before), _short(c.after), c.note) for c in shown]
         console.data_table(("", "cell", "what", "before", "after", "note"), rows)
     console.say(f"{len(found)} differences, {worse} for the worse")
     return 1 if worse else 0
@@ -90,32 +93,50 @@ class _Locks:
         return found
 
 
+def _short(text: str) -> str:
+    """Return a digest as people tell digests apart; JSON has them whole."""
+    return text[:19] + "…" if text.startswith("sha256:") else text
+
+
 def _side(name: str, records: Sequence[AnyRecord], locks: _Locks, *, pair: tuple[str, str]) -> Side:
     runs = {record.run for record in records}
     cells = {record.cell for record in records} | set(locks.committed)
-    if name in runs:
-        mine = [record for record in records if record.run == name]
-        return side(name, mine, versions=locks.of(mine))
     # Two different cells are compared with each other, two words for the same one as they are.
     one = " / ".join(dict.fromkeys(pair))
+    if name in runs:
+        mine = [record for record in records if record.run == name]
+        if runs >= set(pair):
+            return side(name, mine, versions=locks.of(mine))
+        other = pair[0] if pair[1] == name else pair[1]
+        wanted = {other} if other in cells else {record.cell for record in _imaged(other, records)}
+        if wanted and not (mine := [record for record in mine if record.cell in wanted]):
+            raise UsageError(
+                f"the run {name} has no record of {other}",
+                hint="compare two runs, or name a run in which it was built, audited or probed",
+            )
+        return side(name, mine, versions=locks.of(mine), one=one)
     if name in cells:
         mine = [record for record in records if record.cell == name]
         committed = {name: locks.committed[name]} if name in locks.committed else locks.of(mine)
         return side(name, mine, versions=committed, one=one)
+    if not (mine := _imaged(name, records)):
+        known = [*sorted(runs), *sorted(cells)]
+        raise UsageError(
+            f"{name!r} is no run, cell, tag or digest of which there are records{suggestion(name, known)}",
+            hint="`assay plan` lists the cells; runs are what records of build_logs/ and docs/records/ name",
+        )
+    return side(name, mine, versions=locks.of(mine), one=one)
+
+
+def _imaged(name: str, records: Sequence[AnyRecord]) -> list[AnyRecord]:
+    """Return the records of the images that a tag, a reference or the beginning of a digest names."""
     digests = {
         record.image_digest
         for record in records
         if record.image_digest
         and (record.image_digest.startswith(name) or (isinstance(record, BuildRecord) and _tagged(record, name)))
     }
-    mine = [record for record in records if record.image_digest in digests]
-    if not mine:
-        known = [*sorted(runs), *sorted(cells)]
-        raise UsageError(
-            f"{name!r} is no run, cell, tag or digest of which there are records{suggestion(name, known)}",
-            hint="`assay plan` lists the cells; the runs are the folders of build_logs/",
-        )
-    return side(name, mine, versions=locks.of(mine), one=one)
+    return [record for record in records if record.image_digest in digests]
 
 
 def _tagged(record: BuildRecord, name: str) -> bool:

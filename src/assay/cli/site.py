@@ -8,6 +8,7 @@ from pathlib import Path
 
 from assay import claims as ledger
 from assay import console, site
+from assay.adapters.kept_records import is_intact
 from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore, write_whole
 from assay.diagnose import default_library
@@ -59,7 +60,11 @@ def _records(folders: Iterable[Path]) -> list[AnyRecord]:
     found: list[AnyRecord] = []
     for name, path in sorted(paths.items()):
         try:
-            found.append(parse(path.read_bytes(), source=name))
+            raw = path.read_bytes()
+            record = parse(raw, source=name)
+            if not is_intact(path, raw):
+                raise StoreError("it was edited after it was written, and does not count")
+            found.append(record)
         except (OSError, StoreError) as error:
             console.warn(f"{path} was passed over: {error}")
     return found

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from assay.diagnose.contrast import CellFacts, Contrast, contrast
 from assay.diagnose.library import Library, default_library, parse_library
 from assay.diagnose.model import CauseClass, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
-from assay.diagnose.rank import judge, recorded
+from assay.diagnose.rank import judge, recorded, unknown
 from assay.diagnose.stream import BLOCK, SATURATED, Scanner
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "judge",
     "parse_library",
     "recorded",
+    "unknown",
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from assay.diagnose.model import Diagnosis, Entry, Evidence, Kind, Report, Stage, Via
 from assay.diagnose.stream import Found, Hit, weight
 
-__all__ = ["judge", "recorded"]
+__all__ = ["judge", "recorded", "unknown"]
 
 _BASE: Final = {Kind.CAUSE: 0.95, Kind.GENERAL: 0.75, Kind.SYMPTOM: 0.45, Kind.WRAPPER: 0.2}
 _ORDER: Final = {Kind.CAUSE: 0, Kind.GENERAL: 0, Kind.SYMPTOM: 1, Kind.WRAPPER: 2}
@@ -121,6 +121,11 @@ def _unknown(found: Found) -> Diagnosis:
         evidence=tuple(found.telling),
         count=len(found.telling),
     )
+
+
+def unknown(words: str) -> Diagnosis:
+    """Return the diagnosis of a failure that no log tells anything of, beside what its record says."""
+    return _unknown(Found(telling=[Evidence(line=1, text=words)] if words else []))
 
 
 def recorded(entry: Entry, words: str) -> Diagnosis:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from assay.diagnose import CellFacts, Contrast, Report, Stage, contrast, default_library, examine, recorded
+from assay.diagnose import CellFacts, Contrast, Report, Stage, contrast, default_library, examine, recorded, unknown
 from assay.diagnose.text import clean
 from assay.model.outcome import Outcome, Verdict
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, ServeStatus
@@ -147,18 +147,24 @@ def working(records: Iterable[AnyRecord], subject: Subject, points: Mapping[str,
 
 
 def _examined(subject: Subject, open_log: Opener) -> Report:
-    """Read the subject's log, or what its record says; a cause that the record names fills what the log leaves open."""
+    """Read the subject's log, or what its record says; a cause that the record names fills what the log leaves open.
+
+    Every failure ends in a diagnosis; one of which nothing is known is `unknown`.
+    """
     stream = open_log(subject.log) if subject.log else None
     if stream is None:
         report = examine("\n".join(subject.text).encode(), stage=subject.stage)
     else:
         with stream:
             report = examine(stream, stage=subject.stage)
-    entry = default_library().entries.get(subject.cause or "")
-    if entry is None or any(diagnosis.known for diagnosis in report.diagnoses):
+    if any(diagnosis.known for diagnosis in report.diagnoses):
         return report
-    named = recorded(entry, clean(next(iter(subject.reason.splitlines()), "")))
-    return report.model_copy(update={"diagnoses": (named, *report.diagnoses[:-1])})
+    words = clean(next(iter(subject.reason.splitlines()), ""))
+    # A result that is wrong is a cause by itself, whatever the log says of it.
+    named = subject.cause or ("probe-wrong" if subject.outcome == Outcome.WRONG else "")
+    if (entry := default_library().entries.get(named)) is not None:
+        return report.model_copy(update={"diagnoses": (recorded(entry, words), *report.diagnoses[:-1])})
+    return report if report.diagnoses else report.model_copy(update={"diagnoses": (unknown(words),)})
 
 
 def diagnose_run(
