@@ -22,10 +22,26 @@ from assay.model.cell import Cell
 from assay.model.lock import Lock, LockedWheel
 from assay.model.matrix import Base, BootstrapBase, Index, RegistryBase
 
-__all__ = ["HEAVY_BYTES", "LABEL_PREFIX", "bake_file", "base_reference", "content_key", "dockerfile"]
+__all__ = [
+    "HEAVY_BYTES",
+    "LABEL_PREFIX",
+    "MEDIUM_BYTES",
+    "SHELVES",
+    "bake_file",
+    "base_reference",
+    "content_key",
+    "dockerfile",
+    "layers_of",
+]
 
 HEAVY_BYTES: Final = 60_000_000
 """A wheel from this size on gets a layer of its own."""
+
+MEDIUM_BYTES: Final = 4_000_000
+"""Wheels from this size on share layers with their like, so that a small one that changes takes none of them along."""
+
+SHELVES: Final = 6
+"""Layers for the medium wheels, and as many for the small ones."""
 
 LABEL_PREFIX: Final = "dev.assay."
 
@@ -91,6 +107,27 @@ def _sources(cell: Cell) -> list[dict[str, Any]]:
     ]
 
 
+def layers_of(lock: Lock) -> list[tuple[str, list[LockedWheel]]]:
+    """Return the layers of a lock as (stage, wheels), in the order in which they lie, lowest first.
+
+    Each heavy wheel has a layer of its own, heaviest first: what changes least and weighs most lies lowest. The rest
+    stands on shelves by the digest of its name, so that a wheel that changes, comes or goes touches one shelf, whatever
+    else is in the lock.
+    """
+    heavy: list[LockedWheel] = []
+    shelves: dict[str, list[LockedWheel]] = {}
+    for wheel in sorted(lock.wheels, key=lambda wheel: wheel.name):
+        size = wheel.size or 0
+        if size >= HEAVY_BYTES and wheel.is_wheel:
+            heavy.append(wheel)
+            continue
+        name = "medium" if size >= MEDIUM_BYTES else "small"
+        number = int(sha256_of(wheel.name.encode()).removeprefix("sha256:")[:8], 16) % SHELVES + 1
+        shelves.setdefault(f"{name}-{number}", []).append(wheel)
+    heavy.sort(key=lambda wheel: (-(wheel.size or 0), wheel.name))
+    return [*((f"wheel-{wheel.name}", [wheel]) for wheel in heavy), *sorted(shelves.items())]
+
+
 def dockerfile(
     cell: Cell, lock: Lock, base: Base, *, indexes: Mapping[str, Index], templates: Mapping[str, str]
 ) -> str:
@@ -106,13 +143,6 @@ def dockerfile(
     Raises:
         ConfigError: the template is missing, is not Jinja, or names something undefined; gives file and line.
     """
-    heavy: list[LockedWheel] = []
-    light: list[LockedWheel] = []
-    for wheel in lock.wheels:
-        (heavy if (wheel.size or 0) >= HEAVY_BYTES and wheel.is_wheel else light).append(wheel)
-    # Heavy first: what changes least and weighs most lies lowest.
-    heavy.sort(key=lambda wheel: (-(wheel.size or 0), wheel.name))
-    light.sort(key=lambda wheel: wheel.name)
     file = f"{cell.template}.Dockerfile.j2"
     try:
         text = (
@@ -123,11 +153,15 @@ def dockerfile(
                 lock=lock,
                 base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest)},
                 tools=templates[TOOLS_FILE].strip(),
-                heavy=[
-                    {"stage": f"wheel-{wheel.name}", "lines": _lines([wheel]), "indexes": _indexes([wheel], indexes)}
-                    for wheel in heavy
+                layers=[
+                    {
+                        "stage": stage,
+                        "lines": _lines(wheels),
+                        "indexes": _indexes(wheels, indexes),
+                        "heavy": stage.startswith("wheel-"),
+                    }
+                    for stage, wheels in layers_of(lock)
                 ],
-                light={"lines": _lines(light), "indexes": _indexes(light, indexes)},
                 source_builds=_sources(cell),
                 toolkit=_has_compiler(lock) and base.cuda is None,
                 site_packages=f"/opt/venv/lib/python{lock.python}/site-packages",

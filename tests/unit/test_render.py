@@ -30,12 +30,18 @@ def templates(root: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in [*folder.glob("*.j2"), *folder.glob("*.txt")]}
 
 
-def locked(cell: Cell, *, base_digest: str | None = None) -> Lock:
-    def wheel(name: str, size: int, index: str = "pypi") -> LockedWheel:
-        return LockedWheel(
-            name=name, version="1.0", filename=f"{name}-1.0-py3-none-any.whl", sha256="b" * 64, size=size, index=index
-        )
+def wheel(name: str, size: int, index: str = "pypi", version: str = "1.0") -> LockedWheel:
+    return LockedWheel(
+        name=name,
+        version=version,
+        filename=f"{name}-{version}-py3-none-any.whl",
+        sha256="b" * 64,
+        size=size,
+        index=index,
+    )
 
+
+def locked(cell: Cell, *, base_digest: str | None = None) -> Lock:
     return Lock(
         cell=cell.id,
         python="3.11",
@@ -63,20 +69,34 @@ def test_heavy_wheels_have_linked_layers_heaviest_first(
 ) -> None:
     text = rendered(project, cell, templates)
     copies = [line for line in text.splitlines() if line.startswith("COPY")]
+    shelves = [stage for stage, _ in render.layers_of(locked(cell)) if not stage.startswith("wheel-")]
 
     assert copies == [
         "COPY --link --from=tools /opt/venv /opt/venv",
         "COPY --link --from=wheel-torch /out/ /opt/venv/",
         "COPY --link --from=wheel-cudnn /out/ /opt/venv/",
-        "COPY --link --from=light /out/ /opt/venv/",
+        *(f"COPY --link --from={stage} /out/ /opt/venv/" for stage in shelves),
     ]
+    assert ["medium", "small"] == [stage.partition("-")[0] for stage in shelves]
+
+
+def test_a_wheel_that_changes_touches_one_shelf(cell: Cell) -> None:
+    wheels = [wheel(f"name{number}", 1000 * number) for number in range(200)]
+    lock = locked(cell).model_copy(update={"wheels": tuple(wheels)})
+    others = (*wheels[:77], wheel("name77", 5, version="2.0"), *wheels[78:150], *wheels[151:])
+    changed = lock.model_copy(update={"wheels": others})
+    before, after = dict(render.layers_of(lock)), dict(render.layers_of(changed))
+
+    assert len(before) == render.SHELVES
+    assert 2 >= sum(before[stage] != after[stage] for stage in before)
+    assert sorted(item.name for items in before.values() for item in items) == sorted(item.name for item in wheels)
 
 
 def test_every_wheel_is_installed_once_by_hash(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
     text = rendered(project, cell, templates)
 
     assert all(text.count(f"{name}==1.0 --hash=sha256:{'b' * 64}") == 1 for name in ("tiny", "torch", "cudnn", "numpy"))
-    assert text.count("--require-hashes") == 2
+    assert text.count("--require-hashes") == 2  # the installer, and what it installs
     assert text.count("--index https://nightly.example/whl/cu130") == 1
 
 
