@@ -38,8 +38,10 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 TORCH = ("2.8.0", "2.9.1")
 EXTENSIONS = ("sgl-kernel==0.3.9.post2", "vllm==0.11.0", "torchvision==0.23.0", "torchaudio==2.8.0",
               "xformers==0.0.32.post1")  # fmt: skip
-# No policies: every fault is one, however little the package may need the library.
-KNOWLEDGE = replace(load_knowledge(knowledge_folder()), dispatch=DispatchFile(version="1", libraries=(), features={}))
+# Every library is required: every fault is one, however little the package may need it, and all of them are tried.
+REAL = load_knowledge(knowledge_folder())
+REQUIRED = tuple(item.model_copy(update={"use": "required", "targets": ()}) for item in REAL.dispatch.libraries)
+KNOWLEDGE = replace(REAL, dispatch=DispatchFile(version="1", libraries=REQUIRED, features={}))
 INDEX = SimpleIndex()
 AUDITOR = Auditor(index=INDEX, wheels=WebWheels(), facts=FactsCache(), knowledge=KNOWLEDGE)
 LOAD = "import ctypes, sys, torch; ctypes.CDLL(sys.argv[1])"
@@ -118,8 +120,11 @@ def targets(library: Library, path: Path, tool: Path) -> bool | None:
     """Whether our targets are cuobjdump's; it leaves out the suffix f of machine code."""
     if library.gpu is None or library.scope != "full":
         return None
-    said = subprocess.run([tool, "--list-elf", "--list-ptx", path], capture_output=True, text=True, check=False).stdout
-    theirs = set(re.findall(r"\.(sm_\d+a?)\.(?:cubin|ptx)", said))
+    done = subprocess.run([tool, "--list-elf", "--list-ptx", path], capture_output=True, text=True, check=False)
+    if "fatal" in done.stderr:
+        print(f"NOT COMPARED {path.name}: {done.stderr.strip().partition(' in ')[0]}; here {library.gpu.sass}")
+        return None
+    theirs = set(re.findall(r"\.(sm_\d+a?)\.(?:cubin|ptx)", done.stdout))
     ours = {f"sm_{target.removesuffix('f')}" for target in library.gpu.sass}
     ours |= {f"sm_{target.partition('@')[0].removesuffix('f')}" for target in library.gpu.ptx}
     if ours != theirs:

@@ -182,6 +182,15 @@ def test_a_file_whose_tables_have_passed_is_read_in_a_second_pass(monkeypatch: p
     assert libraries[f"{SITE}/thing/_C.abi3.so"].needed
 
 
+def test_a_long_reading_says_how_far_it_is(auditor: Auditor, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.flows.audit_image.EVERY_SECONDS", 0.0)
+    said: list[str] = []
+    audit_image(image(FILES), "made:1", auditor, targets=(), lock=lock, tell=said.append)
+
+    assert any("MiB read" in line for line in said)
+    assert "made:1: 2 libraries read" == said[-1]
+
+
 def test_an_image_without_packages_is_told(auditor: Auditor) -> None:
     engine = FakeEngine({"made:1": FakeImage(files={"/etc/os-release": b"x"})})
     with pytest.raises(EngineError, match="no Python packages"):

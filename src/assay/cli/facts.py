@@ -79,6 +79,8 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
         console.data(f"{found.filename}  sha256:{found.sha256}  {'complete' if found.complete else 'read in part'}")
         for line in found.requires_dist:
             console.data(f"  requires {line}")
+        if found.cubins:
+            console.data(f"  cubins: {' '.join(f'sm_{target} ({count})' for target, count in found.cubins.items())}")
         for library in found.libraries:
             console.data(f"  {library.path} ({library.size} bytes, {library.scope})")
             if library.problem:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
@@ -32,6 +33,7 @@ from assay.ports.engine import Engine, ImageFile
 __all__ = ["ImageContents", "audit_image", "read_image"]
 
 CHUNK: Final = 1 << 20
+EVERY_SECONDS: Final = 5.0
 PASSES: Final = 2
 """How often an image is read again at most."""
 MAX_TEXT: Final = 16 << 20
@@ -170,7 +172,7 @@ def read_image(
     """
     contents = ImageContents(known=known or {})
     with engine.image_files(reference) as files:
-        _take(contents, _first(contents, files))
+        _take(contents, _first(contents, _told(files, reference, tell)))
     if tell is not None:
         tell(f"{reference}: {len(contents.libraries)} libraries read")
     # NVIDIA's own libraries need not be known symbol by symbol: not worth reading the whole image again.
@@ -183,10 +185,21 @@ def read_image(
         if not wanted:
             return contents
         with engine.image_files(reference) as files:
-            _take(contents, _again(files, wanted))
+            _take(contents, _again(_told(files, f"{reference}, once more", tell), wanted))
     for path in contents.again:
         contents.libraries[path] = Library(path=path, size=0, scope="listed", problem="its tables lie too far apart")
     return contents
+
+
+def _told(files: Iterable[ImageFile], reference: str, tell: Callable[[str], None] | None) -> Iterator[ImageFile]:
+    """Say every few seconds how much of a long reading has passed."""
+    last, size, count = time.monotonic(), 0, 0
+    for file in files:
+        yield file
+        size, count = size + file.size, count + 1
+        if tell is not None and time.monotonic() - last >= EVERY_SECONDS:
+            last = time.monotonic()
+            tell(f"{reference}: {count} files, {size >> 20} MiB read")
 
 
 class _Hash:
