@@ -128,6 +128,17 @@ def put_image(registry: Registry, repository: Repository, tag: str | None, *, co
     return manifest
 
 
+def copy_image(registry: Registry, source: Repository, digest: str, target: Repository) -> None:
+    """Copy an image to another registry, byte for byte, under the tag `it`."""
+    manifest = registry.manifest(source, digest)
+    assert manifest is not None
+    for blob in manifest.blobs:
+        data = registry.blob(source, blob, limit=1 << 30)
+        assert data is not None
+        registry.put_blob(target, data)
+    registry.put_manifest(target, "it", manifest)
+
+
 # Faults
 
 
