@@ -8,6 +8,7 @@ What a probe says by raising:
     +-- probelib.context.NotRun         it could not be tried here; says why
     +-- ModuleNotFoundError             of a top-level package: not tried
     +-- out of memory of any kind       inconclusive
+    +-- TimeoutError                    inconclusive: something the probe waited for gave no answer in time
     +-- anything else                   broken
 """
 
@@ -15,6 +16,7 @@ import faulthandler
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -45,6 +47,8 @@ def judge(error, context):
         return "not_run", str(error)
     if is_out_of_memory(error):
         return "inconclusive", "out of memory: " + str(error)[:500]
+    if isinstance(error, (TimeoutError, subprocess.TimeoutExpired)):
+        return "inconclusive", "time-out: " + str(error)[:500]
     if isinstance(error, ModuleNotFoundError) and error.name and context.is_absent(error.name):
         return "not_run", f"package {error.name.split('.')[0]} is not installed"
     return "broken", text[:2000]

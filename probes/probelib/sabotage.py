@@ -20,13 +20,19 @@ GENERIC = {
     "kill": "inconclusive",
     "out-of-memory": "inconclusive",
     "cuda-out-of-memory": "inconclusive",
+    "no-answer": "inconclusive",
     "leftover": "works",
 }
 """Kind -> the outcome that any probe which works must get; flood and leftover must not change it."""
 
 
+RAISED = {"out-of-memory": MemoryError(), "no-answer": TimeoutError("an engine gave no answer within 1 s")}
+
+
 def before(context):
     kind = context.sabotage
+    if kind in RAISED:
+        raise RAISED[kind]
     if kind == "segfault":
         ctypes.string_at(0)
     elif kind == "abort":
@@ -48,8 +54,6 @@ def before(context):
             time.sleep(1)
     elif kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif kind == "out-of-memory":
-        raise MemoryError
     elif kind == "cuda-out-of-memory":
         import torch
 

@@ -75,6 +75,7 @@ def harness(suite: Path, sabotage: dict[str, str], *, warm: bool = False) -> tup
         ("hang", Outcome.INCONCLUSIVE, "3 s"),
         ("kill", Outcome.INCONCLUSIVE, "from outside"),
         ("out-of-memory", Outcome.INCONCLUSIVE, "out of memory"),
+        ("no-answer", Outcome.INCONCLUSIVE, "no answer within"),
         ("leftover", Outcome.WORKS, ""),
     ],
 )
