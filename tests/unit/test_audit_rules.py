@@ -564,6 +564,18 @@ def test_two_targets_are_judged_each_by_its_own_policy(knowledge: Knowledge) -> 
     }
 
 
+def test_what_rests_on_something_unsupported_is_so_itself(knowledge: Knowledge) -> None:
+    wheels = (
+        facts("sgl-kernel", "0.3.9", kernels("sgl_kernel/flash_ops.abi3.so", "flash", sass=("90a",)),
+              kernels("sgl_kernel/common_ops.abi3.so", "rms_norm", sass=("120",)), requires=("torch==2.8.0",)),
+        facts("sglang", "0.5.2"),
+    )  # fmt: skip
+    predicted = judged(knowledge, torch(), cudart(), *wheels, targets=(SM120,)).predicted()["sm_120"]
+
+    assert (Outcome.UNSUPPORTED, Outcome.UNSUPPORTED) == (predicted["flash-attn-3"], predicted["sglang-fa3"])
+    assert Outcome.WORKS is predicted["sglang-engine"]
+
+
 def test_a_package_that_cannot_be_imported_gives_no_feature(knowledge: Knowledge) -> None:
     """flash_ops would load; sgl_kernel, which imports common_ops, would not."""
     wheel = facts("sgl-kernel", "0.3.9", kernels("sgl_kernel/flash_ops.abi3.so", "flash", sass=("90a",)),

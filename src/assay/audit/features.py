@@ -102,8 +102,9 @@ def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way
         if needed is not None and needed.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG}:
             if own.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED}:
                 return own
+            # What rests on something unsupported or wrong is so itself.
             return _Way(
-                outcome=Outcome.BROKEN,
+                outcome=needed.outcome,
                 verdict=Verdict.FAIL,
                 reason=f"needs {other}: {needed.reason}",
                 cause=needed.cause,
