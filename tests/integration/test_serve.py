@@ -19,7 +19,7 @@ import pytest
 from python_image import SERVER_IMAGE, write_server_image
 
 from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.local_server import LocalServerHost
+from assay.adapters.local_server import LocalServerHost, free_port
 from assay.adapters.openai_client import OpenAiClient
 from assay.adapters.server_container import ContainerServerHost
 from assay.adapters.store import FileStore
@@ -27,8 +27,9 @@ from assay.errors import EngineError, UsageError
 from assay.flows.bench import Contestant, LoadShape, bench
 from assay.flows.serve_check import ServeRequest, serve_check
 from assay.model.profile import Profile
+from assay.ports.engine import Bind
 from assay.ports.models import FoundModel
-from assay.ports.server import Facts, ServerHost
+from assay.ports.server import Facts, ServerHost, ServerSpec
 from assay.record import Device, ServeRecord, ServeStatus
 from assay.serving.knowledge import load_server_flags
 from assay.serving.profiles import load_profiles
@@ -429,6 +430,13 @@ def left(run: str) -> list[str]:
 
 
 INSIDE = {"help": "/srv/help.txt"}
+START = """
+import os, runpy, sys
+open(os.path.expanduser("~/written"), "w").write("ok")
+sys.argv = sys.argv[1:]
+runpy.run_module("sglang.launch_server", run_name="__main__")
+"""
+INSIDE_SERVER = ("python3", "-c", START, "server", "--model-path", "tiny", "--host", "{host}", "--port", "{port}")
 
 
 @pytest.mark.engine
@@ -442,6 +450,33 @@ def test_a_server_in_a_container(store: FileStore, container_host: ContainerServ
     assert {"sglang": "0.5.14"} == record.packages
     assert 16 > record.start_seconds
     assert [] == left(run_name)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_a_server_in_a_container_at_a_port_of_choice(
+    engine: DockerEngine, store: FileStore, run_name: str, network: Any, tmp_path: Path
+) -> None:
+    """On an engine without a bridge the host's network is all there is; more folders and a home of one's own."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home").chmod(0o777)
+    port = free_port()
+    host = ContainerServerHost(
+        engine, SERVER_IMAGE, run=run_name, facts_program=FACTS, gpus=(), network=network, port=port,
+        mounts=[Bind(source=str(tmp_path / "home"), target="/keep", read_only=False)],
+    )  # fmt: skip
+    bases: list[str] = []
+
+    with host.start(ServerSpec(argv=INSIDE_SERVER, env={"HOME": "/keep"})) as server:
+        bases.append(server.base)
+        client, deadline = OpenAiClient(), time.monotonic() + 120
+        while client.call("GET", f"{server.base}/health", timeout=5).status != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    assert [f"http://127.0.0.1:{port}"] == bases
+    assert [] == left(run_name)
+    assert "ok" == (tmp_path / "home" / "written").read_text()
 
 
 @pytest.mark.engine

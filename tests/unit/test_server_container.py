@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from assay.adapters.docker_read import read_info
 from assay.adapters.fake_engine import FakeEngine, FakeImage, Process
 from assay.adapters.server_container import ContainerServerHost
 from assay.cli.serving import Options, mount, named_model
 from assay.errors import EngineError, UsageError
-from assay.ports.engine import Bind, ContainerSpec
+from assay.ports.engine import Bind, ContainerSpec, EngineInfo
 from assay.ports.server import ServerSpec
 
 INFO = FakeEngine().info()
@@ -139,3 +140,19 @@ def options(model: str) -> Options:
 def test_mounts_that_cannot_be(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="--mount"):
         mount(text.format(tmp_path))
+
+
+def info_of(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], **more: Any) -> EngineInfo:
+    monkeypatch.setattr("assay.adapters.docker_read._buildx", lambda: None)
+    return read_info({"ServerVersion": "26.1.5", **said}, {}, local=True, **more)
+
+
+@pytest.mark.parametrize(("commit", "there"), [({"ID": ""}, True), ({"ID": "de40ad0"}, True), ({"ID": "N/A"}, False)])
+def test_an_init_that_the_engine_has(monkeypatch: pytest.MonkeyPatch, commit: dict[str, str], there: bool) -> None:
+    assert there is info_of(monkeypatch, {"InitCommit": commit}).init
+
+
+def test_what_an_engine_does_not_say_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not info_of(monkeypatch, {}).init
+    assert info_of(monkeypatch, {}, networks=["bridge", "host"]).bridge
+    assert not info_of(monkeypatch, {}, networks=["host", "none"]).bridge

@@ -45,8 +45,8 @@ def read_info(
         local=local,
         gpu=gpu_access(said, local=local),
         bridge="bridge" in networks,
-        # An init that cannot be asked for its version has no commit: the daemon says N/A.
-        init=(said.get("InitCommit") or {}).get("ID", "N/A") not in {"", "N/A"},
+        # N/A without one (moby, daemon/info_unix.go); empty for Debian's tini, whose version names no commit.
+        init=(said.get("InitCommit") or {}).get("ID", "N/A") != "N/A",
         buildx=_buildx(),
         warnings=tuple(said.get("Warnings") or ()),
     )

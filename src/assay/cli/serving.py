@@ -225,7 +225,8 @@ def finder(place: Place, options: Options) -> ModelFinder:
     """Return what finds models' configurations; the hub is asked only where the server itself would ask it."""
     from assay.adapters.model_files import ModelFiles  # noqa: PLC0415 - requests is slow to import
 
-    if not place.local and options.cache is None:
+    is_folder = options.model is not None and Path(options.model).expanduser().is_dir()
+    if not place.local and options.cache is None and not is_folder:
         console.say("no --cache: the server keeps what it downloads inside its container, and loses it with it")
     return ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=options.cache)
 
