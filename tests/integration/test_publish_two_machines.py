@@ -175,6 +175,7 @@ def test_built_here_probed_there_published_here(home: Project, engine: DockerEng
         }
 
     assert (cell, image, digest) == (record["cell"], record["image"], record["image_digest"])
+    assert record["lock_digest"].startswith("sha256:")
     assert ["a card of the tests"] == [device["name"] for device in record["devices"]]
     assert {
         "unaudited there": 6,

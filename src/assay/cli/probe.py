@@ -24,6 +24,7 @@ from assay.model.outcome import Outcome
 from assay.plan import Plan
 from assay.ports.executor import Executor, Limits
 from assay.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord
+from assay.render import LABEL_PREFIX
 
 __all__ = ["command"]
 
@@ -167,12 +168,16 @@ def _subjects(
     by_reference = {cell.local_reference: cell for cell in plan.cells}
     for reference in references:
         # What was built here is known by its name; what another machine built, by what it says of itself.
-        known = by_reference.get(reference) or cell_of(DockerEngine().image(reference), plan)
+        image = DockerEngine().image(reference)
+        known = by_reference.get(reference) or cell_of(image, plan)
+        labels = image.labels if image is not None and known is not None else {}
         found.append(
             Subject(
                 place=executor.place(reference),
                 cell=known.id if known else reference,
                 image=known.image if known else "",
+                lock_digest=labels.get(f"{LABEL_PREFIX}lock"),
+                content_key=labels.get(f"{LABEL_PREFIX}content-key"),
             )
         )
     if not found:
