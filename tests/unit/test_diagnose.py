@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from assay.diagnose import CauseClass, CellFacts, Kind, Stage, contrast, default_library, diagnose, examine
 from assay.model.outcome import Outcome
 
+HELP = Path(__file__).parents[1] / "assets" / "serve"
 NOISE = Path(__file__).parents[1] / "data" / "diagnose" / "noise"
 
 VLLM = """\
@@ -122,9 +123,9 @@ def test_nothing_is_said_of_an_empty_or_harmless_log() -> None:
     assert examine(b"").lines == 0
 
 
-@pytest.mark.parametrize("path", sorted(NOISE.glob("*.log")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted([*NOISE.glob("*.log"), *HELP.glob("help-*.txt")]), ids=lambda path: path.stem)
 def test_logs_of_tools_that_succeeded_give_no_diagnosis(path: Path) -> None:
-    """Logs of pip, uv, apt and ninja as those wrote them, and lines of servers that started."""
+    """Logs of pip, uv, apt, CMake and ninja as those wrote them, lines of servers that started, and servers' help."""
     report = examine(path.read_bytes())
 
     assert [(d.cause, [e.text for e in d.evidence]) for d in report.diagnoses] == []
