@@ -20,6 +20,7 @@ from assay.cli.progress import BuildProgress
 from assay.errors import EngineError
 from assay.flows.build import (
     DISK_FACTOR,
+    THERE,
     BuildFlow,
     BuildOptions,
     ImageJudge,
@@ -184,7 +185,7 @@ def _dry_run(prepared: Sequence[Prepared | Job], form: str) -> int:
         if isinstance(item, Job):
             rows.append((item.cell.id, "refused", item.unresolved or "there is no lock: run `assay lock`"))
         elif item.stale is None:
-            rows.append((item.job.cell.id, "cached", "the image of this content key is there"))
+            rows.append((item.job.cell.id, "cached", THERE))
         else:
             rows.append((item.job.cell.id, "build", item.stale))
     if form == "json":

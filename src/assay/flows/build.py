@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,6 +25,7 @@ from assay.reference import Reference
 
 __all__ = [
     "DISK_FACTOR",
+    "THERE",
     "BuildFlow",
     "BuildOptions",
     "ImageJudge",
@@ -40,6 +41,7 @@ __all__ = [
 DISK_FACTOR: Final = 5
 """A build takes about this much disk for each byte of its wheels, which are packed about 1:2: each is unpacked in its
 stage, unpacked in its layer, and packed in the image store (measured on the starter cells)."""
+THERE: Final = "the image of this content key is there"
 KEY_LABEL: Final = f"{render.LABEL_PREFIX}content-key"
 LOCK_LABEL: Final = f"{render.LABEL_PREFIX}lock"
 REVISION_LABEL: Final = "org.opencontainers.image.revision"
@@ -209,9 +211,17 @@ class BuildFlow:
         Ctrl-C stops what runs, records it as aborted, and comes out as KeyboardInterrupt.
         """
         with self._store.new_run() as run, ThreadPoolExecutor(max(1, options.jobs)) as pool:
-            waiting = {pool.submit(self._one, item, run, options): item for item in items}
             ended: dict[str, BuildStatus] = {}
+            waiting: list[Future[BuildRecord]] = []
             try:
+                for item in items:
+                    if isinstance(item, Prepared) and item.stale is None:
+                        record = self._described(item, run, BuildStatus.CACHED, reason=THERE)
+                        ended[record.cell] = record.status
+                        self._listener.finished(item.job.cell, record)
+                        yield record
+                    else:
+                        waiting.append(pool.submit(self._one, item, run, options))
                 for done in as_completed(waiting):
                     record = done.result()
                     ended[record.cell] = record.status
@@ -244,11 +254,10 @@ class BuildFlow:
         return record
 
     def _keep(self, record: BuildRecord, lock: Lock | None = None) -> BuildRecord:
-        if record.status is not BuildStatus.CACHED:
-            if lock is not None:
-                # The record names its lock by digest; the next `assay lock` writes over the file.
-                self._store.put_document(lockfile.dump(lock).encode())
-            self._store.append(record)
+        if lock is not None:
+            # The record names its lock by digest; the next `assay lock` writes over the file.
+            self._store.put_document(lockfile.dump(lock).encode())
+        self._store.append(record)
         return record
 
     def _steps(self, item: Prepared | Job, run: RunFolder, options: BuildOptions) -> BuildRecord:
@@ -257,8 +266,6 @@ class BuildFlow:
             hint = "" if item.unresolved else f"; run `assay lock {item.cell.id}`"
             return self._record(item, run, BuildStatus.REFUSED, reason=f"{reason.strip()}{hint}")
         cell = item.job.cell
-        if item.stale is None:
-            return self._described(item, run, BuildStatus.CACHED, reason="the image of this content key is there")
         refused = self._refused(item, run, options)
         if refused is not None:
             return refused
