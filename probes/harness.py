@@ -123,9 +123,16 @@ def sweep():
         time.sleep(0.02)
 
 
+def end_all(number, _frame):
+    """End whatever runs below, then this process: probes are in sessions of their own, nobody else would reach them."""
+    sweep()
+    os._exit(128 + number)
+
+
 def child(argv_or_function, stdin, stdout, stderr, environment):
     """Become the probe's process: a session of its own, its own streams; never returns."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         os.dup2(stdin, 0)
         os.dup2(stdout, 1)
@@ -256,6 +263,7 @@ def main(job_path, result_path):
     with open(job_path) as file:
         job = json.load(file)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGTERM, end_all)
     sys.path.insert(0, HERE)
     work = job["work"]
     os.makedirs(work, exist_ok=True)

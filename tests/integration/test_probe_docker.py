@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -124,6 +125,25 @@ def test_a_container_killed_from_outside_keeps_what_was_measured(
     client.close()
 
     assert "killed" == ran.ended
+    assert ran.result is not None
+    result = HarnessResult.model_validate_json(ran.result)
+    assert ({"abi-import"}, False) == (set(result.probes), result.finished)
+
+
+def test_a_run_that_is_told_to_stop_keeps_what_was_measured(
+    engine: DockerEngine, python_image: str, run_name: str, root: Path
+) -> None:
+    executor = DockerExecutor(engine)
+    stop = threading.Event()
+    asked = replace(
+        request(executor, python_image, run_name, root, "abi-import", "slow"),
+        stop=stop,
+        progress=lambda line: stop.set() if "abi-import" in line else None,
+    )
+
+    ran = executor.run(asked)
+
+    assert "stopped" == ran.ended
     assert ran.result is not None
     result = HarnessResult.model_validate_json(ran.result)
     assert ({"abi-import"}, False) == (set(result.probes), result.finished)

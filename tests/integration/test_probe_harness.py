@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -124,8 +125,39 @@ def test_what_a_probe_leaves_behind_is_killed(suite: Path) -> None:
 
     harness(suite, {})
 
-    left = [path.name for path in Path("/proc").iterdir() if path.name.isdigit() and marker in _command_line(path.name)]
-    assert [] == left
+    assert [] == _marked(marker)
+
+
+def test_a_stopped_harness_takes_its_probe_along_and_leaves_what_was_measured(suite: Path, tmp_path: Path) -> None:
+    marker = f"stopped-{os.getpid()}-{time.monotonic_ns()}"
+    program = suite / "features" / "beside.py"
+    program.write_text(
+        program.read_text().replace("TIMEOUT = 3", "TIMEOUT = 600")
+        + f"""
+    import subprocess, sys, time
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "{marker}"], start_new_session=True)
+    time.sleep(600)
+"""
+    )
+    texts = {str(path.relative_to(suite)): path.read_text() for path in suite.glob("features/*.py")}
+    chosen = probes.order(probes.declarations(texts), ["toy", "beside"])
+    (tmp_path / "job.json").write_text(json.dumps(probes.job(chosen, work=str(tmp_path / "work"), warm=False)))
+    running = subprocess.Popen([sys.executable, suite / "harness.py", tmp_path / "job.json", tmp_path / "result.json"])
+    deadline = time.monotonic() + 60
+    while not _marked(marker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _marked(marker)
+
+    running.terminate()
+
+    assert 128 + signal.SIGTERM == running.wait(30)
+    assert [] == _marked(marker)
+    result = HarnessResult.model_validate_json((tmp_path / "result.json").read_bytes())
+    assert ({"toy"}, False) == (set(result.probes), result.finished)
+
+
+def _marked(marker: str) -> list[str]:
+    return [path.name for path in Path("/proc").iterdir() if path.name.isdigit() and marker in _command_line(path.name)]
 
 
 def _command_line(pid: str) -> str:

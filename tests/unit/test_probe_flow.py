@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +81,9 @@ class FakeExecutor:
 
 class FakeLeases:
     @contextmanager
-    def take(self, gpus: tuple[str, ...], count: int, *, wait_seconds: float) -> Iterator[tuple[str, ...]]:
+    def take(
+        self, gpus: tuple[str, ...], count: int, *, wait_seconds: float, stop: threading.Event | None = None
+    ) -> Iterator[tuple[str, ...]]:
         yield gpus[:count]
 
 
@@ -120,6 +125,27 @@ def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
     # The first run of the harness has no probes: it reads the GPU and the driver.
     assert [[], ["three"]] == [[item["feature"] for item in request.job["probes"]] for request in executor.requests]
     assert {"one", "three"} == set(made.features)
+
+
+def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    class Slow(FakeExecutor):
+        def run(self, request: Request) -> Ran:
+            assert request.stop is not None
+            signal.raise_signal(signal.SIGINT)
+            assert request.stop.wait(30)
+            ran = super().run(request)
+            return replace(ran, ended="stopped", message="it was stopped")
+
+    said: list[str] = []
+
+    with pytest.raises(KeyboardInterrupt):
+        flow(Slow(stop_after=1), tmp_path, said).run([SUBJECT], Options())
+
+    (kept,) = FileStore(tmp_path).records(kind="probe")
+    assert isinstance(kept, ProbeRecord)
+    outcomes = [item.outcome for item in kept.features.values()]
+    assert (1, 2) == (outcomes.count(Outcome.WORKS), outcomes.count(Outcome.NOT_RUN))
+    assert any("stopped; 1 of 3" in line for line in said)
 
 
 def test_nothing_left_to_do_returns_the_record_there_is(tmp_path: Path) -> None:

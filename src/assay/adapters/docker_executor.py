@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -117,7 +119,7 @@ class DockerExecutor:
                     return None
                 last = _result(container)
                 log = container.logs(limit=256 << 10)
-                ended, message = _how(end)
+                ended, message = _how(end, stopped=request.stop is not None and request.stop.is_set())
                 text = log.stderr + log.stdout
                 if last is None and ended == "failed":
                     message += ": " + text.decode(errors="replace").strip()[-500:]
@@ -172,9 +174,24 @@ class DockerExecutor:
         return folder
 
     def _watch(self, container: Container, request: Request) -> Exit:
+        over = threading.Event()
+
+        def stop() -> None:
+            while request.stop is not None and not over.is_set():
+                if request.stop.wait(0.2):
+                    with suppress(EngineError):
+                        container.kill()
+                    return
+
+        threading.Thread(target=stop, daemon=True).start()
+        try:
+            return self._followed(container, request)
+        finally:
+            over.set()
+
+    def _followed(self, container: Container, request: Request) -> Exit:
         if request.progress is None:
             return container.wait(request.limits.seconds)
-        import threading  # noqa: PLC0415
 
         def follow() -> None:
             rest = b""
@@ -201,7 +218,11 @@ def _result(container: Container) -> bytes | None:
         return None
 
 
-def _how(end: Exit) -> tuple[Literal["finished", "killed", "out_of_memory", "timed_out", "failed"], str]:
+def _how(
+    end: Exit, *, stopped: bool
+) -> tuple[Literal["finished", "killed", "out_of_memory", "timed_out", "failed", "stopped"], str]:
+    if stopped and end.code != 0:
+        return "stopped", "it was stopped"
     if end.timed_out:
         return "timed_out", f"the whole run took longer than its {end.seconds:.0f} s and was killed"
     if end.oom_killed and end.code != 0:

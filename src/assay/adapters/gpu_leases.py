@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from assay.errors import GpuMissing
+from assay.errors import GpuMissing, Interrupted
 
 __all__ = ["FileLeases"]
 
@@ -23,7 +24,9 @@ class FileLeases:
         self._folder = folder or Path(tempfile.gettempdir()) / "assay-gpu-leases"
 
     @contextmanager
-    def take(self, gpus: tuple[str, ...], count: int, *, wait_seconds: float) -> Iterator[tuple[str, ...]]:
+    def take(
+        self, gpus: tuple[str, ...], count: int, *, wait_seconds: float, stop: threading.Event | None = None
+    ) -> Iterator[tuple[str, ...]]:
         """Hold `count` of the GPUs; see `assay.ports.executor.Leases`."""
         if count > len(gpus):
             raise GpuMissing(f"{count} GPUs are needed, {len(gpus)} can be given")
@@ -43,7 +46,10 @@ class FileLeases:
                     f"no {count} of {len(gpus)} GPUs became free within {wait_seconds:g} s",
                     hint="another run of assay holds them; wait for it, or give --wait more seconds",
                 )
-            time.sleep(0.2)
+            if stop is None:
+                time.sleep(0.2)
+            elif stop.wait(0.2):
+                raise Interrupted("stopped while waiting for a GPU")
         with kept:
             yield tuple(got)
 

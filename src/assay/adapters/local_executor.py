@@ -13,7 +13,7 @@ from typing import Literal
 
 from assay.adapters import process
 from assay.digest import digest_of
-from assay.errors import GpuMissing, ToolError, UsageError
+from assay.errors import GpuMissing, Interrupted, ToolError, UsageError
 from assay.ports.executor import Place, Ran, Request
 
 __all__ = ["LocalExecutor", "cuda_devices_in_child"]
@@ -111,16 +111,24 @@ class LocalExecutor:
                         request.progress(line)
 
             argv: list[str | Path] = [self._python, root / "probes" / "harness.py", root / "job.json", result]
-            ended: Literal["finished", "timed_out", "failed", "killed"] = "finished"
+            ended: Literal["finished", "timed_out", "failed", "killed", "stopped"] = "finished"
             message = ""
             try:
                 done = process.run(
-                    argv, env=environment, timeout=request.limits.seconds, check=False, merge=True, sink=sink
+                    argv,
+                    env=environment,
+                    timeout=request.limits.seconds,
+                    check=False,
+                    merge=True,
+                    sink=sink,
+                    stop=request.stop,
                 )
                 if done.returncode < 0:
                     ended, message = "killed", f"the harness was killed by signal {-done.returncode}"
                 elif done.returncode:
                     ended, message = "failed", f"the harness ended with code {done.returncode}: {done.text[-500:]}"
+            except Interrupted:
+                ended, message = "stopped", "it was stopped"
             except ToolError as error:
                 ended, message = "timed_out", error.message
             document = result.read_bytes() if result.exists() else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -84,6 +86,9 @@ def main_inner(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; every error becomes a message for people and an exit code."""
+    if threading.current_thread() is threading.main_thread():
+        # What a service manager or a CI system sends to stop us ends in the same clean way as Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main_inner(argv)
     except AssayError as error:

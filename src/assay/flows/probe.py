@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class ProbeFlow:
         self._digest = suite_digest
         self._diagnose = diagnose
         self._say = say
+        self._stop = threading.Event()
         self._known = probes.declarations(
             {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
         )
@@ -87,6 +89,8 @@ class ProbeFlow:
     def run(self, subjects: Sequence[Subject], options: Options) -> list[ProbeRecord]:
         """Probe all subjects; records in the order of the subjects. What was recorded already is joined to the rest.
 
+        Ctrl-C ends what runs, records what it had measured, and comes out as KeyboardInterrupt.
+
         Raises:
             GpuMissing: probes that need a GPU were asked for and none can be given.
             EngineMissing: there is no engine.
@@ -95,12 +99,12 @@ class ProbeFlow:
         gpus = self._gpus(chosen, options)
         at_once = max(1, len(gpus) // max(1, options.gpus)) if gpus else 1
         with self._store.new_run() as folder, ThreadPoolExecutor(at_once, thread_name_prefix="probe") as pool:
-            futures = [pool.submit(self._subject, subject, chosen, gpus, folder, options) for subject in subjects]
             try:
+                futures = [pool.submit(self._subject, subject, chosen, gpus, folder, options) for subject in subjects]
                 return [future.result() for future in futures]
             except BaseException:
-                for future in futures:
-                    future.cancel()
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
     def _gpus(self, chosen: Sequence[Declaration], options: Options) -> tuple[str, ...]:
@@ -120,7 +124,7 @@ class ProbeFlow:
         options: Options,
     ) -> ProbeRecord:
         count = options.gpus if gpus else 0
-        with self._leases.take(gpus, count, wait_seconds=options.wait_seconds) as held:
+        with self._leases.take(gpus, count, wait_seconds=options.wait_seconds, stop=self._stop) as held:
             old: dict[str, FeatureResult] = {}
             if not options.force and not options.sabotage:
                 old = self._recorded(subject, held, folder, options)
@@ -186,6 +190,7 @@ class ProbeFlow:
             limits=options.limits,
             keep_cache=options.keep_cache,
             progress=(lambda line: self._say(f"{subject.cell}: {line}")) if todo else None,
+            stop=self._stop,
         )
         return self._executor.run(request)
 
@@ -229,6 +234,9 @@ class ProbeFlow:
             features=merged,
             notes=_notes(result, ran, broke_off or problem, old, features, seconds=ran.seconds),
         )
+        if ran.ended == "stopped":
+            done = sum(item.outcome is not Outcome.NOT_RUN for item in features.values())
+            self._say(f"{subject.cell}: stopped; {done} of {len(todo)} probes had ended")
         if options.sabotage:
             self._say(f"{subject.cell}: sabotaged, so nothing is recorded")
         elif result.facts is None and not result.probes:

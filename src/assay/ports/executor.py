@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Request:
     """Keep what was compiled at run time for the next run of the same place on the same kind of GPU."""
     progress: Callable[[str], None] | None = None
     """Is given each line that the harness says."""
+    stop: threading.Event | None = None
+    """Ends the run when it is set; what was measured until then is in the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class Ran:
 
     result: bytes | None
     """The harness's result document, as far as it came; None if there is none."""
-    ended: Literal["finished", "killed", "out_of_memory", "timed_out", "engine_lost", "no_python", "failed"]
+    ended: Literal["finished", "killed", "out_of_memory", "timed_out", "engine_lost", "no_python", "failed", "stopped"]
     message: str = ""
     """What went wrong, for people; empty if it finished."""
     log: bytes = b""
@@ -104,11 +107,12 @@ class Leases(Protocol):
     """One user per GPU, across processes of this machine."""
 
     def take(
-        self, gpus: tuple[str, ...], count: int, *, wait_seconds: float
+        self, gpus: tuple[str, ...], count: int, *, wait_seconds: float, stop: threading.Event | None = None
     ) -> AbstractContextManager[tuple[str, ...]]:
         """Hold `count` of the GPUs until the context ends; released also when this process dies.
 
         Raises:
             GpuMissing: fewer exist, or none became free in time.
+            Interrupted: `stop` was set while waiting.
         """
         ...
