@@ -333,6 +333,16 @@ def test_a_record_that_a_verdict_rests_on_is_missed(registry: FakeRegistry, imag
     assert "1 of the 3 records that the verdict rests on" in str(seen.judgements[0].reasons[0])
 
 
+def test_a_name_that_is_not_there_is_told_with_those_that_are(
+    registry: FakeRegistry, image: Manifest, tmp_path: Path
+) -> None:
+    publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
+    with pytest.raises(RegistryError, match="there is no") as caught:
+        look(registry, tmp_path, str(RELEASE))
+
+    assert caught.value.hint == f"it has: {ALIAS}, {TAG}"
+
+
 def test_an_unpublished_digest_is_not_verified(registry: FakeRegistry, tmp_path: Path) -> None:
     put_image(registry, RELEASE, "plain")
     seen = look(registry, tmp_path, f"{RELEASE}:plain")

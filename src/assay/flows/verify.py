@@ -86,7 +86,13 @@ def verify(
     """
     subject = registry.resolve(reference.repository, reference.key)
     if subject is None:
-        raise RegistryError(f"there is no {reference}", hint="is the name right, and may you read that repository?")
+        there = [tag for tag in registry.tags(reference.repository) if not tag.startswith("sha256-")]
+        # Aliases first: they are what people ask for.
+        there.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
+        known = f"it has: {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else None
+        raise RegistryError(
+            f"there is no {reference}", hint=known or "is the name right, and may you read that repository?"
+        )
     collected = collect(registry, reference.repository, subject.digest, verifier)
     if reference.tag and not reference.digest:
         promised = ALIAS.fullmatch(reference.tag)
