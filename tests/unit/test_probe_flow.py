@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -131,6 +132,7 @@ def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> No
     class Slow(FakeExecutor):
         def run(self, request: Request) -> Ran:
             assert request.stop is not None
+            time.sleep(0.3)  # the pool has told the main thread by then that this one runs
             signal.raise_signal(signal.SIGINT)
             assert request.stop.wait(30)
             ran = super().run(request)
