@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -133,7 +134,7 @@ def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> No
         def run(self, request: Request) -> Ran:
             assert request.stop is not None
             time.sleep(0.3)  # the pool has told the main thread by then that this one runs
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
             assert request.stop.wait(30)
             ran = super().run(request)
             return replace(ran, ended="stopped", message="it was stopped")
