@@ -19,7 +19,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from publish_tools import NOW, both, candidate, gear, policy, publish
 from registry_tools import free_port, put_image, real_registry, registry_program
+from token_server import TokenServer
 
 from assay.adapters import registry_http
 from assay.adapters.registry import HttpRegistry
@@ -27,8 +29,9 @@ from assay.adapters.registry_auth import Anonymous, Credentials, CredentialSourc
 from assay.adapters.registry_http import Transport
 from assay.digest import sha256_of
 from assay.errors import RegistryError, TagImmutable
+from assay.flows.verify import verify
 from assay.oci import Descriptor, index_of
-from assay.reference import Repository
+from assay.reference import Reference, Repository
 
 # bcrypt of the password below, as `htpasswd -B` writes it.
 PASSWORD = "s3cret-word"
@@ -425,3 +428,43 @@ def test_a_real_registry_with_tls_and_an_account(tmp_path: Path, monkeypatch: py
         assert "https://" in registry._http.base(release.host)
         with pytest.raises(RegistryError, match="401"):
             client(Anonymous()).resolve(release, "one")
+
+
+@pytest.mark.registry
+def test_builders_publishers_and_readers_of_a_real_registry_with_tokens(tmp_path: Path) -> None:
+    """Builders write staging alone, the publisher writes release, everybody reads it: by tokens, as in real places."""
+    everything, reading = {"pull", "push"}, {"pull"}
+    grants = {
+        "": {"team/demo": reading},
+        "builder": {"team/staging/.*": everything},
+        "publisher": {"team/staging/.*": reading, "team/demo": everything},
+    }
+    tokens = TokenServer(tmp_path, grants=grants, passwords=dict.fromkeys(("builder", "publisher"), PASSWORD))
+    with tokens.serve(), real_registry(tmp_path / "registry", auth=tokens.auth) as host:
+        staging, release = (Repository(host=host, path=path) for path in ("team/staging/demo", "team/demo"))
+        builder = client(Fixed(username="builder", password=PASSWORD))
+        publisher = client(Fixed(username="publisher", password=PASSWORD))
+        reader = client(Anonymous())
+        image = put_image(builder, staging, "key")
+        with pytest.raises(RegistryError, match="401") as caught:
+            put_image(builder, release, "key")
+        with pytest.raises(RegistryError, match="401"):
+            publisher.put_manifest(staging, "other", image)
+        publish(candidate(), policy(host), both, gear(publisher, tmp_path, reader=reader))
+        seen = verify(
+            Reference(repository=release, tag="sm120-verified"),
+            registry=reader,
+            verifier=gear(reader, tmp_path).verifier,
+            level=None,
+            target=None,
+            policy=None,
+            suite=None,
+            now=NOW,
+        )
+
+    assert caught.value.hint is not None
+    assert "docker login" in caught.value.hint
+    assert seen.ok
+    assert image.digest == seen.subject.digest
+    # A mount is the one request that needs two permissions at once.
+    assert [["pull", "push"], ["pull"]] in [[one["actions"] for one in access] for _, access in tokens.given]

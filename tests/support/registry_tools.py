@@ -42,7 +42,12 @@ def free_port() -> int:
 
 @contextmanager
 def real_registry(
-    folder: Path, *, delete: bool = True, htpasswd: str | None = None, tls: tuple[Path, Path] | None = None
+    folder: Path,
+    *,
+    delete: bool = True,
+    htpasswd: str | None = None,
+    tls: tuple[Path, Path] | None = None,
+    auth: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
     """Run a registry that keeps its blobs in `folder`; gives `127.0.0.1:port`. `tls`: certificate and private key."""
     program = registry_program()
@@ -55,6 +60,8 @@ def real_registry(
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": delete}},
         "http": {"addr": f"127.0.0.1:{port}", "headers": {"X-Content-Type-Options": ["nosniff"]}},
     }
+    if auth is not None:
+        config["auth"] = dict(auth)
     if tls is not None:
         config["http"]["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
     if htpasswd is not None:
