@@ -2,7 +2,7 @@
 
 FEATURE = "awq-marlin"
 REQUIRES = ("torch-device",)
-TIMEOUT = 700
+TIMEOUT = 1300
 GPUS = 1
 WARM = False
 

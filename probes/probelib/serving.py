@@ -173,7 +173,8 @@ def quantised(probe, engine):
         {"name": "batch", "prompts": asked, "max_tokens": 24},
     ]
     document = ask(
-        probe, engine, engine, model=model.folder, tasks=tasks, timeout=340,
+        # SGLang 0.5.14 compiles Marlin at its first use, which took more than 340 s on a host with a busy processor.
+        probe, engine, engine, model=model.folder, tasks=tasks, timeout=620,
         arguments={**common(engine), "quantization": "awq_marlin", "dtype": "float16"},
         # On Hopper vLLM would take Machete; this probe asks about Marlin, which is what sm_120 gets.
         environment={"VLLM_DISABLED_KERNELS": "MacheteLinearKernel,CutlassW4A8LinearKernel,AllSparkLinearKernel"},
