@@ -78,7 +78,7 @@ class BuildStatus(StrEnum):
 
 
 class LayerSize(Value):
-    """One layer of an image: its compressed size and the instruction that made it."""
+    """One layer of an image: its size unpacked, and the instruction that made it."""
 
     digest: str
     bytes: int

@@ -7,6 +7,7 @@ the validation where it was read; an undefined name in a template is an error.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -32,7 +33,11 @@ __all__ = [
     "content_key",
     "dockerfile",
     "layers_of",
+    "with_stages",
 ]
+
+_COPY: Final = re.compile(r"^COPY (?:--link )?--from=(\S+) (.+)$", re.MULTILINE)
+_COPIED: Final = re.compile(r"COPY (?P<paths>/.+?)(?: # buildkit)?$")
 
 HEAVY_BYTES: Final = 60_000_000
 """A wheel from this size on gets a layer of its own."""
@@ -243,3 +248,21 @@ def bake_file(cells: Sequence[tuple[Cell, str]], groups: Mapping[str, Sequence[s
 def _bake_name(text: str) -> str:
     """Return a name that bake takes: letters, digits, `_` and `-`."""
     return "".join(character if character.isalnum() or character in "-_" else "_" for character in text)
+
+
+def with_stages(dockerfile: str, made_by: Sequence[str]) -> list[str]:
+    """Return what the engine says made each layer, with the stage that it was copied from.
+
+    The engine tells of twenty layers `COPY /out/ /opt/venv/`; the Dockerfile knows which wheel each of them is. They
+    are matched in their order, for each pair of paths alone, and left as they are where their numbers differ.
+    """
+    last = dockerfile[dockerfile.rfind("\nFROM ") + 1 :]
+    stages: dict[str, list[str]] = {}
+    for stage, paths in _COPY.findall(last):
+        stages.setdefault(" ".join(paths.split()), []).append(stage)
+    copied = [match["paths"] if (match := _COPIED.fullmatch(text)) else "" for text in made_by]
+    known = {paths: iter(found) for paths, found in stages.items() if len(found) == copied.count(paths)}
+    return [
+        f"COPY --from={next(known[paths])} {paths}" if paths in known else text
+        for paths, text in zip(copied, made_by, strict=True)
+    ]

@@ -177,3 +177,23 @@ def test_the_bake_file_names_every_cell_and_group(cell: Cell) -> None:
 
     assert document["group"] == {"starter": {"targets": ["serving-cu128-torch2_8_0"]}}
     assert document["target"]["serving-cu128-torch2_8_0"]["context"] == f"serving/cells/{cell.id}"
+
+
+def test_layers_that_were_copied_are_named_by_the_stage_they_come_from() -> None:
+    text = (
+        "FROM a AS wheel-torch\nCOPY --from=elsewhere /out/ /opt/venv/\n"
+        "FROM b AS image\nCOPY --link --from=tools /opt/venv /opt/venv\n"
+        "COPY --link --from=wheel-torch /out/ /opt/venv/\nCOPY --link --from=small-1 /out/ /opt/venv/\n"
+    )
+    made_by = ["debootstrap", "COPY /opt/venv /opt/venv # buildkit", "COPY /out/ /opt/venv/ # buildkit",
+               "COPY /out/ /opt/venv/ # buildkit", "ENV A=1"]  # fmt: skip
+
+    assert render.with_stages(text, made_by) == [
+        "debootstrap",
+        "COPY --from=tools /opt/venv /opt/venv",
+        "COPY --from=wheel-torch /out/ /opt/venv/",
+        "COPY --from=small-1 /out/ /opt/venv/",
+        "ENV A=1",
+    ]
+    assert render.with_stages(text, made_by[:3])[2] == "COPY /out/ /opt/venv/ # buildkit"
+    assert render.with_stages("", made_by) == made_by

@@ -386,8 +386,12 @@ class BuildFlow:
                 "image_digest": image.digest or (outcome.digest if outcome else None),
                 "size_bytes": image.size_bytes,
                 "layers": tuple(
-                    LayerSize(digest=layer.diff_id, bytes=layer.bytes or 0, made_by=layer.made_by[:200])
-                    for layer in image.layers
+                    LayerSize(digest=layer.diff_id, bytes=layer.bytes or 0, made_by=made_by[:200])
+                    for layer, made_by in zip(
+                        image.layers,
+                        render.with_stages(item.dockerfile, [layer.made_by for layer in image.layers]),
+                        strict=True,
+                    )
                 ),
             }
         return record.model_copy(update=update)
