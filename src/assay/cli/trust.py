@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_REASON: Final = 100
-"""Characters of a reason that a table shows; the JSON document has all of it."""
+_REASON: Final = 160
+"""Characters of a reason that people are shown; the JSON document has all of it."""
 
 
 def insecure_option(function: F) -> F:
@@ -115,16 +115,19 @@ def show_judgement(judgement: Judgement, *, against: bool) -> None:
             " or ".join(line.wanted) or "-",
             ("ok" if line.ok else "refused") if line.wanted else "",
             f"{line.measured:%Y-%m-%d}" if line.measured else "-",
-            _short(line.reason),
         )
         for line in judgement.features
         if line.wanted or line.outcome is not Outcome.NOT_RUN
     ]
     console.data_table(
-        ("feature", "outcome", "wanted", "", "measured", "reason"),
+        ("feature", "outcome", "wanted", "judged", "measured"),
         rows,
         title=title + (f" ({devices})" if devices else ""),
     )
+    # What works needs no words, and what is refused gets them elsewhere.
+    for feature in judgement.features:
+        if feature.ok and feature.reason and feature.outcome not in (Outcome.WORKS, Outcome.NOT_RUN):
+            console.data(f"{feature.feature}: {_short(feature.reason)}")
     if rest := [line.feature for line in judgement.features if not line.wanted and line.outcome is Outcome.NOT_RUN]:
         console.data(f"not run: {', '.join(rest)}")
 
