@@ -125,7 +125,11 @@ def _unknown(found: Found) -> Diagnosis:
 
 def unknown(words: str) -> Diagnosis:
     """Return the diagnosis of a failure that no log tells anything of, beside what its record says."""
-    return _unknown(Found(telling=[Evidence(line=1, text=words)] if words else []))
+    said = "what its record says is shown" if words else "its record gives no reason either"
+    found = _unknown(Found(telling=[Evidence(line=1, text=words)] if words else []))
+    return found.model_copy(
+        update={"summary": f"No known cause was recognised, and no line of a log looks like a failure; {said}."}
+    )
 
 
 def recorded(entry: Entry, words: str) -> Diagnosis:
