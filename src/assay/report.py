@@ -11,7 +11,7 @@ from assay.model.cell import Cell
 from assay.model.outcome import Outcome
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, RunSummary
 
-__all__ = ["Report", "Row", "as_json", "as_junit", "as_markdown", "make", "text_rows"]
+__all__ = ["Report", "Row", "as_json", "as_junit", "as_markdown", "make", "size_text", "text_rows"]
 
 _GOOD = {BuildStatus.BUILT, BuildStatus.CACHED}
 
@@ -144,8 +144,13 @@ def make(
     return Report(rows=tuple(rows), excluded=excluded, last=last)
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes as people read it: `4.8 GB`, `12 MB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
 def _size(record: BuildRecord | None) -> str:
-    return f"{record.size_bytes / 1e9:.1f} GB" if record is not None and record.size_bytes else ""
+    return size_text(record.size_bytes) if record is not None and record.size_bytes else ""
 
 
 def _seconds(record: BuildRecord | None) -> str:

@@ -37,3 +37,8 @@ def test_an_engine_that_does_not_answer(inner: OSError, words: str, hint: str) -
 def test_words_without_a_system_error_stay() -> None:
     with pytest.raises(EngineMissing, match="Invalid bind address protocol"), translated("connecting"):
         raise docker.errors.DockerException("Invalid bind address protocol: bogus://x")
+
+
+def test_an_engine_that_is_busy_is_not_gone() -> None:
+    with pytest.raises(EngineMissing, match="takes too long to answer"), translated("removing x"):
+        raise requests.exceptions.ReadTimeout("Read timed out. (read timeout=120)")

@@ -16,6 +16,7 @@ __all__ = ["HINT_ENGINE", "HINT_GPU", "translated"]
 HINT_ENGINE: Final = (
     "`./quickstart engine` installs or starts one where that is possible; `assay doctor` says what is missing"
 )
+HINT_BUSY: Final = "it is busy or stuck: `docker info` and its log tell; then run again, what was done is kept"
 HINT_GROUP: Final = (
     "`usermod -aG docker USER` as root and a new login let USER use this engine, which is as good as being root; "
     "`./quickstart engine` does that"
@@ -73,6 +74,8 @@ def translated(doing: str) -> Iterator[None]:
         _raise(error, doing)
     except docker.errors.DockerException as error:
         raise _missing(f"{doing}: no container engine answers", error) from error
+    except requests.exceptions.ReadTimeout as error:
+        raise EngineMissing(f"{doing}: the container engine takes too long to answer", hint=HINT_BUSY) from error
     except (requests.exceptions.RequestException, OSError) as error:
         raise _missing(f"{doing}: the container engine went away", error) from error
 

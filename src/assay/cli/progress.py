@@ -17,6 +17,7 @@ from rich.table import Table
 from assay import console
 from assay.model.cell import Cell
 from assay.record import BuildRecord, BuildStatus
+from assay.report import size_text
 
 __all__ = ["BuildProgress"]
 
@@ -89,7 +90,7 @@ class BuildProgress:
         if record.status is BuildStatus.CACHED:
             return
         style = console.STYLES.get(record.status.value, "")
-        size = f", {record.size_bytes / 1e9:.1f} GB" if record.size_bytes else ""
+        size = f", {size_text(record.size_bytes)}" if record.size_bytes else ""
         ended = f"({record.seconds:.0f} s{size}) {done}/{self._total}"
         self._console.print(f"[{style}]{record.status.value:9}[/] {escape(cell.id)} {ended}", soft_wrap=True)
 
