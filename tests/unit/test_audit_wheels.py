@@ -32,6 +32,7 @@ ABI3 = "a-1.1-cp39-abi3-manylinux_2_28_x86_64.whl"
 REBUILT = "a-1.1-2-cp312-cp312-manylinux_2_17_x86_64.whl"
 NEXT = "a-1.2rc1-cp312-cp312-manylinux_2_17_x86_64.whl"
 OTHER = "a-1.1-cp310-cp310-manylinux_2_17_x86_64.whl"
+LOCAL = "a-1.1+cpu-cp312-cp312-manylinux_2_28_x86_64.whl"
 MAC = "a-1.3-cp312-cp312-macosx_11_0_arm64.whl"
 
 
@@ -46,6 +47,9 @@ MAC = "a-1.3-cp312-cp312-macosx_11_0_arm64.whl"
         ((OTHER, ABI3), "a==1.1", ABI3),
         ((NEW, REBUILT), "a==1.1", REBUILT),
         ((OLD, MAC), "a==1.*", OLD),
+        ((NEW, LOCAL), "a==1.1", NEW),
+        ((OLD, LOCAL), "a==1.*", LOCAL),
+        ((NEW, LOCAL), "a==1.1+cpu", LOCAL),
     ],
 )
 def test_what_an_installer_would_take(names: tuple[str, ...], word: str, expected: str) -> None:

@@ -134,9 +134,10 @@ def choose_wheel(word: str, python: str, index: PackageIndex | None = None) -> I
 
 def _preference(
     file: IndexFile, version: Version, build: BuildTag, rank: int
-) -> tuple[bool, bool, Version, int, BuildTag]:
-    """What was withdrawn and what is no release comes last, as with installers."""
-    return not file.yanked, not version.is_prerelease, version, -rank, build
+) -> tuple[bool, bool, Version, bool, Version, int, BuildTag]:
+    """What was withdrawn and what is no release comes last, as with installers; `2.8.0` means no `2.8.0+cpu`."""
+    plain = Version(version.public)
+    return not file.yanked, not version.is_prerelease, plain, version.local is None, version, -rank, build
 
 
 def _is_linux(platform: str) -> bool:
