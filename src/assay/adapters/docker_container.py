@@ -29,6 +29,8 @@ __all__ = ["DockerContainer", "archive", "exit_of", "writable_folder"]
 _NEVER: Final = "0001-01-01T00:00:00Z"
 _NOT_EXECUTABLE: Final = (126, 127)
 _SIGNALS: Final = range(1, 65)
+_REMOVAL_SECONDS: Final = 300
+"""How long a removal may take; two minutes were seen on a machine that wrote gigabytes at the same time."""
 
 
 class DockerContainer:
@@ -140,18 +142,23 @@ class DockerContainer:
     def remove(self) -> None:
         """Kill and remove it with its anonymous volumes; nothing happens if it is gone."""
         with translated(f"removing a container of {self._spec.image}"):
-            for last in (False, True):
+            deadline = time.monotonic() + _REMOVAL_SECONDS
+            while True:
                 try:
                     self._api.remove_container(self.id, v=True, force=True)
                 except docker.errors.NotFound:
                     return
-                except docker.errors.APIError as error:
-                    # 409 "removal already in progress": another sweep is at it; what it does not finish is tried again.
-                    if last or error.status_code != requests.codes.conflict:
+                except requests.exceptions.Timeout:
+                    # A busy engine removes it all the same, later than the client waits.
+                    if time.monotonic() > deadline:
                         raise
-                    time.sleep(0.5)
+                except docker.errors.APIError as error:
+                    # 409 "removal already in progress": another sweep, or our own first try, is at it.
+                    if time.monotonic() > deadline or error.status_code != requests.codes.conflict:
+                        raise
                 else:
                     return
+                time.sleep(0.5)
 
 
 def archive(files: Mapping[str, bytes | Path]) -> bytes:
