@@ -127,6 +127,18 @@ def test_a_wrong_api_is_found(store: FileStore, misbehave: dict[str, Any], check
     assert checks == set(failed(record))
 
 
+@pytest.mark.parametrize("key", ["a-secret-key", None])
+def test_a_key_is_shown_to_the_server_and_to_nobody_else(store: FileStore, key: str | None) -> None:
+    asked = request(extra={"api-key": "a-secret-key"})
+
+    record = serve_check(_LocalHost(facts_program=FACTS), OpenAiClient(api_key=key), KNOWLEDGE, store, asked, say=quiet)
+
+    assert (ServeStatus.OK if key else ServeStatus.FAILED) is record.status
+    assert key is not None or "401" in failed(record)["models"]
+    assert "***" in record.argv
+    assert not any(b"a-secret-key" in path.read_bytes() for path in store.root.rglob("*") if path.is_file())
+
+
 def test_a_model_that_babbles_is_held_to_a_choice(store: FileStore) -> None:
     record = check(store, {"babble": True})
 

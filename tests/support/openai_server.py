@@ -14,6 +14,8 @@ Its misbehaviour comes as JSON in the environment variable MISBEHAVE, so that it
     burst: tokens written at once (default 1)         cache: the second request of a prefix is fast and says so
     engine: whose log it prints, sglang or vllm       help: path of the help text it prints
 
+With --api-key it wants that key of whoever asks for /v1/.
+
 It needs nothing beyond the standard library, so that it also runs inside a small container.
 """
 
@@ -118,13 +120,18 @@ class Server:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 method, path, _ = head.split("\r\n", 1)[0].split(" ", 2)
                 length = 0
+                key = ""
                 for line in head.split("\r\n")[1:]:
                     if line.lower().startswith("content-length:"):
                         length = int(line.split(":")[1])
+                    if line.lower().startswith("authorization: bearer "):
+                        key = line[len("authorization: bearer ") :]
                 body = await reader.readexactly(length) if length else b""
                 if MISBEHAVE.get("hang"):
                     await asyncio.sleep(3600)
-                if not await self.answer(method, path, body, writer):
+                if path.startswith("/v1/") and "api-key" in FLAGS and key not in FLAGS["api-key"]:
+                    self.json(writer, 401, {"error": "Unauthorized"})
+                elif not await self.answer(method, path, body, writer):
                     break
         writer.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,19 @@ def test_claims_are_told_in_one_line() -> None:
     assert "first of many questions 125 ms, the others 25 ms" in {
         claim.figures for claim in SGLANG["yi-6b-guide"].claims
     }
+
+
+def test_secrets_are_neither_kept_nor_logged() -> None:
+    command = prepare(
+        KNOWLEDGE.engines["vllm"], "0.24.0", VLLM["tiny"], model="tiny",
+        extra={"api-key": ("first-key", "second-key"), "hf-token": "hf_abcdef", "max-num-batched-tokens": "4096"},
+    )  # fmt: skip
+    command = replace(command, env={"VLLM_API_KEY": "third-key", "TOKENIZERS_PARALLELISM": "false"})
+
+    kept = " ".join([*command.told.argv(), *command.told.env.values()])
+    log = command.redacted("args: {'api_key': ['first-key', 'second-key'], 'x': 4096} hf_abcdef third-key false")
+
+    assert not any(secret in kept + log for secret in ("first-key", "second-key", "hf_abcdef", "third-key"))
+    assert {"--max-num-batched-tokens", "4096", "false"} <= set(kept.split())
+    assert "args: {'api_key': ['***', '***'], 'x': 4096} *** *** false" == log
+    assert "first-key" in command.argv()

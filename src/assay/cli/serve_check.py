@@ -71,7 +71,9 @@ def command(
         request_timeout=options.request_timeout,
     )
     store = FileStore(place.root / "build_logs")
-    record = serve_check(host, OpenAiClient(), place.knowledge, store, request, say=console.say)
+    record = serve_check(
+        host, OpenAiClient(api_key=options.api_key()), place.knowledge, store, request, say=console.say
+    )
     _show(record, form)
     return 0 if record.status is ServeStatus.OK else 1
 

@@ -216,6 +216,11 @@ class Options:
     start_timeout: float
     request_timeout: float
 
+    def api_key(self) -> str | None:
+        """Return the key that requests to the server have to name, if it was given one."""
+        key = extra_flags(self.sets).get("api-key") or extra_env(self.envs).get("VLLM_API_KEY")
+        return key[0] if isinstance(key, tuple) else key
+
     def words(self) -> tuple[str, ...]:
         """Return `--program` as words."""
         return tuple(shlex.split(self.program)) if self.program else ()

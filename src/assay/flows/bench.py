@@ -129,7 +129,7 @@ def _base(host: ServerHost, request: ServeRequest, ready: Prepared, run: RunFold
         executor=host.executor,
         profile=request.profile_name,
         model=ready.command.model,
-        argv=tuple(ready.command.argv()),
+        argv=tuple(ready.command.told.argv()),
         stable=False,
         devices=ready.facts.devices,
         packages=dict(ready.facts.packages),

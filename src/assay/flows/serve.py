@@ -96,7 +96,7 @@ def started(
         try:
             yield _wait(server, client, command.engine.health, began=began, patience=patience, say=say)
         finally:
-            keep(server.log())
+            keep(command.redacted(server.log()))
 
 
 def _wait(

@@ -180,8 +180,8 @@ def _base(scene: _Scene, ready: Prepared) -> ServeRecord:
         executor=scene.host.executor,
         profile=request.profile_name,
         model=command.model,
-        argv=tuple(command.argv()),
-        env=dict(command.env),
+        argv=tuple(command.told.argv()),
+        env=dict(command.told.env),
         status=ServeStatus.ABORTED,
         flag_findings=(*command.notes, *(finding.message for finding in command.findings)),
         devices=ready.facts.devices,
@@ -283,7 +283,7 @@ class _Scene:
             notes.append("none of these can be left out; a smaller set was not ruled out")
         self.say(f"it starts without {', '.join(found.changes)}; checking that server")
         changed = with_features_off(command, found.changes)
-        fixed = record.model_copy(update={"argv": tuple(changed.argv()), "env": dict(changed.env)})
+        fixed = record.model_copy(update={"argv": tuple(changed.told.argv()), "env": dict(changed.told.env)})
         result = self.attempt(changed, fixed, "server-needed.log")
         return result.model_copy(
             update={"needed": found.changes, "starts": 2 + tried, "cause": record.cause, "notes": tuple(notes)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from assay.errors import UsageError
 from assay.model.profile import Flags, Profile
@@ -22,6 +23,10 @@ from assay.serving.helptext import HelpOption
 from assay.serving.knowledge import EngineFlags
 
 __all__ = ["ServerCommand", "prepare", "shm_bytes", "with_features_off"]
+
+# HF_TOKEN, VLLM_API_KEY, --api-key; not --max-total-tokens or TOKENIZERS_PARALLELISM.
+_SECRET: Final = re.compile(r"(?:^|[_-])(?:token|secret|password|key)$", re.IGNORECASE)
+_HIDDEN: Final = "***"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,23 @@ class ServerCommand:
     def metrics(self) -> bool:
         """Whether it tells Prometheus metrics."""
         return all(name in self.flags for name in self.engine.metrics.flags)
+
+    @property
+    def told(self) -> ServerCommand:
+        """The command as it may be kept and shown: without passwords, keys and tokens."""
+        return replace(
+            self,
+            flags={name: _HIDDEN if _SECRET.search(name) else value for name, value in self.flags.items()},
+            env={name: _HIDDEN if _SECRET.search(name) else value for name, value in self.env.items()},
+        )
+
+    def redacted(self, text: str) -> str:
+        """Return a log of its server without the command's secrets; servers print their arguments."""
+        for name, value in [*self.flags.items(), *self.env.items()]:
+            if _SECRET.search(name):
+                for secret in [value] if isinstance(value, str) else value:
+                    text = text.replace(secret, _HIDDEN) if len(secret) > 3 else text
+        return text
 
     def argv(self, *, host: str = "{host}", port: str = "{port}") -> list[str]:
         """Return the whole command line."""
