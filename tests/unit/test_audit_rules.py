@@ -607,6 +607,19 @@ def test_what_compiles_at_run_time_says_so(
     assert expected == (row.outcome, "nvcc" in row.reason)
 
 
+def test_what_the_hardware_lacks_is_unsupported_whatever_kernels_there_are(knowledge: Knowledge) -> None:
+    """Seen: sglang-kernel 0.4.4 has no FP4 kernel; measured on 9.0 as unsupported."""
+    wheel = facts("sglang-kernel", "0.4.4", kernels("sgl_kernel/sm90/common_ops.abi3.so", "rms_norm", sass=("90",)),
+                  requires=("torch==2.8.0",))  # fmt: skip
+    hopper = TargetGpu(name="sm_90", capability=90)
+
+    def predicted(*wheels: WheelFacts) -> dict[str, Outcome]:
+        return judged(knowledge, torch(), cudart(), *wheels, targets=(hopper,)).predicted()["sm_90"]
+
+    assert Outcome.UNSUPPORTED is predicted(wheel)["nvfp4"]
+    assert "nvfp4" not in predicted()
+
+
 def test_a_feature_without_its_package_is_not_predicted(knowledge: Knowledge) -> None:
     assert "marlin" not in judged(knowledge, torch(), cudart(), targets=(SM120,)).predicted()["sm_120"]
 

@@ -77,12 +77,13 @@ def _predicted(
     ways = [way for entry in feature.dispatch if (way := _way(context, target, feature, entry)) is not None]
     if feature.soname:
         ways.append(_soname_way(context, feature.soname))
-    if not ways:
-        return None
-    best = max(ways, key=lambda way: _RANK[way.outcome])
+    best = max(ways, key=lambda way: _RANK[way.outcome], default=None)
     for glob, why in feature.unsupported.items():
-        if fnmatchcase(target.dotted, glob):
+        # What the hardware lacks, no version of a package has, whatever its kernels are called.
+        if fnmatchcase(target.dotted, glob) and _has_part(context, name):
             best = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=why)
+    if best is None:
+        return None
     for glob, why in feature.degraded.items():
         if fnmatchcase(target.dotted, glob) and best.outcome is Outcome.WORKS:
             best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)

@@ -1,0 +1,66 @@
+"""What the audit predicts against what probes measured: every record of docs/records, feature by feature.
+
+python bench/predictions.py [FOLDER]
+
+Each environment's wheels are those of the record's package versions, read from the package index (gigabytes, once).
+The base is taken to have libnuma and the compilers, as the machines of the records had.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ENGINES = ("vllm", "sglang", "sglang-kernel", "sgl-kernel", "flashinfer-python", "triton", "nvidia-nccl-cu12",
+           "nvidia-nccl-cu13")  # fmt: skip
+BASE = ("--base", "debian12", "--package", "libnuma1", "--package", "gcc", "--package", "cuda-toolkit")
+
+
+def predicted(packages: dict[str, str], target: str) -> dict[str, str]:
+    words = [f"{name}=={packages[name]}" for name in ENGINES if name in packages]
+    if not words:
+        words, torch = [f"torch=={packages['torch'].partition('+')[0]}"], []
+    else:
+        torch = ["--torch", packages["torch"].partition("+")[0]]
+    done = subprocess.run(
+        [sys.executable, "-m", "assay", "audit", *words, *torch, "--target", target, *BASE, "--format", "json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if not done.stdout:
+        raise SystemExit(done.stderr)
+    (report,) = json.loads(done.stdout)["reports"]
+    return {item["feature"]: item["outcome"] for item in report["predictions"]}
+
+
+def main() -> int:
+    folder = Path(sys.argv[1] if sys.argv[1:] else Path(__file__).parents[1] / "docs" / "records")
+    measured: dict[tuple[str, str], dict[str, str]] = {}
+    for path in sorted(folder.rglob("*-probe-*.json")):
+        record = json.loads(path.read_text())
+        target = f"sm_{record['devices'][0]['capability'].replace('.', '')}"
+        packages = {name: version for name, version in record["packages"].items() if name in {*ENGINES, "torch"}}
+        # A later record of the same versions is what counts, as in the report.
+        measured.setdefault((json.dumps(packages, sort_keys=True), target), {}).update(
+            {name: result["outcome"] for name, result in record["features"].items() if result["outcome"] != "not_run"}
+        )
+    counts: Counter[tuple[str, str]] = Counter()
+    for (packages, target), outcomes in measured.items():
+        told = predicted(json.loads(packages), target)
+        for feature, outcome in sorted(outcomes.items()):
+            guess = told.get(feature, "not predicted")
+            counts[outcome, guess] += 1
+            if guess != outcome:
+                print(f"{target} {packages}: {feature} measured {outcome}, predicted {guess}", flush=True)
+    for (outcome, guess), count in counts.most_common():
+        print(f"{count:4} measured {outcome:13} predicted {guess}")
+    same = sum(count for (outcome, guess), count in counts.items() if outcome == guess)
+    unsaid = sum(count for (_, guess), count in counts.items() if guess == "not predicted")
+    print(f"{same} of {counts.total()} as measured, {unsaid} not predicted")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
