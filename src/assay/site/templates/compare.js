@@ -50,6 +50,8 @@
     body.replaceChildren();
     const left = facts(a.value), right = facts(b.value);
     table.hidden = !left || !right;
+    const examples = byId("examples");
+    if (examples) examples.hidden = Boolean(left && right);
     if (!left || !right) {
       const wrong = [[a, left], [b, right]].filter(([field, found]) => field.value && !found).map(([field]) => field.value);
       said.textContent = wrong.length && a.value && b.value ? "Not known: " + wrong.join(", ") : a.value || b.value ? "Name the other one." : "Name two cells, or two runs.";
