@@ -136,7 +136,7 @@ class LocalServerHost:
         with tempfile.TemporaryDirectory(prefix="assay-facts-") as folder:
             answer = Path(folder) / "facts.json"
             try:
-                process.run([self._python, self._facts_program, answer], timeout=120)
+                process.run([self._python, self._facts_program, answer], timeout=300)
             except ToolError as error:
                 raise EngineError(f"the Python environment could not be read: {error}") from error
             said = json.loads(answer.read_text())

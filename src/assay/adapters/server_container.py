@@ -115,7 +115,7 @@ class ContainerServerHost:
         result = run(
             self._engine,
             self._spec(["python3", f"{_WORK}/facts.py", f"{_WORK}/facts.json"], {}, entrypoint=()),
-            timeout=120,
+            timeout=300,
             files={"facts.py": self._facts_program},
             collect=["facts.json"],
         )
