@@ -35,7 +35,7 @@ def options_of(release: str, engine: str = "sglang") -> Mapping[str, HelpOption]
 
 @pytest.mark.parametrize(
     ("release", "count"),
-    [("sglang-0.4.0", 80), ("sglang-0.5.2", 200), ("sglang-0.5.14", 400), ("vllm-0.11.0", 220)],
+    [("sglang-0.4.0", 80), ("sglang-0.5.2", 200), ("sglang-0.5.14", 400), ("vllm-0.11.0", 220), ("vllm-0.24.0", 240)],
 )
 def test_help_of_real_servers_is_read_in_full(release: str, count: int) -> None:
     text = help_of(release)
