@@ -318,6 +318,14 @@ def test_l3_a_symbol_torch_lacks_says_who_has_it_and_what_would_fit(knowledge: K
     assert [("torch", ("2.8.0",)), ("ext", ("2.0",))] == [(s.package, s.versions) for s in finding.suggestions]
 
 
+def test_l3_a_module_named_like_one_of_torch_is_not_taken_for_it(knowledge: Knowledge) -> None:
+    """Seen: deep_gemm's _C.cpython-311-x86_64-linux-gnu.so, which torch has too, was let through."""
+    path = "ext/_C.cpython-311-x86_64-linux-gnu.so"
+    report = judged(knowledge, torch("2.9.1"), cudart(), extension(COMMON, SYM_NE, NEW_STRING, path=path))
+
+    assert [path] == [finding.library for finding in found(report, "L3")]
+
+
 def test_l3_weak_symbols_never_fail(knowledge: Knowledge) -> None:
     wheel = facts(
         "ext", "1",

@@ -295,8 +295,14 @@ def _symbols(context: Context, root: Root) -> None:
         for found in root.closure.found
         if found.library is not None
         and found.library.scope != "listed"
-        and (found is root.closure.root or found.where in {Where.PATH, Where.PRELOADED, Where.UNREACHABLE})
-        and found.soname not in context.linker.loaded
+        and (
+            # What is opened by its path is another library, even where torch has loaded one of its name (`_C...so`).
+            found is root.closure.root
+            or (
+                found.where in {Where.PATH, Where.PRELOADED, Where.UNREACHABLE}
+                and found.soname not in context.linker.loaded
+            )
+        )
     ]
     for found in fresh:
         library, wheel = found.library, found.wheel or root.wheel
