@@ -23,7 +23,8 @@ from assay.adapters.docker_engine import DockerEngine
 from assay.model.matrix import BootstrapBase
 from assay.render import base_reference
 
-pytestmark = pytest.mark.engine
+# Some twenty builds and probes: minutes on an engine that has other work.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MATRIX = f"""\
@@ -97,7 +98,7 @@ class World:
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*argv)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=900)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def bisect(self, feature: str) -> tuple[str, ...]:
