@@ -119,20 +119,19 @@ def wait_for(project: Project, text: str, seconds: float = 60) -> None:
 
 
 def slow(project: Project) -> None:
-    project.change("templates/tiny.Dockerfile.j2", "> /flavour", f"> /flavour && echo begun-{uuid4().hex} && sleep 30")
+    project.change("templates/tiny.Dockerfile.j2", "> /flavour", f"> /flavour && echo begun-{uuid4().hex} && sleep 600")
 
 
 def test_ctrl_c_stops_cleanly_and_records_it(project: Project) -> None:
     slow(project)
     process = project.start("build")
     wait_for(project, "begun-")
-    begun = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    # Far less than the build would have taken, however busy the engine is.
+    _, err = process.communicate(timeout=240)
     code, report = project.json("report")
 
     assert process.returncode == 130, err
-    assert time.monotonic() - begun < 20
     assert ["aborted"] == [cell["status"] for cell in report["cells"] if cell["cell"] == project.cell("1.0")]
     assert code == 1
 
@@ -142,8 +141,8 @@ def test_after_a_kill_the_next_run_goes_on(project: Project) -> None:
     process = project.start("build")
     wait_for(project, "begun-")
     process.kill()
-    process.communicate(timeout=60)
-    project.change("templates/tiny.Dockerfile.j2", "sleep 30", "sleep 0")
+    process.communicate(timeout=240)
+    project.change("templates/tiny.Dockerfile.j2", "sleep 600", "sleep 0")
     code, document = project.json("build")
 
     assert code == 0
@@ -156,7 +155,7 @@ def test_two_runs_at_once_do_not_build_one_cell_twice(project: Project) -> None:
     wait_for(project, "begun-")
     second = project.run("build")
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    first.communicate(timeout=240)
 
     assert second.returncode == 1
     assert "another run is building this cell now" in second.stderr
