@@ -109,7 +109,7 @@ def test_a_sites_secrets_leave_no_trace(project: Project, engine: DockerEngine) 
     assert token not in logs
 
 
-def wait_for(project: Project, text: str, seconds: float = 60) -> None:
+def wait_for(project: Project, text: str, seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if any(text in path.read_text(errors="replace") for path in project.root.glob("build_logs/*/*/build.log")):
