@@ -10,7 +10,8 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
@@ -112,6 +113,13 @@ def _sources(cell: Cell) -> list[dict[str, Any]]:
     ]
 
 
+@cache
+def _shelf(name: str, *, medium: bool) -> str:
+    """Return the stage of the shelf that holds a wheel, by the digest of its name: the same in every lock."""
+    number = int(sha256_of(name.encode()).removeprefix("sha256:")[:8], 16) % SHELVES + 1
+    return f"{'medium' if medium else 'small'}-{number}"
+
+
 def layers_of(lock: Lock) -> list[tuple[str, list[LockedWheel]]]:
     """Return the layers of a lock as (stage, wheels), in the order in which they lie, lowest first.
 
@@ -121,14 +129,12 @@ def layers_of(lock: Lock) -> list[tuple[str, list[LockedWheel]]]:
     """
     heavy: list[LockedWheel] = []
     shelves: dict[str, list[LockedWheel]] = {}
-    for wheel in sorted(lock.wheels, key=lambda wheel: wheel.name):
+    for wheel in sorted(lock.wheels, key=attrgetter("name")):
         size = wheel.size or 0
         if size >= HEAVY_BYTES and wheel.is_wheel:
             heavy.append(wheel)
             continue
-        name = "medium" if size >= MEDIUM_BYTES else "small"
-        number = int(sha256_of(wheel.name.encode()).removeprefix("sha256:")[:8], 16) % SHELVES + 1
-        shelves.setdefault(f"{name}-{number}", []).append(wheel)
+        shelves.setdefault(_shelf(wheel.name, medium=size >= MEDIUM_BYTES), []).append(wheel)
     heavy.sort(key=lambda wheel: (-(wheel.size or 0), wheel.name))
     return [*((f"wheel-{wheel.name}", [wheel]) for wheel in heavy), *sorted(shelves.items())]
 
@@ -159,12 +165,7 @@ def dockerfile(
                 base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest)},
                 tools=templates[TOOLS_FILE].strip(),
                 layers=[
-                    {
-                        "stage": stage,
-                        "lines": _lines(wheels),
-                        "indexes": _indexes(wheels, indexes),
-                        "heavy": stage.startswith("wheel-"),
-                    }
+                    (stage, _lines(wheels), _indexes(wheels, indexes), stage.startswith("wheel-"))
                     for stage, wheels in layers_of(lock)
                 ],
                 source_builds=_sources(cell),
