@@ -174,16 +174,18 @@ class DockerExecutor:
         return folder
 
     def _watch(self, container: Container, request: Request) -> Exit:
+        if (stop := request.stop) is None:
+            return self._followed(container, request)
         over = threading.Event()
 
-        def stop() -> None:
-            while request.stop is not None and not over.is_set():
-                if request.stop.wait(0.2):
+        def kill_when_told() -> None:
+            while not over.wait(0.2):
+                if stop.is_set():
                     with suppress(EngineError):
                         container.kill()
                     return
 
-        threading.Thread(target=stop, daemon=True).start()
+        threading.Thread(target=kill_when_told, daemon=True).start()
         try:
             return self._followed(container, request)
         finally:
