@@ -10,11 +10,12 @@ from typing import Any, Final
 __all__ = ["DIGEST", "canonical_json", "digest_of", "sha256_of"]
 
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> bytes:
     """Serialise a JSON value to the one byte string that digests are taken of: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def sha256_of(data: bytes) -> str:

@@ -8,6 +8,7 @@ The header holds what the lock was made from, one `# key: value` a line; every o
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from pydantic import ValidationError
@@ -42,12 +43,7 @@ def dump(lock: Lock) -> str:
         head.append(f"# as-of: {lock.as_of}")
     head += [f"# require: {requirement}" for requirement in lock.requirements]
     head += [f"# nightly: {name} {date}" for name, date in sorted(lock.nightlies.items())]
-    lines = [
-        f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}"
-        f"  # {wheel.filename} {'-' if wheel.size is None else wheel.size} {wheel.index}"
-        for wheel in sorted(lock.wheels, key=lambda wheel: wheel.name)
-    ]
-    return "\n".join([*head, *lines]) + "\n"
+    return "\n".join([*head, *[wheel.line for wheel in lock.ordered]]) + "\n"
 
 
 def parse(text: str, *, file: str) -> Lock:
@@ -73,14 +69,13 @@ def parse(text: str, *, file: str) -> Lock:
                 nightlies[name] = date
             else:
                 fields[key] = value
-        elif match := _LINE.fullmatch(line):
-            size = None if match["size"] == "-" else int(match["size"])
+        elif line.strip():
             try:
-                wheels.append(LockedWheel(**(match.groupdict() | {"size": size})))
+                wheels.append(_wheel(line))
             except ValidationError as error:
                 raise _problem(file, number, f"not a line of a lock: {error.errors()[0]['msg']}") from error
-        elif line.strip():
-            raise _problem(file, number, f"not a line of a lock: {line[:80]!r}")
+            except ValueError as error:
+                raise _problem(file, number, f"not a line of a lock: {line[:80]!r}") from error
     base, _, digest = fields.get("base", "").partition("@")
     try:
         return Lock(
@@ -96,6 +91,16 @@ def parse(text: str, *, file: str) -> Lock:
         )
     except ValidationError as error:
         raise _problem(file, 0, str(error.errors(include_url=False)[0]["msg"])) from error
+
+
+# The locks of a matrix have most of their lines in common.
+@lru_cache(maxsize=1 << 14)
+def _wheel(line: str) -> LockedWheel:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError(line)
+    size = None if match["size"] == "-" else int(match["size"])
+    return LockedWheel(**(match.groupdict() | {"size": size}))
 
 
 def _problem(file: str, line: int, message: str) -> ConfigError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -27,6 +27,8 @@ from assay.select import CONDITION, Facts, facts_of, fault, matches, plain_value
 __all__ = ["Plan", "make", "render_requirements", "shard"]
 
 _JINJA = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+_BASE = Axis(values=())
+"""How the one axis stands in a cell id that the matrix does not declare: `base`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,15 @@ def _compiled(text: str) -> Template:
 
 
 @lru_cache(maxsize=4096)
+def _names(text: str) -> Collection[str]:
+    """Return the names that a requirement asks for; of one that is not Jinja none, since filling it in fails."""
+    try:
+        return sorted(meta.find_undeclared_variables(_JINJA.parse(text)))
+    except TemplateError:
+        return ()
+
+
+@lru_cache(maxsize=4096)
 def _check_requirement(text: str) -> None:
     try:
         requirement = Requirement(text)
@@ -191,6 +202,14 @@ class _Expansion:
         self.name = name
         self.image = image
         self.problems: list[Problem] = []
+        self._values: dict[tuple[str, str], AxisValue] = {}
+        self._filled: dict[tuple[str | None, ...], tuple[str, ...]] = {}
+        self._facts: Facts = {
+            "engine": (plain_value(image.engine),),
+            "image": (plain_value(name),),
+            "kind": (plain_value("build"),),
+            "target": tuple(plain_value(target) for target in image.targets),
+        }
 
     def items(self) -> Iterator[Cell | Excluded]:
         image = self.image
@@ -215,8 +234,9 @@ class _Expansion:
             yield self.control(control)
 
     def value(self, axis: str, identifier: str) -> AxisValue:
-        found = self.project.axis_value(axis, identifier)
+        found = self._values.get((axis, identifier)) or self.project.axis_value(axis, identifier)
         assert found is not None, "names are checked when the project is loaded"
+        self._values[axis, identifier] = found
         return found
 
     def points(self) -> Iterator[dict[str, AxisValue]]:
@@ -234,7 +254,7 @@ class _Expansion:
         rest = sorted(set(point) - set(shown))
         shown += [axis for axis in rest if point[axis].id != self.image.defaults.get(axis)]
         for axis in shown:
-            declared = self.matrix.axes.get(axis, Axis(values=()))
+            declared = self.matrix.axes.get(axis, _BASE)
             text = point[axis].id.replace(".", "") if declared.compact else point[axis].id
             parts.append(declared.label + text)
         return "-".join(parts)
@@ -268,13 +288,8 @@ class _Expansion:
 
     def facts(self, point: Mapping[str, AxisValue]) -> dict[str, tuple[AxisValue, ...]]:
         base = self.matrix.bases[point["base"].id]
-        facts: dict[str, tuple[AxisValue, ...]] = {axis: (value,) for axis, value in point.items()}
-        facts["python"] = (_version(base.python),)
-        facts["engine"] = (plain_value(self.image.engine),)
-        facts["image"] = (plain_value(self.name),)
-        facts["kind"] = (plain_value("build"),)
-        facts["target"] = tuple(plain_value(target) for target in self.image.targets)
-        return facts
+        axes = {axis: (value,) for axis, value in point.items()}
+        return {**axes, "python": (_version(base.python),), **self._facts}
 
     def broken_rule(self, facts: Facts) -> tuple[str, str] | None:
         for position, rule in enumerate(self.matrix.requires):
@@ -295,7 +310,7 @@ class _Expansion:
         packages = image.system_packages
         env = dict(image.env)
         as_of = image.as_of
-        facts = self.facts(point)
+        facts = self.facts(point) if image.overrides else {}
         for override in image.overrides:
             if matches(override.match, facts):
                 requirements = [*(override.requirements or requirements), *override.extra_requirements]
@@ -338,11 +353,18 @@ class _Expansion:
         return ";".join(dict.fromkeys(self.matrix.targets[target].arch_list for target in targets))
 
     def filled(self, texts: Sequence[str], point: Mapping[str, AxisValue]) -> tuple[str, ...]:
+        result: list[str] = []
         try:
-            return render_requirements(texts, point)
+            for text in texts:
+                # Few of the axes stand in a requirement, so that many cells have it in common.
+                key = (text, *(point[axis].id if axis in point else None for axis in _names(text)))
+                if key not in self._filled:
+                    self._filled[key] = render_requirements([text], point)
+                result += self._filled[key]
         except ValueError as error:
             self.problems.append(self.project.documents[self.name].problem(("requirements",), str(error)))
             return ()
+        return tuple(result)
 
     def control(self, control: Control) -> Cell:
         # A control is what rules would leave out; none applies to it.

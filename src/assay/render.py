@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
-from operator import attrgetter
-from typing import Any, Final
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 from packaging.utils import canonicalize_name
@@ -25,10 +25,7 @@ from assay.model.lock import Lock, LockedWheel
 from assay.model.matrix import Base, BootstrapBase, Index, RegistryBase
 
 __all__ = [
-    "HEAVY_BYTES",
     "LABEL_PREFIX",
-    "MEDIUM_BYTES",
-    "SHELVES",
     "bake_file",
     "base_reference",
     "content_key",
@@ -40,14 +37,8 @@ __all__ = [
 _COPY: Final = re.compile(r"^COPY (?:--link )?--from=(\S+) (.+)$", re.MULTILINE)
 _COPIED: Final = re.compile(r"COPY (?P<paths>/.+?)(?: # buildkit)?$")
 
-HEAVY_BYTES: Final = 60_000_000
-"""A wheel from this size on gets a layer of its own."""
-
-MEDIUM_BYTES: Final = 4_000_000
-"""Wheels from this size on share layers with their like, so that a small one that changes takes none of them along."""
-
-SHELVES: Final = 6
-"""Layers for the medium wheels, and as many for the small ones."""
+LAYERS_KEPT: Final = 1 << 12
+"""Layers whose text is kept, of those that cells share."""
 
 LABEL_PREFIX: Final = "dev.assay."
 
@@ -69,7 +60,12 @@ def base_reference(name: str, base: Base, digest: str | None) -> str:
                 return base.image
             return f"{base.image}@{digest}"
         case BootstrapBase():
-            return f"assay/base-{name}:{digest_of(base.model_dump())[7:19]}"
+            return f"assay/base-{name}:{_recipe(base)[7:19]}"
+
+
+@lru_cache(maxsize=64)
+def _recipe(base: BootstrapBase) -> str:
+    return digest_of(base.model_dump())
 
 
 def _env_value(text: str) -> str:
@@ -91,18 +87,41 @@ def _environment(templates: tuple[tuple[str, str], ...]) -> Environment:
         keep_trailing_newline=True,
         trim_blocks=False,
     )
-    environment.filters |= {"sh": shlex.quote, "env": _env_value, "exec": _exec_form}
+    environment.filters |= {
+        "sh": shlex.quote,
+        "env": _env_value,
+        "exec": _exec_form,
+        "once": lru_cache(maxsize=LAYERS_KEPT)(_once),
+    }
     return environment
 
 
-def _indexes(wheels: Sequence[LockedWheel], indexes: Mapping[str, Index]) -> list[Index]:
-    names = sorted({wheel.index for wheel in wheels})
-    return [indexes[name] for name in names if name in indexes and indexes[name].url is not None]
+def _once(value: Hashable, macro: Callable[[Hashable], str]) -> str:
+    """Call a macro once for each value: a fragment that many Dockerfiles share is made one time."""
+    return macro(value)
 
 
-def _lines(wheels: Iterable[LockedWheel]) -> str:
-    """Return what an installer reads: exact versions with hashes."""
-    return "\n".join(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in wheels)
+class _Layer(NamedTuple):
+    """A layer as templates see it."""
+
+    stage: str
+    lines: str
+    """What an installer reads."""
+    urls: tuple[str, ...]
+    """The indexes beside the default."""
+    heavy: bool
+
+
+@lru_cache(maxsize=LAYERS_KEPT)
+def _layer(stage: str, wheels: tuple[tuple[str, str], ...], urls: tuple[tuple[str, str], ...]) -> _Layer:
+    """Return a layer of wheels, each as requirement and index: of strings, whose hashes Python keeps."""
+    used = {index for _, index in wheels}
+    return _Layer(
+        stage=stage,
+        lines="\n".join(requirement for requirement, _ in wheels),
+        urls=tuple(url for name, url in urls if name in used),
+        heavy=stage.startswith("wheel-"),
+    )
 
 
 def _sources(cell: Cell) -> list[dict[str, Any]]:
@@ -113,13 +132,6 @@ def _sources(cell: Cell) -> list[dict[str, Any]]:
     ]
 
 
-@cache
-def _shelf(name: str, *, medium: bool) -> str:
-    """Return the stage of the shelf that holds a wheel, by the digest of its name: the same in every lock."""
-    number = int(sha256_of(name.encode()).removeprefix("sha256:")[:8], 16) % SHELVES + 1
-    return f"{'medium' if medium else 'small'}-{number}"
-
-
 def layers_of(lock: Lock) -> list[tuple[str, list[LockedWheel]]]:
     """Return the layers of a lock as (stage, wheels), in the order in which they lie, lowest first.
 
@@ -127,16 +139,15 @@ def layers_of(lock: Lock) -> list[tuple[str, list[LockedWheel]]]:
     stands on shelves by the digest of its name, so that a wheel that changes, comes or goes touches one shelf, whatever
     else is in the lock.
     """
-    heavy: list[LockedWheel] = []
-    shelves: dict[str, list[LockedWheel]] = {}
-    for wheel in sorted(lock.wheels, key=attrgetter("name")):
-        size = wheel.size or 0
-        if size >= HEAVY_BYTES and wheel.is_wheel:
-            heavy.append(wheel)
-            continue
-        shelves.setdefault(_shelf(wheel.name, medium=size >= MEDIUM_BYTES), []).append(wheel)
-    heavy.sort(key=lambda wheel: (-(wheel.size or 0), wheel.name))
-    return [*((f"wheel-{wheel.name}", [wheel]) for wheel in heavy), *sorted(shelves.items())]
+    stages: dict[str, list[LockedWheel]] = defaultdict(list)
+    for wheel in lock.ordered:
+        stages[wheel.stage].append(wheel)
+
+    def height(layer: tuple[str, list[LockedWheel]]) -> tuple[int, str]:
+        stage, (first, *_) = layer
+        return (-(first.size or 0) if first.heavy else 0, stage)
+
+    return sorted(stages.items(), key=height)
 
 
 def dockerfile(
@@ -155,6 +166,7 @@ def dockerfile(
         ConfigError: the template is missing, is not Jinja, or names something undefined; gives file and line.
     """
     file = f"{cell.template}.Dockerfile.j2"
+    urls = tuple((name, index.url) for name, index in sorted(indexes.items()) if index.url is not None)
     try:
         text = (
             _environment(tuple(templates.items()))
@@ -165,8 +177,7 @@ def dockerfile(
                 base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest)},
                 tools=templates[TOOLS_FILE].strip(),
                 layers=[
-                    (stage, _lines(wheels), _indexes(wheels, indexes), stage.startswith("wheel-"))
-                    for stage, wheels in layers_of(lock)
+                    _layer(stage, tuple([wheel.needs for wheel in wheels]), urls) for stage, wheels in layers_of(lock)
                 ],
                 source_builds=_sources(cell),
                 toolkit=_has_compiler(lock) and base.cuda is None,
@@ -200,15 +211,15 @@ def flashinfer_arch_list(arch_list: str) -> str:
 
 def labels(cell: Cell, lock: Lock) -> dict[str, str]:
     """Return the labels that stand in the Dockerfile; content key and source revision are added when it is built."""
-    versions = {wheel.name: wheel.version for wheel in lock.wheels}
-    shown = {canonicalize_name(axis) for axis in cell.point} & set(versions)
+    axes = {canonicalize_name(axis) for axis in cell.point}
+    versions = {wheel.name: wheel.version for wheel in lock.wheels if wheel.name in axes}
     return {
         "org.opencontainers.image.title": cell.image,
         "org.opencontainers.image.version": cell.id.removeprefix(cell.image + "-"),
         f"{LABEL_PREFIX}cell": cell.id,
         f"{LABEL_PREFIX}lock": lock_digest(lock),
         f"{LABEL_PREFIX}targets": ",".join(cell.targets),
-        **{f"{LABEL_PREFIX}version.{name}": versions[name] for name in sorted(shown)},
+        **{f"{LABEL_PREFIX}version.{name}": versions[name] for name in sorted(versions)},
     }
 
 

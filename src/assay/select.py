@@ -71,9 +71,13 @@ def holds(condition: str, value: AxisValue) -> bool:
     A condition that starts with a comparison is PEP 440 over the value's version (a nightly without one never
     satisfies it); anything else is a glob over the value's id.
     """
+    return _holds(condition, value.id, value.version or value.id)
+
+
+@lru_cache(maxsize=1 << 14)
+def _holds(condition: str, identifier: str, text: str) -> bool:
     if not _COMPARES.match(condition):
-        return fnmatchcase(value.id, condition)
-    text = value.version or value.id
+        return fnmatchcase(identifier, condition)
     try:
         return SpecifierSet(condition).contains(Version(text), prereleases=True)
     except (InvalidSpecifier, InvalidVersion):

@@ -52,6 +52,18 @@ def test_a_lock_reads_back_as_itself(lock: Lock) -> None:
     assert lock.model_copy(update={"wheels": again.wheels}) == again
 
 
+def test_a_changed_copy_gives_its_own_text(lock: Lock) -> None:
+    assert "torch==2.8.0 " in lockfile.dump(lock)
+
+    torch = lock.wheels[0].model_copy(update={"version": "2.9.0"})
+    changed = lock.model_copy(update={"wheels": (torch,)})
+
+    assert "torch==2.9.0 " in lockfile.dump(changed)
+    assert "torch==2.8.0 " not in lockfile.dump(changed)
+    assert "numpy" not in lockfile.dump(changed)
+    assert lock.wheels[0] == torch.model_copy(update={"version": "2.8.0"})
+
+
 def test_every_line_is_a_requirement_with_one_hash(lock: Lock) -> None:
     lines = [line for line in lockfile.dump(lock).splitlines() if not line.startswith("#")]
 

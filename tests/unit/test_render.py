@@ -10,7 +10,7 @@ import pytest
 from assay import lockfile, matrix, plan, render
 from assay.errors import ConfigError
 from assay.model.cell import Cell
-from assay.model.lock import Lock, LockedWheel
+from assay.model.lock import SHELVES, Lock, LockedWheel
 from assay.model.matrix import AxisValue, SourceTree
 
 
@@ -87,7 +87,7 @@ def test_a_wheel_that_changes_touches_one_shelf(cell: Cell) -> None:
     changed = lock.model_copy(update={"wheels": others})
     before, after = dict(render.layers_of(lock)), dict(render.layers_of(changed))
 
-    assert len(before) == render.SHELVES
+    assert len(before) == SHELVES
     assert 2 >= sum(before[stage] != after[stage] for stage in before)
     assert sorted(item.name for items in before.values() for item in items) == sorted(item.name for item in wheels)
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+from functools import cached_property
+from operator import attrgetter
+from typing import Annotated, Final
 
 from pydantic import StringConstraints
 
 from assay.model.base import Value
 from assay.model.text import ImageName, VersionText
 
-__all__ = ["Lock", "LockedWheel", "Sha256"]
+__all__ = ["HEAVY_BYTES", "MEDIUM_BYTES", "SHELVES", "Lock", "LockedWheel", "Sha256"]
+
+HEAVY_BYTES: Final = 60_000_000
+"""A wheel from this size on gets a layer of its own."""
+
+MEDIUM_BYTES: Final = 4_000_000
+"""Wheels from this size on share layers with their like, so that a small one that changes takes none of them along."""
+
+SHELVES: Final = 6
+"""Layers for the medium wheels, and as many for the small ones."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -32,6 +44,34 @@ class LockedWheel(Value):
         """False for a source distribution, which the image build has to build."""
         return self.filename.endswith(".whl")
 
+    # A matrix has the same few hundred wheels in thousands of locks: what is asked of them again and again is kept.
+
+    @cached_property
+    def needs(self) -> tuple[str, str]:
+        """What an installer reads: the exact version with its hash, and the name of the index."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}", self.index
+
+    @cached_property
+    def line(self) -> str:
+        """The line in lock.txt."""
+        return f"{self.needs[0]}  # {self.filename} {'-' if self.size is None else self.size} {self.index}"
+
+    @cached_property
+    def heavy(self) -> bool:
+        """Whether it has a layer of its own."""
+        return self.is_wheel and (self.size or 0) >= HEAVY_BYTES
+
+    @cached_property
+    def stage(self) -> str:
+        """The stage of a Dockerfile that it is installed in: of its own, or a shelf by the digest of its name.
+
+        It is the same in every lock.
+        """
+        if self.heavy:
+            return f"wheel-{self.name}"
+        number = int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16) % SHELVES + 1
+        return f"{'medium' if (self.size or 0) >= MEDIUM_BYTES else 'small'}-{number}"
+
 
 class Lock(Value):
     """Everything that decides what is installed in a cell."""
@@ -53,6 +93,11 @@ class Lock(Value):
     nightlies: dict[str, str] = {}
     """Distribution -> build date (`20261118`) of what was resolved from a nightly index."""
     wheels: tuple[LockedWheel, ...]
+
+    @cached_property
+    def ordered(self) -> tuple[LockedWheel, ...]:
+        """The wheels by name, as they stand in lock.txt."""
+        return tuple(sorted(self.wheels, key=attrgetter("name")))
 
     def wheel(self, name: str) -> LockedWheel | None:
         """Return the entry of a distribution, by normalised name."""
