@@ -12,6 +12,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
@@ -21,11 +22,12 @@ from assay.digest import digest_of, sha256_of
 from assay.errors import ConfigError, Problem
 from assay.lockfile import lock_digest
 from assay.model.cell import Cell
-from assay.model.lock import Lock, LockedWheel
+from assay.model.lock import Lock, Need, Place
 from assay.model.matrix import Base, BootstrapBase, Index, RegistryBase
 
 __all__ = [
     "LABEL_PREFIX",
+    "Layer",
     "bake_file",
     "base_reference",
     "content_key",
@@ -101,8 +103,8 @@ def _once(value: Hashable, macro: Callable[[Hashable], str]) -> str:
     return macro(value)
 
 
-class _Layer(NamedTuple):
-    """A layer as templates see it."""
+class Layer(NamedTuple):
+    """A layer of a lock, as templates see it."""
 
     stage: str
     lines: str
@@ -110,17 +112,18 @@ class _Layer(NamedTuple):
     urls: tuple[str, ...]
     """The indexes beside the default."""
     heavy: bool
+    """It holds one wheel."""
 
 
 @lru_cache(maxsize=LAYERS_KEPT)
-def _layer(stage: str, wheels: tuple[tuple[str, str], ...], urls: tuple[tuple[str, str], ...]) -> _Layer:
-    """Return a layer of wheels, each as requirement and index: of strings, whose hashes Python keeps."""
-    used = {index for _, index in wheels}
-    return _Layer(
+def _layer(place: Place, needs: tuple[Need, ...], urls: tuple[tuple[str, str], ...]) -> Layer:
+    weight, stage = place
+    used = {index for _, index in needs}
+    return Layer(
         stage=stage,
-        lines="\n".join(requirement for requirement, _ in wheels),
+        lines="\n".join(requirement for requirement, _ in needs),
         urls=tuple(url for name, url in urls if name in used),
-        heavy=stage.startswith("wheel-"),
+        heavy=weight < 0,
     )
 
 
@@ -132,22 +135,18 @@ def _sources(cell: Cell) -> list[dict[str, Any]]:
     ]
 
 
-def layers_of(lock: Lock) -> list[tuple[str, list[LockedWheel]]]:
-    """Return the layers of a lock as (stage, wheels), in the order in which they lie, lowest first.
+def layers_of(lock: Lock, indexes: Mapping[str, Index]) -> list[Layer]:
+    """Return the layers of a lock in the order in which they lie, lowest first.
 
     Each heavy wheel has a layer of its own, heaviest first: what changes least and weighs most lies lowest. The rest
     stands on shelves by the digest of its name, so that a wheel that changes, comes or goes touches one shelf, whatever
     else is in the lock.
     """
-    stages: dict[str, list[LockedWheel]] = defaultdict(list)
-    for wheel in lock.ordered:
-        stages[wheel.stage].append(wheel)
-
-    def height(layer: tuple[str, list[LockedWheel]]) -> tuple[int, str]:
-        stage, (first, *_) = layer
-        return (-(first.size or 0) if first.heavy else 0, stage)
-
-    return sorted(stages.items(), key=height)
+    urls = tuple((name, index.url) for name, index in sorted(indexes.items()) if index.url is not None)
+    places: dict[Place, list[Need]] = defaultdict(list)
+    for place, need in map(attrgetter("laid"), lock.ordered):
+        places[place].append(need)
+    return [_layer(place, tuple(places[place]), urls) for place in sorted(places)]
 
 
 def dockerfile(
@@ -166,7 +165,6 @@ def dockerfile(
         ConfigError: the template is missing, is not Jinja, or names something undefined; gives file and line.
     """
     file = f"{cell.template}.Dockerfile.j2"
-    urls = tuple((name, index.url) for name, index in sorted(indexes.items()) if index.url is not None)
     try:
         text = (
             _environment(tuple(templates.items()))
@@ -176,9 +174,7 @@ def dockerfile(
                 lock=lock,
                 base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest)},
                 tools=templates[TOOLS_FILE].strip(),
-                layers=[
-                    _layer(stage, tuple([wheel.needs for wheel in wheels]), urls) for stage, wheels in layers_of(lock)
-                ],
+                layers=layers_of(lock, indexes),
                 source_builds=_sources(cell),
                 toolkit=_has_compiler(lock) and base.cuda is None,
                 site_packages=f"/opt/venv/lib/python{lock.python}/site-packages",
@@ -211,15 +207,16 @@ def flashinfer_arch_list(arch_list: str) -> str:
 
 def labels(cell: Cell, lock: Lock) -> dict[str, str]:
     """Return the labels that stand in the Dockerfile; content key and source revision are added when it is built."""
-    axes = {canonicalize_name(axis) for axis in cell.point}
-    versions = {wheel.name: wheel.version for wheel in lock.wheels if wheel.name in axes}
+    installed = {
+        name: wheel.version for name in map(canonicalize_name, cell.point) if (wheel := lock.wheel(name)) is not None
+    }
     return {
         "org.opencontainers.image.title": cell.image,
         "org.opencontainers.image.version": cell.id.removeprefix(cell.image + "-"),
         f"{LABEL_PREFIX}cell": cell.id,
         f"{LABEL_PREFIX}lock": lock_digest(lock),
         f"{LABEL_PREFIX}targets": ",".join(cell.targets),
-        **{f"{LABEL_PREFIX}version.{name}": versions[name] for name in sorted(versions)},
+        **{f"{LABEL_PREFIX}version.{name}": version for name, version in sorted(installed.items())},
     }
 
 

@@ -12,7 +12,7 @@ from pydantic import StringConstraints
 from assay.model.base import Value
 from assay.model.text import ImageName, VersionText
 
-__all__ = ["HEAVY_BYTES", "MEDIUM_BYTES", "SHELVES", "Lock", "LockedWheel", "Sha256"]
+__all__ = ["HEAVY_BYTES", "MEDIUM_BYTES", "SHELVES", "Lock", "LockedWheel", "Need", "Place", "Sha256"]
 
 HEAVY_BYTES: Final = 60_000_000
 """A wheel from this size on gets a layer of its own."""
@@ -22,6 +22,11 @@ MEDIUM_BYTES: Final = 4_000_000
 
 SHELVES: Final = 6
 """Layers for the medium wheels, and as many for the small ones."""
+
+Place = tuple[int, str]
+"""What layers are sorted by, lowest first, and the stage that makes them: the heaviest, ..., shelves by name."""
+Need = tuple[str, str]
+"""A requirement with an exact version and a hash, and the name of its index."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -47,30 +52,20 @@ class LockedWheel(Value):
     # A matrix has the same few hundred wheels in thousands of locks: what is asked of them again and again is kept.
 
     @cached_property
-    def needs(self) -> tuple[str, str]:
-        """What an installer reads: the exact version with its hash, and the name of the index."""
-        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}", self.index
-
-    @cached_property
     def line(self) -> str:
         """The line in lock.txt."""
-        return f"{self.needs[0]}  # {self.filename} {'-' if self.size is None else self.size} {self.index}"
+        size = "-" if self.size is None else self.size
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}  # {self.filename} {size} {self.index}"
 
     @cached_property
-    def heavy(self) -> bool:
-        """Whether it has a layer of its own."""
-        return self.is_wheel and (self.size or 0) >= HEAVY_BYTES
-
-    @cached_property
-    def stage(self) -> str:
-        """The stage of a Dockerfile that it is installed in: of its own, or a shelf by the digest of its name.
-
-        It is the same in every lock.
-        """
-        if self.heavy:
-            return f"wheel-{self.name}"
+    def laid(self) -> tuple[Place, Need]:
+        """Where it lies in an image, whatever else is in the lock, and what an installer reads."""
+        need = (f"{self.name}=={self.version} --hash=sha256:{self.sha256}", self.index)
+        size = self.size or 0
+        if size >= HEAVY_BYTES and self.is_wheel:
+            return (-size, f"wheel-{self.name}"), need
         number = int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16) % SHELVES + 1
-        return f"{'medium' if (self.size or 0) >= MEDIUM_BYTES else 'small'}-{number}"
+        return (0, f"{'medium' if size >= MEDIUM_BYTES else 'small'}-{number}"), need
 
 
 class Lock(Value):
@@ -99,6 +94,10 @@ class Lock(Value):
         """The wheels by name, as they stand in lock.txt."""
         return tuple(sorted(self.wheels, key=attrgetter("name")))
 
+    @cached_property
+    def _by_name(self) -> dict[str, LockedWheel]:
+        return {wheel.name: wheel for wheel in reversed(self.wheels)}
+
     def wheel(self, name: str) -> LockedWheel | None:
         """Return the entry of a distribution, by normalised name."""
-        return next((wheel for wheel in self.wheels if wheel.name == name), None)
+        return self._by_name.get(name)
