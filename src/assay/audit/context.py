@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion
 
 from assay.audit.facts import Library, WheelFacts, torch_names
 from assay.audit.findings import Finding
-from assay.audit.knowledge import Knowledge, LibraryPolicy, fits, parsed
+from assay.audit.knowledge import Knowledge, LibraryPolicy, RuntimeNeed, fits, parsed
 from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
 from assay.audit.symbols import Kind
 from assay.audit.variants import beside_for_cuda, beside_for_python, numbered_for_torch
@@ -75,6 +75,11 @@ def minor(version: str) -> str:
 @lru_cache(maxsize=1 << 14)
 def _is_extension(name: str) -> bool:
     return _EXTENSION.search(name) is not None
+
+
+@lru_cache(maxsize=1 << 16)
+def _matches(path: str, glob: str) -> bool:
+    return fnmatchcase(path, glob)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -155,7 +160,7 @@ class Context:
     def _names(self, entry: LibraryPolicy, wheel: WheelFacts, library: Library) -> bool:
         """Whether an entry is about a library; of one with a place for CUDA's version, the library that is loaded."""
         if not entry.by_cuda:
-            return fnmatchcase(library.path, entry.library)
+            return _matches(library.path, entry.library)
         torch = self.torch
         if torch is None or torch.cuda is None:
             return False
@@ -177,7 +182,7 @@ class Context:
     @staticmethod
     def on(target: TargetGpu, globs: Iterable[str]) -> bool:
         """Tell whether a target's capability is among globs such as `12.*`."""
-        return any(fnmatchcase(target.dotted, glob) for glob in globs)
+        return any(_matches(target.dotted, glob) for glob in globs)
 
     @cached_property
     def roots(self) -> tuple[Root, ...]:
@@ -248,6 +253,20 @@ class Context:
             names = torch_names(loaded)
         releases = self.knowledge.history.having_all(names) if names else ()
         return tuple(dict.fromkeys(minor(release) for release in releases))
+
+    @cached_property
+    def unmet_needs(self) -> tuple[RuntimeNeed, ...]:
+        """What packages that are here need when they run, and nothing here is known to bring."""
+        versions = {wheel.name: wheel.version for wheel in self.installation.wheels}
+        have = versions.keys() | self.base.packages | self.installation.elsewhere
+        return tuple(
+            need
+            for need in self.knowledge.needs.needs
+            if need.package in versions
+            and fits(versions[need.package], need.versions)
+            and have.isdisjoint(need.provided_by)
+            and have.isdisjoint(need.unless)
+        )
 
     def add(self, finding: Finding) -> None:
         self.findings.append(finding)

@@ -10,7 +10,9 @@ import gzip
 import itertools
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Final, Literal, cast
@@ -19,7 +21,7 @@ from pydantic import ValidationError
 from zlib_ng import zlib_ng
 
 from assay.audit.elf import ElfLibrary, Symbol
-from assay.audit.symbols import Kind, is_torch_symbol, pre_cxx11, torch_kind, uses_cxx11
+from assay.audit.symbols import Kind, Owner, is_shim, is_torch_symbol, pre_cxx11, torch_kind, uses_cxx11
 from assay.errors import WheelError
 from assay.model.base import Value
 
@@ -29,6 +31,7 @@ __all__ = [
     "GpuCode",
     "Library",
     "Reference",
+    "Unresolved",
     "WheelFacts",
     "dump_facts",
     "installed_path",
@@ -47,9 +50,13 @@ _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}")
 
 Reference = tuple[str, str | None]
 """A symbol's name and the version asked for."""
+Unresolved = Mapping[tuple[Owner, str | None], tuple[str, ...]]
+"""Names that found nothing, by whose they are and by the version asked for."""
 Scope = Literal["full", "prefix", "listed"]
 
 
+_PLAIN: Final = re.compile(r"(?:[a-z]-[a-z]|[0-9]-[0-9]|[A-Za-z0-9_|.*+?)\[\]]|\((?!\?)|\(\?[:=!])*")
+"""Expressions that find in lines what they find in each line, and in small letters what they find in any."""
 _BINDABLE: Final = frozenset({"global", "weak", "unique"})
 
 
@@ -76,6 +83,11 @@ class GpuCode(Value):
         return sum(group.containers for group in self.groups)
 
     @cached_property
+    def rows(self) -> dict[Hashable, tuple[object, object]]:
+        """What was said of this code before, kept by who said it."""
+        return {}
+
+    @cached_property
     def sass(self) -> tuple[str, ...]:
         """All targets of machine code, in order."""
         return tuple(sorted({target for group in self.groups for target in group.sass}, key=target_key))
@@ -99,6 +111,16 @@ def target_key(target: str) -> tuple[int, str]:
     """Sort key of `90a` or `80@8.7`."""
     digits = "".join(c for c in target.partition("@")[0] if c.isdigit())
     return int(digits or 0), target
+
+
+def _with_versions(lines: str) -> Iterator[str]:
+    """Yield those of the lines that have an `@`."""
+    at = lines.find("@")
+    while at >= 0:
+        end = lines.find("\n", at)
+        end = end if end >= 0 else len(lines)
+        yield lines[lines.rfind("\n", 0, at) + 1 : end]
+        at = lines.find("@", end)
 
 
 class Library(Value):
@@ -135,6 +157,11 @@ class Library(Value):
         """File name without folders."""
         return self.path.rpartition("/")[2]
 
+    @cached_property
+    def folder(self) -> str:
+        """Where the library comes to lie, relative to site-packages."""
+        return posixpath.dirname(posixpath.normpath(installed_path(self.path))) or "."
+
     def _exported_lines(self) -> list[str]:
         return [
             lines
@@ -143,40 +170,40 @@ class Library(Value):
         ]
 
     @cached_property
-    def plain(self) -> frozenset[str]:
-        """Symbols without version that other objects can bind to."""
-        # Nearly all libraries have no versions at all: their lines are the names.
-        parts = [
-            lines.split("\n") if "@" not in lines else [name for name in lines.split("\n") if "@" not in name]
-            for lines in self._exported_lines()
-        ]
-        return frozenset(itertools.chain.from_iterable(parts))
+    def plain(self) -> Mapping[str, None]:
+        """Symbols without version that other objects can bind to.
+
+        A dictionary of strings alone, unlike a set of them, is nothing that Python's collector goes through.
+        """
+        found = dict.fromkeys(itertools.chain.from_iterable(lines.split("\n") for lines in self._exported_lines()))
+        for lines in self._exported_lines():
+            # Nearly all libraries have no versions at all: their lines are the names.
+            for line in _with_versions(lines):
+                found.pop(line, None)
+        return found
 
     @cached_property
     def versioned(self) -> Mapping[str, frozenset[str]]:
         """Symbols with versions that other objects can bind to -> the versions they have there."""
         found: dict[str, frozenset[str]] = {}
         for lines in self._exported_lines():
-            if "@" not in lines:
-                continue
-            for line in lines.split("\n"):
-                name, at, version = line.partition("@")
-                if at:
-                    found[name] = found.get(name, frozenset()) | {version.removeprefix("@")}
+            for line in _with_versions(lines):
+                name, _, version = line.partition("@")
+                found[name] = found.get(name, frozenset()) | {version.removeprefix("@")}
         return found
 
     @cached_property
-    def exports(self) -> frozenset[str]:
+    def exports(self) -> AbstractSet[str]:
         """Names of all symbols other objects can bind to."""
-        return self.plain | self.versioned.keys() if self.versioned else self.plain
+        return self.plain.keys() | self.versioned.keys() if self.versioned else self.plain.keys()
 
     @cached_property
-    def resolved(self) -> dict[tuple[int, ...], tuple[tuple[Library, ...], tuple[Reference, ...]]]:
+    def resolved(self) -> dict[tuple[int, ...], tuple[tuple[Library, ...], Unresolved]]:
         """What was found out of this library beside others before: their identities -> they, and what they lack."""
         return {}
 
     @cached_property
-    def _matches(self) -> dict[str, tuple[int, ...]]:
+    def _matches(self) -> dict[str, tuple[CodeGroup, ...]]:
         return {}
 
     def groups_with(self, kernels: str) -> tuple[CodeGroup, ...]:
@@ -186,13 +213,25 @@ class Library(Value):
         if not kernels:
             return self.gpu.groups
         if kernels not in self._matches:
-            wanted = re.compile(kernels, re.IGNORECASE)
-            self._matches[kernels] = tuple(
-                index
-                for index, group in enumerate(self.gpu.groups)
-                if any(wanted.search(kernel) for kernel in group.kernels)
-            )
-        return tuple(self.gpu.groups[index] for index in self._matches[kernels])
+            self._matches[kernels] = tuple(self._groups_with(kernels))
+        return self._matches[kernels]
+
+    def _groups_with(self, kernels: str) -> Iterator[CodeGroup]:
+        groups = self.gpu.groups if self.gpu is not None else ()
+        small = self._small_kernels
+        if small is not None and _PLAIN.fullmatch(kernels):
+            # Without regard to case `re` looks for no fixed beginning: on small letters it is several times faster.
+            search = re.compile(kernels.lower()).search
+            yield from (group for group, names in zip(groups, small, strict=True) if names and search(names))
+            return
+        search = re.compile(kernels, re.IGNORECASE).search
+        yield from (group for group in groups if any(search(kernel) for kernel in group.kernels))
+
+    @cached_property
+    def _small_kernels(self) -> tuple[str, ...] | None:
+        """Of each group the names of its kernels in small letters, one a line; None where that is not all the same."""
+        found = tuple("\n".join(group.kernels) for group in self.gpu.groups) if self.gpu is not None else ()
+        return tuple(names.lower() for names in found) if all(names.isascii() for names in found) else None
 
     @cached_property
     def search_folders(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -219,12 +258,19 @@ class Library(Value):
     @cached_property
     def exports_cxx11(self) -> bool:
         """Whether anything exported has strings of C++11."""
-        return any("__cxx11" in name for name in self.exports)
+        return any("__cxx11" in lines for lines in self._exported_lines()) and any(
+            "__cxx11" in name for name in self.exports
+        )
 
     @cached_property
     def torch_symbols(self) -> frozenset[str]:
         """Symbols of torch's C++ that must be found."""
         return frozenset(name for name in self.names if is_torch_symbol(name))
+
+    @cached_property
+    def shims(self) -> tuple[str, ...]:
+        """C functions of torch's stable ABI that must be found, in order."""
+        return tuple(sorted(name for name in self.names if is_shim(name)))
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
@@ -237,6 +283,14 @@ class Library(Value):
         )
 
     @cached_property
+    def asked(self) -> Mapping[str, tuple[str | None, ...]]:
+        """Name of each of `references` -> the versions it is asked for in."""
+        found: dict[str, tuple[str | None, ...]] = {}
+        for name, version in self.references:
+            found[name] = (*found.get(name, ()), version)
+        return found
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """Names of `references`."""
         return frozenset(name for name, _ in self.references)
@@ -244,9 +298,7 @@ class Library(Value):
     @cached_property
     def extension(self) -> bool:
         """Whether Python can import it by itself."""
-        return any("PyInit_" in lines for lines in self._exported_lines()) and any(
-            name.startswith("PyInit_") for name in self.exports
-        )
+        return any(lines.startswith("PyInit_") or "\nPyInit_" in lines for lines in self._exported_lines())
 
 
 class WheelFacts(Value):
@@ -284,6 +336,30 @@ class WheelFacts(Value):
     def torch_names(self) -> frozenset[str]:
         """Torch's C++ symbols that libraries with torch's unstable ABI ask for."""
         return torch_names(self.libraries)
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """Paths of the libraries."""
+        return frozenset(library.path for library in self.libraries)
+
+    @cached_property
+    def named(self) -> Mapping[str, tuple[Library, ...]]:
+        """All libraries by SONAME and by file name."""
+        found: dict[str, tuple[Library, ...]] = {}
+        for library in self.libraries:
+            for name in {library.soname or library.name, library.name}:
+                found[name] = (*found.get(name, ()), library)
+        return found
+
+    @cached_property
+    def _matching(self) -> dict[str, tuple[Library, ...]]:
+        return {}
+
+    def matching(self, glob: str) -> tuple[Library, ...]:
+        """Return the libraries whose paths a glob is about."""
+        if glob not in self._matching:
+            self._matching[glob] = tuple(item for item in self.libraries if fnmatchcase(item.path, glob))
+        return self._matching[glob]
 
     @cached_property
     def by_soname(self) -> Mapping[str, Library]:

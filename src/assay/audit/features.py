@@ -14,7 +14,6 @@ from assay.audit.findings import Finding, Prediction
 from assay.audit.gpu import Run, group_runs
 from assay.audit.knowledge import Dispatch, Feature, fits
 from assay.audit.rules_link import soname_cause
-from assay.audit.rules_requirements import unmet_needs
 from assay.model.outcome import Outcome, Severity, Verdict
 
 __all__ = ["predictions"]
@@ -115,7 +114,7 @@ def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way
 
 def _at_run_time(context: Context, feature: str, own: _Way) -> _Way:
     """Say what a feature needs when it runs and no wheel says, where it is not there or nobody said that it is."""
-    for need in unmet_needs(context):
+    for need in context.unmet_needs:
         if feature not in need.features:
             continue
         version = context.installation.wheel(need.package)
@@ -164,8 +163,8 @@ def _way(context: Context, target: TargetGpu, feature: Feature, entry: Dispatch)
             else f"every library that {label(wheel)} cannot do without finds what it needs",
         )
     ways: list[_Way] = []
-    for library in wheel.libraries:
-        if not fnmatchcase(library.path, entry.library) or context.for_others(wheel, library):
+    for library in wheel.matching(entry.library):
+        if context.for_others(wheel, library):
             continue
         way = _library_way(context, target, wheel, library, entry)
         policy = context.policy(wheel, library, target)
@@ -194,6 +193,8 @@ def _package_fault(context: Context, target: TargetGpu, wheel: WheelFacts, *, kn
     Args:
         known: count those alone that are known to be needed, not those of which nothing is known.
     """
+    if wheel.paths.isdisjoint(context.broken):
+        return None
     for library in wheel.libraries:
         if library.path in context.broken:
             policy = context.policy(wheel, library, target)

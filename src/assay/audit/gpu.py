@@ -9,8 +9,6 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from packaging.version import Version
-
 from assay.audit.facts import CodeGroup, GpuCode, target_key
 from assay.audit.knowledge import parsed
 
@@ -76,6 +74,17 @@ def jit(target: str, capability: int) -> bool:
     return number <= capability
 
 
+@lru_cache(maxsize=1 << 14)
+def _any_runs(targets: tuple[str, ...], capability: int) -> bool:
+    return any(runs(target, capability) for target in targets)
+
+
+@lru_cache(maxsize=1 << 14)
+def _compiled(ptx: tuple[str, ...], capability: int) -> tuple[str, ...]:
+    """Return the ISA of each PTX that can be compiled for a GPU of this capability."""
+    return tuple(item.partition("@")[2] for item in ptx if jit(item, capability))
+
+
 def group_runs(
     group: CodeGroup, capability: int, isa_cuda: Mapping[str, str], driver_cuda: str | None = None
 ) -> tuple[Run, str | None]:
@@ -85,13 +94,9 @@ def group_runs(
         isa_cuda: PTX ISA -> the first CUDA version whose driver compiles it.
         driver_cuda: newest CUDA version of the driver, if known; PTX that is newer does not count then.
     """
-    if any(runs(target, capability) for target in group.sass):
+    if _any_runs(group.sass, capability):
         return Run.SASS, None
-    needs: list[Version] = []
-    for item in group.ptx:
-        if jit(item, capability):
-            cuda = isa_cuda.get(item.partition("@")[2])
-            needs.append(parsed(cuda or "0"))
+    needs = [parsed(isa_cuda.get(isa, "0")) for isa in _compiled(group.ptx, capability)]
     if driver_cuda is not None:
         needs = [cuda for cuda in needs if cuda <= parsed(driver_cuda)]
     if not needs:

@@ -8,16 +8,14 @@ libraries of the one that is loaded. Nothing of the machine this runs on is look
 
 from __future__ import annotations
 
-import posixpath
 import re
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
-from assay.audit.facts import Library, WheelFacts, installed_path
+from assay.audit.facts import Library, WheelFacts
 
 __all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Where"]
 
@@ -72,7 +70,11 @@ class Installation:
 
     def wheel(self, name: str) -> WheelFacts | None:
         """Return the wheel of a distribution."""
-        return next((wheel for wheel in self.wheels if wheel.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, WheelFacts]:
+        return {wheel.name: wheel for wheel in reversed(self.wheels)}
 
 
 class Where(StrEnum):
@@ -149,23 +151,19 @@ class Linker:
         self.driver = frozenset(driver)
         self.runtime = frozenset(runtime)
         self._preloaded = preloaded
-        self._paths: dict[str, Found] = {}
         self._made: dict[tuple[str, Where, str], Found] = {}
-        self._names: dict[str, list[Found]] = {}
-        for wheel in installation.wheels:
-            for library in wheel.libraries:
-                found = Found(
-                    soname=library.soname or library.name, where=Where.UNREACHABLE, wheel=wheel, library=library
-                )
-                self._paths.setdefault(posixpath.normpath(installed_path(library.path)), found)
-                for name in {found.soname, library.name}:
-                    self._names.setdefault(name, []).append(found)
+        self._as_loaded: dict[str, Found] = {}
+        self._elsewhere: dict[str, Found] = {}
+        self._needs: dict[int, tuple[Found, ...] | None] = {}
+        self._holding: dict[str, list[tuple[WheelFacts, Library]]] = {}
+        self._places: dict[str, dict[str, tuple[WheelFacts | None, Library]]] = {}
+        self._files: dict[str, list[Library]] = {}
         self._system: dict[str, Found] = {}
         for library in installation.base.libraries:
             found = Found(soname=library.soname or library.name, where=Where.BASE, library=library)
             for name in {found.soname, library.name}:
                 self._system.setdefault(name, found)
-            self._paths.setdefault(library.path, found)
+            self._files.setdefault(library.name, []).append(library)
         self.loaded: dict[str, Found] = {}
         """Soname -> library, after `import torch`."""
         self.torch_missing: list[Missing] = []
@@ -211,61 +209,112 @@ class Linker:
 
     def closure(self, root: Found) -> Closure:
         """Return a library with everything it pulls in, breadth first."""
-        closure = Closure(root=root)
-        chains: dict[str, tuple[Found, ...]] = {root.key: (root,)}
-        queue: deque[Found] = deque([root])
-        seen: set[str] = set()
-        while queue:
-            current = queue.popleft()
-            if current.key in seen:
-                continue
-            seen.add(current.key)
-            closure.found.append(current)
+        closure = Closure(root=root, found=[root])
+        asked_by: dict[str, Found | None] = {root.key: None}
+        # What is found is appended while the list is gone through.
+        for current in closure.found:
             if current.library is None:
                 continue
-            for name in current.library.needed:
-                found = self.find(name, chains[current.key])
-                if found.where in {Where.MISSING, Where.UNREACHABLE}:
-                    holders = tuple(
-                        f"{item.wheel.name} {item.wheel.version}" for item in self._names.get(name, []) if item.wheel
-                    )
-                    closure.missing.append(
-                        Missing(soname=name, asked_by=current.key, where=found.where, holders=holders)
-                    )
-                if found.where is Where.MISSING:
-                    continue
-                chains.setdefault(found.key, (found, *chains[current.key]))
-                queue.append(found)
+            needs = self._all_loaded(current.library)
+            for found in self._needed(current, asked_by, closure) if needs is None else needs:
+                if found.key not in asked_by:
+                    asked_by[found.key] = current
+                    closure.found.append(found)
         return closure
 
-    def find(self, name: str, chain: tuple[Found, ...]) -> Found:
+    def _all_loaded(self, library: Library) -> tuple[Found, ...] | None:
+        """Return what a library needs if torch has loaded all of it: then it does not matter who asks."""
+        key = id(library)
+        if self._needs.get(key) is None:
+            # Nothing that is loaded is ever unloaded, so the answer holds; that something is not may change.
+            every = all(name in self.loaded for name in library.needed)
+            self._needs[key] = tuple(self._loaded(name) for name in library.needed) if every else None
+        return self._needs[key]
+
+    def _needed(self, current: Found, asked_by: Mapping[str, Found | None], closure: Closure) -> list[Found]:
+        """Return what a library needs and finds; what it does not is noted as missing."""
+        chain: list[Found] = []
+        link: Found | None = current
+        while link is not None:
+            chain.append(link)
+            link = asked_by[link.key]
+        needs: list[Found] = []
+        for name in current.library.needed if current.library else ():
+            found = self.find(name, chain)
+            if found.where in {Where.MISSING, Where.UNREACHABLE}:
+                holders = tuple(f"{wheel.name} {wheel.version}" for wheel, _ in self._holders(name))
+                closure.missing.append(Missing(soname=name, asked_by=current.key, where=found.where, holders=holders))
+            if found.where is not Where.MISSING:
+                needs.append(found)
+        return needs
+
+    def find(self, name: str, chain: Sequence[Found]) -> Found:
         """Return what a needed name finds, asked by `chain[0]`, which `chain[1]` loaded, and so on."""
         if name in self.loaded:
-            loaded = self.loaded[name]
-            return self._found(name, Where.LOADED if loaded.wheel is not None else loaded.where, loaded)
-        for folder in self._folders(chain):
-            found = self._paths.get(name if folder == "." else f"{folder}/{name}")
-            if found is not None:
-                return self._found(found.soname, Where.PATH, found)
+            return self._loaded(name)
+        head, _, file = name.rpartition("/")
+        places = self._lying(file)
+        if places:
+            for folder in self._folders(chain):
+                place = folder if not head else head if folder == "." else f"{folder}/{head}"
+                if place in places:
+                    wheel, library = places[place]
+                    return self._found(library.soname or library.name, Where.PATH, wheel, library)
+        if name not in self._elsewhere:
+            self._elsewhere[name] = self._not_on_path(name)
+        return self._elsewhere[name]
+
+    def _not_on_path(self, name: str) -> Found:
         if name in self.driver:
             return Found(soname=name, where=Where.DRIVER)
         if name in self._system:
             return self._system[name]
         if name in self.installation.base.sonames or name in self.runtime:
             return Found(soname=name, where=Where.BASE)
-        holders = self._names.get(name, [])
+        holders = self._holders(name)
         if holders:
             where = Where.PRELOADED if name in self._preloaded and self.installation.torch else Where.UNREACHABLE
-            return Found(soname=name, where=where, wheel=holders[0].wheel, library=holders[0].library)
+            return Found(soname=name, where=where, wheel=holders[0][0], library=holders[0][1])
         return Found(soname=name, where=Where.MISSING)
 
-    def _found(self, name: str, where: Where, there: Found) -> Found:
-        key = (name, where, there.key)
+    def _lying(self, file: str) -> dict[str, tuple[WheelFacts | None, Library]]:
+        """Return folder -> library, of all that have a file name; of two with the same path the first counts."""
+        if file not in self._places:
+            found: dict[str, tuple[WheelFacts | None, Library]] = {}
+            for wheel, library in self._holders(file):
+                if library.name == file:
+                    found.setdefault(library.folder, (wheel, library))
+            for library in self._files.get(file, ()):
+                found.setdefault(library.folder, (None, library))
+            self._places[file] = found
+        return self._places[file]
+
+    def _holders(self, name: str) -> list[tuple[WheelFacts, Library]]:
+        """Return the libraries of wheels that go by a name."""
+        if name not in self._holding:
+            self._holding[name] = [
+                (wheel, library) for wheel in self.installation.wheels for library in wheel.named.get(name, ())
+            ]
+        return self._holding[name]
+
+    def _loaded(self, name: str) -> Found:
+        if name not in self._as_loaded:
+            loaded = self.loaded[name]
+            where = Where.LOADED if loaded.wheel is not None else loaded.where
+            self._as_loaded[name] = (
+                Found(soname=name, where=where)
+                if loaded.library is None
+                else self._found(name, where, loaded.wheel, loaded.library)
+            )
+        return self._as_loaded[name]
+
+    def _found(self, name: str, where: Where, wheel: WheelFacts | None, library: Library) -> Found:
+        key = (name, where, library.path)
         if key not in self._made:
-            self._made[key] = Found(soname=name, where=where, wheel=there.wheel, library=there.library)
+            self._made[key] = Found(soname=name, where=where, wheel=wheel, library=library)
         return self._made[key]
 
-    def _folders(self, chain: tuple[Found, ...]) -> Iterable[str]:
+    def _folders(self, chain: Sequence[Found]) -> Iterable[str]:
         asking = chain[0].library
         if asking is None:
             return

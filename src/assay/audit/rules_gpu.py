@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final, Literal
 
 from packaging.version import Version
@@ -22,11 +23,22 @@ NAMED: Final = 24
 
 def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCode, target: TargetGpu) -> CodeRow:
     """Return how the GPU code of one library fits one target."""
+    isa = context.knowledge.ptx.isa
+    key = (label(wheel), target, id(isa))
+    if key not in code.rows:
+        # The table is kept beside the answer, so that no other object can get its identity.
+        code.rows[key] = isa, _code_row(isa, wheel, library, code, target)
+    row = code.rows[key][1]
+    assert isinstance(row, CodeRow)
+    return row
+
+
+def _code_row(isa: Mapping[str, str], wheel: WheelFacts, library: Library, code: GpuCode, target: TargetGpu) -> CodeRow:
     counts = dict.fromkeys(Run, 0)
     needs: Version | None = None
     without: list[str] = []
     for group in code.groups:
-        how, cuda = group_runs(group, target.capability, context.knowledge.ptx.isa, target.driver_cuda)
+        how, cuda = group_runs(group, target.capability, isa, target.driver_cuda)
         counts[how] += group.containers
         if how is Run.PTX and cuda is not None:
             needs = max(needs or parsed("0"), parsed(cuda))
@@ -113,7 +125,7 @@ def _judge(context: Context, wheel: WheelFacts, library: Library, target: Target
             )
         )
     else:
-        named = ", ".join(dict.fromkeys(_short(context, name) for name in row.kernels_without[:12]))
+        named = ", ".join(dict.fromkeys(_short(context.demangle(name), name) for name in row.kernels_without[:12]))
         context.add(
             Finding(
                 rule="G3",
@@ -151,9 +163,9 @@ def _torch_fix(target: TargetGpu) -> str:
     return f"take a torch built with a newer CUDA version: for {target.name} see targets in matrix.yaml"
 
 
-def _short(context: Context, name: str) -> str:
+@lru_cache(maxsize=1 << 12)
+def _short(text: str, name: str) -> str:
     """The kernel's own name, without namespaces and arguments."""
-    text = context.demangle(name)
     depth = 0
     kept: list[str] = []
     for char in text.removeprefix("void "):

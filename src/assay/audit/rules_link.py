@@ -6,15 +6,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, assert_never
 
 from assay.audit.context import Context, Root, label, torch_release
-from assay.audit.facts import Library, Reference, WheelFacts
+from assay.audit.facts import Library, Reference, Unresolved, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed
 from assay.audit.linker import Closure, Found, Missing, Where
 from assay.audit.rules_torch import missing_torch_symbols, suggestions
-from assay.audit.symbols import is_driver_symbol, is_python_symbol, is_shim, is_torch_symbol
+from assay.audit.symbols import Owner, is_shim, is_torch_symbol, owner
 from assay.model.outcome import Severity
 
 __all__ = ["link_rules", "soname_cause"]
@@ -72,13 +72,13 @@ def _by_soname(items: Iterable[Missing]) -> dict[str, list[Missing]]:
 
 def _missing_sonames(context: Context) -> None:
     """L1: one finding for each wheel and name, however many of its libraries ask for it."""
+    own: dict[int, list[Root]] = defaultdict(list)
+    for root in context.roots:
+        own[id(root.wheel)].append(root)
     for wheel in context.installation.wheels:
         _cuda_variants(context, wheel)
         # What matters most is named first.
-        roots = sorted(
-            (root for root in context.roots if root.wheel is wheel),
-            key=lambda root: root.policy is None or root.policy.use != "required",
-        )
+        roots = sorted(own[id(wheel)], key=lambda root: root.policy is None or root.policy.use != "required")
         loading = [root for root in roots if not _hard(context, root)]
         wanted: dict[str, list[tuple[Root, Missing]]] = defaultdict(list)
         for root in roots:
@@ -186,6 +186,8 @@ def _hard(context: Context, root: Root) -> bool:
 
 def _own_missing(context: Context, root: Root) -> list[Missing]:
     """What torch's own libraries lack is told of torch, once."""
+    if not root.closure.missing:
+        return []
     torch = {(item.asked_by, item.soname) for item in context.linker.torch_missing}
     return [item for item in root.closure.missing if (item.asked_by, item.soname) not in torch]
 
@@ -356,43 +358,51 @@ def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
     checked = _Checked()
     asked = {version: file for file, versions in library.requires.items() for version in versions}
     elsewhere = {*reach.blind, *(found.soname for found in reach.listed), *reach.absent}
-    for reference in _unresolved_by(library, reach.exporters):
-        name, version = reference
-        if reach.tabled and reach.tabled in context.knowledge.history.having(name):
-            continue
+    for (whose, version), lacking in _unresolved_by(library, reach.exporters).items():
         file = asked.get(version) if version else None
         if file in elsewhere or (version and (file is None or file in context.linker.runtime)):
             # With a library missing its symbols are missing too: that is told once, by rule L1. Whether the version
             # of the C and C++ runtime suffices is rule L7.
             continue
-        _unresolved(context, reference, reach, checked)
+        having = context.knowledge.history.having
+        names = [name for name in lacking if not reach.tabled or reach.tabled not in having(name)]
+        if names:
+            _unresolved(context, whose, [(name, version) for name in names], reach, checked)
+    if len(checked.missing) > 1:
+        order = {reference: place for place, reference in enumerate(library.references)}
+        checked.missing.sort(key=lambda reference: order[reference])
     return checked
 
 
-def _unresolved(context: Context, reference: Reference, reach: _Reach, checked: _Checked) -> None:
-    """Sort a reference that nothing known resolves."""
-    name = reference[0]
-    if is_python_symbol(name):
-        python = context.knowledge.python.get(context.installation.python)
-        if python is not None and name not in python:
-            checked.python.append(name)
-    elif is_driver_symbol(name):
-        checked.driver.append(name)
-    elif is_torch_symbol(name) or is_shim(name):
-        unread = _unread(context, reach.listed)
-        if unread:
-            checked.uncertain.extend(unread)
-        elif context.torch is not None:
-            checked.missing.append(reference)
-    elif reach.listed:
-        checked.uncertain.extend(reach.listed)
-    elif (
-        (name.startswith("_Z") or _FAMILIES.fullmatch(name))
-        and not (reach.absent or reach.blind or reach.tabled)
-        and context.installation.complete
-    ):
-        checked.missing.append(reference)
-    # Other C names without a version come from what Python itself has loaded (libm, libdl, libpthread).
+def _unresolved(
+    context: Context, whose: Owner, references: Sequence[Reference], reach: _Reach, checked: _Checked
+) -> None:
+    """Sort references that nothing known resolves."""
+    match whose:
+        case Owner.PYTHON:
+            python = context.knowledge.python.get(context.installation.python)
+            if python is not None:
+                checked.python.extend(name for name, _ in references if name not in python)
+        case Owner.DRIVER:
+            checked.driver.extend(name for name, _ in references)
+        case Owner.TORCH:
+            unread = _unread(context, reach.listed)
+            if unread:
+                checked.uncertain.extend(unread)
+            elif context.torch is not None:
+                checked.missing.extend(references)
+        case Owner.OTHER if reach.listed:
+            checked.uncertain.extend(reach.listed)
+        case Owner.OTHER:
+            if context.installation.complete and not (reach.absent or reach.blind or reach.tabled):
+                # Other C names without a version come from what Python itself has loaded (libm, libdl, libpthread).
+                checked.missing.extend(
+                    reference
+                    for reference in references
+                    if reference[0].startswith("_Z") or _FAMILIES.fullmatch(reference[0])
+                )
+        case _:
+            assert_never(whose)
 
 
 def _unread(context: Context, listed: Sequence[Found]) -> list[Found]:
@@ -408,38 +418,39 @@ def _tabled(context: Context, listed: Sequence[Found]) -> str | None:
     return release if context.knowledge.history.knows(release) else None
 
 
-def _unresolved_by(library: Library, exporters: tuple[Library, ...]) -> tuple[Reference, ...]:
+def _unresolved_by(library: Library, exporters: tuple[Library, ...]) -> Unresolved:
     """Return the references of a library that others do not resolve; cells of a matrix share most of their wheels."""
     key = tuple(map(id, exporters))
     if key not in library.resolved:
+        found: dict[tuple[Owner, str | None], list[str]] = {}
+        for name, version in _left(library, exporters):
+            found.setdefault((owner(name), version), []).append(name)
         # The exporters are kept beside the answer, so that no other object can get the identity of one.
-        library.resolved[key] = exporters, tuple(_left(library.references, exporters))
+        library.resolved[key] = exporters, {group: tuple(names) for group, names in found.items()}
     return library.resolved[key][1]
 
 
-def _left(references: Iterable[Reference], exporters: Iterable[Library]) -> Iterable[Reference]:
-    """Return the references that no exporter resolves.
+def _left(library: Library, exporters: Iterable[Library]) -> list[Reference]:
+    """Return the references that no exporter resolves, in order.
 
     A versioned reference binds to that version, to a definition without version, or to a library without versions.
     """
-    left = list(references)
-    names = frozenset(name for name, _ in left)
+    names, bound = library.names, set[Reference]()
     for exporter in exporters:
-        if not left:
+        if not names:
             break
-        plain, versioned = exporter.plain, exporter.versioned
-        names -= plain
+        names = names.difference(exporter.plain)
+        versioned = exporter.versioned
         if not versioned:
             continue
-        left = [reference for reference in left if reference[0] in names]
         strict = bool(exporter.provides)
-        left = [
-            (name, version)
-            for name, version in left
-            if name not in plain
-            and (name not in versioned or (version is not None and strict and version not in versioned[name]))
-        ]
-    return [reference for reference in left if reference[0] in names]
+        for name in names & versioned.keys():
+            bound.update(
+                (name, version)
+                for version in library.asked[name]
+                if version is None or not strict or version in versioned[name]
+            )
+    return [item for item in library.references if item[0] in names and item not in bound]
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
@@ -455,9 +466,9 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
         return
     if torch_names:
         missing_torch_symbols(context, wheel, library, torch_names, severity)
-    others = [reference for reference in checked.missing if reference[0] not in set(torch_names)]
-    if others:
-        names = [name for name, _ in others]
+    known = set(torch_names)
+    names = [name for name, _ in checked.missing if name not in known]
+    if names:
         context.add(
             Finding(
                 rule="L3",
@@ -470,8 +481,8 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
                 cause="abi-cuda-symbol" if _FAMILIES.fullmatch(names[0]) else "abi-undefined-symbol",
             )
         )
-    if (torch_names or others) and severity is Severity.ERROR:
-        first = (torch_names or [name for name, _ in others])[0]
+    if checked.missing and severity is Severity.ERROR:
+        first = (torch_names or names)[0]
         context.broken.setdefault(root.library.path, f"undefined symbol {context.demangle(first)}")
     if checked.python:
         abi3 = ".abi3." in library.name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -16,10 +15,9 @@ from packaging.version import InvalidVersion, Version
 from assay.audit.context import Context, label
 from assay.audit.facts import WheelFacts
 from assay.audit.findings import Finding
-from assay.audit.knowledge import RuntimeNeed, fits
 from assay.model.outcome import Severity
 
-__all__ = ["requirement_rules", "unmet_needs"]
+__all__ = ["requirement_rules"]
 
 _CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
 _MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
@@ -146,22 +144,10 @@ def _python(context: Context, wheel: WheelFacts) -> None:
         )
 
 
-def unmet_needs(context: Context) -> Iterator[RuntimeNeed]:
-    """Yield what packages that are here need when they run, and nothing here is known to bring."""
-    versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
-    have = set(versions) | context.base.packages | context.installation.elsewhere
-    for need in context.knowledge.needs.needs:
-        version = versions.get(need.package)
-        if version is None or not fits(version, need.versions):
-            continue
-        if not have & set(need.provided_by) and not have & set(need.unless):
-            yield need
-
-
 def _runtime_needs(context: Context) -> None:
     """R4: what packages need when they run and no wheel says."""
     versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
-    for need in unmet_needs(context):
+    for need in context.unmet_needs:
         if not context.installation.whole and need.severity != "error":
             continue
         context.add(

@@ -15,7 +15,7 @@ from assay.audit.context import Context, label, minor, torch_release
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding, Suggestion
 from assay.audit.knowledge import distance, nearest, parsed
-from assay.audit.symbols import Kind, is_shim
+from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
 
 __all__ = ["missing_torch_symbols", "suggestions", "torch_rules"]
@@ -181,7 +181,7 @@ def _stable(context: Context, wheel: WheelFacts, library: Library) -> None:
     if torch is None:
         return
     history = context.knowledge.history
-    needed = [(having[0], name) for name in library.names if is_shim(name) and (having := history.having(name))]
+    needed = [(having[0], name) for name in library.shims if (having := history.having(name))]
     if not needed:
         return
     version, name = max(needed, key=lambda item: parsed(item[0]))

@@ -57,11 +57,9 @@ def _versions(context: Context) -> None:
                         _report_version(context, asker, file, lacking)
                     continue
                 if file in context.linker.runtime:
-                    for version in versions:
-                        family, _, number = version.partition("_")
-                        ceiling = ceilings.get(family)
-                        parsed = _parse(number)
-                        if ceiling and parsed and parsed > parsed_version(ceiling):
+                    for family, parsed, version in _newest(versions):
+                        ceiling = ceilings[family]
+                        if ceiling and parsed > parsed_version(ceiling):
                             before = worst.get(family)
                             if before is None or (parsed, _WEIGHT[severity]) > (before[0], _WEIGHT[before[3]]):
                                 worst[family] = (parsed, library.path, version, severity)
@@ -84,12 +82,19 @@ def _versions(context: Context) -> None:
                 )
 
 
-@lru_cache(maxsize=4096)
-def _parse(number: str) -> Version | None:
-    try:
-        return parsed_version(number)
-    except InvalidVersion:
-        return None
+@lru_cache(maxsize=1 << 14)
+def _newest(versions: tuple[str, ...]) -> tuple[tuple[str, Version, str], ...]:
+    """Return the newest of the versions a library asks for, of each family: (family, parsed, as it is spelled)."""
+    found: dict[str, tuple[str, Version, str]] = {}
+    for version in versions:
+        family, _, number = version.partition("_")
+        try:
+            parsed = parsed_version(number)
+        except InvalidVersion:
+            continue
+        if family in _CEILINGS and (family not in found or parsed > found[family][1]):
+            found[family] = family, parsed, version
+    return tuple(found.values())
 
 
 def _provided_versions(context: Context, asker: _Asker, file: str, versions: Sequence[str]) -> None:

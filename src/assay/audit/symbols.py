@@ -9,10 +9,12 @@ from typing import Final
 
 __all__ = [
     "Kind",
+    "Owner",
     "is_driver_symbol",
     "is_python_symbol",
     "is_shim",
     "is_torch_symbol",
+    "owner",
     "pre_cxx11",
     "torch_kind",
     "uses_cxx11",
@@ -55,6 +57,24 @@ def is_python_symbol(name: str) -> bool:
 def is_driver_symbol(name: str) -> bool:
     """Tell whether a name is the NVIDIA driver's (`cuLaunchKernel`, `nvmlInit`), not the runtime's (`cudaMalloc`)."""
     return _DRIVER.fullmatch(name) is not None
+
+
+class Owner(StrEnum):
+    """Whose a symbol is."""
+
+    PYTHON = "python"
+    DRIVER = "driver"
+    TORCH = "torch"
+    OTHER = "other"
+
+
+def owner(name: str) -> Owner:
+    """Return whose a symbol is, told by its name."""
+    if is_python_symbol(name):
+        return Owner.PYTHON
+    if is_driver_symbol(name):
+        return Owner.DRIVER
+    return Owner.TORCH if is_torch_symbol(name) or is_shim(name) else Owner.OTHER
 
 
 def torch_kind(names: Iterable[str]) -> Kind:
