@@ -23,6 +23,7 @@ __all__ = [
     "Facts",
     "HarnessResult",
     "ProbeDocument",
+    "alike",
     "conclusive",
     "declarations",
     "devices",
@@ -299,18 +300,24 @@ def conclusive(result: FeatureResult) -> bool:
     return result.outcome is not Outcome.INCONCLUSIVE and "broke off" not in result.reason
 
 
-def known(
-    records: Iterable[ProbeRecord], *, image_digest: str | None, suite_digest: str, device: Device
-) -> dict[str, FeatureResult]:
-    """Return what is recorded already for the same image, probe suite, GPU model and driver; the newest counts."""
-    found: dict[str, FeatureResult] = {}
-    if image_digest is None:
-        return found
-    for record in sorted(records, key=lambda item: item.created):
-        if record.image_digest != image_digest or record.suite_digest != suite_digest or not record.devices:
-            continue
-        there = record.devices[0]
-        if (there.name, there.capability, there.driver) != (device.name, device.capability, device.driver):
-            continue
-        found |= {name: result for name, result in record.features.items() if conclusive(result)}
-    return found
+def alike(
+    records: Iterable[ProbeRecord], *, image_digest: str | None, suite_digest: str, device: Device | None
+) -> list[ProbeRecord]:
+    """Return the records of the same image, probe suite, GPU model and driver (None: no GPU), oldest first."""
+    found = [
+        record
+        for record in records
+        if image_digest is not None
+        and (record.image_digest, record.suite_digest) == (image_digest, suite_digest)
+        and _model(record.devices[0] if record.devices else None) == _model(device)
+    ]
+    return sorted(found, key=lambda item: item.created)
+
+
+def _model(device: Device | None) -> tuple[str, str, str] | None:
+    return None if device is None else (device.name, device.capability, device.driver)
+
+
+def known(records: Iterable[ProbeRecord]) -> dict[str, FeatureResult]:
+    """Return what records of one place, oldest first, say of its features; the newest counts."""
+    return {name: result for record in records for name, result in record.features.items() if conclusive(result)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,29 @@ def test_an_engine_that_dies_during_a_run_is_an_outcome() -> None:
 
     assert "engine_lost" == ran.ended
     assert ran.message
+
+
+def test_what_the_harness_wrote_is_given_out_while_it_runs() -> None:
+    shown = threading.Event()
+
+    def slow(process: Process) -> int:
+        process.files[RESULT] = b"1"
+        process.print("probe: one: works", error=True)
+        assert shown.wait(30)
+        process.files[RESULT] = b"2"
+        return 0
+
+    kept: list[bytes] = []
+
+    def keep(document: bytes) -> None:
+        kept.append(document)
+        shown.set()
+
+    executor = DockerExecutor(FakeEngine({"image:1": FakeImage(programs={"python3": slow})}))
+
+    ran = executor.run(replace(request(executor, "image:1"), keep=keep))
+
+    assert ([b"1"], b"2") == (kept, ran.result)
 
 
 def test_no_engine_from_the_start_is_an_error() -> None:

@@ -43,6 +43,9 @@ class FakeExecutor:
         self.stop_after = stop_after
         self.requests: list[Request] = []
         self.result: bytes | None = None
+        self.killed_after: int | None = None
+        """Assay itself dies when so many probes have ended."""
+        self.left: list[str] = []
 
     def gpus(self) -> tuple[str, ...]:
         if not self.count:
@@ -52,12 +55,18 @@ class FakeExecutor:
     def place(self, reference: str) -> Place:
         return Place(reference=reference, digest="sha256:image")
 
+    def sweep(self) -> list[str]:
+        left, self.left = self.left, []
+        return left
+
     def run(self, request: Request) -> Ran:
         self.requests.append(request)
         if self.result is not None:
             return Ran(result=self.result, ended="failed", message="it said something else")
         done: dict[str, Any] = {}
         for item in request.job["probes"][: self.stop_after]:
+            if len(done) == self.killed_after:
+                raise Dead
             outcome = self.outcomes.get(item["feature"], "works")
             document = {"outcome": outcome, "reason": "why", "metrics": {}, "notes": [], "seconds": 0.1}
             done[item["feature"]] = {
@@ -67,18 +76,34 @@ class FakeExecutor:
                 "document": document,
                 "stderr": "said on stderr",
             }
+            if request.keep is not None:
+                written = self.document(request, done, finished=False)
+                request.keep(written[: len(written) // 2])
+                request.keep(written)
         finished = self.stop_after is None
+        data = self.document(request, done, finished=finished)
+        return Ran(result=data, ended="finished" if finished else "killed", message="" if finished else "it was killed")
+
+    def document(self, request: Request, done: dict[str, Any], *, finished: bool) -> bytes:
         document = {
             "schema_version": 1,
             "suite_digest": "sha256:suite",
             "python": "3.12.1",
             "executable": "/usr/bin/python3",
-            "facts": {"devices": [DEVICE], "driver": "580.1", "cuda": "13.0", "packages": {"torch": "2.11.0"}},
+            "facts": {
+                "devices": [DEVICE] if request.gpus else [],
+                "driver": "580.1",
+                "cuda": "13.0",
+                "packages": {"torch": "2.11.0"},
+            },
             "probes": done,
             "finished": finished,
         }
-        data = json.dumps(document).encode()
-        return Ran(result=data, ended="finished" if finished else "killed", message="" if finished else "it was killed")
+        return json.dumps(document).encode()
+
+
+class Dead(BaseException):
+    """Nothing that comes after it in this process counts."""
 
 
 class FakeLeases:
@@ -89,10 +114,12 @@ class FakeLeases:
         yield gpus[:count]
 
 
-def flow(executor: FakeExecutor, root: Path, said: list[str] | None = None) -> ProbeFlow:
+def flow(
+    executor: FakeExecutor, root: Path, said: list[str] | None = None, leases: FakeLeases | None = None
+) -> ProbeFlow:
     return ProbeFlow(
         executor=executor,
-        leases=FakeLeases(),
+        leases=leases or FakeLeases(),
         store=FileStore(root),
         suite=SUITE,
         suite_digest="sha256:suite",
@@ -176,6 +203,112 @@ def test_what_was_measured_before_a_kill_is_kept(tmp_path: Path) -> None:
     assert 1 == len(ran)
     assert all("it was killed" in made.features[name].reason for name in {"one", "two", "three"} - set(ran))
     assert 1 == exit_code([made])
+
+
+def test_what_was_measured_before_assay_was_killed_is_recorded_by_the_next_run(tmp_path: Path) -> None:
+    executor = FakeExecutor(outcomes={"one": "wrong"})
+    executor.killed_after = 2
+    with pytest.raises(Dead):
+        flow(executor, tmp_path).run([SUBJECT], Options())
+    assert [] == list(FileStore(tmp_path).records())
+    again, said = FakeExecutor(), list[str]()
+    again.left = ["assay-run-1"]
+
+    (made,) = flow(again, tmp_path, said).run([SUBJECT], Options())
+
+    records = [item for item in FileStore(tmp_path).records() if isinstance(item, ProbeRecord)]
+    (kept,) = [item for item in records if item != made]
+    assert 2 == len(records)
+    assert (Outcome.WRONG, "some-cause") == (kept.features["one"].outcome, kept.features["one"].cause)
+    assert kept.features["two"].reason == "the run broke off: assay was killed"
+    assert made.features["three"] == kept.features["three"]
+    assert (tmp_path / (kept.features["three"].log or "")).is_file()
+    # `one` is what `two` rests on.
+    assert [[], ["one", "two"]] == [[item["feature"] for item in one.job["probes"]] for one in again.requests]
+    assert any(f"{kept.run} was killed" in line and "one, three" in line for line in said)
+    assert any("1 of 3 features are recorded already" in line for line in said)
+    assert any("assay-run-1" in line for line in said)
+    assert [] == list(tmp_path.glob("*/unfinished"))
+
+
+def test_who_had_the_gpu_may_have_been_killed_while_it_was_waited_for(tmp_path: Path) -> None:
+    class Waiting(FakeLeases):
+        @contextmanager
+        def take(self, gpus: tuple[str, ...], count: int, **rest: Any) -> Iterator[tuple[str, ...]]:
+            executor.left = ["assay-run-1"]
+            yield gpus[:count]
+
+    class Alone(FakeExecutor):
+        def run(self, request: Request) -> Ran:
+            assert [] == executor.left
+            return super().run(request)
+
+    executor = Alone()
+
+    flow(executor, tmp_path, leases=Waiting()).run([SUBJECT], Options())
+
+    assert executor.requests
+
+
+def test_a_run_that_lives_keeps_its_drafts(tmp_path: Path) -> None:
+    class Watched(FakeExecutor):
+        def run(self, request: Request) -> Ran:
+            ran = super().run(request)
+            assert 1 == len(list(tmp_path.glob("*/unfinished/*.json")))
+            assert [] == FileStore(tmp_path).adopt()
+            return ran
+
+    (made,) = flow(Watched(), tmp_path).run([SUBJECT], Options())
+
+    assert [made] == list(FileStore(tmp_path).records())
+    assert [] == list(tmp_path.glob("*/unfinished"))
+
+
+def test_what_an_engine_gave_out_before_it_was_lost_is_recorded(tmp_path: Path) -> None:
+    class Lost(FakeExecutor):
+        def run(self, request: Request) -> Ran:
+            super().run(request)
+            return Ran(result=None, ended="engine_lost", message="the engine is gone")
+
+    (made,) = flow(Lost(stop_after=2), tmp_path).run([SUBJECT], Options())
+
+    outcomes = [item.outcome for item in made.features.values()]
+    assert (2, 1) == (outcomes.count(Outcome.WORKS), outcomes.count(Outcome.NOT_RUN))
+    assert [made] == list(FileStore(tmp_path).records())
+    assert any("the engine is gone" in note for note in made.notes)
+
+
+def test_drafts_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> None:
+    class Blocked(FakeExecutor):
+        def run(self, request: Request) -> Ran:
+            (tmp_path / request.run / "unfinished").write_bytes(b"")
+            return super().run(request)
+
+    said: list[str] = []
+
+    (made,) = flow(Blocked(), tmp_path, said).run([SUBJECT], Options())
+
+    assert {Outcome.WORKS} == {item.outcome for item in made.features.values()}
+    assert 1 == sum("at the end only" in line for line in said)
+
+
+def test_without_a_gpu_what_is_known_is_not_run_again(tmp_path: Path) -> None:
+    nothing = Options(features=("three",), gpus=0)
+    flow(FakeExecutor(gpus=0), tmp_path).run([SUBJECT], nothing)
+    executor = FakeExecutor(gpus=0)
+
+    flow(executor, tmp_path).run([SUBJECT], nothing)
+
+    assert [[]] == [request.job["probes"] for request in executor.requests]
+
+
+def test_everything_known_is_shown_whichever_record_holds_it(tmp_path: Path) -> None:
+    for name in ("one", "three"):
+        flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(features=(name,)))
+
+    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(features=("one", "three")))
+
+    assert {"one", "three"} == set(made.features)
 
 
 @pytest.mark.parametrize("result", [b"", b"\x00\xff", b"[]", b'{"schema_version": 1}'])

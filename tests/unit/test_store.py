@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import pytest
 
 from assay.adapters.store import FileStore, write_whole
 from assay.errors import StoreError
-from assay.record import BuildRecord, BuildStatus
+from assay.record import AnyRecord, BuildRecord, BuildStatus
 
 
-def record(cell: str = "c", second: int = 0) -> BuildRecord:
+def record(cell: str = "c", second: int = 0, *, run: str = "r") -> BuildRecord:
     created = datetime(2026, 11, 20, 12, 0, second, tzinfo=UTC)
-    return BuildRecord(created=created, run="r", cell=cell, status=BuildStatus.BUILT)
+    return BuildRecord(created=created, run=run, cell=cell, status=BuildStatus.BUILT)
 
 
 @pytest.fixture
@@ -111,3 +112,71 @@ def test_a_document_that_was_changed_is_refused(store: FileStore) -> None:
 @pytest.mark.parametrize("digest", ["../../etc/passwd", "sha256:../x", ""])
 def test_a_document_is_asked_for_by_digest_only(store: FileStore, digest: str) -> None:
     assert store.document(digest) is None
+
+
+def drafts(store: FileStore) -> list[Path]:
+    return list(store.root.glob("*/unfinished/*.json"))
+
+
+def test_a_draft_ends_with_the_record(store: FileStore) -> None:
+    with store.new_run() as run:
+        for second in range(3):
+            run.draft(record("a", second, run=run.name))
+            run.draft(record("b", second, run=run.name))
+        assert 2 == len(drafts(store))
+        store.append(record("a", 9, run=run.name))
+        assert 1 == len(drafts(store))
+        store.append(record("b", 9, run=run.name))
+
+    assert [] == list(run.path.iterdir())
+    assert [] == store.adopt()
+
+
+def test_a_draft_of_a_run_that_lives_is_let_be_and_of_a_dead_one_becomes_a_record(store: FileStore) -> None:
+    with store.new_run() as run:
+        run.draft(record("a", 1, run=run.name))
+        run.draft(record("a", 2, run=run.name))
+        assert [] == FileStore(store.root).adopt()
+    (adopted,) = FileStore(store.root).adopt()
+
+    assert record("a", 2, run=run.name) == adopted
+    assert [adopted] == list(store.records())
+    assert [] == FileStore(store.root).adopt()
+    assert [] == list(run.path.iterdir())
+
+
+def test_of_two_drafts_of_a_cell_the_newest_is_adopted(store: FileStore) -> None:
+    with store.new_run() as run:
+        run.draft(record("a", 2, run=run.name))
+        (newest,) = drafts(store)
+        kept = newest.read_bytes()
+        run.draft(record("a", 1, run=run.name))
+        newest.write_bytes(kept)
+
+    assert [2] == [item.created.second for item in store.adopt()]
+    assert [] == drafts(store)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: raw + b" "])
+def test_a_draft_that_is_not_whole_is_not_believed(store: FileStore, damage: Callable[[bytes], bytes]) -> None:
+    with store.new_run() as run:
+        run.draft(record("a", run=run.name))
+    (path,) = drafts(store)
+    path.write_bytes(damage(path.read_bytes()))
+
+    assert [] == store.adopt()
+    assert [] == list(store.records())
+
+
+def test_a_draft_is_adopted_once_however_many_ask(store: FileStore) -> None:
+    with store.new_run() as run:
+        run.draft(record("a", run=run.name))
+    found: list[AnyRecord] = []
+    threads = [threading.Thread(target=lambda: found.extend(FileStore(store.root).adopt())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 1 == len(found)
+    assert 1 == len(list(store.records()))

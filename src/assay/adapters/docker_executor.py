@@ -82,6 +82,10 @@ class DockerExecutor:
             )
         return Place(reference=reference, digest=image.digest or image.id)
 
+    def sweep(self) -> Sequence[str]:
+        """Remove the containers and workspaces of processes of this machine that are gone."""
+        return self._engine.sweep()
+
     def run(self, request: Request) -> Ran:
         """Run the harness in a container; see `assay.ports.executor.Executor`."""
         began = time.monotonic()
@@ -192,7 +196,7 @@ class DockerExecutor:
             over.set()
 
     def _followed(self, container: Container, request: Request) -> Exit:
-        if request.progress is None:
+        if request.progress is None and request.keep is None:
             return container.wait(request.limits.seconds)
 
         def follow() -> None:
@@ -203,6 +207,9 @@ class DockerExecutor:
                     for line in lines:
                         if request.progress is not None:
                             request.progress(line.decode(errors="replace"))
+                    # The harness says a line when it has written down how a probe ended.
+                    if lines and request.keep is not None and (document := _result(container)) is not None:
+                        request.keep(document)
             except EngineError:
                 return
 

@@ -38,6 +38,14 @@ else:
     print(count.value, told if status else "" if count.value else "the driver shows no GPU")
 """
 
+_TETHERED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes another program, which the kernel asks to end when assay dies (PR_SET_PDEATHSIG): nobody else would."""
+
 
 def cuda_devices_in_child() -> tuple[int, str]:
     """Return how many GPUs the driver of this machine shows, and why there are none.
@@ -86,6 +94,10 @@ class LocalExecutor:
             raise UsageError(f"{self._python} cannot be probed: {error.message}") from error
         return Place(reference="local", digest=digest_of(["local", *json.loads(done.stdout)]))
 
+    def sweep(self) -> tuple[str, ...]:
+        """Remove nothing: a harness ends with the process that started it."""
+        return ()
+
     def run(self, request: Request) -> Ran:
         """Run the harness; see `assay.ports.executor.Executor`."""
         began = time.monotonic()
@@ -99,6 +111,7 @@ class LocalExecutor:
             cache.mkdir(parents=True, exist_ok=True)
             job = {**request.job, "work": str(root / "work"), "cache": str(cache)}
             (root / "job.json").write_text(json.dumps(job))
+            (root / "tethered.py").write_text(_TETHERED)
             result = root / "result.json"
             # A path of the caller's own interpreter must not leak into the one that is probed.
             environment = {"CUDA_VISIBLE_DEVICES": ",".join(request.gpus), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -109,8 +122,12 @@ class LocalExecutor:
                 if request.progress:
                     for line in data.decode(errors="replace").splitlines():
                         request.progress(line)
+                # The harness says a line when it has written down how a probe ended.
+                if request.keep and b"\n" in data and result.exists():
+                    request.keep(result.read_bytes())
 
-            argv: list[str | Path] = [self._python, root / "probes" / "harness.py", root / "job.json", result]
+            argv: list[str | Path] = [self._python, "-S", root / "tethered.py", str(os.getpid())]
+            argv += [self._python, root / "probes" / "harness.py", root / "job.json", result]
             ended: Literal["finished", "timed_out", "failed", "killed", "stopped"] = "finished"
             message = ""
             try:

@@ -1,4 +1,4 @@
-"""build_logs/ on disk: records and documents as files that are written once, run folders, claims by file lock."""
+"""build_logs/ on disk: records and documents, each a file that is written once; run folders, drafts, claims."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -22,6 +25,10 @@ from assay.ports.store import SUMMARY
 from assay.record import AnyRecord, Record, RunSummary, dump, file_name, parse
 
 __all__ = ["FileStore", "no_space", "write_whole"]
+
+_DRAFTS: Final = "unfinished"
+"""The folder in a run's folder that holds drafts; the lock beside them is held as long as the run lives."""
+_LOCK: Final = ".lock"
 
 
 def no_space(error: OSError) -> str | None:
@@ -52,11 +59,42 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         raise StoreError(f"{path} cannot be written: {error.strerror}", hint=no_space(error)) from error
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file, made if need be; False while another holds it; the kernel lets go of it when a process dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise StoreError(f"{path.parent} cannot be written: {error.strerror}", hint=no_space(error)) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
+def _drafts(folder: Path, cell_id: str = "") -> list[Path]:
+    """Return the drafts in a folder, of one cell or of all; a name is the cell's mark, then that of the record."""
+    return list(folder.glob(f"{_mark(cell_id)}-*.json" if cell_id else "*.json"))
+
+
+def _mark(cell_id: str) -> str:
+    return hashlib.sha256(cell_id.encode()).hexdigest()[:32]
+
+
 class FileRun:
     """One run's folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._alive = ExitStack()
+        self._guard = threading.Lock()
+        self._drafted = False
 
     @property
     def name(self) -> str:
@@ -78,6 +116,27 @@ class FileRun:
         write_whole(path, data, mode=0o755 if executable else 0o644)
         return path
 
+    def draft(self, record: Record) -> None:
+        """Keep a record as far as it came; see the port."""
+        folder = self.path / _DRAFTS
+        with self._guard:
+            if not self._drafted:
+                # Before the first draft: one without a living run behind it is anybody's to adopt.
+                self._alive.enter_context(_locked(folder / _LOCK))
+                self._drafted = True
+        path = folder / f"{_mark(record.cell)}-{file_name(record)}"
+        write_whole(path, dump(record))
+        for older in _drafts(folder, record.cell):
+            if older != path:
+                older.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the run; drafts that no record followed are left to be adopted."""
+        folder = self.path / _DRAFTS
+        if self._drafted and not _drafts(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._alive.close()
+
 
 class FileStore:
     """The store in a folder.
@@ -95,7 +154,27 @@ class FileStore:
         path = self.root / "records" / file_name(record)
         if not path.exists():
             write_whole(path, dump(record))
+        for draft in _drafts(self.root / record.run / _DRAFTS, record.cell):
+            draft.unlink(missing_ok=True)
         return path
+
+    def adopt(self) -> list[AnyRecord]:
+        """Make records of what dead runs left unfinished; see the port."""
+        adopted: list[AnyRecord] = []
+        for folder in sorted(self.root.glob(f"*/{_DRAFTS}")):
+            if not _drafts(folder):
+                continue
+            with _locked(folder / _LOCK) as dead:
+                if not dead:
+                    continue
+                whole = [item for path in _drafts(folder) if (item := _whole(path)) and item.run == folder.parent.name]
+                # A cell has two if the run died between writing one and removing the one before.
+                for record in {item.cell: item for item in sorted(whole, key=lambda item: item.created)}.values():
+                    self.append(record)
+                    adopted.append(record)
+                if not _drafts(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+        return adopted
 
     def records(self, *, kind: str | None = None) -> Iterator[AnyRecord]:
         """Yield all readable records, oldest first; names begin with the time, so they sort by it."""
@@ -158,23 +237,23 @@ class FileStore:
             except OSError as error:
                 raise StoreError(f"{path} cannot be made: {error.strerror}", hint=no_space(error)) from error
             break
-        yield FileRun(path)
+        run = FileRun(path)
+        try:
+            yield run
+        finally:
+            run.close()
 
     @contextmanager
     def claim(self, cell_id: str) -> Iterator[bool]:
-        """Hold a lock file while a cell is worked on; the kernel lets go of it when the process dies."""
-        folder = self.root / "claims"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder / hashlib.sha256(cell_id.encode()).hexdigest()[:32], os.O_CREAT | os.O_RDWR, 0o644)
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
-        finally:
-            os.close(handle)
+        """Hold a lock file while a cell is worked on."""
+        with _locked(self.root / "claims" / _mark(cell_id)) as mine:
+            yield mine
+
+
+def _whole(path: Path) -> AnyRecord | None:
+    """Return a draft's record; None if the file is gone, or not what it was written as."""
+    try:
+        raw = path.read_bytes()
+        return parse(raw, source=path.name) if is_intact(path, raw) else None
+    except (StoreError, OSError):
+        return None

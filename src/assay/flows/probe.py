@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from assay import __version__, probes, record
-from assay.errors import GpuMissing, StoreError
+from assay.errors import EngineError, EngineMissing, GpuMissing, StoreError
 from assay.model.outcome import Outcome
 from assay.ports.executor import Executor, Leases, Limits, Place, Ran, Request
 from assay.ports.store import RunFolder, Store
@@ -55,6 +56,25 @@ class Options:
     seed: int = 0
 
 
+@dataclass(kw_only=True)
+class _Work:
+    """The probes of one subject, and what has come of them so far."""
+
+    subject: Subject
+    todo: Sequence[Declaration]
+    old: Mapping[str, FeatureResult]
+    wanted: set[str]
+    folder: RunFolder
+    latest: HarnessResult
+    """The newest result document that could be read."""
+    ended: dict[str, FeatureResult] = field(default_factory=dict)
+    """The probes that have ended, judged."""
+    began: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    drafting: bool = True
+    """Drafts are still wanted."""
+
+
 class ProbeFlow:
     """Probes subjects, several at once when there are several GPUs."""
 
@@ -77,6 +97,7 @@ class ProbeFlow:
         self._diagnose = diagnose
         self._say = say
         self._stop = threading.Event()
+        self._sweeping = threading.Lock()
         self._known = probes.declarations(
             {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
         )
@@ -89,13 +110,15 @@ class ProbeFlow:
     def run(self, subjects: Sequence[Subject], options: Options) -> list[ProbeRecord]:
         """Probe all subjects; records in the order of the subjects. What was recorded already is joined to the rest.
 
-        Ctrl-C ends what runs, records what it had measured, and comes out as KeyboardInterrupt.
+        Ctrl-C ends what runs, records what it had measured, and comes out as KeyboardInterrupt. When this process is
+        killed, the next one records what was measured and removes what is left of it.
 
         Raises:
             GpuMissing: probes that need a GPU were asked for and none can be given.
             EngineMissing: there is no engine.
         """
         chosen = probes.order(self._known, options.features)
+        self._after_the_dead()
         gpus = self._gpus(chosen, options)
         at_once = max(1, len(gpus) // max(1, options.gpus)) if gpus else 1
         with self._store.new_run() as folder, ThreadPoolExecutor(at_once, thread_name_prefix="probe") as pool:
@@ -106,6 +129,25 @@ class ProbeFlow:
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+    def _after_the_dead(self) -> None:
+        """Record what runs that were killed had measured, and remove what of them is still there."""
+        for made in self._store.adopt():
+            if isinstance(made, ProbeRecord):
+                mine = sorted(name for name, item in made.features.items() if (item.log or "").startswith(made.run))
+                self._say(
+                    f"{made.cell}: the run {made.run} was killed; what it had measured until "
+                    f"{made.created:%Y-%m-%d %H:%M:%S} UTC is recorded: {', '.join(mine)}"
+                )
+        try:
+            removed = self._executor.sweep()
+        except EngineMissing:
+            raise
+        except EngineError as error:
+            self._say(f"what a killed run left behind could not be removed: {error.message}")
+        else:
+            if removed:
+                self._say(f"removed what a killed run left behind: {', '.join(removed)}")
 
     def _gpus(self, chosen: Sequence[Declaration], options: Options) -> tuple[str, ...]:
         if options.gpus == 0 or all(item.gpus == 0 for item in chosen):
@@ -125,52 +167,55 @@ class ProbeFlow:
     ) -> ProbeRecord:
         count = options.gpus if gpus else 0
         with self._leases.take(gpus, count, wait_seconds=options.wait_seconds, stop=self._stop) as held:
-            old: dict[str, FeatureResult] = {}
+            if held:
+                # Who had the GPU before may have been killed while this run waited for it.
+                with self._sweeping:
+                    self._after_the_dead()
+            before: list[ProbeRecord] = []
             if not options.force and not options.sabotage:
-                old = self._recorded(subject, held, folder, options)
+                before = self._recorded(subject, held, folder, options)
+            old = probes.known(before)
             todo = [item for item in chosen if item.feature not in old]
             if not todo:
                 self._say(f"{subject.cell}: all {len(chosen)} features are recorded already (--force probes again)")
-                return self._newest(subject)
+                return before[-1].model_copy(update={"features": {**before[-1].features, **old}})
             # What the rest rests on runs again: a prerequisite must be seen to work in the same run.
             todo = probes.order(self._known, [item.feature for item in todo])
-            ran = self._execute(subject, todo, held, folder, options)
-        return self._keep(
-            subject=subject,
-            todo=todo,
-            ran=ran,
-            old=old,
-            wanted={item.feature for item in chosen},
-            folder=folder,
-            options=options,
-        )
+            if len(todo) < len(chosen):
+                self._say(f"{subject.cell}: {len(chosen) - len(todo)} of {len(chosen)} features are recorded already")
+            work = _Work(
+                subject=subject,
+                todo=todo,
+                old=old,
+                wanted={item.feature for item in chosen},
+                folder=folder,
+                latest=_EMPTY,
+            )
+            keep = None if options.sabotage else lambda document: self._draft(work, document)
+            ran = self._execute(subject, todo, held, folder, options, keep=keep)
+        return self._keep(work, ran, options)
 
     def _recorded(
         self, subject: Subject, gpus: tuple[str, ...], folder: RunFolder, options: Options
-    ) -> dict[str, FeatureResult]:
+    ) -> list[ProbeRecord]:
+        """Return what was recorded in the very place that is to be probed, oldest first."""
+        digest = subject.place.digest
         mine = [
             item
             for item in self._store.records(kind="probe")
-            if isinstance(item, ProbeRecord) and item.image_digest == subject.place.digest
+            if isinstance(item, ProbeRecord) and (item.image_digest, item.suite_digest) == (digest, self._digest)
         ]
-        if not any(item.suite_digest == self._digest for item in mine):
-            return {}
+        if not mine:
+            return []
         # Only the place itself can tell which GPU and driver it would get: a run of no probes reads that.
         ran = self._execute(subject, (), gpus, folder, options)
-        there = probes.devices(_parse(ran)[0].facts)
-        if not there:
-            return {}
-        return probes.known(mine, image_digest=subject.place.digest, suite_digest=self._digest, device=there[0])
-
-    def _newest(self, subject: Subject) -> ProbeRecord:
-        found = [
-            item
-            for item in self._store.records(kind="probe")
-            if isinstance(item, ProbeRecord)
-            and item.image_digest == subject.place.digest
-            and item.suite_digest == self._digest
-        ]
-        return max(found, key=lambda item: item.created)
+        facts = _parse(ran.result)[0].facts
+        there = probes.devices(facts)
+        # A GPU that was given and is not seen inside may be back by now: nothing is known of such a place.
+        if facts is None or (gpus and not there):
+            return []
+        device = there[0] if there else None
+        return probes.alike(mine, image_digest=digest, suite_digest=self._digest, device=device)
 
     def _execute(
         self,
@@ -179,6 +224,8 @@ class ProbeFlow:
         gpus: tuple[str, ...],
         folder: RunFolder,
         options: Options,
+        *,
+        keep: Callable[[bytes], None] | None = None,
     ) -> Ran:
         job = probes.job(todo, work="", warm=options.warm, sabotage=options.sabotage, seed=options.seed)
         request = Request(
@@ -190,34 +237,60 @@ class ProbeFlow:
             limits=options.limits,
             keep_cache=options.keep_cache,
             progress=(lambda line: self._say(f"{subject.cell}: {line}")) if todo else None,
+            keep=keep,
             stop=self._stop,
         )
         return self._executor.run(request)
 
-    def _keep(
-        self,
-        *,
-        subject: Subject,
-        todo: Sequence[Declaration],
-        ran: Ran,
-        old: Mapping[str, FeatureResult],
-        wanted: set[str],
-        folder: RunFolder,
-        options: Options,
-    ) -> ProbeRecord:
-        result, problem = _parse(ran)
-        broke_off = ""
-        if not result.finished:
-            broke_off = f"the run broke off: {ran.message or problem or ran.ended}"
-        elif ran.message:
-            problem = ran.message
-        features = probes.judge_all(result, todo, broke_off=broke_off)
-        logs = self._logs(subject, result, ran, folder)
-        for name, value in features.items():
-            text = value.reason + "\n" + (result.probes[name].stderr if name in result.probes else "")
-            cause = self._diagnose(text) if value.outcome in _CAUSED else None
-            features[name] = value.model_copy(update={"cause": cause, "log": logs.get(name)})
-        merged = {**{name: item for name, item in old.items() if name in wanted}, **features}
+    def _draft(self, work: _Work, document: bytes) -> None:
+        """Keep what has been measured so far, should this process not live to record it."""
+        with work.lock:
+            if not work.drafting:
+                return
+            if not _parse(document)[0].probes.keys() - work.ended.keys():
+                return
+            seconds = time.monotonic() - work.began
+            ran = Ran(result=document, ended="killed", message="assay was killed", seconds=seconds)
+            try:
+                work.folder.draft(self._record(work, ran)[0])
+            except StoreError as error:
+                work.drafting = False
+                self._say(f"{work.subject.cell}: what is measured is kept at the end only: {error.message}")
+
+    def _keep(self, work: _Work, ran: Ran, options: Options) -> ProbeRecord:
+        """Record what came of a run."""
+        with work.lock:
+            work.drafting = False
+        made, problem = self._record(work, ran)
+        cell = work.subject.cell
+        if ran.ended == "stopped":
+            done = sum(made.features[item.feature].outcome is not Outcome.NOT_RUN for item in work.todo)
+            self._say(f"{cell}: stopped; {done} of {len(work.todo)} probes had ended")
+        if options.sabotage:
+            self._say(f"{cell}: sabotaged, so nothing is recorded")
+        elif work.latest.facts is None and not work.latest.probes:
+            self._say(f"{cell}: nothing could be measured, so nothing is recorded: {problem}")
+        else:
+            self._store.append(made)
+        return made
+
+    def _record(self, work: _Work, ran: Ran) -> tuple[ProbeRecord, str]:
+        """Return the record of a run as it stands, and what went wrong with it."""
+        read, problem = _parse(ran.result)
+        if not problem:
+            work.latest = read
+        # Of an engine that was lost, what it gave out before is all there is.
+        result = work.latest
+        problem = ran.message or problem
+        if broke_off := "" if result.finished else f"the run broke off: {problem or ran.ended}":
+            problem = broke_off
+        subject, folder = work.subject, work.folder
+        features = probes.judge_all(result, work.todo, broke_off=broke_off)
+        self._logs(work, ran)
+        for name in result.probes.keys() & features.keys() - work.ended.keys():
+            work.ended[name] = self._explained(work, name, features[name])
+        features |= work.ended
+        merged = {**{name: item for name, item in work.old.items() if name in work.wanted}, **features}
         made = ProbeRecord(
             created=record.now(),
             run=folder.name,
@@ -232,50 +305,42 @@ class ProbeFlow:
             devices=probes.devices(result.facts),
             packages=dict(result.facts.packages) if result.facts else {},
             features=merged,
-            notes=_notes(result, ran, broke_off or problem, old, features, seconds=ran.seconds),
+            notes=_notes(result, ran, problem, work.old, features, seconds=ran.seconds),
         )
-        if ran.ended == "stopped":
-            done = sum(item.outcome is not Outcome.NOT_RUN for item in features.values())
-            self._say(f"{subject.cell}: stopped; {done} of {len(todo)} probes had ended")
-        if options.sabotage:
-            self._say(f"{subject.cell}: sabotaged, so nothing is recorded")
-        elif result.facts is None and not result.probes:
-            self._say(f"{subject.cell}: nothing could be measured, so nothing is recorded: {broke_off or problem}")
-        else:
-            self._store.append(made)
-        return made
+        return made, problem
 
-    def _logs(self, subject: Subject, result: HarnessResult, ran: Ran, folder: RunFolder) -> dict[str, str]:
-        """Write each probe's output into the run's folder; return feature -> path relative to build_logs/."""
-        base = folder.cell(subject.cell)
-        paths: dict[str, str] = {}
-        try:
-            relative = base.relative_to(folder.path)
-            for name, ended in result.probes.items():
-                if ended.not_run:
-                    continue
-                text = f"$ {ended.file}\n--- stdout ({ended.stdout_bytes} bytes)\n{ended.stdout}\n"
-                text += f"--- stderr ({ended.stderr_bytes} bytes)\n{ended.stderr}\n"
-                folder.write(str(relative / "probes" / f"{name}.log"), text.encode())
-                paths[name] = f"{folder.name}/{relative}/probes/{name}.log"
-            folder.write(str(relative / "probes" / "harness.log"), ran.log)
-            if ran.result is not None:
-                folder.write(str(relative / "probes" / "result.json"), ran.result)
-        except OSError as error:
-            raise StoreError(f"the logs of {subject.cell} cannot be written: {error}") from error
-        return paths
+    def _explained(self, work: _Work, name: str, judged: FeatureResult) -> FeatureResult:
+        """Add to a verdict what the probe's output says of the cause, and where that output is."""
+        ended = work.latest.probes[name]
+        cause = self._diagnose(f"{judged.reason}\n{ended.stderr}") if judged.outcome in _CAUSED else None
+        log = None if ended.not_run else f"{work.folder.name}/{work.subject.cell}/probes/{name}.log"
+        return judged.model_copy(update={"cause": cause, "log": log})
+
+    def _logs(self, work: _Work, ran: Ran) -> None:
+        """Write what is new of each probe's output, and the result document, into the run's folder."""
+        folder = f"{work.subject.cell}/probes"
+        for name, ended in work.latest.probes.items():
+            if ended.not_run or name in work.ended:
+                continue
+            text = f"$ {ended.file}\n--- stdout ({ended.stdout_bytes} bytes)\n{ended.stdout}\n"
+            text += f"--- stderr ({ended.stderr_bytes} bytes)\n{ended.stderr}\n"
+            work.folder.write(f"{folder}/{name}.log", text.encode())
+        if ran.log:
+            work.folder.write(f"{folder}/harness.log", ran.log)
+        if ran.result is not None:
+            work.folder.write(f"{folder}/result.json", ran.result)
 
 
 _CAUSED = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE}
 _EMPTY = HarnessResult(schema_version=1, suite_digest="", python="", executable="")
 
 
-def _parse(ran: Ran) -> tuple[HarnessResult, str]:
+def _parse(document: bytes | None) -> tuple[HarnessResult, str]:
     """Return the result document, an empty one if there is none, and what is wrong with it."""
-    if ran.result is None:
-        return _EMPTY, ran.message or "there is no result document"
+    if document is None:
+        return _EMPTY, "there is no result document"
     try:
-        return HarnessResult.model_validate(json.loads(ran.result)), ""
+        return HarnessResult.model_validate(json.loads(document)), ""
     except (ValueError, ValidationError) as error:
         return _EMPTY, f"the result document cannot be read: {str(error).splitlines()[0]}"
 

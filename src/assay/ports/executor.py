@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -50,6 +50,9 @@ class Request:
     """Keep what was compiled at run time for the next run of the same place on the same kind of GPU."""
     progress: Callable[[str], None] | None = None
     """Is given each line that the harness says."""
+    keep: Callable[[bytes], None] | None = None
+    """Is given the harness's result document, as far as it came, each time a probe has ended; from a thread of the
+    executor's. It need not be given the last one, and may be called late: what `run` returns counts."""
     stop: threading.Event | None = None
     """Ends the run when it is set; what was measured until then is in the answer."""
 
@@ -90,6 +93,14 @@ class Executor(Protocol):
         Raises:
             UsageError: there is no such image (the nearest names are offered).
             EngineMissing: there is no engine.
+        """
+        ...
+
+    def sweep(self) -> Sequence[str]:
+        """Remove what runs left here whose assay is dead: it would go on using the GPU. Return what was removed.
+
+        Raises:
+            EngineError: something cannot be removed, or there is no engine.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
@@ -34,9 +34,19 @@ class RunFolder(Protocol):
         """Write a file of the run whole or not at all."""
         ...
 
+    def draft(self, record: Record) -> None:
+        """Keep a record as far as it came, whole or not at all; it stands in for the one before it of the same cell.
+
+        `Store.append` of the finished record ends it; so does `Store.adopt` when this process did not live to do that.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        ...
+
 
 class Store(Protocol):
-    """Append-only records, and run folders."""
+    """Append-only records, run folders, and drafts of records that are not finished."""
 
     @property
     def root(self) -> Path:
@@ -48,6 +58,17 @@ class Store(Protocol):
 
         Raises:
             StoreError: it cannot be written (disk full, no permission).
+        """
+        ...
+
+    def adopt(self) -> Sequence[AnyRecord]:
+        """Make records of the drafts that dead runs left (killed, power lost), and return them.
+
+        Drafts of runs that live are let be, and so are those that are not whole. One draft becomes one record, however
+        many processes ask at once.
+
+        Raises:
+            StoreError: a record cannot be written; its draft stays.
         """
         ...
 
