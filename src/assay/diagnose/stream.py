@@ -133,6 +133,7 @@ class Scanner:
             for anchor, pairs in library.anchors.items()
         }
         self._literals = library.literals
+        self._by_index = [self._tries[literal] for literal in self._literals]
         self._automaton = library.automaton
         self._longest = max(map(len, self._literals), default=1)
         self._found = Found()
@@ -181,24 +182,47 @@ class Scanner:
         literals, spent = self._literals, self._spent
         window = memoryview(buffer)[begin : limit + self._longest - 1]
         found = self._automaton.find_matches_as_indexes(window, overlapping=True)
-        places = sorted((begin + start, index) for index, start, _ in found if literals[index] not in spent)
+        if spent:
+            found = [match for match in found if literals[match[0]] not in spent]
+        places = [(begin + start, index) for index, start, _ in found]
+        places.sort()
+        # Carriage returns are seldom: where there are none, no line has to be looked through for them.
+        plain = buffer.find(b"\r", max(0, begin - _HALF_LINE), limit + _HALF_LINE) < 0
+        rfind, find, count = buffer.rfind, buffer.find, buffer.count
+        tries, kept_at, saturated = self._by_index, self._at, self._saturated
         offset, line = begin, self._line
-        start = end = -1
+        end = -1
+        start = last = -1
         raw = b""
-        tried: set[int] = set()
         for at, index in places:
             if at >= limit:
                 break
-            if not start <= at < end:
-                line += buffer.count(b"\n", offset, at)
+            if at >= end:
+                line += count(b"\n", offset, at)
                 offset = at
-                start, end = self._segment(at)
+                # `_segment`, without the call: in the worst of logs every line is looked at.
+                if plain and at >= _HALF_LINE:
+                    start = rfind(b"\n", at - _HALF_LINE, at) + 1 or at - _HALF_LINE
+                    end = find(b"\n", at, at + _HALF_LINE)
+                    if end < 0:
+                        end = min(len(buffer), at + _HALF_LINE)
+                else:
+                    start, end = self._segment(at)
                 raw = buffer[start:end]
-                tried.clear()
-            # An expression sees the whole line: a literal that stands in it twice says nothing new.
-            if index not in tried:
+                last, tried = index, {index}
+            elif index == last or index in tried:
+                # An expression sees the whole line: a literal that stands in it twice says nothing new.
+                continue
+            else:
                 tried.add(index)
-                self._try(start, end, line, raw, literals[index])
+            for name, entry, signature, search in tries[index]:
+                if name in saturated or kept_at.get(name) == line:
+                    continue
+                if search is None:
+                    self._try_several(entry, signature, line, (start, end), literals[index])
+                elif (match := search(raw)) is not None:
+                    captured = {key: value.decode("utf-8", "replace") for key, value in match.groupdict(b"").items()}
+                    self._keep(entry, line, raw, match.start(), captured)
         self._look_for_telling(begin, limit)
         self._line += buffer.count(b"\n", begin, limit)
         cut = max(0, limit - _BEHIND)
@@ -234,21 +258,15 @@ class Scanner:
         text = buffer[low:high].decode("utf-8", "replace")
         return "\n".join(peel(line).strip() for line in re.split(r"[\r\n]+", text))
 
-    def _try(self, start: int, end: int, line: int, raw: bytes, anchor: bytes) -> None:
-        at, saturated = self._at, self._saturated
-        for name, entry, signature, search in self._tries[anchor]:
-            if name in saturated or at.get(name) == line:
-                continue
-            if search is not None:
-                found = search(raw)
-                if found:
-                    captured = {key: value.decode("utf-8", "replace") for key, value in found.groupdict(b"").items()}
-                    self._keep(entry, line, raw, found.start(), captured)
-            else:
-                # The literal's own place in the line is where the failure is told.
-                match = _regex(signature.regex).search(self._neighbours(start, end, signature))
-                if match:
-                    self._keep(entry, line, raw, raw.find(anchor), match.groupdict(""))
+    def _try_several(
+        self, entry: Entry, signature: Signature, line: int, place: tuple[int, int], anchor: bytes
+    ) -> None:
+        start, end = place
+        match = _regex(signature.regex).search(self._neighbours(start, end, signature))
+        if match:
+            # The literal's own place in the line is where the failure is told.
+            raw = self._buffer[start:end]
+            self._keep(entry, line, raw, raw.find(anchor), match.groupdict(""))
 
     def _keep(self, entry: Entry, line: int, raw: bytes, found_at: int, captured: dict[str, str]) -> None:
         text = raw.decode("utf-8", "replace")
