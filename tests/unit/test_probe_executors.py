@@ -145,3 +145,15 @@ def test_one_gpu_has_one_user(tmp_path: Path) -> None:
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(GpuMissing, match="3 GPUs"), FileLeases(tmp_path).take(("0",), 3, wait_seconds=0):
         pass
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [("", ("0", "1")), ("3,2", ("3", "2")), (" 1 , GPU-5f, 7", ("1", "GPU-5f")), (",", ("0", "1"))],
+)
+def test_the_gpus_are_those_that_the_user_leaves_visible(
+    monkeypatch: pytest.MonkeyPatch, said: str, names: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+
+    assert names == visible_gpus(2)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from assay.adapters.local_executor import cuda_devices_in_child
+from assay.adapters.local_executor import cuda_devices_in_child, visible_gpus
 from assay.errors import EngineError, EngineMissing, GpuMissing, UsageError
 from assay.nearest import suggestion
 from assay.ports.engine import Bind, Container, ContainerSpec, Engine, Exit
@@ -51,7 +51,7 @@ class DockerExecutor:
         info = self._engine.info()
         count, why = cuda_devices_in_child() if info.local else (1, "")
         if count and info.gpu is not None:
-            return tuple(str(index) for index in range(count))
+            return visible_gpus(count) if info.local else tuple(str(index) for index in range(count))
         missing, steps = [], []
         if info.local and not count:
             missing.append(f"driver: {why}")

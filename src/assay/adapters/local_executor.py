@@ -16,7 +16,7 @@ from assay.digest import digest_of
 from assay.errors import GpuMissing, Interrupted, ToolError, UsageError
 from assay.ports.executor import Place, Ran, Request
 
-__all__ = ["LocalExecutor", "cuda_devices_in_child"]
+__all__ = ["LocalExecutor", "cuda_devices_in_child", "visible_gpus"]
 
 _PACKAGES = """
 import json, sys
@@ -57,6 +57,12 @@ def cuda_devices_in_child() -> tuple[int, str]:
     return (int(count), why) if count.isdigit() else (0, "asking the driver ended the process")
 
 
+def visible_gpus(count: int) -> tuple[str, ...]:
+    """Return the names of the GPUs that a user leaves to us: those in CUDA_VISIBLE_DEVICES, or all `count` by index."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return tuple(name for name in named if name)[:count] or tuple(str(index) for index in range(count))
+
+
 class LocalExecutor:
     """Runs the harness with a Python of this machine, in a child process of its own session.
 
@@ -79,7 +85,7 @@ class LocalExecutor:
                 f"no GPU on this machine; missing: driver: {why}",
                 hint="install the NVIDIA driver (580 or later for CUDA 13); `nvidia-smi` must show the card",
             )
-        return tuple(str(index) for index in range(count))
+        return visible_gpus(count)
 
     def place(self, reference: str) -> Place:
         """Return this environment; its digest is that of the names and versions of what is installed."""
