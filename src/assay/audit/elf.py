@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 from assay.audit.image import Image, Unread
@@ -17,6 +18,7 @@ __all__ = ["ElfHeader", "ElfLibrary", "Section", "Symbol", "is_elf", "read_elf",
 
 MACHINES: Final = {62: "x86_64", 183: "aarch64", 190: "cuda"}
 BINDINGS: Final = {0: "local", 1: "global", 2: "weak", 10: "unique"}
+_BOUND: Final = tuple(BINDINGS.get(number, "other") for number in range(16))
 VISIBILITIES: Final = ("default", "internal", "hidden", "protected")
 MAX_SYMBOLS: Final = 8_000_000
 MAX_STRINGS: Final = 256 << 20
@@ -307,29 +309,24 @@ def read_symbols(
 ) -> tuple[Symbol, ...]:
     """Decode a dynamic symbol table with its strings and version indexes; nameless and local symbols are left out."""
     symbols: list[Symbol] = []
-    find, limit = strings.find, len(strings)
-    for index, (name, info, other, section, _, _) in enumerate(_SYM.iter_unpack(table)):
-        binding = info >> 4
-        if name == 0 or binding == 0:
+    # There are hundreds of thousands: names are cut out of one text, in which a byte is a character.
+    text, ascii_alone = strings.decode("latin-1"), strings.isascii()
+    find, limit = text.find, len(text)
+    numbers = chain(versions, repeat(1))
+    for index, ((at, info, other, section, _, _), number) in enumerate(zip(_SYM.iter_unpack(table), numbers)):  # noqa: B905 - the last has no end
+        if at == 0 or info < 16:
             continue
-        end = find(b"\0", name)
-        if name >= limit or end < 0 or end - name > MAX_NAME:
+        end = find("\0", at)
+        if at >= limit or end < 0 or end - at > MAX_NAME:
             raise WheelError(f"symbol {index} has its name outside the string table")
-        is_defined = section != 0
-        number = versions[index] if index < len(versions) else 1
+        name = text[at:end]
+        if not ascii_alone and not name.isascii():
+            name = name.encode("latin-1").decode("utf-8", "backslashreplace")
         # Index 0 is local, 1 is the base version: neither is a version by name.
-        known = defined if is_defined else needed
-        version = known.get(number & 0x7FFF) if number & 0x7FFF > 1 else None
-        symbols.append(
-            Symbol(
-                strings[name:end].decode("utf-8", "backslashreplace"),
-                BINDINGS.get(binding, "other"),
-                VISIBILITIES[other & 3],
-                is_defined and number & 0x7FFF != 0 if versions else is_defined,
-                version,
-                not number & 0x8000,
-            )
-        )
+        version = (defined if section else needed).get(number & 0x7FFF) if number & 0x7FFF > 1 else None
+        binding, visibility = _BOUND[info >> 4], VISIBILITIES[other & 3]
+        is_defined = section != 0 and (number & 0x7FFF != 0 or not versions)
+        symbols.append(Symbol(name, binding, visibility, is_defined, version, not number & 0x8000))
     return tuple(symbols)
 
 

@@ -404,12 +404,12 @@ def library_facts(
     defined: dict[str, list[str]] = {}
     undefined: dict[str, list[str]] = {}
     for symbol in elf.symbols:
-        if symbol.defined:
-            visibility = "" if symbol.visibility == "default" else f"/{symbol.visibility}"
-            defined.setdefault(symbol.binding + visibility, []).append(_definition(symbol))
+        name, binding, visibility, is_defined, version, _ = symbol
+        if is_defined:
+            key = binding if visibility == "default" else f"{binding}/{visibility}"
+            defined.setdefault(key, []).append(name if version is None else _definition(symbol))
         else:
-            line = symbol.name if symbol.version is None else f"{symbol.name}@{symbol.version}"
-            undefined.setdefault(symbol.binding, []).append(line)
+            undefined.setdefault(binding, []).append(name if version is None else f"{name}@{version}")
     needed = elf.needed
     if scope == "prefix":
         own = PurePosixPath(path).name

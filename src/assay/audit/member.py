@@ -89,10 +89,12 @@ class MemberReader:
         if finished:
             self._keep_finished()
             self._plan()
-        self._walker.feed(chunk)
+        telling = self._walker.feed(chunk)
         if len(self._walker.containers) > self._named:
             self._name_kernels()
-        self._look(chunk)
+        if telling:
+            self._look(chunk)
+        self._tail = chunk[-_OVERLAP:] if len(chunk) >= _OVERLAP else (self._tail + chunk)[-_OVERLAP:]
 
     def _close_front(self) -> None:
         self._front_done = True
@@ -156,7 +158,6 @@ class MemberReader:
                 near = _MINOR.search(place, max(0, at - _OVERLAP), at + _OVERLAP)
                 if near:
                     self._notes["pybind11_python"] = near.group(1).decode()
-        self._tail = chunk[-_OVERLAP:] if len(chunk) >= _OVERLAP else (self._tail + chunk)[-_OVERLAP:]
 
     def finish(self, reread: Callable[[int, int], bytes] | None = None) -> Library | None:
         """Return the facts, or None if the file is no ELF file (a linker script, a text).
