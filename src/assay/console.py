@@ -1,4 +1,7 @@
-"""All printing: data to stdout, everything said to people to stderr; NO_COLOR, CI and pipes are honoured."""
+"""All printing: data to stdout, everything said to people to stderr; NO_COLOR, CI and pipes are honoured.
+
+Rich is imported where something is coloured: a plain line needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
-__all__ = ["STYLES", "data", "data_table", "err", "json_data", "out", "say", "warn"]
+__all__ = ["STYLES", "data", "data_table", "err", "fail", "json_data", "out", "say", "warn"]
 
 _LEAST_LAST: Final = 30
 """Characters that the last column of a table needs at least, if it has them."""
@@ -27,7 +28,13 @@ STYLES: Final = {
 }  # fmt: skip
 
 
+_CONTROL: Final = dict.fromkeys(map(ord, "\a\b\v\f\r"))
+"""What a terminal would obey, and a text that is taken literally must not say."""
+
+
 def _console(*, stderr: bool) -> Console:
+    from rich.console import Console  # noqa: PLC0415
+
     stream = sys.stderr if stderr else sys.stdout
     # Piped output keeps whole lines: a table that is cut to 80 columns is useless to grep.
     width = None if stream.isatty() else int(os.environ.get("COLUMNS", "500"))
@@ -46,11 +53,22 @@ def err() -> Console:
 
 def say(text: str = "") -> None:
     """Tell a person something, on stderr; the text is taken literally."""
-    err().print(escape(text), soft_wrap=True)
+    sys.stderr.write(text.translate(_CONTROL) + "\n")
+
+
+def fail(text: str, *, hint: str | None = None) -> None:
+    """Tell a person of an error and what to try, on stderr."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    err().print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
+    if hint:
+        err().print(f"  [bold]try:[/] {escape(hint)}", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Warn a person, on stderr."""
+    from rich.markup import escape  # noqa: PLC0415
+
     err().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
@@ -66,6 +84,8 @@ def json_data(value: Any) -> None:
 
 def styled(word: str) -> Text:
     """Return a word in the colour of its meaning."""
+    from rich.text import Text  # noqa: PLC0415
+
     return Text(word, style=STYLES.get(word.rsplit(maxsplit=1)[-1] if word else "", ""))
 
 
@@ -75,6 +95,9 @@ def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
     The last column may wrap. Where the others alone do not fit into the terminal, each row becomes a block: its first
     value on a line of its own, the rest below it.
     """
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     table_rows = [tuple(row) for row in rows]
     console = out()
     widths = [max((len(row[n]) for row in table_rows), default=0) for n in range(len(columns))]
@@ -91,6 +114,8 @@ def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
 
 
 def _blocks(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
     if title:
         console.print(Text(title, style="italic"))
     for row in rows:

@@ -65,7 +65,7 @@ def test_secrets_and_arguments_reach_the_command_by_name() -> None:
         build_args={"https_proxy": None, "MAX_JOBS": "2"},
         log=Path("log"),
     )
-    command = Buildx(zstd=True).command(task, dockerfile="Dockerfile")
+    command = Buildx(zstd=lambda: True).command(task, dockerfile="Dockerfile")
 
     assert "id=netrc,src=/etc/netrc" in command
     assert command[command.index("https_proxy") - 1] == "--build-arg"

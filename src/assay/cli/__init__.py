@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import click
-from rich.markup import escape
 
 from assay import __version__, console
 from assay.errors import AssayError
@@ -92,15 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return main_inner(argv)
     except AssayError as error:
-        console.err().print(f"[red]error:[/] {escape(error.message)}", soft_wrap=True)
-        if error.hint:
-            console.err().print(f"  [bold]try:[/] {escape(error.hint)}", soft_wrap=True)
+        console.fail(error.message, hint=error.hint)
         return error.exit_code
     except click.ClickException as error:
         error.show(file=sys.stderr)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        console.err().print("interrupted")
+        console.say("interrupted")
         return 130
     except BrokenPipeError:
         # The reader of a pipe (head, less) is gone; that is not our failure.

@@ -92,7 +92,7 @@ def command(
             secrets=site.secrets(),
             build_args=site.build_args(),
             mirrors=site.mirrors(),
-            revision=git.revision(files.root),
+            revision=git.revision(files.root) if any(_to_build(item) for item in prepared) else "",
         )
         records = list(flow.run(prepared, options))
     return _result(cells, records, files, form)
@@ -134,7 +134,7 @@ def _flow(
         bases=matrix.bases,
         ensure_base=ensure_base,
         render_cell=render_cell,
-        builder=Buildx(builder=builder, zstd=engine.info().image_store == "containerd"),
+        builder=Buildx(builder=builder, zstd=lambda: engine.info().image_store == "containerd"),
         images=engine,
         store=store,
         listener=progress,
@@ -153,16 +153,22 @@ def _cause(log: Path) -> str | None:
     return found[0].cause if found else None
 
 
+def _to_build(item: Prepared | Job) -> bool:
+    return isinstance(item, Prepared) and item.stale is not None
+
+
 def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> None:
     """Raise EngineError when the engine's disk cannot hold what is to be built."""
     wheels = {
         wheel.sha256: wheel.size or 0
         for item in prepared
-        if isinstance(item, Prepared) and item.stale is not None and item.job.cell.kind == "build"
+        if isinstance(item, Prepared) and _to_build(item) and item.job.cell.kind == "build"
         for wheel in item.lock.wheels
     }
+    if not wheels:
+        return
     info = engine.info()
-    if not wheels or not info.local or not Path(info.root_dir).exists():
+    if not info.local or not Path(info.root_dir).exists():
         return
     stat = os.statvfs(info.root_dir)
     free, needed = stat.f_bavail * stat.f_frsize, sum(wheels.values()) * DISK_FACTOR

@@ -6,18 +6,19 @@ import os
 import sys
 import threading
 import time
+from functools import cached_property
 from types import TracebackType
-from typing import Final, Self
-
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING, Final, Self
 
 from assay import console
 from assay.model.cell import Cell
 from assay.record import BuildRecord, BuildStatus
 from assay.report import size_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
 
 __all__ = ["BuildProgress"]
 
@@ -46,9 +47,17 @@ class BuildProgress:
         self._lock = threading.Lock()
         self._told: dict[str, float] = {}
         self._running: dict[str, tuple[float, str]] = {}
-        self._console: Console = console.err()
         live = sys.stderr.isatty() and not os.environ.get("CI")
-        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=4) if live else None
+        self._live = self._made() if live else None
+
+    @cached_property
+    def _console(self) -> Console:
+        return console.err()
+
+    def _made(self) -> Live:
+        from rich.live import Live  # noqa: PLC0415
+
+        return Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -89,12 +98,17 @@ class BuildProgress:
             done = self._done
         if record.status is BuildStatus.CACHED:
             return
+        from rich.markup import escape  # noqa: PLC0415
+
         style = console.STYLES.get(record.status.value, "")
         size = f", {size_text(record.size_bytes)}" if record.size_bytes else ""
         ended = f"({record.seconds:.0f} s{size}) {done}/{self._total}"
         self._console.print(f"[{style}]{record.status.value:9}[/] {escape(cell.id)} {ended}", soft_wrap=True)
 
     def _table(self) -> Table:
+        from rich.markup import escape  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+
         table = Table.grid(padding=(0, 2))
         words_width = min(70, max(12, self._console.width // 3))
         with self._lock:

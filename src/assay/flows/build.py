@@ -194,13 +194,18 @@ class BuildFlow:
             ConfigError: a template is wrong.
             EngineMissing: no engine answers.
         """
-        there = self._images.labels(job.cell.local_reference for job in jobs if job.lock is not None)
+        references = [job.cell.local_reference for job in jobs if job.lock is not None]
+        with ThreadPoolExecutor(1) as pool:
+            # The engine takes its time to answer; meanwhile there is something to do.
+            asked = pool.submit(self._images.labels, references)
+            texts = {job.cell.id: self._render(job.cell, job.lock) for job in jobs if job.lock is not None}
+            there = asked.result()
         result: list[Prepared | Job] = []
         for job in jobs:
             if job.lock is None:
                 result.append(job)
                 continue
-            text = self._render(job.cell, job.lock)
+            text = texts[job.cell.id]
             key = render.content_key(text)
             stale = "asked for by --force" if force else _stale(there.get(job.cell.local_reference), key, job.lock)
             result.append(Prepared(job=job, lock=job.lock, dockerfile=text, key=key, stale=stale))
