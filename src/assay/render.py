@@ -207,9 +207,8 @@ def flashinfer_arch_list(arch_list: str) -> str:
 
 def labels(cell: Cell, lock: Lock) -> dict[str, str]:
     """Return the labels that stand in the Dockerfile; content key and source revision are added when it is built."""
-    installed = {
-        name: wheel.version for name in map(canonicalize_name, cell.point) if (wheel := lock.wheel(name)) is not None
-    }
+    axes = {canonicalize_name(axis) for axis in cell.point}
+    installed = {wheel.name: wheel.version for wheel in lock.wheels if wheel.name in axes}
     return {
         "org.opencontainers.image.title": cell.image,
         "org.opencontainers.image.version": cell.id.removeprefix(cell.image + "-"),

@@ -94,10 +94,6 @@ class Lock(Value):
         """The wheels by name, as they stand in lock.txt."""
         return tuple(sorted(self.wheels, key=attrgetter("name")))
 
-    @cached_property
-    def _by_name(self) -> dict[str, LockedWheel]:
-        return {wheel.name: wheel for wheel in reversed(self.wheels)}
-
     def wheel(self, name: str) -> LockedWheel | None:
         """Return the entry of a distribution, by normalised name."""
-        return self._by_name.get(name)
+        return next((wheel for wheel in self.wheels if wheel.name == name), None)
