@@ -17,11 +17,12 @@ from assay.adapters.demangle import demangle
 from assay.adapters.facts_cache import FactsCache
 from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
 from assay.audit.elf import read_elf
-from assay.audit.facts import READER, dump_facts, library_facts, load_facts
+from assay.audit.facts import READER, CodeGroup, GpuCode, dump_facts, library_facts, load_facts
 from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
 from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
 from assay.audit.image import FileImage
+from assay.audit.rules_link import _left
 from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
 from assay.errors import WheelError
 from assay.model.outcome import Outcome, Severity, Verdict
@@ -280,3 +281,28 @@ def test_kernel_patterns_are_regular_expressions() -> None:
     for feature in load_knowledge(ROOT / "knowledge").dispatch.features.values():
         for entry in feature.dispatch:
             re.compile(entry.kernels)
+
+
+@pytest.mark.parametrize(
+    "kernels",
+    ["marlin", "6marlin(?!_moe)|marlin_gemm|[0-9]+Marlin", "cutlass.*(?:e4m3|float_e4m3)", "rms_?norm", "a[^b]c", "x$"],
+)
+def test_groups_with_a_kernel_are_those_in_which_one_name_matches_whatever_the_case(kernels: str) -> None:
+    names = (("_Z6marlin_moe", "_Z7MARLIN_GEMMv"), ("cutlass", "float_e4m3"), ("XCutlass_E4M3",), ("rmsnorm", "abc"))
+    groups = tuple(CodeGroup(sass=(str(index),), containers=1, kernels=each) for index, each in enumerate(names))
+    code = library("a/b.so").model_copy(update={"gpu": GpuCode(groups=groups)})
+    wanted = re.compile(kernels, re.IGNORECASE)
+    expected = tuple(group for group in groups if any(wanted.search(name) for name in group.kernels))
+
+    assert expected == code.groups_with(kernels)
+
+
+def test_of_a_name_that_is_asked_for_in_two_versions_the_one_that_is_there_is_found() -> None:
+    asking = library("a/asks.so").model_copy(update={"undefined": {"global": "both@V1\nboth@V2\nplain\nother@V1"}})
+    giving = library("a/gives.so").model_copy(
+        update={"defined": {"global": "both@@V1\nplain", "weak": "other"}, "provides": ("V1",)}
+    )
+
+    assert (("both", "V2"),) == tuple(_left(asking, (giving,)))
+    assert {"both", "plain", "other"} == set(giving.exports)
+    assert {"both": frozenset({"V1"})} == giving.versioned
