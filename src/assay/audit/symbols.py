@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 __all__ = [
@@ -68,6 +69,7 @@ class Owner(StrEnum):
     OTHER = "other"
 
 
+@lru_cache(maxsize=1 << 16)
 def owner(name: str) -> Owner:
     """Return whose a symbol is, told by its name."""
     if is_python_symbol(name):
