@@ -13,6 +13,7 @@ from assay.adapters.docker_executor import DockerExecutor
 from assay.adapters.fake_container import Process
 from assay.adapters.fake_engine import FakeEngine, FakeImage
 from assay.adapters.gpu_leases import FileLeases
+from assay.adapters.local_executor import visible_gpus
 from assay.errors import EngineMissing, GpuMissing, UsageError
 from assay.ports.executor import Request
 
