@@ -6,6 +6,7 @@ The programs themselves are in probes/ and run inside images; nothing of them is
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -37,6 +38,28 @@ __all__ = [
 _NAMES: Final = ("FEATURE", "REQUIRES", "TIMEOUT", "GPUS", "WARM")
 _CRASHES: Final = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS"}
 _REASON_LENGTH: Final = 2000
+_DEVICE: Final = "torch-device"
+# What the driver, NVML and torch say when a card is gone or taken, in lower case. The names of cudaError_t and CUresult
+# and their texts are of the CUDA Runtime and Driver API documentation; Xid 79 is "GPU has fallen off the bus" in
+# NVIDIA's catalogue of Xid errors; "No CUDA GPUs are available" is torch's own for a count of no devices.
+_LOST: Final = (
+    "no cuda-capable device is detected",
+    "cudaerrornodevice",
+    "cuda_error_no_device",
+    "no cuda gpus are available",
+    "cudaerrordevicesunavailable",
+    "cuda_error_device_unavailable",
+    "devices are busy or unavailable",
+    "device(s) is/are busy or unavailable",
+    "fallen off the bus",
+    "gpu is lost",
+    "uncorrectable ecc",
+    "cudaerroreccuncorrectable",
+    "cuda_error_ecc_uncorrectable",
+)
+_XID_79: Final = re.compile(r"\bxid\b[^\n]{0,40}\b79\b", re.IGNORECASE)
+_STDERR_END: Final = 8000
+"""Characters; an engine's own log stands before the traceback of the probe that started it."""
 
 
 class Declaration(Value):
@@ -228,16 +251,21 @@ def devices(facts: Facts | None) -> tuple[Device, ...]:
     )
 
 
-def judge(ended: Ended, *, timeout: float) -> FeatureResult:
+def judge(ended: Ended, *, timeout: float, device_worked: bool = False) -> FeatureResult:
     """Say what the end of a probe's process means for its feature.
 
     A crash outweighs whatever document was written before it: the process died of what it was there to show.
+
+    device_worked: torch-device worked earlier in the same run. A probe that then fails because there is no device any
+    more says nothing of the image: the card was lost.
     """
     if ended.not_run:
         return FeatureResult(outcome=Outcome.NOT_RUN, reason=ended.not_run)
     document, why = _document(ended)
     metrics = document.metrics if document else {}
     outcome, reason = _verdict(ended, document, why, timeout)
+    if device_worked and outcome is Outcome.BROKEN and (lost := _lost(reason, ended.stderr)):
+        outcome, reason = Outcome.INCONCLUSIVE, f"the card was lost after {_DEVICE} had worked: {lost}"
     return FeatureResult(outcome=outcome, reason=reason[:_REASON_LENGTH], seconds=ended.seconds, metrics=metrics)
 
 
@@ -272,6 +300,14 @@ def _verdict(ended: Ended, document: ProbeDocument | None, why: str, timeout: fl
     return document.outcome, document.reason or notes
 
 
+def _lost(reason: str, stderr: str) -> str:
+    """Return the line that says that the device is gone; empty if none does."""
+    for line in (*reason.splitlines(), *reversed(stderr[-_STDERR_END:].splitlines())):
+        if any(mark in line.lower() for mark in _LOST) or _XID_79.search(line):
+            return line.strip()[:500]
+    return ""
+
+
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
@@ -286,12 +322,15 @@ def _where(stderr: str) -> str:
 def judge_all(result: HarnessResult, chosen: Sequence[Declaration], *, broke_off: str = "") -> dict[str, FeatureResult]:
     """Judge every probe that was chosen; those that were never reached are not run, for the reason given."""
     found: dict[str, FeatureResult] = {}
+    device_worked = False
     for item in chosen:
         ended = result.probes.get(item.feature)
         if ended is None:
             found[item.feature] = FeatureResult(outcome=Outcome.NOT_RUN, reason=broke_off or "the run broke off")
         else:
-            found[item.feature] = judge(ended, timeout=item.timeout)
+            found[item.feature] = judge(ended, timeout=item.timeout, device_worked=device_worked)
+            if item.feature == _DEVICE:
+                device_worked = found[_DEVICE].outcome is Outcome.WORKS
     return found
 
 

@@ -142,6 +142,70 @@ def test_probes_never_reached_are_not_run() -> None:
     assert {"a": FeatureResult(outcome=Outcome.NOT_RUN, reason="the run broke off: killed")} == judged
 
 
+BROKE: dict[str, Any] = {**WORKED, "outcome": "broken"}
+LOST = (
+    "RuntimeError: No CUDA GPUs are available",
+    "AcceleratorError: CUDA error: no CUDA-capable device is detected",
+    "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+    "EngineFailed: vllm (engine): failed | first error: RuntimeError: cudaErrorDevicesUnavailable",
+    "RuntimeError: cuInit: CUDA_ERROR_NO_DEVICE",
+    "NVRM: GPU 0000:3b:00.0: GPU has fallen off the bus.",
+    "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234",
+    "NVMLError_GpuIsLost: GPU is lost",
+    "RuntimeError: CUDA error: uncorrectable ECC error encountered",
+)
+
+
+@pytest.mark.parametrize("text", LOST)
+@pytest.mark.parametrize("how", ["document", "crash", "exit", "log"])
+def test_a_card_that_was_lost_says_nothing_of_the_image(text: str, how: str) -> None:
+    ends: dict[str, dict[str, Any]] = {
+        "document": {"exit_code": 0, "document": {**BROKE, "reason": text}},
+        "crash": {"signal": "SIGABRT", "stderr": f'{text}\n  File "a.py", line 3 in f\n'},
+        "exit": {"exit_code": 1, "stderr": f"x\n{text}\nshutting down\n"},
+        "log": {"exit_code": 0, "stderr": f"{text}\nEngineFailed: x\n", "document": {**BROKE, "reason": "failed"}},
+    }
+    ended = Ended(feature="x", file="x.py", **ends[how])
+
+    result = probes.judge(ended, timeout=5, device_worked=True)
+
+    assert (Outcome.INCONCLUSIVE, False) == (result.outcome, probes.conclusive(result))
+    assert result.reason.startswith("the card was lost")
+    assert text in result.reason
+    assert Outcome.BROKEN is probes.judge(ended, timeout=5).outcome
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CUDA error: an illegal memory access was encountered", "no kernel image is available", "Xid 31", "79 tests, Xid"],
+)
+def test_other_errors_of_the_driver_are_the_image_s(text: str) -> None:
+    ended = Ended(feature="x", file="x.py", exit_code=0, document={**BROKE, "reason": text}, stderr=text)
+
+    assert Outcome.BROKEN is probes.judge(ended, timeout=5, device_worked=True).outcome
+
+
+def test_a_card_is_lost_only_where_it_had_worked_before() -> None:
+    gone = {"exit_code": 0, "document": {**BROKE, "reason": LOST[0]}}
+    worked = {"exit_code": 0, "document": WORKED}
+    chosen = [declared("before"), declared("torch-device"), declared("after")]
+
+    def outcomes(device: dict[str, Any]) -> list[Outcome]:
+        ends = {"before": gone, "torch-device": device, "after": gone}
+        ended = {name: Ended(feature=name, file="x.py", **end) for name, end in ends.items()}
+        result = HarnessResult(schema_version=1, suite_digest="s", python="3", executable="p", probes=ended)
+        return [item.outcome for item in probes.judge_all(result, chosen).values()]
+
+    assert [Outcome.BROKEN, Outcome.WORKS, Outcome.INCONCLUSIVE] == outcomes(worked)
+    assert [Outcome.BROKEN] * 3 == outcomes(gone)
+
+
+def test_what_a_good_end_wrote_of_lost_cards_is_no_matter() -> None:
+    ended = Ended(feature="x", file="x.py", exit_code=0, document=WORKED, stderr=LOST[0])
+
+    assert Outcome.WORKS is probes.judge(ended, timeout=5, device_worked=True).outcome
+
+
 def record_of(features: dict[str, FeatureResult], **changes: Any) -> ProbeRecord:
     values: dict[str, Any] = {
         "created": datetime(2026, 1, 1, tzinfo=UTC),
