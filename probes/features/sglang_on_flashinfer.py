@@ -10,4 +10,4 @@ WARM = False
 def run(probe):
     from probelib import serving
 
-    serving.attention_backend(probe, "sglang", "flashinfer")
+    serving.attention_backend(probe, "sglang", "flashinfer", packages=("flashinfer",))

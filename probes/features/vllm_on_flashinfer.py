@@ -10,4 +10,4 @@ WARM = False
 def run(probe):
     from probelib import serving
 
-    serving.attention_backend(probe, "vllm", "FLASHINFER")
+    serving.attention_backend(probe, "vllm", "FLASHINFER", packages=("flashinfer",))

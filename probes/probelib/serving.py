@@ -2,7 +2,7 @@
 
 import json
 
-from probelib.engine import Tiny, ask, common, present, prompts
+from probelib.engine import Tiny, ask, common, needs, present, prompts
 
 LENGTHS = (1, 5, 17, 64, 200)
 SCHEMA = {
@@ -42,9 +42,13 @@ def generation(probe, engine):
     probe.faster("graphs", seconds["graphs"], seconds["eager"])
 
 
-def attention_backend(probe, engine, backend, *, reads=None):
-    """One attention back end: it starts, it is the one really used, its answers agree with the reference."""
+def attention_backend(probe, engine, backend, *, reads=None, packages=()):
+    """One attention back end: it starts, it is the one really used, its answers agree with the reference.
+
+    packages: those that the back end comes from, where the engine does not bring it along.
+    """
     present(probe, engine)
+    needs(probe, *packages)
     model = Tiny(probe)
     asked = prompts(model.seed, LENGTHS)
     tasks = [
