@@ -669,6 +669,37 @@ def test_r4_what_no_wheel_says(knowledge: Knowledge) -> None:
     assert not found(judged(knowledge, triton, base=compiler), "R4")
 
 
+@pytest.mark.parametrize(
+    ("environment", "packages", "target", "missing"),
+    [
+        (frozenset(), frozenset(), SM120, True),
+        (frozenset({"CUDA_HOME"}), frozenset(), SM120, False),
+        (frozenset(), frozenset({"cuda-toolkit"}), SM120, False),
+        (frozenset(), frozenset(), replace(SM120, name="sm_89", capability=89), False),
+        (None, frozenset(), SM120, False),
+    ],
+)
+def test_r4_what_the_environment_has_to_say(
+    knowledge: Knowledge,
+    environment: frozenset[str] | None,
+    packages: frozenset[str],
+    target: TargetGpu,
+    missing: bool,
+) -> None:
+    base = replace(BOOKWORM, packages=packages, environment=environment)
+    wheels = (torch(), cudart(), facts("sgl-kernel", "0.3.9.post2"), facts("sglang", "0.5.2"))
+
+    report = audit(Installation(wheels=wheels, python="3.11", base=base), knowledge, targets=[target])
+
+    told = [item for item in report.findings if item.cause == "tk-deep-gemm-cuda-home"]
+    assert missing == bool(told)
+    assert missing == any(
+        item.feature == "sglang-engine" and item.cause == "tk-deep-gemm-cuda-home" for item in report.predictions
+    )
+    if told:
+        assert "set CUDA_HOME or CUDA_PATH" in told[0].fix
+
+
 def test_f1_a_library_that_could_not_be_read_is_told(knowledge: Knowledge) -> None:
     broken = library("a/_x.so", scope="listed").model_copy(update={"problem": "a table is cut short"})
 

@@ -266,7 +266,13 @@ class Context:
             and fits(versions[need.package], need.versions)
             and have.isdisjoint(need.provided_by)
             and have.isdisjoint(need.unless)
+            and not self._set_in_environment(need)
+            and (not need.targets or any(self.on(gpu, need.targets) for gpu in self.targets))
         )
+
+    def _set_in_environment(self, need: RuntimeNeed) -> bool:
+        known = self.base.environment
+        return bool(need.provided_by_env) and (known is None or not known.isdisjoint(need.provided_by_env))
 
     def add(self, finding: Finding) -> None:
         self.findings.append(finding)

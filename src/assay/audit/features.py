@@ -14,7 +14,7 @@ from assay.audit.findings import Finding, Prediction
 from assay.audit.gpu import Run, group_runs
 from assay.audit.knowledge import Dispatch, Feature, fits
 from assay.audit.rules_link import soname_cause
-from assay.model.outcome import Outcome, Severity, Verdict
+from assay.model.outcome import Outcome, Verdict
 
 __all__ = ["predictions"]
 
@@ -119,6 +119,8 @@ def _at_run_time(context: Context, feature: str, own: _Way) -> _Way:
             continue
         version = context.installation.wheel(need.package)
         reason = f"{label(version) if version else need.package} {need.needs}"
+        if need.severity == "error":
+            return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=need.cause)
         if context.installation.whole and context.base.known:
             return _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason, cause=need.cause)
         return _Way(outcome=own.outcome, verdict=Verdict.WARN, reason=f"{own.reason}; {reason}", cause=own.cause)
@@ -180,10 +182,10 @@ def _way(context: Context, target: TargetGpu, feature: Feature, entry: Dispatch)
 
 
 def _unmet(context: Context, wheel: WheelFacts) -> _Way | None:
-    """A need at run time (rule R4) that is an error for this package."""
-    for finding in context.findings:
-        if finding.rule == "R4" and finding.package == label(wheel) and finding.severity is Severity.ERROR:
-            return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=finding.message, cause=finding.cause)
+    """A need at run time (rule R4) without which nothing of this package works."""
+    for need in context.unmet_needs:
+        if need.package == wheel.name and need.severity == "error" and not need.features:
+            return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=need.needs, cause=need.cause)
     return None
 
 

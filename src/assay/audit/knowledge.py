@@ -157,8 +157,12 @@ class RuntimeNeed(Value):
     """In words, for people."""
     provided_by: tuple[str, ...] = ()
     """Distributions or base packages of which one is enough."""
+    provided_by_env: tuple[str, ...] = ()
+    """Variables of the environment of which one is enough; not asked for where nobody knows the environment."""
     unless: tuple[str, ...] = ()
     """Distributions that make it unnecessary."""
+    targets: tuple[str, ...] = ()
+    """Capabilities it holds for, as globs: `12.*`; empty: all."""
     features: tuple[str, ...] = ()
     severity: Literal["info", "warning", "error"] = "warning"
     cause: str | None = None

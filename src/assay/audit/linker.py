@@ -36,6 +36,8 @@ class Base:
     """Libraries of an image, read; their paths are absolute."""
     packages: frozenset[str] = frozenset()
     """Packages of the distribution, as far as known."""
+    environment: frozenset[str] | None = None
+    """Names of the variables that are set in the image; None if nobody said."""
     known: bool = True
     """False where nobody said what the base is: then its own libraries are not reported as missing with certainty."""
     search: tuple[str, ...] = ()

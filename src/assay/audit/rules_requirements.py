@@ -15,6 +15,7 @@ from packaging.version import InvalidVersion, Version
 from assay.audit.context import Context, label
 from assay.audit.facts import WheelFacts
 from assay.audit.findings import Finding
+from assay.audit.knowledge import RuntimeNeed
 from assay.model.outcome import Severity
 
 __all__ = ["requirement_rules"]
@@ -144,6 +145,12 @@ def _python(context: Context, wheel: WheelFacts) -> None:
         )
 
 
+def _remedy(need: RuntimeNeed) -> str:
+    ways = [f"add one of: {', '.join(need.provided_by)}"] if need.provided_by else []
+    ways += [f"set {' or '.join(need.provided_by_env)} in `env`"] if need.provided_by_env else []
+    return "; or ".join(ways)
+
+
 def _runtime_needs(context: Context) -> None:
     """R4: what packages need when they run and no wheel says."""
     versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
@@ -157,6 +164,6 @@ def _runtime_needs(context: Context) -> None:
                 package=f"{need.package} {versions[need.package]}",
                 message=need.needs,
                 cause=need.cause,
-                fix=f"add one of: {', '.join(need.provided_by)}" if need.provided_by else "",
+                fix=_remedy(need),
             )
         )

@@ -144,7 +144,10 @@ class Auditor:
         installation = Installation(
             wheels=tuple(item.facts for item in obtained),
             python=lock.python,
-            base=base_of(matrix.bases[cell.base], cell.base, cell.system_packages, self.knowledge),
+            base=replace(
+                base_of(matrix.bases[cell.base], cell.base, cell.system_packages, self.knowledge),
+                environment=frozenset(cell.env),
+            ),
             complete=not from_source and not any(item.problem for item in obtained),
             overridden=frozenset(_names(cell.forced_requirements)),
         )

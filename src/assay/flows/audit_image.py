@@ -461,5 +461,6 @@ def _base(contents: ImageContents, name: str, env: Mapping[str, str], aliases: M
         cxxabi=ceiling("CXXABI"),
         libraries=tuple(system),
         packages=frozenset(packages),
+        environment=frozenset(env),
         search=tuple(dict.fromkeys(search)),
     )
