@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -39,11 +40,15 @@ def port_taken(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((_ADDRESS, 0))
-        number: int = probe.getsockname()[1]
-        return number
+    """Return a port that nobody listens on now, low enough for what servers open beside it.
+
+    SGLang takes the port 10 000 above its own for gRPC (0.5.14 ends with `SGLANG_GRPC_PORT must be between 1 and 65535`
+    where that is none), and ports that the system chooses by itself lie so high.
+    """
+    for port in random.sample(range(20_000, 30_000), 200):
+        if not port_taken(port) and not port_taken(port + 10_000):
+            return port
+    raise ToolError("no free port was found between 20000 and 30000", hint="name one: --port")
 
 
 def gpu_memory_bytes(uuids: Collection[str] = ()) -> int | None:

@@ -113,7 +113,8 @@ class Proposal:
         """Return the commands that bring what is missing; None where only another image can help."""
         whys = {reason.why for judgement in self.judgements for reason in judgement.reasons}
         audited = all(judgement.audit for judgement in self.judgements)
-        steps = ['assay audit --image "$I"'] if Why.AUDIT in whys and not audited else []
+        targets = "".join(f" --target {judgement.target}" for judgement in self.judgements)
+        steps = [f'assay audit --image "$I"{targets}'] if Why.AUDIT in whys and not audited else []
         steps += ['assay probe "$I"'] if whys & PROBE_AGAIN else []
         if not steps:
             return None
