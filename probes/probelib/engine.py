@@ -82,7 +82,8 @@ class Tiny:
         more. Relative errors would blame a single likely token, whose log-probability is next to nothing, for both.
 
         It is one of several tokens: rounding to bfloat16 alone, emulated for prompts of 4136 tokens, put single tokens
-        off by as much as 0.074, five together by 0.038 at most (450 tokens). Answers of one token are to be given together.
+        off by as much as 0.074, five together by 0.038 at most (450 tokens). Answers of one token are
+        to be given together.
         """
         import torch
 
