@@ -223,9 +223,12 @@ def _take(mine: _Gathered, record: AnyRecord, read: ReadDocument, events: list[E
 def _charts(benches: Sequence[BenchRecord]) -> tuple[Chart, ...]:
     """Return plots for each workload: over users where it varies them, else over the length of the answers."""
     points: dict[str, list[tuple[str, BenchSeries]]] = {}
+    # A Python environment may hold several engines, whose profiles have the same names.
+    several = len({record.engine for record in benches}) > 1
     for record in benches:
+        name = record.profile or record.run
         for series in record.series:
-            points.setdefault(series.workload, []).append((record.profile or record.run, series))
+            points.setdefault(series.workload, []).append((f"{record.engine} {name}" if several else name, series))
     made: list[Chart] = []
     for workload, found in points.items():
         by_users = len({series.users for _, series in found}) > 1
