@@ -63,7 +63,7 @@ def main() -> int:
     same = sum(count for (outcome, guess), count in counts.items() if outcome == guess)
     unsaid = sum(count for (_, guess), count in counts.items() if guess == "not predicted")
     print(f"{same} of {counts.total()} as measured, {unsaid} not predicted")
-    return 0
+    return 0 if counts else 1
 
 
 if __name__ == "__main__":

@@ -40,17 +40,6 @@ def present(probe, *names):
     return found
 
 
-def needs(probe, *packages):
-    """Raise NotRun unless each package that an engine takes a back end from is there.
-
-    Asked before the engine starts: each engine has words of its own for a package that is not there, and none of them
-    says that something is broken.
-    """
-    for name in packages:
-        if probe.is_absent(name):
-            raise NotRun(f"{name} is not installed")
-
-
 def prompts(seed, lengths):
     """Return reproducible prompts of bytes, as token ids."""
     import random

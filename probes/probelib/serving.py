@@ -2,7 +2,7 @@
 
 import json
 
-from probelib.engine import Tiny, agree, ask, common, needs, present, prompts
+from probelib.engine import Tiny, agree, ask, common, present, prompts
 
 LENGTHS = (1, 5, 17, 64, 200)
 SCHEMA = {
@@ -45,10 +45,11 @@ def generation(probe, engine):
 def attention_backend(probe, engine, backend, *, reads=None, packages=()):
     """One attention back end: it starts, it is the one really used, its answers agree with the reference.
 
-    packages: those that the back end comes from, where the engine does not bring it along.
+    packages: those that the back end comes from, where the engine does not bring it along. They are asked for before
+    the engine starts: each engine has words of its own for one that is not there, none of which mean a fault.
     """
-    present(probe, engine)
-    needs(probe, *packages)
+    for name in (engine, *packages):
+        present(probe, name)
     model = Tiny(probe)
     asked = prompts(model.seed, LENGTHS)
     tasks = [

@@ -81,26 +81,25 @@ def test_builds_of_one_library_for_several_cards_do_not_meet_in_one_process(plac
     assert (2, 2) == (found["metrics"]["libraries"], found["metrics"]["libraries_loaded"])
 
 
-def test_libraries_of_other_names_that_clash_are_found(place: Place, root: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "text", "reason"),
+    [
+        # Of other names, so that nothing says that only one of them is loaded.
+        ("common_ops", "flash_ops", ONCE, ": loading it ends the process (-6) what():  Only a single"),
+        ("sm90/common_ops", "sm100/common_ops", UNDEFINED, ""),
+    ],
+)
+def test_a_library_that_does_not_load_is_found(
+    place: Place, root: Path, *, first: str, second: str, text: str, reason: str
+) -> None:
     place.package("sgl_kernel")
-    place.build("sgl_kernel/common_ops.abi3.so", ONCE)
-    place.build("sgl_kernel/flash_ops.abi3.so", ONCE)
+    place.build(f"sgl_kernel/{first}.abi3.so", ONCE)
+    place.build(f"sgl_kernel/{second}.abi3.so", text)
 
     found = place.probe(root)
 
     assert "broken" == found["outcome"]
-    assert "sgl_kernel/flash_ops.abi3.so: loading it ends the process (-6) what():  Only a single" in found["reason"]
-
-
-def test_one_build_of_several_that_cannot_be_loaded_is_found(place: Place, root: Path) -> None:
-    place.package("sgl_kernel")
-    place.build("sgl_kernel/sm90/common_ops.abi3.so", ONCE)
-    place.build("sgl_kernel/sm100/common_ops.abi3.so", UNDEFINED)
-
-    found = place.probe(root)
-
-    assert "broken" == found["outcome"]
-    assert "sgl_kernel/sm100/common_ops.abi3.so" in found["reason"]
+    assert f"sgl_kernel/{second}.abi3.so{reason}" in found["reason"]
     assert 1 == found["metrics"]["libraries_loaded"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probe_suite import write_suite
 
 from assay import probes
 from assay.model.outcome import Outcome
@@ -38,13 +38,7 @@ BESIDE = PROGRAM.replace('"toy"', '"beside"')
 
 @pytest.fixture
 def suite(tmp_path: Path, root: Path) -> Path:
-    folder = tmp_path / "probes"
-    shutil.copytree(root / "probes" / "probelib", folder / "probelib", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(root / "probes" / "harness.py", folder)
-    (folder / "features").mkdir()
-    for name, text in (("toy", PROGRAM), ("after", AFTER), ("beside", BESIDE)):
-        (folder / "features" / f"{name}.py").write_text(text)
-    return folder
+    return write_suite(tmp_path / "probes", root, {"toy": PROGRAM, "after": AFTER, "beside": BESIDE})
 
 
 def harness(suite: Path, sabotage: dict[str, str], *, warm: bool = False) -> tuple[HarnessResult, list[Declaration]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from probe_suite import write_suite
 from project_tools import Project
 from python_image import write_python_image
 
@@ -50,13 +50,9 @@ HELD = """import os, subprocess, sys
 @pytest.fixture
 def project(tmp_path: Path, root: Path) -> Project:
     made = Project(tmp_path)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(root / "probes" / "probelib", tmp_path / "probes" / "probelib", ignore=ignored)
-    shutil.copy(root / "probes" / "harness.py", tmp_path / "probes")
-    for feature in FEATURES:
-        wait = HELD.replace("HELD", str(tmp_path / "held")) if feature == "c-held" else "pass"
-        text = PROGRAM.format(feature=feature, wait=wait)
-        made.write(f"probes/features/{feature.replace('-', '_')}.py", text)
+    waits = dict.fromkeys(FEATURES, "pass") | {"c-held": HELD.replace("HELD", str(tmp_path / "held"))}
+    programs = {name.replace("-", "_"): PROGRAM.format(feature=name, wait=wait) for name, wait in waits.items()}
+    write_suite(tmp_path / "probes", root, programs)
     return made
 
 

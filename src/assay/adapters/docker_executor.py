@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from assay.adapters.local_executor import cuda_devices_in_child, visible_gpus
+from assay.adapters.local_executor import cuda_devices_in_child
 from assay.errors import EngineError, EngineMissing, GpuMissing, UsageError
 from assay.nearest import suggestion
 from assay.ports.engine import Bind, Container, ContainerSpec, Engine, Exit
@@ -49,11 +49,11 @@ class DockerExecutor:
     def gpus(self) -> tuple[str, ...]:
         """Return the indexes of the GPUs that the engine can give."""
         info = self._engine.info()
-        count, why = cuda_devices_in_child() if info.local else (1, "")
-        if count and info.gpu is not None:
-            return visible_gpus(count) if info.local else tuple(str(index) for index in range(count))
+        names, why = cuda_devices_in_child() if info.local else (("0",), "")
+        if names and info.gpu is not None:
+            return names
         missing, steps = [], []
-        if info.local and not count:
+        if info.local and not names:
             missing.append(f"driver: {why}")
             steps.append("install the NVIDIA driver (580 or later for CUDA 13 images); `nvidia-smi` must show the card")
         if info.gpu is None:

@@ -47,14 +47,14 @@ if os.getppid() == int(sys.argv[1]):
 """Becomes another program, which the kernel asks to end when assay dies (PR_SET_PDEATHSIG): nobody else would."""
 
 
-def cuda_devices_in_child() -> tuple[int, str]:
-    """Return how many GPUs the driver of this machine shows, and why there are none.
+def cuda_devices_in_child() -> tuple[tuple[str, ...], str]:
+    """Return the names of the GPUs that the driver of this machine shows, and why there are none.
 
     Asked in a child: a CUDA context of ours would cost memory on the card, and a driver can crash.
     """
     done = process.run([sys.executable, "-c", _DEVICES], timeout=60, check=False)
     count, _, why = done.text.strip().partition(" ")
-    return (int(count), why) if count.isdigit() else (0, "asking the driver ended the process")
+    return (visible_gpus(int(count)), why) if count.isdigit() else ((), "asking the driver ended the process")
 
 
 def visible_gpus(count: int) -> tuple[str, ...]:
@@ -79,13 +79,13 @@ class LocalExecutor:
 
     def gpus(self) -> tuple[str, ...]:
         """Return the indexes of this machine's GPUs."""
-        count, why = cuda_devices_in_child()
-        if count == 0:
+        names, why = cuda_devices_in_child()
+        if not names:
             raise GpuMissing(
                 f"no GPU on this machine; missing: driver: {why}",
                 hint="install the NVIDIA driver (580 or later for CUDA 13); `nvidia-smi` must show the card",
             )
-        return visible_gpus(count)
+        return names
 
     def place(self, reference: str) -> Place:
         """Return this environment; its digest is that of the names and versions of what is installed."""

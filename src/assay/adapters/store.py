@@ -183,11 +183,7 @@ class FileStore:
             if kind is not None and f"-{kind}-" not in path.name:
                 continue
             try:
-                raw = path.read_bytes()
-                record = parse(raw, source=path.name)
-                if not is_intact(path, raw):
-                    raise StoreError(f"{path.name} was edited after it was written, and does not count")
-                yield record
+                yield _read(path)
             except (StoreError, OSError) as error:
                 self._unreadable[path.name] = str(error)
 
@@ -250,10 +246,18 @@ class FileStore:
             yield mine
 
 
+def _read(path: Path) -> AnyRecord:
+    """Read a record or a draft of one, or raise StoreError if it is not what was written."""
+    raw = path.read_bytes()
+    record = parse(raw, source=path.name)
+    if not is_intact(path, raw):
+        raise StoreError(f"{path.name} was edited after it was written, and does not count")
+    return record
+
+
 def _whole(path: Path) -> AnyRecord | None:
     """Return a draft's record; None if the file is gone, or not what it was written as."""
     try:
-        raw = path.read_bytes()
-        return parse(raw, source=path.name) if is_intact(path, raw) else None
+        return _read(path)
     except (StoreError, OSError):
         return None

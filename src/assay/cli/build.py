@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import click
 
@@ -153,7 +154,7 @@ def _cause(log: Path) -> str | None:
     return found[0].cause if found else None
 
 
-def _to_build(item: Prepared | Job) -> bool:
+def _to_build(item: Prepared | Job) -> TypeGuard[Prepared]:
     return isinstance(item, Prepared) and item.stale is not None
 
 
@@ -162,7 +163,7 @@ def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> Non
     wheels = {
         wheel.sha256: wheel.size or 0
         for item in prepared
-        if isinstance(item, Prepared) and _to_build(item) and item.job.cell.kind == "build"
+        if _to_build(item) and item.job.cell.kind == "build"
         for wheel in item.lock.wheels
     }
     if not wheels:

@@ -144,9 +144,8 @@ class Auditor:
         installation = Installation(
             wheels=tuple(item.facts for item in obtained),
             python=lock.python,
-            base=replace(
-                base_of(matrix.bases[cell.base], cell.base, cell.system_packages, self.knowledge),
-                environment=frozenset(cell.env),
+            base=base_of(
+                matrix.bases[cell.base], cell.base, cell.system_packages, self.knowledge, environment=cell.env
             ),
             complete=not from_source and not any(item.problem for item in obtained),
             overridden=frozenset(_names(cell.forced_requirements)),
@@ -418,8 +417,15 @@ def _problem(wheel: LockedWheel, message: str) -> Finding:
     )
 
 
-def base_of(base: MatrixBase, name: str, packages: Iterable[str], knowledge: Knowledge) -> Base:
-    """Return what a base of matrix.yaml offers to the dynamic linker, with the packages a cell adds."""
+def base_of(
+    base: MatrixBase,
+    name: str,
+    packages: Iterable[str],
+    knowledge: Knowledge,
+    *,
+    environment: Iterable[str] | None = None,
+) -> Base:
+    """Return what a base of matrix.yaml offers, with the packages and the variables that a cell adds."""
     installed = {*packages}
     if base.kind == "bootstrap":
         facts = knowledge.base(base.suite)
@@ -440,6 +446,7 @@ def base_of(base: MatrixBase, name: str, packages: Iterable[str], knowledge: Kno
         cxxabi=facts.cxxabi if facts else None,
         sonames=frozenset(sonames),
         packages=frozenset(installed),
+        environment=None if environment is None else frozenset(environment),
     )
 
 

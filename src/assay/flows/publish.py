@@ -112,9 +112,9 @@ class Proposal:
     def _next(self) -> str | None:
         """Return the commands that bring what is missing; None where only another image can help."""
         whys = {reason.why for judgement in self.judgements for reason in judgement.reasons}
-        audited = all(judgement.audit for judgement in self.judgements)
-        targets = "".join(f" --target {judgement.target}" for judgement in self.judgements)
-        steps = [f'assay audit --image "$I"{targets}'] if Why.AUDIT in whys and not audited else []
+        targets = [judgement.target for judgement in self.judgements if not judgement.audit]
+        audit = "".join(['assay audit --image "$I"', *(f" --target {target}" for target in targets)])
+        steps = [audit] if Why.AUDIT in whys and targets else []
         steps += ['assay probe "$I"'] if whys & PROBE_AGAIN else []
         if not steps:
             return None

@@ -49,18 +49,21 @@ class LockedWheel(Value):
         """False for a source distribution, which the image build has to build."""
         return self.filename.endswith(".whl")
 
+    @property
+    def _exact(self) -> str:
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+
     # A matrix has the same few hundred wheels in thousands of locks: what is asked of them again and again is kept.
 
     @cached_property
     def line(self) -> str:
         """The line in lock.txt."""
-        size = "-" if self.size is None else self.size
-        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}  # {self.filename} {size} {self.index}"
+        return f"{self._exact}  # {self.filename} {'-' if self.size is None else self.size} {self.index}"
 
     @cached_property
     def laid(self) -> tuple[Place, Need]:
         """Where it lies in an image, whatever else is in the lock, and what an installer reads."""
-        need = (f"{self.name}=={self.version} --hash=sha256:{self.sha256}", self.index)
+        need = self._exact, self.index
         size = self.size or 0
         if size >= HEAVY_BYTES and self.is_wheel:
             return (-size, f"wheel-{self.name}"), need
