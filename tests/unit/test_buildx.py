@@ -84,6 +84,7 @@ def test_secrets_and_arguments_reach_the_command_by_name() -> None:
             BuildEnd.ENGINE,
         ),
         ("ERROR: failed to solve: Unavailable: connection error: desc = closing transport", BuildEnd.ENGINE),
+        ("ERROR: failed to solve: Unavailable: error reading from server: EOF", BuildEnd.ENGINE),
     ],
 )
 def test_what_the_engine_says_of_itself_is_no_fault_of_the_cell(last: str, end: BuildEnd) -> None:

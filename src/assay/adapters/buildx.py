@@ -26,7 +26,9 @@ _ENGINE_FAILURES: Final = (
     "Cannot connect to the Docker daemon",
     "error during connect",
     "failed to dial",
+    # gRPC's word for a server that is gone, as BuildKit's client writes it: whatever follows tells how it noticed.
     "rpc error: code = Unavailable",
+    "failed to solve: Unavailable: ",
     "closing transport",
     "connection reset by peer",
     "unexpected EOF",
