@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -17,7 +18,18 @@ from assay.adapters.demangle import demangle
 from assay.adapters.facts_cache import FactsCache
 from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
 from assay.audit.elf import read_elf
-from assay.audit.facts import READER, CodeGroup, GpuCode, dump_facts, library_facts, load_facts
+from assay.audit.facts import (
+    READER,
+    CodeGroup,
+    GpuCode,
+    WheelFacts,
+    brief_facts,
+    brief_library,
+    dump_brief,
+    dump_facts,
+    library_facts,
+    load_facts,
+)
 from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
 from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
@@ -102,6 +114,85 @@ def test_an_export_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [] == there.listed()
     assert 2 == there.take(data, source="x")
     assert [row[:3] for row in here.listed()] == [row[:3] for row in FactsCache(tmp_path / "there").listed()]
+
+
+def large(name: str = "torch", version: str = "2.8.0", sha256: str = SHA) -> WheelFacts:
+    """Return facts of which the names of symbols are most: hardly compressible ones, as a cache sees their size."""
+    source = random.Random(1)
+    names = [f"_ZN2at{source.getrandbits(256):064x}Ev" for _ in range(4000)]
+    core = library("torch/lib/libtorch_cpu.so", defined=(*names, "both@@V1", "PyInit_x", "_ZN7__cxx11E"))
+    return facts(name, version, core, library("torch/lib/libc10.so", defined=("one",)), sha256=sha256)
+
+
+def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(tmp_path: Path) -> None:
+    whole = large()
+    FactsCache(tmp_path).put(whole)
+    first, second = FactsCache(tmp_path).get(SHA), FactsCache(tmp_path).get(SHA)
+
+    assert first is not None
+    assert first.is_brief
+    assert first == second
+    assert whole == FactsCache(tmp_path).whole(SHA)
+    assert [(SHA, 1)] == [(row[2], len(FactsCache(tmp_path).listed())) for row in FactsCache(tmp_path).listed()]
+    brief, plain = first.libraries[0], whole.libraries[0]
+    assert all(brief.has(name) for name in plain.exports)
+    assert not brief.has("_ZN2at4nopeEv")
+    assert brief.extension
+    assert plain.versioned == brief.versioned
+    assert plain.exports_cxx11
+    assert brief.exports_cxx11
+    assert whole.libraries[1] == first.libraries[1]
+
+
+def test_brief_facts_that_are_damaged_or_of_others_that_were_replaced_are_made_again(tmp_path: Path) -> None:
+    cache = FactsCache(tmp_path)
+    cache.put(large())
+    expected = FactsCache(tmp_path).get(SHA)
+    (path,) = tmp_path.glob("torch/.brief/*.gz")
+    path.write_bytes(b"rubbish")
+
+    assert expected == FactsCache(tmp_path).get(SHA)
+    path.write_bytes(dump_brief(brief_facts(large(sha256="b" * 64))))
+    assert expected == FactsCache(tmp_path).get(SHA)
+    cache.put(large().model_copy(update={"tags": ("other",)}))
+    found = FactsCache(tmp_path).get(SHA)
+    assert found is not None
+    assert ("other",) == found.tags
+    assert 1 == len(list(tmp_path.glob("torch/.brief/*")))
+
+
+def test_brief_facts_are_never_kept_or_shared_in_place_of_whole_ones(tmp_path: Path) -> None:
+    cache = FactsCache(tmp_path)
+    cache.put(large())
+    brief = FactsCache(tmp_path).get(SHA)
+    assert brief is not None
+    FactsCache(tmp_path).put(brief)
+
+    assert large() == FactsCache(tmp_path).whole(SHA)
+    with pytest.raises(WheelError, match="leave out the names"):
+        load_facts(dump_brief(brief), source="somebody's")
+    with pytest.raises(AssertionError, match="do not say all"):
+        dump_facts(brief)
+    taken = FactsCache(tmp_path / "there")
+    taken.take(b"".join(cache.export([SHA])), source="x")
+    assert large() == taken.whole(SHA)
+
+
+NAMES = st.lists(st.sampled_from([f"s{number}" for number in range(12)]), unique=True)
+
+
+@given(NAMES, st.lists(st.tuples(NAMES, st.booleans()), min_size=1, max_size=4))
+def test_what_nothing_resolves_is_the_same_by_names_and_by_hashes(
+    asked: list[str], exporters: list[tuple[list[str], bool]]
+) -> None:
+    asking = library("a/asks.so", undefined=tuple(f"{name}@V{len(name)}" if "1" in name else name for name in asked))
+    plain = [library(f"a/{at}.so", defined=tuple(names)) for at, (names, _) in enumerate(exporters)]
+    some = [
+        brief_library(item, least=0) if brief and item.defined else item
+        for item, (_, brief) in zip(plain, exporters, strict=True)
+    ]
+
+    assert _left(asking, tuple(plain)) == _left(asking, tuple(some))
 
 
 def test_facts_are_listed_newest_first(tmp_path: Path) -> None:

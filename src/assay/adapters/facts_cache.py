@@ -7,18 +7,23 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from assay.audit.facts import READER, WheelFacts, dump_facts, load_facts
+from assay.audit.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, load_facts
 from assay.errors import StoreError, WheelError
 
 __all__ = ["FactsCache", "default_folder"]
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SUFFIX: Final = ".facts.json.gz"
+BRIEF_FROM: Final = 64 << 10
+"""Bytes of facts from which on a brief form stands beside them."""
+BRIEF_FORM: Final = 1
+"""Raised when what is brief changes."""
 
 
 def default_folder() -> Path:
@@ -32,6 +37,7 @@ class FactsCache:
     """A folder of facts; written whole or not at all, so several processes can share it.
 
     `<name>/<version>-<sha256>.facts.json.gz`: exporting is copying files, and names can be listed without reading.
+    Beside them, in `.brief`, stands what an audit needs of large ones; it is made again whenever it is missing.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -55,14 +61,42 @@ class FactsCache:
         path = self._index().get(sha256)
         if path is None:
             return None
+        facts = self._brief(sha256, path)
+        if facts is not None:
+            self._loaded[sha256] = facts
+        return facts
+
+    def whole(self, sha256: str) -> WheelFacts | None:
+        """Return all that is known of a wheel, the names of exported symbols too."""
+        path = self._index().get(sha256)
+        return None if path is None else _load(path, sha256)
+
+    def _brief(self, sha256: str, path: Path) -> WheelFacts | None:
+        """Return what an audit needs, from the file beside the facts, which is made if it is not there."""
         try:
-            facts = load_facts(path.read_bytes(), source=str(path))
-        except (OSError, WheelError):
-            # A cache that cannot be read is no reason to fail: the wheel is read again.
+            state = path.stat()
+        except OSError:
             return None
-        if facts.reader != READER or facts.sha256 != sha256:
-            return None
-        self._loaded[sha256] = facts
+        if state.st_size < BRIEF_FROM:
+            return _load(path, sha256)
+        # Facts that were replaced have another time or size: their old brief form is not looked at again.
+        name = f"{sha256}-{BRIEF_FORM}-{state.st_size}-{state.st_mtime_ns}.json.gz"
+        place = path.parent / ".brief" / name
+        facts = _load(place, sha256, brief=True)
+        if facts is not None:
+            return facts
+        whole = _load(path, sha256)
+        if whole is None or not whole.complete:
+            return whole
+        facts = brief_facts(whole)
+        if not facts.is_brief:
+            return whole
+        # It only saves time: where it cannot be kept, nothing is lost.
+        with suppress(OSError):
+            place.parent.mkdir(exist_ok=True)
+            for old in place.parent.glob(f"{sha256}-*"):
+                old.unlink(missing_ok=True)
+            _write(place, dump_brief(facts))
         return facts
 
     def put(self, facts: WheelFacts) -> None:
@@ -72,14 +106,14 @@ class FactsCache:
         known = self.get(facts.sha256)
         if known is not None and known.complete and not facts.complete:
             return
+        if facts.is_brief:
+            # Complete facts alone are made brief, and nothing more is learnt of them.
+            return
         folder = self.folder / facts.name
         path = folder / f"{facts.version.replace('!', '_')}-{facts.sha256}{_SUFFIX}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(dump_facts(facts))
-            Path(temporary).replace(path)
+            _write(path, dump_facts(facts))
         except OSError as error:
             raise StoreError(
                 f"facts cannot be kept in {self.folder}: {error.strerror}", hint="set ASSAY_CACHE to another folder"
@@ -132,6 +166,22 @@ class FactsCache:
         for facts in found:
             self.put(facts)
         return len(found)
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(temporary).replace(path)
+
+
+def _load(path: Path, sha256: str, *, brief: bool = False) -> WheelFacts | None:
+    """Read facts; a cache that cannot be read is no reason to fail: the wheel is read again."""
+    try:
+        facts = load_facts(path.read_bytes(), source=str(path), brief=brief)
+    except (OSError, WheelError):
+        return None
+    return facts if facts.reader == READER and facts.sha256 == sha256 else None
 
 
 def _version(text: str) -> Version:

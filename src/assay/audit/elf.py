@@ -7,14 +7,24 @@ symbols there are. Layouts: System V ABI and GNU extensions (`man 5 elf`, LSB "S
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 from assay.audit.image import Image, Unread
 from assay.errors import WheelError
 
-__all__ = ["ElfHeader", "ElfLibrary", "Section", "Symbol", "is_elf", "read_elf", "read_header", "wanted_ranges"]
+__all__ = [
+    "ElfHeader",
+    "ElfLibrary",
+    "Section",
+    "Symbol",
+    "SymbolGroup",
+    "is_elf",
+    "read_elf",
+    "read_header",
+    "wanted_ranges",
+]
 
 MACHINES: Final = {62: "x86_64", 183: "aarch64", 190: "cuda"}
 BINDINGS: Final = {0: "local", 1: "global", 2: "weak", 10: "unique"}
@@ -29,6 +39,8 @@ _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _SHDR: Final = struct.Struct("<IIQQQQIIQQ")
 _SYM: Final = struct.Struct("<IBBHQQ")
+_SYM_HEAD: Final = struct.Struct("<II16x")
+"""Name, then info, other and section index as one number."""
 _DYN: Final = struct.Struct("<qQ")
 
 _PT_LOAD, _PT_DYNAMIC, _PT_NOTE = 1, 2, 4
@@ -66,6 +78,17 @@ class Symbol(NamedTuple):
 _EXPORTED: Final = frozenset({"default", "protected"})
 
 
+class SymbolGroup(NamedTuple):
+    """Names of the dynamic symbol table that have everything else in common; see `Symbol`."""
+
+    binding: str
+    visibility: str
+    defined: bool
+    version: str | None
+    default: bool
+    names: tuple[str, ...]
+
+
 class Section(NamedTuple):
     """Where a section lies in the file."""
 
@@ -100,12 +123,22 @@ class ElfLibrary:
     needed: tuple[str, ...] = ()
     rpath: tuple[str, ...] = ()
     runpath: tuple[str, ...] = ()
-    symbols: tuple[Symbol, ...] = ()
+    groups: tuple[SymbolGroup, ...] = ()
+    """The dynamic symbol table; locals and what has no name left out."""
     needed_versions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """File -> versions it must define, weak requirements left out (`.gnu.version_r`)."""
     defined_versions: tuple[str, ...] = ()
     """Versions this object defines, its base version left out (`.gnu.version_d`)."""
     sections: tuple[Section, ...] = ()
+
+    @property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """All symbols, one by one."""
+        return tuple(
+            Symbol(name, binding, visibility, defined, version, default)
+            for binding, visibility, defined, version, default, names in self.groups
+            for name in names
+        )
 
 
 def is_elf(start: bytes) -> bool:
@@ -306,28 +339,41 @@ def _read_defined_versions(image: Image, offset: int, count: int, strings: _Stri
 
 def read_symbols(
     table: bytes, strings: bytes, versions: tuple[int, ...], needed: dict[int, str], defined: dict[int, str]
-) -> tuple[Symbol, ...]:
+) -> tuple[SymbolGroup, ...]:
     """Decode a dynamic symbol table with its strings and version indexes; nameless and local symbols are left out."""
-    symbols: list[Symbol] = []
-    # There are hundreds of thousands: names are cut out of one text, in which a byte is a character.
+    # There are hundreds of thousands, so that nothing is done for each that can be done for all that are alike.
+    places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    if versions and set(versions) - {1}:
+        for (at, head), number in zip(_SYM_HEAD.iter_unpack(table), versions, strict=True):
+            places[head, number].append(at)
+    else:
+        alike: defaultdict[int, list[int]] = defaultdict(list)
+        for at, head in _SYM_HEAD.iter_unpack(table):
+            alike[head].append(at)
+        places.update(((head, 1), ats) for head, ats in alike.items())
+    # Names are cut out of one text, in which a byte is a character.
     text, ascii_alone = strings.decode("latin-1"), strings.isascii()
-    find, limit = text.find, len(text)
-    numbers = chain(versions, repeat(1))
-    for index, ((at, info, other, section, _, _), number) in enumerate(zip(_SYM.iter_unpack(table), numbers)):  # noqa: B905 - the last has no end
-        if at == 0 or info < 16:
+    find, last = text.find, text.rfind("\0")
+    joined: defaultdict[tuple[str, str, bool, str | None, bool], list[str]] = defaultdict(list)
+    for (head, number), ats in places.items():
+        binding, section = head >> 4 & 15, head >> 16
+        if binding == 0:
             continue
-        end = find("\0", at)
-        if at >= limit or end < 0 or end - at > MAX_NAME:
-            raise WheelError(f"symbol {index} has its name outside the string table")
-        name = text[at:end]
-        if not ascii_alone and not name.isascii():
-            name = name.encode("latin-1").decode("utf-8", "backslashreplace")
+        if max(ats) > last:
+            raise WheelError(f"a symbol has its name at {max(ats)}, outside a string table of {len(text)} bytes")
+        names = [text[at : find("\0", at)] for at in ats if at]
+        if any(len(name) > MAX_NAME for name in names):
+            raise WheelError(f"a symbol has a name of more than {MAX_NAME} bytes")
+        if not ascii_alone:
+            names = [
+                name if name.isascii() else name.encode("latin-1").decode("utf-8", "backslashreplace") for name in names
+            ]
         # Index 0 is local, 1 is the base version: neither is a version by name.
-        version = (defined if section else needed).get(number & 0x7FFF) if number & 0x7FFF > 1 else None
-        binding, visibility = _BOUND[info >> 4], VISIBILITIES[other & 3]
-        is_defined = section != 0 and (number & 0x7FFF != 0 or not versions)
-        symbols.append(Symbol(name, binding, visibility, is_defined, version, not number & 0x8000))
-    return tuple(symbols)
+        index = number & 0x7FFF
+        version = (defined if section else needed).get(index) if index > 1 else None
+        is_defined = section != 0 and (index != 0 or not versions)
+        joined[_BOUND[binding], VISIBILITIES[head >> 8 & 3], is_defined, version, not number & 0x8000].extend(names)
+    return tuple(SymbolGroup(*key, tuple(names)) for key, names in joined.items() if names)
 
 
 def read_elf(image: Image, *, sections: bool = True) -> ElfLibrary:
@@ -383,7 +429,7 @@ def _read_elf(image: Image, *, wanted: bool) -> ElfLibrary:
         needed=tuple(strings.at(value) for value in layout.lists[_NEEDED]),
         rpath=_paths(strings, tags.get(_RPATH)),
         runpath=_paths(strings, tags.get(_RUNPATH)),
-        symbols=read_symbols(table, raw_strings, versions, needed, defined),
+        groups=read_symbols(table, raw_strings, versions, needed, defined),
         needed_versions=needs,
         defined_versions=tuple(sorted(set(defined.values()))),
         sections=sections,

@@ -13,7 +13,7 @@ import re
 import struct
 from typing import Final, NamedTuple
 
-from assay.audit.elf import ElfLibrary, Symbol, read_header, read_symbols
+from assay.audit.elf import ElfLibrary, SymbolGroup, read_header, read_symbols
 from assay.errors import WheelError
 
 __all__ = ["NeedMore", "read_prefix"]
@@ -70,10 +70,10 @@ def read_prefix(data: bytes, size: int) -> ElfLibrary | None:
         return None
     text = data[strings : found.end]
     try:
-        symbols = read_symbols(table, text, found.versions, found.named, found.defined)
+        groups = read_symbols(table, text, found.versions, found.named, found.defined)
     except WheelError:
         return None
-    if not all(_is_name(symbol) for symbol in symbols):
+    if not all(_are_names(group) for group in groups):
         return None
     words = {word.decode("ascii", "replace") for word in text.split(b"\0")}
     libraries = sorted(word for word in words if _LIBRARY.fullmatch(word))
@@ -83,7 +83,7 @@ def read_prefix(data: bytes, size: int) -> ElfLibrary | None:
         machine=header.machine,
         needed=tuple(libraries),
         rpath=folders,
-        symbols=symbols,
+        groups=groups,
         needed_versions=found.files,
         defined_versions=tuple(sorted(set(found.defined.values()))),
     )
@@ -105,8 +105,9 @@ class _Tables(NamedTuple):
     defined: dict[int, str]
 
 
-def _is_name(symbol: Symbol) -> bool:
-    return symbol.binding != "other" and symbol.name.isprintable() and " " not in symbol.name
+def _are_names(group: SymbolGroup) -> bool:
+    text = "".join(group.names)
+    return group.binding != "other" and text.isprintable() and " " not in text
 
 
 def _plausible(data: bytes, at: int) -> bool:

@@ -430,12 +430,19 @@ def _unresolved_by(library: Library, exporters: tuple[Library, ...]) -> Unresolv
     return library.resolved[key][1]
 
 
-def _left(library: Library, exporters: Iterable[Library]) -> list[Reference]:
+def _left(library: Library, exporters: Sequence[Library]) -> list[Reference]:
     """Return the references that no exporter resolves, in order.
 
     A versioned reference binds to that version, to a definition without version, or to a library without versions.
     """
     names, bound = library.names, set[Reference]()
+    # Which of them has a name does not matter, so that all that are brief can be asked first, by hashes alone.
+    tables = [exporter.table for exporter in exporters if exporter.table is not None]
+    if tables:
+        keys = frozenset(library.keyed)
+        for table in tables:
+            keys = keys.difference(table.plain)
+        names = frozenset(library.keyed[key] for key in keys)
     for exporter in exporters:
         if not names:
             break
@@ -505,7 +512,7 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
 
 def _torch_has(context: Context, name: str) -> bool:
     torch = context.torch
-    return torch is not None and any(name in library.exports for library in torch.libraries)
+    return torch is not None and any(library.has(name) for library in torch.libraries)
 
 
 def _out_of_reach(context: Context, wheel: WheelFacts, library: Library, names: Sequence[str]) -> None:

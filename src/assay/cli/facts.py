@@ -171,9 +171,10 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
 def history(file: Path, facts: Path | None) -> int:
     """Make the table of torch's exports (knowledge/torch_exports.bin) from all complete facts of torch."""
     exports: dict[str, tuple[str, set[str]]] = {}
-    for found in sorted(FactsCache(facts).named("torch"), key=lambda item: Version(item.version)):
-        if not found.complete:
-            continue
+    cache = FactsCache(facts)
+    kept = [row[2] for row in cache.listed() if row[0] == "torch"]
+    torches = [found for sha256 in kept if (found := cache.whole(sha256)) is not None and found.complete]
+    for found in sorted(torches, key=lambda item: Version(item.version)):
         names = {
             name
             for library in found.libraries
@@ -204,5 +205,5 @@ def _chosen(cache: FactsCache, words: Sequence[str]) -> list[WheelFacts]:
         ]
         if not hits:
             raise UsageError(f"nothing is known of {word}", hint=f"assay facts read {word}")
-        found += [facts for sha256 in hits if (facts := cache.get(sha256)) is not None]
+        found += [facts for sha256 in hits if (facts := cache.whole(sha256)) is not None]
     return found
