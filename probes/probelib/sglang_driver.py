@@ -50,8 +50,10 @@ def work(job, answer):
 
 
 def run_task(engine, task):
+    from probelib.calls import flushed
+
     if task.get("flush"):
-        engine.flush_cache()
+        flushed(engine.flush_cache)
         time.sleep(0.2)
     parameters = {"temperature": 0.0, "max_new_tokens": task["max_tokens"], "ignore_eos": "schema" not in task}
     if "schema" in task:

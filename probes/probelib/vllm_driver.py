@@ -89,8 +89,10 @@ def linear_methods(llm):
 
 
 def run_task(llm, parameters, task):
+    from probelib.calls import flushed
+
     if task.get("flush"):
-        llm.reset_prefix_cache()
+        flushed(llm.reset_prefix_cache)
     arguments = {
         "temperature": 0.0,
         "max_tokens": task["max_tokens"],

@@ -15,7 +15,9 @@ import pytest
 from probe_suite import write_suite
 
 from assay import probes
+from assay.adapters.local_executor import LocalExecutor
 from assay.model.outcome import Outcome
+from assay.ports.executor import Place, Request
 from assay.probes import Declaration, HarnessResult
 
 PROGRAM = """
@@ -205,3 +207,22 @@ def test_without_torch_the_suite_says_so(root: Path, tmp_path: Path) -> None:
     dependent = [item for name, item in judged.items() if name not in ("torch-device", "numa", "abi-import")]
     assert {Outcome.NOT_RUN} == {item.outcome for item in dependent}
     assert all(item.reason.startswith("prerequisite") for item in dependent)
+
+
+def test_environments_of_this_machine_do_not_share_what_they_compile(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    suite = {"harness.py": b"import json, sys; json.dump(json.load(open(sys.argv[1])), open(sys.argv[2], 'w'))"}
+    caches = []
+    for python in (sys.executable, str(other), sys.executable):
+        executor = LocalExecutor(python=python, cache=tmp_path / "cache")
+        asked = Request(
+            place=Place(reference="local", digest="sha256:same"), run="r", job={"probes": []}, suite=suite, gpus=()
+        )
+        result = executor.run(asked).result
+        assert result is not None
+        caches.append(json.loads(result)["cache"])
+
+    assert caches[0] == caches[2]
+    assert caches[0] != caches[1]
+    assert all(Path(cache).parent == tmp_path / "cache" for cache in caches)

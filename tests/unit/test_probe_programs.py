@@ -48,3 +48,18 @@ def test_a_back_end_whose_package_is_not_there_is_not_tried(
 
     with pytest.raises(context.NotRun, match=r"^flashinfer is not installed$"):
         module.run(context.Context(folder=str(tmp_path)))
+
+
+def test_an_engine_that_refuses_to_empty_its_cache_is_asked_again(library: Any) -> None:
+    class Answer:
+        def __init__(self, success: bool) -> None:
+            self.success = success
+
+    flushed = library("probelib.calls").flushed
+    for answers in ([False, False, True], [Answer(success=False), Answer(success=True)], [None], [True]):
+        left = list(answers)
+        flushed(lambda left=left: left.pop(0), pause=0)
+        assert [] == left
+
+    with pytest.raises(RuntimeError, match="did not empty its cache"):
+        flushed(lambda: Answer(success=False), seconds=0.01, pause=0)

@@ -68,7 +68,7 @@ class LocalExecutor:
 
     Args:
         python: the interpreter whose packages are probed (default: `python3` on PATH).
-        cache: folder for what is compiled at run time; a temporary one if None.
+        cache: folder for what is compiled at run time, with one for each environment in it; a temporary one if None.
     """
 
     name: Literal["local"] = "local"
@@ -104,6 +104,16 @@ class LocalExecutor:
         """Remove nothing: a harness ends with the process that started it."""
         return ()
 
+    def _cache_folder(self, request: Request) -> Path | None:
+        """Return where what this environment compiles is kept: its build files name paths of the environment.
+
+        Two that shared a folder would each compile anew what the other one had compiled.
+        """
+        if self._cache is None or not request.keep_cache:
+            return None
+        key = digest_of([request.place.digest or "", str(Path(self._python).absolute())])
+        return self._cache / key.removeprefix("sha256:")[:24]
+
     def run(self, request: Request) -> Ran:
         """Run the harness; see `assay.ports.executor.Executor`."""
         began = time.monotonic()
@@ -113,7 +123,7 @@ class LocalExecutor:
                 target = root / "probes" / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
-            cache = self._cache if self._cache is not None and request.keep_cache else root / "cache"
+            cache = self._cache_folder(request) or root / "cache"
             cache.mkdir(parents=True, exist_ok=True)
             job = {**request.job, "work": str(root / "work"), "cache": str(cache)}
             (root / "job.json").write_text(json.dumps(job))
