@@ -151,9 +151,9 @@ class ExportTable(Value):
     """Whether any has strings of C++11 in its name."""
 
     @cached_property
-    def plain(self) -> frozenset[int]:
-        """The hashes."""
-        return frozenset(memoryview(base64.b64decode(self.keys)).cast("Q"))
+    def plain(self) -> Mapping[int, None]:
+        """The hashes; a dictionary, for the reason that `Library.plain` is one."""
+        return dict.fromkeys(memoryview(base64.b64decode(self.keys)).cast("Q"))
 
 
 class Library(Value):

@@ -466,10 +466,9 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
     }
     severity = context.severity(root.policy)
     torch_names = [name for name, _ in checked.missing if is_torch_symbol(name) or is_shim(name)]
-    there = [name for name in torch_names if _torch_has(context, name)]
-    if there and len(there) == len(torch_names):
+    if torch_names and all(_torch_has(context, name) for name in torch_names):
         # The package may make torch's symbols global before it loads this: not certain, so not an error.
-        _out_of_reach(context, wheel, library, there)
+        _out_of_reach(context, wheel, library, torch_names)
         return
     if torch_names:
         missing_torch_symbols(context, wheel, library, torch_names, severity)
