@@ -23,6 +23,7 @@ __all__ = [
     "is_elf",
     "read_elf",
     "read_header",
+    "section_name_table",
     "wanted_ranges",
 ]
 
@@ -278,6 +279,27 @@ def _section_names(
         raise WheelError(f"section names of {size} bytes")
     names = _Strings(image.read(offset, size))
     return tuple(Section(names.at(s[0]), s[3], 0 if s[1] == _SHT_NOBITS else s[4]) for s in sections[1:])
+
+
+def section_name_table(image: Image) -> bytes:
+    """Return the bytes in which the names of sections stand, each ended by a zero; empty without sections.
+
+    Raises:
+        WheelError: it is damaged, or no 64-bit little-endian ELF file.
+    """
+    try:
+        header = read_header(image.read(0, min(64, image.size)))
+        index = header.shstrndx
+        if header.shoff == 0 or header.shentsize != _SHDR.size or index == 0:
+            return b""
+        if index == 0xFFFF:
+            index = _SHDR.unpack(image.read(header.shoff, _SHDR.size))[6]
+        _, _, _, _, offset, size, *_ = _SHDR.unpack(image.read(header.shoff + index * _SHDR.size, _SHDR.size))
+    except struct.error as error:
+        raise WheelError(f"a table is cut short: {error}") from error
+    if size > MAX_STRINGS:
+        raise WheelError(f"section names of {size} bytes")
+    return image.read(offset, size)
 
 
 def _count_symbols(image: Image, layout: _Layout, sections: list[tuple[int, int, int, int, int, int]]) -> int:

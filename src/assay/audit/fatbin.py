@@ -114,12 +114,14 @@ class FatbinWalker:
             self._at += len(chunk)
             return False
         if self._skip:
-            chunk = chunk[self._skip :]
+            rest = memoryview(chunk)[self._skip :]
             self._at += self._skip
             self._skip = 0
-        if self._end == 0 and self._barren(chunk):
+            self._buffer += rest
+        elif self._end == 0 and self._barren(chunk):
             return True
-        self._buffer += chunk
+        else:
+            self._buffer += chunk
         while self._step():
             pass
         return True
@@ -192,7 +194,8 @@ class FatbinWalker:
         entry, size = self._taking
         if len(self._buffer) < size:
             return False
-        self._sample = (entry, bytes(self._buffer[:size]))
+        with memoryview(self._buffer) as whole:
+            self._sample = (entry, bytes(whole[:size]))
         self._taking = None
         return self._advance(size)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import struct
 from typing import Final
 
 import lz4.block  # type: ignore[import-untyped]
 import zstandard
 
-from assay.audit.elf import read_elf
+from assay.audit.elf import section_name_table
 from assay.audit.fatbin import Entry
 from assay.audit.image import FileImage
 from assay.errors import WheelError
@@ -20,6 +19,7 @@ MAX_KERNELS: Final = 256
 """Names kept of one container."""
 MAX_NAME: Final = 400
 MAX_UNPACKED: Final = 96 << 20
+_CODE: Final = re.compile(rb"\.text\.([^\0]+)\0")
 _ENTRY_POINT: Final = re.compile(rb"\.entry\s+([A-Za-z_$][\w$]*)")
 
 
@@ -60,9 +60,8 @@ def kernel_names(entry: Entry, data: bytes) -> tuple[str, ...]:
     if entry.kind == "ptx":
         names = {match.decode() for match in _ENTRY_POINT.findall(code)}
     else:
-        try:
-            sections = read_elf(FileImage(code)).sections
-        except struct.error as error:
-            raise WheelError(f"a cubin for {entry.target} is damaged") from error
-        names = {section.name[6:] for section in sections if section.name.startswith(".text.")}
+        # A name may stand inside the longer one of the section of its relocations, `.rela.text.<name>`.
+        names = {
+            match.decode("utf-8", "backslashreplace") for match in _CODE.findall(section_name_table(FileImage(code)))
+        }
     return tuple(sorted(name[:MAX_NAME] for name in names)[:MAX_KERNELS])
