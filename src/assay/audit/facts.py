@@ -323,6 +323,11 @@ class Library(Value):
         )
 
     @cached_property
+    def places(self) -> Mapping[Reference, int]:
+        """Each of `references` -> its place among them."""
+        return {reference: place for place, reference in enumerate(self.references)}
+
+    @cached_property
     def asked(self) -> Mapping[str, tuple[str | None, ...]]:
         """Name of each of `references` -> the versions it is asked for in."""
         found: dict[str, tuple[str | None, ...]] = {}

@@ -71,6 +71,8 @@ def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Wa
 def _predicted(
     context: Context, target: TargetGpu, name: str, feature: Feature, done: dict[str, _Way | None]
 ) -> _Way | None:
+    if not (feature.soname or _has_part(context, name)):
+        return None
     if any(context.installation.wheel(package) is None for package in feature.packages):
         return None
     ways = [way for entry in feature.dispatch if (way := _way(context, target, feature, entry)) is not None]
@@ -130,7 +132,7 @@ def _at_run_time(context: Context, feature: str, own: _Way) -> _Way:
 def _has_part(context: Context, feature: str) -> bool:
     """Whether a package is there that could give a feature in another version or on another target."""
     known = context.knowledge.dispatch.features.get(feature)
-    return known is not None and any(context.installation.wheel(entry.package) for entry in known.dispatch)
+    return known is not None and not known.givers.isdisjoint(context.installation.names)
 
 
 def _soname_way(context: Context, soname: str) -> _Way:

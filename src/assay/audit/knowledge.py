@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Final, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -252,6 +252,11 @@ class Feature(Value):
     degraded: dict[str, str] = {}
     source: str
     date: str
+
+    @cached_property
+    def givers(self) -> frozenset[str]:
+        """Distributions that can give it, in some version and on some target."""
+        return frozenset(entry.package for entry in self.dispatch)
 
 
 class DispatchFile(Value):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -73,6 +74,11 @@ class Installation:
     def wheel(self, name: str) -> WheelFacts | None:
         """Return the wheel of a distribution."""
         return self._by_name.get(name)
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """Distributions that are there."""
+        return self._by_name.keys()
 
     @cached_property
     def _by_name(self) -> dict[str, WheelFacts]:

@@ -14,7 +14,7 @@ from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed
 from assay.audit.linker import Closure, Found, Missing, Where
 from assay.audit.rules_torch import missing_torch_symbols, suggestions
-from assay.audit.symbols import Owner, is_shim, is_torch_symbol, owner
+from assay.audit.symbols import Owner, owner
 from assay.model.outcome import Severity
 
 __all__ = ["link_rules", "soname_cause"]
@@ -369,8 +369,7 @@ def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
         if names:
             _unresolved(context, whose, [(name, version) for name in names], reach, checked)
     if len(checked.missing) > 1:
-        order = {reference: place for place, reference in enumerate(library.references)}
-        checked.missing.sort(key=lambda reference: order[reference])
+        checked.missing.sort(key=library.places.__getitem__)
     return checked
 
 
@@ -465,7 +464,7 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
         (found.wheel.sha256, found.library.path) for found in checked.uncertain if found.wheel and found.library
     }
     severity = context.severity(root.policy)
-    torch_names = [name for name, _ in checked.missing if is_torch_symbol(name) or is_shim(name)]
+    torch_names = [name for name, _ in checked.missing if owner(name) is Owner.TORCH]
     if torch_names and all(_torch_has(context, name) for name in torch_names):
         # The package may make torch's symbols global before it loads this: not certain, so not an error.
         _out_of_reach(context, wheel, library, torch_names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from assay.audit.context import Context, label, minor, torch_release
@@ -226,7 +227,7 @@ def missing_torch_symbols(
             message=f"{head}torch {torch.version} lacks {context.demangle(first)}{more}{where}",
             symbols=tuple(sorted(names)[:SHOWN]),
             symbols_count=len(names),
-            cause=_cause(names),
+            cause=_cause(tuple(names)),
             suggestions=suggestions(context, wheel),
             fix=f"take torch {_or(built)}, or a build of {wheel.name} for torch {minor(torch.version)}"
             if built
@@ -239,7 +240,8 @@ def _span(releases: Sequence[str]) -> str:
     return releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
 
 
-def _cause(names: Sequence[str]) -> str:
+@lru_cache(maxsize=1 << 10)
+def _cause(names: tuple[str, ...]) -> str:
     """Return the failure that would be seen first: the linker stops at the first symbol."""
     for name in names:
         if re.match(r"_ZN3c104cuda9SetDeviceE", name):
