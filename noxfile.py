@@ -26,14 +26,14 @@ README_MATRIX: Final = ("--records", "docs/records", "--measured", "--into", "RE
 PATIENCE: Final = 60.0
 
 
-def environment(session: nox.Session, *groups: str, extras: str = "") -> None:
+def environment(session: nox.Session, *groups: str, extras: str = "", options: tuple[str, ...] = ()) -> None:
     """Install the project, editable, and dependency groups, unless that was done for this very pyproject.toml."""
     stamp = Path(session.virtualenv.location) / ".assay"
     wanted = f"{hashlib.sha256(PYPROJECT.read_bytes()).hexdigest()} {' '.join([*groups, extras])}"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     pyproject = nox.project.load_toml(PYPROJECT)
-    session.install("-e", f".{extras}", *nox.project.dependency_groups(pyproject, *groups))
+    session.install(*options, "-e", f".{extras}", *nox.project.dependency_groups(pyproject, *groups))
     stamp.write_text(wanted)
 
 
@@ -84,6 +84,13 @@ def tests(session: nox.Session) -> None:
     """Run the tests, all of them or `-- PYTEST ARGUMENTS`."""
     environment(session, "test", "browser")
     run(session, "python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """Run the unit tests with the oldest versions that pyproject.toml allows."""
+    environment(session, "test", options=("--resolution", "lowest-direct"))
+    run(session, "python", "-m", "pytest", "-q", "tests/unit", *session.posargs)
 
 
 @nox.session
