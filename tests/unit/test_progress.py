@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -52,6 +53,31 @@ def test_a_pipe_gets_whole_plain_lines(cell: Cell, monkeypatch: pytest.MonkeyPat
     text = shown(cell, io.StringIO(), monkeypatch, columns=20)
 
     assert [f"... {cell.id}", f"built     {cell.id} (3 s) 1/2"] == text.splitlines()
+
+
+def test_a_pipe_is_told_of_the_last_step_too_and_that_it_goes_on(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = [1000.0]
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
+    progress = BuildProgress(2)
+    progress.started(cell)
+    for seconds, words in ((25, "wheel-torch"), (26, "image 4/27"), (27, "exporting layers")):
+        moment[0] = 1000.0 + seconds
+        progress.step(cell, words)
+    # No step follows: whoever waits learns of the last one nevertheless.
+    for seconds in (40, 46, 60, 107, 110):
+        moment[0] = 1000.0 + seconds
+        progress.tell()
+    progress.finished(cell, record(cell, BuildStatus.BUILT))
+    progress.tell()
+
+    said = [line.split(f" {cell.id}: ") for line in stream.getvalue().splitlines()[1:-1]]
+    assert [
+        ["      25 s", "wheel-torch"],
+        ["      46 s", "exporting layers"],
+        ["     107 s", "exporting layers"],
+    ] == said
 
 
 def test_a_terminal_shows_what_runs_and_what_waits(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

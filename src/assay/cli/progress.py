@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["BuildProgress"]
 
 _QUIET_SECONDS: Final = 20.0
-"""Without a terminal, a cell that goes on building says so this often."""
-
+"""Without a terminal, a cell that came to another step says so at most this often."""
+_SAME_SECONDS: Final = 60.0
+"""And one that is still at the same step this often."""
 
 _BESIDE_NAME: Final = 12
 """Characters of a row beside name and words: the seconds and the gaps."""
@@ -45,7 +46,10 @@ class BuildProgress:
         self._total = total
         self._done = 0
         self._lock = threading.Lock()
-        self._told: dict[str, float] = {}
+        self._told: dict[str, tuple[float, str]] = {}
+        """Cell -> when something was said of it last, and what."""
+        self._over = threading.Event()
+        self._teller = threading.Thread(target=self._tell_on, daemon=True)
         self._running: dict[str, tuple[float, str]] = {}
         live = sys.stderr.isatty() and not os.environ.get("CI")
         self._live = self._made() if live else None
@@ -62,6 +66,8 @@ class BuildProgress:
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
+        else:
+            self._teller.start()
         return self
 
     def __exit__(
@@ -70,6 +76,9 @@ class BuildProgress:
         if self._live is not None:
             self._running.clear()
             self._live.stop()
+        else:
+            self._over.set()
+            self._teller.join()
 
     def started(self, cell: Cell) -> None:
         """A cell is begun."""
@@ -80,15 +89,29 @@ class BuildProgress:
 
     def step(self, cell: Cell, words: str) -> None:
         """A cell is at another step."""
-        moment = time.monotonic()
         with self._lock:
-            began, before = self._running.get(cell.id, (moment, ""))
+            began, _ = self._running.get(cell.id, (time.monotonic(), ""))
             self._running[cell.id] = (began, words)
-            due = self._live is None and words != before and moment - self._told.get(cell.id, began) > _QUIET_SECONDS
-            if due:
-                self._told[cell.id] = moment
-        if due:
-            console.say(f"    {moment - began:4.0f} s {cell.id}: {words[:100]}")
+        if self._live is None:
+            self.tell()
+
+    def _tell_on(self) -> None:
+        # A step that came soon after another one is told when its time has come, whether or not more follows.
+        while not self._over.wait(1.0):
+            self.tell()
+
+    def tell(self) -> None:
+        """Say without a terminal what has not been said for a while."""
+        moment = time.monotonic()
+        lines = []
+        with self._lock:
+            for name, (began, words) in self._running.items():
+                told, before = self._told.get(name, (began, ""))
+                if words and moment - told > (_QUIET_SECONDS if words != before else _SAME_SECONDS):
+                    self._told[name] = (moment, words)
+                    lines.append(f"    {moment - began:4.0f} s {name}: {words[:100]}")
+        for line in lines:
+            console.say(line)
 
     def finished(self, cell: Cell, record: BuildRecord) -> None:
         """A cell is done."""
