@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
+from base_image import RECIPE, Bootstrapped
 
-from assay.adapters.bootstrap import DebootstrapBases, missing_tools
+from assay.adapters.bootstrap import DebootstrapBases
 from assay.adapters.docker_engine import DockerEngine
 from assay.errors import ToolError
-from assay.model.matrix import BootstrapBase
-from assay.ports.base import BaseImage
 from assay.ports.engine import ContainerSpec, run
 
 pytestmark = [
@@ -22,16 +18,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="debootstrap needs root"),
 ]
-RECIPE = BootstrapBase.model_validate(
-    {
-        "kind": "bootstrap",
-        "distribution": "debian",
-        "suite": "bookworm",
-        "python": "3.11",
-        "glibc": "2.36",
-        "packages": ["python3"],
-    }
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,39 +25,16 @@ def engine() -> DockerEngine:
     return DockerEngine()
 
 
-@pytest.fixture(scope="module")
-def made(
-    engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[BaseImage, list[BaseImage], Path]]:
-    """Two runs that want the same base at the same time."""
-    assert [] == missing_tools(), "quickstart installs what the tests need"
-    reference = f"assay/test-base:{uuid4().hex[:8]}"
-    scratch = tmp_path_factory.mktemp("scratch")
-    found: list[BaseImage] = []
-
-    def ensure() -> None:
-        found.append(DebootstrapBases(DockerEngine(), scratch=scratch).ensure(RECIPE, reference))
-
-    threads = [threading.Thread(target=ensure) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert 2 == len(found)
-    yield next(base for base in found if base.built), found, scratch
-    engine.remove_image(reference, force=True)
-
-
-def test_two_runs_make_it_once(made: tuple[BaseImage, list[BaseImage], Path]) -> None:
-    base, found, scratch = made
+def test_two_runs_make_it_once(bootstrapped: Bootstrapped) -> None:
+    base, found, scratch = bootstrapped
 
     assert [False, True] == sorted(one.built for one in found)
     assert {base.digest} == {one.digest for one in found}
     assert [] == list(scratch.glob("assay-base-*"))
 
 
-def test_it_says_what_is_in_it(made: tuple[BaseImage, list[BaseImage], Path], engine: DockerEngine) -> None:
-    base = made[0]
+def test_it_says_what_is_in_it(bootstrapped: Bootstrapped, engine: DockerEngine) -> None:
+    base = bootstrapped.base
     spec = ContainerSpec(image=base.reference, run="bootstrap-test", command=("/usr/bin/python3", "-VV"))
     result = run(engine, spec, timeout=60)
 
@@ -83,10 +46,10 @@ def test_it_says_what_is_in_it(made: tuple[BaseImage, list[BaseImage], Path], en
     assert base.packages["libc6"].startswith("2.36-")
 
 
-def test_nothing_of_this_machine_is_in_it(made: tuple[BaseImage, list[BaseImage], Path], engine: DockerEngine) -> None:
+def test_nothing_of_this_machine_is_in_it(bootstrapped: Bootstrapped, engine: DockerEngine) -> None:
     sizes: dict[str, int] = {}
     sources = b""
-    with engine.image_files(made[0].reference) as entries:
+    with engine.image_files(bootstrapped.base.reference) as entries:
         for entry in entries:
             sizes[entry.path] = entry.size
             if entry.path == "/etc/apt/sources.list":
@@ -102,14 +65,14 @@ def test_nothing_of_this_machine_is_in_it(made: tuple[BaseImage, list[BaseImage]
 
 
 def test_a_base_that_is_not_what_locks_were_made_for_is_refused(
-    made: tuple[BaseImage, list[BaseImage], Path], engine: DockerEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bootstrapped: Bootstrapped, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def pretend(*arguments: object) -> int:
         (tmp_path / "made").mkdir(exist_ok=True)
         return 0
 
     monkeypatch.setattr(DebootstrapBases, "_bootstrap", pretend)
-    facts = {"python": made[0].python, "glibc": made[0].glibc, "symbols": {}, "packages": {}}
+    facts = {"python": bootstrapped.base.python, "glibc": bootstrapped.base.glibc, "symbols": {}, "packages": {}}
     monkeypatch.setattr("assay.adapters.bootstrap._facts", lambda target: facts)
     other = RECIPE.model_copy(update={"python": "3.13"})
 

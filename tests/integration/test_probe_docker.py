@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from base_image import Bootstrapped
 
 from assay import probes
 from assay.adapters.docker_engine import DockerEngine
@@ -46,13 +47,9 @@ def engine() -> DockerEngine:
 
 
 @pytest.fixture(scope="module")
-def python_image(engine: DockerEngine) -> str:
-    """An image with Python that this engine holds: the base that the project makes itself."""
-    for image in engine.images():
-        for tag in image.tags:
-            if tag.startswith("assay/base-"):
-                return tag
-    pytest.skip("no base image on this engine (`assay build` makes one)")
+def python_image(bootstrapped: Bootstrapped) -> str:
+    """An image with Python: a base that the project makes itself."""
+    return bootstrapped.base.reference
 
 
 @pytest.fixture
