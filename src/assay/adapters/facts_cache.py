@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
+from assay.adapters.store import write_whole
 from assay.audit.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, load_facts
 from assay.errors import StoreError, WheelError
 
@@ -92,11 +92,10 @@ class FactsCache:
         if not facts.is_brief:
             return whole
         # It only saves time: where it cannot be kept, nothing is lost.
-        with suppress(OSError):
-            place.parent.mkdir(exist_ok=True)
+        with suppress(OSError, StoreError):
             for old in place.parent.glob(f"{sha256}-*"):
                 old.unlink(missing_ok=True)
-            _write(place, dump_brief(facts))
+            write_whole(place, dump_brief(facts))
         return facts
 
     def put(self, facts: WheelFacts) -> None:
@@ -109,14 +108,12 @@ class FactsCache:
         if facts.is_brief:
             # Complete facts alone are made brief, and nothing more is learnt of them.
             return
-        folder = self.folder / facts.name
-        path = folder / f"{facts.version.replace('!', '_')}-{facts.sha256}{_SUFFIX}"
+        path = self.folder / facts.name / f"{facts.version.replace('!', '_')}-{facts.sha256}{_SUFFIX}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(path, dump_facts(facts))
-        except OSError as error:
+            write_whole(path, dump_facts(facts))
+        except StoreError as error:
             raise StoreError(
-                f"facts cannot be kept in {self.folder}: {error.strerror}", hint="set ASSAY_CACHE to another folder"
+                f"facts cannot be kept: {error.message}", hint="set ASSAY_CACHE to another folder"
             ) from error
         self._loaded[facts.sha256] = facts
         self._index()[facts.sha256] = path
@@ -166,13 +163,6 @@ class FactsCache:
         for facts in found:
             self.put(facts)
         return len(found)
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    Path(temporary).replace(path)
 
 
 def _load(path: Path, sha256: str, *, brief: bool = False) -> WheelFacts | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from assay.audit.image import Image, Unread
@@ -266,18 +267,26 @@ def _sections(image: Image, header: ElfHeader) -> list[tuple[int, int, int, int,
     return [(s[0], s[1], s[3], s[4], s[5], s[6]) for s in _SHDR.iter_unpack(raw)]
 
 
-def _section_names(
-    image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]]
-) -> tuple[Section, ...]:
+def _name_table(image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]]) -> bytes | None:
+    """Return the bytes in which the names of sections stand, each ended by a zero; None where there are none."""
     index = header.shstrndx
     if index == 0xFFFF and sections:
         index = sections[0][5]
     if not 0 < index < len(sections):
-        return ()
+        return None
     _, _, _, offset, size, _ = sections[index]
     if size > MAX_STRINGS:
         raise WheelError(f"section names of {size} bytes")
-    names = _Strings(image.read(offset, size))
+    return image.read(offset, size)
+
+
+def _section_names(
+    image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]]
+) -> tuple[Section, ...]:
+    table = _name_table(image, header, sections)
+    if table is None:
+        return ()
+    names = _Strings(table)
     return tuple(Section(names.at(s[0]), s[3], 0 if s[1] == _SHT_NOBITS else s[4]) for s in sections[1:])
 
 
@@ -287,19 +296,8 @@ def section_name_table(image: Image) -> bytes:
     Raises:
         WheelError: it is damaged, or no 64-bit little-endian ELF file.
     """
-    try:
-        header = read_header(image.read(0, min(64, image.size)))
-        index = header.shstrndx
-        if header.shoff == 0 or header.shentsize != _SHDR.size or index == 0:
-            return b""
-        if index == 0xFFFF:
-            index = _SHDR.unpack(image.read(header.shoff, _SHDR.size))[6]
-        _, _, _, _, offset, size, *_ = _SHDR.unpack(image.read(header.shoff + index * _SHDR.size, _SHDR.size))
-    except struct.error as error:
-        raise WheelError(f"a table is cut short: {error}") from error
-    if size > MAX_STRINGS:
-        raise WheelError(f"section names of {size} bytes")
-    return image.read(offset, size)
+    header = read_header(image.read(0, min(64, image.size)))
+    return _name_table(image, header, _sections(image, header)) or b""
 
 
 def _count_symbols(image: Image, layout: _Layout, sections: list[tuple[int, int, int, int, int, int]]) -> int:
@@ -365,14 +363,8 @@ def read_symbols(
     """Decode a dynamic symbol table with its strings and version indexes; nameless and local symbols are left out."""
     # There are hundreds of thousands, so that nothing is done for each that can be done for all that are alike.
     places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    if versions and set(versions) - {1}:
-        for (at, head), number in zip(_SYM_HEAD.iter_unpack(table), versions, strict=True):
-            places[head, number].append(at)
-    else:
-        alike: defaultdict[int, list[int]] = defaultdict(list)
-        for at, head in _SYM_HEAD.iter_unpack(table):
-            alike[head].append(at)
-        places.update(((head, 1), ats) for head, ats in alike.items())
+    for (at, head), number in zip(_SYM_HEAD.iter_unpack(table), versions or repeat(1)):  # noqa: B905 - the last has no end
+        places[head, number].append(at)
     # Names are cut out of one text, in which a byte is a character.
     text, ascii_alone = strings.decode("latin-1"), strings.isascii()
     find, last = text.find, text.rfind("\0")

@@ -113,20 +113,17 @@ class FatbinWalker:
             self._skip -= len(chunk)
             self._at += len(chunk)
             return False
-        if self._skip:
-            rest = memoryview(chunk)[self._skip :]
-            self._at += self._skip
-            self._skip = 0
-            self._buffer += rest
-        elif self._end == 0 and self._barren(chunk):
+        rest = memoryview(chunk)[self._skip :]
+        self._at += self._skip
+        self._skip = 0
+        if self._end == 0 and self._barren(rest):
             return True
-        else:
-            self._buffer += chunk
+        self._buffer += rest
         while self._step():
             pass
         return True
 
-    def _barren(self, chunk: bytes) -> bool:
+    def _barren(self, chunk: memoryview) -> bool:
         """Pass over a chunk without a container's beginning: most of a file, looked through without being copied."""
         edge = len(_MAGIC) - 1
         if len(self._buffer) > edge or len(chunk) < edge or _FINDER.find_matches_as_indexes(chunk):
