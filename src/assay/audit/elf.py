@@ -7,6 +7,8 @@ symbols there are. Layouts: System V ABI and GNU extensions (`man 5 elf`, LSB "S
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -41,8 +43,7 @@ _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _SHDR: Final = struct.Struct("<IIQQQQIIQQ")
 _SYM: Final = struct.Struct("<IBBHQQ")
-_SYM_HEAD: Final = struct.Struct("<II16x")
-"""Name, then info, other and section index as one number."""
+_SYM_WORDS: Final = _SYM.size // 4
 _DYN: Final = struct.Struct("<qQ")
 
 _PT_LOAD, _PT_DYNAMIC, _PT_NOTE = 1, 2, 4
@@ -251,30 +252,35 @@ def _gnu_hash_symbols(image: Image, offset: int) -> int:
                 return int(last)
 
 
-def _sections(image: Image, header: ElfHeader) -> list[tuple[int, int, int, int, int, int]]:
-    """Return (name, type, address, offset, size, link) of each section."""
+def _sections_count(image: Image, header: ElfHeader) -> int:
     if header.shoff == 0:
-        return []
+        return 0
     if header.shentsize != _SHDR.size:
         raise WheelError(f"section headers of {header.shentsize} bytes; 64-bit ELF has {_SHDR.size}")
-    count = header.shnum
-    if count == 0:
-        # More sections than the header can say: the number stands in the first one.
-        count = _SHDR.unpack(image.read(header.shoff, _SHDR.size))[5]
-        if count > MAX_HEADERS * 4:
-            raise WheelError(f"{count} sections")
-    raw = image.read(header.shoff, count * _SHDR.size)
+    if header.shnum:
+        return header.shnum
+    # More sections than the header can say: the number stands in the first one.
+    count: int = _SHDR.unpack(image.read(header.shoff, _SHDR.size))[5]
+    if count > MAX_HEADERS * 4:
+        raise WheelError(f"{count} sections")
+    return count
+
+
+def _sections(image: Image, header: ElfHeader) -> list[tuple[int, int, int, int, int, int]]:
+    """Return (name, type, address, offset, size, link) of each section."""
+    raw = image.read(header.shoff, _sections_count(image, header) * _SHDR.size)
     return [(s[0], s[1], s[3], s[4], s[5], s[6]) for s in _SHDR.iter_unpack(raw)]
 
 
-def _name_table(image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]]) -> bytes | None:
+def _name_table(image: Image, header: ElfHeader) -> bytes | None:
     """Return the bytes in which the names of sections stand, each ended by a zero; None where there are none."""
+    count = _sections_count(image, header)
     index = header.shstrndx
-    if index == 0xFFFF and sections:
-        index = sections[0][5]
-    if not 0 < index < len(sections):
+    if index == 0xFFFF and count:
+        index = _SHDR.unpack(image.read(header.shoff, _SHDR.size))[6]
+    if not 0 < index < count:
         return None
-    _, _, _, offset, size, _ = sections[index]
+    _, _, _, _, offset, size, *_ = _SHDR.unpack(image.read(header.shoff + index * _SHDR.size, _SHDR.size))
     if size > MAX_STRINGS:
         raise WheelError(f"section names of {size} bytes")
     return image.read(offset, size)
@@ -283,7 +289,7 @@ def _name_table(image: Image, header: ElfHeader, sections: list[tuple[int, int, 
 def _section_names(
     image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]]
 ) -> tuple[Section, ...]:
-    table = _name_table(image, header, sections)
+    table = _name_table(image, header)
     if table is None:
         return ()
     names = _Strings(table)
@@ -296,8 +302,7 @@ def section_name_table(image: Image) -> bytes:
     Raises:
         WheelError: it is damaged, or no 64-bit little-endian ELF file.
     """
-    header = read_header(image.read(0, min(64, image.size)))
-    return _name_table(image, header, _sections(image, header)) or b""
+    return _name_table(image, read_header(image.read(0, min(64, image.size)))) or b""
 
 
 def _count_symbols(image: Image, layout: _Layout, sections: list[tuple[int, int, int, int, int, int]]) -> int:
@@ -362,9 +367,14 @@ def read_symbols(
 ) -> tuple[SymbolGroup, ...]:
     """Decode a dynamic symbol table with its strings and version indexes; nameless and local symbols are left out."""
     # There are hundreds of thousands, so that nothing is done for each that can be done for all that are alike.
+    words = array("I", table)
+    if sys.byteorder == "big":
+        words.byteswap()
+    # Of the six words of a symbol: its name, then info, other and section index as one number.
+    names_at, heads = words[::_SYM_WORDS].tolist(), words[1::_SYM_WORDS].tolist()
     places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for (at, head), number in zip(_SYM_HEAD.iter_unpack(table), versions or repeat(1)):  # noqa: B905 - the last has no end
-        places[head, number].append(at)
+    for at, key in zip(names_at, zip(heads, versions or repeat(1, len(heads)), strict=True), strict=True):
+        places[key].append(at)
     # Names are cut out of one text, in which a byte is a character.
     text, ascii_alone = strings.decode("latin-1"), strings.isascii()
     find, last = text.find, text.rfind("\0")
@@ -376,7 +386,7 @@ def read_symbols(
         if max(ats) > last:
             raise WheelError(f"a symbol has its name at {max(ats)}, outside a string table of {len(text)} bytes")
         names = [text[at : find("\0", at)] for at in ats if at]
-        if any(len(name) > MAX_NAME for name in names):
+        if max(map(len, names), default=0) > MAX_NAME:
             raise WheelError(f"a symbol has a name of more than {MAX_NAME} bytes")
         if not ascii_alone:
             names = [

@@ -114,6 +114,7 @@ def installed_path(path: str) -> str:
     return path
 
 
+@lru_cache(maxsize=4096)
 def target_key(target: str) -> tuple[int, str]:
     """Sort key of `90a` or `80@8.7`."""
     digits = "".join(c for c in target.partition("@")[0] if c.isdigit())
@@ -437,7 +438,8 @@ def torch_names(libraries: Iterable[Library]) -> frozenset[str]:
 
 
 def _lines(symbols: Iterable[str]) -> str:
-    return "\n".join(sorted(set(symbols)))
+    # A set would lose the linker's order, which is half the sorting.
+    return "\n".join(sorted(dict.fromkeys(symbols)))
 
 
 def library_facts(

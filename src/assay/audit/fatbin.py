@@ -15,6 +15,8 @@ from ahocorasick_rs import BytesAhoCorasick
 __all__ = ["Container", "Entry", "FatbinWalker", "cubin_target", "walk"]
 
 _CONTAINER: Final = struct.Struct("<IHHQ")
+_ENTRY: Final = struct.Struct("<HHIII8xHHI8xQ8xQ")
+"""Kind, a mark, bytes of the header, of the code, of its compressed stream; PTX ISA; target; flags; bytes unpacked."""
 _MAGIC: Final = struct.pack("<I", 0xBA55ED50)
 _FINDER: Final = BytesAhoCorasick([_MAGIC])
 """Finds it with the processor's vector instructions: 14 GB/s, where `in` has 1.7."""
@@ -63,11 +65,9 @@ class Container(NamedTuple):
     """Why the walk of this container stopped before its end."""
 
 
-def _entry(header: bytes) -> tuple[Entry, int] | str:
+def _entry(data: bytes, at: int) -> tuple[Entry, int] | str:
     """Read an entry header; returns the entry and the header's size, or what is wrong with it."""
-    kind, mark, header_size, size, compressed = struct.unpack_from("<HHIII", header)
-    minor, major, arch = struct.unpack_from("<HHI", header, 24)
-    flags, _, uncompressed = struct.unpack_from("<QQQ", header, 40)
+    kind, mark, header_size, size, compressed, minor, major, arch, flags, uncompressed = _ENTRY.unpack_from(data, at)
     if kind not in {_PTX, _ELF} or not _ENTRY_MIN <= header_size <= _ENTRY_MAX or header_size % 8:
         return f"entry of kind {kind}, mark {mark:#x}, header of {header_size} bytes"
     if not 10 <= arch <= 999:
@@ -90,81 +90,87 @@ def _entry(header: bytes) -> tuple[Entry, int] | str:
 class FatbinWalker:
     """Fed with a file's bytes in order, it finds containers and reads the headers in them.
 
-    Memory: one entry header, and the stored bytes of one entry of at most `keep` bytes per container until `finish`
-    or `on_container` takes them. A container that lies outside `.nv_fatbin` is found as well (relocatable device
-    code leaves some in `__nv_relfatbin`): the caller, who learns of sections at the end of a file, drops those.
+    Memory: one entry header; while a container passes, the chunks in which two entries of at most `keep` bytes stand;
+    and of each container the stored bytes of one entry. A container that lies outside `.nv_fatbin` is found as well
+    (relocatable device code leaves some in `__nv_relfatbin`): the caller, who learns of sections at the end of a file,
+    drops those.
     """
 
     def __init__(self, *, keep: int = 8 << 20) -> None:
         self.containers: list[Container] = []
         self._keep = keep
-        self._buffer = bytearray()
-        self._at = 0  # place in the file of the buffer's first byte
+        self._carry = b""  # of the chunks before: a header or a magic number cut in two
+        self._data = b""  # what is being looked at
+        self._pos = 0  # how far in it
+        self._base = 0  # place in the file of its first byte; between chunks, of the first byte of `_carry`
         self._skip = 0
         self._end = 0  # end of the container being walked; 0 while searching
         self._start = 0
         self._entries: list[Entry] = []
-        self._sample: tuple[Entry, bytes] | None = None
-        self._taking: tuple[Entry, int] | None = None
+        self._sample: tuple[Entry, list[memoryview]] | None = None
+        self._taking: tuple[Entry, list[memoryview], int] | None = None
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes of the file; returns whether they are more than the inside of one entry."""
+        """Take the next bytes of the file; returns whether some of them lie outside of containers."""
+        outside = self._base + len(self._carry) + len(chunk) > self._end
         if self._skip >= len(chunk):
             self._skip -= len(chunk)
-            self._at += len(chunk)
-            return False
-        rest = memoryview(chunk)[self._skip :]
-        self._at += self._skip
-        self._skip = 0
-        if self._end == 0 and self._barren(rest):
+            self._base += len(chunk)
+            return outside
+        if self._end == 0 and self._barren(chunk):
             return True
-        self._buffer += rest
+        # Gigabytes pass here: nothing is copied but what was cut in two.
+        self._data = self._carry + chunk if self._carry else chunk
+        self._pos, self._skip = self._skip, 0
         while self._step():
             pass
-        return True
+        self._base += self._pos
+        self._carry = self._data[self._pos :]
+        self._data, self._pos = b"", 0
+        return outside
 
-    def _barren(self, chunk: memoryview) -> bool:
-        """Pass over a chunk without a container's beginning: most of a file, looked through without being copied."""
+    def _barren(self, chunk: bytes) -> bool:
+        """Pass over a chunk without a container's beginning: most of a file."""
         edge = len(_MAGIC) - 1
-        if len(self._buffer) > edge or len(chunk) < edge or _FINDER.find_matches_as_indexes(chunk):
+        rest = memoryview(chunk)[self._skip :]
+        if len(self._carry) > edge or len(rest) < edge or _FINDER.find_matches_as_indexes(rest):
             return False
-        if _MAGIC in self._buffer + chunk[:edge]:
+        if _MAGIC in self._carry + rest[:edge]:
             return False
-        self._at += len(self._buffer) + len(chunk) - edge
-        self._buffer[:] = chunk[-edge:]
+        self._base += len(self._carry) + len(chunk) - edge
+        self._skip = 0
+        self._carry = bytes(rest[-edge:])
         return True
 
     def finish(self) -> list[Container]:
         """End of file: returns all containers, the last one perhaps damaged."""
         if self._end:
-            self._close(f"the file ends {self._end - self._at} bytes before the container does")
+            at = self._base + len(self._carry)
+            self._close(f"the file ends {self._end - at} bytes before the container does")
         return self.containers
 
     def _advance(self, count: int) -> bool:
-        """Drop `count` bytes, those not here yet as well; returns whether bytes are left."""
-        have = len(self._buffer)
-        if count < have:
-            del self._buffer[:count]
-            self._at += count
+        """Pass over `count` bytes, those not here yet as well; returns whether bytes are left."""
+        self._pos += count
+        if self._pos < len(self._data):
             return True
-        self._buffer.clear()
-        self._at += have
-        self._skip = count - have
+        self._skip = self._pos - len(self._data)
+        self._pos = len(self._data)
         return False
 
     def _step(self) -> bool:
         if self._end == 0:
             return self._search()
         if self._taking is not None:
-            return self._take()
-        left = self._end - self._at
+            return self._take(*self._taking)
+        left = self._end - self._base - self._pos
         if left < _ENTRY_MIN:
             # Fewer bytes than a header has are padding.
             self._close(None)
             return self._advance(left)
-        if len(self._buffer) < _ENTRY_MIN:
+        if len(self._data) - self._pos < _ENTRY_MIN:
             return False
-        read = _entry(bytes(self._buffer[:_ENTRY_MIN]))
+        read = _entry(self._data, self._pos)
         if isinstance(read, str) or len(self._entries) >= _MAX_ENTRIES:
             self._close(read if isinstance(read, str) else "too many entries")
             return self._advance(left)
@@ -174,7 +180,7 @@ class FatbinWalker:
             return self._advance(left)
         self._entries.append(entry)
         if self._better(entry):
-            self._taking = (entry, entry.size)
+            self._taking = (entry, [], entry.size)
             return self._advance(header)
         return self._advance(header + entry.size)
 
@@ -186,20 +192,19 @@ class FatbinWalker:
         best = self._sample[0]
         return (entry.kind == "ptx", entry.size) < (best.kind == "ptx", best.size)
 
-    def _take(self) -> bool:
-        assert self._taking is not None
-        entry, size = self._taking
-        if len(self._buffer) < size:
-            return False
-        with memoryview(self._buffer) as whole:
-            self._sample = (entry, bytes(whole[:size]))
-        self._taking = None
-        return self._advance(size)
+    def _take(self, entry: Entry, parts: list[memoryview], missing: int) -> bool:
+        part = memoryview(self._data)[self._pos : self._pos + missing]
+        parts.append(part)
+        if len(part) < missing:
+            self._taking = (entry, parts, missing - len(part))
+        else:
+            self._sample = (entry, parts)
+            self._taking = None
+        return self._advance(len(part))
 
     def _close(self, damage: str | None) -> None:
-        self.containers.append(
-            Container(self._start, self._end - self._start, tuple(self._entries), self._sample, damage)
-        )
+        sample = (self._sample[0], b"".join(self._sample[1])) if self._sample else None
+        self.containers.append(Container(self._start, self._end - self._start, tuple(self._entries), sample, damage))
         self._end = 0
         self._entries = []
         self._sample = None
@@ -207,34 +212,34 @@ class FatbinWalker:
 
     def _search(self) -> bool:
         """Look for the next container header at a multiple of eight."""
-        found = self._buffer.find(_MAGIC)
+        data = self._data
+        found = data.find(_MAGIC, self._pos)
         while found >= 0:
-            if (self._at + found) % 8:
-                found = self._buffer.find(_MAGIC, found + 1)
+            if (self._base + found) % 8:
+                found = data.find(_MAGIC, found + 1)
                 continue
-            if len(self._buffer) - found < _CONTAINER.size + _ENTRY_MIN:
-                self._advance(found)
+            if len(data) - found < _CONTAINER.size + _ENTRY_MIN:
+                self._pos = found
                 return False
             if self._plausible(found):
-                size = _CONTAINER.unpack_from(self._buffer, found)[3]
-                self._start = self._at + found
-                self._end = self._start + _CONTAINER.size + size
-                return self._advance(found + _CONTAINER.size)
-            found = self._buffer.find(_MAGIC, found + 1)
-        self._advance(max(0, len(self._buffer) - (len(_MAGIC) - 1)))
+                self._start = self._base + found
+                self._end = self._start + _CONTAINER.size + _CONTAINER.unpack_from(data, found)[3]
+                self._pos = found
+                return self._advance(_CONTAINER.size)
+            found = data.find(_MAGIC, found + 1)
+        self._pos = max(self._pos, len(data) - (len(_MAGIC) - 1))
         return False
 
     def _plausible(self, at: int) -> bool:
         """A magic number may also stand in code that looks for it: the first entry must read well too."""
-        _, version, header, size = _CONTAINER.unpack_from(self._buffer, at)
+        _, version, header, size = _CONTAINER.unpack_from(self._data, at)
         if version != 1 or header != _CONTAINER.size or not 0 <= size <= _MAX_CONTAINER:
             return False
         if len(self.containers) >= _MAX_CONTAINERS:
             return False
         if size == 0:
             return True
-        first = bytes(self._buffer[at + header : at + header + _ENTRY_MIN])
-        read = _entry(first)
+        read = _entry(self._data, at + header)
         return not isinstance(read, str) and read[1] + read[0].size <= size
 
 

@@ -62,34 +62,34 @@ class SparseImage:
         self._parts: list[bytes] = []
 
     def add(self, offset: int, data: bytes) -> None:
-        """Keep a range; joins it with ranges it touches, so that a table may lie across two of them."""
-        if not data or self.has(offset, len(data)):
-            return
-        start, joined = offset, data
+        """Keep a range, as it is; what was kept of it before stays."""
+        at, end = offset, offset + len(data)
         index = bisect_right(self._starts, offset)
-        if index and self._starts[index - 1] + len(self._parts[index - 1]) >= offset:
-            index -= 1
-            before = self._parts.pop(index)
-            start = self._starts.pop(index)
-            joined = before[: offset - start] + data
-        while index < len(self._starts) and self._starts[index] <= start + len(joined):
-            after, at = self._parts.pop(index), self._starts.pop(index)
-            joined += after[start + len(joined) - at :]
-        self._starts.insert(index, start)
-        self._parts.insert(index, joined)
-
-    def has(self, offset: int, length: int) -> bool:
-        """Tell whether the whole range was kept."""
-        index = bisect_right(self._starts, offset) - 1
-        return index >= 0 and offset + length <= self._starts[index] + len(self._parts[index])
+        if index:
+            at = max(at, self._starts[index - 1] + len(self._parts[index - 1]))
+        while at < end:
+            known = index < len(self._starts)
+            stop = min(end, self._starts[index]) if known else end
+            if at < stop:
+                self._starts.insert(index, at)
+                self._parts.insert(index, data[at - offset : stop - offset])
+                index += 1
+            at = self._starts[index] + len(self._parts[index]) if known else end
+            index += 1
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes; `WheelError` outside the file, `Unread` where nothing was kept."""
         _inside(offset, length, self.size)
-        if length == 0:
-            return b""
-        if not self.has(offset, length):
-            raise Unread(offset, length)
+        at, end = offset, offset + length
+        pieces: list[bytes] = []
         index = bisect_right(self._starts, offset) - 1
-        at = offset - self._starts[index]
-        return self._parts[index][at : at + length]
+        while at < end:
+            if not 0 <= index < len(self._starts) or not self._starts[index] <= at < self._starts[index] + len(
+                self._parts[index]
+            ):
+                raise Unread(offset, length)
+            first = at - self._starts[index]
+            pieces.append(self._parts[index][first : first + end - at])
+            at += len(pieces[-1])
+            index += 1
+        return b"".join(pieces)

@@ -29,21 +29,36 @@ def _unpack(entry: Entry, data: bytes) -> bytes | None:
         return data
     if not 0 < entry.uncompressed <= MAX_UNPACKED or entry.compressed > len(data):
         return None
-    # Some compilers leave out the exact size; then only the size padded to eight bytes is known.
     packed = data[: entry.compressed or len(data)]
     try:
         if entry.compression == "zstd":
             return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(packed))[: entry.uncompressed]
-        for padding in range(1 if entry.compressed else 8):
-            end = len(packed) - padding
+        # Some compilers leave out the exact size; then only the size padded to eight bytes is known.
+        ends = [len(packed)] if entry.compressed else _ends(packed)
+        for end in ends:
             try:
                 return bytes(lz4.block.decompress(packed[:end], uncompressed_size=entry.uncompressed))
             except lz4.block.LZ4BlockError:
-                if padding == 7 or entry.compressed or packed[end - 1 : end] != b"\0":
+                if end == ends[-1]:
                     raise
     except Exception as error:
         raise WheelError(f"an entry for {entry.target} does not unpack: {error}") from error
     return None
+
+
+def _ends(packed: bytes) -> list[int]:
+    """Return where an LZ4 block may end before up to seven zeros of padding, the likeliest place first.
+
+    A wrong place is known for one only after everything was unpacked. The last sequence of a block has no match: a
+    token that says nothing but how many literals follow, at least five, and these (LZ4 block format, "End of block
+    conditions").
+    """
+
+    def unlikely(end: int) -> bool:
+        return all(packed[end - 1 - count : end - count] != bytes([count << 4]) for count in range(5, 15))
+
+    size = len(packed)
+    return sorted((end for end in range(size, max(size - 8, -1), -1) if not any(packed[end:])), key=unlikely)
 
 
 def kernel_names(entry: Entry, data: bytes) -> tuple[str, ...]:
