@@ -13,7 +13,7 @@ from typing import Final
 from packaging.version import InvalidVersion, Version
 
 from assay.adapters.store import write_whole
-from assay.audit.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, load_facts
+from assay.audit.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, load_brief, load_facts
 from assay.errors import StoreError, WheelError
 
 __all__ = ["FactsCache", "default_folder"]
@@ -80,7 +80,7 @@ class FactsCache:
         if state.st_size < BRIEF_FROM:
             return _load(path, sha256)
         # Facts that were replaced have another time or size: their old brief form is not looked at again.
-        name = f"{sha256}-{BRIEF_FORM}-{state.st_size}-{state.st_mtime_ns}.json.gz"
+        name = f"{sha256}-{BRIEF_FORM}-{state.st_size}-{state.st_mtime_ns}.json"
         place = path.parent / ".brief" / name
         facts = _load(place, sha256, brief=True)
         if facts is not None:
@@ -168,7 +168,7 @@ class FactsCache:
 def _load(path: Path, sha256: str, *, brief: bool = False) -> WheelFacts | None:
     """Read facts; a cache that cannot be read is no reason to fail: the wheel is read again."""
     try:
-        facts = load_facts(path.read_bytes(), source=str(path), brief=brief)
+        facts = (load_brief if brief else load_facts)(path.read_bytes(), source=str(path))
     except (OSError, WheelError):
         return None
     return facts if facts.reader == READER and facts.sha256 == sha256 else None

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import Library, WheelFacts
-from assay.audit.findings import Finding, Prediction
+from assay.audit.findings import Prediction
 from assay.audit.gpu import Run, group_runs
 from assay.audit.knowledge import Dispatch, Feature, fits
 from assay.audit.rules_link import soname_cause
@@ -43,7 +43,7 @@ def predictions(context: Context) -> tuple[Prediction, ...]:
     """Return what each feature is expected to do on each target; features nothing here can give are left out."""
     made: list[Prediction] = []
     for target in context.targets:
-        done: dict[str, _Way | None] = {}
+        judge = _Judge(context, target)
         made.extend(
             Prediction(
                 target=target.name,
@@ -54,219 +54,219 @@ def predictions(context: Context) -> tuple[Prediction, ...]:
                 cause=way.cause,
             )
             for name in context.knowledge.dispatch.features
-            if (way := _predict(context, target, name, done)) is not None
+            if (way := judge.predict(name)) is not None
         )
     return tuple(made)
 
 
-def _predict(context: Context, target: TargetGpu, name: str, done: dict[str, _Way | None]) -> _Way | None:
-    if name not in done:
-        # Features that need each other in a circle would never end.
-        done[name] = None
-        feature = context.knowledge.dispatch.features.get(name)
-        done[name] = _predicted(context, target, name, feature, done) if feature is not None else None
-    return done[name]
+class _Judge:
+    """Predicts features of one installation on one target; what several of them rest on is found out once."""
 
+    def __init__(self, context: Context, target: TargetGpu) -> None:
+        self._context = context
+        self._target = target
+        self._done: dict[str, _Way | None] = {}
+        self._faults: dict[tuple[int, bool], _Way | None] = {}
+        # Needs at run time (rule R4) without which nothing of a package works.
+        self._unmet: dict[str, _Way] = {}
+        for need in context.unmet_needs:
+            if need.severity == "error" and not need.features:
+                way = _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=need.needs, cause=need.cause)
+                self._unmet.setdefault(need.package, way)
 
-def _predicted(
-    context: Context, target: TargetGpu, name: str, feature: Feature, done: dict[str, _Way | None]
-) -> _Way | None:
-    if not (feature.soname or _has_part(context, name)):
-        return None
-    if any(context.installation.wheel(package) is None for package in feature.packages):
-        return None
-    ways = [way for entry in feature.dispatch if (way := _way(context, target, feature, entry)) is not None]
-    if feature.soname:
-        ways.append(_soname_way(context, feature.soname))
-    best = max(ways, key=lambda way: _RANK[way.outcome], default=None)
-    for glob, why in feature.unsupported.items():
-        # What the hardware lacks, no version of a package has, whatever its kernels are called.
-        if fnmatchcase(target.dotted, glob) and _has_part(context, name):
-            best = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=why)
-    if best is None:
-        return None
-    for glob, why in feature.degraded.items():
-        if fnmatchcase(target.dotted, glob) and best.outcome is Outcome.WORKS:
-            best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)
-    if best.outcome is Outcome.WORKS:
-        best = _at_run_time(context, name, best)
-    return _with_needs(context, target, feature, best, done)
+    def predict(self, name: str) -> _Way | None:
+        """Return what becomes of a feature; None if nothing here can give it."""
+        if name not in self._done:
+            # Features that need each other in a circle would never end.
+            self._done[name] = None
+            feature = self._context.knowledge.dispatch.features.get(name)
+            self._done[name] = self._predicted(name, feature) if feature is not None else None
+        return self._done[name]
 
+    def _predicted(self, name: str, feature: Feature) -> _Way | None:
+        if not (feature.soname or self._has_part(name)):
+            return None
+        if any(self._context.installation.wheel(package) is None for package in feature.packages):
+            return None
+        ways = [way for entry in feature.dispatch if (way := self._way(feature, entry)) is not None]
+        if feature.soname:
+            ways.append(self._soname_way(feature.soname))
+        best = max(ways, key=lambda way: _RANK[way.outcome], default=None)
+        for glob, why in feature.unsupported.items():
+            # What the hardware lacks, no version of a package has, whatever its kernels are called.
+            if fnmatchcase(self._target.dotted, glob) and self._has_part(name):
+                best = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=why)
+        if best is None:
+            return None
+        for glob, why in feature.degraded.items():
+            if fnmatchcase(self._target.dotted, glob) and best.outcome is Outcome.WORKS:
+                best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)
+        if best.outcome is Outcome.WORKS:
+            best = self._at_run_time(name, best)
+        return self._with_needs(feature, best)
 
-def _with_needs(context: Context, target: TargetGpu, feature: Feature, own: _Way, done: dict[str, _Way | None]) -> _Way:
-    for other in feature.needs:
-        needed = _predict(context, target, other, done)
-        if needed is None and own.outcome is Outcome.WORKS and _has_part(context, other):
-            reason = f"needs {other}, of which nothing is known for {target.name} in the versions here"
-            own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason)
-        if needed is not None and needed.outcome is Outcome.INCONCLUSIVE and own.outcome is Outcome.WORKS:
-            own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=f"needs {other}: {needed.reason}")
-        if needed is not None and needed.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG}:
-            if own.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED}:
-                return own
-            # What rests on something unsupported or wrong is so itself.
+    def _with_needs(self, feature: Feature, own: _Way) -> _Way:
+        for other in feature.needs:
+            needed = self.predict(other)
+            if needed is None and own.outcome is Outcome.WORKS and self._has_part(other):
+                reason = f"needs {other}, of which nothing is known for {self._target.name} in the versions here"
+                own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason)
+            if needed is not None and needed.outcome is Outcome.INCONCLUSIVE and own.outcome is Outcome.WORKS:
+                own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=f"needs {other}: {needed.reason}")
+            if needed is not None and needed.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG}:
+                if own.outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED}:
+                    return own
+                # What rests on something unsupported or wrong is so itself.
+                return _Way(
+                    outcome=needed.outcome,
+                    verdict=Verdict.FAIL,
+                    reason=f"needs {other}: {needed.reason}",
+                    cause=needed.cause,
+                )
+        return own
+
+    def _at_run_time(self, feature: str, own: _Way) -> _Way:
+        """Say what a feature needs when it runs and no wheel says, where it is not there or nobody said that it is."""
+        for need in self._context.unmet_needs:
+            if feature not in need.features:
+                continue
+            version = self._context.installation.wheel(need.package)
+            reason = f"{label(version) if version else need.package} {need.needs}"
+            if need.severity == "error":
+                return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=need.cause)
+            if self._context.installation.whole and self._context.base.known:
+                return _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason, cause=need.cause)
+            return _Way(outcome=own.outcome, verdict=Verdict.WARN, reason=f"{own.reason}; {reason}", cause=own.cause)
+        return own
+
+    def _has_part(self, feature: str) -> bool:
+        """Whether a package is there that could give a feature in another version or on another target."""
+        known = self._context.knowledge.dispatch.features.get(feature)
+        return known is not None and not known.givers.isdisjoint(self._context.installation.names)
+
+    def _soname_way(self, soname: str) -> _Way:
+        """What a shared library that has to come with the base makes of a feature."""
+        base = self._context.base
+        if soname in base.sonames or soname in self._context.linker.system:
+            return _Way(outcome=Outcome.WORKS, verdict=Verdict.OK, reason=f"{soname} is in the base {base.name}")
+        if not base.known:
             return _Way(
-                outcome=needed.outcome,
-                verdict=Verdict.FAIL,
-                reason=f"needs {other}: {needed.reason}",
-                cause=needed.cause,
+                outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=f"whether the base has {soname} is not known"
             )
-    return own
+        reason = f"{soname} is not in the base {base.name}"
+        return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=soname_cause(soname))
 
-
-def _at_run_time(context: Context, feature: str, own: _Way) -> _Way:
-    """Say what a feature needs when it runs and no wheel says, where it is not there or nobody said that it is."""
-    for need in context.unmet_needs:
-        if feature not in need.features:
-            continue
-        version = context.installation.wheel(need.package)
-        reason = f"{label(version) if version else need.package} {need.needs}"
-        if need.severity == "error":
-            return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=need.cause)
-        if context.installation.whole and context.base.known:
-            return _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason, cause=need.cause)
-        return _Way(outcome=own.outcome, verdict=Verdict.WARN, reason=f"{own.reason}; {reason}", cause=own.cause)
-    return own
-
-
-def _has_part(context: Context, feature: str) -> bool:
-    """Whether a package is there that could give a feature in another version or on another target."""
-    known = context.knowledge.dispatch.features.get(feature)
-    return known is not None and not known.givers.isdisjoint(context.installation.names)
-
-
-def _soname_way(context: Context, soname: str) -> _Way:
-    """What a shared library that has to come with the base makes of a feature."""
-    base = context.base
-    if soname in base.sonames or soname in context.linker.system:
-        return _Way(outcome=Outcome.WORKS, verdict=Verdict.OK, reason=f"{soname} is in the base {base.name}")
-    if not base.known:
-        return _Way(
-            outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=f"whether the base has {soname} is not known"
-        )
-    reason = f"{soname} is not in the base {base.name}"
-    return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=soname_cause(soname))
-
-
-def _way(context: Context, target: TargetGpu, feature: Feature, entry: Dispatch) -> _Way | None:
-    wheel = context.installation.wheel(entry.package)
-    if wheel is None or not fits(wheel.version, entry.versions):
-        return None
-    if entry.targets and not context.on(target, entry.targets):
-        return None
-    needed = _unmet(context, wheel)
-    if needed is not None:
-        return needed
-    fault = _package_fault(context, target, wheel, known=entry.code)
-    if not entry.code:
-        return fault or _Way(
-            outcome=Outcome.WORKS,
-            verdict=Verdict.OK,
-            reason=f"{label(wheel)} has it; rests on {', '.join(needs)}"
-            if (needs := [name for name in feature.needs if _has_part(context, name)])
-            else f"every library that {label(wheel)} cannot do without finds what it needs",
-        )
-    ways: list[_Way] = []
-    for library in wheel.matching(entry.library):
-        if context.for_others(wheel, library):
-            continue
-        way = _library_way(context, target, wheel, library, entry)
-        policy = context.policy(wheel, library, target)
-        if way is not None and policy is not None and policy.use == "never":
-            reason = f"{library.path} of {label(wheel)} is not used on {target.name}: {policy.reason}"
-            way = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=reason)
-        if way is not None:
-            ways.append(way)
-    if not ways:
-        return None
-    best = max(ways, key=lambda way: _RANK[way.outcome])
-    return fault if fault is not None and _RANK[best.outcome] > _RANK[fault.outcome] else best
-
-
-def _unmet(context: Context, wheel: WheelFacts) -> _Way | None:
-    """A need at run time (rule R4) without which nothing of this package works."""
-    for need in context.unmet_needs:
-        if need.package == wheel.name and need.severity == "error" and not need.features:
-            return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=need.needs, cause=need.cause)
-    return None
-
-
-def _package_fault(context: Context, target: TargetGpu, wheel: WheelFacts, *, known: bool) -> _Way | None:
-    """A library that does not load and without which nothing of the package works.
-
-    Args:
-        known: count those alone that are known to be needed, not those of which nothing is known.
-    """
-    if wheel.paths.isdisjoint(context.broken):
-        return None
-    for library in wheel.libraries:
-        if library.path in context.broken:
-            policy = context.policy(wheel, library, target)
-            if policy.use == "required" if policy is not None else not known:
-                return _broken(context, wheel, library)
-    return None
-
-
-def _broken(context: Context, wheel: WheelFacts, library: Library) -> _Way:
-    finding = next((item for item in context.findings if item.library == library.path and item.cause), None)
-    return _Way(
-        outcome=Outcome.BROKEN,
-        verdict=Verdict.FAIL,
-        reason=f"{library.path} of {label(wheel)} does not load: {context.broken[library.path]}",
-        cause=finding.cause if finding else _cause_of(context.findings, wheel),
-    )
-
-
-def _cause_of(findings: list[Finding], wheel: WheelFacts) -> str | None:
-    return next((item.cause for item in findings if item.package == label(wheel) and item.cause), None)
-
-
-def _library_way(
-    context: Context, target: TargetGpu, wheel: WheelFacts, library: Library, entry: Dispatch
-) -> _Way | None:
-    broken = _broken(context, wheel, library) if library.path in context.broken else None
-    if library.gpu is None:
-        if library.scope == "full":
-            return None if entry.kernels else broken
-        if broken:
-            return broken
-        return _Way(
-            outcome=Outcome.INCONCLUSIVE,
-            verdict=Verdict.WARN,
-            reason=f"the GPU code of {library.path} was not read",
-        )
-    best: tuple[Run, str | None] | None = None
-    counted = {Run.SASS: 0, Run.PTX: 0, Run.NONE: 0}
-    for group in library.groups_with(entry.kernels):
-        how, cuda = group_runs(group, target.capability, context.knowledge.ptx.isa, target.driver_cuda)
-        counted[how] += group.containers
-        if best is None or _ORDER[how] > _ORDER[best[0]]:
-            best = (how, cuda)
-    if best is None or broken is not None:
-        return broken if best is not None else None
-    parts = sum(counted.values())
-    where = f"{library.path} of {label(wheel)}"
-    match best[0]:
-        case Run.SASS:
-            return _Way(
+    def _way(self, feature: Feature, entry: Dispatch) -> _Way | None:
+        wheel = self._context.installation.wheel(entry.package)
+        if wheel is None or not fits(wheel.version, entry.versions):
+            return None
+        if entry.targets and not self._context.on(self._target, entry.targets):
+            return None
+        if wheel.name in self._unmet:
+            return self._unmet[wheel.name]
+        key = (id(wheel), entry.code)
+        if key not in self._faults:
+            self._faults[key] = self._package_fault(wheel, known=entry.code)
+        fault = self._faults[key]
+        if not entry.code:
+            return fault or _Way(
                 outcome=Outcome.WORKS,
                 verdict=Verdict.OK,
-                reason=f"machine code for {target.name} in {counted[Run.SASS]} of {parts} parts of {where}",
+                reason=f"{label(wheel)} has it; rests on {', '.join(needs)}"
+                if (needs := [name for name in feature.needs if self._has_part(name)])
+                else f"every library that {label(wheel)} cannot do without finds what it needs",
             )
-        case Run.PTX:
-            driver = f", driver for CUDA {best[1]} or newer" if best[1] else ""
+        ways: list[_Way] = []
+        for library in wheel.matching(entry.library):
+            if self._context.for_others(wheel, library):
+                continue
+            way = self._library_way(wheel, library, entry)
+            policy = self._context.policy(wheel, library, self._target)
+            if way is not None and policy is not None and policy.use == "never":
+                reason = f"{library.path} of {label(wheel)} is not used on {self._target.name}: {policy.reason}"
+                way = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=reason)
+            if way is not None:
+                ways.append(way)
+        if not ways:
+            return None
+        best = max(ways, key=lambda way: _RANK[way.outcome])
+        return fault if fault is not None and _RANK[best.outcome] > _RANK[fault.outcome] else best
+
+    def _package_fault(self, wheel: WheelFacts, *, known: bool) -> _Way | None:
+        """A library that does not load and without which nothing of the package works.
+
+        Args:
+            known: count those alone that are known to be needed, not those of which nothing is known.
+        """
+        if wheel.paths.isdisjoint(self._context.broken):
+            return None
+        for library in wheel.libraries:
+            if library.path in self._context.broken:
+                policy = self._context.policy(wheel, library, self._target)
+                if policy.use == "required" if policy is not None else not known:
+                    return self._broken(wheel, library)
+        return None
+
+    def _broken(self, wheel: WheelFacts, library: Library) -> _Way:
+        finding = next((item for item in self._context.findings if item.library == library.path and item.cause), None)
+        return _Way(
+            outcome=Outcome.BROKEN,
+            verdict=Verdict.FAIL,
+            reason=f"{library.path} of {label(wheel)} does not load: {self._context.broken[library.path]}",
+            cause=finding.cause if finding else self._cause_of(wheel),
+        )
+
+    def _cause_of(self, wheel: WheelFacts) -> str | None:
+        return next(
+            (item.cause for item in self._context.findings if item.package == label(wheel) and item.cause), None
+        )
+
+    def _library_way(self, wheel: WheelFacts, library: Library, entry: Dispatch) -> _Way | None:
+        broken = self._broken(wheel, library) if library.path in self._context.broken else None
+        if library.gpu is None:
+            if library.scope == "full":
+                return None if entry.kernels else broken
+            if broken:
+                return broken
             return _Way(
-                outcome=entry.on_ptx or Outcome.WORKS,
+                outcome=Outcome.INCONCLUSIVE,
                 verdict=Verdict.WARN,
-                reason=entry.ptx_reason or f"PTX alone for {target.name} in {where}: compiled at first start{driver}",
+                reason=f"the GPU code of {library.path} was not read",
             )
-        case Run.NONE:
-            return _Way(
-                outcome=Outcome.BROKEN,
-                verdict=Verdict.FAIL,
-                reason=f"{where} has no code for {target.name}",
-                cause="arch-torch-incompatible" if wheel.is_torch else "arch-no-kernel-image",
-            )
+        best: tuple[Run, str | None] | None = None
+        counted = {Run.SASS: 0, Run.PTX: 0, Run.NONE: 0}
+        isa, target = self._context.knowledge.ptx.isa, self._target
+        for group in library.groups_with(entry.kernels):
+            how, cuda = group_runs(group, target.capability, isa, target.driver_cuda)
+            counted[how] += group.containers
+            if best is None or _ORDER[how] > _ORDER[best[0]]:
+                best = (how, cuda)
+        if best is None or broken is not None:
+            return broken if best is not None else None
+        parts = sum(counted.values())
+        where = f"{library.path} of {label(wheel)}"
+        match best[0]:
+            case Run.SASS:
+                return _Way(
+                    outcome=Outcome.WORKS,
+                    verdict=Verdict.OK,
+                    reason=f"machine code for {self._target.name} in {counted[Run.SASS]} of {parts} parts of {where}",
+                )
+            case Run.PTX:
+                driver = f", driver for CUDA {best[1]} or newer" if best[1] else ""
+                return _Way(
+                    outcome=entry.on_ptx or Outcome.WORKS,
+                    verdict=Verdict.WARN,
+                    reason=entry.ptx_reason
+                    or f"PTX alone for {self._target.name} in {where}: compiled at first start{driver}",
+                )
+            case Run.NONE:
+                return _Way(
+                    outcome=Outcome.BROKEN,
+                    verdict=Verdict.FAIL,
+                    reason=f"{where} has no code for {self._target.name}",
+                    cause="arch-torch-incompatible" if wheel.is_torch else "arch-no-kernel-image",
+                )
 
 
 _ORDER = {Run.NONE: 0, Run.PTX: 1, Run.SASS: 2}

@@ -438,7 +438,7 @@ def _left(library: Library, exporters: Sequence[Library]) -> list[Reference]:
     # Which of them has a name does not matter, so that all that are brief can be asked first, by hashes alone.
     tables = [exporter.table for exporter in exporters if exporter.table is not None]
     if tables:
-        keys = frozenset(library.keyed)
+        keys = library.keys
         for table in tables:
             keys = keys.difference(table.plain)
         names = frozenset(library.keyed[key] for key in keys)
