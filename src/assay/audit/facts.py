@@ -537,7 +537,7 @@ def dump_facts(facts: WheelFacts) -> bytes:
 
 
 def dump_brief(facts: WheelFacts) -> bytes:
-    """Return the bytes brief facts are kept as, beside the whole ones: JSON, mostly hashes that would not pack."""
+    """Return the bytes brief facts are kept as, beside the whole ones: JSON as it is, because unpacking takes time."""
     return facts.model_dump_json(exclude_defaults=True).encode()
 
 
