@@ -6,13 +6,14 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+import lz4.block  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.audit.elf import read_elf
 from assay.audit.facts import CodeGroup
-from assay.audit.fatbin import FatbinWalker, cubin_target, walk
+from assay.audit.fatbin import Entry, FatbinWalker, cubin_target, walk
 from assay.audit.gpu import Run, capability_of, group_runs, jit, runs
 from assay.audit.image import FileImage
 from assay.audit.kernels import kernel_names
@@ -69,6 +70,28 @@ def test_chunks_do_not_matter(sizes: list[int]) -> None:
         at, number = at + size, number + 1
 
     assert walk([GOOD]) == walker.finish()
+
+
+PYBIND = (
+    b"Python version mismatch: module was compiled for Python %s, but the interpreter version is incompatible: %s.\0"
+)
+MARKED = (
+    GOOD + bytes(3000) + b"\x003.12\0" + PYBIND + bytes(2000) + b"built for sm_80 sm_90a compute_120 \0" + bytes(500)
+)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=30))
+def test_strings_that_tell_something_are_found_however_the_file_is_cut(sizes: list[int]) -> None:
+    reader = MemberReader("torch/lib/libtorch_python.so", len(MARKED))
+    at = number = 0
+    while at < len(MARKED):
+        size = sizes[number % len(sizes)]
+        reader.feed(MARKED[at : at + size])
+        at, number = at + size, number + 1
+    library = reader.finish()
+
+    assert library is not None
+    assert {"pybind11_python": "3.12", "torch_archs": "sm_80 sm_90a compute_120"} == library.notes
 
 
 def test_leftovers_of_relocatable_code_do_not_count() -> None:
@@ -153,3 +176,32 @@ def test_capabilities_are_read_as_people_write_them(text: str) -> None:
 def test_no_cubin_is_no_target() -> None:
     assert cubin_target(b"") is None
     assert cubin_target(GOOD[:64]) is None
+
+
+@pytest.mark.parametrize("padding", range(8))
+@given(code=st.binary(min_size=1, max_size=300), tail=st.integers(0, 40))
+def test_a_block_without_its_length_is_unpacked(padding: int, code: bytes, tail: int) -> None:
+    """Some compilers leave the length of the LZ4 block out, and pad it with zeros."""
+    text = b".entry " + b"k" * 40 + b"\n" + code.replace(b".", b"") * 3 + bytes(tail)
+    packed = lz4.block.compress(text, store_size=False)
+    entry = Entry("ptx", "120", "8.7", len(packed) + padding, len(text), "lz4", 0)
+
+    assert ("k" * 40,) == kernel_names(entry, packed + bytes(padding))
+
+
+def test_where_a_padded_block_ends_is_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wrong place costs as much as the right one, and cubins have megabytes; they end in zeros, as tables do."""
+    text = bytes(range(256)) * 40 + bytes(400)
+    packed = lz4.block.compress(text, store_size=False)
+    tried = []
+    real = lz4.block.decompress
+
+    def decompress(data: bytes, **known: int) -> bytes:
+        tried.append(len(data))
+        return bytes(real(data, **known))
+
+    monkeypatch.setattr(lz4.block, "decompress", decompress)
+    for padding in range(8):
+        kernel_names(Entry("ptx", "120", "8.7", 0, len(text), "lz4", 0), packed + bytes(padding))
+
+    assert [len(packed)] * 8 == tried

@@ -25,6 +25,7 @@ RECENT: Final = 8 << 20
 """Bytes kept of what came last: at the end of a file stand the tables that say where others are."""
 KERNELS_PER_GROUP: Final = 3000
 _ARCHS: Final = re.compile(rb"(?:sm_\d{2,3}[af]? ?|compute_\d{2,3}[af]? ?){2,}")
+_LONGEST: Final = len(b"compute_120a ")
 _PYBIND: Final = b"Python version mismatch: module was compiled for Python %s"
 _GUARD: Final = BytesAhoCorasick([_PYBIND])
 """Finds it with the processor's vector instructions, several times faster than `in`."""
@@ -137,8 +138,8 @@ class MemberReader:
             for mark in (b" sm_", b" compute_"):
                 at = joint.find(mark)
                 match = _ARCHS.search(joint, max(0, at - 16)) if at >= 0 else None
-                # What ends with the chunk may go on in the next one, and is found again there.
-                if match and (match.end() < len(joint) or self._at == self.size):
+                # What ends with the chunk, or with half a word, may go on in the next one, and is found again there.
+                if match and (match.end() + _LONGEST < len(joint) or self._at == self.size):
                     self._notes["torch_archs"] = match.group().decode().strip()
                     break
         if "pybind11_python" not in self._notes:
