@@ -16,7 +16,7 @@ from assay.errors import ConfigError, Problem, UsageError
 from assay.model.base import Value
 from assay.model.outcome import Outcome
 from assay.nearest import suggestion
-from assay.record import Device, FeatureResult, ProbeRecord
+from assay.record import Device, FeatureResult, ProbeRecord, Record
 
 __all__ = [
     "Declaration",
@@ -24,7 +24,6 @@ __all__ = [
     "Facts",
     "HarnessResult",
     "ProbeDocument",
-    "alike",
     "conclusive",
     "declarations",
     "devices",
@@ -32,6 +31,8 @@ __all__ = [
     "judge",
     "judge_all",
     "known",
+    "of_image",
+    "on_device",
     "order",
 ]
 
@@ -339,18 +340,22 @@ def conclusive(result: FeatureResult) -> bool:
     return result.outcome is not Outcome.INCONCLUSIVE and "broke off" not in result.reason
 
 
-def alike(
-    records: Iterable[ProbeRecord], *, image_digest: str | None, suite_digest: str, device: Device | None
-) -> list[ProbeRecord]:
-    """Return the records of the same image, probe suite, GPU model and driver (None: no GPU), oldest first."""
+def of_image(records: Iterable[Record], *, image_digest: str | None, suite_digest: str) -> list[ProbeRecord]:
+    """Return the records of one image by one probe suite, oldest first; of what has no digest nothing is known."""
     found = [
         record
         for record in records
-        if image_digest is not None
+        if isinstance(record, ProbeRecord)
+        and image_digest is not None
         and (record.image_digest, record.suite_digest) == (image_digest, suite_digest)
-        and _model(record.devices[0] if record.devices else None) == _model(device)
     ]
     return sorted(found, key=lambda item: item.created)
+
+
+def on_device(records: Iterable[ProbeRecord], device: Device | None) -> list[ProbeRecord]:
+    """Return those of the records that were made on such a GPU with such a driver; None: without a GPU."""
+    wanted = _model(device)
+    return [record for record in records if _model(record.devices[0] if record.devices else None) == wanted]
 
 
 def _model(device: Device | None) -> tuple[str, str, str] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from assay.adapters.fake_container import Process
 from assay.adapters.fake_engine import FakeEngine, FakeImage
 from assay.adapters.gpu_leases import FileLeases
 from assay.adapters.local_executor import visible_gpus
-from assay.errors import EngineMissing, GpuMissing, UsageError
+from assay.errors import EngineMissing, GpuMissing, StoreError, UsageError
 from assay.ports.executor import Request
 
 RESULT = "/assay/work/result.json"
@@ -141,6 +143,35 @@ def test_one_gpu_has_one_user(tmp_path: Path) -> None:
             pass
     with first.take(("0", "1"), 2, wait_seconds=0) as both:
         assert ("0", "1") == both
+
+
+def test_users_of_one_machine_share_the_leases(tmp_path: Path) -> None:
+    """Whoever came first made the folder and the files: the others must be able to lock them."""
+    folder = tmp_path / "leases"
+    before = os.umask(0o077)
+    try:
+        with FileLeases(folder).take(("0",), 1, wait_seconds=0):
+            pass
+    finally:
+        os.umask(before)
+
+    assert 0o1777 == stat.S_IMODE(folder.stat().st_mode)
+    (lock,) = folder.iterdir()
+    assert 0o644 == stat.S_IMODE(lock.stat().st_mode)
+    lock.chmod(0o444)
+    with FileLeases(folder).take(("0",), 1, wait_seconds=0) as held:
+        assert ("0",) == held
+
+
+def test_leases_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
+    (tmp_path / "leases").write_text("a file")
+
+    with (
+        pytest.raises(StoreError, match="cannot be written") as told,
+        FileLeases(tmp_path / "leases").take(("0",), 1, wait_seconds=0),
+    ):
+        pass
+    assert "TMPDIR" in str(told.value.hint)
 
 
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:

@@ -235,14 +235,18 @@ def record_of(features: dict[str, FeatureResult], **changes: Any) -> ProbeRecord
 def test_what_was_measured_elsewhere_is_not_known(changes: dict[str, Any]) -> None:
     records = [record_of({"a": FeatureResult(outcome=Outcome.WORKS)}, **changes)]
 
-    assert [] == probes.alike(records, image_digest="sha256:i", suite_digest="sha256:s", device=H200)
+    of_image = probes.of_image(records, image_digest="sha256:i", suite_digest="sha256:s")
+
+    assert [] == probes.on_device(of_image, H200)
 
 
 def test_what_was_measured_without_a_gpu_is_known_without_one() -> None:
     without = record_of({"a": FeatureResult(outcome=Outcome.WORKS)}, devices=())
     records = [without, record_of({"a": FeatureResult(outcome=Outcome.BROKEN)})]
 
-    assert [without] == probes.alike(records, image_digest="sha256:i", suite_digest="sha256:s", device=None)
+    of_image = probes.of_image(records, image_digest="sha256:i", suite_digest="sha256:s")
+
+    assert [without] == probes.on_device(of_image, None)
 
 
 def test_inconclusive_results_are_tried_again() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from assay.adapters import process
-from assay.adapters.store import no_space
+from assay.adapters.locks import no_space
 from assay.errors import EngineMissing, Interrupted, StoreError, ToolError
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 

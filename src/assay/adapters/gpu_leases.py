@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
+from assay.adapters.locks import locked
 from assay.errors import GpuMissing, Interrupted
 
 __all__ = ["FileLeases"]
@@ -30,13 +28,13 @@ class FileLeases:
         """Hold `count` of the GPUs; see `assay.ports.executor.Leases`."""
         if count > len(gpus):
             raise GpuMissing(f"{count} GPUs are needed, {len(gpus)} can be given")
-        self._folder.mkdir(mode=0o777, parents=True, exist_ok=True)
         deadline = time.monotonic() + wait_seconds
         while True:
             with ExitStack() as held:
                 got: list[str] = []
                 for name in gpus:
-                    if len(got) < count and self._lock(name, held):
+                    path = self._folder / f"gpu-{name.replace('/', '_')}.lock"
+                    if len(got) < count and held.enter_context(locked(path, for_everyone=True)):
                         got.append(name)
                 if len(got) == count:
                     kept = held.pop_all()
@@ -52,14 +50,3 @@ class FileLeases:
                 raise Interrupted("stopped while waiting for a GPU")
         with kept:
             yield tuple(got)
-
-    def _lock(self, name: str, held: ExitStack) -> bool:
-        path = self._folder / f"gpu-{name.replace('/', '_')}.lock"
-        stream: IO[bytes] = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.close()
-            return False
-        held.callback(stream.close)
-        return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -13,6 +12,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from assay.adapters.locks import locked
 from assay.errors import StoreError
 from assay.ports.journal import Transition
 
@@ -63,19 +63,16 @@ class FileJournal:
     @contextmanager
     def exclusive(self, repository: str) -> Iterator[None]:
         """See the port. The lock is the kernel's, so that it goes with the process that held it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / (".publish-" + re.sub(r"[^A-Za-z0-9.-]", "_", repository) + ".lock")
-        with path.open("a") as handle:
-            deadline = time.monotonic() + self._patience
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StoreError(
-                            f"another process has been publishing into {repository} for {self._patience:g} s",
-                            hint="wait for it, or end it: the lock goes with it",
-                        ) from None
-                    time.sleep(0.1)
-            yield
+        deadline = time.monotonic() + self._patience
+        while True:
+            with locked(path) as mine:
+                if mine:
+                    yield
+                    return
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"another process has been publishing into {repository} for {self._patience:g} s",
+                    hint="wait for it, or end it: the lock goes with it",
+                )
+            time.sleep(0.1)

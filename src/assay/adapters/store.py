@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -19,22 +17,17 @@ from typing import Final
 from pydantic import ValidationError
 
 from assay.adapters.kept_records import is_intact
+from assay.adapters.locks import locked, no_space
 from assay.digest import DIGEST, sha256_of
 from assay.errors import StoreError
 from assay.ports.store import SUMMARY
 from assay.record import AnyRecord, Record, RunSummary, dump, file_name, parse
 
-__all__ = ["FileStore", "no_space", "write_whole"]
+__all__ = ["FileStore", "write_whole"]
 
 _DRAFTS: Final = "unfinished"
 """The folder in a run's folder that holds drafts; the lock beside them is held as long as the run lives."""
 _LOCK: Final = ".lock"
-
-
-def no_space(error: OSError) -> str | None:
-    """Return what to do about a full disk, if that is what the error is."""
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return "free some disk space, then run again; nothing was lost" if full else None
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -57,25 +50,6 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise StoreError(f"{path} cannot be written: {error.strerror}", hint=no_space(error)) from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, made if need be; False while another holds it; the kernel lets go of it when a process dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise StoreError(f"{path.parent} cannot be written: {error.strerror}", hint=no_space(error)) from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(handle)
 
 
 def _drafts(folder: Path, cell_id: str = "") -> list[Path]:
@@ -122,7 +96,7 @@ class FileRun:
         with self._guard:
             if not self._drafted:
                 # Before the first draft: one without a living run behind it is anybody's to adopt.
-                self._alive.enter_context(_locked(folder / _LOCK))
+                self._alive.enter_context(locked(folder / _LOCK))
                 self._drafted = True
         path = folder / f"{_mark(record.cell)}-{file_name(record)}"
         write_whole(path, dump(record))
@@ -164,7 +138,7 @@ class FileStore:
         for folder in sorted(self.root.glob(f"*/{_DRAFTS}")):
             if not _drafts(folder):
                 continue
-            with _locked(folder / _LOCK) as dead:
+            with locked(folder / _LOCK) as dead:
                 if not dead:
                     continue
                 whole = [item for path in _drafts(folder) if (item := _whole(path)) and item.run == folder.parent.name]
@@ -242,7 +216,7 @@ class FileStore:
     @contextmanager
     def claim(self, cell_id: str) -> Iterator[bool]:
         """Hold a lock file while a cell is worked on."""
-        with _locked(self.root / "claims" / _mark(cell_id)) as mine:
+        with locked(self.root / "claims" / _mark(cell_id)) as mine:
             yield mine
 
 

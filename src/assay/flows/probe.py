@@ -199,12 +199,9 @@ class ProbeFlow:
         self, subject: Subject, gpus: tuple[str, ...], folder: RunFolder, options: Options
     ) -> list[ProbeRecord]:
         """Return what was recorded in the very place that is to be probed, oldest first."""
-        digest = subject.place.digest
-        mine = [
-            item
-            for item in self._store.records(kind="probe")
-            if isinstance(item, ProbeRecord) and (item.image_digest, item.suite_digest) == (digest, self._digest)
-        ]
+        mine = probes.of_image(
+            self._store.records(kind="probe"), image_digest=subject.place.digest, suite_digest=self._digest
+        )
         if not mine:
             return []
         # Only the place itself can tell which GPU and driver it would get: a run of no probes reads that.
@@ -214,8 +211,7 @@ class ProbeFlow:
         # A GPU that was given and is not seen inside may be back by now: nothing is known of such a place.
         if facts is None or (gpus and not there):
             return []
-        device = there[0] if there else None
-        return probes.alike(mine, image_digest=digest, suite_digest=self._digest, device=device)
+        return probes.on_device(mine, there[0] if there else None)
 
     def _execute(
         self,
