@@ -1,4 +1,4 @@
-"""SGLang's hierarchical cache (GPU and host memory): shared prefixes are found and answers stay right."""
+"""SGLang's hierarchical cache: shared prefixes are found on the card and in the host's memory, answers stay right."""
 
 FEATURE = "hierarchical-cache"
 REQUIRES = ("torch-device",)
@@ -13,6 +13,8 @@ def run(probe):
     serving.prefix_cache(
         probe,
         "sglang",
-        arguments={"enable_hierarchical_cache": True, "hicache_ratio": 2.0},
+        # Host memory for all that is asked, so that nothing is driven out of there as well.
+        arguments={"enable_hierarchical_cache": True, "hicache_ratio": 4.0, "hicache_write_policy": "write_through"},
         must=("enable_hierarchical_cache", "the hierarchical cache"),
+        host=True,
     )

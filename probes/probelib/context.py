@@ -26,6 +26,7 @@ class Context:
     def __init__(self, *, folder, sabotage=""):
         self.folder = folder
         self.sabotage = sabotage
+        self.disturbed = False  # whether sabotage has changed an engine's answers: then nothing else need be changed
         self.metrics = {}
         self.notes = []
         self.slower = []
@@ -96,7 +97,7 @@ class Context:
 
     def equal(self, name, got, expected):
         """Compare integers, tokens or words exactly; raise Wrong if they differ."""
-        if self.sabotage in ("perturb", "nan"):
+        if self.sabotage in ("perturb", "nan") and not self.disturbed:
             got = [got, "sabotaged"]
         self.compared += 1
         if got != expected:
@@ -104,8 +105,6 @@ class Context:
 
     def require(self, name, holds, explanation):
         """Raise Wrong with an explanation if a property that must hold does not."""
-        if self.sabotage in ("perturb", "nan"):
-            holds = False
         self.compared += 1
         if not holds:
             raise Wrong(f"{name}: {explanation}")

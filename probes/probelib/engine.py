@@ -166,7 +166,28 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
         raise EngineFailed(f"{engine} ({label}): {best_line(text, said)}")
     for name, value in document.get("seen", {}).items():
         probe.metric(f"{label}.{name}", value)
+    disturb(probe, document)
     return document
+
+
+def disturb(probe, document):
+    """Under sabotage, make the answers what a broken kernel would make of them: the probe's own checks must see it.
+
+    perturb: every log-probability is one nat off, more than any tolerance, and text loses its end; nan: one
+    log-probability is not a number, and text is no JSON object.
+    """
+    if probe.sabotage not in ("perturb", "nan"):
+        return
+    probe.disturbed = True
+    for done in document["tasks"]:
+        for answer in done["answers"]:
+            told = list(answer["logprobs"])
+            if probe.sabotage == "perturb":
+                told = [value - 1.0 for value in told]
+            else:
+                told[len(told) // 2] = float("nan")
+            answer["logprobs"] = told
+            answer["text"] = (answer.get("text") or "")[:-1] if probe.sabotage == "perturb" else "NaN"
 
 
 def best_line(text, said):

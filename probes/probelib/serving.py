@@ -2,8 +2,11 @@
 
 import json
 
+from probelib.context import NotRun
 from probelib.engine import Tiny, agree, ask, common, present, prompts
 
+CARD_POOL = 16384
+"""Tokens that the card may hold where the tier in the host's memory is to be seen."""
 LENGTHS = (1, 5, 17, 64, 200)
 SCHEMA = {
     "type": "object",
@@ -71,8 +74,12 @@ def attention_backend(probe, engine, backend, *, reads=None, packages=()):
             model.check(probe, task["name"], prompt, answer)
 
 
-def prefix_cache(probe, engine, *, arguments=None, must=None):
-    """A shared prefix: tokens come from the cache, answers stay right, the first token comes no later."""
+def prefix_cache(probe, engine, *, arguments=None, must=None, host=False):
+    """A shared prefix: tokens come from the cache, answers stay right, the first token comes no later.
+
+    host: the cache has a second tier in the host's memory. The prefix is asked for again after so many other prompts
+    that it cannot have stayed on the card, whose pool `CARD_POOL` keeps small.
+    """
     present(probe, engine)
     model = Tiny(probe)
     shared, *tails = prompts(model.seed, (4096, 40, 41, 42, 43, 44, 45, 46))
@@ -86,43 +93,60 @@ def prefix_cache(probe, engine, *, arguments=None, must=None):
         tasks.append({"name": "warm", "prompts": [shared + tail], "max_tokens": 1})
     switched_on = {"vllm": {"enable_prefix_caching": True}, "sglang": {}}
     tasks.append({"name": "decode", "prompts": [shared + tails[6]], "max_tokens": 16})
+    crowd = prompts(model.seed + 2, (4136,) * (CARD_POOL // 4136 + 2)) if host else []
+    for tail in tails[1:6] if host else ():
+        tasks += [{"name": "crowd", "prompts": [prompt], "max_tokens": 1} for prompt in crowd]
+        tasks.append({"name": "host", "prompts": [shared + tail], "max_tokens": 1})
     tasks.append({"name": "fresh", "prompts": [shared + tails[6]], "max_tokens": 16, "flush": True})
     # The warm prompts once more, each with nothing in the cache.
     tasks += [{"name": "again", "prompts": [shared + tail], "max_tokens": 1, "flush": True} for tail in tails[1:6]]
     document = ask(
         probe, engine, "engine", model=model.folder, tasks=tasks, timeout=280, asked_for=must,
-        arguments={**common(engine, context=8192), **switched_on[engine], **(arguments or {})},
+        arguments={
+            **common(engine, context=8192), **switched_on[engine], **({"max_total_tokens": CARD_POOL} if host else {}),
+            **(arguments or {}),
+        },
     )  # fmt: skip
-    cold, warm = [], []
-    answers = {"warm": [], "again": []}
+    pool = document["seen"].get("max_total_num_tokens")
+    if host and pool and int(pool) >= sum(map(len, crowd)):
+        raise NotRun(f"the card's pool has {pool} tokens where {CARD_POOL} were asked for: nothing leaves it")
+    seconds = {"cold": [], "warm": [], "host": []}
+    answers = {"warm": [], "again": [], "host": []}
     for task, done in zip(tasks, document["tasks"]):
         answer, prompt = done["answers"][0], task["prompts"][0]
-        cached = answer["cached"] or 0
-        if task["name"] in ("warm", "decode"):
-            probe.require(
-                "cached tokens", cached > 0, "the second request with the same prefix found nothing in the cache"
-            )
-            probe.require(
-                "cached prefix", 2048 <= cached <= len(prompt), f"{cached} of {len(shared)} shared tokens cached"
-            )
-            probe.metric("cached_tokens", cached)
-        elif task["name"] in ("cold", "fresh", "first", "again"):
-            probe.require("nothing cached when cold", cached <= 64, f"{cached} tokens cached for an unseen prompt")
+        cached_rightly(probe, task["name"], prompt, answer, len(shared))
         if task["name"] in ("decode", "fresh"):
             model.check(probe, task["name"], prompt, answer)
-        if task["name"] == "cold":
-            cold.append(done["seconds"])
-        elif task["name"] == "warm":
-            warm.append(done["seconds"])
+        if task["name"] in seconds:
+            seconds[task["name"]].append(done["seconds"])
         if task["name"] in answers:
             answers[task["name"]].append((prompt, answer))
     # One token each, so that the time is that of the first token. Cold first: what it is off is bfloat16's doing.
-    for name in ("again", "warm"):
+    tiers = ("warm", "host") if host else ("warm",)
+    for name in ("again", *tiers):
         model.check_together(probe, name, answers[name])
-    agree(probe, "warm_against_cold", answers["warm"], answers["again"])
-    probe.metric("first_token_ms.cold", sorted(cold)[len(cold) // 2] * 1000)
-    probe.metric("first_token_ms.warm", sorted(warm)[len(warm) // 2] * 1000)
-    probe.faster("time to first token", sorted(warm)[len(warm) // 2], sorted(cold)[len(cold) // 2], slack=1.25)
+    for name in tiers:
+        agree(probe, f"{name}_against_cold", answers[name], answers["again"])
+    middle = {name: sorted(values)[len(values) // 2] for name, values in seconds.items() if values}
+    for name, value in middle.items():
+        probe.metric(f"first_token_ms.{name}", value * 1000)
+    probe.faster("time to first token", middle["warm"], middle["cold"], slack=1.25)
+
+
+def cached_rightly(probe, name, prompt, answer, shared):
+    """See that as many tokens of an answer came from the cache as must have, and from where."""
+    cached = answer["cached"] or 0
+    if name in ("warm", "decode", "host"):
+        probe.require("cached tokens", cached > 0, "the second request with the same prefix found nothing in the cache")
+        probe.require("cached prefix", 2048 <= cached <= len(prompt), f"{cached} of {shared} shared tokens cached")
+        probe.metric("cached_tokens", cached)
+        # Newer versions tell where the tokens were found; of older ones it follows from the size of the card's pool.
+        found = (answer.get("tiers") or {}).get("host")
+        if name == "host" and found is not None:
+            probe.metric("cached_tokens.host", found)
+            probe.require("from the host", found >= 2048, f"{found} of {cached} tokens came from the host's memory")
+    elif name in ("cold", "fresh", "first", "again"):
+        probe.require("nothing cached when cold", cached <= 64, f"{cached} tokens cached for an unseen prompt")
 
 
 def chunked_prefill(probe, engine):

@@ -42,7 +42,8 @@ def work(job, answer):
     answer["seen"]["start_seconds"] = round(time.monotonic() - began, 2)
     information = engine.get_server_info()
     for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend", "sampling_backend",
-                 "quantization", "kv_cache_dtype", "disable_cuda_graph", "chunked_prefill_size"):  # fmt: skip
+                 "quantization", "kv_cache_dtype", "disable_cuda_graph", "chunked_prefill_size",
+                 "max_total_num_tokens"):  # fmt: skip
         if information.get(name) is not None:
             answer["seen"][name] = str(information[name])
     for task in job["tasks"]:
@@ -70,6 +71,7 @@ def run_task(engine, task):
             "logprobs": [value for value, *_ in about["output_token_logprobs"]],
             "text": output["text"],
             "cached": about.get("cached_tokens"),
+            "tiers": about.get("cached_tokens_details"),
             "finish": (about.get("finish_reason") or {}).get("type"),
         }
         if task.get("prompt_logprobs"):

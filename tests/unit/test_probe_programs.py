@@ -63,3 +63,101 @@ def test_an_engine_that_refuses_to_empty_its_cache_is_asked_again(library: Any) 
 
     with pytest.raises(RuntimeError, match="did not empty its cache"):
         flushed(lambda: Answer(success=False), seconds=0.01, pause=0)
+
+
+class Tiers:
+    """An engine whose cache holds prompts on the card and, driven out of there, in the host's memory; LRU."""
+
+    def __init__(self, card: int, host: int, *, tells: bool = True) -> None:
+        self.card, self.host, self.tells = card, host, tells
+        self._kept: list[list[int]] = []
+
+    def answer(self, task: dict[str, Any]) -> dict[str, Any]:
+        if task.get("flush"):
+            self._kept = []
+        (prompt,) = task["prompts"]
+        found, tier = 0, "device"
+        used = 0
+        for index, known in enumerate(reversed(self._kept)):
+            used += len(known)
+            same = next((at for at, (a, b) in enumerate(zip(known, prompt, strict=False)) if a != b), len(known))
+            if same > found and used <= self.card + (self.host or 0):
+                found, tier = min(same, len(prompt) - 1), "device" if used <= self.card else "host"
+                most = index
+        if found > 64:
+            del self._kept[len(self._kept) - 1 - most]
+        else:
+            found = 0
+        self._kept.append(prompt)
+        tiers = {"device": 0, "host": 0, tier: found} if self.tells and found else None
+        one = {"tokens": [1], "logprobs": [-1.0], "text": "", "cached": found, "tiers": tiers, "finish": "length"}
+        return {"name": task["name"], "seconds": 0.1, "answers": [one]}
+
+
+class Model:
+    def __init__(self, probe: Any) -> None:
+        self.seed, self.folder = 7, ""
+
+    def check(self, probe: Any, name: str, prompt: list[int], answer: dict[str, Any]) -> None:
+        probe.require(name, answer["logprobs"] == [-1.0], "another log-probability")
+
+    def check_together(self, probe: Any, name: str, answers: list[tuple[list[int], dict[str, Any]]]) -> None:
+        assert 5 == len(answers)
+        for prompt, answer in answers:
+            self.check(probe, name, prompt, answer)
+
+
+def ask_the_cache(
+    library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Tiers, *, sabotage: str = ""
+) -> Any:
+    serving, context = library("probelib.serving"), library("probelib.context")
+    probe = context.Context(folder=str(tmp_path), sabotage=sabotage)
+
+    def ask(*_: object, tasks: list[dict[str, Any]], arguments: dict[str, Any], **__: object) -> dict[str, Any]:
+        assert arguments["max_total_tokens"] == serving.CARD_POOL
+        document = {
+            "tasks": [engine.answer(task) for task in tasks],
+            "seen": {"max_total_num_tokens": str(engine.card)},
+        }
+        library("probelib.engine").disturb(probe, document)
+        return document
+
+    monkeypatch.setattr(serving, "ask", ask)
+    monkeypatch.setattr(serving, "present", lambda *_: None)
+    monkeypatch.setattr(serving, "Tiny", Model)
+    monkeypatch.setattr(serving, "agree", lambda *_: None)
+    program(root, "hierarchical_cache").run(probe)
+    return probe
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_the_hierarchical_cache_is_asked_for_what_left_the_card(
+    library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    probe = ask_the_cache(library, root, tmp_path, monkeypatch, Tiers(16384, 65536, tells=tells))
+
+    assert 4096 <= probe.metrics["cached_tokens"]
+    assert {"first_token_ms.cold", "first_token_ms.warm", "first_token_ms.host"} <= probe.metrics.keys()
+
+
+def test_a_second_tier_that_gives_nothing_back_is_wrong(
+    library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache on the card alone passes every check but this one."""
+    with pytest.raises(library("probelib.context").Wrong, match="found nothing in the cache"):
+        ask_the_cache(library, root, tmp_path, monkeypatch, Tiers(16384, 0))
+
+
+def test_a_card_that_keeps_everything_proves_nothing_of_the_host(
+    library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(library("probelib.context").NotRun, match="nothing leaves it"):
+        ask_the_cache(library, root, tmp_path, monkeypatch, Tiers(400_000, 65536))
+
+
+@pytest.mark.parametrize("kind", ["perturb", "nan"])
+def test_answers_that_are_disturbed_are_found_by_the_checks_themselves(
+    library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with pytest.raises(library("probelib.context").Wrong, match="another log-probability"):
+        ask_the_cache(library, root, tmp_path, monkeypatch, Tiers(16384, 65536), sabotage=kind)
