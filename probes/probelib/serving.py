@@ -42,6 +42,9 @@ def generation(probe, engine):
         probe.metric(f"tokens_per_second.{label}", 64 / seconds[label])
         if graphs and "graphs" in document["seen"]:
             probe.require("graphs captured", document["seen"]["graphs"] > 0, "the engine captured no CUDA graph")
+        if graphs:
+            off = document["seen"].get("disable_cuda_graph") == "True"
+            probe.require("graphs really used", not off, "the engine switched CUDA graphs off by itself")
     probe.faster("graphs", seconds["graphs"], seconds["eager"])
 
 
@@ -166,6 +169,9 @@ def chunked_prefill(probe, engine):
         probe, engine, engine, model=model.folder, tasks=tasks, timeout=280,
         arguments={**common(engine), **size[engine]}, asked_for=(next(iter(size[engine])), "chunked prefill"),
     )  # fmt: skip
+    # vLLM cannot take a prompt longer than its budget in any other way; SGLang tells what it made of the wish.
+    chunk = int(document["seen"].get("chunked_prefill_size") or 128)
+    probe.require("chunks really used", 0 < chunk < len(long), f"chunks of {chunk} tokens, a prompt of {len(long)}")
     for task, done in zip(tasks, document["tasks"]):
         for prompt, answer in zip(task["prompts"], done["answers"]):
             model.check(probe, f"{engine}.{task['name']}", prompt, answer)
@@ -236,7 +242,9 @@ def fp8_cache(probe, engine):
         probe, engine, engine, model=model.folder, tasks=tasks, timeout=280, asked_for=("kv_cache_dtype", name),
         arguments={**common(engine), "kv_cache_dtype": name},
     )  # fmt: skip
-    probe.metric(f"kv_cache_dtype.{engine}", document["seen"].get("kv_cache_dtype", ""))
+    used = document["seen"].get("kv_cache_dtype", "")
+    probe.metric(f"kv_cache_dtype.{engine}", used)
+    probe.require("type really used", not used or "fp8" in used, f"the engine keeps its cache in {used}")
     for prompt, answer in zip(asked, document["tasks"][0]["answers"]):
         model.check(probe, f"{engine}.fp8", prompt, answer, tolerance=0.4, slack=1.5)
 

@@ -98,7 +98,7 @@ class Model:
     def __init__(self, probe: Any) -> None:
         self.seed, self.folder = 7, ""
 
-    def check(self, probe: Any, name: str, prompt: list[int], answer: dict[str, Any]) -> None:
+    def check(self, probe: Any, name: str, prompt: list[int], answer: dict[str, Any], **_: float) -> None:
         probe.require(name, answer["logprobs"] == [-1.0], "another log-probability")
 
     def check_together(self, probe: Any, name: str, answers: list[tuple[list[int], dict[str, Any]]]) -> None:
@@ -161,3 +161,35 @@ def test_answers_that_are_disturbed_are_found_by_the_checks_themselves(
 ) -> None:
     with pytest.raises(library("probelib.context").Wrong, match="another log-probability"):
         ask_the_cache(library, root, tmp_path, monkeypatch, Tiers(16384, 65536), sabotage=kind)
+
+
+@pytest.mark.parametrize(
+    ("check", "seen", "told"),
+    [
+        ("generation", {"disable_cuda_graph": "True"}, "switched CUDA graphs off"),
+        ("chunked_prefill", {"chunked_prefill_size": "8192"}, "chunks of 8192 tokens"),
+        ("chunked_prefill", {"chunked_prefill_size": "-1"}, "chunks of -1 tokens"),
+        ("fp8_cache", {"kv_cache_dtype": "bfloat16"}, "keeps its cache in bfloat16"),
+    ],
+)
+def test_an_engine_that_does_something_else_than_it_was_asked_for_proves_nothing(
+    library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, check: str, seen: dict[str, str], told: str
+) -> None:
+    serving, context = library("probelib.serving"), library("probelib.context")
+    good = {"disable_cuda_graph": "False", "chunked_prefill_size": "128", "kv_cache_dtype": "fp8_e4m3"}
+    answer = {"tokens": [1], "logprobs": [-1.0], "text": "", "cached": 0, "finish": "length"}
+
+    def run(said: dict[str, str]) -> None:
+        def ask(*_: object, tasks: list[dict[str, Any]], **__: object) -> dict[str, Any]:
+            done = [{"seconds": 0.1, "answers": [answer] * len(task["prompts"])} for task in tasks]
+            return {"tasks": done, "seen": said}
+
+        monkeypatch.setattr(serving, "ask", ask)
+        getattr(serving, check)(context.Context(folder=str(tmp_path)), "sglang")
+
+    monkeypatch.setattr(serving, "present", lambda *_: None)
+    monkeypatch.setattr(serving, "Tiny", Model)
+    run(good)
+    run({})
+    with pytest.raises(context.Wrong, match=told):
+        run({**good, **seen})
