@@ -22,6 +22,7 @@ from assay.errors import GpuMissing, NothingSelected, UsageError
 from assay.flows.probe import Options, ProbeFlow, Subject, exit_code
 from assay.model.outcome import Outcome
 from assay.plan import Plan
+from assay.ports.engine import Engine, ImageInfo
 from assay.ports.executor import Executor, Limits
 from assay.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord
 from assay.render import LABEL_PREFIX
@@ -74,10 +75,11 @@ def command(
     suite_folder = find_suite(files.root)
     store = FileStore(files.root / "build_logs")
     caches = files.root / "build_logs" / ".jit"
+    engine = DockerEngine()
     executor: Executor = (
         LocalExecutor(python=interpreter, cache=caches / "local")
         if where == "local"
-        else DockerExecutor(DockerEngine(), cache=caches)
+        else DockerExecutor(engine, cache=caches)
     )
     flow = ProbeFlow(
         executor=executor,
@@ -103,7 +105,7 @@ def command(
     )
     subjects: list[Subject] = []
     try:
-        subjects = _subjects(select, plan, store, executor, local=where == "local")
+        subjects = _here(select, executor) if where == "local" else subjects_of(select, plan, store, engine)
         records = flow.run(subjects, options)
     except GpuMissing:
         _show_unmeasured(subjects, plan, files.root, store)
@@ -131,13 +133,19 @@ def _sabotage(given: Sequence[str], flow: ProbeFlow) -> dict[str, str]:
     return pairs
 
 
-def _subjects(
-    select: tuple[str, ...], plan: Plan, store: FileStore, executor: Executor, *, local: bool
-) -> list[Subject]:
-    """Find what is meant: this environment, cells that were built, or image references."""
-    if local:
-        place = executor.place(select[0] if select else "local")
-        return [Subject(place=place, cell=f"local-{(place.digest or '')[7:19]}")]
+def _here(select: tuple[str, ...], executor: Executor) -> list[Subject]:
+    place = executor.place(select[0] if select else "local")
+    return [Subject(place=place, cell=f"local-{(place.digest or '')[7:19]}")]
+
+
+def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: Engine) -> list[Subject]:
+    """Find what is meant: cells whose image is here, wherever it was built, or image references.
+
+    Raises:
+        NothingSelected: the image of none of them is here.
+        UsageError: there is no such image.
+    """
+    executor = DockerExecutor(engine)
     references = [word for word in select if "/" in word or ":" in word or word.startswith("sha256")]
     words = tuple(word for word in select if word not in references)
     found: list[Subject] = []
@@ -147,7 +155,9 @@ def _subjects(
             if cell.kind == "control":
                 continue
             record = built.get(cell.id)
-            if record is None and cell.kind != "external":
+            # What another machine built and somebody loaded or pulled here has no record, but says what it is.
+            image = None if record or cell.kind == "external" else engine.image(cell.local_reference)
+            if record is None and cell.kind != "external" and cell_of(image, plan) != cell:
                 console.warn(f"{cell.id}: not built, so not probed (`assay build {cell.id}`)")
                 continue
             reference = (record.image_digest if record else None) or cell.local_reference
@@ -161,28 +171,31 @@ def _subjects(
                     place=place,
                     cell=cell.id,
                     image=cell.image,
-                    lock_digest=record.lock_digest if record else None,
-                    content_key=record.content_key if record else None,
+                    lock_digest=record.lock_digest if record else _label(image, "lock"),
+                    content_key=record.content_key if record else _label(image, "content-key"),
                 )
             )
     by_reference = {cell.local_reference: cell for cell in plan.cells}
     for reference in references:
         # What was built here is known by its name; what another machine built, by what it says of itself.
-        image = DockerEngine().image(reference)
+        image = engine.image(reference)
         known = by_reference.get(reference) or cell_of(image, plan)
-        labels = image.labels if image is not None and known is not None else {}
         found.append(
             Subject(
                 place=executor.place(reference),
                 cell=known.id if known else reference,
                 image=known.image if known else "",
-                lock_digest=labels.get(f"{LABEL_PREFIX}lock"),
-                content_key=labels.get(f"{LABEL_PREFIX}content-key"),
+                lock_digest=_label(image, "lock") if known else None,
+                content_key=_label(image, "content-key") if known else None,
             )
         )
     if not found:
         raise NothingSelected("none of the selected cells is built", hint="`assay build SELECT` first")
     return found
+
+
+def _label(image: ImageInfo | None, name: str) -> str | None:
+    return image.labels.get(f"{LABEL_PREFIX}{name}") if image is not None else None
 
 
 def _built(store: FileStore) -> dict[str, BuildRecord]:

@@ -1,0 +1,49 @@
+"""What `assay probe` takes for the images that are meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assay import matrix, plan
+from assay.adapters.fake_container import FakeImage
+from assay.adapters.fake_engine import FakeEngine
+from assay.adapters.store import FileStore
+from assay.cli.probe import subjects_of
+from assay.errors import NothingSelected
+from assay.render import LABEL_PREFIX
+
+
+@pytest.fixture
+def made(matrix_text: str, image_text: str) -> plan.Plan:
+    return plan.make(matrix.load(matrix_text, {"serving": image_text}))
+
+
+def image(cell: str) -> FakeImage:
+    labels = {"cell": cell, "lock": "sha256:lock", "content-key": "sha256:key"}
+    return FakeImage(labels={f"{LABEL_PREFIX}{name}": value for name, value in labels.items()})
+
+
+def test_a_cell_that_another_machine_built_is_known_by_what_its_image_says(made: plan.Plan, tmp_path: Path) -> None:
+    """The machine with the GPU is not always the one that built: the image was loaded or pulled there."""
+    cell = next(cell for cell in made.cells if cell.kind == "build")
+    engine = FakeEngine({cell.local_reference: image(cell.id)})
+
+    (subject,) = subjects_of((cell.id,), made, FileStore(tmp_path), engine)
+
+    assert (cell.id, cell.image) == (subject.cell, subject.image)
+    assert ("sha256:lock", "sha256:key") == (subject.lock_digest, subject.content_key)
+
+
+@pytest.mark.parametrize("labelled", ["", "another-cell"])
+def test_an_image_that_is_not_that_of_the_cell_is_not_probed_for_it(
+    made: plan.Plan, tmp_path: Path, labelled: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = next(cell for cell in made.cells if cell.kind == "build")
+    engine = FakeEngine({cell.local_reference: image(labelled) if labelled else FakeImage()})
+
+    with pytest.raises(NothingSelected):
+        subjects_of((cell.id,), made, FileStore(tmp_path), engine)
+
+    assert f"{cell.id}: not built, so not probed" in capsys.readouterr().err
