@@ -84,12 +84,11 @@ class SparseImage:
         pieces: list[bytes] = []
         index = bisect_right(self._starts, offset) - 1
         while at < end:
-            if not 0 <= index < len(self._starts) or not self._starts[index] <= at < self._starts[index] + len(
-                self._parts[index]
-            ):
+            first = at - self._starts[index] if 0 <= index < len(self._starts) else -1
+            piece = self._parts[index][first : first + end - at] if first >= 0 else b""
+            if not piece:
                 raise Unread(offset, length)
-            first = at - self._starts[index]
-            pieces.append(self._parts[index][first : first + end - at])
-            at += len(pieces[-1])
+            pieces.append(piece)
+            at += len(piece)
             index += 1
         return b"".join(pieces)
