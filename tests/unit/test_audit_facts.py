@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import random
 import re
 import xml.etree.ElementTree as ET
+from array import array
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from assay.audit.elf import read_elf
 from assay.audit.facts import (
     READER,
     CodeGroup,
+    ExportTable,
     GpuCode,
     WheelFacts,
     brief_facts,
@@ -143,6 +146,17 @@ def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(t
     assert plain.exports_cxx11
     assert brief.exports_cxx11
     assert whole.libraries[1] == first.libraries[1]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 1000])
+def test_a_table_of_exports_has_what_stands_in_it_and_nothing_else(size: int) -> None:
+    source = random.Random(size)
+    there = {source.getrandbits(64) for _ in range(size)} | ({0, 2**64 - 1} if size == 1000 else set())
+    table = ExportTable(keys=base64.b64encode(array("Q", sorted(there)).tobytes()).decode(), cxx11=False)
+    near = {key + 1 for key in there if key < 2**64 - 1} | {key - 1 for key in there if key} | {0, 5, 2**64 - 1}
+
+    for asked in (near, there, near | there, set[int]()):
+        assert asked - there == table.lacking(frozenset(asked))
 
 
 def test_brief_facts_that_are_damaged_or_of_others_that_were_replaced_are_made_again(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import itertools
 import posixpath
 import re
 from array import array
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import PurePosixPath
-from typing import Final, Literal, cast
+from typing import Final, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 from zlib_ng import zlib_ng
@@ -61,6 +62,7 @@ Reference = tuple[str, str | None]
 Unresolved = Mapping[tuple[Owner, str | None], tuple[str, ...]]
 """Names that found nothing, by whose they are and by the version asked for."""
 Scope = Literal["full", "prefix", "listed"]
+T = TypeVar("T")
 
 
 _PLAIN: Final = re.compile(r"(?:[a-z]-[a-z]|[0-9]-[0-9]|[A-Za-z0-9_|.*+?)\[\]]|\((?!\?)|\(\?[:=!])*")
@@ -93,9 +95,20 @@ class GpuCode(Value):
         return sum(group.containers for group in self.groups)
 
     @cached_property
-    def rows(self) -> dict[Hashable, tuple[object, object]]:
-        """What was said of this code before, kept by who said it."""
+    def _said(self) -> dict[Hashable, tuple[object, object]]:
         return {}
+
+    def once(self, key: Hashable, beside: object, make: Callable[[], T]) -> T:
+        """Return what `make` says of this code, which is asked once for each key.
+
+        Args:
+            key: names who asks too; for one key `make` always gives the same type.
+            beside: what the key has the identity of; it is kept, so that no other object can get that.
+        """
+        said = self._said.get(key)
+        if said is None:
+            said = self._said[key] = beside, make()
+        return cast("T", said[1])
 
     @cached_property
     def sass(self) -> tuple[str, ...]:
@@ -150,14 +163,33 @@ class ExportTable(Value):
     """What a library exports, as hashes of the names: enough to say whether it has one, and a tenth of their size."""
 
     keys: str
-    """Sorted 64-bit hashes of the symbols without version, little-endian, in base64."""
+    """Sorted 64-bit hashes of the symbols without version, in base64."""
     cxx11: bool
     """Whether any has strings of C++11 in its name."""
 
     @cached_property
-    def plain(self) -> Mapping[int, None]:
-        """The hashes; a dictionary, for the reason that `Library.plain` is one."""
-        return dict.fromkeys(memoryview(base64.b64decode(self.keys)).cast("Q"))
+    def _hashes(self) -> array[int]:
+        return array("Q", base64.b64decode(self.keys))
+
+    @cached_property
+    def _asked(self) -> set[int]:
+        return set()
+
+    @cached_property
+    def _here(self) -> set[int]:
+        return set()
+
+    def lacking(self, keys: frozenset[int]) -> frozenset[int]:
+        """Return those of the hashes that are not here.
+
+        Of what torch exports little is ever asked for: to look that up takes a fraction of the time a set of all does.
+        """
+        fresh = keys.difference(self._asked)
+        if fresh:
+            hashes, last = self._hashes, len(self._hashes) - 1
+            self._asked.update(fresh)
+            self._here.update(key for key in fresh if hashes and hashes[min(bisect_left(hashes, key), last)] == key)
+        return keys.difference(self._here)
 
 
 class Library(Value):
@@ -235,7 +267,7 @@ class Library(Value):
 
     def has(self, name: str) -> bool:
         """Whether other objects can bind to a symbol of this name."""
-        if self.table is not None and _key(name) in self.table.plain:
+        if self.table is not None and not self.table.lacking(frozenset((_key(name),))):
             return True
         return name in self.plain or name in self.versioned
 

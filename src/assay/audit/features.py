@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Prediction
-from assay.audit.gpu import Run, group_runs
+from assay.audit.gpu import Run, spread
 from assay.audit.knowledge import Dispatch, Feature, fits
 from assay.audit.rules_link import soname_cause
 from assay.model.outcome import Outcome, Verdict
@@ -84,11 +84,14 @@ class _Judge:
         return self._done[name]
 
     def _predicted(self, name: str, feature: Feature) -> _Way | None:
-        if not (feature.soname or self._has_part(name)):
+        there = self._context.installation.names
+        if not (feature.soname or self._has_part(name)) or not there >= feature.packages:
             return None
-        if any(self._context.installation.wheel(package) is None for package in feature.packages):
-            return None
-        ways = [way for entry in feature.dispatch if (way := self._way(feature, entry)) is not None]
+        ways = [
+            way
+            for entry in feature.dispatch
+            if entry.package in there and (way := self._way(feature, entry)) is not None
+        ]
         if feature.soname:
             ways.append(self._soname_way(feature.soname))
         best = max(ways, key=lambda way: _RANK[way.outcome], default=None)
@@ -233,27 +236,22 @@ class _Judge:
                 verdict=Verdict.WARN,
                 reason=f"the GPU code of {library.path} was not read",
             )
-        best: tuple[Run, str | None] | None = None
-        counted = {Run.SASS: 0, Run.PTX: 0, Run.NONE: 0}
-        isa, target = self._context.knowledge.ptx.isa, self._target
-        for group in library.groups_with(entry.kernels):
-            how, cuda = group_runs(group, target.capability, isa, target.driver_cuda)
-            counted[how] += group.containers
-            if best is None or _ORDER[how] > _ORDER[best[0]]:
-                best = (how, cuda)
-        if best is None or broken is not None:
-            return broken if best is not None else None
-        parts = sum(counted.values())
+        found = spread(
+            library, entry.kernels, self._target.capability, self._context.knowledge.ptx.isa, self._target.driver_cuda
+        )
+        if found is None or broken is not None:
+            return broken if found is not None else None
+        count, parts = found.counts[Run.SASS], sum(found.counts.values())
         where = f"{library.path} of {label(wheel)}"
-        match best[0]:
+        match found.best:
             case Run.SASS:
                 return _Way(
                     outcome=Outcome.WORKS,
                     verdict=Verdict.OK,
-                    reason=f"machine code for {self._target.name} in {counted[Run.SASS]} of {parts} parts of {where}",
+                    reason=f"machine code for {self._target.name} in {count} of {parts} parts of {where}",
                 )
             case Run.PTX:
-                driver = f", driver for CUDA {best[1]} or newer" if best[1] else ""
+                driver = f", driver for CUDA {found.needs_cuda} or newer" if found.needs_cuda else ""
                 return _Way(
                     outcome=entry.on_ptx or Outcome.WORKS,
                     verdict=Verdict.WARN,
@@ -267,6 +265,3 @@ class _Judge:
                     reason=f"{where} has no code for {self._target.name}",
                     cause="arch-torch-incompatible" if wheel.is_torch else "arch-no-kernel-image",
                 )
-
-
-_ORDER = {Run.NONE: 0, Run.PTX: 1, Run.SASS: 2}

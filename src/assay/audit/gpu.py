@@ -4,15 +4,16 @@ Targets"; compatibility of cubins is within a major version, of Tegra parts with
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from assay.audit.facts import CodeGroup, GpuCode, target_key
+from assay.audit.facts import CodeGroup, GpuCode, Library, target_key
 from assay.audit.knowledge import parsed
 
-__all__ = ["Run", "capability_of", "group_runs", "jit", "runs", "spelled"]
+__all__ = ["Run", "Spread", "capability_of", "group_runs", "jit", "runs", "spelled", "spread"]
 
 _TEGRA: Final = frozenset({53, 62, 72, 87, 101, 110})
 _FAMILY: Final[dict[int, frozenset[int]]] = {
@@ -33,6 +34,9 @@ class Run(StrEnum):
     SASS = "sass"
     PTX = "ptx"
     NONE = "none"
+
+
+_ORDER: Final = {Run.NONE: 0, Run.PTX: 1, Run.SASS: 2}
 
 
 def capability_of(text: str) -> int:
@@ -103,6 +107,43 @@ def group_runs(
         return Run.NONE, None
     least = min(needs)
     return Run.PTX, None if least == parsed("0") else str(least)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How a GPU runs the containers that hold some kernels."""
+
+    best: Run
+    needs_cuda: str | None
+    """For PTX: the CUDA version the driver must support."""
+    counts: Mapping[Run, int]
+
+
+def spread(
+    library: Library, kernels: str, capability: int, isa_cuda: Mapping[str, str], driver_cuda: str | None = None
+) -> Spread | None:
+    """Return how a GPU runs the kernels of a library that an expression finds; None: it has none of them.
+
+    Args: see `group_runs`.
+    """
+    code = library.gpu
+    if code is None:
+        return None
+    key = ("spread", kernels, capability, driver_cuda, id(isa_cuda))
+    return code.once(key, isa_cuda, lambda: _spread(library.groups_with(kernels), capability, isa_cuda, driver_cuda))
+
+
+def _spread(
+    groups: Sequence[CodeGroup], capability: int, isa_cuda: Mapping[str, str], driver_cuda: str | None
+) -> Spread | None:
+    best: tuple[Run, str | None] | None = None
+    counts = dict.fromkeys(Run, 0)
+    for group in groups:
+        found = group_runs(group, capability, isa_cuda, driver_cuda)
+        counts[found[0]] += group.containers
+        if best is None or _ORDER[found[0]] > _ORDER[best[0]]:
+            best = found
+    return None if best is None else Spread(best=best[0], needs_cuda=best[1], counts=counts)
 
 
 def spelled(code: GpuCode) -> tuple[str, ...]:

@@ -243,7 +243,7 @@ class Feature(Value):
     dispatch: tuple[Dispatch, ...] = ()
     needs: tuple[str, ...] = ()
     """Features without which it cannot work."""
-    packages: tuple[str, ...] = ()
+    packages: frozenset[str] = frozenset()
     """Distributions that all have to be there for it to be a question at all."""
     soname: str = ""
     """In place of `dispatch`: a shared library of the base that decides it."""

@@ -24,13 +24,8 @@ NAMED: Final = 24
 def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCode, target: TargetGpu) -> CodeRow:
     """Return how the GPU code of one library fits one target."""
     isa = context.knowledge.ptx.isa
-    key = (label(wheel), target, id(isa))
-    if key not in code.rows:
-        # The table is kept beside the answer, so that no other object can get its identity.
-        code.rows[key] = isa, _code_row(isa, wheel, library, code, target)
-    row = code.rows[key][1]
-    assert isinstance(row, CodeRow)
-    return row
+    key = ("row", label(wheel), target, id(isa))
+    return code.once(key, isa, lambda: _code_row(isa, wheel, library, code, target))
 
 
 def _code_row(isa: Mapping[str, str], wheel: WheelFacts, library: Library, code: GpuCode, target: TargetGpu) -> CodeRow:

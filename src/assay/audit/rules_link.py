@@ -440,7 +440,7 @@ def _left(library: Library, exporters: Sequence[Library]) -> list[Reference]:
     if tables:
         keys = library.keys
         for table in tables:
-            keys = keys.difference(table.plain)
+            keys = table.lacking(keys)
         names = frozenset(library.keyed[key] for key in keys)
     for exporter in exporters:
         if not names:
