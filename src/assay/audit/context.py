@@ -35,7 +35,7 @@ class TargetGpu:
     """Newest CUDA version of the driver there, if that is known."""
     shared_memory: int | None = None
 
-    @property
+    @cached_property
     def dotted(self) -> str:
         """`12.0`."""
         return f"{self.capability // 10}.{self.capability % 10}"
@@ -106,7 +106,7 @@ class Context:
     """Path of a root -> why it does not load."""
     _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _for_others: dict[int, bool] = field(default_factory=dict)
-    _policy: dict[tuple[int, TargetGpu | None], LibraryPolicy | None] = field(default_factory=dict)
+    _policy: dict[tuple[int, int | None], LibraryPolicy | None] = field(default_factory=dict)
 
     @cached_property
     def linker(self) -> Linker:
@@ -135,7 +135,8 @@ class Context:
         entries = self._policies.get(wheel.name)
         if entries is None:
             return None
-        key = (id(library), target)
+        # Entries are for capabilities: whatever else is known of a GPU does not matter.
+        key = (id(library), None if target is None else target.capability)
         if key not in self._policy:
             targets = self.targets if target is None else (target,)
             self._policy[key] = next(

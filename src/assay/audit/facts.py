@@ -25,7 +25,16 @@ from pydantic import ValidationError
 from zlib_ng import zlib_ng
 
 from assay.audit.elf import ElfLibrary
-from assay.audit.symbols import Kind, Owner, is_shim, is_torch_symbol, pre_cxx11, torch_kind, uses_cxx11
+from assay.audit.symbols import (
+    Kind,
+    Owner,
+    is_shim,
+    is_torch_symbol,
+    mentions_torch,
+    pre_cxx11,
+    torch_kind,
+    uses_cxx11,
+)
 from assay.errors import WheelError
 from assay.model.base import Value
 
@@ -326,7 +335,8 @@ class Library(Value):
     @cached_property
     def torch_kind(self) -> Kind:
         """How the library is bound to torch."""
-        return torch_kind(self.names)
+        # Most libraries have nothing to do with torch, and a look at all the names at once says so.
+        return torch_kind(self.names) if mentions_torch(self.undefined.get("global", "")) else Kind.NONE
 
     @cached_property
     def old_strings(self) -> bool:
@@ -368,15 +378,18 @@ class Library(Value):
     @cached_property
     def asked(self) -> Mapping[str, tuple[str | None, ...]]:
         """Name of each of `references` -> the versions it is asked for in."""
-        found: dict[str, tuple[str | None, ...]] = {}
-        for name, version in self.references:
+        lines = self.undefined.get("global", "")
+        found: dict[str, tuple[str | None, ...]] = dict.fromkeys(lines.split("\n"), (None,)) if lines else {}
+        for line in _with_versions(lines):
+            found.pop(line, None)
+            name, version = _versioned(line)
             found[name] = (*found.get(name, ()), version)
         return found
 
     @cached_property
     def names(self) -> frozenset[str]:
         """Names of `references`."""
-        return frozenset(name for name, _ in self.references)
+        return frozenset(self.asked)
 
     @cached_property
     def keyed(self) -> Mapping[int, str]:

@@ -6,7 +6,6 @@ A prediction is never a measurement: it is kept apart from what probes find, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import Library, WheelFacts
@@ -97,12 +96,12 @@ class _Judge:
         best = max(ways, key=lambda way: _RANK[way.outcome], default=None)
         for glob, why in feature.unsupported.items():
             # What the hardware lacks, no version of a package has, whatever its kernels are called.
-            if fnmatchcase(self._target.dotted, glob) and self._has_part(name):
+            if self._context.on(self._target, (glob,)) and self._has_part(name):
                 best = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=why)
         if best is None:
             return None
         for glob, why in feature.degraded.items():
-            if fnmatchcase(self._target.dotted, glob) and best.outcome is Outcome.WORKS:
+            if best.outcome is Outcome.WORKS and self._context.on(self._target, (glob,)):
                 best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)
         if best.outcome is Outcome.WORKS:
             best = self._at_run_time(name, best)

@@ -425,12 +425,12 @@ def _unresolved_by(library: Library, exporters: tuple[Library, ...]) -> Unresolv
         for name, version in _left(library, exporters):
             found.setdefault((owner(name), version), []).append(name)
         # The exporters are kept beside the answer, so that no other object can get the identity of one.
-        library.resolved[key] = exporters, {group: tuple(names) for group, names in found.items()}
+        library.resolved[key] = exporters, {group: tuple(sorted(names)) for group, names in found.items()}
     return library.resolved[key][1]
 
 
 def _left(library: Library, exporters: Sequence[Library]) -> list[Reference]:
-    """Return the references that no exporter resolves, in order.
+    """Return the references that no exporter resolves, in no order.
 
     A versioned reference binds to that version, to a definition without version, or to a library without versions.
     """
@@ -456,7 +456,8 @@ def _left(library: Library, exporters: Sequence[Library]) -> list[Reference]:
                 for version in library.asked[name]
                 if version is None or not strict or version in versioned[name]
             )
-    return [item for item in library.references if item[0] in names and item not in bound]
+    left = [(name, version) for name in names for version in library.asked[name]]
+    return [item for item in left if item not in bound] if bound else left
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:

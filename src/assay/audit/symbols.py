@@ -15,6 +15,7 @@ __all__ = [
     "is_python_symbol",
     "is_shim",
     "is_torch_symbol",
+    "mentions_torch",
     "owner",
     "pre_cxx11",
     "torch_kind",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 _TORCH_CXX: Final = re.compile(r"_Z(?:T[ISVTC]|GV|St)?N?[VKrRO]*(?:3c10|2at|5torch|6caffe2)")
+_TORCH_WORDS: Final = ("torch_", "5torch", "3c10", "2at", "6caffe2")
+"""One of these stands in every name that `_TORCH_CXX` or `_SHIM` finds."""
 _STABLE: Final = re.compile(r"_Z(?:T[ISV])?N?[VK]*5torch(?:6stable|10headeronly)")
 _SHIM: Final = re.compile(r"(?:aoti_torch_|torch_(?!library_init))\w+")
 _PYTHON: Final = re.compile(r"_?Py(?:[A-Z_]|[a-z]+_)|_Py_")
@@ -77,6 +80,11 @@ def owner(name: str) -> Owner:
     if is_driver_symbol(name):
         return Owner.DRIVER
     return Owner.TORCH if is_torch_symbol(name) or is_shim(name) else Owner.OTHER
+
+
+def mentions_torch(text: str) -> bool:
+    """Tell whether any of the names in a text can be torch's; False is certain, True is not."""
+    return any(word in text for word in _TORCH_WORDS)
 
 
 def torch_kind(names: Iterable[str]) -> Kind:
