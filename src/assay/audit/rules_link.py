@@ -429,8 +429,8 @@ def _unresolved_by(library: Library, exporters: tuple[Library, ...]) -> Unresolv
     return library.resolved[key][1]
 
 
-def _left(library: Library, exporters: Sequence[Library]) -> list[Reference]:
-    """Return the references that no exporter resolves, in no order.
+def _left(library: Library, exporters: Sequence[Library]) -> set[Reference]:
+    """Return the references that no exporter resolves.
 
     A versioned reference binds to that version, to a definition without version, or to a library without versions.
     """
@@ -456,8 +456,7 @@ def _left(library: Library, exporters: Sequence[Library]) -> list[Reference]:
                 for version in library.asked[name]
                 if version is None or not strict or version in versioned[name]
             )
-    left = [(name, version) for name in names for version in library.asked[name]]
-    return [item for item in left if item not in bound] if bound else left
+    return {(name, version) for name in names for version in library.asked[name]} - bound
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
