@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import random
@@ -152,7 +151,7 @@ def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(t
 def test_a_table_of_exports_has_what_stands_in_it_and_nothing_else(size: int) -> None:
     source = random.Random(size)
     there = {source.getrandbits(64) for _ in range(size)} | ({0, 2**64 - 1} if size == 1000 else set())
-    table = ExportTable(keys=base64.b64encode(array("Q", sorted(there)).tobytes()).decode(), cxx11=False)
+    table = ExportTable(count=len(there), cxx11=False, hashes=array("Q", sorted(there)).tobytes())
     near = {key + 1 for key in there if key < 2**64 - 1} | {key - 1 for key in there if key} | {0, 5, 2**64 - 1}
 
     for asked in (near, there, near | there, set[int]()):
@@ -163,10 +162,10 @@ def test_brief_facts_that_are_damaged_or_of_others_that_were_replaced_are_made_a
     cache = FactsCache(tmp_path)
     cache.put(large())
     expected = FactsCache(tmp_path).get(SHA)
-    (path,) = tmp_path.glob("torch/.brief/*.json")
-    path.write_bytes(b"rubbish")
-
-    assert expected == FactsCache(tmp_path).get(SHA)
+    (path,) = tmp_path.glob("torch/.brief/*.facts")
+    for damaged in (b"rubbish", b"", path.read_bytes()[:-8], path.read_bytes() + bytes(8)):
+        path.write_bytes(damaged)
+        assert expected == FactsCache(tmp_path).get(SHA)
     path.write_bytes(dump_brief(brief_facts(large(sha256="b" * 64))))
     assert expected == FactsCache(tmp_path).get(SHA)
     cache.put(large().model_copy(update={"tags": ("other",)}))
@@ -185,6 +184,8 @@ def test_brief_facts_are_never_kept_or_shared_in_place_of_whole_ones(tmp_path: P
 
     assert large() == FactsCache(tmp_path).whole(SHA)
     with pytest.raises(WheelError, match="leave out the names"):
+        load_facts(gzip.compress(dump_brief(brief).partition(b"\n")[0]), source="somebody's")
+    with pytest.raises(WheelError, match="holds no wheel facts"):
         load_facts(gzip.compress(dump_brief(brief)), source="somebody's")
     with pytest.raises(AssertionError, match="do not say all"):
         dump_facts(brief)

@@ -22,7 +22,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SUFFIX: Final = ".facts.json.gz"
 BRIEF_FROM: Final = 64 << 10
 """Bytes of facts from which on a brief form stands beside them."""
-BRIEF_FORM: Final = 1
+BRIEF_FORM: Final = 2
 """Raised when what is brief changes."""
 
 
@@ -80,7 +80,7 @@ class FactsCache:
         if state.st_size < BRIEF_FROM:
             return _load(path, sha256)
         # Facts that were replaced have another time or size: their old brief form is not looked at again.
-        name = f"{sha256}-{BRIEF_FORM}-{state.st_size}-{state.st_mtime_ns}.json"
+        name = f"{sha256}-{BRIEF_FORM}-{state.st_size}-{state.st_mtime_ns}.facts"
         place = path.parent / ".brief" / name
         facts = _load(place, sha256, brief=True)
         if facts is not None:

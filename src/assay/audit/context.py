@@ -230,8 +230,10 @@ class Context:
     @staticmethod
     def torch_variant(wheel: WheelFacts, library: Library) -> str | None:
         """Return the torch minor release a library is made for, of a package that brings one for each."""
-        named = _variant(library.name)
-        return named or (numbered_for_torch(wheel, library) if library.torch_kind is Kind.UNSTABLE else None)
+        if named := _variant(library.name):
+            return named
+        number = numbered_for_torch(wheel, library)
+        return number if number is not None and library.torch_kind is Kind.UNSTABLE else None
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.

@@ -6,7 +6,6 @@ milliseconds; they are taken apart when they are asked for.
 
 from __future__ import annotations
 
-import base64
 import gzip
 import itertools
 import posixpath
@@ -21,7 +20,7 @@ from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import Final, Literal, TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from zlib_ng import zlib_ng
 
 from assay.audit.elf import ElfLibrary
@@ -171,14 +170,16 @@ def _key(name: str) -> int:
 class ExportTable(Value):
     """What a library exports, as hashes of the names: enough to say whether it has one, and a tenth of their size."""
 
-    keys: str
-    """Sorted 64-bit hashes of the symbols without version, in base64."""
+    count: int = Field(ge=0)
+    """Symbols without version."""
     cxx11: bool
     """Whether any has strings of C++11 in its name."""
+    hashes: bytes = Field(default=b"", exclude=True, repr=False)
+    """64 bits of a hash of each, sorted, in this machine's order of bytes; they stand behind the JSON."""
 
     @cached_property
     def _hashes(self) -> array[int]:
-        return array("Q", base64.b64decode(self.keys))
+        return array("Q", self.hashes)
 
     @cached_property
     def _asked(self) -> set[int]:
@@ -569,7 +570,7 @@ def brief_library(library: Library, *, least: int = BRIEF_FROM) -> Library:
         for key, lines in library.defined.items()
     }
     keys = array("Q", sorted(map(_key.__wrapped__, library.plain)))
-    table = ExportTable(keys=base64.b64encode(keys.tobytes()).decode(), cxx11=library.exports_cxx11)
+    table = ExportTable(count=len(keys), cxx11=library.exports_cxx11, hashes=keys.tobytes())
     return library.model_copy(update={"defined": left, "table": table})
 
 
@@ -580,8 +581,12 @@ def dump_facts(facts: WheelFacts) -> bytes:
 
 
 def dump_brief(facts: WheelFacts) -> bytes:
-    """Return the bytes brief facts are kept as, beside the whole ones: JSON as it is, because unpacking takes time."""
-    return facts.model_dump_json(exclude_defaults=True).encode()
+    """Return the bytes brief facts are kept as, beside the whole ones: a line of JSON, then the hashes as they are.
+
+    Neither is packed, nor are the hashes spelled: both would have to be undone at each reading.
+    """
+    tables = (library.table.hashes for library in facts.libraries if library.table is not None)
+    return b"\n".join((facts.model_dump_json(exclude_defaults=True).encode(), b"".join(tables)))
 
 
 def load_facts(data: bytes, *, source: str) -> WheelFacts:
@@ -597,14 +602,29 @@ def load_facts(data: bytes, *, source: str) -> WheelFacts:
             raise WheelError(f"{source} does not unpack to facts of less than {MAX_FACTS} bytes")
     except _DAMAGED as error:
         raise WheelError(f"{source} holds no wheel facts: {error}") from error
-    facts = load_brief(text, source=source)
+    facts = _parsed(text, source=source)
     if facts.is_brief:
         raise WheelError(f"{source} holds facts that leave out the names of symbols")
     return facts
 
 
-def load_brief(text: bytes, *, source: str) -> WheelFacts:
+def load_brief(data: bytes, *, source: str) -> WheelFacts:
     """Read brief facts back; raises as `load_facts` does."""
+    end = data.find(b"\n")
+    facts = _parsed(data[: max(end, 0)], source=source)
+    at, libraries = end + 1, list[Library]()
+    for library in facts.libraries:
+        if library.table is not None:
+            size = 8 * library.table.count
+            table = library.table.model_copy(update={"hashes": data[at : at + size]})
+            library, at = library.model_copy(update={"table": table}), at + size  # noqa: PLW2901
+        libraries.append(library)
+    if at != len(data):
+        raise WheelError(f"{source} has {len(data)} bytes where {at} were announced")
+    return facts.model_copy(update={"libraries": tuple(libraries)})
+
+
+def _parsed(text: bytes, *, source: str) -> WheelFacts:
     try:
         facts = WheelFacts.model_validate_json(text)
     except ValidationError as error:
