@@ -37,7 +37,7 @@ from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdic
 from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
 from assay.audit.image import FileImage
-from assay.audit.rules_link import _left
+from assay.audit.rules_link import _unresolved_by
 from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
 from assay.errors import WheelError
 from assay.model.outcome import Outcome, Severity, Verdict
@@ -208,7 +208,7 @@ def test_what_nothing_resolves_is_the_same_by_names_and_by_hashes(
         for item, (_, brief) in zip(plain, exporters, strict=True)
     ]
 
-    assert _left(asking, tuple(plain)) == _left(asking, tuple(some))
+    assert _unresolved_by(asking, tuple(plain)) == _unresolved_by(asking, tuple(some))
 
 
 def test_facts_are_listed_newest_first(tmp_path: Path) -> None:
@@ -410,6 +410,6 @@ def test_of_a_name_that_is_asked_for_in_two_versions_the_one_that_is_there_is_fo
         update={"defined": {"global": "both@@V1\nplain", "weak": "other"}, "provides": ("V1",)}
     )
 
-    assert (("both", "V2"),) == tuple(_left(asking, (giving,)))
+    assert {("both", "V2")} == set(asking.references) - asking.bound_by(giving)
     assert {"both", "plain", "other"} == set(giving.exports)
     assert {"both": frozenset({"V1"})} == giving.versioned

@@ -9,7 +9,7 @@ import pytest
 from wheels import facts, library
 
 from assay.adapters.knowledge_files import load_knowledge
-from assay.audit.audit import audit, uncertain
+from assay.audit.audit import audit, audited
 from assay.audit.context import TargetGpu
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import AuditReport, Finding
@@ -352,7 +352,7 @@ def test_l3_what_was_not_read_makes_the_verdict_uncertain(knowledge: Knowledge) 
     )  # fmt: skip
     installation = Installation(wheels=(hidden, wheel), python="3.11", base=BOOKWORM)
 
-    assert frozenset({(hidden.sha256, "hidden/libh.so.1")}) == uncertain(installation, knowledge)
+    assert frozenset({(hidden.sha256, "hidden/libh.so.1")}) == audited(installation, knowledge).uncertain
 
 
 def test_l4_a_version_a_library_does_not_define(knowledge: Knowledge) -> None:

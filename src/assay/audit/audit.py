@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from assay.audit.context import Context, TargetGpu, label
@@ -18,7 +19,7 @@ from assay.audit.rules_torch import torch_rules
 from assay.audit.rules_versions import version_rules
 from assay.model.outcome import Severity
 
-__all__ = ["audit", "uncertain"]
+__all__ = ["Audited", "audit", "audited"]
 
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
@@ -34,6 +35,39 @@ def audit(
     known: Mapping[str, Sequence[WheelFacts]] | None = None,
     problems: Sequence[Finding] = (),
 ) -> AuditReport:
+    """Apply every rule; see `audited` for the arguments."""
+    return audited(
+        installation,
+        knowledge,
+        targets=targets,
+        name=name,
+        subject=subject,
+        demangle=demangle,
+        known=known,
+        problems=problems,
+    ).report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited:
+    """A report, and what it does not rest on."""
+
+    report: AuditReport
+    uncertain: frozenset[tuple[str, str]]
+    """(sha256, path) of libraries whose symbols would have to be read for the verdict to be certain."""
+
+
+def audited(
+    installation: Installation,
+    knowledge: Knowledge,
+    *,
+    targets: Sequence[TargetGpu] = (),
+    name: str = "",
+    subject: Literal["wheels", "image"] = "wheels",
+    demangle: Callable[[str], str] = str,
+    known: Mapping[str, Sequence[WheelFacts]] | None = None,
+    problems: Sequence[Finding] = (),
+) -> Audited:
     """Apply every rule.
 
     Args:
@@ -58,7 +92,7 @@ def audit(
     ordered = sorted(
         dict.fromkeys(context.findings), key=lambda item: (_ORDER[item.severity], item.rule, item.package, item.library)
     )
-    return AuditReport(
+    report = AuditReport(
         subject=subject,
         name=name,
         python=installation.python,
@@ -75,13 +109,7 @@ def audit(
             if any(library.scope == "listed" and library.problem is None for library in wheel.libraries)
         ),
     )
-
-
-def uncertain(installation: Installation, knowledge: Knowledge) -> frozenset[tuple[str, str]]:
-    """Return (sha256, path) of libraries whose symbols would have to be read for the verdict to be certain."""
-    context = Context(installation=installation, knowledge=knowledge)
-    _apply(context)
-    return frozenset(context.uncertain)
+    return Audited(report=report, uncertain=frozenset(context.uncertain))
 
 
 def _apply(context: Context) -> None:

@@ -13,10 +13,11 @@ from packaging.version import InvalidVersion
 
 from assay.audit.facts import Library, WheelFacts, torch_names
 from assay.audit.findings import Finding
+from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge, LibraryPolicy, RuntimeNeed, fits, parsed
 from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
 from assay.audit.symbols import Kind
-from assay.audit.variants import beside_for_cuda, beside_for_python, numbered_for_torch
+from assay.audit.variants import for_others
 from assay.model.outcome import Severity
 
 __all__ = ["Context", "Root", "TargetGpu", "label", "minor", "torch_release"]
@@ -82,11 +83,29 @@ def _matches(path: str, glob: str) -> bool:
     return fnmatchcase(path, glob)
 
 
-@lru_cache(maxsize=1 << 14)
-def _variant(name: str) -> str | None:
-    """Return the torch minor release a library's name says it is for."""
-    match = _VARIANT.search(name)
-    return f"{match.group(1)}.{match.group(2)}" if match else None
+def _loadable(wheel: WheelFacts, others: frozenset[str]) -> tuple[tuple[Library, bool], ...]:
+    """Return the libraries of a wheel that were read and are not for others, and whether each is loaded by itself."""
+    return wheel.once(
+        ("loadable", others),
+        None,
+        lambda: tuple(
+            (library, library.torch_kind is not Kind.NONE or _is_extension(library.name) or library.extension)
+            for library in wheel.libraries
+            if library.scope != "listed" and library.machine != "cuda" and library.path not in others
+        ),
+    )
+
+
+def _built_for(wheel: WheelFacts, others: frozenset[str], history: TorchHistory) -> tuple[str, ...]:
+    for line in wheel.requires_dist:
+        match = _TORCH_PIN.match(line)
+        if match:
+            return (minor(match.group(1)),)
+    names = wheel.torch_names
+    if others:
+        names = torch_names(library for library in wheel.libraries if library.path not in others)
+    releases = history.having_all(names) if names else ()
+    return tuple(dict.fromkeys(minor(release) for release in releases))
 
 
 @dataclass
@@ -104,8 +123,7 @@ class Context:
     """(sha256, path) of libraries whose symbols would have to be read to be sure."""
     broken: dict[str, str] = field(default_factory=dict)
     """Path of a root -> why it does not load."""
-    _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _for_others: dict[int, bool] = field(default_factory=dict)
+    _for_others: dict[int, frozenset[str]] = field(default_factory=dict)
     _policy: dict[tuple[int, int | None], LibraryPolicy | None] = field(default_factory=dict)
 
     @cached_property
@@ -192,12 +210,9 @@ class Context:
         for wheel in self.installation.wheels:
             if wheel.is_torch:
                 continue
-            for library in wheel.libraries:
-                if library.scope == "listed" or library.machine == "cuda" or self.for_others(wheel, library):
-                    continue
-                kind, policy = library.torch_kind, self.policy(wheel, library)
-                required = policy is not None and policy.use == "required"
-                if kind is Kind.NONE and not (_is_extension(library.name) or library.extension or required):
+            for library, loads in _loadable(wheel, self._others(wheel)):
+                policy = self.policy(wheel, library)
+                if not loads and not (policy is not None and policy.use == "required"):
                     continue
                 start = Found(soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library)
                 found.append(
@@ -205,7 +220,7 @@ class Context:
                         wheel=wheel,
                         library=library,
                         closure=self.linker.closure(start),
-                        kind=kind,
+                        kind=library.torch_kind,
                         policy=policy,
                     )
                 )
@@ -217,45 +232,27 @@ class Context:
         That it is for another torch, its name says. For another Python or CUDA it is only if the one for these stands
         beside it: alone it is what rules L5 and L1 are about.
         """
-        key = id(library)
-        if key not in self._for_others:
-            torch, variant = self.torch, self.torch_variant(wheel, library)
-            self._for_others[key] = (
-                (variant is not None and torch is not None and variant != minor(torch.version))
-                or beside_for_python(wheel, library, self.installation.python)
-                or (torch is not None and torch.cuda is not None and beside_for_cuda(wheel, library, torch.cuda))
-            )
-        return self._for_others[key]
+        return library.path in self._others(wheel)
 
-    @staticmethod
-    def torch_variant(wheel: WheelFacts, library: Library) -> str | None:
-        """Return the torch minor release a library is made for, of a package that brings one for each."""
-        if named := _variant(library.name):
-            return named
-        number = numbered_for_torch(wheel, library)
-        return number if number is not None and library.torch_kind is Kind.UNSTABLE else None
+    def _others(self, wheel: WheelFacts) -> frozenset[str]:
+        others = self._for_others.get(id(wheel))
+        if others is None:
+            torch = self.torch
+            others = self._for_others[id(wheel)] = for_others(
+                wheel,
+                torch=None if torch is None else minor(torch.version),
+                cuda=None if torch is None else torch.cuda,
+                python=self.installation.python,
+            )
+        return others
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.
 
         Known by a pin in its metadata, else by which releases export all it asks for; empty if nothing is known.
         """
-        key = f"{wheel.sha256} {wheel.name} {wheel.version}"
-        if key not in self._built:
-            self._built[key] = self._built_for(wheel)
-        return self._built[key]
-
-    def _built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
-        for line in wheel.requires_dist:
-            match = _TORCH_PIN.match(line)
-            if match:
-                return (minor(match.group(1)),)
-        names = wheel.torch_names
-        if any(self.for_others(wheel, library) for library in wheel.libraries):
-            loaded = (library for library in wheel.libraries if not self.for_others(wheel, library))
-            names = torch_names(loaded)
-        releases = self.knowledge.history.having_all(names) if names else ()
-        return tuple(dict.fromkeys(minor(release) for release in releases))
+        others, history = self._others(wheel), self.knowledge.history
+        return wheel.once(("built for", others, id(history)), history, lambda: _built_for(wheel, others, history))
 
     @cached_property
     def unmet_needs(self) -> tuple[RuntimeNeed, ...]:
@@ -293,5 +290,4 @@ class Context:
                 return Severity.INFO
 
 
-_VARIANT: Final = re.compile(r"(?:^|[_.-])(?:lib)?torch[_.-]?(\d)[._]?(\d{1,2})(?!\d)")
 _TORCH_PIN: Final = re.compile(r"torch\s*\(?\s*===?\s*([\w.]+?)(?:\+\w[\w.]*)?\s*\)?\s*(?:;|$)")

@@ -80,6 +80,26 @@ _WORDS: Final = re.compile(r"\w+(?:\|\w+)*", re.ASCII)
 _BINDABLE: Final = frozenset({"global", "weak", "unique"})
 
 
+class _Fact(Value):
+    """What rules keep of it what they found out."""
+
+    @cached_property
+    def _said(self) -> dict[Hashable, tuple[object, object]]:
+        return {}
+
+    def once(self, key: Hashable, beside: object, make: Callable[[], T]) -> T:
+        """Return what `make` says of this, which is asked once for each key.
+
+        Args:
+            key: names who asks too; for one key `make` always gives the same.
+            beside: what the key has the identity of; it is kept, so that no other object can get that.
+        """
+        said = self._said.get(key)
+        if said is None:
+            said = self._said[key] = beside, make()
+        return cast("T", said[1])
+
+
 class CodeGroup(Value):
     """The containers of one library that hold code for the same targets."""
 
@@ -92,7 +112,7 @@ class CodeGroup(Value):
     """Mangled names of kernels in them, as far as they could be named."""
 
 
-class GpuCode(Value):
+class GpuCode(_Fact):
     """GPU code of one library."""
 
     groups: tuple[CodeGroup, ...]
@@ -101,22 +121,6 @@ class GpuCode(Value):
     @property
     def containers(self) -> int:
         return sum(group.containers for group in self.groups)
-
-    @cached_property
-    def _said(self) -> dict[Hashable, tuple[object, object]]:
-        return {}
-
-    def once(self, key: Hashable, beside: object, make: Callable[[], T]) -> T:
-        """Return what `make` says of this code, which is asked once for each key.
-
-        Args:
-            key: names who asks too; for one key `make` always gives the same type.
-            beside: what the key has the identity of; it is kept, so that no other object can get that.
-        """
-        said = self._said.get(key)
-        if said is None:
-            said = self._said[key] = beside, make()
-        return cast("T", said[1])
 
     @cached_property
     def sass(self) -> tuple[str, ...]:
@@ -202,7 +206,7 @@ class ExportTable(Value):
         return keys.difference(self._here)
 
 
-class Library(Value):
+class Library(_Fact):
     """One shared object of a wheel."""
 
     path: str
@@ -280,6 +284,33 @@ class Library(Value):
         if self.table is not None and not self.table.lacking(frozenset((_key(name),))):
             return True
         return name in self.plain or name in self.versioned
+
+    @cached_property
+    def _bound_by(self) -> dict[int, tuple[Library, frozenset[Reference]]]:
+        return {}
+
+    def bound_by(self, other: Library) -> frozenset[Reference]:
+        """Return those of `references` that bind to what another library exports.
+
+        A versioned reference binds to that version, to a definition without version, or to a library without versions.
+        """
+        known = self._bound_by.get(id(other))
+        if known is None:
+            # The other is kept beside the answer, so that no other object can get its identity.
+            known = self._bound_by[id(other)] = other, frozenset(self._bound(other))
+        return known[1]
+
+    def _bound(self, other: Library) -> Iterator[Reference]:
+        plain = set(self.names.intersection(other.plain))
+        if other.table is not None:
+            plain.update(self.keyed[key] for key in self.keys - other.table.lacking(self.keys))
+        for name in plain:
+            yield from ((name, version) for version in self.asked[name])
+        strict = bool(other.provides)
+        for name in self.names.intersection(other.versioned) if other.versioned else ():
+            for version in self.asked[name]:
+                if version is None or not strict or version in other.versioned[name]:
+                    yield name, version
 
     @cached_property
     def resolved(self) -> dict[tuple[int, ...], tuple[tuple[Library, ...], Unresolved]]:
@@ -408,7 +439,7 @@ class Library(Value):
         return any(lines.startswith("PyInit_") or "\nPyInit_" in lines for lines in self._exported_lines())
 
 
-class WheelFacts(Value):
+class WheelFacts(_Fact):
     """What was learnt of one wheel."""
 
     schema_version: Literal[1] = 1
@@ -450,6 +481,15 @@ class WheelFacts(Value):
         return torch_names(self.libraries)
 
     @cached_property
+    def linked_with_gpu(self) -> bool:
+        """Whether any of its libraries is linked with CUDA's runtime, the driver or torch."""
+        return any(
+            name.startswith(("libcudart.", "libcuda.", "libtorch", "libc10"))
+            for library in self.libraries
+            for name in library.needed
+        )
+
+    @cached_property
     def paths(self) -> frozenset[str]:
         """Paths of the libraries."""
         return frozenset(library.path for library in self.libraries)
@@ -462,6 +502,11 @@ class WheelFacts(Value):
             for name in {library.soname or library.name, library.name}:
                 found[name] = (*found.get(name, ()), library)
         return found
+
+    @cached_property
+    def held(self) -> Mapping[str, tuple[tuple[WheelFacts, Library], ...]]:
+        """`named`, each library with its wheel."""
+        return {name: tuple((self, library) for library in libraries) for name, libraries in self.named.items()}
 
     @cached_property
     def _matching(self) -> dict[str, tuple[Library, ...]]:

@@ -9,6 +9,7 @@ libraries of the one that is loaded. Nothing of the machine this runs on is look
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -137,6 +138,15 @@ class Closure:
     missing: list[Missing] = field(default_factory=list)
 
 
+@dataclass
+class _Needs:
+    """What the names find that one library needs."""
+
+    found: list[Found] = field(default_factory=list)
+    missing: list[tuple[str, Where, tuple[str, ...]]] = field(default_factory=list)
+    """Name, how it is out of reach, and which wheels have it there."""
+
+
 class Linker:
     """Looks up libraries and symbols in one installation.
 
@@ -162,8 +172,13 @@ class Linker:
         self._made: dict[tuple[str, Where, str], Found] = {}
         self._as_loaded: dict[str, Found] = {}
         self._elsewhere: dict[str, Found] = {}
-        self._needs: dict[int, tuple[Found, ...] | None] = {}
-        self._holding: dict[str, list[tuple[WheelFacts, Library]]] = {}
+        self._all_there: dict[tuple[str, ...], tuple[Found, ...] | None] = {}
+        self._looked_up: dict[tuple[tuple[str, ...], tuple[str, ...]], _Needs] = {}
+        self._settled = False
+        self._holding: defaultdict[str, list[tuple[WheelFacts, Library]]] = defaultdict(list)
+        for wheel in installation.wheels:
+            for name, held in wheel.held.items():
+                self._holding[name] += held
         self._places: dict[str, dict[str, tuple[WheelFacts | None, Library]]] = {}
         self._files: dict[str, list[Library]] = {}
         self._system: dict[str, Found] = {}
@@ -176,6 +191,8 @@ class Linker:
         """Soname -> library, after `import torch`."""
         self.torch_missing: list[Missing] = []
         self._import_torch()
+        self._settled = True
+        self._all_there.clear()
 
     @property
     def system(self) -> dict[str, Library | None]:
@@ -223,37 +240,50 @@ class Linker:
         for current in closure.found:
             if current.library is None:
                 continue
-            needs = self._all_loaded(current.library)
-            for found in self._needed(current, asked_by, closure) if needs is None else needs:
+            needs: Sequence[Found] | None = self._all_loaded(current.library.needed)
+            if needs is None:
+                needed = self._needed(current.library, current, asked_by)
+                needs = needed.found
+                for name, where, holders in needed.missing:
+                    missing = Missing(soname=name, asked_by=current.key, where=where, holders=holders)
+                    closure.missing.append(missing)
+            for found in needs:
                 if found.key not in asked_by:
                     asked_by[found.key] = current
                     closure.found.append(found)
         return closure
 
-    def _all_loaded(self, library: Library) -> tuple[Found, ...] | None:
-        """Return what a library needs if torch has loaded all of it: then it does not matter who asks."""
-        key = id(library)
-        if self._needs.get(key) is None:
-            # Nothing that is loaded is ever unloaded, so the answer holds; that something is not may change.
-            every = all(name in self.loaded for name in library.needed)
-            self._needs[key] = tuple(self._loaded(name) for name in library.needed) if every else None
-        return self._needs[key]
+    def _all_loaded(self, names: tuple[str, ...]) -> tuple[Found, ...] | None:
+        """Return what names find if torch has loaded all of it: then it does not matter who asks."""
+        if names not in self._all_there:
+            every = all(name in self.loaded for name in names)
+            there = tuple(self._loaded(name) for name in names) if every else None
+            if there is None and not self._settled:
+                return None
+            self._all_there[names] = there
+        return self._all_there[names]
 
-    def _needed(self, current: Found, asked_by: Mapping[str, Found | None], closure: Closure) -> list[Found]:
-        """Return what a library needs and finds; what it does not is noted as missing."""
+    def _needed(self, library: Library, current: Found, asked_by: Mapping[str, Found | None]) -> _Needs:
+        """Return what a library needs and finds, and what it does not find."""
         chain: list[Found] = []
         link: Found | None = current
         while link is not None:
             chain.append(link)
             link = asked_by[link.key]
-        needs: list[Found] = []
-        for name in current.library.needed if current.library else ():
+        # Who asks matters for where is looked alone; what torch has loaded matters as well until it is imported.
+        key = library.needed, tuple(self._folders(chain))
+        if key in self._looked_up:
+            return self._looked_up[key]
+        needs = _Needs()
+        for name in library.needed:
             found = self.find(name, chain)
             if found.where in {Where.MISSING, Where.UNREACHABLE}:
                 holders = tuple(f"{wheel.name} {wheel.version}" for wheel, _ in self._holders(name))
-                closure.missing.append(Missing(soname=name, asked_by=current.key, where=found.where, holders=holders))
+                needs.missing.append((name, found.where, holders))
             if found.where is not Where.MISSING:
-                needs.append(found)
+                needs.found.append(found)
+        if self._settled:
+            self._looked_up[key] = needs
         return needs
 
     def find(self, name: str, chain: Sequence[Found]) -> Found:
@@ -299,11 +329,7 @@ class Linker:
 
     def _holders(self, name: str) -> list[tuple[WheelFacts, Library]]:
         """Return the libraries of wheels that go by a name."""
-        if name not in self._holding:
-            self._holding[name] = [
-                (wheel, library) for wheel in self.installation.wheels for library in wheel.named.get(name, ())
-            ]
-        return self._holding[name]
+        return self._holding.get(name, [])
 
     def _loaded(self, name: str) -> Found:
         if name not in self._as_loaded:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, assert_never
 
 from assay.audit.context import Context, Root, label, torch_release
@@ -38,6 +39,10 @@ class _Checked:
     python: list[str] = field(default_factory=list)
     driver: list[str] = field(default_factory=list)
     uncertain: list[Found] = field(default_factory=list)
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.missing or self.python or self.driver or self.uncertain)
 
 
 def link_rules(context: Context) -> None:
@@ -258,11 +263,16 @@ def _who_brings(context: Context, name: str, other: str | None) -> str:
     return ""
 
 
+@lru_cache(maxsize=1 << 14)
+def _suffix(name: str) -> re.Match[str] | None:
+    return _SUFFIX.search(name)
+
+
 def _importable(context: Context, root: Root) -> bool:
     """L5: an extension module whose file name or content names another Python."""
     wanted = context.installation.python.replace(".", "")
     by_path = root.policy is not None and root.policy.by_path
-    match = None if by_path else _SUFFIX.search(root.library.name)
+    match = None if by_path else _suffix(root.library.name)
     if match and match.group(1) + match.group(2) != wanted:
         context.add(
             Finding(
@@ -311,7 +321,8 @@ def _symbols(context: Context, root: Root) -> None:
         if library is None or (found is not root.closure.root and library.extension):
             continue
         checked = _check(context, library, reach)
-        _report(context, root, wheel, library, checked)
+        if checked.anything:
+            _report(context, root, wheel, library, checked)
 
 
 def _scope(context: Context, closure: Closure) -> list[Found]:
@@ -355,10 +366,24 @@ def _reach(context: Context, scope: Sequence[Found], closure: Closure) -> _Reach
 
 
 def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
+    # Cells of a matrix share most of their wheels, and most libraries bind to few of those in reach.
+    binding = tuple(exporter for exporter in reach.exporters if library.bound_by(exporter))
+    if reach.listed:
+        return _checked(context, library, reach, binding)
+    torch, whole = context.torch is not None, context.installation.complete
+    key = (*map(id, binding), reach.blind, reach.absent, reach.tabled, context.installation.python, torch, whole)
+    return library.once(
+        ("check", id(context.knowledge), key),
+        (binding, context.knowledge),
+        lambda: _checked(context, library, reach, binding),
+    )
+
+
+def _checked(context: Context, library: Library, reach: _Reach, binding: tuple[Library, ...]) -> _Checked:
     checked = _Checked()
     asked = {version: file for file, versions in library.requires.items() for version in versions}
     elsewhere = {*reach.blind, *(found.soname for found in reach.listed), *reach.absent}
-    for (whose, version), lacking in _unresolved_by(library, reach.exporters).items():
+    for (whose, version), lacking in _unresolved_by(library, binding).items():
         file = asked.get(version) if version else None
         if file in elsewhere or (version and (file is None or file in context.linker.runtime)):
             # With a library missing its symbols are missing too: that is told once, by rule L1. Whether the version
@@ -417,46 +442,18 @@ def _tabled(context: Context, listed: Sequence[Found]) -> str | None:
     return release if context.knowledge.history.knows(release) else None
 
 
-def _unresolved_by(library: Library, exporters: tuple[Library, ...]) -> Unresolved:
-    """Return the references of a library that others do not resolve; cells of a matrix share most of their wheels."""
-    key = tuple(map(id, exporters))
+def _unresolved_by(library: Library, binding: tuple[Library, ...]) -> Unresolved:
+    """Return the references of a library that those it binds to do not resolve, by whose they are and by version."""
+    key = tuple(map(id, binding))
     if key not in library.resolved:
+        bound = set[Reference]().union(*(library.bound_by(exporter) for exporter in binding))
         found: dict[tuple[Owner, str | None], list[str]] = {}
-        for name, version in _left(library, exporters):
-            found.setdefault((owner(name), version), []).append(name)
+        for name, version in library.references:
+            if (name, version) not in bound:
+                found.setdefault((owner(name), version), []).append(name)
         # The exporters are kept beside the answer, so that no other object can get the identity of one.
-        library.resolved[key] = exporters, {group: tuple(sorted(names)) for group, names in found.items()}
+        library.resolved[key] = binding, {group: tuple(names) for group, names in found.items()}
     return library.resolved[key][1]
-
-
-def _left(library: Library, exporters: Sequence[Library]) -> set[Reference]:
-    """Return the references that no exporter resolves.
-
-    A versioned reference binds to that version, to a definition without version, or to a library without versions.
-    """
-    names, bound = library.names, set[Reference]()
-    # Which of them has a name does not matter, so that all that are brief can be asked first, by hashes alone.
-    tables = [exporter.table for exporter in exporters if exporter.table is not None]
-    if tables:
-        keys = library.keys
-        for table in tables:
-            keys = table.lacking(keys)
-        names = frozenset(library.keyed[key] for key in keys)
-    for exporter in exporters:
-        if not names:
-            break
-        names = names.difference(exporter.plain)
-        versioned = exporter.versioned
-        if not versioned:
-            continue
-        strict = bool(exporter.provides)
-        for name in names & versioned.keys():
-            bound.update(
-                (name, version)
-                for version in library.asked[name]
-                if version is None or not strict or version in versioned[name]
-            )
-    return {(name, version) for name in names for version in library.asked[name]} - bound
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:

@@ -29,8 +29,10 @@ def requirement_rules(context: Context) -> None:
     versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
     for wheel in context.installation.wheels:
         _python(context, wheel)
-        for line in wheel.requires_dist:
-            _requirement(context, wheel, line, versions)
+        for name, wanted, specifier in _asked(wheel, context.installation.python):
+            have = versions.get(name)
+            if have is None or not _meets(specifier, have):
+                _unmet(context, wheel, name, wanted, have)
     _runtime_needs(context)
 
 
@@ -51,33 +53,37 @@ def _environment(python: str) -> dict[str, str]:
     }
 
 
+def _asked(wheel: WheelFacts, python: str) -> tuple[tuple[str, Requirement, str], ...]:
+    """Return the requirements of a wheel that apply: normalised name, the whole, and its specifier as text."""
+    return wheel.once(
+        ("requirements", python),
+        None,
+        lambda: tuple(found for line in wheel.requires_dist if (found := _parsed(line, python)) is not None),
+    )
+
+
 @lru_cache(maxsize=1 << 16)
-def _parsed(line: str, python: str) -> tuple[str, Requirement] | None:
-    """Return the normalised name and the requirement, or None where it does not apply."""
+def _parsed(line: str, python: str) -> tuple[str, Requirement, str] | None:
     try:
         wanted = Requirement(line)
         if wanted.marker and not wanted.marker.evaluate(_environment(python)):
             return None
     except (InvalidRequirement, UndefinedEnvironmentName):
         return None
-    return canonicalize_name(wanted.name), wanted
+    return canonicalize_name(wanted.name), wanted, str(wanted.specifier)
 
 
 @lru_cache(maxsize=1 << 16)
-def _meets(specifier: SpecifierSet, version: str) -> bool:
+def _meets(specifier: str, version: str) -> bool:
     try:
-        return specifier.contains(Version(version), prereleases=True)
+        return SpecifierSet(specifier).contains(Version(version), prereleases=True)
     except InvalidVersion:
         # Some distributions have versions that are none; nothing can be said of them.
         return True
 
 
-def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[str, str]) -> None:
-    parsed = _parsed(line, context.installation.python)
-    if parsed is None:
-        return
-    name, wanted = parsed
-    have = versions.get(name)
+def _unmet(context: Context, wheel: WheelFacts, name: str, wanted: Requirement, have: str | None) -> None:
+    """R1: what is required is not there, or in another version."""
     if have is None:
         if context.installation.whole and name not in context.installation.elsewhere:
             context.add(
@@ -90,59 +96,51 @@ def _requirement(context: Context, wheel: WheelFacts, line: str, versions: dict[
                 )
             )
         return
-    if not _meets(wanted.specifier, have):
-        forced = name in context.installation.overridden
-        mild = forced or context.installation.installed
-        context.add(
-            Finding(
-                rule="R1",
-                severity=Severity.WARNING if mild else Severity.ERROR,
-                package=label(wheel),
-                cause=None if mild else "res-conflict",
-                message=f"requires {wanted.name}{wanted.specifier}, but {have} is in the set"
-                + (" (forced)" if forced else ""),
-                fix=f"take {name}{wanted.specifier}, or another version of {wheel.name}",
-            )
+    forced = name in context.installation.overridden
+    mild = forced or context.installation.installed
+    context.add(
+        Finding(
+            rule="R1",
+            severity=Severity.WARNING if mild else Severity.ERROR,
+            package=label(wheel),
+            cause=None if mild else "res-conflict",
+            message=f"requires {wanted.name}{wanted.specifier}, but {have} is in the set"
+            + (" (forced)" if forced else ""),
+            fix=f"take {name}{wanted.specifier}, or another version of {wheel.name}",
         )
+    )
 
 
 def _python(context: Context, wheel: WheelFacts) -> None:
     """R2: Requires-Python and the tags of the file's own name."""
     python = context.installation.python
+    unfit = wheel.once(("python", python), None, lambda: _unfit(wheel, python))
+    if unfit is not None:
+        message, fix = unfit
+        finding = Finding(rule="R2", severity=Severity.ERROR, package=label(wheel), message=message, fix=fix)
+        context.add(finding)
+
+
+def _unfit(wheel: WheelFacts, python: str) -> tuple[str, str] | None:
+    """Return why a wheel is not for a Python and what to do about it, or None."""
     try:
         if wheel.requires_python and not SpecifierSet(wheel.requires_python).contains(f"{python}.99"):
-            context.add(
-                Finding(
-                    rule="R2",
-                    severity=Severity.ERROR,
-                    package=label(wheel),
-                    message=f"requires Python {wheel.requires_python}; this is {python}",
-                )
-            )
-            return
+            return f"requires Python {wheel.requires_python}; this is {python}", ""
         tags = parse_wheel_filename(wheel.filename)[3]
     except (InvalidSpecifier, InvalidWheelFilename):
-        return
+        return None
     major, _, number = python.partition(".")
     wanted = (int(major), int(number))
-    good = False
     for tag in tags:
         match = _CPYTHON.fullmatch(tag.interpreter)
         if match is None:
-            good = good or tag.interpreter.startswith("py")
+            if tag.interpreter.startswith("py"):
+                return None
             continue
         has = (int(match.group(1)), int(match.group(2)))
-        good = good or has == wanted or (tag.abi in {"abi3", "none"} and has <= wanted)
-    if not good:
-        context.add(
-            Finding(
-                rule="R2",
-                severity=Severity.ERROR,
-                package=label(wheel),
-                message=f"{wheel.filename} is not for Python {python}",
-                fix=f"take the file for cp{python.replace('.', '')}",
-            )
-        )
+        if has == wanted or (tag.abi in {"abi3", "none"} and has <= wanted):
+            return None
+    return f"{wheel.filename} is not for Python {python}", f"take the file for cp{python.replace('.', '')}"
 
 
 def _remedy(need: RuntimeNeed) -> str:

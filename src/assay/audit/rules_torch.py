@@ -17,6 +17,7 @@ from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding, Suggestion
 from assay.audit.knowledge import distance, nearest, parsed
 from assay.audit.symbols import Kind
+from assay.audit.variants import torch_variants
 from assay.model.outcome import Severity
 
 __all__ = ["missing_torch_symbols", "suggestions", "torch_rules"]
@@ -30,34 +31,37 @@ def torch_rules(context: Context) -> None:
     for wheel in context.installation.wheels:
         if wheel.is_torch:
             continue
-        libraries = [
-            library
-            for library in wheel.libraries
-            if library.scope != "listed" and not context.for_others(wheel, library)
-        ]
-        kinds = {library.path: library.torch_kind for library in libraries}
         _variants(context, wheel)
-        if all(kind is Kind.NONE for kind in kinds.values()):
+        linked = [item for item in _linked(wheel) if not context.for_others(wheel, item)]
+        if not linked:
             continue
         _says_torch(context, wheel)
         if context.torch is None:
             continue
-        _built_minor(context, wheel, [item for item in libraries if kinds[item.path] is Kind.UNSTABLE])
-        for library in libraries:
-            if kinds[library.path] is Kind.STABLE:
+        _built_minor(context, wheel, [item for item in linked if item.torch_kind is Kind.UNSTABLE])
+        for library in linked:
+            if library.torch_kind is Kind.STABLE:
                 _stable(context, wheel, library)
+
+
+def _linked(wheel: WheelFacts) -> tuple[Library, ...]:
+    """Return the libraries of a wheel that were read and are bound to torch."""
+    return wheel.once(
+        "linked with torch",
+        None,
+        lambda: tuple(item for item in wheel.libraries if item.scope != "listed" and item.torch_kind is not Kind.NONE),
+    )
 
 
 def _variants(context: Context, wheel: WheelFacts) -> None:
     """L9 for packages that bring a library for each torch: none for this one."""
     torch = context.torch
-    made = [
-        (variant, library)
-        for library in wheel.libraries
-        if (variant := context.torch_variant(wheel, library)) is not None
-    ]
+    variants = torch_variants(wheel)
+    if torch is None or not variants:
+        return
+    made = [(variants[library.path], library) for library in wheel.libraries if library.path in variants]
     releases = sorted({variant for variant, _ in made}, key=parsed)
-    if torch is None or not made or minor(torch.version) in releases:
+    if minor(torch.version) in releases:
         return
     policy = context.policy(wheel, made[0][1])
     context.add(

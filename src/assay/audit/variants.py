@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
 from assay.audit.facts import Library, WheelFacts
+from assay.audit.symbols import Kind
 
-__all__ = ["beside_for_cuda", "beside_for_python", "numbered_for_torch"]
+__all__ = ["for_others", "torch_variants"]
 
+_FOR_TORCH: Final = re.compile(r"(?:^|[_.-])(?:lib)?torch[_.-]?(\d)[._]?(\d{1,2})(?!\d)")
 _CPYTHON: Final = re.compile(r"\.cpython-(\d+)")
 _MAJOR: Final = re.compile(r"(?<=[_-]cu)(1\d)(?!\d)")
 _NUMBERED: Final = re.compile(r"(?<!\d)(\d)_(\d{1,2})_\d(?!\d)")
@@ -21,10 +24,50 @@ def _folder(library: Library) -> str:
 
 
 def _has(wheel: WheelFacts, *paths: str) -> bool:
-    return any(item.path in paths for item in wheel.libraries)
+    return not wheel.paths.isdisjoint(paths)
 
 
-def beside_for_python(wheel: WheelFacts, library: Library, python: str) -> bool:
+def for_others(wheel: WheelFacts, *, torch: str | None, cuda: str | None, python: str) -> frozenset[str]:
+    """Return the paths of a wheel's libraries that are for another torch, Python or CUDA than these.
+
+    Args:
+        torch: minor release, `2.8`; None: no torch is there.
+        cuda: version that torch was built with.
+        python: minor release, `3.11`.
+    """
+    key = ("for others", torch, cuda, python)
+    return wheel.once(key, None, lambda: frozenset(_for_others(wheel, torch, cuda, python)))
+
+
+def _for_others(wheel: WheelFacts, torch: str | None, cuda: str | None, python: str) -> Iterator[str]:
+    variants = torch_variants(wheel)
+    for library in wheel.libraries:
+        variant = variants.get(library.path)
+        if (
+            (variant is not None and torch is not None and variant != torch)
+            or _beside_for_python(wheel, library, python)
+            or (cuda is not None and _beside_for_cuda(wheel, library, cuda))
+        ):
+            yield library.path
+
+
+def torch_variants(wheel: WheelFacts) -> Mapping[str, str]:
+    """Return the paths of libraries that a package brings one of for each torch -> the minor release each is for."""
+    return wheel.once("torch variants", None, lambda: dict(_torch_variants(wheel)))
+
+
+def _torch_variants(wheel: WheelFacts) -> Iterator[tuple[str, str]]:
+    for library in wheel.libraries:
+        match = _FOR_TORCH.search(library.name)
+        if match is not None:
+            yield library.path, f"{match.group(1)}.{match.group(2)}"
+            continue
+        number = _numbered_for_torch(wheel, library)
+        if number is not None and library.torch_kind is Kind.UNSTABLE:
+            yield library.path, number
+
+
+def _beside_for_python(wheel: WheelFacts, library: Library, python: str) -> bool:
     """Tell whether a module is for another Python, and the same one for this Python or for all stands beside it."""
     name, here = library.name, python.replace(".", "")
     named = _CPYTHON.search(name)
@@ -37,7 +80,7 @@ def beside_for_python(wheel: WheelFacts, library: Library, python: str) -> bool:
     )
 
 
-def beside_for_cuda(wheel: WheelFacts, library: Library, cuda: str) -> bool:
+def _beside_for_cuda(wheel: WheelFacts, library: Library, cuda: str) -> bool:
     """Tell whether the variant of a library for this CUDA major version (`_cu13`) stands beside it."""
     name, here = library.name, cuda.partition(".")[0]
     named = _MAJOR.search(name)
@@ -48,7 +91,7 @@ def beside_for_cuda(wheel: WheelFacts, library: Library, cuda: str) -> bool:
     return end is not None and _has(wheel, f"{_folder(library)}{name[: end.start()]}_cu{here}{end.group()}")
 
 
-def numbered_for_torch(wheel: WheelFacts, library: Library) -> str | None:
+def _numbered_for_torch(wheel: WheelFacts, library: Library) -> str | None:
     """Return `2.12` for `pg_2_12_0...so` where others that differ in the number alone stand beside it."""
     skeleton, release = _numbered(library.path)
     if release is None:

@@ -18,7 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from assay import __version__
-from assay.audit.audit import audit, uncertain
+from assay.audit.audit import Audited, audit, audited
 from assay.audit.context import TargetGpu
 from assay.audit.facts import CodeGroup, GpuCode, WheelFacts
 from assay.audit.findings import AuditReport, Finding
@@ -199,10 +199,23 @@ class Auditor:
     ) -> AuditReport:
         """Audit an installation made of obtained wheels, reading more where the verdict hangs on it."""
         started, before = time.monotonic(), self._meter.bytes
-        installation = self._certain(installation, obtained)
         if targets:
             installation = self._with_torch_archs(installation, obtained)
-        report = audit(
+        for _ in range(ROUNDS):
+            found = self._audited(installation, obtained, targets, name)
+            more = self._read_more(installation, obtained, found.uncertain)
+            if more is None:
+                break
+            installation = more
+        else:
+            found = self._audited(installation, obtained, targets, name)
+        spent = round(time.monotonic() - started, 3)
+        return found.report.model_copy(update={"fetched_bytes": self._meter.bytes - before, "seconds": spent})
+
+    def _audited(
+        self, installation: Installation, obtained: Sequence[Obtained], targets: Sequence[TargetGpu], name: str
+    ) -> Audited:
+        return audited(
             installation,
             self.knowledge,
             targets=targets,
@@ -211,51 +224,55 @@ class Auditor:
             known=self._others,
             problems=[item.problem for item in obtained if item.problem is not None],
         )
-        spent = round(time.monotonic() - started, 3)
-        return report.model_copy(update={"fetched_bytes": self._meter.bytes - before, "seconds": spent})
 
-    def _certain(self, installation: Installation, obtained: Sequence[Obtained]) -> Installation:
-        """Read the libraries on whose symbols the verdict hangs."""
+    def _read_more(
+        self, installation: Installation, obtained: Sequence[Obtained], wanted: frozenset[tuple[str, str]]
+    ) -> Installation | None:
+        """Read libraries on whose symbols a verdict hangs; None if there are none or they cannot be read."""
+        if not wanted:
+            return None
         files = {item.facts.sha256: item.file for item in obtained}
-        for _ in range(ROUNDS):
-            wanted = uncertain(installation, self.knowledge)
-            if not wanted:
-                return installation
-            changed = False
-            wheels = []
-            for wheel in installation.wheels:
-                paths = {path for sha256, path in wanted if sha256 == wheel.sha256}
-                file = files.get(wheel.sha256)
-                if not paths or file is None:
-                    wheels.append(wheel)
-                    continue
-                try:
-                    read = {path: read_library(file, self._wheels, path, self._progress) for path in sorted(paths)}
-                except AssayError:
-                    wheels.append(wheel)
-                    continue
-                libraries = tuple(read.get(library.path, library) for library in wheel.libraries)
-                wheels.append(wheel.model_copy(update={"libraries": libraries}))
-                self._facts.put(wheels[-1])
-                changed = True
-            if not changed:
-                return installation
-            installation = replace(installation, wheels=tuple(wheels))
-        return installation
+        changed = False
+        wheels = []
+        for wheel in installation.wheels:
+            paths = {path for sha256, path in wanted if sha256 == wheel.sha256}
+            file = files.get(wheel.sha256)
+            if not paths or file is None:
+                wheels.append(wheel)
+                continue
+            try:
+                read = {path: read_library(file, self._wheels, path, self._progress) for path in sorted(paths)}
+            except AssayError:
+                wheels.append(wheel)
+                continue
+            libraries = tuple(read.get(library.path, library) for library in wheel.libraries)
+            wheels.append(wheel.model_copy(update={"libraries": libraries}))
+            self._facts.put(wheels[-1])
+            changed = True
+        return replace(installation, wheels=tuple(wheels)) if changed else None
 
     # ------------------------------------------------------------------------------------------------ obtaining
 
     def _obtain_all(self, wheels: Sequence[LockedWheel]) -> list[Obtained]:
+        obtained = [self._known(wheel) for wheel in wheels]
+        left = [wheel for wheel, item in zip(wheels, obtained, strict=True) if item is None]
+        if not left:
+            return [item for item in obtained if item is not None]
         with ThreadPoolExecutor(JOBS) as pool:
-            return list(pool.map(self.locked, wheels))
+            read = pool.map(self.locked, left)
+            return [next(read) if item is None else item for item in obtained]
+
+    def _known(self, wheel: LockedWheel) -> Obtained | None:
+        known = self._facts.get(wheel.sha256) if wheel.is_wheel else None
+        return Obtained(facts=known) if known is not None and self._enough(known) else None
 
     def locked(self, wheel: LockedWheel) -> Obtained:
         """Return the facts of one entry of a lock; a fault becomes a finding."""
         if not wheel.is_wheel:
             return Obtained(facts=_unknown(wheel), problem=_problem(wheel, "a source archive: it has no libraries yet"))
+        if (there := self._known(wheel)) is not None:
+            return there
         known = self._facts.get(wheel.sha256)
-        if known is not None and self._enough(known):
-            return Obtained(facts=known)
         try:
             file = self._find(wheel)
             return Obtained(facts=self.read(file), file=file)
@@ -322,11 +339,7 @@ class Auditor:
         """
         if self._quick or facts.name.startswith("nvidia-"):
             return False
-        return any(
-            name.startswith(("libcudart.", "libcuda.", "libtorch", "libc10"))
-            for library in facts.libraries
-            for name in library.needed
-        )
+        return facts.linked_with_gpu
 
     def _enough(self, known: WheelFacts) -> bool:
         if known.complete or self._quick:
