@@ -1,6 +1,6 @@
 """What the audit costs, in one run: bytes and seconds of a verdict, a full read of torch, 200 cells, and the usual way.
 
-python bench/audit.py [abi] [scan] [matrix] [install]      (default: abi matrix; scan and install fetch gigabytes)
+python bench/audit.py [abi] [scan] [matrix] [locked] [install]   (default: abi matrix; scan, install fetch gigabytes)
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from assay.audit.context import TargetGpu
 from assay.audit.facts import WheelFacts
 from assay.audit.linker import Base, Installation
 from assay.audit.member import MemberReader
+from assay.cli.auditing import make_auditor
+from assay.cli.common import load
 from assay.cli.wheels import choose_wheel
 from assay.flows.audit import promised
 from assay.flows.read_wheel import Depth, read_wheel
@@ -174,6 +176,28 @@ def matrix() -> None:
           f"disk {loaded:.2f} s; {verdicts}")  # fmt: skip
 
 
+def locked() -> None:
+    """The locked cells of this project, with all their wheels, over known facts: once, and until there are 200."""
+    files, plan = load(Path(__file__).parents[1])
+    matrix = plan.project.matrix
+    auditor = make_auditor(matrix.indexes, root=files.root)
+    cells = [(cell, lock) for cell in plan.cells if cell.kind != "external" and (lock := files.lock(cell)) is not None]
+    for cell, lock in cells:
+        auditor.cell(cell, lock, matrix)  # what is not known yet is read
+
+    def judge(count: int) -> None:
+        fresh = make_auditor(matrix.indexes, root=files.root)
+        for number in range(count):
+            cell, lock = cells[number % len(cells)]
+            fresh.cell(cell, lock, matrix)
+
+    wheels = [len(lock.wheels) for _, lock in cells]
+    once, _ = timed(lambda: judge(len(cells)))
+    many, _ = timed(lambda: judge(200))
+    print(f"{len(cells)} locked cells of {min(wheels)} to {max(wheels)} wheels, with facts from disk: {once:.2f} s; "
+          f"200: {many:.2f} s, {1000 * (many - once) / (200 - len(cells)):.0f} ms for each more")  # fmt: skip
+
+
 def install() -> None:
     """The usual way: install both wheels into a fresh environment and import; demanded 20 times slower than us."""
     with tempfile.TemporaryDirectory() as folder:
@@ -208,4 +232,4 @@ def install() -> None:
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ["abi", "matrix"]:
-        {"abi": abi, "scan": scan, "matrix": matrix, "install": install}[name]()
+        {"abi": abi, "scan": scan, "matrix": matrix, "locked": locked, "install": install}[name]()

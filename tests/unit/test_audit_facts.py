@@ -22,6 +22,7 @@ from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
 from assay.audit.elf import read_elf
 from assay.audit.facts import (
     READER,
+    Bound,
     CodeGroup,
     ExportTable,
     GpuCode,
@@ -38,7 +39,7 @@ from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
 from assay.audit.image import FileImage
 from assay.audit.rules_link import _unresolved_by
-from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
+from assay.audit.symbols import Kind, Owner, is_driver_symbol, is_python_symbol, is_torch_symbol
 from assay.errors import WheelError
 from assay.model.outcome import Outcome, Severity, Verdict
 from assay.probes import declarations
@@ -410,6 +411,7 @@ def test_of_a_name_that_is_asked_for_in_two_versions_the_one_that_is_there_is_fo
         update={"defined": {"global": "both@@V1\nplain", "weak": "other"}, "provides": ("V1",)}
     )
 
-    assert {("both", "V2")} == set(asking.references) - asking.bound_by(giving)
+    assert Bound(frozenset({"plain", "other"}), frozenset({("both", "V1")})) == asking.bound_by(giving)
+    assert {(Owner.OTHER, "V2"): ("both",)} == _unresolved_by(asking, (giving,))
     assert {"both", "plain", "other"} == set(giving.exports)
     assert {"both": frozenset({"V1"})} == giving.versioned

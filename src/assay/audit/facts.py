@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import PurePosixPath
-from typing import Final, Literal, TypeVar, cast
+from typing import Final, Literal, NamedTuple, TypeVar, cast
 
 from pydantic import Field, ValidationError
 from zlib_ng import zlib_ng
@@ -39,6 +39,7 @@ from assay.model.base import Value
 
 __all__ = [
     "READER",
+    "Bound",
     "CodeGroup",
     "ExportTable",
     "GpuCode",
@@ -206,6 +207,14 @@ class ExportTable(Value):
         return keys.difference(self._here)
 
 
+class Bound(NamedTuple):
+    """What one library binds to another."""
+
+    names: frozenset[str]
+    """In whatever version they are asked for."""
+    versioned: frozenset[Reference]
+
+
 class Library(_Fact):
     """One shared object of a wheel."""
 
@@ -286,31 +295,33 @@ class Library(_Fact):
         return name in self.plain or name in self.versioned
 
     @cached_property
-    def _bound_by(self) -> dict[int, tuple[Library, frozenset[Reference]]]:
+    def _bound_by(self) -> dict[int, tuple[Library, Bound | None]]:
         return {}
 
-    def bound_by(self, other: Library) -> frozenset[Reference]:
-        """Return those of `references` that bind to what another library exports.
+    def bound_by(self, other: Library) -> Bound | None:
+        """Return what of `references` binds to what another library exports; None: nothing.
 
         A versioned reference binds to that version, to a definition without version, or to a library without versions.
         """
         known = self._bound_by.get(id(other))
         if known is None:
             # The other is kept beside the answer, so that no other object can get its identity.
-            known = self._bound_by[id(other)] = other, frozenset(self._bound(other))
+            known = self._bound_by[id(other)] = other, self._bound(other)
         return known[1]
 
-    def _bound(self, other: Library) -> Iterator[Reference]:
-        plain = set(self.names.intersection(other.plain))
+    def _bound(self, other: Library) -> Bound | None:
+        names = self.names.intersection(other.plain) if other.plain else frozenset[str]()
         if other.table is not None:
-            plain.update(self.keyed[key] for key in self.keys - other.table.lacking(self.keys))
-        for name in plain:
-            yield from ((name, version) for version in self.asked[name])
+            keyed = self.keyed
+            names |= {keyed[key] for key in self.keys - other.table.lacking(self.keys)}
         strict = bool(other.provides)
-        for name in self.names.intersection(other.versioned) if other.versioned else ():
-            for version in self.asked[name]:
-                if version is None or not strict or version in other.versioned[name]:
-                    yield name, version
+        versioned = [
+            (name, version)
+            for name in (self.names.intersection(other.versioned) if other.versioned else ())
+            for version in self.asked[name]
+            if version is None or not strict or version in other.versioned[name]
+        ]
+        return Bound(names, frozenset(versioned)) if names or versioned else None
 
     @cached_property
     def resolved(self) -> dict[tuple[int, ...], tuple[tuple[Library, ...], Unresolved]]:
@@ -411,11 +422,17 @@ class Library(_Fact):
     def asked(self) -> Mapping[str, tuple[str | None, ...]]:
         """Name of each of `references` -> the versions it is asked for in."""
         lines = self.undefined.get("global", "")
-        found: dict[str, tuple[str | None, ...]] = dict.fromkeys(lines.split("\n"), (None,)) if lines else {}
-        for line in _with_versions(lines):
-            found.pop(line, None)
-            name, version = _versioned(line)
-            found[name] = (*found.get(name, ()), version)
+        if not lines:
+            return {}
+        if "@" not in lines:
+            return dict.fromkeys(lines.split("\n"), (None,))
+        found: dict[str, tuple[str | None, ...]] = {}
+        for line in lines.split("\n"):
+            if "@" in line:
+                name, version = _versioned(line)
+                found[name] = (*found.get(name, ()), version)
+            else:
+                found[line] = (*found.get(line, ()), None)
         return found
 
     @cached_property

@@ -232,6 +232,11 @@ class Linker:
                 return self.closure(Found(soname=library.name, where=Where.PATH, wheel=torch, library=library)).found
         return []
 
+    @cached_property
+    def global_keys(self) -> frozenset[str]:
+        """Keys of `global_scope`."""
+        return frozenset(found.key for found in self.global_scope)
+
     def closure(self, root: Found) -> Closure:
         """Return a library with everything it pulls in, breadth first."""
         closure = Closure(root=root, found=[root])

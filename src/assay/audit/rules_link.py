@@ -301,7 +301,7 @@ def _importable(context: Context, root: Root) -> bool:
 
 def _symbols(context: Context, root: Root) -> None:
     """L3, L5, L6: every symbol that must be found, of the library and of what it newly pulls in."""
-    reach = _reach(context, _scope(context, root.closure), root.closure)
+    reach = _reach(context, root.closure)
     fresh = [
         found
         for found in root.closure.found
@@ -325,13 +325,6 @@ def _symbols(context: Context, root: Root) -> None:
             _report(context, root, wheel, library, checked)
 
 
-def _scope(context: Context, closure: Closure) -> list[Found]:
-    seen: dict[str, Found] = {}
-    for found in (*context.linker.global_scope, *closure.found):
-        seen.setdefault(found.key, found)
-    return list(seen.values())
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Reach:
     """What one root can bind to."""
@@ -346,20 +339,28 @@ class _Reach:
     """The torch release whose table of exports stands in for its libraries."""
 
 
-def _reach(context: Context, scope: Sequence[Found], closure: Closure) -> _Reach:
-    listed = [found for found in scope if found.library is not None and found.library.scope == "listed"]
+def _reach(context: Context, closure: Closure) -> _Reach:
+    shared = context.linker.global_scope
+    own = [found for found in closure.found if found.key not in context.linker.global_keys]
+    exporters: list[Library] = []
+    listed: list[Found] = []
+    blind: list[str] = []
+    for found in (*shared, *own):
+        if found.library is None:
+            if found.soname not in context.linker.runtime:
+                blind.append(found.soname)
+        elif found.library.scope == "listed":
+            listed.append(found)
+        else:
+            exporters.append(found.library)
     tabled = _tabled(context, listed)
     if tabled:
         # What else torch pulls in is not known then either.
         listed = [found for found in listed if found.wheel is not context.torch]
     return _Reach(
-        exporters=tuple(
-            found.library for found in scope if found.library is not None and found.library.scope != "listed"
-        ),
+        exporters=tuple(exporters),
         listed=tuple(listed),
-        blind=tuple(
-            found.soname for found in scope if found.library is None and found.soname not in context.linker.runtime
-        ),
+        blind=tuple(blind),
         absent=frozenset(item.soname for item in closure.missing),
         tabled=tabled,
     )
@@ -367,7 +368,7 @@ def _reach(context: Context, scope: Sequence[Found], closure: Closure) -> _Reach
 
 def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
     # Cells of a matrix share most of their wheels, and most libraries bind to few of those in reach.
-    binding = tuple(exporter for exporter in reach.exporters if library.bound_by(exporter))
+    binding = tuple(exporter for exporter in reach.exporters if library.bound_by(exporter) is not None)
     if reach.listed:
         return _checked(context, library, reach, binding)
     torch, whole = context.torch is not None, context.installation.complete
@@ -390,40 +391,40 @@ def _checked(context: Context, library: Library, reach: _Reach, binding: tuple[L
             # of the C and C++ runtime suffices is rule L7.
             continue
         having = context.knowledge.history.having
-        names = [name for name in lacking if not reach.tabled or reach.tabled not in having(name)]
+        tabled = reach.tabled
+        names = lacking if tabled is None else tuple(name for name in lacking if tabled not in having(name))
         if names:
-            _unresolved(context, whose, [(name, version) for name in names], reach, checked)
+            _unresolved(context, (whose, version), names, reach, checked)
     if len(checked.missing) > 1:
         checked.missing.sort(key=library.places.__getitem__)
     return checked
 
 
 def _unresolved(
-    context: Context, whose: Owner, references: Sequence[Reference], reach: _Reach, checked: _Checked
+    context: Context, group: tuple[Owner, str | None], names: Sequence[str], reach: _Reach, checked: _Checked
 ) -> None:
-    """Sort references that nothing known resolves."""
+    """Sort names that nothing known resolves, of one owner and asked for in one version."""
+    whose, version = group
     match whose:
         case Owner.PYTHON:
             python = context.knowledge.python.get(context.installation.python)
             if python is not None:
-                checked.python.extend(name for name, _ in references if name not in python)
+                checked.python.extend(name for name in names if name not in python)
         case Owner.DRIVER:
-            checked.driver.extend(name for name, _ in references)
+            checked.driver.extend(names)
         case Owner.TORCH:
             unread = _unread(context, reach.listed)
             if unread:
                 checked.uncertain.extend(unread)
             elif context.torch is not None:
-                checked.missing.extend(references)
+                checked.missing.extend((name, version) for name in names)
         case Owner.OTHER if reach.listed:
             checked.uncertain.extend(reach.listed)
         case Owner.OTHER:
             if context.installation.complete and not (reach.absent or reach.blind or reach.tabled):
                 # Other C names without a version come from what Python itself has loaded (libm, libdl, libpthread).
                 checked.missing.extend(
-                    reference
-                    for reference in references
-                    if reference[0].startswith("_Z") or _FAMILIES.fullmatch(reference[0])
+                    (name, version) for name in names if name.startswith("_Z") or _FAMILIES.fullmatch(name)
                 )
         case _:
             assert_never(whose)
@@ -446,11 +447,13 @@ def _unresolved_by(library: Library, binding: tuple[Library, ...]) -> Unresolved
     """Return the references of a library that those it binds to do not resolve, by whose they are and by version."""
     key = tuple(map(id, binding))
     if key not in library.resolved:
-        bound = set[Reference]().union(*(library.bound_by(exporter) for exporter in binding))
+        bound = [one for exporter in binding if (one := library.bound_by(exporter)) is not None]
+        versioned = frozenset[Reference]().union(*(one.versioned for one in bound))
         found: dict[tuple[Owner, str | None], list[str]] = {}
-        for name, version in library.references:
-            if (name, version) not in bound:
-                found.setdefault((owner(name), version), []).append(name)
+        for name in sorted(library.names.difference(*(one.names for one in bound))):
+            for version in library.asked[name]:
+                if (name, version) not in versioned:
+                    found.setdefault((owner(name), version), []).append(name)
         # The exporters are kept beside the answer, so that no other object can get the identity of one.
         library.resolved[key] = binding, {group: tuple(names) for group, names in found.items()}
     return library.resolved[key][1]

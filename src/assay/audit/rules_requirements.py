@@ -20,6 +20,7 @@ from assay.model.outcome import Severity
 
 __all__ = ["requirement_rules"]
 
+_OF_AN_EXTRA: Final = re.compile(r";.*\bextra\s*==\s*(?:\"[\w.-]+\"|'[\w.-]+')")
 _CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
 _MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
 
@@ -64,6 +65,9 @@ def _asked(wheel: WheelFacts, python: str) -> tuple[tuple[str, Requirement, str]
 
 @lru_cache(maxsize=1 << 16)
 def _parsed(line: str, python: str) -> tuple[str, Requirement, str] | None:
+    if _OF_AN_EXTRA.search(line) and " or " not in line:
+        # Most lines are, and taking them apart takes most of the time.
+        return None
     try:
         wanted = Requirement(line)
         if wanted.marker and not wanted.marker.evaluate(_environment(python)):

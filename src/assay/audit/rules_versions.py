@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -38,33 +38,30 @@ def _versions(context: Context) -> None:
     """L4 and L7: what libraries ask of the files they need."""
     ceilings = {"GLIBC": context.base.glibc, "GLIBCXX": context.base.glibcxx, "CXXABI": context.base.cxxabi}
     system = {found.soname: found.library for found in context.linker._system.values()}
-    policies = {(root.wheel.sha256, root.library.path): root for root in context.roots}
     loaded = {found.library.path for found in context.linker.loaded.values() if found.library is not None}
     reached = {found.key for root in context.roots for found in root.closure.found} | loaded
+    runtime = context.linker.runtime
     for wheel in context.installation.wheels:
         worst: dict[str, tuple[Version, str, str, Severity]] = {}
         for library in wheel.libraries:
-            if library.path not in reached:
+            if not library.requires or library.path not in reached:
                 continue
-            root = policies.get((wheel.sha256, library.path))
-            severity = context.severity(root.policy if root else context.policy(wheel, library))
-            asker = _Asker(wheel, library, severity)
-            for file, versions in library.requires.items():
-                known = system.get(file)
+            for file, newest in _newest_of(library).items():
+                known = system.get(file) if system else None
                 if known is not None and known.provides:
-                    lacking = [version for version in versions if version not in known.provides]
+                    lacking = [version for version in library.requires[file] if version not in known.provides]
                     if lacking:
-                        _report_version(context, asker, file, lacking)
-                    continue
-                if file in context.linker.runtime:
-                    for family, parsed, version in _newest(versions):
+                        _report_version(context, _asker(context, wheel, library), file, lacking)
+                elif file in runtime:
+                    for family, parsed, version in newest:
                         ceiling = ceilings[family]
-                        if ceiling and parsed > parsed_version(ceiling):
+                        if ceiling and _newer(version, f"{family}_{ceiling}"):
+                            severity = _asker(context, wheel, library).severity
                             before = worst.get(family)
                             if before is None or (parsed, _WEIGHT[severity]) > (before[0], _WEIGHT[before[3]]):
                                 worst[family] = (parsed, library.path, version, severity)
-                    continue
-                _provided_versions(context, asker, file, versions)
+                else:
+                    _provided_versions(context, wheel, library, file)
         for family in _CEILINGS:
             if family in worst:
                 _, path, version, severity = worst[family]
@@ -82,7 +79,23 @@ def _versions(context: Context) -> None:
                 )
 
 
+def _asker(context: Context, wheel: WheelFacts, library: Library) -> _Asker:
+    return _Asker(wheel, library, context.severity(context.policy(wheel, library)))
+
+
 @lru_cache(maxsize=1 << 14)
+def _newer(version: str, ceiling: str) -> bool:
+    """Tell whether `GLIBC_2.38` is newer than `GLIBC_2.36`."""
+    return parsed_version(version.partition("_")[2]) > parsed_version(ceiling.partition("_")[2])
+
+
+def _newest_of(library: Library) -> Mapping[str, tuple[tuple[str, Version, str], ...]]:
+    """Return the files a library asks for versions of -> `_newest` of these."""
+    return library.once(
+        "newest versions", None, lambda: {file: _newest(versions) for file, versions in library.requires.items()}
+    )
+
+
 def _newest(versions: tuple[str, ...]) -> tuple[tuple[str, Version, str], ...]:
     """Return the newest of the versions a library asks for, of each family: (family, parsed, as it is spelled)."""
     found: dict[str, tuple[str, Version, str]] = {}
@@ -97,15 +110,14 @@ def _newest(versions: tuple[str, ...]) -> tuple[tuple[str, Version, str], ...]:
     return tuple(found.values())
 
 
-def _provided_versions(context: Context, asker: _Asker, file: str, versions: Sequence[str]) -> None:
-    wheel, library, _ = asker
+def _provided_versions(context: Context, wheel: WheelFacts, library: Library, file: str) -> None:
     found = context.linker.find(file, (Found(soname=file, where=Where.PATH, wheel=wheel, library=library),))
     provider = found.library
     if provider is None or provider.scope == "listed" or not provider.provides:
         return
-    lacking = [version for version in versions if version not in provider.provides]
+    lacking = [version for version in library.requires[file] if version not in provider.provides]
     if lacking:
-        _report_version(context, asker, file, lacking)
+        _report_version(context, _asker(context, wheel, library), file, lacking)
 
 
 def _report_version(context: Context, asker: _Asker, file: str, lacking: Sequence[str]) -> None:
