@@ -122,6 +122,47 @@ def test_r1_a_requirement_that_does_not_hold(knowledge: Knowledge) -> None:
     assert Verdict.FAIL is report.verdict
 
 
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("b; extra == 'x'", False),
+        ('b ; python_version > "3" and extra=="x-y"', False),
+        ("b; extra == 'x' or python_version > '3'", True),
+        ("b; (python_version>'3')or(extra=='x')", True),
+        ("b; extra == ''", True),
+        ("b; extra != 'x'", True),
+        ("or-b; extra == 'x'", False),
+        ("b @ https://example.org/b.whl; extra == 'x'", False),
+    ],
+)
+def test_r1_what_an_extra_asks_for_is_left_out(knowledge: Knowledge, line: str, asked: bool) -> None:
+    report = judged(knowledge, facts("a", "1", requires=(line,)))
+
+    assert asked is bool(found(report, "R1"))
+
+
+def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:
+    """What is kept of a wheel for the next cell says nothing of another torch, Python or neighbour."""
+    shared = extension(COMMON, SYM_NE, "PyNope_x", "_ZN5otherEv", needed=("libother.so",))
+    neighbour = facts("other", "1", library("ext/libother.so", defined=("_ZN5otherEv",)))
+    cells = [
+        Installation(wheels=(shared, torch(version), *others), python=python, base=BOOKWORM, complete=complete)
+        for version in ("2.8.0", "2.9.1", "2.7.1", "2.8.0")
+        for others in ((cudart(),), (cudart(), neighbour))
+        for python in ("3.11", "3.12")
+        for complete in (True, False)
+    ]
+    apart = [
+        audit(replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels)), knowledge)
+        for cell in cells
+    ]
+
+    for order in (cells, cells[::-1]):
+        together = {id(cell): audit(cell, knowledge) for cell in order}
+        assert apart == [together[id(cell)] for cell in cells]
+    assert len({report.model_dump_json() for report in apart}) > 6
+
+
 def test_r1_what_was_forced_or_is_installed_weighs_less(knowledge: Knowledge) -> None:
     wheels = (facts("a", "1", requires=("b>=2",)), facts("b", "1"))
     for installation in (

@@ -21,6 +21,7 @@ from assay.model.outcome import Severity
 __all__ = ["requirement_rules"]
 
 _OF_AN_EXTRA: Final = re.compile(r";.*\bextra\s*==\s*(?:\"[\w.-]+\"|'[\w.-]+')")
+_OR: Final = re.compile(r"\bor\b")
 _CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
 _MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
 
@@ -65,7 +66,7 @@ def _asked(wheel: WheelFacts, python: str) -> tuple[tuple[str, Requirement, str]
 
 @lru_cache(maxsize=1 << 16)
 def _parsed(line: str, python: str) -> tuple[str, Requirement, str] | None:
-    if _OF_AN_EXTRA.search(line) and " or " not in line:
+    if _OF_AN_EXTRA.search(line) and not _OR.search(line):
         # Most lines are, and taking them apart takes most of the time.
         return None
     try:
