@@ -143,10 +143,11 @@ def test_r1_what_an_extra_asks_for_is_left_out(knowledge: Knowledge, line: str, 
 
 def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:
     """What is kept of a wheel for the next cell says nothing of another torch, Python or neighbour."""
-    shared = extension(COMMON, SYM_NE, "PyNope_x", "_ZN5otherEv", needed=("libother.so",))
+    shared = extension(COMMON, SYM_NE, "PyUnstable_Long_IsCompact", "_ZN5otherEv", needed=("libother.so",))
+    alone = extension("PyUnstable_Long_IsCompact", "_ZN5otherEv", name="alone", path="alone/_C.abi3.so")
     neighbour = facts("other", "1", library("ext/libother.so", defined=("_ZN5otherEv",)))
     cells = [
-        Installation(wheels=(shared, torch(version), *others), python=python, base=BOOKWORM, complete=complete)
+        Installation(wheels=(shared, alone, torch(version), *others), python=python, base=BOOKWORM, complete=complete)
         for version in ("2.8.0", "2.9.1", "2.7.1", "2.8.0")
         for others in ((cudart(),), (cudart(), neighbour))
         for python in ("3.11", "3.12")
