@@ -92,7 +92,7 @@ def abi() -> None:
         verdicts = []
         for version in TORCH:
             torch = FactsCache().get(choose_wheel(f"torch=={version}", PYTHON, index).sha256 or "") or empty(version)
-            spent, report = timed(lambda facts=facts, torch=torch: audit(installation(facts, torch), KNOWLEDGE))
+            spent, report = timed(lambda facts=facts, torch=torch: audit(installation(facts, torch), KNOWLEDGE).report)
             took += spent / len(TORCH)
             verdicts.append(str(report.verdict))
         print(
@@ -169,7 +169,7 @@ def matrix() -> None:
     cells = (cells * (200 // len(cells) + 1))[:200]
     verdicts: dict[str, int] = {}
     for extension, torch in cells:
-        report = audit(installation(extension, torch), KNOWLEDGE, targets=targets)
+        report = audit(installation(extension, torch), KNOWLEDGE, targets=targets).report
         verdicts[str(report.verdict)] = verdicts.get(str(report.verdict), 0) + 1
     total = time.perf_counter() - started
     print(f"200 cells ({len(torches)} torch, {len(extensions)} extensions, 2 targets): {total:.2f} s, of it facts from "
@@ -223,7 +223,7 @@ def install() -> None:
         extension, torch = (cache.get(file.sha256 or "") for file in files)
         assert extension is not None
         assert torch is not None
-        return str(audit(installation(extension, torch), KNOWLEDGE).verdict)
+        return str(audit(installation(extension, torch), KNOWLEDGE).report.verdict)
 
     spent, verdict = timed(ours)
     print(f"install and import: {took:.1f} s (exit {code}); audit with known facts: {spent:.2f} s ({verdict}); "

@@ -75,7 +75,7 @@ def test_equal_to_the_dynamic_linker(tmp_path: Path, provider: str, path: str) -
     ).returncode  # fmt: skip
     libraries = tuple(read(site, item) for item in (extension, inner) if item.exists())
     wheel = facts("x", "1", *libraries).model_copy(update={"filename": "x-1-cp39-abi3-linux_x86_64.whl"})
-    report = audit(Installation(wheels=(wheel,), python="3.11", base=Base(name="here")), KNOWLEDGE)
+    report = audit(Installation(wheels=(wheel,), python="3.11", base=Base(name="here")), KNOWLEDGE).report
     unreachable = any("where the linker does not look" in finding.message for finding in report.findings)
 
     # A library that its own package might load first is told, but as no error.

@@ -9,7 +9,7 @@ import pytest
 from wheels import facts, library
 
 from assay.adapters.knowledge_files import load_knowledge
-from assay.audit.audit import audit, audited
+from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import AuditReport, Finding
@@ -92,7 +92,7 @@ def judged(
     complete: bool = True,
 ) -> AuditReport:
     installation = Installation(wheels=wheels, python=python, base=base, complete=complete)
-    return audit(installation, knowledge, targets=targets, known=known, name="here")
+    return audit(installation, knowledge, targets=targets, known=known, name="here").report
 
 
 def found(report: AuditReport, rule: str) -> list[Finding]:
@@ -154,12 +154,12 @@ def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:
         for complete in (True, False)
     ]
     apart = [
-        audit(replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels)), knowledge)
+        audit(replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels)), knowledge).report
         for cell in cells
     ]
 
     for order in (cells, cells[::-1]):
-        together = {id(cell): audit(cell, knowledge) for cell in order}
+        together = {id(cell): audit(cell, knowledge).report for cell in order}
         assert apart == [together[id(cell)] for cell in cells]
     assert len({report.model_dump_json() for report in apart}) > 6
 
@@ -170,7 +170,7 @@ def test_r1_what_was_forced_or_is_installed_weighs_less(knowledge: Knowledge) ->
         Installation(wheels=wheels, python="3.11", base=BOOKWORM, overridden=frozenset({"b"})),
         Installation(wheels=wheels, python="3.11", base=BOOKWORM, installed=True),
     ):
-        report = audit(installation, knowledge)
+        report = audit(installation, knowledge).report
 
         assert [Severity.WARNING] == [finding.severity for finding in found(report, "R1")]
 
@@ -394,7 +394,7 @@ def test_l3_what_was_not_read_makes_the_verdict_uncertain(knowledge: Knowledge) 
     )  # fmt: skip
     installation = Installation(wheels=(hidden, wheel), python="3.11", base=BOOKWORM)
 
-    assert frozenset({(hidden.sha256, "hidden/libh.so.1")}) == audited(installation, knowledge).uncertain
+    assert frozenset({(hidden.sha256, "hidden/libh.so.1")}) == audit(installation, knowledge).uncertain
 
 
 def test_l4_a_version_a_library_does_not_define(knowledge: Knowledge) -> None:
@@ -678,7 +678,9 @@ def test_a_feature_without_its_package_is_not_predicted(knowledge: Knowledge) ->
 def test_a_library_of_the_base_decides_a_feature(knowledge: Knowledge, has: bool, expected: Outcome) -> None:
     sonames = BOOKWORM.sonames | ({"libnuma.so.1"} if has else frozenset())
     installation = Installation(wheels=(torch(), cudart()), python="3.11", base=replace(BOOKWORM, sonames=sonames))
-    (row,) = [item for item in audit(installation, knowledge, targets=[SM120]).predictions if item.feature == "numa"]
+    (row,) = [
+        item for item in audit(installation, knowledge, targets=[SM120]).report.predictions if item.feature == "numa"
+    ]
 
     assert expected is row.outcome
     assert ("abi-libnuma-missing" if not has else None) == row.cause
@@ -688,7 +690,9 @@ def test_a_back_end_of_an_engine_needs_both(knowledge: Knowledge) -> None:
     def predicted(*wheels: WheelFacts) -> dict[str, Outcome]:
         base = replace(BOOKWORM, packages=frozenset({"cuda-toolkit"}))
         installation = Installation(wheels=(torch(), cudart(), *wheels), python="3.11", base=base)
-        return {item.feature: item.outcome for item in audit(installation, knowledge, targets=[SM120]).predictions}
+        return {
+            item.feature: item.outcome for item in audit(installation, knowledge, targets=[SM120]).report.predictions
+        }
 
     engine, old, new = (
         facts("sglang", "0.5.2"),
@@ -731,7 +735,7 @@ def test_r4_what_the_environment_has_to_say(
     base = replace(BOOKWORM, packages=packages, environment=environment)
     wheels = (torch(), cudart(), facts("sgl-kernel", "0.3.9.post2"), facts("sglang", "0.5.2"))
 
-    report = audit(Installation(wheels=wheels, python="3.11", base=base), knowledge, targets=[target])
+    report = audit(Installation(wheels=wheels, python="3.11", base=base), knowledge, targets=[target]).report
 
     told = [item for item in report.findings if item.cause == "tk-deep-gemm-cuda-home"]
     assert missing == bool(told)

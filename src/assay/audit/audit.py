@@ -19,33 +19,9 @@ from assay.audit.rules_torch import torch_rules
 from assay.audit.rules_versions import version_rules
 from assay.model.outcome import Severity
 
-__all__ = ["Audited", "audit", "audited"]
+__all__ = ["Audited", "audit"]
 
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
-
-
-def audit(
-    installation: Installation,
-    knowledge: Knowledge,
-    *,
-    targets: Sequence[TargetGpu] = (),
-    name: str = "",
-    subject: Literal["wheels", "image"] = "wheels",
-    demangle: Callable[[str], str] = str,
-    known: Mapping[str, Sequence[WheelFacts]] | None = None,
-    problems: Sequence[Finding] = (),
-) -> AuditReport:
-    """Apply every rule; see `audited` for the arguments."""
-    return audited(
-        installation,
-        knowledge,
-        targets=targets,
-        name=name,
-        subject=subject,
-        demangle=demangle,
-        known=known,
-        problems=problems,
-    ).report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +33,7 @@ class Audited:
     """(sha256, path) of libraries whose symbols would have to be read for the verdict to be certain."""
 
 
-def audited(
+def audit(
     installation: Installation,
     knowledge: Knowledge,
     *,

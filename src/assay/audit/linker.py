@@ -12,14 +12,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
 from assay.audit.facts import Library, WheelFacts
 
-__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Where"]
+__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Rest", "Where"]
 
 TORCH_ROOT: Final = re.compile(r"torch/(_C\.[^/]*\.so|lib/libtorch_global_deps\.so)$")
 
@@ -129,13 +129,36 @@ class Missing:
     """Wheels that have it out of reach."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """What a library pulls in, itself left out; libraries that need the same and look in the same folders share it."""
+
+    found: tuple[Found, ...]
+    missing: tuple[Missing, ...]
+    """`asked_by` is empty where the library itself asks."""
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Keys of `found`."""
+        return frozenset(found.key for found in self.found)
+
+
+@dataclass(frozen=True, eq=False)
 class Closure:
     """A library with all it pulls in, in load order."""
 
     root: Found
-    found: list[Found] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
+    rest: Rest
+
+    @cached_property
+    def found(self) -> tuple[Found, ...]:
+        return (self.root, *self.rest.found)
+
+    @cached_property
+    def missing(self) -> tuple[Missing, ...]:
+        if not self.rest.missing:
+            return ()
+        return tuple(item if item.asked_by else replace(item, asked_by=self.root.key) for item in self.rest.missing)
 
 
 @dataclass
@@ -174,6 +197,7 @@ class Linker:
         self._elsewhere: dict[str, Found] = {}
         self._all_there: dict[tuple[str, ...], tuple[Found, ...] | None] = {}
         self._looked_up: dict[tuple[tuple[str, ...], tuple[str, ...]], _Needs] = {}
+        self._rests: dict[tuple[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]], bool], Rest] = {}
         self._settled = False
         self._holding: defaultdict[str, list[tuple[WheelFacts, Library]]] = defaultdict(list)
         for wheel in installation.wheels:
@@ -222,15 +246,15 @@ class Linker:
                 self.loaded.setdefault(found.library.name, found)
 
     @cached_property
-    def global_scope(self) -> list[Found]:
+    def global_scope(self) -> tuple[Found, ...]:
         """Libraries whose symbols every other one sees: those of libtorch_global_deps."""
         torch = self.installation.torch
         if torch is None:
-            return []
+            return ()
         for library in torch.libraries:
             if library.path.endswith("libtorch_global_deps.so"):
                 return self.closure(Found(soname=library.name, where=Where.PATH, wheel=torch, library=library)).found
-        return []
+        return ()
 
     @cached_property
     def global_keys(self) -> frozenset[str]:
@@ -239,24 +263,40 @@ class Linker:
 
     def closure(self, root: Found) -> Closure:
         """Return a library with everything it pulls in, breadth first."""
-        closure = Closure(root=root, found=[root])
+        library = root.library
+        if library is None:
+            return Closure(root, Rest((), ()))
+        key = library.needed, library.search_folders, bool(library.runpath)
+        rest = self._rests.get(key)
+        if rest is None or root.key in rest.keys:
+            rest, around = self._pulled_in(root)
+            if self._settled and not around:
+                self._rests[key] = rest
+        return Closure(root, rest)
+
+    def _pulled_in(self, root: Found) -> tuple[Rest, bool]:
+        """Return what a library pulls in, and whether something of that needs the library itself again."""
+        order, missing, around = [root], list[Missing](), False
         asked_by: dict[str, Found | None] = {root.key: None}
         # What is found is appended while the list is gone through.
-        for current in closure.found:
+        for current in order:
             if current.library is None:
                 continue
             needs: Sequence[Found] | None = self._all_loaded(current.library.needed)
             if needs is None:
                 needed = self._needed(current.library, current, asked_by)
-                needs = needed.found
-                for name, where, holders in needed.missing:
-                    missing = Missing(soname=name, asked_by=current.key, where=where, holders=holders)
-                    closure.missing.append(missing)
+                needs, by = needed.found, "" if current is root else current.key
+                missing += (
+                    Missing(soname=name, asked_by=by, where=where, holders=holders)
+                    for name, where, holders in needed.missing
+                )
             for found in needs:
                 if found.key not in asked_by:
                     asked_by[found.key] = current
-                    closure.found.append(found)
-        return closure
+                    order.append(found)
+                elif found.key == root.key:
+                    around = True
+        return Rest(tuple(order[1:]), tuple(missing)), around
 
     def _all_loaded(self, names: tuple[str, ...]) -> tuple[Found, ...] | None:
         """Return what names find if torch has loaded all of it: then it does not matter who asks."""

@@ -49,10 +49,10 @@ def link_rules(context: Context) -> None:
     """Check torch itself, then everything else that is loaded by itself."""
     _torch(context)
     _missing_sonames(context)
+    known: dict[int, _Reach] = {}
     for root in context.roots:
-        if not _importable(context, root):
-            continue
-        _symbols(context, root)
+        if _importable(context, root):
+            _symbols(context, root, known)
 
 
 def _torch(context: Context) -> None:
@@ -299,37 +299,33 @@ def _importable(context: Context, root: Root) -> bool:
     return True
 
 
-def _symbols(context: Context, root: Root) -> None:
-    """L3, L5, L6: every symbol that must be found, of the library and of what it newly pulls in."""
-    reach = _reach(context, root.closure)
-    fresh = [
-        found
-        for found in root.closure.found
-        if found.library is not None
-        and found.library.scope != "listed"
-        and (
-            # What is opened by its path is another library, even where torch has loaded one of its name (`_C...so`).
-            found is root.closure.root
-            or (
-                found.where in {Where.PATH, Where.PRELOADED, Where.UNREACHABLE}
-                and found.soname not in context.linker.loaded
-            )
-        )
-    ]
-    for found in fresh:
-        library, wheel = found.library, found.wheel or root.wheel
-        if library is None or (found is not root.closure.root and library.extension):
+def _symbols(context: Context, root: Root, known: dict[int, _Reach]) -> None:
+    """L3, L5, L6: every symbol that must be found, of the library and of what it newly pulls in.
+
+    Args:
+        known: what has been worked out for others that pull in the same.
+    """
+    closure = root.closure
+    if id(closure.rest) not in known:
+        known[id(closure.rest)] = _reach(context, closure)
+    reach = known[id(closure.rest)]
+    root_too = None if closure.root.key in context.linker.global_keys else root.library
+    # What is opened by its path is another library, even where torch has loaded one of its name (`_C...so`).
+    for found in (closure.root, *reach.fresh):
+        if found.library is None:
             continue
-        checked = _check(context, library, reach)
+        checked = _check(context, found.library, reach, root_too)
         if checked.anything:
-            _report(context, root, wheel, library, checked)
+            _report(context, root, found.wheel or root.wheel, found.library, checked)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reach:
-    """What one root can bind to."""
+    """What a root can bind to, itself left out."""
 
     exporters: tuple[Library, ...]
+    identities: tuple[int, ...]
+    """Of `exporters`."""
     listed: tuple[Found, ...]
     """Libraries of wheels that are there and were not read."""
     blind: tuple[str, ...]
@@ -337,17 +333,18 @@ class _Reach:
     absent: frozenset[str]
     tabled: str | None
     """The torch release whose table of exports stands in for its libraries."""
+    fresh: tuple[Found, ...]
+    """What the root newly pulls in, modules that Python imports by themselves left out."""
 
 
 def _reach(context: Context, closure: Closure) -> _Reach:
-    shared = context.linker.global_scope
-    own = [found for found in closure.found if found.key not in context.linker.global_keys]
+    linker, rest = context.linker, closure.rest
     exporters: list[Library] = []
     listed: list[Found] = []
     blind: list[str] = []
-    for found in (*shared, *own):
+    for found in (*linker.global_scope, *(found for found in rest.found if found.key not in linker.global_keys)):
         if found.library is None:
-            if found.soname not in context.linker.runtime:
+            if found.soname not in linker.runtime:
                 blind.append(found.soname)
         elif found.library.scope == "listed":
             listed.append(found)
@@ -359,16 +356,32 @@ def _reach(context: Context, closure: Closure) -> _Reach:
         listed = [found for found in listed if found.wheel is not context.torch]
     return _Reach(
         exporters=tuple(exporters),
+        identities=tuple(map(id, exporters)),
         listed=tuple(listed),
         blind=tuple(blind),
-        absent=frozenset(item.soname for item in closure.missing),
+        absent=frozenset(item.soname for item in rest.missing),
         tabled=tabled,
+        fresh=tuple(
+            found
+            for found in rest.found
+            if found.library is not None
+            and found.library.scope != "listed"
+            and not found.library.extension
+            and found.where in {Where.PATH, Where.PRELOADED, Where.UNREACHABLE}
+            and found.soname not in linker.loaded
+        ),
     )
 
 
-def _check(context: Context, library: Library, reach: _Reach) -> _Checked:
+def _check(context: Context, library: Library, reach: _Reach, root: Library | None) -> _Checked:
     # Cells of a matrix share most of their wheels, and most libraries bind to few of those in reach.
-    binding = tuple(exporter for exporter in reach.exporters if library.bound_by(exporter) is not None)
+    binding = library.once(
+        ("binds", reach.identities),
+        reach.exporters,
+        lambda: tuple(exporter for exporter in reach.exporters if library.bound_by(exporter) is not None),
+    )
+    if root is not None and library.bound_by(root) is not None:
+        binding = (*binding, root)
     if reach.listed:
         return _checked(context, library, reach, binding)
     torch, whole = context.torch is not None, context.installation.complete

@@ -39,7 +39,8 @@ def _versions(context: Context) -> None:
     ceilings = {"GLIBC": context.base.glibc, "GLIBCXX": context.base.glibcxx, "CXXABI": context.base.cxxabi}
     system = {found.soname: found.library for found in context.linker._system.values()}
     loaded = {found.library.path for found in context.linker.loaded.values() if found.library is not None}
-    reached = {found.key for root in context.roots for found in root.closure.found} | loaded
+    rests = {id(root.closure.rest): root.closure.rest for root in context.roots}.values()
+    reached = loaded.union((root.closure.root.key for root in context.roots), *(rest.keys for rest in rests))
     runtime = context.linker.runtime
     for wheel in context.installation.wheels:
         worst: dict[str, tuple[Version, str, str, Severity]] = {}

@@ -18,7 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from assay import __version__
-from assay.audit.audit import Audited, audit, audited
+from assay.audit.audit import Audited, audit
 from assay.audit.context import TargetGpu
 from assay.audit.facts import CodeGroup, GpuCode, WheelFacts
 from assay.audit.findings import AuditReport, Finding
@@ -186,7 +186,7 @@ class Auditor:
             demangle=self._demangle,
             known=self._others,
             problems=problems,
-        )
+        ).report
         return report.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
     def installation(
@@ -215,7 +215,7 @@ class Auditor:
     def _audited(
         self, installation: Installation, obtained: Sequence[Obtained], targets: Sequence[TargetGpu], name: str
     ) -> Audited:
-        return audited(
+        return audit(
             installation,
             self.knowledge,
             targets=targets,
