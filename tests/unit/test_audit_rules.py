@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,8 @@ def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:
     for order in (cells, cells[::-1]):
         together = {id(cell): audit(cell, knowledge).report for cell in order}
         assert apart == [together[id(cell)] for cell in cells]
+    with ThreadPoolExecutor(4) as pool:
+        assert apart == [done.report for done in pool.map(lambda cell: audit(cell, knowledge), cells)]
     assert len({report.model_dump_json() for report in apart}) > 6
 
 

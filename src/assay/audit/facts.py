@@ -187,24 +187,23 @@ class ExportTable(Value):
         return array("Q", self.hashes)
 
     @cached_property
-    def _asked(self) -> set[int]:
-        return set()
-
-    @cached_property
-    def _here(self) -> set[int]:
-        return set()
+    def _known(self) -> tuple[set[int], set[int]]:
+        """Hashes that were asked for, and those of them that are here."""
+        return set(), set()
 
     def lacking(self, keys: frozenset[int]) -> frozenset[int]:
         """Return those of the hashes that are not here.
 
         Of what torch exports little is ever asked for: to look that up takes a fraction of the time a set of all does.
         """
-        fresh = keys.difference(self._asked)
+        asked, here = self._known
+        fresh = keys.difference(asked)
         if fresh:
             hashes, last = self._hashes, len(self._hashes) - 1
-            self._asked.update(fresh)
-            self._here.update(key for key in fresh if hashes and hashes[min(bisect_left(hashes, key), last)] == key)
-        return keys.difference(self._here)
+            # In this order: cells are audited in several threads, and what was asked for must be known.
+            here.update(key for key in fresh if hashes and hashes[min(bisect_left(hashes, key), last)] == key)
+            asked.update(fresh)
+        return keys.difference(here)
 
 
 class Bound(NamedTuple):
