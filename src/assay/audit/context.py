@@ -123,7 +123,6 @@ class Context:
     """(sha256, path) of libraries whose symbols would have to be read to be sure."""
     broken: dict[str, str] = field(default_factory=dict)
     """Path of a root -> why it does not load."""
-    _for_others: dict[int, frozenset[str]] = field(default_factory=dict)
     _policy: dict[tuple[int, int | None], LibraryPolicy | None] = field(default_factory=dict)
 
     @cached_property
@@ -235,16 +234,13 @@ class Context:
         return library.path in self._others(wheel)
 
     def _others(self, wheel: WheelFacts) -> frozenset[str]:
-        others = self._for_others.get(id(wheel))
-        if others is None:
-            torch = self.torch
-            others = self._for_others[id(wheel)] = for_others(
-                wheel,
-                torch=None if torch is None else minor(torch.version),
-                cuda=None if torch is None else torch.cuda,
-                python=self.installation.python,
-            )
-        return others
+        torch = self.torch
+        return for_others(
+            wheel,
+            torch=None if torch is None else minor(torch.version),
+            cuda=None if torch is None else torch.cuda,
+            python=self.installation.python,
+        )
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.

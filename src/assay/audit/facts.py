@@ -293,20 +293,12 @@ class Library(_Fact):
             return True
         return name in self.plain or name in self.versioned
 
-    @cached_property
-    def _bound_by(self) -> dict[int, tuple[Library, Bound | None]]:
-        return {}
-
     def bound_by(self, other: Library) -> Bound | None:
         """Return what of `references` binds to what another library exports; None: nothing.
 
         A versioned reference binds to that version, to a definition without version, or to a library without versions.
         """
-        known = self._bound_by.get(id(other))
-        if known is None:
-            # The other is kept beside the answer, so that no other object can get its identity.
-            known = self._bound_by[id(other)] = other, self._bound(other)
-        return known[1]
+        return self.once(("bound by", id(other)), other, lambda: self._bound(other))
 
     def _bound(self, other: Library) -> Bound | None:
         names = self.names.intersection(other.plain) if other.plain else frozenset[str]()
@@ -322,24 +314,13 @@ class Library(_Fact):
         ]
         return Bound(names, frozenset(versioned)) if names or versioned else None
 
-    @cached_property
-    def resolved(self) -> dict[tuple[int, ...], tuple[tuple[Library, ...], Unresolved]]:
-        """What was found out of this library beside others before: their identities -> they, and what they lack."""
-        return {}
-
-    @cached_property
-    def _matches(self) -> dict[str, tuple[CodeGroup, ...]]:
-        return {}
-
     def groups_with(self, kernels: str) -> tuple[CodeGroup, ...]:
         """Return the groups of GPU code with a kernel whose mangled name a regular expression finds; empty: all."""
         if self.gpu is None:
             return ()
         if not kernels:
             return self.gpu.groups
-        if kernels not in self._matches:
-            self._matches[kernels] = tuple(self._groups_with(kernels))
-        return self._matches[kernels]
+        return self.once(("groups with", kernels), None, lambda: tuple(self._groups_with(kernels)))
 
     def _groups_with(self, kernels: str) -> Iterator[CodeGroup]:
         groups = self.gpu.groups if self.gpu is not None else ()
@@ -524,15 +505,11 @@ class WheelFacts(_Fact):
         """`named`, each library with its wheel."""
         return {name: tuple((self, library) for library in libraries) for name, libraries in self.named.items()}
 
-    @cached_property
-    def _matching(self) -> dict[str, tuple[Library, ...]]:
-        return {}
-
     def matching(self, glob: str) -> tuple[Library, ...]:
         """Return the libraries whose paths a glob is about."""
-        if glob not in self._matching:
-            self._matching[glob] = tuple(item for item in self.libraries if fnmatchcase(item.path, glob))
-        return self._matching[glob]
+        return self.once(
+            ("matching", glob), None, lambda: tuple(item for item in self.libraries if fnmatchcase(item.path, glob))
+        )
 
     @cached_property
     def by_soname(self) -> Mapping[str, Library]:

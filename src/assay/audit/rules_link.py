@@ -458,18 +458,18 @@ def _tabled(context: Context, listed: Sequence[Found]) -> str | None:
 
 def _unresolved_by(library: Library, binding: tuple[Library, ...]) -> Unresolved:
     """Return the references of a library that those it binds to do not resolve, by whose they are and by version."""
-    key = tuple(map(id, binding))
-    if key not in library.resolved:
-        bound = [one for exporter in binding if (one := library.bound_by(exporter)) is not None]
-        versioned = frozenset[Reference]().union(*(one.versioned for one in bound))
-        found: dict[tuple[Owner, str | None], list[str]] = {}
-        for name in sorted(library.names.difference(*(one.names for one in bound))):
-            for version in library.asked[name]:
-                if (name, version) not in versioned:
-                    found.setdefault((owner(name), version), []).append(name)
-        # The exporters are kept beside the answer, so that no other object can get the identity of one.
-        library.resolved[key] = binding, {group: tuple(names) for group, names in found.items()}
-    return library.resolved[key][1]
+    return library.once(("unresolved", *map(id, binding)), binding, lambda: _left(library, binding))
+
+
+def _left(library: Library, binding: tuple[Library, ...]) -> Unresolved:
+    bound = [one for exporter in binding if (one := library.bound_by(exporter)) is not None]
+    versioned = frozenset[Reference]().union(*(one.versioned for one in bound))
+    found: dict[tuple[Owner, str | None], list[str]] = {}
+    for name in sorted(library.names.difference(*(one.names for one in bound))):
+        for version in library.asked[name]:
+            if (name, version) not in versioned:
+                found.setdefault((owner(name), version), []).append(name)
+    return {group: tuple(names) for group, names in found.items()}
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:

@@ -256,8 +256,6 @@ class Auditor:
     def _obtain_all(self, wheels: Sequence[LockedWheel]) -> list[Obtained]:
         obtained = [self._known(wheel) for wheel in wheels]
         left = [wheel for wheel, item in zip(wheels, obtained, strict=True) if item is None]
-        if not left:
-            return [item for item in obtained if item is not None]
         with ThreadPoolExecutor(JOBS) as pool:
             read = pool.map(self.locked, left)
             return [next(read) if item is None else item for item in obtained]
