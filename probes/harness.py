@@ -87,8 +87,11 @@ def oom_kills():
     return -1
 
 
-def descendants():
-    """Return the pids of all processes below this one, found by their parents in /proc."""
+def descendants(of=None):
+    """Return the pids of all processes below one (this one, if none is named), found by their parents in /proc.
+
+    Parents come before their children.
+    """
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -97,7 +100,7 @@ def descendants():
                     parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
             except (OSError, ValueError, IndexError):
                 continue
-    found, frontier = [], {os.getpid()}
+    found, frontier = [], {os.getpid() if of is None else of}
     while frontier:
         frontier = {pid for pid, parent in parents.items() if parent in frontier}
         found += frontier

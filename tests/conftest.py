@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
@@ -50,3 +53,17 @@ def _sealed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture
+def library(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import a module of probes/ by name, and forget them all afterwards."""
+    monkeypatch.syspath_prepend(str(root / "probes"))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        del sys.modules[name]

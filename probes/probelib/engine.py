@@ -6,9 +6,14 @@ next configuration starts, and its crash leaves the probe alive to tell of it.
 
 import json
 import os
+import re
+import resource
+import signal
 import subprocess
 import sys
 import time
+
+from harness import descendants
 
 from probelib.context import NotRun, Unsupported
 
@@ -128,10 +133,11 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
             {"model": model, "arguments": arguments, "tasks": tasks, "must": [asked_for[0]] if asked_for else []}, file
         )
     began = time.monotonic()
+    stood = ""
     settings = {
         **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false",
-        **(environment or {}),
+        "PYTHONFAULTHANDLER": "1", "DO_NOT_TRACK": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TOKENIZERS_PARALLELISM": "false", **(environment or {}),
     }  # fmt: skip
     driver = os.path.join(HERE, f"{engine}_driver.py")
     with open(log, "wb") as out:
@@ -139,8 +145,7 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
         try:
             code = child.wait(timeout)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            stood = stop(child, log)
             code = "time-out"
     said = tail(log)
     sys.stderr.write(f"--- {engine} {label}, ended with {code}\n{said[-6000:]}\n")
@@ -153,7 +158,7 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
         raise NotRun("API not found: " + document["api_not_found"])
     error = document.get("error", "")
     if code == "time-out":
-        raise TimeoutError(f"{engine} ({label}) gave no answer within {timeout} s")
+        raise TimeoutError(f"{engine} ({label}) gave no answer within {timeout} s" + (f"; {stood}" if stood else ""))
     if error or code != 0:
         text = error or f"{engine} ended with {signal_of(code)}"
         whole = (text + "\n" + said).lower()
@@ -168,6 +173,67 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
         probe.metric(f"{label}.{name}", value)
     disturb(probe, document)
     return document
+
+
+def stop(child, log, *, patience=5.0):
+    """End an engine that gives no answer, with all processes below it; return where each of them stood.
+
+    SIGABRT makes a Python process write its stacks into the log, whatever it hangs in (PYTHONFAULTHANDLER is set).
+    The innermost processes go first, lest they end with their parents before they have spoken.
+    """
+    said = []
+    below = descendants(child.pid)
+    for pid in [*reversed(below), child.pid]:
+        name = process_name(pid)
+        if name:
+            at = os.path.getsize(log)
+            try:
+                resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+                os.kill(pid, signal.SIGABRT)
+            except (ProcessLookupError, PermissionError):
+                continue
+            ends = time.monotonic() + patience
+            while running(pid) and time.monotonic() < ends:
+                time.sleep(0.02)
+            with open(log, "rb") as file:
+                file.seek(at)
+                frame = innermost(file.read(1 << 20).decode("utf-8", "replace"))
+            said += [f"{name} stood in {frame}"] if frame else []
+    for pid in [*below, child.pid]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    child.wait()
+    return "; ".join(reversed(said))[:600]
+
+
+def process_name(pid):
+    """Return what a process calls itself; nothing for those that only help: compilers' workers, resource trackers."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().decode("utf-8", "replace").rstrip("\0 ").split("\0")
+    except OSError:
+        return ""
+    if not words[0] or any(mark in word for word in words for mark in ("compile_worker", "resource_tracker")):
+        return ""
+    # Engines rename their processes ("sglang::scheduler"); else the program tells more than the interpreter.
+    return next((os.path.basename(word) for word in words if word.endswith(".py")), os.path.basename(words[0]))
+
+
+def running(pid):
+    """Whether a process is there and not yet dead; who has ended and was not waited for counts as dead."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def innermost(stacks):
+    """Return "file.py:12 function" of the innermost frame of the thread that was hit, out of faulthandler's stacks."""
+    hit = re.search(r'Current thread .*\n  File "(?:.*/)?(.+?)", line (\d+) in (\S+)', stacks)
+    return "{}:{} {}".format(*hit.groups()) if hit else ""
 
 
 def disturb(probe, document):
@@ -192,8 +258,6 @@ def disturb(probe, document):
 
 def best_line(text, said):
     """Return the line that tells most: the engine's first own error rather than the wrapper's last."""
-    import re
-
     # The name of an exception at the start of a line, or behind a log line's own prefix.
     lines = [match.group(0) for match in re.finditer(r"(?m)(?:^|[] ])((?:\w+\.)*\w+(?:Error|Exception): .+)$", said)]
     inner = next((line.strip("] ") for line in lines if "RuntimeError: Engine" not in line), "")

@@ -40,6 +40,9 @@ def work(job, answer):
     began = time.monotonic()
     engine = sglang.Engine(model_path=job["model"], **arguments)
     answer["seen"]["start_seconds"] = round(time.monotonic() - began, 2)
+    # Until its first request SGLang 0.5.2 does not listen to its scheduler: get_server_info and flush_cache would wait
+    # for ever. No prompt of a probe begins with this token.
+    engine.generate(input_ids=[[1]], sampling_params={"temperature": 0.0, "max_new_tokens": 1})
     information = engine.get_server_info()
     for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend", "sampling_backend",
                  "quantization", "kv_cache_dtype", "disable_cuda_graph", "chunked_prefill_size",

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture
-def library(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Import a module of probes/ by name, and forget them all afterwards."""
-    monkeypatch.syspath_prepend(str(root / "probes"))
-    before = set(sys.modules)
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 def program(root: Path, name: str) -> Any:

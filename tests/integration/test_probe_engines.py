@@ -1,0 +1,97 @@
+"""Programs of the suite and the drivers of engines, in processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HANGING_DRIVER = """
+import os, subprocess, sys, time
+
+def waits_below():
+    print("below", os.getpid(), flush=True)
+    time.sleep(600)
+
+def waits_for_the_answer():
+    time.sleep(600)
+
+if len(sys.argv) == 2:
+    waits_below()
+subprocess.Popen([sys.executable, __file__, "below"])
+waits_for_the_answer()
+"""
+
+
+def test_an_engine_that_hangs_tells_where_and_is_ended_with_all_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Any
+) -> None:
+    engine, context = library("probelib.engine"), library("probelib.context")
+    (tmp_path / "idle_driver.py").write_text(HANGING_DRIVER)
+    monkeypatch.setattr(engine, "HERE", str(tmp_path))
+
+    with pytest.raises(TimeoutError) as caught:
+        engine.ask(context.Context(folder=str(tmp_path)), "idle", "one", model="", arguments={}, tasks=[], timeout=3)
+
+    assert "idle (one) gave no answer within 3 s" in str(caught.value)
+    assert re.search(r"idle_driver.py stood in idle_driver.py:\d+ waits_for_the_answer", str(caught.value))
+    assert re.search(r"idle_driver.py stood in idle_driver.py:\d+ waits_below", str(caught.value))
+    (below,) = re.findall(r"below (\d+)", (tmp_path / "one.log").read_text())
+    assert not engine.running(int(below))
+
+
+DEAF_SGLANG = """
+import dataclasses
+
+class Engine:
+    def __init__(self, model_path, **arguments):
+        self.listens = False
+
+    def generate(self, input_ids, sampling_params, return_logprob=False, **_):
+        self.listens = True
+        about = {"output_token_logprobs": [(-1.0, 7)], "cached_tokens": 0, "finish_reason": {"type": "length"}}
+        return [{"text": "a", "meta_info": about} for _ in input_ids]
+
+    def get_server_info(self):
+        assert self.listens, "would wait for ever"
+        return {"attention_backend": "fa3"}
+
+    def flush_cache(self):
+        assert self.listens, "would wait for ever"
+"""
+SERVER_ARGS = """
+import dataclasses
+
+@dataclasses.dataclass
+class ServerArgs:
+    model_path: str = ""
+"""
+
+
+def test_sglang_is_asked_nothing_before_its_first_request(root: Path, tmp_path: Path) -> None:
+    """SGLang 0.5.2 listens to its scheduler from the first request on, and waits for ever for what comes before."""
+    package = tmp_path / "sglang"
+    (package / "srt").mkdir(parents=True)
+    (package / "__init__.py").write_text(DEAF_SGLANG)
+    (package / "srt" / "__init__.py").touch()
+    (package / "srt" / "server_args.py").write_text(SERVER_ARGS)
+    task = {"name": "first", "prompts": [[40, 41]], "max_tokens": 1, "flush": True}
+    job = {"model": "", "arguments": {}, "must": [], "tasks": [task]}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+
+    driver = root / "probes" / "probelib" / "sglang_driver.py"
+    subprocess.run(
+        [sys.executable, driver, tmp_path / "job.json", tmp_path / "answer.json"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True, timeout=60,
+    )  # fmt: skip
+
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert "" == answer["error"]
+    assert {"attention_backend": "fa3"} == {k: v for k, v in answer["seen"].items() if k != "start_seconds"}
+    assert [7] == answer["tasks"][0]["answers"][0]["tokens"]
