@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from wheels import facts, library
 
 from assay.adapters.knowledge_files import load_knowledge
@@ -154,10 +158,7 @@ def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:
         for python in ("3.11", "3.12")
         for complete in (True, False)
     ]
-    apart = [
-        audit(replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels)), knowledge).report
-        for cell in cells
-    ]
+    apart = [audit(untouched(cell), knowledge).report for cell in cells]
 
     for order in (cells, cells[::-1]):
         together = {id(cell): audit(cell, knowledge).report for cell in order}
@@ -165,6 +166,163 @@ def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert apart == [done.report for done in pool.map(lambda cell: audit(cell, knowledge), cells)]
     assert len({report.model_dump_json() for report in apart}) > 6
+
+
+LIBRARIES = ("liba.so", "libb.so")
+ASKED = (*LIBRARIES, "libc10.so", "libcudart.so.12", "libz.so.1", "libnowhere.so")
+SYMBOLS = ("_ZN1aEv", "_ZN1bEv", COMMON, SYM_NE, "cudaMalloc", "PyUnstable_Long_IsCompact", "plain")
+BASES = (
+    BOOKWORM,
+    replace(BOOKWORM, name="old", glibc="2.31"),
+    replace(BOOKWORM, name="bare", sonames=frozenset()),
+    replace(BOOKWORM, name="unknown", known=False),
+)
+
+
+@st.composite
+def small_library(draw: st.DrawFn, path: str, soname: str | None = None) -> Library:
+    """A library that asks for, brings and says whatever the rules about loading look at."""
+    some = partial(st.lists, unique=True, min_size=1, max_size=2)
+    look = draw(st.sampled_from([(), ("$ORIGIN",), ("$ORIGIN/../own.libs",), ("$ORIGIN/../shared",)]))
+    return library(
+        path,
+        soname=soname,
+        needed=tuple(draw(some(st.sampled_from(ASKED)))),
+        undefined=tuple(draw(some(st.sampled_from(SYMBOLS)))) if draw(st.booleans()) else (),
+        defined=tuple(draw(some(st.sampled_from(SYMBOLS[:2])))),
+        requires=draw(st.sampled_from([{}, {"libc.so.6": ("GLIBC_2.34",)}, {"liba.so": ("A_2",)}])),
+        provides=draw(st.sampled_from([(), ("A_1",), ("A_2",)])),
+        scope=draw(st.sampled_from(["full", "full", "full", "listed"])),
+        **{draw(st.sampled_from(["rpath", "runpath"])): look},
+    )
+
+
+@st.composite
+def small_wheel(draw: st.DrawFn, name: str) -> WheelFacts:
+    """A wheel with a module or two and what they may find beside them, or in a folder that several wheels fill."""
+    places = draw(
+        st.lists(st.sampled_from(["own.libs", f"{name}.libs", "shared"]), min_size=0, max_size=2, unique=True)
+    )
+    beside = [(f"{place}/{file}", file) for place in places for file in LIBRARIES if draw(st.booleans())]
+    modules = [f"{name}/m{number}.abi3.so" for number in range(draw(st.integers(1, 2)))]
+    made = [draw(small_library(path)) for path in modules] + [draw(small_library(*one)) for one in beside]
+    return facts(name, "1.0", *made)
+
+
+BYSTANDERS = (facts("by", "1"), facts("stander", "1"))
+"""In sets of two nothing is settled."""
+
+
+def untouched(cell: Installation) -> Installation:
+    """Return a cell whose wheels nobody has looked at."""
+    return replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels))
+
+
+def unread(wheel: WheelFacts) -> WheelFacts:
+    return facts(wheel.name, wheel.version, *(library(item.path, scope="listed") for item in wheel.libraries))
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_what_was_said_of_a_wheel_in_other_cells_changes_nothing(knowledge: Knowledge, data: st.DataObject) -> None:
+    """Whatever cells went before: a cell gets the report that it gets from wheels nobody has looked at."""
+    torches = [(), (torch(),), (torch("2.9.1"),), (unread(torch()),), (torch(more=("_ZN1aEv",)),)]
+    runtimes = [(cudart(),), (), (cudart("12.9.1"),)]
+    python, base = st.sampled_from(["3.11", "3.12"]), st.sampled_from(BASES)
+    around = st.builds(
+        lambda wheels, runtime, python, base, complete: Installation(
+            wheels=(*BYSTANDERS, *wheels, *runtime), python=python, base=base, complete=complete
+        ),
+        st.sampled_from(torches), st.sampled_from(runtimes), python, base, st.booleans(),
+    )  # fmt: skip
+    one, other = data.draw(around), data.draw(around)
+    changed = data.draw(st.sampled_from(["wheels", "python", "base", "complete"]))
+    two = replace(one, **{changed: getattr(other, changed)})
+    wheels = [data.draw(small_wheel(name)) for name in ("one", "two", "three")]
+
+    for place in (one, two, one, two):
+        chosen = [wheel for wheel in wheels if data.draw(st.booleans())]
+        cell = replace(place, wheels=(*chosen, *place.wheels))
+        assert audit(untouched(cell), knowledge, targets=(SM120,)) == audit(cell, knowledge, targets=(SM120,))
+
+
+def module(name: str, *undefined: str, needed: tuple[str, ...] = (), **more: Any) -> Library:
+    return library(f"{name}/m.abi3.so", undefined=undefined, needed=needed, **more)
+
+
+NEW_GLIBC: dict[str, tuple[str, ...]] = {"libc.so.6": ("GLIBC_2.34",)}
+OTHER_TORCH = facts("torch", "2.10.0", *torch().libraries)
+ONE_OF_ITS_OWN = facts("one", "1", module("one", needed=("liba.so",)), library("one.libs/liba.so"))
+LEND = facts("lend", "1", library("shared/liba.so", requires={"libc.so.6": ("GLIBC_2.38",)}))
+ON = Installation(wheels=(), python="3.12", base=BOOKWORM)
+
+
+@pytest.mark.parametrize(
+    ("wheel", "first", "then"),
+    [
+        pytest.param(module("one", "PyUnstable_Long_IsCompact"), ON, replace(ON, python="3.11"), id="python"),
+        pytest.param(module("one", "_ZN1aEv"), replace(ON, complete=False), ON, id="complete"),
+        pytest.param(module("one", requires=NEW_GLIBC), ON, replace(ON, base=BASES[1]), id="glibc"),
+        pytest.param(module("one", needed=("libz.so.1",)), ON, replace(ON, base=BASES[2]), id="the base's libraries"),
+        pytest.param(
+            module("one", needed=("liba.so",)), ON, replace(ON, wheels=(LEND,)), id="somebody brings what it needs"
+        ),
+        pytest.param(ONE_OF_ITS_OWN, ON, replace(ON, wheels=(LEND,)), id="somebody brings the same as it"),
+        pytest.param(
+            LEND, ON,
+            replace(ON, wheels=(facts("two", "1", module("two", needed=("liba.so",), rpath=("$ORIGIN/../shared",))),)),
+            id="somebody needs what it brings",
+        ),
+        pytest.param(
+            module("one", "cudaMalloc"),
+            replace(ON, wheels=(torch(), cudart())),
+            replace(ON, wheels=(torch(), facts("nvidia-cuda-runtime-cu12", "1", library(
+                "nvidia/cuda_runtime/lib/libcudart.so.12", soname="libcudart.so.12", defined=("cudaOther",))))),
+            id="what torch makes global",
+        ),
+        pytest.param(module("one", SYM_NE), ON, replace(ON, wheels=(torch(), cudart())), id="torch at all"),
+        pytest.param(
+            module("one", "plain"), replace(ON, wheels=(torch(), cudart())), replace(ON, wheels=(unread(OTHER_TORCH),)),
+            id="whether torch was read",
+        ),
+        pytest.param(
+            module("one", COMMON), replace(ON, wheels=(unread(torch()),)), replace(ON, wheels=(unread(OTHER_TORCH),)),
+            id="whether torch's exports are known",
+        ),
+        pytest.param(
+            module("one", COMMON, SYM_NE, needed=("libc10.so",)),
+            replace(ON, wheels=(torch(), cudart())), replace(ON, wheels=(torch("2.9.1"), cudart())),
+            id="which torch has loaded it",
+        ),
+        pytest.param(
+            module("one", needed=("libcudart.so.12",)),
+            replace(ON, wheels=(torch(), cudart())),
+            replace(ON, wheels=(torch(), cudart(), facts("two", "1", module("two", needed=("libcudart.so.13",))))),
+            id="another CUDA runtime beside it",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_settled_of_a_wheel_is_settled_for_its_surroundings_alone(
+    knowledge: Knowledge, wheel: Library | WheelFacts, first: Installation, then: Installation
+) -> None:
+    """Each pair of cells differs in one thing that the verdict on the wheel, or one that stands on it, rests on."""
+    wheel = facts("one", "1", wheel) if isinstance(wheel, Library) else wheel.model_copy(deep=True)
+    cells = [replace(cell, wheels=(*cell.wheels, wheel, *BYSTANDERS)) for cell in (first, then)]
+    apart = [audit(untouched(cell), knowledge) for cell in cells]
+
+    assert apart[0] != apart[1]
+    assert [*apart, *apart] == [audit(cell, knowledge) for cell in (*cells, *cells)]
+
+
+def test_suggestions_are_not_settled(knowledge: Knowledge) -> None:
+    """They rest on what else is known by now."""
+    wheel, newer = extension(COMMON, SYM_NE), extension(COMMON, NEW_STRING).model_copy(update={"version": "2.0"})
+    apart = judged(knowledge, torch("2.9.1"), cudart(), wheel.model_copy(deep=True), known={"ext": [newer]})
+
+    judged(knowledge, there := torch("2.9.1"), runtime := cudart(), wheel)
+
+    assert apart == judged(knowledge, there, runtime, wheel, known={"ext": [newer]})
+    assert "ext" in {item.package for finding in apart.findings for item in finding.suggestions}
 
 
 def test_r1_what_was_forced_or_is_installed_weighs_less(knowledge: Knowledge) -> None:

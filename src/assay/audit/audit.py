@@ -102,6 +102,8 @@ def _apply(context: Context) -> None:
                     )
                 )
     requirement_rules(context)
+    before = len(context.findings)
     link_rules(context)
     version_rules(context)
+    context.settle(context.findings[before:])
     torch_rules(context)

@@ -11,6 +11,7 @@ from typing import Final
 
 from packaging.version import InvalidVersion
 
+from assay.audit import settled
 from assay.audit.facts import Library, WheelFacts, torch_names
 from assay.audit.findings import Finding
 from assay.audit.history import TorchHistory
@@ -123,6 +124,10 @@ class Context:
     """(sha256, path) of libraries whose symbols would have to be read to be sure."""
     broken: dict[str, str] = field(default_factory=dict)
     """Path of a root -> why it does not load."""
+    doubts: dict[int, set[tuple[str, str]]] = field(default_factory=dict)
+    """Identity of a wheel -> what of `uncertain` is due to it."""
+    torch_bound: set[int] = field(default_factory=set)
+    """Identities of wheels of which another torch might make something else."""
     _policy: dict[tuple[int, int | None], LibraryPolicy | None] = field(default_factory=dict)
 
     @cached_property
@@ -203,11 +208,90 @@ class Context:
         return any(_matches(target.dotted, glob) for glob in globs)
 
     @cached_property
+    def _surroundings(self) -> tuple[settled.Surroundings, ...]:
+        """What a wheel that keeps to itself may rest on, the least first; empty where that is not told apart."""
+        here = settled.surroundings_of(self.linker, self.knowledge, self.targets, self.demangle)
+        if here is None:
+            return ()
+        unread = [found for found in self.linker.global_scope if self.linker.opaque(found)]
+        return settled.with_any_torch(here, self.linker, self.tabled(unread)), here
+
+    @cached_property
+    def _alone(self) -> Mapping[int, tuple[WheelFacts, bool]]:
+        return settled.that_keep_to_themselves(self.linker) if self._surroundings else {}
+
+    @cached_property
+    def settled(self) -> Mapping[int, settled.Settled]:
+        """Identity of a wheel -> what the rules about loading are known to say of it here."""
+        found: dict[int, settled.Settled] = {}
+        for wheel, _ in self._alone.values():
+            kept = settled.settled_in(wheel, self._others(wheel))
+            for here in self._surroundings if kept else ():
+                if id(here) in kept:
+                    found[id(wheel)] = kept[id(here)]
+                    break
+        return found
+
+    def say_what_is_settled(self) -> None:
+        """Say what the rules about loading said of the settled wheels in another cell."""
+        for known in self.settled.values():
+            self.findings += known.findings
+            self.uncertain |= known.uncertain
+            for path, why in known.broken:
+                self.broken.setdefault(path, why)
+
+    def settle(self, said: Iterable[Finding]) -> None:
+        """Keep with wheels what the rules about loading said of them, where that holds in other cells too."""
+        told: dict[str, list[Finding]] = {}
+        for finding in said:
+            told.setdefault(finding.package, []).append(finding)
+        for wheel, of_torch in self._alone.values():
+            findings = told.get(label(wheel), [])
+            if id(wheel) in self.settled or not settled.holds(findings):
+                continue
+            any_torch, here = self._surroundings
+            if (
+                not of_torch
+                and id(wheel) not in self.torch_bound
+                and wheel.name not in self._policies
+                and settled.holds_with_any_torch(findings)
+            ):
+                here = any_torch
+            broken = tuple((path, why) for path, why in self.broken.items() if path in wheel.paths)
+            settled.settled_in(wheel, self._others(wheel))[id(here)] = settled.Settled(
+                here,
+                tuple(findings),
+                frozenset(self.doubts.get(id(wheel), ())),
+                broken,
+                self.cuda_runtimes.get(id(wheel), ()),
+            )
+
+    @cached_property
+    def cuda_runtimes(self) -> Mapping[int, tuple[str, ...]]:
+        """Identity of a wheel -> CUDA's runtime as its modules ask for it, by SONAME."""
+        asked: dict[int, dict[str, None]] = {}
+        for root in self.roots:
+            for name in root.library.needed:
+                if name.startswith("libcudart.so."):
+                    asked.setdefault(id(root.wheel), {})[name] = None
+        return {number: tuple(names) for number, names in asked.items()} | {
+            number: known.cuda_runtimes for number, known in self.settled.items() if known.cuda_runtimes
+        }
+
+    def tabled(self, listed: Iterable[Found]) -> str | None:
+        """Return the release by which the table of torch's exports stands in for libraries that were not read."""
+        torch = self.torch
+        if torch is None or not any(found.wheel is torch for found in listed):
+            return None
+        release = torch_release(torch.version)
+        return release if self.knowledge.history.knows(release) else None
+
+    @cached_property
     def roots(self) -> tuple[Root, ...]:
-        """What is loaded by itself, of all wheels but torch and the CUDA libraries."""
+        """What is loaded by itself, of all wheels but torch, the CUDA libraries and those that are settled."""
         found: list[Root] = []
         for wheel in self.installation.wheels:
-            if wheel.is_torch:
+            if wheel.is_torch or id(wheel) in self.settled:
                 continue
             for library, loads in _loadable(wheel, self._others(wheel)):
                 policy = self.policy(wheel, library)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -261,6 +261,11 @@ class Linker:
         """Keys of `global_scope`."""
         return frozenset(found.key for found in self.global_scope)
 
+    @cached_property
+    def global_ids(self) -> frozenset[int]:
+        """Identities of the libraries of `global_scope`."""
+        return frozenset(id(found.library) for found in self.global_scope if found.library is not None)
+
     def closure(self, root: Found) -> Closure:
         """Return a library with everything it pulls in, breadth first."""
         library = root.library
@@ -352,7 +357,7 @@ class Linker:
             return Found(soname=name, where=Where.DRIVER)
         if name in self._system:
             return self._system[name]
-        if name in self.installation.base.sonames or name in self.runtime:
+        if self.of_the_system(name):
             return Found(soname=name, where=Where.BASE)
         holders = self._holders(name)
         if holders:
@@ -371,6 +376,19 @@ class Linker:
                 found.setdefault(library.folder, (None, library))
             self._places[file] = found
         return self._places[file]
+
+    @property
+    def holding(self) -> Mapping[str, Collection[tuple[WheelFacts, Library]]]:
+        """Name -> the libraries of wheels that go by it."""
+        return self._holding
+
+    def loaded_from_wheel(self, name: str) -> bool:
+        """Whether torch has loaded a wheel's library under a name."""
+        return name in self.loaded and self.loaded[name].wheel is not None
+
+    def of_the_system(self, name: str) -> bool:
+        """Whether the driver or the base has a library of a name, as far as names tell."""
+        return name in self.driver or name in self.installation.base.sonames or name in self.runtime
 
     def _holders(self, name: str) -> list[tuple[WheelFacts, Library]]:
         """Return the libraries of wheels that go by a name."""

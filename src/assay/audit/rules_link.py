@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, assert_never
 
-from assay.audit.context import Context, Root, label, torch_release
+from assay.audit.context import Context, Root, label
 from assay.audit.facts import Library, Reference, Unresolved, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed
@@ -47,6 +47,7 @@ class _Checked:
 
 def link_rules(context: Context) -> None:
     """Check torch itself, then everything else that is loaded by itself."""
+    context.say_what_is_settled()
     _torch(context)
     _missing_sonames(context)
     known: dict[int, _Reach] = {}
@@ -82,6 +83,8 @@ def _missing_sonames(context: Context) -> None:
         own[id(root.wheel)].append(root)
     for wheel in context.installation.wheels:
         _cuda_variants(context, wheel)
+        if id(wheel) in context.settled:
+            continue
         # What matters most is named first.
         roots = sorted(own[id(wheel)], key=lambda root: root.policy is None or root.policy.use != "required")
         loading = [root for root in roots if not _hard(context, root)]
@@ -314,7 +317,10 @@ def _symbols(context: Context, root: Root, known: dict[int, _Reach]) -> None:
     for found in (closure.root, *reach.fresh):
         if found.library is None:
             continue
-        checked = _check(context, found.library, reach, root_too)
+        binding = _binding(found.library, reach, root_too)
+        checked = _check(context, found.library, reach, binding)
+        if checked.anything or not context.linker.global_ids.isdisjoint(map(id, binding)):
+            context.torch_bound.add(id(root.wheel))
         if checked.anything:
             _report(context, root, found.wheel or root.wheel, found.library, checked)
 
@@ -350,7 +356,7 @@ def _reach(context: Context, closure: Closure) -> _Reach:
             listed.append(found)
         else:
             exporters.append(found.library)
-    tabled = _tabled(context, listed)
+    tabled = context.tabled(listed)
     if tabled:
         # What else torch pulls in is not known then either.
         listed = [found for found in listed if found.wheel is not context.torch]
@@ -373,7 +379,8 @@ def _reach(context: Context, closure: Closure) -> _Reach:
     )
 
 
-def _check(context: Context, library: Library, reach: _Reach, root: Library | None) -> _Checked:
+def _binding(library: Library, reach: _Reach, root: Library | None) -> tuple[Library, ...]:
+    """Return those in reach that a library binds to."""
     # Cells of a matrix share most of their wheels, and most libraries bind to few of those in reach.
     binding = library.once(
         ("binds", reach.identities),
@@ -382,6 +389,10 @@ def _check(context: Context, library: Library, reach: _Reach, root: Library | No
     )
     if root is not None and library.bound_by(root) is not None:
         binding = (*binding, root)
+    return binding
+
+
+def _check(context: Context, library: Library, reach: _Reach, binding: tuple[Library, ...]) -> _Checked:
     if reach.listed:
         return _checked(context, library, reach, binding)
     torch, whole = context.torch is not None, context.installation.complete
@@ -447,15 +458,6 @@ def _unread(context: Context, listed: Sequence[Found]) -> list[Found]:
     return [found for found in listed if found.wheel is context.torch]
 
 
-def _tabled(context: Context, listed: Sequence[Found]) -> str | None:
-    """Return the release by which the table of torch's exports stands in for libraries that were not read."""
-    torch = context.torch
-    if torch is None or not _unread(context, listed):
-        return None
-    release = torch_release(torch.version)
-    return release if context.knowledge.history.knows(release) else None
-
-
 def _unresolved_by(library: Library, binding: tuple[Library, ...]) -> Unresolved:
     """Return the references of a library that those it binds to do not resolve, by whose they are and by version."""
     return library.once(("unresolved", *map(id, binding)), binding, lambda: _left(library, binding))
@@ -473,9 +475,11 @@ def _left(library: Library, binding: tuple[Library, ...]) -> Unresolved:
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
-    context.uncertain |= {
-        (found.wheel.sha256, found.library.path) for found in checked.uncertain if found.wheel and found.library
-    }
+    if checked.uncertain:
+        context.doubts.setdefault(id(root.wheel), set()).update(
+            (found.wheel.sha256, found.library.path) for found in checked.uncertain if found.wheel and found.library
+        )
+        context.uncertain |= context.doubts[id(root.wheel)]
     severity = context.severity(root.policy)
     torch_names = [name for name, _ in checked.missing if owner(name) is Owner.TORCH]
     if torch_names and all(_torch_has(context, name) for name in torch_names):

@@ -15,6 +15,7 @@ from typing import Final
 from assay.audit.context import Context, label, minor, torch_release
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding, Suggestion
+from assay.audit.history import TorchHistory
 from assay.audit.knowledge import distance, nearest, parsed
 from assay.audit.symbols import Kind
 from assay.audit.variants import torch_variants
@@ -186,10 +187,10 @@ def _stable(context: Context, wheel: WheelFacts, library: Library) -> None:
     if torch is None:
         return
     history = context.knowledge.history
-    needed = [(having[0], name) for name in library.shims if (having := history.having(name))]
-    if not needed:
+    newest = library.once(("newest shim", id(history)), history, lambda: _newest_shim(library, history))
+    if newest is None:
         return
-    version, name = max(needed, key=lambda item: parsed(item[0]))
+    version, name = newest
     if parsed(minor(version)) > parsed(minor(torch.version)):
         context.broken.setdefault(library.path, f"needs {name} of torch {minor(version)}")
         context.add(
@@ -206,6 +207,12 @@ def _stable(context: Context, wheel: WheelFacts, library: Library) -> None:
                 suggestions=suggestions(context, wheel),
             )
         )
+
+
+def _newest_shim(library: Library, history: TorchHistory) -> tuple[str, str] | None:
+    """Return the first release that has all functions of the stable ABI that a library uses, and one it is due to."""
+    needed = [(having[0], name) for name in library.shims if (having := history.having(name))]
+    return max(needed, key=lambda item: parsed(item[0]), default=None)
 
 
 def missing_torch_symbols(

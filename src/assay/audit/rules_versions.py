@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -43,9 +44,11 @@ def _versions(context: Context) -> None:
     reached = loaded.union((root.closure.root.key for root in context.roots), *(rest.keys for rest in rests))
     runtime = context.linker.runtime
     for wheel in context.installation.wheels:
+        if id(wheel) in context.settled:
+            continue
         worst: dict[str, tuple[Version, str, str, Severity]] = {}
         for library in wheel.libraries:
-            if not library.requires or library.path not in reached:
+            if not library.requires or library.path not in reached or (not system and _met(library, ceilings, runtime)):
                 continue
             for file, newest in _newest_of(library).items():
                 known = system.get(file) if system else None
@@ -78,6 +81,22 @@ def _versions(context: Context) -> None:
                         fix="take a base of a newer distribution, or a wheel built for an older one",
                     )
                 )
+
+
+def _met(library: Library, ceilings: Mapping[str, str | None], runtime: AbstractSet[str]) -> bool:
+    """Whether a library asks for versions of the C and C++ runtime alone, and of none newer than the base has."""
+    return library.once(
+        ("runtime suffices", *ceilings.values(), runtime),
+        None,
+        lambda: all(
+            file in runtime
+            and not any(
+                (ceiling := ceilings[family]) and _newer(version, f"{family}_{ceiling}")
+                for family, _, version in newest
+            )
+            for file, newest in _newest_of(library).items()
+        ),
+    )
 
 
 def _asker(context: Context, wheel: WheelFacts, library: Library) -> _Asker:
@@ -145,10 +164,9 @@ def _cuda_majors(context: Context) -> None:
         for found in context.linker.loaded.values():
             if found.soname.startswith("libcudart.so."):
                 users[found.soname].add(label(torch))
-    for root in context.roots:
-        for name in root.library.needed:
-            if name.startswith("libcudart.so."):
-                users[name].add(label(root.wheel))
+    for wheel in context.installation.wheels:
+        for name in context.cuda_runtimes.get(id(wheel), ()):
+            users[name].add(label(wheel))
     if len(users) > 1:
         parts = "; ".join(f"{name} by {', '.join(sorted(who)[:3])}" for name, who in sorted(users.items()))
         context.add(
