@@ -8,6 +8,8 @@ import time
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+COMPACT = "constrained_json_disable_any_whitespace"
+
 
 def main(job_path, answer_path):
     with open(job_path) as file:
@@ -49,11 +51,13 @@ def work(job, answer):
                  "max_total_num_tokens"):  # fmt: skip
         if information.get(name) is not None:
             answer["seen"][name] = str(information[name])
+    if COMPACT in job["arguments"]:
+        answer["seen"]["compact_json"] = COMPACT in known
     for task in job["tasks"]:
-        answer["tasks"].append(run_task(engine, task))
+        answer["tasks"].append(run_task(engine, task, COMPACT in known))
 
 
-def run_task(engine, task):
+def run_task(engine, task, compact):
     from probelib.calls import flushed
 
     if task.get("flush"):
@@ -61,7 +65,8 @@ def run_task(engine, task):
         time.sleep(0.2)
     parameters = {"temperature": 0.0, "max_new_tokens": task["max_tokens"], "ignore_eos": "schema" not in task}
     if "schema" in task:
-        parameters["json_schema"] = json.dumps(task["schema"])
+        # SGLang 0.5.2 has no way to forbid white space, which random weights then write without end.
+        parameters["json_schema"] = json.dumps(task["schema" if compact else "choice"])
     extra = {"logprob_start_len": 0} if task.get("prompt_logprobs") else {}
     began = time.perf_counter()
     outputs = engine.generate(input_ids=task["prompts"], sampling_params=parameters, return_logprob=True, **extra)

@@ -56,7 +56,7 @@ class Engine:
     def generate(self, input_ids, sampling_params, return_logprob=False, **_):
         self.listens = True
         about = {"output_token_logprobs": [(-1.0, 7)], "cached_tokens": 0, "finish_reason": {"type": "length"}}
-        return [{"text": "a", "meta_info": about} for _ in input_ids]
+        return [{"text": sampling_params.get("json_schema", "a"), "meta_info": about} for _ in input_ids]
 
     def get_server_info(self):
         assert self.listens, "would wait for ever"
@@ -72,18 +72,21 @@ import dataclasses
 class ServerArgs:
     model_path: str = ""
 """
+COMPACT = "constrained_json_disable_any_whitespace"
 
 
-def test_sglang_is_asked_nothing_before_its_first_request(root: Path, tmp_path: Path) -> None:
-    """SGLang 0.5.2 listens to its scheduler from the first request on, and waits for ever for what comes before."""
+def ask_sglang(root: Path, tmp_path: Path, job: dict[str, Any], *, more: str = "") -> Any:
+    """Run SGLang's driver on an imitation; returns its answer.
+
+    Args:
+        more: another argument that this version knows.
+    """
     package = tmp_path / "sglang"
     (package / "srt").mkdir(parents=True)
     (package / "__init__.py").write_text(DEAF_SGLANG)
     (package / "srt" / "__init__.py").touch()
-    (package / "srt" / "server_args.py").write_text(SERVER_ARGS)
-    task = {"name": "first", "prompts": [[40, 41]], "max_tokens": 1, "flush": True}
-    job = {"model": "", "arguments": {}, "must": [], "tasks": [task]}
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    (package / "srt" / "server_args.py").write_text(SERVER_ARGS + (f"    {more}: bool = False\n" if more else ""))
+    (tmp_path / "job.json").write_text(json.dumps({"model": "", "arguments": {}, "must": [], **job}))
 
     driver = root / "probes" / "probelib" / "sglang_driver.py"
     subprocess.run(
@@ -93,5 +96,32 @@ def test_sglang_is_asked_nothing_before_its_first_request(root: Path, tmp_path: 
 
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert "" == answer["error"]
+    return answer
+
+
+def test_sglang_is_asked_nothing_before_its_first_request(root: Path, tmp_path: Path) -> None:
+    """SGLang 0.5.2 listens to its scheduler from the first request on, and waits for ever for what comes before."""
+    task = {"name": "first", "prompts": [[40, 41]], "max_tokens": 1, "flush": True}
+
+    answer = ask_sglang(root, tmp_path, {"tasks": [task]})
+
     assert {"attention_backend": "fa3"} == {k: v for k, v in answer["seen"].items() if k != "start_seconds"}
     assert [7] == answer["tasks"][0]["answers"][0]["tokens"]
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_sglang_that_cannot_forbid_white_space_is_held_to_a_choice(root: Path, tmp_path: Path, compact: bool) -> None:
+    """Random weights write white space without end where a schema lets them."""
+    task = {
+        "name": "json",
+        "prompts": [[40]],
+        "max_tokens": 9,
+        "schema": {"of": "an object"},
+        "choice": {"of": "words"},
+    }
+    job = {"arguments": {COMPACT: True}, "tasks": [task]}
+
+    answer = ask_sglang(root, tmp_path, job, more=COMPACT if compact else "")
+
+    assert compact is answer["seen"]["compact_json"]
+    assert task["schema" if compact else "choice"] == json.loads(answer["tasks"][0]["answers"][0]["text"])
