@@ -107,15 +107,20 @@ def descendants(of=None):
     return found
 
 
+def kill(pids):
+    """Kill processes, of which some may have ended."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
 def sweep():
     """Kill and reap everything a probe left behind; this process is the reaper of orphans below it."""
     for _ in range(200):
         left = descendants()
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        kill(left)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

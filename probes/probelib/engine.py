@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from harness import descendants
+from harness import descendants, kill
 
 from probelib.context import NotRun, Unsupported
 
@@ -181,31 +181,29 @@ def stop(child, log, *, patience=5.0):
     SIGABRT makes a Python process write its stacks into the log, whatever it hangs in (PYTHONFAULTHANDLER is set).
     The innermost processes go first, lest they end with their parents before they have spoken.
     """
-    said = []
     below = descendants(child.pid)
-    for pid in [*reversed(below), child.pid]:
-        name = process_name(pid)
-        if name:
-            at = os.path.getsize(log)
-            try:
-                resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-                os.kill(pid, signal.SIGABRT)
-            except (ProcessLookupError, PermissionError):
-                continue
-            ends = time.monotonic() + patience
-            while running(pid) and time.monotonic() < ends:
-                time.sleep(0.02)
-            with open(log, "rb") as file:
-                file.seek(at)
-                frame = innermost(file.read(1 << 20).decode("utf-8", "replace"))
-            said += [f"{name} stood in {frame}"] if frame else []
-    for pid in [*below, child.pid]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    stood = [
+        (name, last_frame(pid, log, patience)) for pid in [*reversed(below), child.pid] if (name := process_name(pid))
+    ]
+    kill([*below, child.pid])
     child.wait()
-    return "; ".join(reversed(said))[:600]
+    return "; ".join(f"{name} stood in {frame}" for name, frame in reversed(stood) if frame)[:600]
+
+
+def last_frame(pid, log, patience):
+    """Abort a process and return the frame it stood in, as it tells in the log; empty if it tells nothing."""
+    at = os.path.getsize(log)
+    try:
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        os.kill(pid, signal.SIGABRT)
+    except (ProcessLookupError, PermissionError):
+        return ""
+    ends = time.monotonic() + patience
+    while running(pid) and time.monotonic() < ends:
+        time.sleep(0.02)
+    with open(log, "rb") as file:
+        file.seek(at)
+        return innermost(file.read(1 << 20).decode("utf-8", "replace"))
 
 
 def process_name(pid):

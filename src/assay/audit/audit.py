@@ -85,7 +85,7 @@ def audit(
             if any(library.scope == "listed" and library.problem is None for library in wheel.libraries)
         ),
     )
-    return Audited(report=report, uncertain=frozenset(context.uncertain))
+    return Audited(report=report, uncertain=frozenset[tuple[str, str]]().union(*context.uncertain.values()))
 
 
 def _apply(context: Context) -> None:

@@ -120,12 +120,10 @@ class Context:
     known: Mapping[str, Sequence[WheelFacts]] = field(default_factory=dict)
     """Distribution -> facts of other versions that are at hand, for suggestions."""
     findings: list[Finding] = field(default_factory=list)
-    uncertain: set[tuple[str, str]] = field(default_factory=set)
-    """(sha256, path) of libraries whose symbols would have to be read to be sure."""
     broken: dict[str, str] = field(default_factory=dict)
     """Path of a root -> why it does not load."""
-    doubts: dict[int, set[tuple[str, str]]] = field(default_factory=dict)
-    """Identity of a wheel -> what of `uncertain` is due to it."""
+    uncertain: dict[int, frozenset[tuple[str, str]]] = field(default_factory=dict)
+    """Identity of a wheel -> (sha256, path) of libraries whose symbols would have to be read to be sure of it."""
     torch_bound: set[int] = field(default_factory=set)
     """Identities of wheels of which another torch might make something else."""
     _policy: dict[tuple[int, int | None], LibraryPolicy | None] = field(default_factory=dict)
@@ -214,7 +212,7 @@ class Context:
         if here is None:
             return ()
         unread = [found for found in self.linker.global_scope if self.linker.opaque(found)]
-        return settled.with_any_torch(here, self.linker, self.tabled(unread)), here
+        return settled.with_any_torch(here, unread, self.tabled(unread)), here
 
     @cached_property
     def _alone(self) -> Mapping[int, tuple[WheelFacts, bool]]:
@@ -234,9 +232,9 @@ class Context:
 
     def say_what_is_settled(self) -> None:
         """Say what the rules about loading said of the settled wheels in another cell."""
-        for known in self.settled.values():
+        for number, known in self.settled.items():
             self.findings += known.findings
-            self.uncertain |= known.uncertain
+            self.uncertain[number] = known.uncertain
             for path, why in known.broken:
                 self.broken.setdefault(path, why)
 
@@ -261,7 +259,7 @@ class Context:
             settled.settled_in(wheel, self._others(wheel))[id(here)] = settled.Settled(
                 here,
                 tuple(findings),
-                frozenset(self.doubts.get(id(wheel), ())),
+                self.uncertain.get(id(wheel), frozenset()),
                 broken,
                 self.cuda_runtimes.get(id(wheel), ()),
             )

@@ -476,10 +476,9 @@ def _left(library: Library, binding: tuple[Library, ...]) -> Unresolved:
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
     if checked.uncertain:
-        context.doubts.setdefault(id(root.wheel), set()).update(
+        context.uncertain[id(root.wheel)] = context.uncertain.get(id(root.wheel), frozenset()).union(
             (found.wheel.sha256, found.library.path) for found in checked.uncertain if found.wheel and found.library
         )
-        context.uncertain |= context.doubts[id(root.wheel)]
     severity = context.severity(root.policy)
     torch_names = [name for name, _ in checked.missing if owner(name) is Owner.TORCH]
     if torch_names and all(_torch_has(context, name) for name in torch_names):

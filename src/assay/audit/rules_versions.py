@@ -58,8 +58,7 @@ def _versions(context: Context) -> None:
                         _report_version(context, _asker(context, wheel, library), file, lacking)
                 elif file in runtime:
                     for family, parsed, version in newest:
-                        ceiling = ceilings[family]
-                        if ceiling and _newer(version, f"{family}_{ceiling}"):
+                        if _above(ceilings[family], family, version):
                             severity = _asker(context, wheel, library).severity
                             before = worst.get(family)
                             if before is None or (parsed, _WEIGHT[severity]) > (before[0], _WEIGHT[before[3]]):
@@ -89,11 +88,7 @@ def _met(library: Library, ceilings: Mapping[str, str | None], runtime: Abstract
         ("runtime suffices", *ceilings.values(), runtime),
         None,
         lambda: all(
-            file in runtime
-            and not any(
-                (ceiling := ceilings[family]) and _newer(version, f"{family}_{ceiling}")
-                for family, _, version in newest
-            )
+            file in runtime and not any(_above(ceilings[family], family, version) for family, _, version in newest)
             for file, newest in _newest_of(library).items()
         ),
     )
@@ -104,9 +99,9 @@ def _asker(context: Context, wheel: WheelFacts, library: Library) -> _Asker:
 
 
 @lru_cache(maxsize=1 << 14)
-def _newer(version: str, ceiling: str) -> bool:
-    """Tell whether `GLIBC_2.38` is newer than `GLIBC_2.36`."""
-    return parsed_version(version.partition("_")[2]) > parsed_version(ceiling.partition("_")[2])
+def _above(ceiling: str | None, family: str, version: str) -> bool:
+    """Tell whether `GLIBC_2.38`, of the family `GLIBC`, is newer than `2.36`; above what is not known nothing is."""
+    return bool(ceiling) and parsed_version(version.removeprefix(f"{family}_")) > parsed_version(ceiling)
 
 
 def _newest_of(library: Library) -> Mapping[str, tuple[tuple[str, Version, str], ...]]:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import Knowledge
-from assay.audit.linker import Base, Linker
+from assay.audit.linker import Base, Found, Linker
 
 __all__ = [
     "Settled",
@@ -125,16 +125,18 @@ def surroundings_of(
     )
 
 
-def with_any_torch(one: Surroundings, linker: Linker, tabled: str | None) -> Surroundings:
+def with_any_torch(one: Surroundings, unread: Iterable[Found], tabled: str | None) -> Surroundings:
     """Return what is left of surroundings for wheels that find and bind to nothing of torch.
 
     Args:
+        unread: libraries that torch makes global and whose symbols are not known.
         tabled: the torch release whose table of exports stands in for libraries that were not read.
     """
-    opaque = frozenset((found.soname, found.library is None) for found in linker.global_scope if linker.opaque(found))
-    return _first_equal(
-        one._replace(objects=one.objects[:2], loaded=(linker.installation.torch is not None, tabled, opaque))
+    (knowledge, demangle, torch), names = (
+        one.objects[:3],
+        frozenset((item.soname, item.library is None) for item in unread),
     )
+    return _first_equal(one._replace(objects=(knowledge, demangle), loaded=(torch.it is not None, tabled, names)))
 
 
 class _Names(NamedTuple):
