@@ -28,13 +28,17 @@ def providers(probe, version):
                 yield "vllm", vllm
     name = "flash_attn" if version == 2 else "flash_attn_interface"
     if not probe.is_absent(name):
-        module = probe.module(name)
+        # sgl-kernel 0.3.9 installs a flash_attn that holds CuTe kernels and nothing else.
+        packed = getattr(probe.module(name), "flash_attn_varlen_func", None)
+        if packed is None:
+            probe.note(f"{name} is there without flash_attn_varlen_func")
+        else:
 
-        def alone(q, k, v, starts_q, starts_k, longest_q, longest_k, causal):
-            got = module.flash_attn_varlen_func(q, k, v, starts_q, starts_k, longest_q, longest_k, causal=causal)
-            return got[0] if isinstance(got, tuple) else got
+            def alone(q, k, v, starts_q, starts_k, longest_q, longest_k, causal):
+                got = packed(q, k, v, starts_q, starts_k, longest_q, longest_k, causal=causal)
+                return got[0] if isinstance(got, tuple) else got
 
-        yield name, alone
+            yield name, alone
     if version == 3 and not probe.is_absent("sgl_kernel"):
         import importlib
 

@@ -818,6 +818,65 @@ def test_what_compiles_at_run_time_says_so(
     assert expected == (row.outcome, "nvcc" in row.reason)
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_source_archive_has_needs_too(knowledge: Knowledge, named: bool, closed: bool) -> None:
+    """Seen: flashinfer-python 0.3.1 is a source archive; that its lock names all there is went unsaid with its libraries."""
+    installation = Installation(
+        wheels=(torch(), cudart(), facts("flashinfer-python", "0.3.1", filename="flashinfer_python-0.3.1.tar.gz")),
+        python="3.11",
+        base=replace(BOOKWORM, closed=closed),
+        complete=False,
+        named=named,
+    )
+    report = audit(installation, knowledge, targets=[SM120]).report
+    (row,) = [item for item in report.predictions if item.feature == "flashinfer"]
+
+    assert named == ("fi-no-nvcc" in {item.cause for item in found(report, "R4")})
+    expected = {(True, True): Outcome.BROKEN, (True, False): Outcome.INCONCLUSIVE}.get((named, closed), Outcome.WORKS)
+    assert expected is row.outcome
+
+
+@pytest.mark.parametrize(
+    ("version", "others", "packages", "environment", "missing"),
+    [
+        ("0.5.2", ("flashinfer-python",), (), {"CUDA_HOME"}, True),
+        ("0.5.3.post3", ("flashinfer-python",), (), {"CUDA_HOME"}, True),
+        ("0.5.1", ("flashinfer-python",), (), {"CUDA_HOME"}, False),
+        ("0.5.4", ("flashinfer-python",), (), {"CUDA_HOME"}, False),
+        ("0.5.2", (), (), {"CUDA_HOME"}, False),
+        ("0.5.2", ("flashinfer-python", "flashinfer-jit-cache"), (), {"CUDA_HOME"}, False),
+        ("0.5.2", ("flashinfer-python",), ("cuda-toolkit",), {"CUDA_HOME"}, False),
+        ("0.5.2", ("flashinfer-python", "nvidia-cuda-nvcc"), (), {"CUDA_HOME"}, False),
+        ("0.5.2", ("flashinfer-python", "nvidia-cuda-nvcc-cu12"), (), {"CUDA_HOME"}, True),
+        ("0.5.2", ("flashinfer-python",), (), {"SGLANG_IS_FLASHINFER_AVAILABLE"}, False),
+        ("0.5.2", ("flashinfer-python",), (), None, False),
+    ],
+)
+def test_sglang_that_takes_a_norm_of_flashinfer_has_to_compile_it(
+    knowledge: Knowledge,
+    version: str,
+    others: tuple[str, ...],
+    packages: tuple[str, ...],
+    environment: set[str] | None,
+    missing: bool,
+) -> None:
+    """Seen on an H200: the starter image of SGLang 0.5.2 ended at its first token, whatever attention was chosen."""
+    wheels = (torch(), cudart(), facts("sglang", version), *(facts(name, "0.3.1") for name in others))
+    base = replace(
+        BOOKWORM,
+        packages=frozenset(packages),
+        environment=None if environment is None else frozenset(environment),
+        closed=True,
+    )
+
+    report = audit(Installation(wheels=wheels, python="3.11", base=base), knowledge, targets=[SM120]).report
+
+    engine = next(item for item in report.predictions if item.feature == "sglang-engine")
+    assert missing == (engine.outcome is Outcome.BROKEN) == (engine.cause == "fi-no-nvcc")
+    assert missing == any(item.severity is Severity.ERROR and item.cause == "fi-no-nvcc" for item in report.findings)
+
+
 def test_what_the_hardware_lacks_is_unsupported_whatever_kernels_there_are(knowledge: Knowledge) -> None:
     """Seen: sglang-kernel 0.4.4 has no FP4 kernel; measured on 9.0 as unsupported."""
     wheel = facts("sglang-kernel", "0.4.4", kernels("sgl_kernel/sm90/common_ops.abi3.so", "rms_norm", sass=("90",)),

@@ -32,6 +32,19 @@ def test_a_back_end_whose_package_is_not_there_is_not_tried(
         module.run(context.Context(folder=str(tmp_path)))
 
 
+def test_a_flash_attn_without_its_function_is_no_api(
+    library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: sgl-kernel 0.3.9 installs flash_attn/cute, and no flash_attn."""
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    probe = library("probelib.context").Context(folder=str(tmp_path))
+
+    assert [] == list(library("probelib.flash").providers(probe, 2))
+    assert ["flash_attn is there without flash_attn_varlen_func"] == probe.notes
+
+
 def test_an_engine_that_refuses_to_empty_its_cache_is_asked_again(library: Any) -> None:
     class Answer:
         def __init__(self, success: bool) -> None:

@@ -342,6 +342,7 @@ class Context:
             for need in self.knowledge.needs.needs
             if need.package in versions
             and fits(versions[need.package], need.versions)
+            and have.issuperset(need.beside)
             and have.isdisjoint(need.provided_by)
             and have.isdisjoint(need.unless)
             and not self._set_in_environment(need)

@@ -134,7 +134,8 @@ class _Judge:
                 continue
             version = self._context.installation.wheel(need.package)
             reason = f"{label(version) if version else need.package} {need.needs}"
-            if need.severity == "error":
+            nowhere = self._context.installation.whole and self._context.base.closed
+            if need.severity == "error" or nowhere:
                 return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=need.cause)
             if self._context.installation.whole and self._context.base.known:
                 return _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason, cause=need.cause)

@@ -161,6 +161,8 @@ class RuntimeNeed(Value):
     """Variables of the environment of which one is enough; not asked for where nobody knows the environment."""
     unless: tuple[str, ...] = ()
     """Distributions that make it unnecessary."""
+    beside: tuple[str, ...] = ()
+    """Distributions without which it does not arise; all of them have to be there."""
     targets: tuple[str, ...] = ()
     """Capabilities it holds for, as globs: `12.*`; empty: all."""
     features: tuple[str, ...] = ()

@@ -42,6 +42,8 @@ class Base:
     """Names of the variables that are set in the image; None if nobody said."""
     known: bool = True
     """False where nobody said what the base is: then its own libraries are not reported as missing with certainty."""
+    closed: bool = False
+    """Whether `packages` names all that is there, so that what is not in it is not in the image."""
     search: tuple[str, ...] = ()
     """Folders of the loader's own configuration and LD_LIBRARY_PATH, for images."""
 
@@ -55,6 +57,8 @@ class Installation:
     base: Base
     complete: bool = True
     """Whether nothing else is installed, so that what is not here is missing."""
+    named: bool = False
+    """Whether all distributions are named, although the libraries of some are not known (a source archive, say)."""
     installed: bool = False
     """Installed already: requirements that do not hold were accepted by somebody, and weigh less."""
     elsewhere: frozenset[str] = frozenset()
@@ -64,8 +68,8 @@ class Installation:
 
     @property
     def whole(self) -> bool:
-        """Whether what is not here is not there at run time, as far as anybody knows."""
-        return self.complete or self.installed
+        """Whether a distribution that is not here is not there at run time, as far as anybody knows."""
+        return self.complete or self.named or self.installed
 
     @cached_property
     def torch(self) -> WheelFacts | None:

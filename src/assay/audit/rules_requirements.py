@@ -94,7 +94,7 @@ def _unmet(context: Context, wheel: WheelFacts, name: str, wanted: Requirement, 
             context.add(
                 Finding(
                     rule="R1",
-                    severity=Severity.ERROR if context.installation.complete else Severity.WARNING,
+                    severity=Severity.WARNING if context.installation.installed else Severity.ERROR,
                     package=label(wheel),
                     message=f"requires {wanted}, which is not in the set",
                     fix=f"add {name} to the requirements, or lock again",

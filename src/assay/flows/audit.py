@@ -148,6 +148,7 @@ class Auditor:
                 matrix.bases[cell.base], cell.base, cell.system_packages, self.knowledge, environment=cell.env
             ),
             complete=not from_source and not any(item.problem for item in obtained),
+            named=not from_source,
             overridden=frozenset(_names(cell.forced_requirements)),
         )
         gpus = gpu_targets(matrix, cell.targets) if targets is None else targets
@@ -458,6 +459,7 @@ def base_of(
         sonames=frozenset(sonames),
         packages=frozenset(installed),
         environment=None if environment is None else frozenset(environment),
+        closed=base.kind == "bootstrap",
     )
 
 

@@ -462,5 +462,6 @@ def _base(contents: ImageContents, name: str, env: Mapping[str, str], aliases: M
         libraries=tuple(system),
         packages=frozenset(packages),
         environment=frozenset(env),
+        closed=True,
         search=tuple(dict.fromkeys(search)),
     )
