@@ -821,7 +821,7 @@ def test_what_compiles_at_run_time_says_so(
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_source_archive_has_needs_too(knowledge: Knowledge, named: bool, closed: bool) -> None:
-    """Seen: flashinfer-python 0.3.1 is a source archive; that its lock names all there is went unsaid with its libraries."""
+    """Seen: flashinfer-python 0.3.1 is a source archive, and nothing was said of what it needs."""
     installation = Installation(
         wheels=(torch(), cudart(), facts("flashinfer-python", "0.3.1", filename="flashinfer_python-0.3.1.tar.gz")),
         python="3.11",
@@ -855,6 +855,7 @@ def test_a_source_archive_has_needs_too(knowledge: Knowledge, named: bool, close
 )
 def test_sglang_that_takes_a_norm_of_flashinfer_has_to_compile_it(
     knowledge: Knowledge,
+    *,
     version: str,
     others: tuple[str, ...],
     packages: tuple[str, ...],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 
 from assay import matrix, plan, render
 from assay.adapters.store import FileStore
-from assay.errors import EngineError, EngineMissing
+from assay.cli.build import _failed_as_it_must, _without_audit
+from assay.errors import EngineError, EngineMissing, UsageError
 from assay.flows.build import KEY_LABEL, BuildFlow, BuildOptions, Job, Judgement, Prepared, exit_code
 from assay.model.cell import Cell
 from assay.model.lock import Lock
-from assay.model.matrix import Base
+from assay.model.matrix import Base, Expectation
 from assay.model.outcome import Verdict
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
@@ -200,6 +202,70 @@ def test_what_must_fail_is_refused_unless_forced(world: World, cells: Sequence[C
     assert (refused.status, refused.cause) == (BuildStatus.REFUSED, "abi-libnuma-missing")
     assert refused.reason == "libnuma.so.1 is not there"
     assert forced.status is BuildStatus.BUILT
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("judgement", "status", "reason"),
+    [
+        (Judgement(verdict=Verdict.FAIL, causes=("L9", "L3"), summary=("it lacks",)), BuildStatus.REFUSED, "lacks"),
+        (Judgement(verdict=Verdict.WARN, causes=(), summary=()), BuildStatus.FAILED, "had to refuse.*it said warn"),
+        (None, BuildStatus.FAILED, "had to refuse.*could not read"),
+    ],
+)
+def test_a_cell_that_is_there_to_be_refused_is_never_built(
+    world: World,
+    cells: Sequence[Cell],
+    *,
+    judgement: Judgement | None,
+    status: BuildStatus,
+    reason: str,
+    force: bool,
+) -> None:
+    """Seen: three such cells, built although nothing could be learnt of them, filled a disk."""
+    control = cells[0].model_copy(update={"kind": "control", "expect": Expectation(stage="audit", cause="L3")})
+    builder = FakeBuilder()
+
+    record = world.run(
+        jobs_of([control]), builder=builder, judge=lambda *_: judgement, options=BuildOptions(force=force)
+    )[control.id]
+
+    assert (record.status, []) == (status, builder.tasks)
+    assert re.search(reason, record.reason)
+    assert (record.cause == "L3") == (status is BuildStatus.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("stage", "status", "cause", "as_it_must"),
+    [
+        ("audit", BuildStatus.REFUSED, "here", True),
+        ("audit", BuildStatus.REFUSED, "elsewhere", False),
+        ("audit", BuildStatus.BUILT, None, False),
+        ("build", BuildStatus.FAILED, "here", True),
+        ("build", BuildStatus.BUILT, None, False),
+        ("probe", BuildStatus.CACHED, None, True),
+        ("probe", BuildStatus.FAILED, "here", False),
+    ],
+)
+def test_where_a_control_fails_counts(
+    world: World, cells: Sequence[Cell], *, stage: str, status: BuildStatus, cause: str | None, as_it_must: bool
+) -> None:
+    expect = Expectation.model_validate({"stage": stage, "cause": "here"})
+    control = cells[0].model_copy(update={"kind": "control", "expect": expect})
+    record = world.run(jobs_of([control]))[control.id].model_copy(update={"status": status, "cause": cause})
+
+    assert as_it_must == _failed_as_it_must(control, record)
+
+
+def test_without_an_audit_there_is_nothing_to_refuse(cells: Sequence[Cell], capsys: pytest.CaptureFixture[str]) -> None:
+    control = cells[0].model_copy(update={"kind": "control", "expect": Expectation(stage="audit", cause="L3")})
+    later = cells[0].model_copy(update={"kind": "control", "expect": Expectation(stage="build", cause="L3")})
+
+    assert [cells[1], later] == _without_audit([cells[1], control, later])
+    assert "controls left out: 1" in capsys.readouterr().err
+    assert [] == _without_audit([])
+    with pytest.raises(UsageError, match="to be refused by the audit"):
+        _without_audit([control])
 
 
 def test_an_image_nobody_can_look_into_is_built_all_the_same(world: World, cells: Sequence[Cell]) -> None:

@@ -18,7 +18,7 @@ from assay.adapters.project_files import ProjectFiles
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
-from assay.errors import EngineError
+from assay.errors import EngineError, UsageError
 from assay.flows.build import (
     DISK_FACTOR,
     THERE,
@@ -77,6 +77,8 @@ def command(
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
     if part:
         cells = shard(cells, part)
+    if no_audit:
+        cells = _without_audit(cells)
     items = [Job(cell=cell, lock=files.lock(cell), unresolved=files.unresolved(cell)) for cell in cells]
     engine = DockerEngine()
     with BuildProgress(len(cells)) as progress:
@@ -97,6 +99,19 @@ def command(
         )
         records = list(flow.run(prepared, options))
     return _result(cells, records, files, form)
+
+
+def _without_audit(cells: Sequence[Cell]) -> list[Cell]:
+    """Leave out the cells that are there to be refused by an audit, if there is none."""
+    left = [cell for cell in cells if cell.expect is None or cell.expect.stage != "audit"]
+    if cells and not left:
+        raise UsageError(
+            "what is selected is there to be refused by the audit, which --no-audit leaves out",
+            hint="leave --no-audit away",
+        )
+    if len(left) < len(cells):
+        console.say(f"without an audit there is nothing to refuse; controls left out: {len(cells) - len(left)}")
+    return left
 
 
 def _flow(
@@ -216,6 +231,8 @@ def _result(cells: Sequence[Cell], records: Sequence[BuildRecord], files: Projec
         if cell.id in controls:
             expected = cell.expect.cause if cell.expect else ""
             words = "failed as it must" if controls[cell.id] else "DID NOT FAIL AS IT MUST"
+            if controls[cell.id] and cell.expect is not None and cell.expect.stage == "probe":
+                words = "built; it has to fail when it is probed"
             console.say(f"control {cell.id}: {words} ({expected})")
         elif record.status not in {BuildStatus.BUILT, BuildStatus.CACHED}:
             _explain(record, files)
@@ -227,7 +244,15 @@ def _result(cells: Sequence[Cell], records: Sequence[BuildRecord], files: Projec
 
 
 def _failed_as_it_must(cell: Cell, record: BuildRecord) -> bool:
-    return record.status is BuildStatus.REFUSED and cell.expect is not None and record.cause == cell.expect.cause
+    if cell.expect is None:
+        return False
+    match cell.expect.stage:
+        case "audit":
+            return record.status is BuildStatus.REFUSED and record.cause == cell.expect.cause
+        case "build":
+            return record.status is BuildStatus.FAILED and record.cause == cell.expect.cause
+        case "probe":
+            return record.status in {BuildStatus.BUILT, BuildStatus.CACHED}
 
 
 def _explain(record: BuildRecord, files: ProjectFiles) -> None:

@@ -287,11 +287,16 @@ class BuildFlow:
             return None
         self._listener.step(item.job.cell, "audit of the wheels")
         judgement = self._judge(item.job.cell, item.lock, run.name)
-        if judgement is None or judgement.verdict is not Verdict.FAIL or options.force:
+        expected = item.job.cell.expect
+        if expected is not None and expected.stage == "audit":
+            # A cell that is there to be refused is never built, whatever is asked for: nothing could be learnt from it.
+            if judgement is None or judgement.verdict is not Verdict.FAIL:
+                said = "it could not read the wheels" if judgement is None else f"it said {judgement.verdict.value}"
+                return self._record(item, run, BuildStatus.FAILED, reason=f"the audit had to refuse this cell; {said}")
+        elif judgement is None or judgement.verdict is not Verdict.FAIL or options.force:
             return None
         reason = "\n".join(judgement.summary)
         cause = judgement.causes[0] if judgement.causes else None
-        expected = item.job.cell.expect
         if expected is not None and expected.cause in judgement.causes:
             cause = expected.cause
         return self._record(item, run, BuildStatus.REFUSED, reason=reason, cause=cause)

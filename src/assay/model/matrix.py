@@ -242,7 +242,7 @@ class Expectation(Value):
     """How a negative control must fail."""
 
     stage: Literal["audit", "build", "probe"]
-    cause: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    cause: Annotated[str, Field(pattern=r"^(?:[a-z0-9-]+|[A-Z][0-9]+)$")]
     """An entry of knowledge/failures.yaml, or a rule of the audit."""
 
 
