@@ -23,7 +23,7 @@ from assay.audit.context import TargetGpu
 from assay.audit.facts import WheelFacts
 from assay.audit.linker import Base, Installation
 from assay.audit.member import MemberReader
-from assay.cli.auditing import make_auditor
+from assay.cli.auditing import collect_seldom, make_auditor
 from assay.cli.common import load
 from assay.cli.wheels import choose_wheel
 from assay.flows.audit import promised
@@ -156,6 +156,7 @@ def scan() -> None:
 
 def matrix() -> None:
     """200 cells over known facts: demanded below 2 s, facts read from disk included."""
+    collect_seldom()
     cache = FactsCache()
     started = time.perf_counter()
     torches = [found for found in cache.named("torch") if found.complete]

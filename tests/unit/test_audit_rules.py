@@ -16,7 +16,7 @@ from wheels import facts, library
 from assay.adapters.knowledge_files import load_knowledge
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
-from assay.audit.facts import Library, WheelFacts
+from assay.audit.facts import CodeGroup, GpuCode, Library, WheelFacts
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge
@@ -312,6 +312,75 @@ def test_what_is_settled_of_a_wheel_is_settled_for_its_surroundings_alone(
 
     assert apart[0] != apart[1]
     assert [*apart, *apart] == [audit(cell, knowledge) for cell in (*cells, *cells)]
+
+
+TORCH, RUNTIME = torch(), cudart()
+FOR_TWO = facts(
+    "vllm", "0.11.0",
+    *(
+        library(f"vllm/_C.cpython-{python}-x86_64-linux-gnu.so", needed=("libc10.so",), undefined=(COMMON,), sass=sass)
+        .model_copy(update={"gpu": GpuCode(groups=(CodeGroup(sass=sass, containers=1, kernels=("6marlin4gemm",)),))})
+        for python, sass in (("311", ("120",)), ("312", ("90",)))
+    ),
+    requires=("torch==2.8.0",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "targets"),
+    [
+        pytest.param(
+            replace(ON, wheels=(TORCH, RUNTIME)), replace(ON, wheels=(TORCH,)), (SM120, SM120), id="what torch needs"
+        ),
+        pytest.param(
+            replace(ON, wheels=(TORCH, facts("lender", "1", *RUNTIME.libraries), RUNTIME)),
+            replace(ON, wheels=(TORCH, facts("lender", "1", library("a/libcudart.so.12", soname="libcudart.so.12")))),
+            (SM120, SM120),
+            id="where that lies",
+        ),
+        pytest.param(
+            replace(ON, wheels=(TORCH,), base=replace(BOOKWORM, sonames=frozenset({"libcudart.so.12"}))),
+            replace(ON, wheels=(TORCH,)),
+            (SM120, SM120),
+            id="what the base brings",
+        ),
+        pytest.param(
+            replace(ON, wheels=(TORCH, RUNTIME, FOR_TWO), python="3.11"),
+            replace(ON, wheels=(TORCH, RUNTIME, FOR_TWO), python="3.12"),
+            (SM120, SM120),
+            id="which library is for this Python",
+        ),
+        pytest.param(
+            replace(ON, wheels=(TORCH, RUNTIME, FOR_TWO)),
+            replace(ON, wheels=(TORCH, RUNTIME, FOR_TWO)),
+            (SM120, TargetGpu(name="sm_90", capability=90)),
+            id="the GPU",
+        ),
+    ],
+)
+def test_what_is_kept_of_torch_and_of_kernels_is_kept_for_equal_cells_alone(
+    knowledge: Knowledge, first: Installation, then: Installation, targets: tuple[TargetGpu, TargetGpu]
+) -> None:
+    """Each pair of cells shares its wheels and differs in one thing that an import or a prediction rests on."""
+    cells = list(zip((first, then), targets, strict=True))
+    apart = [audit(untouched(cell), knowledge, targets=[target]).report for cell, target in cells]
+
+    assert apart[0].model_copy(update={"targets": ()}) != apart[1].model_copy(update={"targets": ()})
+    for order in (cells, cells[::-1]):
+        told = {id(cell): audit(cell, knowledge, targets=[target]).report for cell, target in order}
+        assert apart == [told[id(first)], told[id(then)]]
+
+
+@pytest.mark.parametrize(("has", "lacking"), [("@@V1", False), ("@V1", False), ("", False), ("@@V2", True)])
+def test_l3_a_symbol_is_asked_for_in_a_version(knowledge: Knowledge, has: str, lacking: bool) -> None:
+    wheel = facts(
+        "ext", "1",
+        library("ext/_C.abi3.so", needed=("libp.so",), undefined=("_Z1fv@V1",), requires={"libp.so": ("V1",)},
+                runpath=("$ORIGIN",), defined=("PyInit__C",)),
+        library("ext/libp.so", soname="libp.so", defined=(f"_Z1fv{has}",), provides=("V1", "V2")),
+    )  # fmt: skip
+
+    assert lacking == bool(found(judged(knowledge, wheel), "L3"))
 
 
 def test_suggestions_are_not_settled(knowledge: Knowledge) -> None:

@@ -81,7 +81,7 @@ def audit(
         packages={wheel.name: wheel.version for wheel in sorted(installation.wheels, key=lambda item: item.name)},
         unread=tuple(
             label(wheel)
-            for wheel in installation.wheels
+            for wheel in installation.native
             if any(library.scope == "listed" and library.problem is None for library in wheel.libraries)
         ),
     )
@@ -89,7 +89,7 @@ def audit(
 
 
 def _apply(context: Context) -> None:
-    for wheel in context.installation.wheels:
+    for wheel in context.installation.native:
         for library in wheel.libraries:
             if library.problem is not None:
                 context.add(

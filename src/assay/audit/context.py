@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
@@ -288,7 +288,7 @@ class Context:
     def roots(self) -> tuple[Root, ...]:
         """What is loaded by itself, of all wheels but torch, the CUDA libraries and those that are settled."""
         found: list[Root] = []
-        for wheel in self.installation.wheels:
+        for wheel in self.installation.native:
             if wheel.is_torch or id(wheel) in self.settled:
                 continue
             for library, loads in _loadable(wheel, self._others(wheel)):
@@ -323,6 +323,10 @@ class Context:
             cuda=None if torch is None else torch.cuda,
             python=self.installation.python,
         )
+
+    def apart(self, wheel: WheelFacts) -> Hashable:
+        """Return all of the rest of a cell that decides which libraries of a wheel are used, and how."""
+        return self._others(wheel), None if self.torch is None else self.torch.cuda
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.

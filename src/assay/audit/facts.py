@@ -406,13 +406,12 @@ class Library(_Fact):
             return {}
         if "@" not in lines:
             return dict.fromkeys(lines.split("\n"), (None,))
-        found: dict[str, tuple[str | None, ...]] = {}
-        for line in lines.split("\n"):
+        every = lines.split("\n")
+        found: dict[str, tuple[str | None, ...]] = dict.fromkeys([line for line in every if "@" not in line], (None,))
+        for line in every:
             if "@" in line:
                 name, version = _versioned(line)
                 found[name] = (*found.get(name, ()), version)
-            else:
-                found[line] = (*found.get(line, ()), None)
         return found
 
     @cached_property

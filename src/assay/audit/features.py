@@ -167,6 +167,11 @@ class _Judge:
             return None
         if wheel.name in self._unmet:
             return self._unmet[wheel.name]
+        if entry.code and wheel.paths.isdisjoint(self._context.broken):
+            # Nothing but the wheel's own code decides, and cells of a matrix share their wheels.
+            knowledge = self._context.knowledge
+            asked = "way", id(entry), id(knowledge), self._target, self._context.apart(wheel)
+            return wheel.once(asked, (entry, knowledge), lambda: self._by_code(wheel, entry))
         key = (id(wheel), entry.code)
         if key not in self._faults:
             self._faults[key] = self._package_fault(wheel, known=entry.code)
@@ -179,6 +184,11 @@ class _Judge:
                 if (needs := [name for name in feature.needs if self._has_part(name)])
                 else f"every library that {label(wheel)} cannot do without finds what it needs",
             )
+        best = self._by_code(wheel, entry)
+        return fault if best is not None and fault is not None and _RANK[best.outcome] > _RANK[fault.outcome] else best
+
+    def _by_code(self, wheel: WheelFacts, entry: Dispatch) -> _Way | None:
+        """Return what the GPU code of the libraries that an entry is about makes of a feature: the best of them."""
         ways: list[_Way] = []
         for library in wheel.matching(entry.library):
             if self._context.for_others(wheel, library):
@@ -190,10 +200,7 @@ class _Judge:
                 way = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=reason)
             if way is not None:
                 ways.append(way)
-        if not ways:
-            return None
-        best = max(ways, key=lambda way: _RANK[way.outcome])
-        return fault if fault is not None and _RANK[best.outcome] > _RANK[fault.outcome] else best
+        return max(ways, key=lambda way: _RANK[way.outcome], default=None)
 
     def _package_fault(self, wheel: WheelFacts, *, known: bool) -> _Way | None:
         """A library that does not load and without which nothing of the package works.

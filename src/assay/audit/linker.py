@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from assay.audit.facts import Library, WheelFacts
 
@@ -70,6 +70,11 @@ class Installation:
     def whole(self) -> bool:
         """Whether a distribution that is not here is not there at run time, as far as anybody knows."""
         return self.complete or self.named or self.installed
+
+    @cached_property
+    def native(self) -> tuple[WheelFacts, ...]:
+        """The wheels with shared objects: half of those of a server, and all that loading is about."""
+        return tuple(wheel for wheel in self.wheels if wheel.libraries)
 
     @cached_property
     def torch(self) -> WheelFacts | None:
@@ -174,6 +179,24 @@ class _Needs:
     """Name, how it is out of reach, and which wheels have it there."""
 
 
+class _Imported(NamedTuple):
+    """What the import of torch found."""
+
+    holding: Mapping[str, Sequence[tuple[WheelFacts, Library]]]
+    """Names by which libraries of wheels were asked for -> those there were; with others another import follows."""
+    loaded: Mapping[str, Found]
+    missing: Sequence[Missing]
+
+
+IMPORTS: Final = 8
+"""So many different imports of one torch are kept: cells of a matrix share the libraries that it needs."""
+
+
+def _same(one: Sequence[tuple[WheelFacts, Library]], other: Sequence[tuple[WheelFacts, Library]]) -> bool:
+    """Whether the very same libraries of the very same wheels."""
+    return len(one) == len(other) and all(a[0] is b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))
+
+
 class Linker:
     """Looks up libraries and symbols in one installation.
 
@@ -204,7 +227,7 @@ class Linker:
         self._rests: dict[tuple[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]], bool], Rest] = {}
         self._settled = False
         self._holding: defaultdict[str, list[tuple[WheelFacts, Library]]] = defaultdict(list)
-        for wheel in installation.wheels:
+        for wheel in installation.native:
             for name, held in wheel.held.items():
                 self._holding[name] += held
         self._places: dict[str, dict[str, tuple[WheelFacts | None, Library]]] = {}
@@ -218,7 +241,10 @@ class Linker:
         self.loaded: dict[str, Found] = {}
         """Soname -> library, after `import torch`."""
         self.torch_missing: list[Missing] = []
-        self._import_torch()
+        self._asked: set[str] = set()
+        """Names by which libraries of wheels were asked for until torch was imported."""
+        if self.installation.torch is not None:
+            self._import_once(self.installation.torch)
         self._settled = True
         self._all_there.clear()
 
@@ -227,10 +253,24 @@ class Linker:
         """Soname -> library, for the libraries of an image's base."""
         return {name: found.library for name, found in self._system.items()}
 
-    def _import_torch(self) -> None:
-        torch = self.installation.torch
-        if torch is None:
+    def _import_once(self, torch: WheelFacts) -> None:
+        """Import torch, or take over what an import of it found that asked for the same libraries."""
+        base = self.installation.base
+        if base.libraries or base.search:
+            self._import_torch(torch)
             return
+        key = "imported", self.driver, self.runtime, base.sonames, id(self._preloaded)
+        kept = torch.once(key, self._preloaded, list[_Imported])
+        for one in kept:
+            if all(_same(held, self._holders(name)) for name, held in one.holding.items()):
+                self.loaded, self.torch_missing = dict(one.loaded), list(one.missing)
+                return
+        self._import_torch(torch)
+        if len(kept) < IMPORTS:
+            holding = {name: tuple(self._holders(name)) for name in self._asked}
+            kept.append(_Imported(holding, dict(self.loaded), tuple(self.torch_missing)))
+
+    def _import_torch(self, torch: WheelFacts) -> None:
         roots = [library for library in torch.libraries if TORCH_ROOT.search(library.path)]
         # libtorch_global_deps is loaded first and for all to see; then comes torch._C.
         for library in sorted(roots, key=lambda item: "global_deps" not in item.path):
@@ -394,9 +434,11 @@ class Linker:
         """Whether the driver or the base has a library of a name, as far as names tell."""
         return name in self.driver or name in self.installation.base.sonames or name in self.runtime
 
-    def _holders(self, name: str) -> list[tuple[WheelFacts, Library]]:
+    def _holders(self, name: str) -> Sequence[tuple[WheelFacts, Library]]:
         """Return the libraries of wheels that go by a name."""
-        return self._holding.get(name, [])
+        if not self._settled:
+            self._asked.add(name)
+        return self._holding.get(name, ())
 
     def _loaded(self, name: str) -> Found:
         if name not in self._as_loaded:

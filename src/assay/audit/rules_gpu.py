@@ -64,7 +64,7 @@ def _code_row(isa: Mapping[str, str], wheel: WheelFacts, library: Library, code:
 
 def code_rows(context: Context) -> Iterator[tuple[WheelFacts, Library, TargetGpu, CodeRow]]:
     """Yield a row for each library with GPU code and each target."""
-    for wheel in context.installation.wheels:
+    for wheel in context.installation.native:
         for library in wheel.libraries:
             if library.gpu is None or not library.gpu.containers:
                 continue

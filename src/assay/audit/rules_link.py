@@ -81,7 +81,7 @@ def _missing_sonames(context: Context) -> None:
     own: dict[int, list[Root]] = defaultdict(list)
     for root in context.roots:
         own[id(root.wheel)].append(root)
-    for wheel in context.installation.wheels:
+    for wheel in context.installation.native:
         _cuda_variants(context, wheel)
         if id(wheel) in context.settled:
             continue
@@ -245,7 +245,7 @@ def _other_major(context: Context, name: str) -> str | None:
     match = _CUDA_SONAME.fullmatch(name)
     if match is None:
         return None
-    names = [name for wheel in context.installation.wheels for name in wheel.by_soname]
+    names = [name for wheel in context.installation.native for name in wheel.by_soname]
     # In a set that is given in part, what torch's requirements would bring stands among the base's libraries.
     for other in (*names, *sorted(context.base.sonames)):
         found = _CUDA_SONAME.fullmatch(other)
@@ -465,12 +465,25 @@ def _unresolved_by(library: Library, binding: tuple[Library, ...]) -> Unresolved
 
 def _left(library: Library, binding: tuple[Library, ...]) -> Unresolved:
     bound = [one for exporter in binding if (one := library.bound_by(exporter)) is not None]
+    anyhow = frozenset[str]().union(*(one.names for one in bound))
     versioned = frozenset[Reference]().union(*(one.versioned for one in bound))
+    found: dict[tuple[Owner, str | None], tuple[str, ...]] = {}
+    for group, names in library.once("asked for", None, lambda: _asked_for(library)).items():
+        left = names
+        # Of most groups (Python's, the C library's) nothing is ever bound.
+        if versioned or not anyhow.isdisjoint(names):
+            left = tuple(name for name in names if name not in anyhow and (name, group[1]) not in versioned)
+        if left:
+            found[group] = left
+    return found
+
+
+def _asked_for(library: Library) -> Unresolved:
+    """Return all references of a library by whose they are and by version, in order."""
     found: dict[tuple[Owner, str | None], list[str]] = {}
-    for name in sorted(library.names.difference(*(one.names for one in bound))):
+    for name in sorted(library.names):
         for version in library.asked[name]:
-            if (name, version) not in versioned:
-                found.setdefault((owner(name), version), []).append(name)
+            found.setdefault((owner(name), version), []).append(name)
     return {group: tuple(names) for group, names in found.items()}
 
 

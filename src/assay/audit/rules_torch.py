@@ -29,7 +29,7 @@ _NAMED: Final = re.compile(r"\s*torch(?![\w-])")
 
 def torch_rules(context: Context) -> None:
     """Check every wheel that is linked with torch."""
-    for wheel in context.installation.wheels:
+    for wheel in context.installation.native:
         if wheel.is_torch:
             continue
         _variants(context, wheel)

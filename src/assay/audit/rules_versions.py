@@ -43,7 +43,7 @@ def _versions(context: Context) -> None:
     rests = {id(root.closure.rest): root.closure.rest for root in context.roots}.values()
     reached = loaded.union((root.closure.root.key for root in context.roots), *(rest.keys for rest in rests))
     runtime = context.linker.runtime
-    for wheel in context.installation.wheels:
+    for wheel in context.installation.native:
         if id(wheel) in context.settled:
             continue
         worst: dict[str, tuple[Version, str, str, Severity]] = {}
@@ -159,7 +159,7 @@ def _cuda_majors(context: Context) -> None:
         for found in context.linker.loaded.values():
             if found.soname.startswith("libcudart.so."):
                 users[found.soname].add(label(torch))
-    for wheel in context.installation.wheels:
+    for wheel in context.installation.native:
         for name in context.cuda_runtimes.get(id(wheel), ()):
             users[name].add(label(wheel))
     if len(users) > 1:

@@ -188,7 +188,7 @@ def that_keep_to_themselves(linker: Linker) -> dict[int, tuple[WheelFacts, bool]
     Returns:
         Identity -> wheel, and whether it finds something that torch has loaded.
     """
-    wheels = [(wheel, _kept(wheel)) for wheel in linker.installation.wheels]
+    wheels = [(wheel, _kept(wheel)) for wheel in linker.installation.native]
     asked = Counter[str]()
     for _, names in wheels:
         asked.update(names.outside)
