@@ -171,3 +171,34 @@ def test_options_of_pages_without_pages_are_refused(project: Path, capsys: pytes
     for words in (["--measured"], ["--check"], ["--records", str(project)], ["--check", "--html", "x"]):
         assert main(["report", "--project", str(project), *words]) == 2
         assert "--into" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_had_measured_is_reported(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = FileStore(project / "build_logs")
+    with store.new_run() as run:
+        run.draft(
+            ProbeRecord(
+                created=WHEN, run=run.name, cell="made-f1.0", suite_digest="s", executor="docker", packages={},
+                devices=(Device(name="g", capability="12.0", memory_bytes=1),),
+                features={"marlin": FeatureResult(outcome=Outcome.WRONG, log=f"{run.name}/marlin.log")},
+            )
+        )  # fmt: skip
+        assert report(project, "--badges", str(project / "b")) == 0
+        assert "was killed" not in capsys.readouterr().err
+    page = project / "site" / "cells" / "made-f1.0.html"
+
+    assert report(project, "--html", str(project / "site")) == 0
+    assert f"the run {run.name} was killed; what it had measured" in capsys.readouterr().err
+    assert "wrong" in page.read_text()
+
+
+def test_what_cannot_be_recorded_is_no_reason_to_report_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: FileStore) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(FileStore, "adopt", refuse)
+
+    assert report(project, "--badges", str(project / "b")) == 0
+    assert "could not be recorded: read-only" in capsys.readouterr().err

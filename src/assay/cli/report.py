@@ -9,7 +9,8 @@ import click
 from assay import console, report
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.errors import UsageError
+from assay.errors import StoreError, UsageError
+from assay.flows import unfinished
 
 __all__ = ["command"]
 
@@ -45,6 +46,13 @@ def command(
 ) -> int:
     """Show for each cell what was built, skipped, refused or failed, its size and time, and what changed."""
     files, plan = load(project)
+    store = FileStore(files.root / "build_logs")
+    if not check:
+        # A check changes nothing, and what cannot be written down can still be read.
+        try:
+            unfinished.adopt(store, console.say)
+        except (StoreError, OSError) as error:
+            console.warn(f"what a killed run had measured could not be recorded: {error}")
     if html or into or badges:
         from assay.cli import site  # noqa: PLC0415 - templates and claims are read for pages only
 
@@ -57,7 +65,6 @@ def command(
         return 0
     if folders or measured or check:
         raise UsageError("--records, --measured and --check go with --html, --into or --badges")
-    store = FileStore(files.root / "build_logs")
     made = report.make(plan.select(select), store.records(), excluded=len(plan.excluded), last=store.last_run())
     match form:
         case "json":

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from assay import __version__, probes, record
 from assay.errors import EngineError, EngineMissing, GpuMissing, StoreError
+from assay.flows import unfinished
 from assay.model.outcome import Outcome
 from assay.ports.executor import Executor, Leases, Limits, Place, Ran, Request
 from assay.ports.store import RunFolder, Store
@@ -132,13 +133,7 @@ class ProbeFlow:
 
     def _after_the_dead(self) -> None:
         """Record what runs that were killed had measured, and remove what of them is still there."""
-        for made in self._store.adopt():
-            if isinstance(made, ProbeRecord):
-                mine = sorted(name for name, item in made.features.items() if (item.log or "").startswith(made.run))
-                self._say(
-                    f"{made.cell}: the run {made.run} was killed; what it had measured until "
-                    f"{made.created:%Y-%m-%d %H:%M:%S} UTC is recorded: {', '.join(mine)}"
-                )
+        unfinished.adopt(self._store, self._say)
         try:
             removed = self._executor.sweep()
         except EngineMissing:
