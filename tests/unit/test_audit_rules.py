@@ -22,6 +22,8 @@ from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
 from assay.audit.rules_link import soname_cause
+from assay.flows.audit import base_of
+from assay.model.matrix import BootstrapBase
 from assay.model.outcome import Outcome, Severity, Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -885,6 +887,25 @@ def test_what_compiles_at_run_time_says_so(
     (row,) = [item for item in report.predictions if item.feature == "flashinfer"]
 
     assert expected == (row.outcome, "nvcc" in row.reason)
+
+
+@pytest.mark.parametrize(
+    ("package", "brings"),
+    [
+        ("nvidia-cuda-toolkit", True), ("cuda-toolkit-12-8", True), ("cuda-nvcc-12-8", True), ("cuda-toolkit", True),
+        ("cuda-nvcc-12-8-dev", False), ("libnuma1", False),
+    ],
+)  # fmt: skip
+def test_packages_of_the_base_bring_nvcc(knowledge: Knowledge, package: str, brings: bool) -> None:
+    slim = BootstrapBase(kind="bootstrap", distribution="debian", suite="bookworm", python="3.11", glibc="2.36")
+
+    base = base_of(slim, "slim", (package,), knowledge, environment={})
+
+    assert base.closed
+    assert brings == ("cuda-toolkit" in base.packages)
+    report = judged(knowledge, torch(), cudart(), facts("flashinfer-python", "0.3.1"), base=base, targets=(SM120,))
+    expected = Outcome.WORKS if brings else Outcome.BROKEN
+    assert expected is report.predicted()["sm_120"]["flashinfer"]
 
 
 @pytest.mark.parametrize("named", [True, False])
