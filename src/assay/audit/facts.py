@@ -301,14 +301,14 @@ class Library(_Fact):
         return self.once(("bound by", id(other)), other, lambda: self._bound(other))
 
     def _bound(self, other: Library) -> Bound | None:
-        names = self.names.intersection(other.plain) if other.plain else frozenset[str]()
+        names = _common(self.names, other.plain)
         if other.table is not None:
             keyed = self.keyed
             names |= {keyed[key] for key in self.keys - other.table.lacking(self.keys)}
         strict = bool(other.provides)
         versioned = [
             (name, version)
-            for name in (self.names.intersection(other.versioned) if other.versioned else ())
+            for name in _common(self.names, other.versioned)
             for version in self.asked[name]
             if version is None or not strict or version in other.versioned[name]
         ]
@@ -518,6 +518,13 @@ class WheelFacts(_Fact):
             found.setdefault(library.soname or library.name, library)
             found.setdefault(library.name, library)
         return found
+
+
+def _common(names: frozenset[str], those: Mapping[str, object]) -> frozenset[str]:
+    """Return the names that are among `those`, going through the smaller of the two."""
+    if len(names) < len(those):
+        return frozenset(those.keys() & names)
+    return names.intersection(those) if those else frozenset()
 
 
 def _versioned(line: str) -> Reference:

@@ -480,11 +480,18 @@ def _left(library: Library, binding: tuple[Library, ...]) -> Unresolved:
 
 def _asked_for(library: Library) -> Unresolved:
     """Return all references of a library by whose they are and by version, in order."""
+    plain: dict[Owner, list[str]] = {}
     found: dict[tuple[Owner, str | None], list[str]] = {}
-    for name in sorted(library.names):
+    names = sorted(library.asked)
+    for name, whose in zip(names, map(owner, names), strict=True):
         for version in library.asked[name]:
-            found.setdefault((owner(name), version), []).append(name)
-    return {group: tuple(names) for group, names in found.items()}
+            if version is None:
+                plain.setdefault(whose, []).append(name)
+            else:
+                found.setdefault((whose, version), []).append(name)
+    return {(whose, None): tuple(names) for whose, names in plain.items()} | {
+        group: tuple(names) for group, names in found.items()
+    }
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
