@@ -404,14 +404,11 @@ class Library(_Fact):
         lines = self.undefined.get("global", "")
         if not lines:
             return {}
-        if "@" not in lines:
-            return dict.fromkeys(lines.split("\n"), (None,))
-        every = lines.split("\n")
-        found: dict[str, tuple[str | None, ...]] = dict.fromkeys([line for line in every if "@" not in line], (None,))
-        for line in every:
-            if "@" in line:
-                name, version = _versioned(line)
-                found[name] = (*found.get(name, ()), version)
+        found: dict[str, tuple[str | None, ...]] = dict.fromkeys(lines.split("\n"), (None,))
+        for line in _with_versions(lines):
+            found.pop(line, None)
+            name, version = _versioned(line)
+            found[name] = (*found.get(name, ()), version)
         return found
 
     @cached_property

@@ -134,10 +134,10 @@ class _Judge:
                 continue
             version = self._context.installation.wheel(need.package)
             reason = f"{label(version) if version else need.package} {need.needs}"
-            nowhere = self._context.installation.whole and self._context.base.closed
-            if need.severity == "error" or nowhere:
+            whole, base = self._context.installation.whole, self._context.base
+            if need.severity == "error" or (whole and base.closed):
                 return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=need.cause)
-            if self._context.installation.whole and self._context.base.known:
+            if whole and base.known:
                 return _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason, cause=need.cause)
             return _Way(outcome=own.outcome, verdict=Verdict.WARN, reason=f"{own.reason}; {reason}", cause=own.cause)
         return own
@@ -167,11 +167,6 @@ class _Judge:
             return None
         if wheel.name in self._unmet:
             return self._unmet[wheel.name]
-        if entry.code and wheel.paths.isdisjoint(self._context.broken):
-            # Nothing but the wheel's own code decides, and cells of a matrix share their wheels.
-            knowledge = self._context.knowledge
-            asked = "way", id(entry), id(knowledge), self._target, self._context.apart(wheel)
-            return wheel.once(asked, (entry, knowledge), lambda: self._by_code(wheel, entry))
         key = (id(wheel), entry.code)
         if key not in self._faults:
             self._faults[key] = self._package_fault(wheel, known=entry.code)
@@ -189,6 +184,14 @@ class _Judge:
 
     def _by_code(self, wheel: WheelFacts, entry: Dispatch) -> _Way | None:
         """Return what the GPU code of the libraries that an entry is about makes of a feature: the best of them."""
+        if not wheel.paths.isdisjoint(self._context.broken):
+            return self._best_library(wheel, entry)
+        # Nothing but the wheel's own code decides, and cells of a matrix share their wheels.
+        knowledge = self._context.knowledge
+        key = "by code", id(entry), id(knowledge), self._target, self._context.apart(wheel)
+        return wheel.once(key, (entry, knowledge), lambda: self._best_library(wheel, entry))
+
+    def _best_library(self, wheel: WheelFacts, entry: Dispatch) -> _Way | None:
         ways: list[_Way] = []
         for library in wheel.matching(entry.library):
             if self._context.for_others(wheel, library):

@@ -176,7 +176,14 @@ class NeedsFile(Value):
     """knowledge/runtime_needs.yaml."""
 
     version: Literal["1"]
+    brings: dict[str, str] = {}
+    """A name in `provided_by` -> regular expression over packages of a base that bring it too."""
     needs: tuple[RuntimeNeed, ...]
+
+    def brought_by(self, packages: Iterable[str]) -> frozenset[str]:
+        """Return the names of `brings` that one of the packages brings."""
+        there = tuple(packages)
+        return frozenset(name for name, brings in self.brings.items() if any(map(re.compile(brings).fullmatch, there)))
 
 
 class LibraryPolicy(Value):

@@ -47,6 +47,11 @@ class Base:
     search: tuple[str, ...] = ()
     """Folders of the loader's own configuration and LD_LIBRARY_PATH, for images."""
 
+    @property
+    def read(self) -> bool:
+        """Whether its own libraries have been read and are searched for as the loader does: an image's."""
+        return bool(self.libraries or self.search)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
@@ -256,7 +261,7 @@ class Linker:
     def _import_once(self, torch: WheelFacts) -> None:
         """Import torch, or take over what an import of it found that asked for the same libraries."""
         base = self.installation.base
-        if base.libraries or base.search:
+        if base.read:
             self._import_torch(torch)
             return
         key = "imported", self.driver, self.runtime, base.sonames, id(self._preloaded)

@@ -480,18 +480,11 @@ def _left(library: Library, binding: tuple[Library, ...]) -> Unresolved:
 
 def _asked_for(library: Library) -> Unresolved:
     """Return all references of a library by whose they are and by version, in order."""
-    plain: dict[Owner, list[str]] = {}
     found: dict[tuple[Owner, str | None], list[str]] = {}
-    names = sorted(library.asked)
-    for name, whose in zip(names, map(owner, names), strict=True):
+    for name in sorted(library.asked):
         for version in library.asked[name]:
-            if version is None:
-                plain.setdefault(whose, []).append(name)
-            else:
-                found.setdefault((whose, version), []).append(name)
-    return {(whose, None): tuple(names) for whose, names in plain.items()} | {
-        group: tuple(names) for group, names in found.items()
-    }
+            found.setdefault((owner(name), version), []).append(name)
+    return {group: tuple(names) for group, names in found.items()}
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:

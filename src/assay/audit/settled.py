@@ -110,7 +110,7 @@ def surroundings_of(
     wheel and torch are judged as fast as looked up.
     """
     installation = linker.installation
-    if installation.base.libraries or installation.base.search or len(installation.wheels) < FEWEST:
+    if installation.base.read or len(installation.wheels) < FEWEST:
         return None
     loaded = linker.loaded.values()
     return _first_equal(

@@ -46,6 +46,8 @@ def command(
 ) -> int:
     """Show for each cell what was built, skipped, refused or failed, its size and time, and what changed."""
     files, plan = load(project)
+    if not (html or into or badges) and (folders or measured or check):
+        raise UsageError("--records, --measured and --check go with --html, --into or --badges")
     store = FileStore(files.root / "build_logs")
     if not check:
         # A check changes nothing, and what cannot be written down can still be read.
@@ -63,8 +65,6 @@ def command(
             return site.drifted(pages, into, measured=measured)
         site.write(pages, html=html, into=into, badges=badges, measured=measured)
         return 0
-    if folders or measured or check:
-        raise UsageError("--records, --measured and --check go with --html, --into or --badges")
     made = report.make(plan.select(select), store.records(), excluded=len(plan.excluded), last=store.last_run())
     match form:
         case "json":

@@ -6,7 +6,6 @@ What `assay build` asks before it builds a cell is `Auditor.judge`; what it asks
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -431,10 +429,6 @@ def _problem(wheel: LockedWheel, message: str) -> Finding:
     )
 
 
-_NVCC: Final = re.compile(r"nvidia-cuda-toolkit|cuda-(?:toolkit|nvcc|compiler)(?:-\d+-\d+)?")
-"""Packages of Debian, and of NVIDIA's own archive, that bring nvcc."""
-
-
 def base_of(
     base: MatrixBase,
     name: str,
@@ -457,8 +451,7 @@ def base_of(
         major = base.cuda.partition(".")[0]
         sonames |= {pattern.replace("{major}", major) for pattern in knowledge.sonames.toolkit}
         installed |= {"cuda-toolkit", "gcc", "g++"}
-    if any(_NVCC.fullmatch(package) for package in installed):
-        installed.add("cuda-toolkit")
+    installed |= knowledge.needs.brought_by(installed)
     return Base(
         name=name,
         glibc=base.glibc,
