@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -220,6 +221,12 @@ def untouched(cell: Installation) -> Installation:
     return replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels))
 
 
+def anew(cells: Sequence[Installation]) -> list[Installation]:
+    """Return cells whose wheels nobody has looked at, with those in common that they had in common."""
+    copies = {id(wheel): wheel.model_copy(deep=True) for cell in cells for wheel in cell.wheels}
+    return [replace(cell, wheels=tuple(copies[id(wheel)] for wheel in cell.wheels)) for cell in cells]
+
+
 def unread(wheel: WheelFacts) -> WheelFacts:
     return facts(wheel.name, wheel.version, *(library(item.path, scope="listed") for item in wheel.libraries))
 
@@ -313,7 +320,8 @@ def test_what_is_settled_of_a_wheel_is_settled_for_its_surroundings_alone(
     apart = [audit(untouched(cell), knowledge) for cell in cells]
 
     assert apart[0] != apart[1]
-    assert [*apart, *apart] == [audit(cell, knowledge) for cell in (*cells, *cells)]
+    assert apart == [audit(cell, knowledge) for cell in anew(cells)]
+    assert apart[::-1] == [audit(cell, knowledge) for cell in anew(cells[::-1])]
 
 
 TORCH, RUNTIME = torch(), cudart()
@@ -364,13 +372,90 @@ def test_what_is_kept_of_torch_and_of_kernels_is_kept_for_equal_cells_alone(
     knowledge: Knowledge, first: Installation, then: Installation, targets: tuple[TargetGpu, TargetGpu]
 ) -> None:
     """Each pair of cells shares its wheels and differs in one thing that an import or a prediction rests on."""
-    cells = list(zip((first, then), targets, strict=True))
-    apart = [audit(untouched(cell), knowledge, targets=[target]).report for cell, target in cells]
+    both = (first, then), targets
+
+    def reports(cells: Sequence[Installation], targets: Sequence[TargetGpu]) -> list[AuditReport]:
+        pairs = zip(anew(cells), targets, strict=True)
+        return [audit(cell, knowledge, targets=[target]).report for cell, target in pairs]
+
+    apart = [reports([cell], [target])[0] for cell, target in zip(*both, strict=True)]
 
     assert apart[0].model_copy(update={"targets": ()}) != apart[1].model_copy(update={"targets": ()})
-    for order in (cells, cells[::-1]):
-        told = {id(cell): audit(cell, knowledge, targets=[target]).report for cell, target in order}
-        assert apart == [told[id(first)], told[id(then)]]
+    assert apart == reports(*both)
+    assert apart[::-1] == reports(*(pair[::-1] for pair in both))
+
+
+NAMED_FOR_311 = facts("one", "1", library("one/m.cpython-311-x86_64-linux-gnu.so", defined=("PyInit_m",)))
+TWICE = [facts(name, "1", library("ext/_C.abi3.so", undefined=(symbol,), defined=("PyInit__C",)))
+         for name, symbol in (("one", "PyUnstable_Long_IsCompact"), ("two", "PyList_New"))]  # fmt: skip
+WITH_SYM_NE = extension(COMMON, SYM_NE)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "changed"),
+    [
+        pytest.param(replace(ON, wheels=(NAMED_FOR_311,), python="3.11"), replace(ON, wheels=(NAMED_FOR_311,)), {},
+                     id="python"),
+        pytest.param(replace(ON, wheels=(WITH_SYM_NE,)), replace(ON, wheels=(WITH_SYM_NE,), complete=False), {},
+                     id="complete"),
+        pytest.param(
+            replace(ON, wheels=(WITH_SYM_NE, TORCH), base=replace(BOOKWORM, sonames=frozenset({"libcudart.so.12"}))),
+            replace(ON, wheels=(WITH_SYM_NE, TORCH)), {}, id="base",
+        ),
+        pytest.param(replace(ON, wheels=(TORCH, RUNTIME, WITH_SYM_NE)), replace(ON, wheels=(TORCH, WITH_SYM_NE)), {},
+                     id="one more"),
+        pytest.param(replace(ON, wheels=(TWICE[0],)), replace(ON, wheels=(TWICE[1],)), {}, id="another"),
+        pytest.param(replace(ON, wheels=(TORCH, RUNTIME)), replace(ON, wheels=(TORCH, RUNTIME)),
+                     {"targets": [TargetGpu(name="sm_80", capability=80)]}, id="GPU"),
+        pytest.param(replace(ON, wheels=(TORCH, RUNTIME)), replace(ON, wheels=(TORCH, RUNTIME)),
+                     {"targets": [SM120, TargetGpu(name="sm_80", capability=80)]}, id="one GPU more"),
+        pytest.param(
+            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)),
+            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)), {"demangle": str.upper}, id="names in words",
+        ),
+        pytest.param(
+            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)),
+            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)),
+            {"known": {"ext": [extension(NEW_STRING).model_copy(update={"version": "2.0"})]}}, id="what else is known",
+        ),
+    ],
+)  # fmt: skip
+def test_what_libraries_show_is_shown_for_equal_cells_alone(
+    knowledge: Knowledge, first: Installation, then: Installation, changed: dict[str, Any]
+) -> None:
+    """Each pair of cells differs in one thing that the rules about libraries rest on."""
+    options: list[dict[str, Any]] = [{"targets": [SM120]}, {"targets": [SM120], **changed}]
+
+    def reports(cells: Sequence[Installation], options: Sequence[dict[str, Any]]) -> list[AuditReport]:
+        return [audit(cell, knowledge, **more).report for cell, more in zip(anew(cells), options, strict=True)]
+
+    apart = [*reports([first], options[:1]), *reports([then], options[1:])]
+
+    assert apart[0].findings != apart[1].findings
+    assert apart == reports([first, then], options)
+    assert apart[::-1] == reports([then, first], options[::-1])
+
+
+def test_what_libraries_show_rests_on_the_knowledge(knowledge: Knowledge) -> None:
+    cell = replace(ON, wheels=(torch("2.9.1"), cudart(), extension(COMMON, NEW_STRING)))
+    knowing = knowledge, replace(knowledge, history=TorchHistory.build({}))
+    apart = [audit(untouched(cell), one) for one in knowing]
+
+    assert apart[0] != apart[1]
+    assert apart == [audit(cell, one) for one in knowing]
+
+
+def test_cells_that_differ_in_wheels_without_libraries_share_what_libraries_show(knowledge: Knowledge) -> None:
+    """The rules about libraries are not applied again; those about requirements are."""
+    native = (torch("2.9.1"), cudart(), extension(COMMON, SYM_NE))
+    needing = facts("serving", "1", requires=("ext>=2",))
+    one, two = (judged(knowledge, *native, wheel, targets=(SM120,)) for wheel in (facts("serving", "2"), needing))
+    rest = [finding for finding in two.findings if finding.rule != "R1"]
+
+    assert {"L3"} <= {finding.rule for finding in rest}
+    assert all(mine is other for mine, other in zip(one.findings, rest, strict=True))
+    assert ["requires ext>=2, but 1.0 is in the set"] == [finding.message for finding in found(two, "R1")]
+    assert all(mine is other for mine, other in zip(one.code, two.code, strict=True))
 
 
 @pytest.mark.parametrize(("has", "lacking"), [("@@V1", False), ("@V1", False), ("", False), ("@@V2", True)])

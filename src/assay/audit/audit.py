@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple
 
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import WheelFacts
 from assay.audit.features import predictions
-from assay.audit.findings import AuditReport, Finding, verdict_of
+from assay.audit.findings import AuditReport, CodeRow, Finding, verdict_of
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Installation
 from assay.audit.rules_gpu import gpu_rules
@@ -22,6 +22,7 @@ from assay.model.outcome import Severity
 __all__ = ["Audited", "audit"]
 
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+_NOTHING_KNOWN: Final[Mapping[str, Sequence[WheelFacts]]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,13 @@ def audit(
         targets=targets,
         demangle=demangle,
         # A mapping that reads when it is asked is empty until then.
-        known={} if known is None else known,
+        known=_NOTHING_KNOWN if known is None else known,
     )
     context.findings.extend(problems)
-    _apply(context)
-    rows = gpu_rules(context)
+    requirement_rules(context)
+    shown = _shown_by_libraries(context)
+    context.findings += shown.findings
+    context.broken.update(shown.broken)
     predicted = predictions(context)
     ordered = sorted(
         dict.fromkeys(context.findings), key=lambda item: (_ORDER[item.severity], item.rule, item.package, item.library)
@@ -77,18 +80,46 @@ def audit(
         verdict=verdict_of(ordered),
         findings=tuple(ordered),
         predictions=predicted,
-        code=tuple(rows),
+        code=shown.code,
         packages={wheel.name: wheel.version for wheel in sorted(installation.wheels, key=lambda item: item.name)},
-        unread=tuple(
-            label(wheel)
-            for wheel in installation.native
-            if any(library.scope == "listed" and library.problem is None for library in wheel.libraries)
-        ),
+        unread=shown.unread,
     )
-    return Audited(report=report, uncertain=frozenset[tuple[str, str]]().union(*context.uncertain.values()))
+    return Audited(report=report, uncertain=shown.uncertain)
 
 
-def _apply(context: Context) -> None:
+class _Shown(NamedTuple):
+    """What the libraries of an installation show, whatever else is in it."""
+
+    findings: tuple[Finding, ...]
+    broken: Mapping[str, str]
+    """Path of a library -> why it does not load."""
+    uncertain: frozenset[tuple[str, str]]
+    """As in `Audited`."""
+    code: tuple[CodeRow, ...]
+    unread: tuple[str, ...]
+
+
+def _shown_by_libraries(context: Context) -> _Shown:
+    """Apply the rules about libraries, once for all cells with the same ones.
+
+    Many cells of a matrix differ in wheels without libraries alone: a release of SGLang, of FlashInfer, of what these
+    need. The rules about libraries do not get to see such wheels.
+    """
+    installation = context.installation
+    native = installation.native
+    alone = Installation(
+        wheels=native, python=installation.python, base=installation.base, complete=installation.complete
+    )
+    seen = replace(context, installation=alone, findings=[], broken={})
+    if not native or installation.base.read:
+        return _apply(seen)
+    beside = (native, context.knowledge, context.demangle, context.known)
+    key = "shown", *map(id, native), *map(id, beside[1:]), alone.python, alone.base, alone.complete
+    return native[0].once((*key, *context.targets), beside, lambda: _apply(seen))
+
+
+def _apply(context: Context) -> _Shown:
+    """Apply the rules about libraries."""
     for wheel in context.installation.native:
         for library in wheel.libraries:
             if library.problem is not None:
@@ -101,9 +132,20 @@ def _apply(context: Context) -> None:
                         message=f"could not be read: {library.problem}",
                     )
                 )
-    requirement_rules(context)
     before = len(context.findings)
     link_rules(context)
     version_rules(context)
     context.settle(context.findings[before:])
     torch_rules(context)
+    rows = gpu_rules(context)
+    return _Shown(
+        findings=tuple(context.findings),
+        broken=context.broken,
+        uncertain=frozenset[tuple[str, str]]().union(*context.uncertain.values()),
+        code=tuple(rows),
+        unread=tuple(
+            label(wheel)
+            for wheel in context.installation.native
+            if any(library.scope == "listed" and library.problem is None for library in wheel.libraries)
+        ),
+    )

@@ -156,14 +156,19 @@ def _bindable(key: str) -> bool:
     return binding in _BINDABLE and visibility in {"", "protected"}
 
 
-def _with_versions(lines: str) -> Iterator[str]:
-    """Yield those of the lines that have an `@`."""
-    at = lines.find("@")
-    while at >= 0:
-        end = lines.find("\n", at)
-        end = end if end >= 0 else len(lines)
-        yield lines[lines.rfind("\n", 0, at) + 1 : end]
-        at = lines.find("@", end)
+_VERSIONED: Final = re.compile(r"^([^@\n]+)@@?(.*)$", re.MULTILINE)
+
+
+def _plain_lines(lines: str) -> list[str]:
+    """Return those of the lines that have no `@`: of nearly all libraries, all."""
+    if "@" not in lines:
+        return lines.split("\n")
+    return [line for line in lines.split("\n") if "@" not in line]
+
+
+def _versioned_lines(lines: str) -> list[tuple[str, str]]:
+    """Return the others: name and version."""
+    return _VERSIONED.findall(lines) if "@" in lines else []
 
 
 @lru_cache(maxsize=1 << 17)
@@ -264,21 +269,16 @@ class Library(_Fact):
 
         A dictionary of strings alone, unlike a set of them, is nothing that Python's collector goes through.
         """
-        found = dict.fromkeys(itertools.chain.from_iterable(lines.split("\n") for lines in self._exported_lines()))
-        for lines in self._exported_lines():
-            # Nearly all libraries have no versions at all: their lines are the names.
-            for line in _with_versions(lines):
-                found.pop(line, None)
-        return found
+        return dict.fromkeys(itertools.chain.from_iterable(map(_plain_lines, self._exported_lines())))
 
     @cached_property
     def versioned(self) -> Mapping[str, frozenset[str]]:
         """Symbols with versions that other objects can bind to -> the versions they have there."""
         found: dict[str, frozenset[str]] = {}
         for lines in self._exported_lines():
-            for line in _with_versions(lines):
-                name, _, version = line.partition("@")
-                found[name] = found.get(name, frozenset()) | {version.removeprefix("@")}
+            for name, version in _versioned_lines(lines):
+                # A name has one version, but for a few of the C library's.
+                found[name] = found[name] | {version} if name in found else frozenset((version,))
         return found
 
     @cached_property
@@ -404,11 +404,9 @@ class Library(_Fact):
         lines = self.undefined.get("global", "")
         if not lines:
             return {}
-        found: dict[str, tuple[str | None, ...]] = dict.fromkeys(lines.split("\n"), (None,))
-        for line in _with_versions(lines):
-            found.pop(line, None)
-            name, version = _versioned(line)
-            found[name] = (*found.get(name, ()), version)
+        found: dict[str, tuple[str | None, ...]] = dict.fromkeys(_plain_lines(lines), (None,))
+        for name, version in _versioned_lines(lines):
+            found[name] = (*found.get(name, ()), version or None)
         return found
 
     @cached_property

@@ -52,7 +52,7 @@ def predictions(context: Context) -> tuple[Prediction, ...]:
                 reason=way.reason,
                 cause=way.cause,
             )
-            for name in context.knowledge.dispatch.features
+            for name in judge.given.asked
             if (way := judge.predict(name)) is not None
         )
     return tuple(made)
@@ -64,6 +64,7 @@ class _Judge:
     def __init__(self, context: Context, target: TargetGpu) -> None:
         self._context = context
         self._target = target
+        self.given = context.knowledge.dispatch.given_by(context.installation.names)
         self._done: dict[str, _Way | None] = {}
         self._faults: dict[tuple[int, bool], _Way | None] = {}
         # Needs at run time (rule R4) without which nothing of a package works.
@@ -78,14 +79,12 @@ class _Judge:
         if name not in self._done:
             # Features that need each other in a circle would never end.
             self._done[name] = None
-            feature = self._context.knowledge.dispatch.features.get(name)
+            feature = self.given.asked.get(name)
             self._done[name] = self._predicted(name, feature) if feature is not None else None
         return self._done[name]
 
     def _predicted(self, name: str, feature: Feature) -> _Way | None:
         there = self._context.installation.names
-        if not (feature.soname or self._has_part(name)) or not there >= feature.packages:
-            return None
         ways = [
             way
             for entry in feature.dispatch
@@ -96,7 +95,7 @@ class _Judge:
         best = max(ways, key=lambda way: _RANK[way.outcome], default=None)
         for glob, why in feature.unsupported.items():
             # What the hardware lacks, no version of a package has, whatever its kernels are called.
-            if self._context.on(self._target, (glob,)) and self._has_part(name):
+            if self._context.on(self._target, (glob,)) and name in self.given.part:
                 best = _Way(outcome=Outcome.UNSUPPORTED, verdict=Verdict.FAIL, reason=why)
         if best is None:
             return None
@@ -110,7 +109,7 @@ class _Judge:
     def _with_needs(self, feature: Feature, own: _Way) -> _Way:
         for other in feature.needs:
             needed = self.predict(other)
-            if needed is None and own.outcome is Outcome.WORKS and self._has_part(other):
+            if needed is None and own.outcome is Outcome.WORKS and other in self.given.part:
                 reason = f"needs {other}, of which nothing is known for {self._target.name} in the versions here"
                 own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason)
             if needed is not None and needed.outcome is Outcome.INCONCLUSIVE and own.outcome is Outcome.WORKS:
@@ -142,15 +141,10 @@ class _Judge:
             return _Way(outcome=own.outcome, verdict=Verdict.WARN, reason=f"{own.reason}; {reason}", cause=own.cause)
         return own
 
-    def _has_part(self, feature: str) -> bool:
-        """Whether a package is there that could give a feature in another version or on another target."""
-        known = self._context.knowledge.dispatch.features.get(feature)
-        return known is not None and not known.givers.isdisjoint(self._context.installation.names)
-
     def _soname_way(self, soname: str) -> _Way:
         """What a shared library that has to come with the base makes of a feature."""
         base = self._context.base
-        if soname in base.sonames or soname in self._context.linker.system:
+        if base.has(soname):
             return _Way(outcome=Outcome.WORKS, verdict=Verdict.OK, reason=f"{soname} is in the base {base.name}")
         if not base.known:
             return _Way(
@@ -176,7 +170,7 @@ class _Judge:
                 outcome=Outcome.WORKS,
                 verdict=Verdict.OK,
                 reason=f"{label(wheel)} has it; rests on {', '.join(needs)}"
-                if (needs := [name for name in feature.needs if self._has_part(name)])
+                if (needs := [name for name in feature.needs if name in self.given.part])
                 else f"every library that {label(wheel)} cannot do without finds what it needs",
             )
         best = self._by_code(wheel, entry)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -268,12 +269,43 @@ class Feature(Value):
         return frozenset(entry.package for entry in self.dispatch)
 
 
+class Given(NamedTuple):
+    """Which features some distributions make a question of."""
+
+    part: frozenset[str]
+    """Those that one of them can give, in some version and on some target."""
+    asked: Mapping[str, Feature]
+    """Those that can be predicted: of these, and of those that a library of the base decides."""
+
+
 class DispatchFile(Value):
     """knowledge/dispatch.yaml."""
 
     version: Literal["1"]
     libraries: tuple[LibraryPolicy, ...]
     features: dict[str, Feature]
+
+    def given_by(self, distributions: AbstractSet[str]) -> Given:
+        """Return which features distributions make a question of; cells of a matrix share the answer."""
+        there = self._deciding.intersection(distributions)
+        if there not in self._given:
+            part = frozenset(name for name, one in self.features.items() if not one.givers.isdisjoint(there))
+            asked = {
+                name: one
+                for name, one in self.features.items()
+                if (one.soname or name in part) and there >= one.packages
+            }
+            self._given[there] = Given(part, asked)
+        return self._given[there]
+
+    @cached_property
+    def _deciding(self) -> frozenset[str]:
+        """All distributions that any feature rests on."""
+        return frozenset().union(*(one.givers | one.packages for one in self.features.values()))
+
+    @cached_property
+    def _given(self) -> dict[frozenset[str], Given]:
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

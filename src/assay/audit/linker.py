@@ -52,6 +52,10 @@ class Base:
         """Whether its own libraries have been read and are searched for as the loader does: an image's."""
         return bool(self.libraries or self.search)
 
+    def has(self, soname: str) -> bool:
+        """Whether it has a library of a name: its own, or that of the file."""
+        return soname in self.sonames or any(soname in {item.soname, item.name} for item in self.libraries)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
@@ -252,11 +256,6 @@ class Linker:
             self._import_once(self.installation.torch)
         self._settled = True
         self._all_there.clear()
-
-    @property
-    def system(self) -> dict[str, Library | None]:
-        """Soname -> library, for the libraries of an image's base."""
-        return {name: found.library for name, found in self._system.items()}
 
     def _import_once(self, torch: WheelFacts) -> None:
         """Import torch, or take over what an import of it found that asked for the same libraries."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import lru_cache
 from typing import Final, assert_never
 
@@ -13,7 +15,7 @@ from assay.audit.context import Context, Root, label
 from assay.audit.facts import Library, Reference, Unresolved, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed
-from assay.audit.linker import Closure, Found, Missing, Where
+from assay.audit.linker import Found, Missing, Rest, Where
 from assay.audit.rules_torch import missing_torch_symbols, suggestions
 from assay.audit.symbols import Owner, owner
 from assay.model.outcome import Severity
@@ -50,10 +52,10 @@ def link_rules(context: Context) -> None:
     context.say_what_is_settled()
     _torch(context)
     _missing_sonames(context)
-    known: dict[int, _Reach] = {}
+    around = _Around(context)
     for root in context.roots:
         if _importable(context, root):
-            _symbols(context, root, known)
+            _symbols(context, root, around)
 
 
 def _torch(context: Context) -> None:
@@ -302,20 +304,16 @@ def _importable(context: Context, root: Root) -> bool:
     return True
 
 
-def _symbols(context: Context, root: Root, known: dict[int, _Reach]) -> None:
-    """L3, L5, L6: every symbol that must be found, of the library and of what it newly pulls in.
-
-    Args:
-        known: what has been worked out for others that pull in the same.
-    """
+def _symbols(context: Context, root: Root, around: _Around) -> None:
+    """L3, L5, L6: every symbol that must be found, of the library and of what it newly pulls in."""
     closure = root.closure
-    if id(closure.rest) not in known:
-        known[id(closure.rest)] = _reach(context, closure)
-    reach = known[id(closure.rest)]
     root_too = None if closure.root.key in context.linker.global_keys else root.library
     # What is opened by its path is another library, even where torch has loaded one of its name (`_C...so`).
-    for found in (closure.root, *reach.fresh):
-        if found.library is None:
+    for found in (closure.root, *around.fresh(closure.rest)):
+        if found.library is None or (misses := _misses(context, found.library)) is _Misses.NOTHING:
+            continue
+        reach = around.reach(closure.rest)
+        if misses is _Misses.WHAT_WAS_NOT_READ and not reach.listed:
             continue
         binding = _binding(found.library, reach, root_too)
         checked = _check(context, found.library, reach, binding)
@@ -323,6 +321,46 @@ def _symbols(context: Context, root: Root, known: dict[int, _Reach]) -> None:
             context.torch_bound.add(id(root.wheel))
         if checked.anything:
             _report(context, root, found.wheel or root.wheel, found.library, checked)
+
+
+class _Misses(Enum):
+    """What of a library's references can be missed at all, whatever it binds to."""
+
+    NOTHING = "nothing"
+    WHAT_WAS_NOT_READ = "what was not read"
+    SOME = "some"
+
+
+def _misses(context: Context, library: Library) -> _Misses:
+    """Return what can be missed of a library: of most, which ask for Python and the C library alone, nothing."""
+    knowledge, python = context.knowledge, context.installation.python
+    return library.once(
+        ("misses", id(knowledge), python),
+        knowledge,
+        lambda: _can_miss(library, knowledge.python.get(python), context.linker.runtime),
+    )
+
+
+def _can_miss(library: Library, python: Container[str] | None, runtime: AbstractSet[str]) -> _Misses:
+    """Return what `_unresolved` can make something of, by names alone."""
+    versions_of_others = not runtime.issuperset(library.requires)
+    found = _Misses.NOTHING
+    for line in library.undefined.get("global", "").split("\n"):
+        if "@" in line:
+            if versions_of_others:
+                return _Misses.SOME
+        elif line and not (python is not None and line in python):
+            whose = owner(line)
+            if whose is Owner.OTHER and not _told_of(line):
+                found = _Misses.WHAT_WAS_NOT_READ
+            elif whose is not Owner.PYTHON or python is not None:
+                return _Misses.SOME
+    return found
+
+
+def _told_of(name: str) -> bool:
+    """Whether it is told that nothing has a name of nobody's: other C names come from what Python itself has loaded."""
+    return name.startswith("_Z") or _FAMILIES.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,12 +377,40 @@ class _Reach:
     absent: frozenset[str]
     tabled: str | None
     """The torch release whose table of exports stands in for its libraries."""
-    fresh: tuple[Found, ...]
-    """What the root newly pulls in, modules that Python imports by themselves left out."""
 
 
-def _reach(context: Context, closure: Closure) -> _Reach:
-    linker, rest = context.linker, closure.rest
+class _Around:
+    """What the libraries of one installation newly pull in and can bind to, worked out once for equal ones."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._fresh: dict[int, tuple[Found, ...]] = {}
+        self._reach: dict[int, _Reach] = {}
+
+    def fresh(self, rest: Rest) -> tuple[Found, ...]:
+        """Return what a library newly pulls in, modules that Python imports by themselves left out."""
+        if id(rest) not in self._fresh:
+            loaded = self._context.linker.loaded
+            self._fresh[id(rest)] = tuple(
+                found
+                for found in rest.found
+                if found.library is not None
+                and found.library.scope != "listed"
+                and not found.library.extension
+                and found.where in {Where.PATH, Where.PRELOADED, Where.UNREACHABLE}
+                and found.soname not in loaded
+            )
+        return self._fresh[id(rest)]
+
+    def reach(self, rest: Rest) -> _Reach:
+        """Return what a library can bind to, itself left out."""
+        if id(rest) not in self._reach:
+            self._reach[id(rest)] = _reach(self._context, rest)
+        return self._reach[id(rest)]
+
+
+def _reach(context: Context, rest: Rest) -> _Reach:
+    linker = context.linker
     exporters: list[Library] = []
     listed: list[Found] = []
     blind: list[str] = []
@@ -367,15 +433,6 @@ def _reach(context: Context, closure: Closure) -> _Reach:
         blind=tuple(blind),
         absent=frozenset(item.soname for item in rest.missing),
         tabled=tabled,
-        fresh=tuple(
-            found
-            for found in rest.found
-            if found.library is not None
-            and found.library.scope != "listed"
-            and not found.library.extension
-            and found.where in {Where.PATH, Where.PRELOADED, Where.UNREACHABLE}
-            and found.soname not in linker.loaded
-        ),
     )
 
 
@@ -446,10 +503,7 @@ def _unresolved(
             checked.uncertain.extend(reach.listed)
         case Owner.OTHER:
             if context.installation.complete and not (reach.absent or reach.blind or reach.tabled):
-                # Other C names without a version come from what Python itself has loaded (libm, libdl, libpthread).
-                checked.missing.extend(
-                    (name, version) for name in names if name.startswith("_Z") or _FAMILIES.fullmatch(name)
-                )
+                checked.missing.extend((name, version) for name in names if _told_of(name))
         case _:
             assert_never(whose)
 

@@ -126,10 +126,15 @@ def _python(context: Context, wheel: WheelFacts) -> None:
         context.add(finding)
 
 
+@lru_cache(maxsize=1 << 12)
+def _is_for(specifier: str, python: str) -> bool:
+    return SpecifierSet(specifier).contains(f"{python}.99")
+
+
 def _unfit(wheel: WheelFacts, python: str) -> tuple[str, str] | None:
     """Return why a wheel is not for a Python and what to do about it, or None."""
     try:
-        if wheel.requires_python and not SpecifierSet(wheel.requires_python).contains(f"{python}.99"):
+        if wheel.requires_python and not _is_for(wheel.requires_python, python):
             return f"requires Python {wheel.requires_python}; this is {python}", ""
         tags = parse_wheel_filename(wheel.filename)[3]
     except (InvalidSpecifier, InvalidWheelFilename):

@@ -22,6 +22,8 @@ from assay.cli.common import format_option, load, project_option
 from assay.cli.wheels import index_option, is_requirement, is_wheel, wheel_of, where_to_look
 from assay.errors import AssayError, NothingSelected, UsageError
 from assay.flows.audit import Auditor, Obtained, base_of, gpu_targets, keep_record, promised
+from assay.model.cell import Cell
+from assay.model.lock import Lock
 from assay.model.matrix import Matrix
 from assay.model.outcome import Verdict
 from assay.plan import Plan
@@ -201,6 +203,7 @@ def _audit_cells(
 
     store = FileStore(files.root / "build_logs")
     matrix = plan.project.matrix
+    found: list[tuple[Cell, Lock]] = []
     for cell in plan.select(list(words)):
         if cell.kind == "external":
             console.say(f"{cell.id}: an image of others; audit it with --image {cell.reference}")
@@ -212,8 +215,11 @@ def _audit_cells(
             continue
         if targets:
             cell = cell.model_copy(update={"targets": tuple(target.name for target in targets)})  # noqa: PLW2901
+        found.append((cell, lock))
+    ahead = auditor.read_ahead(lock for _, lock in found)
+    for cell, lock in found:
         try:
-            report = auditor.cell(cell, lock, matrix, targets=targets or None)
+            report = auditor.cell(cell, lock, matrix, targets=targets or None, ahead=ahead)
         except AssayError as error:
             console.warn(f"{cell.id}: not audited: {error}")
             continue

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -36,7 +37,7 @@ from assay.model.outcome import Severity
 from assay.ports.facts_store import FactsStore
 from assay.ports.index import IndexFile, PackageIndex
 from assay.ports.store import Store
-from assay.ports.wheel_source import WheelSource
+from assay.ports.wheel_source import ByteSource, WheelSource
 from assay.record import AuditRecord, now
 
 __all__ = ["Auditor", "Obtained", "base_of", "gpu_targets", "judgement", "keep_record", "promised"]
@@ -57,16 +58,24 @@ class Obtained:
     problem: Finding | None = None
 
 
-@dataclass
-class _Meter:
-    """Bytes fetched, over all threads."""
+class _Metered:
+    """A source of wheels that knows what was fetched of it, over all threads."""
 
-    bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, wheels: WheelSource) -> None:
+        self._wheels = wheels
+        self._opened: list[ByteSource] = []
 
-    def add(self, count: int) -> None:
-        with self.lock:
-            self.bytes += count
+    @contextmanager
+    def open(self, file: IndexFile) -> Iterator[ByteSource]:
+        """Open one file for reading; see the port."""
+        with self._wheels.open(file) as source:
+            self._opened.append(source)
+            yield source
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that came over the wire so far."""
+        return sum(source.fetched for source in self._opened)
 
 
 class _Others(Mapping[str, Sequence[WheelFacts]]):
@@ -114,14 +123,14 @@ class Auditor:
         progress: Progress | None = None,
     ) -> None:
         self._index = index
-        self._wheels = wheels
+        self._wheels = _Metered(wheels)
         self._facts = facts
         self.knowledge = knowledge
         self._quick = quick
         self._demangle = demangle
         self._progress = progress
         self._others = _Others(facts)
-        self._meter = _Meter()
+        self._sufficient: dict[str, Obtained] = {}
         self._one_at_a_time: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
         self._full = threading.BoundedSemaphore(FULL_JOBS)
@@ -129,17 +138,25 @@ class Auditor:
     # ------------------------------------------------------------------------------------------------- judging
 
     def cell(
-        self, cell: Cell, lock: Lock, matrix: Matrix, *, targets: Sequence[TargetGpu] | None = None
+        self,
+        cell: Cell,
+        lock: Lock,
+        matrix: Matrix,
+        *,
+        targets: Sequence[TargetGpu] | None = None,
+        ahead: Mapping[str, Obtained] = MappingProxyType({}),
     ) -> AuditReport:
         """Audit what a lock would install on a cell's base. Never raises for the fault of one wheel.
 
         Args:
             targets: GPUs to judge for, in place of the cell's own.
+            ahead: what `read_ahead` returned for this lock and others.
 
         Raises:
             PackageIndexError: no file of the lock could be found out about at all.
         """
-        obtained = self._obtain_all(lock.wheels)
+        started, before = time.monotonic(), self._wheels.bytes
+        obtained = self._obtain_all(lock.wheels, ahead)
         from_source = any(value.source is not None for value in cell.point.values())
         installation = Installation(
             wheels=tuple(item.facts for item in obtained),
@@ -152,7 +169,8 @@ class Auditor:
             overridden=frozenset(_names(cell.forced_requirements)),
         )
         gpus = gpu_targets(matrix, cell.targets) if targets is None else targets
-        return self.installation(installation, obtained, gpus, name=cell.id)
+        report = self.installation(installation, obtained, gpus, name=cell.id)
+        return self._measured(report, started, before)
 
     def judge(self, cell: Cell, lock: Lock, matrix: Matrix, *, store: Store, run: str) -> Judgement | None:
         """Audit a cell before it is built and keep the record; None where nothing could be read."""
@@ -199,7 +217,7 @@ class Auditor:
         name: str,
     ) -> AuditReport:
         """Audit an installation made of obtained wheels, reading more where the verdict hangs on it."""
-        started, before = time.monotonic(), self._meter.bytes
+        started, before = time.monotonic(), self._wheels.bytes
         if targets:
             installation = self._with_torch_archs(installation, obtained)
         for _ in range(ROUNDS):
@@ -210,8 +228,15 @@ class Auditor:
             installation = more
         else:
             found = self._audited(installation, obtained, targets, name)
+        return self._measured(found.report, started, before)
+
+    def _keep(self, facts: WheelFacts) -> None:
+        self._facts.put(facts)
+        self._sufficient.pop(facts.sha256, None)
+
+    def _measured(self, report: AuditReport, started: float, before: int) -> AuditReport:
         spent = round(time.monotonic() - started, 3)
-        return found.report.model_copy(update={"fetched_bytes": self._meter.bytes - before, "seconds": spent})
+        return report.model_copy(update={"fetched_bytes": self._wheels.bytes - before, "seconds": spent})
 
     def _audited(
         self, installation: Installation, obtained: Sequence[Obtained], targets: Sequence[TargetGpu], name: str
@@ -248,22 +273,35 @@ class Auditor:
                 continue
             libraries = tuple(read.get(library.path, library) for library in wheel.libraries)
             wheels.append(wheel.model_copy(update={"libraries": libraries}))
-            self._facts.put(wheels[-1])
+            self._keep(wheels[-1])
             changed = True
         return replace(installation, wheels=tuple(wheels)) if changed else None
 
     # ------------------------------------------------------------------------------------------------ obtaining
 
-    def _obtain_all(self, wheels: Sequence[LockedWheel]) -> list[Obtained]:
-        obtained = [self._known(wheel) for wheel in wheels]
+    def read_ahead(self, locks: Iterable[Lock]) -> Mapping[str, Obtained]:
+        """Read what is not known of the wheels of several locks, several at once; returns what was read, by sha256."""
+        wheels = {wheel.sha256: wheel for lock in locks for wheel in lock.wheels if self._known(wheel) is None}
+        with ThreadPoolExecutor(JOBS) as pool:
+            return dict(zip(wheels, pool.map(self.locked, wheels.values()), strict=True))
+
+    def _obtain_all(self, wheels: Sequence[LockedWheel], ahead: Mapping[str, Obtained]) -> list[Obtained]:
+        obtained = [ahead.get(wheel.sha256) or self._known(wheel) for wheel in wheels]
         left = [wheel for wheel, item in zip(wheels, obtained, strict=True) if item is None]
+        if not left:
+            return [item for item in obtained if item is not None]
         with ThreadPoolExecutor(JOBS) as pool:
             read = pool.map(self.locked, left)
             return [next(read) if item is None else item for item in obtained]
 
     def _known(self, wheel: LockedWheel) -> Obtained | None:
-        known = self._facts.get(wheel.sha256) if wheel.is_wheel else None
-        return Obtained(facts=known) if known is not None and self._enough(known) else None
+        """Return what is known of a wheel already, if that suffices; facts that do are asked for once."""
+        known = self._sufficient.get(wheel.sha256)
+        if known is None and wheel.is_wheel:
+            facts = self._facts.get(wheel.sha256)
+            if facts is not None and self._enough(facts):
+                known = self._sufficient[wheel.sha256] = Obtained(facts=facts)
+        return known
 
     def locked(self, wheel: LockedWheel) -> Obtained:
         """Return the facts of one entry of a lock; a fault becomes a finding."""
@@ -310,15 +348,13 @@ class Auditor:
             if not facts.complete and self._worth_all(facts):
                 facts = self._read(file, Depth.FULL)
             if facts.sha256:
-                self._facts.put(facts)
+                self._keep(facts)
             return facts
 
     def _read(self, file: IndexFile, depth: Depth) -> WheelFacts:
         # A full read keeps some 100 MB, and unpacking keeps a core busy: more at once gain nothing.
         with self._full if depth is Depth.FULL else nullcontext():
-            facts = read_wheel(file, self._wheels, depth=depth, progress=self._progress)
-        self._meter.add(facts.size or 0 if depth is Depth.FULL else 0)
-        return facts
+            return read_wheel(file, self._wheels, depth=depth, progress=self._progress)
 
     def _first_depth(self, file: IndexFile) -> Depth:
         try:
@@ -364,7 +400,7 @@ class Auditor:
                 for item in torch.libraries
             )
             asked = torch.model_copy(update={"libraries": libraries})
-            self._facts.put(asked)
+            self._keep(asked)
             return replace(
                 installation, wheels=tuple(asked if wheel is torch else wheel for wheel in installation.wheels)
             )
