@@ -158,8 +158,9 @@ def _fitting(
     fitting: list[ProbeRecord] = []
     against: list[Reason] = []
     probes = (one for one in records if isinstance(one, ProbeRecord))
-    # What was measured of quite another image is no news here.
+    # What was measured of quite another image is no news here, nor of others of this one where it was measured itself.
     near = [one for one in probes if one.image_digest == digest or one.image == image]
+    near = [one for one in near if one.image_digest == digest] or near
     for record in sorted(near, key=lambda one: (one.created, one.run)):
         reason = _against(record, level, image, target, digest, suite=suite, now=now)
         if reason is None:

@@ -94,6 +94,7 @@ def test_what_was_measured_may_be_called_verified() -> None:
         ([probe(image_digest="sha256:" + "b" * 64), audit()], Why.OTHER_DIGEST),
         ([probe(image_digest=None), audit()], Why.OTHER_DIGEST),
         ([probe(capability="9.0"), audit()], Why.OTHER_ARCHITECTURE),
+        ([probe(image_digest="sha256:" + "b" * 64), probe(capability="9.0"), audit()], Why.OTHER_ARCHITECTURE),
         ([probe(devices=()), audit()], Why.OTHER_ARCHITECTURE),
         ([probe(image="vllm"), audit()], Why.OTHER_IMAGE),
         ([probe(image="vllm", image_digest="sha256:" + "b" * 64), audit()], Why.NO_RECORD),

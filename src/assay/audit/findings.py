@@ -114,6 +114,7 @@ class AuditReport(Value):
     unread: tuple[str, ...] = ()
     """Wheels of which only names or metadata were read."""
     fetched_bytes: int = 0
+    """Of its wheels, over the wire; of what several reports have in common, told in the first."""
     seconds: float = 0.0
 
     def of(self, severity: Severity) -> list[Finding]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -341,7 +340,7 @@ def _misses(context: Context, library: Library) -> _Misses:
     )
 
 
-def _can_miss(library: Library, python: Container[str] | None, runtime: AbstractSet[str]) -> _Misses:
+def _can_miss(library: Library, python: frozenset[str] | None, runtime: frozenset[str]) -> _Misses:
     """Return what `_unresolved` can make something of, by names alone."""
     versions_of_others = not runtime.issuperset(library.requires)
     found = _Misses.NOTHING

@@ -59,23 +59,25 @@ class Obtained:
 
 
 class _Metered:
-    """A source of wheels that knows what was fetched of it, over all threads."""
+    """A source of wheels that knows what was fetched of each, over all threads, until somebody tells of it."""
 
     def __init__(self, wheels: WheelSource) -> None:
         self._wheels = wheels
-        self._opened: list[ByteSource] = []
+        self._opened: dict[str, list[ByteSource]] = {}
+        self._guard = threading.Lock()
 
     @contextmanager
     def open(self, file: IndexFile) -> Iterator[ByteSource]:
         """Open one file for reading; see the port."""
         with self._wheels.open(file) as source:
-            self._opened.append(source)
+            with self._guard:
+                self._opened.setdefault(file.url, []).append(source)
             yield source
 
-    @property
-    def bytes(self) -> int:
-        """Bytes that came over the wire so far."""
-        return sum(source.fetched for source in self._opened)
+    def told(self, files: Iterable[IndexFile]) -> int:
+        """Return the bytes that came over the wire of files, those left out that were told before."""
+        with self._guard:
+            return sum(source.fetched for file in files for source in self._opened.pop(file.url, ()))
 
 
 class _Others(Mapping[str, Sequence[WheelFacts]]):
@@ -155,7 +157,6 @@ class Auditor:
         Raises:
             PackageIndexError: no file of the lock could be found out about at all.
         """
-        started, before = time.monotonic(), self._wheels.bytes
         obtained = self._obtain_all(lock.wheels, ahead)
         from_source = any(value.source is not None for value in cell.point.values())
         installation = Installation(
@@ -169,8 +170,7 @@ class Auditor:
             overridden=frozenset(_names(cell.forced_requirements)),
         )
         gpus = gpu_targets(matrix, cell.targets) if targets is None else targets
-        report = self.installation(installation, obtained, gpus, name=cell.id)
-        return self._measured(report, started, before)
+        return self.installation(installation, obtained, gpus, name=cell.id)
 
     def judge(self, cell: Cell, lock: Lock, matrix: Matrix, *, store: Store, run: str) -> Judgement | None:
         """Audit a cell before it is built and keep the record; None where nothing could be read."""
@@ -217,7 +217,7 @@ class Auditor:
         name: str,
     ) -> AuditReport:
         """Audit an installation made of obtained wheels, reading more where the verdict hangs on it."""
-        started, before = time.monotonic(), self._wheels.bytes
+        started = time.monotonic()
         if targets:
             installation = self._with_torch_archs(installation, obtained)
         for _ in range(ROUNDS):
@@ -228,15 +228,13 @@ class Auditor:
             installation = more
         else:
             found = self._audited(installation, obtained, targets, name)
-        return self._measured(found.report, started, before)
+        fetched = self._wheels.told(item.file for item in obtained if item.file is not None)
+        spent = round(time.monotonic() - started, 3)
+        return found.report.model_copy(update={"fetched_bytes": fetched, "seconds": spent})
 
     def _keep(self, facts: WheelFacts) -> None:
         self._facts.put(facts)
         self._sufficient.pop(facts.sha256, None)
-
-    def _measured(self, report: AuditReport, started: float, before: int) -> AuditReport:
-        spent = round(time.monotonic() - started, 3)
-        return report.model_copy(update={"fetched_bytes": self._wheels.bytes - before, "seconds": spent})
 
     def _audited(
         self, installation: Installation, obtained: Sequence[Obtained], targets: Sequence[TargetGpu], name: str

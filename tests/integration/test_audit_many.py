@@ -1,0 +1,142 @@
+"""Many cells: what is not known is read once, ahead of all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from project_tools import Project
+from wheels import FileServer, serving, wheel_bytes
+
+from assay.adapters.facts_cache import FactsCache
+from assay.adapters.knowledge_files import load_knowledge
+from assay.adapters.simple_index import Addresses, SimpleIndex, WebWheels
+from assay.audit.findings import AuditReport
+from assay.cli.common import load
+from assay.flows.audit import Auditor, Obtained
+from assay.model.cell import Cell
+from assay.model.lock import Lock, LockedWheel
+from assay.model.matrix import Matrix
+
+ROOT = Path(__file__).parents[2]
+ELF = ROOT / "tests" / "fixtures" / "elf"
+NATIVE = {f"thing/{name}": (ELF / name).read_bytes() for name in ("libprovider.so.1", "libconsumer.so")}
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[FileServer, str]]:
+    """A package index on loopback."""
+    with serving() as found:
+        yield found
+
+
+class Wheels:
+    """Wheels on that index."""
+
+    def __init__(self, server: tuple[FileServer, str]) -> None:
+        self.state, self.address = server
+
+    def add(self, name: str, version: str = "1.0", *, native: bool = False) -> LockedWheel:
+        data = wheel_bytes(name, version, NATIVE if native else {f"{name}/__init__.py": version.encode()})
+        filename = f"{name}-{version}-{'cp311-cp311-linux_x86_64' if native else 'py3-none-any'}.whl"
+        sha256 = hashlib.sha256(data).hexdigest()
+        page = self.state.files.get(f"/simple/{name}/", b"")
+        self.state.files[f"/simple/{name}/"] = page + f'<a href="/{filename}#sha256={sha256}">x</a>'.encode()
+        self.state.files[f"/{filename}"] = data
+        return LockedWheel(name=name, version=version, filename=filename, sha256=sha256)
+
+
+@pytest.fixture
+def wheels(server: tuple[FileServer, str]) -> Wheels:
+    return Wheels(server)
+
+
+@pytest.fixture
+def auditor(server: tuple[FileServer, str], tmp_path: Path) -> Auditor:
+    return Auditor(
+        index=SimpleIndex(default=Addresses(simple=(f"{server[1]}/simple",))),
+        wheels=WebWheels(),
+        facts=FactsCache(tmp_path / "facts"),
+        knowledge=load_knowledge(ROOT / "knowledge"),
+    )
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Matrix:
+    return load(Project(tmp_path / "project").root)[1].project.matrix
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    return list(load(Project(tmp_path / "project").root)[1].cells)
+
+
+def locked(cells: Sequence[Cell], *wheels: Sequence[LockedWheel]) -> list[tuple[Cell, Lock]]:
+    return [
+        (cell, Lock(cell=cell.id, python="3.11", platform="x", requirements=(), base="tiny", wheels=tuple(some)))
+        for cell, some in zip(cells, wheels, strict=True)
+    ]
+
+
+def audited(auditor: Auditor, matrix: Matrix, asked: Sequence[tuple[Cell, Lock]]) -> list[AuditReport]:
+    ahead = auditor.read_ahead(lock for _, lock in asked)
+    return [auditor.cell(cell, lock, matrix, ahead=ahead) for cell, lock in asked]
+
+
+def said(reports: Sequence[AuditReport]) -> list[AuditReport]:
+    """Reports without what they cost."""
+    return [report.model_copy(update={"seconds": 0.0, "fetched_bytes": 0}) for report in reports]
+
+
+def test_each_wheel_is_read_once_for_all_cells(
+    auditor: Auditor, wheels: Wheels, cells: list[Cell], matrix: Matrix
+) -> None:
+    thing, pure = wheels.add("thing", native=True), wheels.add("pure")
+    asked = locked(cells, [thing, pure], [thing, pure], [thing])
+    pages = sum(len(wheels.state.files[f"/simple/{name}/"]) for name in ("thing", "pure"))
+
+    first = audited(auditor, matrix, asked)
+    fetched = wheels.state.sent
+    again = audited(auditor, matrix, asked)
+
+    assert fetched - pages == first[0].fetched_bytes > 0
+    assert fetched == wheels.state.sent
+    assert [0] * 5 == [report.fetched_bytes for report in (*first[1:], *again)]
+    assert said(first) == said(again)
+    assert [{"thing": "1.0", "pure": "1.0"}, {"thing": "1.0", "pure": "1.0"}, {"thing": "1.0"}] == [
+        report.packages for report in first
+    ]
+
+
+def test_cells_read_ahead_are_told_as_those_that_are_read_one_after_the_other(
+    auditor: Auditor, wheels: Wheels, cells: list[Cell], matrix: Matrix
+) -> None:
+    thing, pure = wheels.add("thing", native=True), wheels.add("pure")
+    asked = locked(cells, [thing], [thing, pure], [pure])
+    alone = [auditor.cell(cell, lock, matrix) for cell, lock in asked]
+
+    assert all(report.fetched_bytes for report in alone[:2])
+    assert said(alone) == said(audited(auditor, matrix, asked))
+
+
+def test_what_an_index_lacks_is_told_of_each_cell_and_asked_for_once(
+    auditor: Auditor, wheels: Wheels, cells: list[Cell], matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = wheels.add("pure")
+    gone = LockedWheel(name="gone", version="1.0", filename="gone-1.0-py3-none-any.whl", sha256="0" * 64)
+    asked_for: list[str] = []
+    real = Auditor.locked
+
+    def noted(self: Auditor, wheel: LockedWheel) -> Obtained:
+        asked_for.append(wheel.name)
+        return real(self, wheel)
+
+    monkeypatch.setattr(Auditor, "locked", noted)
+    reports = audited(auditor, matrix, locked(cells, [good, gone], [gone], [good]))
+
+    assert [["gone 1.0"], ["gone 1.0"], []] == [
+        [finding.package for finding in report.findings if finding.rule == "F1"] for report in reports
+    ]
+    assert ["gone", "pure"] == sorted(asked_for)
