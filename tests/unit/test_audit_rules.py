@@ -425,6 +425,7 @@ NAMED_FOR_311 = facts("one", "1", library("one/m.cpython-311-x86_64-linux-gnu.so
 TWICE = [facts(name, "1", library("ext/_C.abi3.so", undefined=(symbol,), defined=("PyInit__C",)))
          for name, symbol in (("one", "PyUnstable_Long_IsCompact"), ("two", "PyList_New"))]  # fmt: skip
 WITH_SYM_NE = extension(COMMON, SYM_NE)
+ON_291 = replace(ON, wheels=(torch("2.9.1"), RUNTIME, WITH_SYM_NE))
 
 
 @pytest.mark.parametrize(
@@ -445,14 +446,10 @@ WITH_SYM_NE = extension(COMMON, SYM_NE)
                      {"targets": [TargetGpu(name="sm_80", capability=80)]}, id="GPU"),
         pytest.param(replace(ON, wheels=(TORCH, RUNTIME)), replace(ON, wheels=(TORCH, RUNTIME)),
                      {"targets": [SM120, TargetGpu(name="sm_80", capability=80)]}, id="one GPU more"),
+        pytest.param(ON_291, ON_291, {"demangle": str.upper}, id="names in words"),
         pytest.param(
-            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)),
-            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)), {"demangle": str.upper}, id="names in words",
-        ),
-        pytest.param(
-            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)),
-            replace(ON, wheels=(torch("2.9.1"), cudart(), WITH_SYM_NE)),
-            {"known": {"ext": [extension(NEW_STRING).model_copy(update={"version": "2.0"})]}}, id="what else is known",
+            ON_291, ON_291, {"known": {"ext": [extension(NEW_STRING).model_copy(update={"version": "2.0"})]}},
+            id="what else is known",
         ),
     ],
 )  # fmt: skip
@@ -472,13 +469,30 @@ def test_what_libraries_show_is_shown_for_equal_cells_alone(
     assert apart[::-1] == reports([then, first], options[::-1])
 
 
-def test_what_libraries_show_rests_on_the_knowledge(knowledge: Knowledge) -> None:
-    cell = replace(ON, wheels=(torch("2.9.1"), cudart(), extension(COMMON, NEW_STRING)))
-    knowing = knowledge, replace(knowledge, history=TorchHistory.build({}))
+@pytest.mark.parametrize("unknown", [{"history": TorchHistory.build({})}, {"python": {}}])
+def test_what_libraries_show_rests_on_the_knowledge(knowledge: Knowledge, unknown: dict[str, Any]) -> None:
+    asking = extension(COMMON, NEW_STRING), facts("two", "1", module("two", "PyUnstable_Long_IsCompact"))
+    cell = replace(ON, wheels=(torch("2.9.1"), cudart(), *asking), python="3.11")
+    knowing = knowledge, replace(knowledge, **unknown)
     apart = [audit(untouched(cell), one) for one in knowing]
 
     assert apart[0] != apart[1]
-    assert apart == [audit(cell, one) for one in knowing]
+    once, again = untouched(cell), untouched(cell)
+    assert apart == [audit(once, one) for one in knowing]
+    assert apart[::-1] == [audit(again, one) for one in reversed(knowing)]
+
+
+def test_what_was_not_read_may_have_what_is_missed(knowledge: Knowledge) -> None:
+    """A name of nobody's is no fault of a library whose neighbours have been read."""
+    asking, brought = module("one", "plain", needed=("liba.so",), rpath=("$ORIGIN",)), library("one/liba.so")
+    here = replace(ON, python="3.11")
+    of_read, of_unread = (
+        audit(replace(here, wheels=(facts("one", "1", asking, library),)), knowledge)
+        for library in (brought, brought.model_copy(update={"scope": "listed"}))
+    )
+
+    assert [frozenset(), {"one/liba.so"}] == [{path for _, path in one.uncertain} for one in (of_read, of_unread)]
+    assert () == of_read.report.findings == of_unread.report.findings
 
 
 def test_cells_that_differ_in_wheels_without_libraries_share_what_libraries_show(knowledge: Knowledge) -> None:
@@ -1106,16 +1120,24 @@ def test_a_feature_without_its_package_is_not_predicted(knowledge: Knowledge) ->
     assert "marlin" not in judged(knowledge, torch(), cudart(), targets=(SM120,)).predicted()["sm_120"]
 
 
-@pytest.mark.parametrize(("has", "expected"), [(True, Outcome.WORKS), (False, Outcome.BROKEN)])
-def test_a_library_of_the_base_decides_a_feature(knowledge: Knowledge, has: bool, expected: Outcome) -> None:
-    sonames = BOOKWORM.sonames | ({"libnuma.so.1"} if has else frozenset())
-    installation = Installation(wheels=(torch(), cudart()), python="3.11", base=replace(BOOKWORM, sonames=sonames))
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        (BOOKWORM, Outcome.BROKEN),
+        (replace(BOOKWORM, sonames=BOOKWORM.sonames | {"libnuma.so.1"}), Outcome.WORKS),
+        (replace(BOOKWORM, libraries=(library("/lib/libnuma.so.1.0.0", soname="libnuma.so.1"),)), Outcome.WORKS),
+        (replace(BOOKWORM, libraries=(library("/lib/libnuma.so.1"),)), Outcome.WORKS),
+        (replace(BOOKWORM, libraries=(library("/lib/libz.so.1"),)), Outcome.BROKEN),
+    ],
+)
+def test_a_library_of_the_base_decides_a_feature(knowledge: Knowledge, base: Base, expected: Outcome) -> None:
+    installation = Installation(wheels=(torch(), cudart()), python="3.11", base=base)
     (row,) = [
         item for item in audit(installation, knowledge, targets=[SM120]).report.predictions if item.feature == "numa"
     ]
 
     assert expected is row.outcome
-    assert ("abi-libnuma-missing" if not has else None) == row.cause
+    assert ("abi-libnuma-missing" if expected is Outcome.BROKEN else None) == row.cause
 
 
 def test_a_back_end_of_an_engine_needs_both(knowledge: Knowledge) -> None:
