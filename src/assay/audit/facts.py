@@ -28,10 +28,9 @@ from assay.audit.symbols import (
     Kind,
     Owner,
     is_shim,
-    is_torch_symbol,
-    mentions_torch,
     pre_cxx11,
     torch_kind,
+    torch_symbols,
     uses_cxx11,
 )
 from assay.errors import WheelError
@@ -156,9 +155,6 @@ def _bindable(key: str) -> bool:
     return binding in _BINDABLE and visibility in {"", "protected"}
 
 
-_VERSIONED: Final = re.compile(r"^([^@\n]+)@@?(.*)$", re.MULTILINE)
-
-
 def _plain_lines(lines: str) -> list[str]:
     """Return those of the lines that have no `@`: of nearly all libraries, all."""
     if "@" not in lines:
@@ -166,9 +162,13 @@ def _plain_lines(lines: str) -> list[str]:
     return [line for line in lines.split("\n") if "@" not in line]
 
 
-def _versioned_lines(lines: str) -> list[tuple[str, str]]:
-    """Return the others: name and version."""
-    return _VERSIONED.findall(lines) if "@" in lines else []
+def _versioned_lines(lines: str) -> Iterator[tuple[str, str]]:
+    """Yield the others: name and version."""
+    if "@" in lines:
+        for line in lines.split("\n"):
+            if "@" in line:
+                name, _, version = line.partition("@")
+                yield name, version.removeprefix("@")
 
 
 @lru_cache(maxsize=1 << 17)
@@ -358,8 +358,7 @@ class Library(_Fact):
     @cached_property
     def torch_kind(self) -> Kind:
         """How the library is bound to torch."""
-        # Most libraries have nothing to do with torch, and a look at all the names at once says so.
-        return torch_kind(self.names) if mentions_torch(self.undefined.get("global", "")) else Kind.NONE
+        return torch_kind(self.undefined.get("global", ""))
 
     @cached_property
     def old_strings(self) -> bool:
@@ -378,7 +377,7 @@ class Library(_Fact):
     @cached_property
     def torch_symbols(self) -> frozenset[str]:
         """Symbols of torch's C++ that must be found."""
-        return frozenset(name for name in self.names if is_torch_symbol(name))
+        return torch_symbols(self.undefined.get("global", ""))
 
     @cached_property
     def shims(self) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ __all__ = [
     "is_python_symbol",
     "is_shim",
     "is_torch_symbol",
-    "mentions_torch",
     "owner",
     "pre_cxx11",
     "torch_kind",
+    "torch_symbols",
     "uses_cxx11",
 ]
 
@@ -27,6 +27,9 @@ _TORCH_WORDS: Final = ("torch_", "5torch", "3c10", "2at", "6caffe2")
 """One of these stands in every name that `_TORCH_CXX` or `_SHIM` finds."""
 _STABLE: Final = re.compile(r"_Z(?:T[ISV])?N?[VK]*5torch(?:6stable|10headeronly)")
 _SHIM: Final = re.compile(r"(?:aoti_torch_|torch_(?!library_init))\w+")
+_TORCH_LINE: Final = re.compile(rf"^{_TORCH_CXX.pattern}[^@\n]*", re.MULTILINE)
+_UNSTABLE_LINE: Final = re.compile(rf"^(?!{_STABLE.pattern}){_TORCH_CXX.pattern}", re.MULTILINE)
+_SHIM_LINE: Final = re.compile(rf"^{_SHIM.pattern}(?=@|$)", re.MULTILINE)
 _PYTHON: Final = re.compile(r"_?Py(?:[A-Z_]|[a-z]+_)|_Py_")
 _DRIVER: Final = re.compile(r"cu[A-Z]\w+|nvml[A-Z]\w+|nvPTXCompiler\w+")
 _CXX11: Final = re.compile(r"__cxx11|B5cxx11")
@@ -82,21 +85,24 @@ def owner(name: str) -> Owner:
     return Owner.TORCH if is_torch_symbol(name) or is_shim(name) else Owner.OTHER
 
 
-def mentions_torch(text: str) -> bool:
-    """Tell whether any of the names in a text can be torch's; False is certain, True is not."""
-    return any(word in text for word in _TORCH_WORDS)
+def _mentions_torch(lines: str) -> bool:
+    """Tell whether any of the names can be torch's; False is certain, True is not."""
+    return any(word in lines for word in _TORCH_WORDS)
 
 
-def torch_kind(names: Iterable[str]) -> Kind:
-    """Return how a library that asks for these symbols is bound to torch."""
-    kind = Kind.NONE
-    for name in names:
-        if name.startswith("_Z"):
-            if _TORCH_CXX.match(name) and not _STABLE.match(name):
-                return Kind.UNSTABLE
-        elif kind is Kind.NONE and _SHIM.fullmatch(name):
-            kind = Kind.STABLE
-    return kind
+def torch_kind(lines: str) -> Kind:
+    """Return how a library that asks for symbols, one a line, with `@version` or without, is bound to torch."""
+    # Most libraries have nothing to do with torch, and a look at all the names at once says so.
+    if not _mentions_torch(lines):
+        return Kind.NONE
+    if _UNSTABLE_LINE.search(lines):
+        return Kind.UNSTABLE
+    return Kind.STABLE if _SHIM_LINE.search(lines) else Kind.NONE
+
+
+def torch_symbols(lines: str) -> frozenset[str]:
+    """Return those of symbols, one a line, that belong to torch's C++, without their versions."""
+    return frozenset(_TORCH_LINE.findall(lines)) if _mentions_torch(lines) else frozenset()
 
 
 def uses_cxx11(names: Iterable[str]) -> bool:
