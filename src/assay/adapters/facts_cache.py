@@ -13,14 +13,14 @@ from typing import Final
 from packaging.version import InvalidVersion, Version
 
 from assay.adapters.store import write_whole
-from assay.audit.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, load_brief, load_facts
+from assay.audit.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, filled, load_brief, load_facts
 from assay.errors import StoreError, WheelError
 
 __all__ = ["FactsCache", "default_folder"]
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SUFFIX: Final = ".facts.json.gz"
-BRIEF_FROM: Final = 64 << 10
+BRIEF_FROM: Final = 24 << 10
 """Bytes of facts from which on a brief form stands beside them."""
 BRIEF_FORM: Final = 2
 """Raised when what is brief changes."""
@@ -86,8 +86,8 @@ class FactsCache:
         if facts is not None:
             return facts
         whole = _load(path, sha256)
-        if whole is None or not whole.complete:
-            return whole
+        if whole is None:
+            return None
         facts = brief_facts(whole)
         if not facts.is_brief:
             return whole
@@ -105,12 +105,15 @@ class FactsCache:
         known = self.get(facts.sha256)
         if known is not None and known.complete and not facts.complete:
             return
+        kept = facts
         if facts.is_brief:
-            # Complete facts alone are made brief, and nothing more is learnt of them.
-            return
+            whole = self.whole(facts.sha256)
+            if whole is None:
+                return
+            kept = filled(facts, whole)
         path = self.folder / facts.name / f"{facts.version.replace('!', '_')}-{facts.sha256}{_SUFFIX}"
         try:
-            write_whole(path, dump_facts(facts))
+            write_whole(path, dump_facts(kept))
         except StoreError as error:
             raise StoreError(
                 f"facts cannot be kept: {error.message}", hint="set ASSAY_CACHE to another folder"

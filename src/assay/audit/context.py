@@ -126,7 +126,10 @@ class Context:
     """Identity of a wheel -> (sha256, path) of libraries whose symbols would have to be read to be sure of it."""
     torch_bound: set[int] = field(default_factory=set)
     """Identities of wheels of which another torch might make something else."""
-    _policy: dict[tuple[int, int | None], LibraryPolicy | None] = field(default_factory=dict)
+    _policy: dict[tuple[int, int | None], dict[str, LibraryPolicy | None]] = field(default_factory=dict)
+    """Identity of a wheel and capability -> path of a library -> how it is used."""
+    _variants: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Identity of a wheel -> paths of its libraries for others."""
 
     @cached_property
     def linker(self) -> Linker:
@@ -156,10 +159,15 @@ class Context:
         if entries is None:
             return None
         # Entries are for capabilities: whatever else is known of a GPU does not matter.
-        key = (id(library), None if target is None else target.capability)
-        if key not in self._policy:
+        here = (id(wheel), None if target is None else target.capability)
+        kept = self._policy.get(here)
+        if kept is None:
+            gpus = tuple(gpu.capability for gpu in self.targets) if target is None else (target.capability,)
+            key = "policies", id(self.knowledge), target is None, gpus, self._cuda_for(wheel)
+            kept = self._policy[here] = wheel.once(key, self.knowledge, dict[str, LibraryPolicy | None])
+        if library.path not in kept:
             targets = self.targets if target is None else (target,)
-            self._policy[key] = next(
+            kept[library.path] = next(
                 (
                     entry
                     for entry in entries
@@ -169,7 +177,7 @@ class Context:
                 ),
                 None,
             )
-        return self._policy[key]
+        return kept[library.path]
 
     @cached_property
     def _policies(self) -> dict[str, list[LibraryPolicy]]:
@@ -177,6 +185,12 @@ class Context:
         for entry in self.knowledge.dispatch.libraries:
             found.setdefault(entry.package, []).append(entry)
         return found
+
+    def _cuda_for(self, wheel: WheelFacts) -> str | None:
+        """Return the CUDA version of torch, where a wheel has libraries of which it picks one by that."""
+        torch = self.torch
+        picks = torch is not None and any(entry.by_cuda for entry in self._policies.get(wheel.name, ()))
+        return torch.cuda if torch is not None and picks else None
 
     def _names(self, entry: LibraryPolicy, wheel: WheelFacts, library: Library) -> bool:
         """Whether an entry is about a library; of one with a place for CUDA's version, the library that is loaded."""
@@ -316,17 +330,19 @@ class Context:
         return library.path in self._others(wheel)
 
     def _others(self, wheel: WheelFacts) -> frozenset[str]:
-        torch = self.torch
-        return for_others(
-            wheel,
-            torch=None if torch is None else minor(torch.version),
-            cuda=None if torch is None else torch.cuda,
-            python=self.installation.python,
-        )
+        if id(wheel) not in self._variants:
+            torch = self.torch
+            self._variants[id(wheel)] = for_others(
+                wheel,
+                torch=None if torch is None else minor(torch.version),
+                cuda=None if torch is None else torch.cuda,
+                python=self.installation.python,
+            )
+        return self._variants[id(wheel)]
 
     def apart(self, wheel: WheelFacts) -> Hashable:
         """Return all of the rest of a cell that decides which libraries of a wheel are used, and how."""
-        return self._others(wheel), None if self.torch is None else self.torch.cuda
+        return self._others(wheel), self._cuda_for(wheel)
 
     def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
         """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.

@@ -50,6 +50,7 @@ __all__ = [
     "brief_library",
     "dump_brief",
     "dump_facts",
+    "filled",
     "installed_path",
     "library_facts",
     "load_brief",
@@ -610,6 +611,19 @@ def brief_library(library: Library, *, least: int = BRIEF_FROM) -> Library:
     keys = array("Q", sorted(map(_key.__wrapped__, library.plain)))
     table = ExportTable(count=len(keys), cxx11=library.exports_cxx11, hashes=keys.tobytes())
     return library.model_copy(update={"defined": left, "table": table})
+
+
+def filled(brief: WheelFacts, whole: WheelFacts) -> WheelFacts:
+    """Return brief facts, of which more may have been learnt since, with the names that were left out.
+
+    Args:
+        whole: the facts that were made brief.
+    """
+    known = {library.path: library for library in whole.libraries}
+    libraries = tuple(
+        library if library.table is None else known.get(library.path, library) for library in brief.libraries
+    )
+    return brief.model_copy(update={"libraries": libraries})
 
 
 def dump_facts(facts: WheelFacts) -> bytes:

@@ -205,7 +205,7 @@ class LibraryPolicy(Value):
     source: str
     date: str
 
-    @property
+    @cached_property
     def by_cuda(self) -> bool:
         """Whether the path has a place for a CUDA version."""
         return _CUDA_PLACE.search(self.library) is not None
