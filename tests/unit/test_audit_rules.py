@@ -213,7 +213,7 @@ def small_wheel(draw: st.DrawFn, name: str) -> WheelFacts:
     return facts(name, "1.0", *made)
 
 
-BYSTANDERS = (facts("by", "1"), facts("stander", "1"))
+BYSTANDERS = tuple(facts(name, "1", library(f"{name}/{name}.so")) for name in ("by", "stander"))
 """In sets of two nothing is settled."""
 
 
@@ -300,6 +300,7 @@ OTHER_TORCH = facts("torch", "2.10.0", *torch().libraries)
 ONE_OF_ITS_OWN = facts("one", "1", module("one", needed=("liba.so",)), library("one.libs/liba.so"))
 LEND = facts("lend", "1", library("shared/liba.so", requires={"libc.so.6": ("GLIBC_2.38",)}))
 ON = Installation(wheels=(), python="3.12", base=BOOKWORM)
+ON_TORCH = (torch(), cudart())
 
 
 @pytest.mark.parametrize(
@@ -317,6 +318,21 @@ ON = Installation(wheels=(), python="3.12", base=BOOKWORM)
             LEND, ON,
             replace(ON, wheels=(facts("two", "1", module("two", needed=("liba.so",), rpath=("$ORIGIN/../shared",))),)),
             id="somebody needs what it brings",
+        ),
+        pytest.param(
+            module("one", requires={"liba.so": ("A_2",)}, rpath=("$ORIGIN/../shared",)),
+            replace(ON, wheels=(facts("two", "1", library("shared/liba.so", provides=("A_2",))),)),
+            replace(ON, wheels=(facts("two", "1", library("shared/liba.so", provides=("A_1",))),)),
+            id="whom it asks for a version",
+        ),
+        pytest.param(
+            module("one", needed=("sub/liba.so",), rpath=("$ORIGIN/../two",)),
+            replace(ON, wheels=(facts("two", "1", library("two/sub/liba.so")),)), ON, id="what lies at a path",
+        ),
+        pytest.param(
+            module("one", COMMON, needed=("libc10.so", "sub/liba.so"), rpath=("$ORIGIN/../two",)),
+            replace(ON, wheels=(*ON_TORCH, facts("two", "1", library("two/sub/liba.so")))),
+            replace(ON, wheels=ON_TORCH), id="what lies at a path, with torch",
         ),
         pytest.param(
             module("one", "cudaMalloc"),
@@ -419,6 +435,17 @@ def test_what_is_kept_of_torch_and_of_kernels_is_kept_for_equal_cells_alone(
     assert apart[0].model_copy(update={"targets": ()}) != apart[1].model_copy(update={"targets": ()})
     assert apart == reports(cells, targets)
     assert apart[::-1] == reports(cells[::-1], targets[::-1])
+
+
+def test_what_one_wheel_brings_to_light_of_another_is_told_again(knowledge: Knowledge) -> None:
+    lend = facts("lend", "1", library("shared/liba.so", undefined=("_ZN1bEv",)))
+    asking = facts("one", "1", module("one", needed=("liba.so",), rpath=("$ORIGIN/../shared",)))
+    first = replace(ON, wheels=(asking, lend, *BYSTANDERS))
+    then = replace(ON, wheels=(*first.wheels, facts("more", "1", library("more/more.so"))))
+    reports = [audit(cell, knowledge).report for cell in (first, then)]
+
+    assert ["lend 1"] == [finding.package for finding in found(reports[0], "L3")]
+    assert [audit(untouched(cell), knowledge).report for cell in (first, then)] == reports
 
 
 NAMED_FOR_311 = facts("one", "1", library("one/m.cpython-311-x86_64-linux-gnu.so", defined=("PyInit_m",)))

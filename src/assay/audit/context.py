@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,6 +127,10 @@ class Context:
     """Identity of a wheel -> (sha256, path) of libraries whose symbols would have to be read to be sure of it."""
     torch_bound: set[int] = field(default_factory=set)
     """Identities of wheels of which another torch might make something else."""
+    crossed: set[int] = field(default_factory=set)
+    """Identities of wheels that brought to light what is told of another one, and of that one."""
+    with_versions: dict[int, list[Library]] = field(default_factory=dict)
+    """Identity of a wheel -> its libraries that ask for versions of others than the runtime, or for newer ones."""
     _policy: dict[tuple[int, int | None], dict[str, LibraryPolicy | None]] = field(default_factory=dict)
     """Identity of a wheel and capability -> path of a library -> how it is used."""
     _variants: dict[int, frozenset[str]] = field(default_factory=dict)
@@ -229,18 +234,18 @@ class Context:
         return settled.with_any_torch(here, unread, self.tabled(unread)), here
 
     @cached_property
-    def _alone(self) -> Mapping[int, tuple[WheelFacts, bool]]:
-        return settled.that_keep_to_themselves(self.linker) if self._surroundings else {}
-
-    @cached_property
     def settled(self) -> Mapping[int, settled.Settled]:
         """Identity of a wheel -> what the rules about loading are known to say of it here."""
         found: dict[int, settled.Settled] = {}
-        for wheel, _ in self._alone.values():
+        if not self._surroundings:
+            return found
+        for wheel in self.installation.native:
+            if wheel.is_torch:
+                continue
             kept = settled.settled_in(wheel, self._others(wheel))
-            for here in self._surroundings if kept else ():
-                if id(here) in kept:
-                    found[id(wheel)] = kept[id(here)]
+            for one in itertools.chain.from_iterable(kept.get(id(here), ()) for here in self._surroundings):
+                if one.holds_for(self.linker):
+                    found[id(wheel)] = one
                     break
         return found
 
@@ -254,28 +259,54 @@ class Context:
 
     def settle(self, said: Iterable[Finding]) -> None:
         """Keep with wheels what the rules about loading said of them, where that holds in other cells too."""
+        if not self._surroundings:
+            return
         told: dict[str, list[Finding]] = {}
         for finding in said:
             told.setdefault(finding.package, []).append(finding)
-        for wheel, of_torch in self._alone.values():
-            findings = told.get(label(wheel), [])
-            if id(wheel) in self.settled or not settled.holds(findings):
-                continue
-            any_torch, here = self._surroundings
-            if (
-                not of_torch
-                and id(wheel) not in self.torch_bound
-                and wheel.name not in self._policies
-                and settled.holds_with_any_torch(findings)
-            ):
-                here = any_torch
-            broken = tuple((path, why) for path, why in self.broken.items() if path in wheel.paths)
-            settled.settled_in(wheel, self._others(wheel))[id(here)] = settled.Settled(
-                here,
-                tuple(findings),
-                self.uncertain.get(id(wheel), frozenset()),
-                broken,
-                self.cuda_runtimes.get(id(wheel), ()),
+        loading: dict[int, list[Root]] = {}
+        for root in self.roots:
+            loading.setdefault(id(root.wheel), []).append(root)
+        for wheel in self.installation.native:
+            if not (wheel.is_torch or id(wheel) in self.settled or id(wheel) in self.crossed):
+                self._settle(wheel, loading.get(id(wheel), ()), told.get(label(wheel), ()))
+
+    def _settle(self, wheel: WheelFacts, roots: Sequence[Root], findings: Sequence[Finding]) -> None:
+        versioned = self.with_versions.get(id(wheel), ())
+        reached = {root.library.path for root in roots}.union(*(root.closure.rest.keys for root in roots))
+        if not settled.holds(findings) or not all(library.path in reached for library in versioned):
+            # Whether a library that it does not load itself is loaded, others decide.
+            return
+        asked = frozenset[str]().union(
+            *(root.closure.rest.asked for root in roots), *(library.requires for library in versioned)
+        )
+        files = {name.rpartition("/")[2] for name in asked if "/" in name}
+        names = asked | files
+        any_torch, here = self._surroundings
+        loaded = None
+        if (
+            id(wheel) not in self.torch_bound
+            and wheel.name not in self._policies
+            and settled.holds_with_any_torch(findings)
+        ):
+            loaded = settled.of_the_base(names, self.linker)
+        if loaded is None:
+            # What torch has loaded is found whoever else goes by its name.
+            names = (asked - self.linker.loaded_names) | files
+        surroundings = here if loaded is None else any_torch
+        kept = settled.settled_in(wheel, self._others(wheel)).setdefault(id(surroundings), [])
+        if len(kept) < settled.MOST:
+            kept.append(
+                settled.Settled(
+                    surroundings,
+                    settled.RestsOn.of(names, self.linker),
+                    loaded=loaded,
+                    findings=tuple(findings),
+                    uncertain=self.uncertain.get(id(wheel), frozenset()),
+                    broken=tuple((path, why) for path, why in self.broken.items() if path in wheel.paths),
+                    cuda_runtimes=self.cuda_runtimes.get(id(wheel), ()),
+                    reaches=frozenset(reached - wheel.paths),
+                )
             )
 
     @cached_property

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from assay.audit.facts import Library, WheelFacts
 
-__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Rest", "Where"]
+__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Rest", "Where", "same"]
 
 TORCH_ROOT: Final = re.compile(r"torch/(_C\.[^/]*\.so|lib/libtorch_global_deps\.so)$")
 
@@ -51,6 +51,11 @@ class Base:
     def read(self) -> bool:
         """Whether its own libraries have been read and are searched for as the loader does: an image's."""
         return bool(self.libraries or self.search)
+
+    @cached_property
+    def ceilings(self) -> Mapping[str, str | None]:
+        """Families of versions of the C and C++ runtime -> the newest that it has."""
+        return {"GLIBC": self.glibc, "GLIBCXX": self.glibcxx, "CXXABI": self.cxxabi}
 
     def has(self, soname: str) -> bool:
         """Whether it has a library of a name: its own, or that of the file."""
@@ -154,6 +159,8 @@ class Rest:
     found: tuple[Found, ...]
     missing: tuple[Missing, ...]
     """`asked_by` is empty where the library itself asks."""
+    asked: frozenset[str] = frozenset()
+    """All names by which it and the library ask: what they find rests on who goes by these names, and on no others."""
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -201,7 +208,7 @@ IMPORTS: Final = 8
 """So many different imports of one torch are kept: cells of a matrix share the libraries that it needs."""
 
 
-def _same(one: Sequence[tuple[WheelFacts, Library]], other: Sequence[tuple[WheelFacts, Library]]) -> bool:
+def same(one: Sequence[tuple[WheelFacts, Library]], other: Sequence[tuple[WheelFacts, Library]]) -> bool:
     """Whether the very same libraries of the very same wheels."""
     return len(one) == len(other) and all(a[0] is b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))
 
@@ -266,7 +273,7 @@ class Linker:
         key = "imported", self.driver, self.runtime, base.sonames, id(self._preloaded)
         kept = torch.once(key, self._preloaded, list[_Imported])
         for one in kept:
-            if all(_same(held, self._holders(name)) for name, held in one.holding.items()):
+            if all(same(held, self._holders(name)) for name, held in one.holding.items()):
                 self.loaded, self.torch_missing = dict(one.loaded), list(one.missing)
                 return
         self._import_torch(torch)
@@ -329,12 +336,13 @@ class Linker:
 
     def _pulled_in(self, root: Found) -> tuple[Rest, bool]:
         """Return what a library pulls in, and whether something of that needs the library itself again."""
-        order, missing, around = [root], list[Missing](), False
+        order, missing, around, asked = [root], list[Missing](), False, set[str]()
         asked_by: dict[str, Found | None] = {root.key: None}
         # What is found is appended while the list is gone through.
         for current in order:
             if current.library is None:
                 continue
+            asked.update(current.library.needed)
             needs: Sequence[Found] | None = self._all_loaded(current.library.needed)
             if needs is None:
                 needed = self._needed(current.library, current, asked_by)
@@ -349,7 +357,7 @@ class Linker:
                     order.append(found)
                 elif found.key == root.key:
                     around = True
-        return Rest(tuple(order[1:]), tuple(missing)), around
+        return Rest(tuple(order[1:]), tuple(missing), frozenset(asked)), around
 
     def _all_loaded(self, names: tuple[str, ...]) -> tuple[Found, ...] | None:
         """Return what names find if torch has loaded all of it: then it does not matter who asks."""
@@ -425,24 +433,34 @@ class Linker:
             self._places[file] = found
         return self._places[file]
 
-    @property
-    def holding(self) -> Mapping[str, Collection[tuple[WheelFacts, Library]]]:
-        """Name -> the libraries of wheels that go by it."""
-        return self._holding
+    def holders(self, name: str) -> Sequence[tuple[WheelFacts, Library]]:
+        """Return the libraries of wheels that go by a name."""
+        return self._holding.get(name, ())
 
-    def loaded_from_wheel(self, name: str) -> bool:
-        """Whether torch has loaded a wheel's library under a name."""
-        return name in self.loaded and self.loaded[name].wheel is not None
+    @property
+    def held(self) -> Collection[str]:
+        """Names that libraries of wheels go by."""
+        return self._holding.keys()
+
+    @cached_property
+    def loaded_names(self) -> frozenset[str]:
+        """Names of `loaded`."""
+        return frozenset(self.loaded)
+
+    @cached_property
+    def loaded_from_wheels(self) -> frozenset[str]:
+        """Names under which torch has loaded a wheel's library."""
+        return frozenset(name for name, found in self.loaded.items() if found.wheel is not None)
 
     def of_the_system(self, name: str) -> bool:
         """Whether the driver or the base has a library of a name, as far as names tell."""
         return name in self.driver or name in self.installation.base.sonames or name in self.runtime
 
     def _holders(self, name: str) -> Sequence[tuple[WheelFacts, Library]]:
-        """Return the libraries of wheels that go by a name."""
+        """Return `holders`; until torch is imported, what was asked for is kept in mind."""
         if not self._settled:
             self._asked.add(name)
-        return self._holding.get(name, ())
+        return self.holders(name)
 
     def _loaded(self, name: str) -> Found:
         if name not in self._as_loaded:

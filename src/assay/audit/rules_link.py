@@ -319,7 +319,10 @@ def _symbols(context: Context, root: Root, around: _Around) -> None:
         if checked.anything or not context.linker.global_ids.isdisjoint(map(id, binding)):
             context.torch_bound.add(id(root.wheel))
         if checked.anything:
-            _report(context, root, found.wheel or root.wheel, found.library, checked)
+            wheel = found.wheel or root.wheel
+            if wheel is not root.wheel:
+                context.crossed |= {id(wheel), id(root.wheel)}
+            _report(context, root, wheel, found.library, checked)
 
 
 class _Misses(Enum):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -37,53 +36,85 @@ def version_rules(context: Context) -> None:
 
 def _versions(context: Context) -> None:
     """L4 and L7: what libraries ask of the files they need."""
-    ceilings = {"GLIBC": context.base.glibc, "GLIBCXX": context.base.glibcxx, "CXXABI": context.base.cxxabi}
     system = {found.soname: found.library for found in context.linker._system.values()}
-    loaded = {found.library.path for found in context.linker.loaded.values() if found.library is not None}
-    rests = {id(root.closure.rest): root.closure.rest for root in context.roots}.values()
-    reached = loaded.union((root.closure.root.key for root in context.roots), *(rest.keys for rest in rests))
-    runtime = context.linker.runtime
+    reached = _reached(context)
     for wheel in context.installation.native:
         if id(wheel) in context.settled:
             continue
-        worst: dict[str, tuple[Version, str, str, Severity]] = {}
+        worst: dict[str, _Newer] = {}
         for library in wheel.libraries:
-            if not library.requires or library.path not in reached or (not system and _met(library, ceilings, runtime)):
+            if not library.requires or (not system and _met(context, library)):
                 continue
-            for file, newest in _newest_of(library).items():
-                known = system.get(file) if system else None
-                if known is not None and known.provides:
-                    lacking = [version for version in library.requires[file] if version not in known.provides]
-                    if lacking:
-                        _report_version(context, _asker(context, wheel, library), file, lacking)
-                elif file in runtime:
-                    for family, parsed, version in newest:
-                        if _above(ceilings[family], family, version):
-                            severity = _asker(context, wheel, library).severity
-                            before = worst.get(family)
-                            if before is None or (parsed, _WEIGHT[severity]) > (before[0], _WEIGHT[before[3]]):
-                                worst[family] = (parsed, library.path, version, severity)
-                else:
-                    _provided_versions(context, wheel, library, file)
+            context.with_versions.setdefault(id(wheel), []).append(library)
+            if library.path in reached:
+                _lacking(context, wheel, library, system, worst)
         for family in _CEILINGS:
             if family in worst:
-                _, path, version, severity = worst[family]
-                context.broken.setdefault(path, f"{version} is newer than the base has")
-                context.add(
-                    Finding(
-                        rule="L7",
-                        severity=severity,
-                        package=label(wheel),
-                        library=path,
-                        message=f"needs {version}; {context.base.name} has up to {family}_{ceilings[family]}",
-                        cause="abi-glibc",
-                        fix="take a base of a newer distribution, or a wheel built for an older one",
-                    )
-                )
+                _report_newer(context, wheel, family, worst[family])
 
 
-def _met(library: Library, ceilings: Mapping[str, str | None], runtime: AbstractSet[str]) -> bool:
+def _reached(context: Context) -> frozenset[str]:
+    """Return the keys of what torch and all that is loaded by itself pull in."""
+    loaded = (found.library.path for found in context.linker.loaded.values() if found.library is not None)
+    rests = {id(root.closure.rest): root.closure.rest for root in context.roots}.values()
+    settled = (known.reaches for known in context.settled.values())
+    roots = (root.closure.root.key for root in context.roots)
+    return frozenset(loaded).union(roots, *(rest.keys for rest in rests), *settled)
+
+
+class _Newer(NamedTuple):
+    """The newest version of a family of the runtime's that a wheel asks for and the base lacks."""
+
+    parsed: Version
+    path: str
+    version: str
+    severity: Severity
+
+
+def _lacking(
+    context: Context,
+    wheel: WheelFacts,
+    library: Library,
+    system: Mapping[str, Library | None],
+    worst: dict[str, _Newer],
+) -> None:
+    """Report what a library asks of files that lack it; what is newer than the base is kept, the newest of a family."""
+    ceilings = context.base.ceilings
+    for file, newest in _newest_of(library).items():
+        known = system.get(file) if system else None
+        if known is not None and known.provides:
+            lacking = [version for version in library.requires[file] if version not in known.provides]
+            if lacking:
+                _report_version(context, _asker(context, wheel, library), file, lacking)
+        elif file in context.linker.runtime:
+            for family, parsed, version in newest:
+                if _above(ceilings[family], family, version):
+                    severity = _asker(context, wheel, library).severity
+                    before = worst.get(family)
+                    if before is None or (parsed, _WEIGHT[severity]) > (before.parsed, _WEIGHT[before.severity]):
+                        worst[family] = _Newer(parsed, library.path, version, severity)
+        else:
+            _provided_versions(context, wheel, library, file)
+
+
+def _report_newer(context: Context, wheel: WheelFacts, family: str, newer: _Newer) -> None:
+    context.broken.setdefault(newer.path, f"{newer.version} is newer than the base has")
+    context.add(
+        Finding(
+            rule="L7",
+            severity=newer.severity,
+            package=label(wheel),
+            library=newer.path,
+            message=f"needs {newer.version}; {context.base.name} has up to {family}_{context.base.ceilings[family]}",
+            cause="abi-glibc",
+            fix="take a base of a newer distribution, or a wheel built for an older one",
+        )
+    )
+
+
+def _met(context: Context, library: Library) -> bool:
     """Whether a library asks for versions of the C and C++ runtime alone, and of none newer than the base has."""
+    ceilings, runtime = context.base.ceilings, context.linker.runtime
     return library.once(
         ("runtime suffices", *ceilings.values(), runtime),
         None,

@@ -1,15 +1,13 @@
-"""What the rules about loading say of wheels that keep to themselves, remembered so that other cells need not ask.
+"""What the rules about loading say of wheels, remembered so that other cells need not ask.
 
-Most wheels of a lock keep to themselves: what their libraries need, they bring, or the base has it, or torch has
-loaded it. What the rules about loading (L1 and L3 to L7) say of such a wheel, mostly nothing, rests on the wheel and a
-cell's *surroundings* alone: the base, Python, torch with all it has loaded, the GPUs and the knowledge. It is the same
-in every cell with equal surroundings, whatever else is in them. Where a wheel finds and binds to nothing of torch, it
-does not matter either which torch that is.
+What these rules (L1 and L3 to L7) say of a wheel, mostly nothing, rests on the wheel, on a cell's *surroundings* (the
+base, Python, torch with all it has loaded, the GPUs and the knowledge), and on which libraries of wheels go by the
+names that its own and those they pull in ask for. It is the same in every cell where these are, whatever else is in it.
+Where a wheel finds and binds to nothing of torch, it does not matter either which torch that is.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -17,16 +15,16 @@ from typing import Final, NamedTuple
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import Knowledge
-from assay.audit.linker import Base, Found, Linker
+from assay.audit.linker import Base, Found, Linker, same
 
 __all__ = [
     "Settled",
     "Surroundings",
     "holds",
     "holds_with_any_torch",
+    "of_the_base",
     "settled_in",
     "surroundings_of",
-    "that_keep_to_themselves",
     "with_any_torch",
 ]
 
@@ -64,6 +62,9 @@ class Settled(NamedTuple):
 
     surroundings: Surroundings
     """Kept, because its identity stands for it."""
+    rests_on: RestsOn
+    loaded: frozenset[str] | None
+    """With any torch: those of the names that the base has and torch has loaded; else the surroundings tell."""
     findings: tuple[Finding, ...]
     uncertain: frozenset[tuple[str, str]]
     """(sha256, path) of libraries whose symbols would have to be read to be sure."""
@@ -71,15 +72,50 @@ class Settled(NamedTuple):
     """Paths of libraries that do not load, and why."""
     cuda_runtimes: tuple[str, ...]
     """CUDA's runtime as its modules ask for it, by SONAME."""
+    reaches: frozenset[str]
+    """Paths of other wheels' libraries that it pulls in."""
+
+    def holds_for(self, linker: Linker) -> bool:
+        """Whether what it rests on is the same in another installation with the same surroundings."""
+        if self.loaded is not None and self.loaded != of_the_base(self.rests_on.asked, linker):
+            return False
+        return self.rests_on.is_so(linker)
 
 
-def settled_in(wheel: WheelFacts, others: frozenset[str]) -> dict[int, Settled]:
+class RestsOn(NamedTuple):
+    """Names that a wheel's libraries and what they pull in ask for, and which libraries of wheels go by them."""
+
+    asked: frozenset[str]
+    nobodys: frozenset[str]
+    """Those that no library of a wheel goes by."""
+    holders: tuple[tuple[str, tuple[tuple[WheelFacts, Library], ...]], ...]
+    """The others, with these."""
+
+    @classmethod
+    def of(cls, asked: frozenset[str], linker: Linker) -> RestsOn:
+        """Return it for an installation."""
+        held = asked.intersection(linker.held)
+        return cls(asked, asked - held, tuple((name, tuple(linker.holders(name))) for name in sorted(held)))
+
+    def is_so(self, linker: Linker) -> bool:
+        """Whether the same libraries go by the names in another installation."""
+        return self.nobodys.isdisjoint(linker.held) and all(same(it, linker.holders(name)) for name, it in self.holders)
+
+
+def of_the_base(names: frozenset[str], linker: Linker) -> frozenset[str] | None:
+    """Return those of the names that torch has loaded, all of them from the base; None if it has any from a wheel."""
+    return names & linker.loaded_names if names.isdisjoint(linker.loaded_from_wheels) else None
+
+
+def settled_in(wheel: WheelFacts, others: frozenset[str]) -> dict[int, list[Settled]]:
     """Return what is settled of a wheel without those of its libraries that are for others, by surroundings."""
-    return wheel.once(("settled", others), None, dict[int, Settled])
+    return wheel.once(("settled", others), None, dict[int, list[Settled]])
 
 
 FEWEST: Final = 3
 """Wheels in a set from which on there is something to gain."""
+MOST: Final = 8
+"""So much is kept of a wheel in the same surroundings: with different libraries under the names it asks for."""
 _HOLDING: Final = frozenset({None, "lib-missing", "abi-libnuma-missing", "abi-glibc", "abi-python-symbol"})
 
 
@@ -137,84 +173,3 @@ def with_any_torch(one: Surroundings, unread: Iterable[Found], tabled: str | Non
         frozenset((item.soname, item.library is None) for item in unread),
     )
     return _first_equal(one._replace(objects=(knowledge, demangle), loaded=(torch.it is not None, tabled, names)))
-
-
-class _Names(NamedTuple):
-    outside: frozenset[str]
-    """What a wheel's libraries ask for and it does not hold."""
-    inside: tuple[tuple[str, int], ...]
-    """What they ask for and it holds, and in how many libraries."""
-    unsure: frozenset[str]
-    """Of these, the ones that not every library that asks finds where it looks first."""
-    folders: frozenset[str]
-    """Where its libraries have the linker look."""
-    plain: bool
-    """Whether all that is asked for are file names, none of them paths."""
-
-
-def _names(wheel: WheelFacts) -> _Names:
-    asked: dict[str, list[Library]] = {}
-    for library in wheel.libraries:
-        for name in {*library.needed, *library.requires}:
-            asked.setdefault(name, []).append(library)
-    lying = {(library.folder, library.name) for library in wheel.libraries}
-    inside = sorted(asked.keys() & wheel.held.keys())
-    return _Names(
-        outside=frozenset(asked.keys() - wheel.held.keys()),
-        inside=tuple((name, len(wheel.held[name])) for name in inside),
-        unsure=frozenset(
-            name for name in inside if not all((_looks_first(library), name) in lying for library in asked[name])
-        ),
-        folders=frozenset(
-            folder for library in wheel.libraries for folders in library.search_folders for folder in folders
-        ),
-        plain=not any("/" in name for name in asked),
-    )
-
-
-def _looks_first(library: Library) -> str:
-    """Return the folder in which the linker looks first for what a library needs; empty if it names none."""
-    rpath, runpath = library.search_folders
-    return next(iter(runpath if library.runpath else rpath), "")
-
-
-def _kept(wheel: WheelFacts) -> _Names:
-    return wheel.once("names asked for", None, lambda: _names(wheel))
-
-
-def that_keep_to_themselves(linker: Linker) -> dict[int, tuple[WheelFacts, bool]]:
-    """Return the wheels whose libraries find none but their own, the base's and torch's, and are found by no others.
-
-    Returns:
-        Identity -> wheel, and whether it finds something that torch has loaded.
-    """
-    wheels = [(wheel, _kept(wheel)) for wheel in linker.installation.native]
-    asked = Counter[str]()
-    for _, names in wheels:
-        asked.update(names.outside)
-        asked.update(names.unsure)
-    found: dict[int, tuple[WheelFacts, bool]] = {}
-    for wheel, names in wheels:
-        elsewhere = names.outside & linker.holding.keys()
-        of_torch = [name for name in elsewhere if linker.loaded_from_wheel(name)]
-        if (
-            names.plain
-            and not wheel.is_torch
-            and all(name in of_torch or _in_the_base(linker, name, names) for name in elsewhere)
-            and all(_its_own(linker, name, count, names) for name, count in names.inside)
-            and all(asked[name] == (name in names.unsure) for name in asked.keys() & wheel.held.keys())
-        ):
-            found[id(wheel)] = wheel, bool(of_torch)
-    return found
-
-
-def _in_the_base(linker: Linker, name: str, names: _Names) -> bool:
-    """Whether a name that others hold, a wheel does not, and torch has not loaded from one finds the base's library."""
-    return linker.of_the_system(name) and all(
-        library.folder not in names.folders for _, library in linker.holding[name]
-    )
-
-
-def _its_own(linker: Linker, name: str, count: int, names: _Names) -> bool:
-    """Whether a name that a wheel holds finds what it holds."""
-    return len(linker.holding[name]) == count or (name not in names.unsure and not linker.loaded_from_wheel(name))
