@@ -299,8 +299,23 @@ NEW_GLIBC: dict[str, tuple[str, ...]] = {"libc.so.6": ("GLIBC_2.34",)}
 OTHER_TORCH = facts("torch", "2.10.0", *torch().libraries)
 ONE_OF_ITS_OWN = facts("one", "1", module("one", needed=("liba.so",)), library("one.libs/liba.so"))
 LEND = facts("lend", "1", library("shared/liba.so", requires={"libc.so.6": ("GLIBC_2.38",)}))
+NEEDS_B = facts("two", "1", library("shared/liba.so", needed=("libb.so",), rpath=("$ORIGIN",)))
+BRINGS_Z = facts("one", "1", module("one", needed=("libz.so.1",), rpath=("$ORIGIN",)),
+                 library("one/libz.so.1", requires={"libc.so.6": ("GLIBC_2.38",)}))  # fmt: skip
+LOADS_Z = facts("torch", "2.8.0", *(
+    item.model_copy(update={"needed": (*item.needed, "libz.so.1")}) if item.name == "libc10.so" else item
+    for item in torch().libraries
+))  # fmt: skip
+OTHER_RUNTIME = facts("other", "1", library("other/libcudart.so.12", soname="libcudart.so.12", provides=("V",)))
+LOADS_OTHER = facts("torch", "2.8.0", *(
+    item.model_copy(update={"rpath": ("$ORIGIN/../../other", "$ORIGIN", "$ORIGIN/lib")}) for item in torch().libraries
+))  # fmt: skip
+FOR_EACH_CUDA = facts("bitsandbytes", "0.48.0", *(
+    library(f"bitsandbytes/libbitsandbytes_cuda{cuda}.so", needed=("libnowhere.so",)) for cuda in ("126", "128")
+))  # fmt: skip
 ON = Installation(wheels=(), python="3.12", base=BOOKWORM)
 ON_TORCH = (torch(), cudart())
+NVIDIA = ("$ORIGIN/../nvidia/cuda_runtime/lib",)
 
 
 @pytest.mark.parametrize(
@@ -333,6 +348,31 @@ ON_TORCH = (torch(), cudart())
             module("one", COMMON, needed=("libc10.so", "sub/liba.so"), rpath=("$ORIGIN/../two",)),
             replace(ON, wheels=(*ON_TORCH, facts("two", "1", library("two/sub/liba.so")))),
             replace(ON, wheels=ON_TORCH), id="what lies at a path, with torch",
+        ),
+        pytest.param(
+            module("one", needed=("liba.so",), rpath=("$ORIGIN/../shared",)),
+            replace(ON, wheels=(NEEDS_B, facts("three", "1", library("shared/libb.so")))),
+            replace(ON, wheels=(NEEDS_B,)),
+            id="what another one needs that it pulls in",
+        ),
+        pytest.param(
+            facts("two", "1", library("shared/liba.so", undefined=("PyUnstable_Long_IsCompact",))),
+            replace(ON, wheels=(facts("one", "1", module("one", needed=("liba.so",), rpath=("$ORIGIN/../shared",))),),
+                    python="3.11"),
+            replace(ON, python="3.11"), id="what another one brings to light of it",
+        ),
+        pytest.param(
+            BRINGS_Z, replace(ON, wheels=(torch(), cudart())), replace(ON, wheels=(LOADS_Z, cudart())),
+            id="what torch has loaded of the base",
+        ),
+        pytest.param(
+            module("one", needed=("libcudart.so.12",), requires={"libcudart.so.12": ("libcudart.so.12",)}),
+            replace(ON, wheels=(*ON_TORCH, OTHER_RUNTIME)),
+            replace(ON, wheels=(LOADS_OTHER, ON_TORCH[1], OTHER_RUNTIME)), id="from which wheel torch has loaded it",
+        ),
+        pytest.param(
+            FOR_EACH_CUDA, replace(ON, wheels=ON_TORCH),
+            replace(ON, wheels=(torch().model_copy(update={"cuda": "12.6"}), *ON_TORCH[1:])), id="torch's CUDA",
         ),
         pytest.param(
             module("one", "cudaMalloc"),
@@ -446,6 +486,40 @@ def test_what_one_wheel_brings_to_light_of_another_is_told_again(knowledge: Know
 
     assert ["lend 1"] == [finding.package for finding in found(reports[0], "L3")]
     assert [audit(untouched(cell), knowledge).report for cell in (first, then)] == reports
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        pytest.param(
+            (facts("one", "1", module("one", "plain", needed=("liba.so",), rpath=("$ORIGIN",)),
+                   library("one/liba.so", scope="listed")),), (), id="what would have to be read",
+        ),
+        pytest.param(
+            (*ON_TORCH, facts("vllm", "0.11.0", library("vllm/_C.abi3.so", needed=("libnowhere.so",)))), (),
+            id="what does not load",
+        ),
+        pytest.param(
+            (cudart(), facts("one", "1", module("one", needed=("libcudart.so.12",), rpath=NVIDIA))),
+            (facts("nvidia-cuda-runtime", "13.0", library("nvidia/cuda_runtime/lib/libcudart.so.13")),
+             facts("two", "1", module("two", needed=("libcudart.so.13",), rpath=NVIDIA))),
+            id="which CUDA runtime it asks for",
+        ),
+        pytest.param(
+            (LEND, facts("one", "1", module("one", needed=("liba.so",), rpath=("$ORIGIN/../shared",)))), (),
+            id="what it pulls in of others",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_settled_is_told_again(
+    knowledge: Knowledge, first: tuple[WheelFacts, ...], more: tuple[WheelFacts, ...]
+) -> None:
+    """In a cell with another wheel, so that not all that libraries show is known already."""
+    another = facts("another", "1", library("another/another.so"))
+    cells = [replace(ON, wheels=(*first, *BYSTANDERS)), replace(ON, wheels=(*first, *BYSTANDERS, another, *more))]
+    apart = [audit(untouched(cell), knowledge, targets=[SM120]) for cell in cells]
+
+    assert apart == [audit(cell, knowledge, targets=[SM120]) for cell in cells]
 
 
 NAMED_FOR_311 = facts("one", "1", library("one/m.cpython-311-x86_64-linux-gnu.so", defined=("PyInit_m",)))

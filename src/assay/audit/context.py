@@ -284,11 +284,7 @@ class Context:
         names = asked | files
         any_torch, here = self._surroundings
         loaded = None
-        if (
-            id(wheel) not in self.torch_bound
-            and wheel.name not in self._policies
-            and settled.holds_with_any_torch(findings)
-        ):
+        if id(wheel) not in self.torch_bound and wheel.name not in self._policies:
             loaded = settled.of_the_base(names, self.linker)
         if loaded is None:
             # What torch has loaded is found whoever else goes by its name.

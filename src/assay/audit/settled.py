@@ -21,7 +21,6 @@ __all__ = [
     "Settled",
     "Surroundings",
     "holds",
-    "holds_with_any_torch",
     "of_the_base",
     "settled_in",
     "surroundings_of",
@@ -125,11 +124,6 @@ def holds(findings: Iterable[Finding]) -> bool:
     Those of torch's and CUDA's libraries do: they name other builds.
     """
     return all(finding.cause in _HOLDING and not finding.suggestions for finding in findings)
-
-
-def holds_with_any_torch(findings: Iterable[Finding]) -> bool:
-    """Whether findings are about files that are missing or too old, not about symbols."""
-    return all(finding.rule in {"L1", "L7"} for finding in findings)
 
 
 @lru_cache(maxsize=1 << 8)
