@@ -195,6 +195,23 @@ def test_brief_facts_are_never_kept_or_shared_in_place_of_whole_ones(tmp_path: P
     assert large() == taken.whole(SHA)
 
 
+def test_what_is_learnt_later_of_brief_facts_is_kept_beside_the_names_that_were_left_out(tmp_path: Path) -> None:
+    """Wheels that were read in part are brief too, and the audit may read one of their libraries afterwards."""
+    partly = large().model_copy(update={"complete": False})
+    unread = library("torch/lib/libother.so", scope="listed")
+    FactsCache(tmp_path).put(partly.model_copy(update={"libraries": (*partly.libraries, unread)}))
+    cache = FactsCache(tmp_path)
+    brief = cache.get(SHA)
+    assert brief is not None
+    assert brief.is_brief
+    read = library("torch/lib/libother.so", defined=("other",))
+    more = brief.model_copy(update={"libraries": (*brief.libraries[:-1], read)})
+    cache.put(more)
+
+    assert partly.model_copy(update={"libraries": (*partly.libraries, read)}) == cache.whole(SHA)
+    assert more == cache.get(SHA) == FactsCache(tmp_path).get(SHA)
+
+
 NAMES = st.lists(st.sampled_from([f"s{number}" for number in range(12)]), unique=True)
 
 
