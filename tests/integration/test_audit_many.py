@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from project_tools import Project
-from wheels import FileServer, serving, wheel_bytes
+from wheels import FileServer, library, serving, wheel_bytes
 
 from assay.adapters.facts_cache import FactsCache
 from assay.adapters.knowledge_files import load_knowledge
 from assay.adapters.simple_index import Addresses, SimpleIndex, WebWheels
+from assay.audit.audit import Audited, audit
+from assay.audit.facts import Library
 from assay.audit.findings import AuditReport
+from assay.audit.linker import Installation
 from assay.cli.common import load
 from assay.flows.audit import Auditor, Obtained
 from assay.model.cell import Cell
 from assay.model.lock import Lock, LockedWheel
 from assay.model.matrix import Matrix
+from assay.ports.index import IndexFile
 
 ROOT = Path(__file__).parents[2]
 ELF = ROOT / "tests" / "fixtures" / "elf"
@@ -140,3 +146,25 @@ def test_what_an_index_lacks_is_told_of_each_cell_and_asked_for_once(
         [finding.package for finding in report.findings if finding.rule == "F1"] for report in reports
     ]
     assert ["gone", "pure"] == sorted(asked_for)
+
+
+def test_what_is_learnt_of_a_wheel_for_one_cell_is_known_to_the_next(
+    auditor: Auditor, wheels: Wheels, cells: list[Cell], matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of wheels that were read ahead: a library on which a verdict hangs is read once."""
+    thing, read = wheels.add("thing", native=True), list[str]()
+
+    def doubting(installation: Installation, *rest: Any, **more: Any) -> Audited:
+        (wheel,) = installation.wheels
+        unsure = {(wheel.sha256, item.path) for item in wheel.libraries if "read" not in item.notes}
+        return replace(audit(installation, *rest, **more), uncertain=frozenset(unsure))
+
+    def reading(file: IndexFile, source: object, path: str, progress: object) -> Library:
+        read.append(path)
+        return library(path).model_copy(update={"notes": {"read": "wholly"}})
+
+    monkeypatch.setattr("assay.flows.audit.audit", doubting)
+    monkeypatch.setattr("assay.flows.audit.read_library", reading)
+    audited(auditor, matrix, locked(cells, [thing], [thing], [thing]))
+
+    assert sorted(NATIVE) == sorted(read)

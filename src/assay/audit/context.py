@@ -226,7 +226,7 @@ class Context:
 
     @cached_property
     def _surroundings(self) -> tuple[settled.Surroundings, ...]:
-        """What a wheel that keeps to itself may rest on, the least first; empty where that is not told apart."""
+        """What the verdict on a wheel may rest on, the least first; empty where that is not told apart."""
         here = settled.surroundings_of(self.linker, self.knowledge, self.targets, self.demangle)
         if here is None:
             return ()
@@ -264,12 +264,9 @@ class Context:
         told: dict[str, list[Finding]] = {}
         for finding in said:
             told.setdefault(finding.package, []).append(finding)
-        loading: dict[int, list[Root]] = {}
-        for root in self.roots:
-            loading.setdefault(id(root.wheel), []).append(root)
         for wheel in self.installation.native:
             if not (wheel.is_torch or id(wheel) in self.settled or id(wheel) in self.crossed):
-                self._settle(wheel, loading.get(id(wheel), ()), told.get(label(wheel), ()))
+                self._settle(wheel, self.roots_of.get(id(wheel), ()), told.get(label(wheel), ()))
 
     def _settle(self, wheel: WheelFacts, roots: Sequence[Root], findings: Sequence[Finding]) -> None:
         versioned = self.with_versions.get(id(wheel), ())
@@ -347,6 +344,14 @@ class Context:
                     )
                 )
         return tuple(found)
+
+    @cached_property
+    def roots_of(self) -> Mapping[int, Sequence[Root]]:
+        """Identity of a wheel -> those of `roots` that are its own."""
+        found: dict[int, list[Root]] = {}
+        for root in self.roots:
+            found.setdefault(id(root.wheel), []).append(root)
+        return found
 
     def for_others(self, wheel: WheelFacts, library: Library) -> bool:
         """Whether a library is the variant for another torch, Python or CUDA: packages load the one that fits.

@@ -79,15 +79,13 @@ def _by_soname(items: Iterable[Missing]) -> dict[str, list[Missing]]:
 
 def _missing_sonames(context: Context) -> None:
     """L1: one finding for each wheel and name, however many of its libraries ask for it."""
-    own: dict[int, list[Root]] = defaultdict(list)
-    for root in context.roots:
-        own[id(root.wheel)].append(root)
     for wheel in context.installation.native:
         _cuda_variants(context, wheel)
         if id(wheel) in context.settled:
             continue
         # What matters most is named first.
-        roots = sorted(own[id(wheel)], key=lambda root: root.policy is None or root.policy.use != "required")
+        own = context.roots_of.get(id(wheel), ())
+        roots = sorted(own, key=lambda root: root.policy is None or root.policy.use != "required")
         loading = [root for root in roots if not _hard(context, root)]
         wanted: dict[str, list[tuple[Root, Missing]]] = defaultdict(list)
         for root in roots:

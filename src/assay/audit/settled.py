@@ -44,7 +44,7 @@ class _Same:
 
 
 class Surroundings(NamedTuple):
-    """What the verdict on a wheel that keeps to itself rests on."""
+    """What the verdict on a wheel rests on beside it and who goes by the names that are asked for."""
 
     base: Base
     python: str
@@ -119,7 +119,7 @@ _HOLDING: Final = frozenset({None, "lib-missing", "abi-libnuma-missing", "abi-gl
 
 
 def holds(findings: Iterable[Finding]) -> bool:
-    """Whether findings of a wheel that keeps to itself say nothing of other wheels nor of what else is known by now.
+    """Whether findings of a wheel say nothing of other builds nor of what else is known by now.
 
     Those of torch's and CUDA's libraries do: they name other builds.
     """

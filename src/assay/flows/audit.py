@@ -284,13 +284,18 @@ class Auditor:
             return dict(zip(wheels, pool.map(self.locked, wheels.values()), strict=True))
 
     def _obtain_all(self, wheels: Sequence[LockedWheel], ahead: Mapping[str, Obtained]) -> list[Obtained]:
-        obtained = [ahead.get(wheel.sha256) or self._known(wheel) for wheel in wheels]
+        obtained = [self._at_hand(wheel, ahead) for wheel in wheels]
         left = [wheel for wheel, item in zip(wheels, obtained, strict=True) if item is None]
         if not left:
             return [item for item in obtained if item is not None]
         with ThreadPoolExecutor(JOBS) as pool:
             read = pool.map(self.locked, left)
             return [next(read) if item is None else item for item in obtained]
+
+    def _at_hand(self, wheel: LockedWheel, ahead: Mapping[str, Obtained]) -> Obtained | None:
+        """Return what was read ahead or is known of a wheel: where both, the file, and what was learnt of it since."""
+        read, known = ahead.get(wheel.sha256), self._known(wheel)
+        return replace(read, facts=known.facts) if read is not None and known is not None else read or known
 
     def _known(self, wheel: LockedWheel) -> Obtained | None:
         """Return what is known of a wheel already, if that suffices; facts that do are asked for once."""
