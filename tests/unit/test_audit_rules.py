@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from wheels import facts, library
 
 from assay.adapters.knowledge_files import load_knowledge
-from assay.audit import rules_link
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
 from assay.audit.facts import CodeGroup, GpuCode, Library, WheelFacts
@@ -254,41 +253,6 @@ def test_what_was_said_of_a_wheel_in_other_cells_changes_nothing(knowledge: Know
         chosen = [wheel for wheel in wheels if data.draw(st.booleans())]
         cell = replace(place, wheels=(*chosen, *place.wheels))
         assert audit(untouched(cell), knowledge, targets=(SM120,)) == audit(cell, knowledge, targets=(SM120,))
-
-
-LINES = (
-    "dlopen", "cudaMalloc", "cuLaunchKernel", "cuGreenCtxCreate", "PyList_New", "PyUnstable_Long_IsCompact", "_ZN1aEv",
-    COMMON, SYM_NE, "aoti_torch_new", "plain", "memcpy@GLIBC_2.14", "inflate@ZLIB_1.2", "f@A_2",
-)  # fmt: skip
-
-
-@st.composite
-def asking(draw: st.DrawFn, name: str) -> WheelFacts:
-    """A small wheel whose libraries ask for anything."""
-    wheel = draw(small_wheel(name))
-    lines = st.lists(st.sampled_from(LINES), unique=True, max_size=3).map(lambda some: "\n".join(sorted(some)))
-    libraries = [item.model_copy(update={"undefined": {"global": draw(lines)}}) for item in wheel.libraries]
-    return wheel.model_copy(update={"libraries": tuple(libraries)})
-
-
-@settings(max_examples=150)
-@given(st.data())
-def test_libraries_that_are_not_linked_would_miss_nothing(knowledge: Knowledge, data: st.DataObject) -> None:
-    """The same is told, and the same would have to be read, where every library is linked."""
-    wheels = [data.draw(asking(name)) for name in ("one", "two", "three")]
-    torches = [(), (torch(), cudart()), (torch("2.9.1"), cudart()), (unread(torch()),), (unread(OTHER_TORCH), cudart())]
-    cell = Installation(
-        wheels=(*wheels, *data.draw(st.sampled_from(torches))),
-        python=data.draw(st.sampled_from(["3.11", "3.12", "3.99"])),
-        base=data.draw(st.sampled_from(BASES)),
-        complete=data.draw(st.booleans()),
-    )
-    old = TargetGpu(name="sm_90", capability=90, driver_cuda="11.4")
-    told = audit(untouched(cell), knowledge, targets=[old])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules_link, "_misses", lambda *_: rules_link._Misses.SOME)
-
-        assert told == audit(untouched(cell), knowledge, targets=[old])
 
 
 def module(name: str, *undefined: str, needed: tuple[str, ...] = (), **more: Any) -> Library:

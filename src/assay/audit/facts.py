@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import PurePosixPath
-from typing import Final, Literal, NamedTuple, TypeVar, cast
+from typing import Final, Literal, TypeVar, cast
 
 from pydantic import Field, ValidationError
 from zlib_ng import zlib_ng
@@ -26,7 +26,6 @@ from zlib_ng import zlib_ng
 from assay.audit.elf import ElfLibrary
 from assay.audit.symbols import (
     Kind,
-    Owner,
     is_shim,
     pre_cxx11,
     torch_kind,
@@ -38,13 +37,11 @@ from assay.model.base import Value
 
 __all__ = [
     "READER",
-    "Bound",
     "CodeGroup",
     "ExportTable",
     "GpuCode",
     "Library",
     "Reference",
-    "Unresolved",
     "WheelFacts",
     "brief_facts",
     "brief_library",
@@ -68,8 +65,6 @@ _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}")
 
 Reference = tuple[str, str | None]
 """A symbol's name and the version asked for."""
-Unresolved = Mapping[tuple[Owner, str | None], tuple[str, ...]]
-"""Names that found nothing, by whose they are and by the version asked for."""
 Scope = Literal["full", "prefix", "listed"]
 T = TypeVar("T")
 
@@ -193,31 +188,26 @@ class ExportTable(Value):
         return array("Q", self.hashes)
 
     @cached_property
-    def _known(self) -> tuple[set[int], set[int]]:
-        """Hashes that were asked for, and those of them that are here."""
+    def _known(self) -> tuple[set[str], set[str]]:
+        """Names that were asked for, and those of them that are here."""
         return set(), set()
 
-    def lacking(self, keys: frozenset[int]) -> frozenset[int]:
-        """Return those of the hashes that are not here.
+    def having(self, names: AbstractSet[str]) -> set[str]:
+        """Return those of the names that are here.
 
         Of what torch exports little is ever asked for: to look that up takes a fraction of the time a set of all does.
         """
         asked, here = self._known
-        fresh = keys.difference(asked)
+        fresh = names - asked
         if fresh:
             hashes, last = self._hashes, len(self._hashes) - 1
             # In this order: cells are audited in several threads, and what was asked for must be known.
-            here.update(key for key in fresh if hashes and hashes[min(bisect_left(hashes, key), last)] == key)
+            for name in fresh if hashes else ():
+                key = _key(name)
+                if hashes[min(bisect_left(hashes, key), last)] == key:
+                    here.add(name)
             asked.update(fresh)
-        return keys.difference(here)
-
-
-class Bound(NamedTuple):
-    """What one library binds to another."""
-
-    names: frozenset[str]
-    """In whatever version they are asked for."""
-    versioned: frozenset[Reference]
+        return here & names
 
 
 class Library(_Fact):
@@ -290,30 +280,12 @@ class Library(_Fact):
 
     def has(self, name: str) -> bool:
         """Whether other objects can bind to a symbol of this name."""
-        if self.table is not None and not self.table.lacking(frozenset((_key(name),))):
-            return True
-        return name in self.plain or name in self.versioned
+        return name in self.versioned or bool(self.having({name}))
 
-    def bound_by(self, other: Library) -> Bound | None:
-        """Return what of `references` binds to what another library exports; None: nothing.
-
-        A versioned reference binds to that version, to a definition without version, or to a library without versions.
-        """
-        return self.once(("bound by", id(other)), other, lambda: self._bound(other))
-
-    def _bound(self, other: Library) -> Bound | None:
-        names = _common(self.names, other.plain)
-        if other.table is not None:
-            keyed = self.keyed
-            names |= {keyed[key] for key in self.keys - other.table.lacking(self.keys)}
-        strict = bool(other.provides)
-        versioned = [
-            (name, version)
-            for name in _common(self.names, other.versioned)
-            for version in self.asked[name]
-            if version is None or not strict or version in other.versioned[name]
-        ]
-        return Bound(names, frozenset(versioned)) if names or versioned else None
+    def having(self, names: AbstractSet[str]) -> AbstractSet[str]:
+        """Return those of the names that other objects can bind to without asking for a version."""
+        found = self.plain.keys() & names
+        return found if self.table is None else found | self.table.having(names)
 
     def groups_with(self, kernels: str) -> tuple[CodeGroup, ...]:
         """Return the groups of GPU code with a kernel whose mangled name a regular expression finds; empty: all."""
@@ -415,16 +387,6 @@ class Library(_Fact):
         return frozenset(self.asked)
 
     @cached_property
-    def keyed(self) -> Mapping[int, str]:
-        """`names` by the hashes that stand in an `ExportTable`."""
-        return {_key(name): name for name in self.names}
-
-    @cached_property
-    def keys(self) -> frozenset[int]:
-        """The hashes of `keyed`."""
-        return frozenset(self.keyed)
-
-    @cached_property
     def extension(self) -> bool:
         """Whether Python can import it by itself."""
         return any(lines.startswith("PyInit_") or "\nPyInit_" in lines for lines in self._exported_lines())
@@ -513,13 +475,6 @@ class WheelFacts(_Fact):
             found.setdefault(library.soname or library.name, library)
             found.setdefault(library.name, library)
         return found
-
-
-def _common(names: frozenset[str], those: Mapping[str, object]) -> frozenset[str]:
-    """Return the names that are among `those`, going through the smaller of the two."""
-    if len(names) < len(those):
-        return frozenset(those.keys() & names)
-    return names.intersection(those) if those else frozenset()
 
 
 def _versioned(line: str) -> Reference:

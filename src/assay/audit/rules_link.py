@@ -6,12 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import lru_cache
 from typing import Final, assert_never
 
+from assay.audit.binding import Asked, Group, Left, asked_of, is_of_cuda, left
 from assay.audit.context import Context, Root, label
-from assay.audit.facts import Library, Reference, Unresolved, WheelFacts
+from assay.audit.facts import Library, Reference, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed
 from assay.audit.linker import Found, Missing, Rest, Where
@@ -23,9 +23,6 @@ __all__ = ["link_rules", "soname_cause"]
 
 SHOWN: Final = 8
 _SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+)")
-_FAMILIES: Final = re.compile(
-    r"(?:nccl|cudnn|cublas|cuda|cufft|curand|cusparse|cusolver|nvrtc|nvJitLink|nvshmem|nvtx|cufile|cupti)[A-Z_]\w*"
-)
 _CUDA_LIBRARY: Final = re.compile(
     r"lib(?:cu(?:blas|da|dnn|fft|file|pti|rand|solver|sparse|tensor)|nccl|nvJitLink|nvshmem|nvrtc|nvToolsExt)"
 )
@@ -307,14 +304,15 @@ def _symbols(context: Context, root: Root, around: _Around) -> None:
     root_too = None if closure.root.key in context.linker.global_keys else root.library
     # What is opened by its path is another library, even where torch has loaded one of its name (`_C...so`).
     for found in (closure.root, *around.fresh(closure.rest)):
-        if found.library is None or (misses := _misses(context, found.library)) is _Misses.NOTHING:
+        if found.library is None or not any(asked := _asked(context, found.library)):
             continue
         reach = around.reach(closure.rest)
-        if misses is _Misses.WHAT_WAS_NOT_READ and not reach.listed:
+        groups = _groups(found.library, asked, reach)
+        if not groups:
             continue
-        binding = _binding(found.library, reach, root_too)
-        checked = _check(context, found.library, reach, binding)
-        if checked.anything or not context.linker.global_ids.isdisjoint(map(id, binding)):
+        left = _left(found.library, groups, reach, root_too)
+        checked = _check(context, found.library, reach, left.groups) if left.groups else _Checked()
+        if checked.anything or left.bound:
             context.torch_bound.add(id(root.wheel))
         if checked.anything:
             wheel = found.wheel or root.wheel
@@ -323,44 +321,14 @@ def _symbols(context: Context, root: Root, around: _Around) -> None:
             _report(context, root, wheel, found.library, checked)
 
 
-class _Misses(Enum):
-    """What of a library's references can be missed at all, whatever it binds to."""
-
-    NOTHING = "nothing"
-    WHAT_WAS_NOT_READ = "what was not read"
-    SOME = "some"
-
-
-def _misses(context: Context, library: Library) -> _Misses:
-    """Return what can be missed of a library: of most, which ask for Python and the C library alone, nothing."""
+def _asked(context: Context, library: Library) -> Asked:
+    """Return what a library asks for, as far as anything is told of it where nothing has it."""
     knowledge, python = context.knowledge, context.installation.python
     return library.once(
-        ("misses", id(knowledge), python),
+        ("asked", id(knowledge), python),
         knowledge,
-        lambda: _can_miss(library, knowledge.python.get(python), context.linker.runtime),
+        lambda: asked_of(library, knowledge.python.get(python), context.linker.runtime),
     )
-
-
-def _can_miss(library: Library, python: frozenset[str] | None, runtime: frozenset[str]) -> _Misses:
-    """Return what `_unresolved` can make something of, by names alone."""
-    versions_of_others = not runtime.issuperset(library.requires)
-    found = _Misses.NOTHING
-    for line in library.undefined.get("global", "").split("\n"):
-        if "@" in line:
-            if versions_of_others:
-                return _Misses.SOME
-        elif line and not (python is not None and line in python):
-            whose = owner(line)
-            if whose is Owner.OTHER and not _told_of(line):
-                found = _Misses.WHAT_WAS_NOT_READ
-            elif whose is not Owner.PYTHON or python is not None:
-                return _Misses.SOME
-    return found
-
-
-def _told_of(name: str) -> bool:
-    """Whether it is told that nothing has a name of nobody's: other C names come from what Python itself has loaded."""
-    return name.startswith("_Z") or _FAMILIES.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,6 +345,10 @@ class _Reach:
     absent: frozenset[str]
     tabled: str | None
     """The torch release whose table of exports stands in for its libraries."""
+    first: int
+    """So many of `exporters` everybody sees: those of torch."""
+    owners: frozenset[Owner]
+    """Whose symbols are told of where nothing has them."""
 
 
 class _Around:
@@ -426,119 +398,98 @@ def _reach(context: Context, rest: Rest) -> _Reach:
     if tabled:
         # What else torch pulls in is not known then either.
         listed = [found for found in listed if found.wheel is not context.torch]
+    absent = frozenset(item.soname for item in rest.missing)
+    others = context.installation.complete and not (absent or blind or tabled)
     return _Reach(
         exporters=tuple(exporters),
         identities=tuple(map(id, exporters)),
         listed=tuple(listed),
         blind=tuple(blind),
-        absent=frozenset(item.soname for item in rest.missing),
+        absent=absent,
         tabled=tabled,
+        first=sum(id(exporter) in linker.global_ids for exporter in exporters),
+        owners=_owners(context, listed, others=others),
     )
 
 
-def _binding(library: Library, reach: _Reach, root: Library | None) -> tuple[Library, ...]:
-    """Return those in reach that a library binds to."""
-    # Cells of a matrix share most of their wheels, and most libraries bind to few of those in reach.
-    binding = library.once(
-        ("binds", reach.identities),
-        reach.exporters,
-        lambda: tuple(exporter for exporter in reach.exporters if library.bound_by(exporter) is not None),
-    )
-    if root is not None and library.bound_by(root) is not None:
-        binding = (*binding, root)
-    return binding
+def _groups(library: Library, asked: Asked, reach: _Reach) -> tuple[Group, ...]:
+    """Return the references of a library of which something is told where nothing in reach has them."""
+    owners, unsure = reach.owners, bool(reach.listed)
+    return library.once(("groups", id(asked), owners, unsure), asked, lambda: asked.groups(owners, unsure=unsure))
 
 
-def _check(context: Context, library: Library, reach: _Reach, binding: tuple[Library, ...]) -> _Checked:
+def _owners(context: Context, listed: Sequence[Found], *, others: bool) -> frozenset[Owner]:
+    """Return whose symbols are told of where nothing has them.
+
+    Args:
+        others: what belongs to nobody known as well.
+    """
+    found = {Owner.PYTHON, Owner.DRIVER}
+    if context.torch is not None or _unread(context, listed):
+        found.add(Owner.TORCH)
+    if others or listed:
+        found.add(Owner.OTHER)
+    return frozenset(found)
+
+
+def _left(library: Library, groups: tuple[Group, ...], reach: _Reach, root: Library | None) -> Left:
+    """Return what nothing in reach has of some references of a library.
+
+    Args:
+        root: the library that was loaded, where others can bind to it.
+    """
+    exporters = reach.exporters if root is None else (*reach.exporters, root)
+    # Cells of a matrix share most of their wheels, and these what they reach.
+    key = "left", id(groups), reach.identities, reach.first, id(root)
+    return library.once(key, (groups, exporters), lambda: left(library, groups, exporters, reach.first))
+
+
+def _check(context: Context, library: Library, reach: _Reach, groups: tuple[Group, ...]) -> _Checked:
+    """Return what is to be told of references that nothing in reach has."""
     if reach.listed:
-        return _checked(context, library, reach, binding)
-    torch, whole = context.torch is not None, context.installation.complete
-    key = (*map(id, binding), reach.blind, reach.absent, reach.tabled, context.installation.python, torch, whole)
-    return library.once(
-        ("check", id(context.knowledge), key),
-        (binding, context.knowledge),
-        lambda: _checked(context, library, reach, binding),
-    )
+        return _checked(context, library, reach, groups)
+    key = "check", id(context.knowledge), groups, reach.blind, reach.absent, reach.tabled
+    return library.once(key, context.knowledge, lambda: _checked(context, library, reach, groups))
 
 
-def _checked(context: Context, library: Library, reach: _Reach, binding: tuple[Library, ...]) -> _Checked:
+def _checked(context: Context, library: Library, reach: _Reach, groups: Iterable[Group]) -> _Checked:
     checked = _Checked()
-    asked = {version: file for file, versions in library.requires.items() for version in versions}
     elsewhere = {*reach.blind, *(found.soname for found in reach.listed), *reach.absent}
-    for (whose, version), lacking in _unresolved_by(library, binding).items():
-        file = asked.get(version) if version else None
-        if file in elsewhere or (version and (file is None or file in context.linker.runtime)):
-            # With a library missing its symbols are missing too: that is told once, by rule L1. Whether the version
-            # of the C and C++ runtime suffices is rule L7.
+    for group in groups:
+        if group.file in elsewhere:
+            # With a library missing its symbols are missing too: that is told once, by rule L1.
             continue
-        having = context.knowledge.history.having
-        tabled = reach.tabled
-        names = lacking if tabled is None else tuple(name for name in lacking if tabled not in having(name))
+        names, tabled = group.names, reach.tabled
+        if tabled is not None:
+            having = context.knowledge.history.having
+            names = tuple(name for name in names if tabled not in having(name))
         if names:
-            _unresolved(context, (whose, version), names, reach, checked)
+            _unresolved(context, group._replace(names=names), reach, checked)
     if len(checked.missing) > 1:
         checked.missing.sort(key=library.places.__getitem__)
     return checked
 
 
-def _unresolved(
-    context: Context, group: tuple[Owner, str | None], names: Sequence[str], reach: _Reach, checked: _Checked
-) -> None:
-    """Sort names that nothing known resolves, of one owner and asked for in one version."""
-    whose, version = group
-    match whose:
+def _unresolved(context: Context, group: Group, reach: _Reach, checked: _Checked) -> None:
+    """Sort names that nothing known resolves."""
+    missing = ((name, group.version) for name in group.names)
+    match group.owner:
         case Owner.PYTHON:
-            python = context.knowledge.python.get(context.installation.python)
-            if python is not None:
-                checked.python.extend(name for name in names if name not in python)
+            checked.python.extend(group.names)
         case Owner.DRIVER:
-            checked.driver.extend(names)
-        case Owner.TORCH:
-            unread = _unread(context, reach.listed)
-            if unread:
-                checked.uncertain.extend(unread)
-            elif context.torch is not None:
-                checked.missing.extend((name, version) for name in names)
+            checked.driver.extend(group.names)
+        case Owner.TORCH if unread := _unread(context, reach.listed):
+            checked.uncertain.extend(unread)
         case Owner.OTHER if reach.listed:
             checked.uncertain.extend(reach.listed)
-        case Owner.OTHER:
-            if context.installation.complete and not (reach.absent or reach.blind or reach.tabled):
-                checked.missing.extend((name, version) for name in names if _told_of(name))
+        case Owner.TORCH | Owner.OTHER:
+            checked.missing.extend(missing)
         case _:
-            assert_never(whose)
+            assert_never(group.owner)
 
 
 def _unread(context: Context, listed: Sequence[Found]) -> list[Found]:
     return [found for found in listed if found.wheel is context.torch]
-
-
-def _unresolved_by(library: Library, binding: tuple[Library, ...]) -> Unresolved:
-    """Return the references of a library that those it binds to do not resolve, by whose they are and by version."""
-    return library.once(("unresolved", *map(id, binding)), binding, lambda: _left(library, binding))
-
-
-def _left(library: Library, binding: tuple[Library, ...]) -> Unresolved:
-    bound = [one for exporter in binding if (one := library.bound_by(exporter)) is not None]
-    anyhow = frozenset[str]().union(*(one.names for one in bound))
-    versioned = frozenset[Reference]().union(*(one.versioned for one in bound))
-    found: dict[tuple[Owner, str | None], tuple[str, ...]] = {}
-    for group, names in library.once("asked for", None, lambda: _asked_for(library)).items():
-        left = names
-        # Of most groups (Python's, the C library's) nothing is ever bound.
-        if versioned or not anyhow.isdisjoint(names):
-            left = tuple(name for name in names if name not in anyhow and (name, group[1]) not in versioned)
-        if left:
-            found[group] = left
-    return found
-
-
-def _asked_for(library: Library) -> Unresolved:
-    """Return all references of a library by whose they are and by version, in order."""
-    found: dict[tuple[Owner, str | None], list[str]] = {}
-    for name in sorted(library.asked):
-        for version in library.asked[name]:
-            found.setdefault((owner(name), version), []).append(name)
-    return {group: tuple(names) for group, names in found.items()}
 
 
 def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, checked: _Checked) -> None:
@@ -566,7 +517,7 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
                 message=f"needs {context.demangle(names[0])}{_more(names)}, which nothing in reach exports",
                 symbols=tuple(names[:SHOWN]),
                 symbols_count=len(names),
-                cause="abi-cuda-symbol" if _FAMILIES.fullmatch(names[0]) else "abi-undefined-symbol",
+                cause="abi-cuda-symbol" if is_of_cuda(names[0]) else "abi-undefined-symbol",
             )
         )
     if checked.missing and severity is Severity.ERROR:

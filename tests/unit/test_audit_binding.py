@@ -1,0 +1,144 @@
+"""What a library asks for, and what of it nothing in its reach has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wheels import library
+
+from assay.audit.binding import Asked, Group, asked_of, is_of_cuda, left
+from assay.audit.facts import Library, brief_library
+from assay.audit.symbols import Owner
+
+RUNTIME = frozenset({"libc.so.6", "libstdc++.so.6"})
+PYTHON = frozenset({"PyList_New", "_Py_NoneStruct", "malloc"})
+EVERYBODY = frozenset(Owner)
+
+
+def asks(*lines: str, requires: dict[str, tuple[str, ...]] | None = None) -> Library:
+    return library("a/asks.so", undefined=lines, requires=requires or {})
+
+
+def names_of(groups: Sequence[Group]) -> dict[tuple[Owner, str | None], tuple[str, ...]]:
+    return {(group.owner, group.version): group.names for group in groups}
+
+
+def test_what_python_and_the_runtime_have_is_not_looked_up() -> None:
+    one = asks(
+        "PyList_New", "malloc", "memcpy@GLIBC_2.2.5", "_ZSt4cout@GLIBCXX_3.4", "nobodys@NOWHERE_1",
+        requires={"libc.so.6": ("GLIBC_2.2.5",), "libstdc++.so.6": ("GLIBCXX_3.4",)},
+    )  # fmt: skip
+
+    assert Asked((), ()) == asked_of(one, PYTHON, RUNTIME)
+    assert Asked((), ()) == asked_of(asks(), PYTHON, RUNTIME)
+
+
+def test_references_are_sorted_by_whose_they_are_and_by_version() -> None:
+    one = asks(
+        "PyNew_InThis", "cuLaunchKernel", "_ZN2at4copyEv", "aoti_torch_empty", "_ZN3foo3barEv", "cudaMalloc@V1",
+        "cudaFree", "plain_c", "other_c@V1",
+        requires={"libcudart.so.12": ("V1",)},
+    )  # fmt: skip
+    found = asked_of(one, PYTHON, RUNTIME)
+
+    assert {
+        (Owner.PYTHON, None): ("PyNew_InThis",),
+        (Owner.DRIVER, None): ("cuLaunchKernel",),
+        (Owner.TORCH, None): ("_ZN2at4copyEv", "aoti_torch_empty"),
+        (Owner.OTHER, None): ("_ZN3foo3barEv", "cudaFree"),
+        (Owner.OTHER, "V1"): ("cudaMalloc",),
+    } == names_of(found.told)
+    assert {(Owner.OTHER, None): ("plain_c",), (Owner.OTHER, "V1"): ("other_c",)} == names_of(found.unsure)
+    assert {"libcudart.so.12", None} == {group.file for group in found.told}
+    assert ["libcudart.so.12"] == [group.file for group in found.told if group.version == "V1"]
+
+
+def test_of_a_python_that_is_not_known_nothing_is_told() -> None:
+    assert Asked((), ()) == asked_of(asks("PyNew_InThis", "PyList_New"), None, RUNTIME)
+
+
+def test_groups_are_chosen_by_whose_they_are() -> None:
+    found = asked_of(asks("PyNew_InThis", "_ZN2at4copyEv", "_ZN3foo3barEv", "plain_c"), PYTHON, RUNTIME)
+
+    assert [Owner.PYTHON] == [group.owner for group in found.groups({Owner.PYTHON}, unsure=True)]
+    assert ["_ZN3foo3barEv"] == [name for group in found.groups({Owner.OTHER}, unsure=False) for name in group.names]
+    assert {"_ZN3foo3barEv", "plain_c"} == {
+        name for group in found.groups({Owner.OTHER}, unsure=True) for name in group.names
+    }
+    assert () == found.groups(frozenset(), unsure=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "of_cuda"),
+    [("cudaMalloc", True), ("cublasLtCreate", True), ("cublas_x", True), ("ncclAllReduce", True), ("cudamalloc", False),
+     ("xcudaMalloc", False), ("nvrtcVersion", True)],
+)  # fmt: skip
+def test_cudas_names_are_known_by_their_families(name: str, of_cuda: bool) -> None:
+    assert of_cuda == is_of_cuda(name)
+
+
+def test_of_a_name_that_is_asked_for_in_two_versions_the_one_that_is_there_is_found() -> None:
+    asking = asks("_Zboth@V1", "_Zboth@V2", "_Zplain", "_Zother@V1", requires={"libgives.so": ("V1", "V2")})
+    giving = library("a/gives.so").model_copy(
+        update={"defined": {"global": "_Zboth@@V1\n_Zplain", "weak": "_Zother"}, "provides": ("V1",)}
+    )
+    groups = asked_of(asking, PYTHON, RUNTIME).groups(EVERYBODY, unsure=False)
+
+    assert {(Owner.OTHER, "V2"): ("_Zboth",)} == names_of(left(asking, groups, [giving], 0).groups)
+    assert {"_Zboth", "_Zplain", "_Zother"} == set(giving.exports)
+    assert {"_Zboth": frozenset({"V1"})} == giving.versioned
+
+
+def test_what_was_bound_first_is_told() -> None:
+    one, other = library("a/one.so", defined=("_Za",)), library("a/other.so", defined=("_Zb",))
+    versions = library("a/versions.so").model_copy(update={"defined": {"global": "_Za@@V1"}, "provides": ("V1",)})
+    asking = asks("_Za", "_Zb")
+    groups = asked_of(asking, PYTHON, RUNTIME).groups(EVERYBODY, unsure=False)
+
+    assert not left(asking, groups, [one, other], 0).bound
+    assert left(asking, groups, [one, other], 1).bound
+    assert left(asking, groups, [versions, other], 1).bound
+    assert not left(asking, groups, [library("a/none.so"), other], 1).bound
+    assert ((), True) == left(asking, groups, [other, one], 2)
+
+
+NAMES = st.lists(st.sampled_from([f"_Z{number}" for number in range(12)]), unique=True)
+VERSIONS = st.sampled_from(["", "V1", "V2"])
+REFERENCES = st.lists(st.tuples(st.sampled_from([f"_Z{number}" for number in range(8)]), VERSIONS), unique=True)
+
+
+@given(REFERENCES, st.lists(st.tuples(REFERENCES, st.booleans(), st.booleans()), max_size=4), st.integers(0, 4))
+def test_what_nothing_has_is_what_a_search_of_every_library_for_every_reference_does_not_find(
+    asked: list[tuple[str, str]], exporters: list[tuple[list[tuple[str, str]], bool, bool]], first: int
+) -> None:
+    def spelled(name: str, version: str, mark: str) -> str:
+        return f"{name}{mark}{version}" if version else name
+
+    asking = asks(*(spelled(*one, "@") for one in asked), requires={"libx.so": ("V1", "V2")})
+    plain = [
+        library(
+            f"a/{at}.so",
+            defined=tuple(spelled(*one, "@@") for one in symbols),
+            provides=("V1", "V2") if strict else (),
+        )
+        for at, (symbols, strict, _) in enumerate(exporters)
+    ]
+    some = [
+        brief_library(item, least=0) if brief and item.defined else item
+        for item, (_, _, brief) in zip(plain, exporters, strict=True)
+    ]
+
+    def binds(name: str, version: str, to: int) -> bool:
+        symbols, strict, _ = exporters[to]
+        return any(name == there and (not at or not version or not strict or at == version) for there, at in symbols)
+
+    groups = asked_of(asking, PYTHON, RUNTIME).groups(EVERYBODY, unsure=False)
+    found = left(asking, groups, plain, first)
+    expected = {one for one in asked if not any(binds(*one, at) for at in range(len(exporters)))}
+
+    assert expected == {(name, group.version or "") for group in found.groups for name in group.names}
+    assert any(binds(*one, at) for one in asked for at in range(min(first, len(exporters)))) == found.bound
+    assert found == left(asking, groups, some, first)
