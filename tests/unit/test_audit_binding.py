@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wheels import library
 
-from assay.audit.binding import Asked, Group, asked_of, is_of_cuda, left
+from assay.audit.binding import Group, asked_of, is_of_cuda, left
 from assay.audit.facts import Library, brief_library
 from assay.audit.symbols import Owner
 
 RUNTIME = frozenset({"libc.so.6", "libstdc++.so.6"})
 PYTHON = frozenset({"PyList_New", "_Py_NoneStruct", "malloc"})
-EVERYBODY = frozenset(Owner)
 
 
 def asks(*lines: str, requires: dict[str, tuple[str, ...]] | None = None) -> Library:
@@ -28,21 +27,23 @@ def names_of(groups: Sequence[Group]) -> dict[tuple[Owner, str | None], tuple[st
 
 def test_what_python_and_the_runtime_have_is_not_looked_up() -> None:
     one = asks(
-        "PyList_New", "malloc", "memcpy@GLIBC_2.2.5", "_ZSt4cout@GLIBCXX_3.4", "nobodys@NOWHERE_1",
+        "PyList_New", "malloc", "memcpy@GLIBC_2.2.5", "_ZSt4cout@GLIBCXX_3.4", "_Znobodys@NOWHERE_1",
         requires={"libc.so.6": ("GLIBC_2.2.5",), "libstdc++.so.6": ("GLIBCXX_3.4",)},
     )  # fmt: skip
 
-    assert Asked((), ()) == asked_of(one, PYTHON, RUNTIME)
-    assert Asked((), ()) == asked_of(asks(), PYTHON, RUNTIME)
+    assert () == asked_of(one, PYTHON, RUNTIME, unsure=True)
+    assert () == asked_of(asks(), PYTHON, RUNTIME, unsure=True)
+    beside = one.model_copy(update={"requires": {**one.requires, "libx.so": ("V1",)}})
+    assert () == asked_of(beside, PYTHON, RUNTIME, unsure=True)
 
 
 def test_references_are_sorted_by_whose_they_are_and_by_version() -> None:
     one = asks(
         "PyNew_InThis", "cuLaunchKernel", "_ZN2at4copyEv", "aoti_torch_empty", "_ZN3foo3barEv", "cudaMalloc@V1",
-        "cudaFree", "plain_c", "other_c@V1",
-        requires={"libcudart.so.12": ("V1",)},
+        "cudaFree", "plain_c", "other_c@V1", "PyList_New@V1",
+        requires={"libcudart.so.12": ("V1",), "libc.so.6": ("GLIBC_2.2.5",)},
     )  # fmt: skip
-    found = asked_of(one, PYTHON, RUNTIME)
+    found = asked_of(one, PYTHON, RUNTIME, unsure=False)
 
     assert {
         (Owner.PYTHON, None): ("PyNew_InThis",),
@@ -50,25 +51,16 @@ def test_references_are_sorted_by_whose_they_are_and_by_version() -> None:
         (Owner.TORCH, None): ("_ZN2at4copyEv", "aoti_torch_empty"),
         (Owner.OTHER, None): ("_ZN3foo3barEv", "cudaFree"),
         (Owner.OTHER, "V1"): ("cudaMalloc",),
-    } == names_of(found.told)
-    assert {(Owner.OTHER, None): ("plain_c",), (Owner.OTHER, "V1"): ("other_c",)} == names_of(found.unsure)
-    assert {"libcudart.so.12", None} == {group.file for group in found.told}
-    assert ["libcudart.so.12"] == [group.file for group in found.told if group.version == "V1"]
+    } == names_of(found)
+    assert {(None, None), ("V1", "libcudart.so.12")} == {(group.version, group.file) for group in found}
+    assert names_of(found) | {
+        (Owner.OTHER, None): ("_ZN3foo3barEv", "cudaFree", "plain_c"),
+        (Owner.OTHER, "V1"): ("cudaMalloc", "other_c"),
+    } == names_of(asked_of(one, PYTHON, RUNTIME, unsure=True))
 
 
 def test_of_a_python_that_is_not_known_nothing_is_told() -> None:
-    assert Asked((), ()) == asked_of(asks("PyNew_InThis", "PyList_New"), None, RUNTIME)
-
-
-def test_groups_are_chosen_by_whose_they_are() -> None:
-    found = asked_of(asks("PyNew_InThis", "_ZN2at4copyEv", "_ZN3foo3barEv", "plain_c"), PYTHON, RUNTIME)
-
-    assert [Owner.PYTHON] == [group.owner for group in found.groups({Owner.PYTHON}, unsure=True)]
-    assert ["_ZN3foo3barEv"] == [name for group in found.groups({Owner.OTHER}, unsure=False) for name in group.names]
-    assert {"_ZN3foo3barEv", "plain_c"} == {
-        name for group in found.groups({Owner.OTHER}, unsure=True) for name in group.names
-    }
-    assert () == found.groups(frozenset(), unsure=True)
+    assert () == asked_of(asks("PyNew_InThis", "PyList_New"), None, RUNTIME, unsure=True)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +77,7 @@ def test_of_a_name_that_is_asked_for_in_two_versions_the_one_that_is_there_is_fo
     giving = library("a/gives.so").model_copy(
         update={"defined": {"global": "_Zboth@@V1\n_Zplain", "weak": "_Zother"}, "provides": ("V1",)}
     )
-    groups = asked_of(asking, PYTHON, RUNTIME).groups(EVERYBODY, unsure=False)
+    groups = asked_of(asking, PYTHON, RUNTIME, unsure=False)
 
     assert {(Owner.OTHER, "V2"): ("_Zboth",)} == names_of(left(asking, groups, [giving], 0).groups)
     assert {"_Zboth", "_Zplain", "_Zother"} == set(giving.exports)
@@ -96,7 +88,7 @@ def test_what_was_bound_first_is_told() -> None:
     one, other = library("a/one.so", defined=("_Za",)), library("a/other.so", defined=("_Zb",))
     versions = library("a/versions.so").model_copy(update={"defined": {"global": "_Za@@V1"}, "provides": ("V1",)})
     asking = asks("_Za", "_Zb")
-    groups = asked_of(asking, PYTHON, RUNTIME).groups(EVERYBODY, unsure=False)
+    groups = asked_of(asking, PYTHON, RUNTIME, unsure=False)
 
     assert not left(asking, groups, [one, other], 0).bound
     assert left(asking, groups, [one, other], 1).bound
@@ -135,7 +127,7 @@ def test_what_nothing_has_is_what_a_search_of_every_library_for_every_reference_
         symbols, strict, _ = exporters[to]
         return any(name == there and (not at or not version or not strict or at == version) for there, at in symbols)
 
-    groups = asked_of(asking, PYTHON, RUNTIME).groups(EVERYBODY, unsure=False)
+    groups = asked_of(asking, PYTHON, RUNTIME, unsure=False)
     found = left(asking, groups, plain, first)
     expected = {one for one in asked if not any(binds(*one, at) for at in range(len(exporters)))}
 

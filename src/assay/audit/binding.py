@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Final, NamedTuple
 
-from assay.audit.facts import Library, Reference
+from assay.audit.facts import Library, Reference, plain_lines, versioned_lines
 from assay.audit.symbols import Owner, owner
 
-__all__ = ["Asked", "Group", "Left", "asked_of", "is_of_cuda", "left"]
+__all__ = ["Group", "Left", "asked_of", "is_of_cuda", "left"]
 
 _CUDA_FAMILIES: Final = re.compile(
     r"(?:nccl|cudnn|cublas|cuda|cufft|curand|cusparse|cusolver|nvrtc|nvJitLink|nvshmem|nvtx|cufile|cupti)[A-Z_]\w*"
@@ -33,19 +34,6 @@ class Group(NamedTuple):
     """In order."""
 
 
-class Asked(NamedTuple):
-    """Those references of a library of which anything is ever told."""
-
-    told: tuple[Group, ...]
-    """Told of where nothing has them."""
-    unsure: tuple[Group, ...]
-    """Names that belong to nobody known: told of where something was not read that may have them, only."""
-
-    def groups(self, owners: AbstractSet[Owner], *, unsure: bool) -> tuple[Group, ...]:
-        """Return those of some owners, with those that are unsure or without."""
-        return tuple(group for group in ((*self.told, *self.unsure) if unsure else self.told) if group.owner in owners)
-
-
 class Left(NamedTuple):
     """What of some references nothing has."""
 
@@ -59,7 +47,15 @@ def is_of_cuda(name: str) -> bool:
     return _CUDA_FAMILIES.fullmatch(name) is not None
 
 
-def asked_of(library: Library, python: AbstractSet[str] | None, runtime: AbstractSet[str]) -> Asked:
+@lru_cache(maxsize=1 << 16)
+def _is_told_of(name: str) -> bool:
+    """Tell whether anything is ever told of a name: other C names come from what Python itself has loaded."""
+    return name.startswith("_Z") or is_of_cuda(name) or owner(name) is not Owner.OTHER
+
+
+def asked_of(
+    library: Library, python: AbstractSet[str] | None, runtime: AbstractSet[str], *, unsure: bool
+) -> tuple[Group, ...]:
     """Return what a library asks for, without what is never told of.
 
     That is what Python itself has, versions of the C and C++ runtime (rule L7 is about these), and versions that no
@@ -68,29 +64,35 @@ def asked_of(library: Library, python: AbstractSet[str] | None, runtime: Abstrac
     Args:
         python: C symbols that Python exports; None if they are not known: then nothing is told of Python's.
         runtime: sonames of the C and C++ runtime.
+        unsure: with the names that belong to nobody known, too: of these something is told only where libraries were
+            not read that may have them.
     """
-    files = {version: file for file, versions in library.requires.items() for version in versions}
-    told: dict[tuple[Owner, str | None], list[str]] = {}
-    unsure: dict[tuple[Owner, str | None], list[str]] = {}
-    for line in library.undefined.get("global", "").split("\n"):
-        name, _, version = line.partition("@")
-        if version:
+    lines = library.undefined.get("global", "")
+    # Of most libraries nothing is left: what Python has goes at one stroke, and the runtime's versions need no look.
+    names = set(plain_lines(lines)).difference(python or ())
+    names.discard("")
+    found: dict[tuple[str | None, str | None], Iterable[str]] = {(None, None): names}
+    if not library.requires.keys() <= runtime:
+        files = {version: file for file, versions in library.requires.items() for version in versions}
+        versioned: dict[tuple[str | None, str | None], list[str]] = {}
+        for name, version in versioned_lines(lines):
             file = files.get(version)
-            if file is None or file in runtime:
-                continue
-        if not name or (python is not None and name in python):
-            continue
-        whose = owner(name)
-        if whose is Owner.PYTHON and python is None:
-            continue
-        # Other C names than CUDA's come from what Python itself has loaded.
-        sure = whose is not Owner.OTHER or name.startswith("_Z") or is_of_cuda(name)
-        (told if sure else unsure).setdefault((whose, version or None), []).append(name)
-    return Asked(*(tuple(_group(*key, names, files) for key, names in them.items()) for them in (told, unsure)))
+            if file is not None and file not in runtime and not (python is not None and name in python):
+                versioned.setdefault((version, file), []).append(name)
+        found |= versioned
+    return tuple(
+        Group(whose, version, file, tuple(sorted(some)))
+        for (version, file), several in found.items()
+        for whose, some in _by_owner(several if unsure else filter(_is_told_of, several)).items()
+        if whose is not Owner.PYTHON or python is not None
+    )
 
 
-def _group(whose: Owner, version: str | None, names: Iterable[str], files: Mapping[str, str]) -> Group:
-    return Group(whose, version, None if version is None else files.get(version), tuple(sorted(names)))
+def _by_owner(names: Iterable[str]) -> Mapping[Owner, list[str]]:
+    found: dict[Owner, list[str]] = {}
+    for name in names:
+        found.setdefault(owner(name), []).append(name)
+    return found
 
 
 def left(library: Library, groups: Sequence[Group], exporters: Iterable[Library], first: int) -> Left:

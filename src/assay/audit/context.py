@@ -385,6 +385,14 @@ class Context:
         return wheel.once(("built for", others, id(history)), history, lambda: _built_for(wheel, others, history))
 
     @cached_property
+    def read_in_part(self) -> bool:
+        """Whether of any library in the installation no more than its name is known."""
+        installation = self.installation
+        return any(wheel.read_in_part for wheel in installation.native) or any(
+            library.scope == "listed" for library in installation.base.libraries
+        )
+
+    @cached_property
     def unmet_needs(self) -> tuple[RuntimeNeed, ...]:
         """What packages that are here need when they run, and nothing here is known to bring."""
         versions = {wheel.name: wheel.version for wheel in self.installation.wheels}

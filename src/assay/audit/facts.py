@@ -52,7 +52,9 @@ __all__ = [
     "library_facts",
     "load_brief",
     "load_facts",
+    "plain_lines",
     "torch_names",
+    "versioned_lines",
 ]
 
 READER: Final = 2
@@ -151,14 +153,14 @@ def _bindable(key: str) -> bool:
     return binding in _BINDABLE and visibility in {"", "protected"}
 
 
-def _plain_lines(lines: str) -> list[str]:
+def plain_lines(lines: str) -> list[str]:
     """Return those of the lines that have no `@`: of nearly all libraries, all."""
     if "@" not in lines:
         return lines.split("\n")
     return [line for line in lines.split("\n") if "@" not in line]
 
 
-def _versioned_lines(lines: str) -> Iterator[tuple[str, str]]:
+def versioned_lines(lines: str) -> Iterator[tuple[str, str]]:
     """Yield the others: name and version."""
     if "@" in lines:
         for line in lines.split("\n"):
@@ -260,14 +262,14 @@ class Library(_Fact):
 
         A dictionary of strings alone, unlike a set of them, is nothing that Python's collector goes through.
         """
-        return dict.fromkeys(itertools.chain.from_iterable(map(_plain_lines, self._exported_lines())))
+        return dict.fromkeys(itertools.chain.from_iterable(map(plain_lines, self._exported_lines())))
 
     @cached_property
     def versioned(self) -> Mapping[str, frozenset[str]]:
         """Symbols with versions that other objects can bind to -> the versions they have there."""
         found: dict[str, frozenset[str]] = {}
         for lines in self._exported_lines():
-            for name, version in _versioned_lines(lines):
+            for name, version in versioned_lines(lines):
                 # A name has one version, but for a few of the C library's.
                 found[name] = found[name] | {version} if name in found else frozenset((version,))
         return found
@@ -376,8 +378,8 @@ class Library(_Fact):
         lines = self.undefined.get("global", "")
         if not lines:
             return {}
-        found: dict[str, tuple[str | None, ...]] = dict.fromkeys(_plain_lines(lines), (None,))
-        for name, version in _versioned_lines(lines):
+        found: dict[str, tuple[str | None, ...]] = dict.fromkeys(plain_lines(lines), (None,))
+        for name, version in versioned_lines(lines):
             found[name] = (*found.get(name, ()), version or None)
         return found
 
@@ -441,6 +443,11 @@ class WheelFacts(_Fact):
             for library in self.libraries
             for name in library.needed
         )
+
+    @cached_property
+    def read_in_part(self) -> bool:
+        """Whether any of its libraries is known by name alone."""
+        return any(library.scope == "listed" for library in self.libraries)
 
     @cached_property
     def paths(self) -> frozenset[str]:

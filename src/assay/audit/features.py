@@ -5,7 +5,8 @@ A prediction is never a measurement: it is kept apart from what probes find, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import Library, WheelFacts
@@ -36,6 +37,21 @@ class _Way:
     verdict: Verdict
     reason: str
     cause: str | None = None
+    _as: dict[tuple[str, str], Prediction] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def of(self, feature: str, target: str) -> Prediction:
+        """Return it as the prediction of a feature on a target, the same object each time."""
+        key = feature, target
+        if key not in self._as:
+            self._as[key] = Prediction(
+                target=target,
+                feature=feature,
+                outcome=self.outcome,
+                verdict=self.verdict,
+                reason=self.reason,
+                cause=self.cause,
+            )
+        return self._as[key]
 
 
 def predictions(context: Context) -> tuple[Prediction, ...]:
@@ -43,18 +59,7 @@ def predictions(context: Context) -> tuple[Prediction, ...]:
     made: list[Prediction] = []
     for target in context.targets:
         judge = _Judge(context, target)
-        made.extend(
-            Prediction(
-                target=target.name,
-                feature=name,
-                outcome=way.outcome,
-                verdict=way.verdict,
-                reason=way.reason,
-                cause=way.cause,
-            )
-            for name in judge.given.asked
-            if (way := judge.predict(name)) is not None
-        )
+        made.extend(way.of(name, target.name) for name in judge.given.asked if (way := judge.predict(name)) is not None)
     return tuple(made)
 
 
@@ -67,6 +72,7 @@ class _Judge:
         self.given = context.knowledge.dispatch.given_by(context.installation.names)
         self._done: dict[str, _Way | None] = {}
         self._faults: dict[tuple[int, bool], _Way | None] = {}
+        self._kept: dict[int, dict[Hashable, tuple[object, _Way | None]]] = {}
         # Needs at run time (rule R4) without which nothing of a package works.
         self._unmet: dict[str, _Way] = {}
         for need in context.unmet_needs:
@@ -84,6 +90,41 @@ class _Judge:
         return self._done[name]
 
     def _predicted(self, name: str, feature: Feature) -> _Way | None:
+        own = self._own(name, feature)
+        return None if own is None else self._with_needs(feature, own)
+
+    def _own(self, name: str, feature: Feature) -> _Way | None:
+        """Return what the packages and the base make of a feature, what it needs of other ones left out.
+
+        Where nothing of the packages is broken, that rests on them and on what all features here rest on, and cells of
+        a matrix share their wheels.
+        """
+        context = self._context
+        wheels = [wheel for giver in self.given.givers[name] if (wheel := context.installation.wheel(giver))]
+        shared = wheels and not context.base.read and all(wheel.paths.isdisjoint(context.broken) for wheel in wheels)
+        if not shared:
+            return self._judged(name, feature)
+        kept = self._kept_with(wheels[0])
+        key = name, *((id(wheel), context.apart(wheel)) for wheel in wheels)
+        if key not in kept:
+            kept[key] = wheels, self._judged(name, feature)
+        return kept[key][1]
+
+    def _kept_with(self, wheel: WheelFacts) -> dict[Hashable, tuple[object, _Way | None]]:
+        """Return where what becomes of features is kept with a wheel: what they are made of -> that, and what becomes.
+
+        It is another place for what all features here rest on: the base, the knowledge, and what is needed when
+        packages run and not there (whose versions are told).
+        """
+        if id(wheel) not in self._kept:
+            context = self._context
+            installation, needs = context.installation, context.unmet_needs
+            beside = self.given, context.knowledge, *needs, *(installation.wheel(need.package) for need in needs)
+            key = self._target, context.base, installation.whole, *map(id, beside)
+            self._kept[id(wheel)] = wheel.once(("predicted", *key), beside, dict)
+        return self._kept[id(wheel)]
+
+    def _judged(self, name: str, feature: Feature) -> _Way | None:
         there = self._context.installation.names
         ways = [
             way
@@ -102,9 +143,7 @@ class _Judge:
         for glob, why in feature.degraded.items():
             if best.outcome is Outcome.WORKS and self._context.on(self._target, (glob,)):
                 best = _Way(outcome=Outcome.DEGRADED, verdict=Verdict.WARN, reason=why)
-        if best.outcome is Outcome.WORKS:
-            best = self._at_run_time(name, best)
-        return self._with_needs(feature, best)
+        return self._at_run_time(name, best) if best.outcome is Outcome.WORKS else best
 
     def _with_needs(self, feature: Feature, own: _Way) -> _Way:
         for other in feature.needs:

@@ -276,6 +276,8 @@ class Given(NamedTuple):
     """Those that one of them can give, in some version and on some target."""
     asked: Mapping[str, Feature]
     """Those that can be predicted: of these, and of those that a library of the base decides."""
+    givers: Mapping[str, tuple[str, ...]]
+    """Which of the distributions can give each of these, as they are asked."""
 
 
 class DispatchFile(Value):
@@ -295,7 +297,11 @@ class DispatchFile(Value):
                 for name, one in self.features.items()
                 if (one.soname or name in part) and there >= one.packages
             }
-            self._given[there] = Given(part, asked)
+            givers = {
+                name: tuple(dict.fromkeys(entry.package for entry in one.dispatch if entry.package in there))
+                for name, one in asked.items()
+            }
+            self._given[there] = Given(part, asked, givers)
         return self._given[there]
 
     @cached_property

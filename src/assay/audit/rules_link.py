@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, assert_never
 
-from assay.audit.binding import Asked, Group, Left, asked_of, is_of_cuda, left
+from assay.audit.binding import Group, Left, asked_of, is_of_cuda, left
 from assay.audit.context import Context, Root, label
 from assay.audit.facts import Library, Reference, WheelFacts
 from assay.audit.findings import Finding
@@ -304,10 +304,15 @@ def _symbols(context: Context, root: Root, around: _Around) -> None:
     root_too = None if closure.root.key in context.linker.global_keys else root.library
     # What is opened by its path is another library, even where torch has loaded one of its name (`_C...so`).
     for found in (closure.root, *around.fresh(closure.rest)):
-        if found.library is None or not any(asked := _asked(context, found.library)):
+        if found.library is None:
+            continue
+        asked = _asked(context, found.library, unsure=False)
+        if not asked and not context.read_in_part:
             continue
         reach = around.reach(closure.rest)
-        groups = _groups(found.library, asked, reach)
+        if reach.listed:
+            asked = _asked(context, found.library, unsure=True)
+        groups = _told_of(found.library, asked, reach.owners)
         if not groups:
             continue
         left = _left(found.library, groups, reach, root_too)
@@ -321,14 +326,20 @@ def _symbols(context: Context, root: Root, around: _Around) -> None:
             _report(context, root, wheel, found.library, checked)
 
 
-def _asked(context: Context, library: Library) -> Asked:
-    """Return what a library asks for, as far as anything is told of it where nothing has it."""
+def _asked(context: Context, library: Library, *, unsure: bool) -> tuple[Group, ...]:
+    """Return what a library asks for, as far as anything is told of it where nothing has it; see `asked_of`."""
     knowledge, python = context.knowledge, context.installation.python
     return library.once(
-        ("asked", id(knowledge), python),
+        ("asked", id(knowledge), python, unsure),
         knowledge,
-        lambda: asked_of(library, knowledge.python.get(python), context.linker.runtime),
+        lambda: asked_of(library, knowledge.python.get(python), context.linker.runtime, unsure=unsure),
     )
+
+
+def _told_of(library: Library, asked: tuple[Group, ...], owners: frozenset[Owner]) -> tuple[Group, ...]:
+    """Return those of the references of a library that are some owners'."""
+    key = "told of", id(asked), owners
+    return library.once(key, asked, lambda: tuple(group for group in asked if group.owner in owners))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,12 +421,6 @@ def _reach(context: Context, rest: Rest) -> _Reach:
         first=sum(id(exporter) in linker.global_ids for exporter in exporters),
         owners=_owners(context, listed, others=others),
     )
-
-
-def _groups(library: Library, asked: Asked, reach: _Reach) -> tuple[Group, ...]:
-    """Return the references of a library of which something is told where nothing in reach has them."""
-    owners, unsure = reach.owners, bool(reach.listed)
-    return library.once(("groups", id(asked), owners, unsure), asked, lambda: asked.groups(owners, unsure=unsure))
 
 
 def _owners(context: Context, listed: Sequence[Found], *, others: bool) -> frozenset[Owner]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
-from packaging.markers import UndefinedEnvironmentName
+from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -21,6 +21,11 @@ from assay.model.outcome import Severity
 __all__ = ["requirement_rules"]
 
 _OF_AN_EXTRA: Final = re.compile(r";.*\bextra\s*==\s*(?:\"[\w.-]+\"|'[\w.-]+')")
+_PLAIN: Final = re.compile(
+    r"[ \t]*(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)[ \t]*"
+    r"(?P<versions>[<>=!~][^;()@\[\]\n]*)?(?:;(?P<marker>[^\n]+))?"
+)
+"""Requirements without extras, brackets or address, in which the versions can be told from the rest."""
 _OR: Final = re.compile(r"\bor\b")
 _CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
 _MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
@@ -30,11 +35,14 @@ def requirement_rules(context: Context) -> None:
     """Check requirements against what is there, tags against Python, and known needs at run time."""
     versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
     for wheel in context.installation.wheels:
-        _python(context, wheel)
-        for name, wanted, specifier in _asked(wheel, context.installation.python):
-            have = versions.get(name)
-            if have is None or not _meets(specifier, have):
-                _unmet(context, wheel, name, wanted, have)
+        python = context.installation.python
+        unfit, asked = wheel.once(("metadata", python), None, lambda: (_unfit(wheel, python), _asked(wheel, python)))  # noqa: B023
+        if unfit is not None:
+            _not_for_python(context, wheel, *unfit)
+        for wanted in asked:
+            have = versions.get(wanted.name)
+            if have is None or not _meets(wanted.specifier, have):
+                _unmet(context, wheel, wanted, have)
     _runtime_needs(context)
 
 
@@ -55,27 +63,49 @@ def _environment(python: str) -> dict[str, str]:
     }
 
 
-def _asked(wheel: WheelFacts, python: str) -> tuple[tuple[str, Requirement, str], ...]:
-    """Return the requirements of a wheel that apply: normalised name, the whole, and its specifier as text."""
-    return wheel.once(
-        ("requirements", python),
-        None,
-        lambda: tuple(found for line in wheel.requires_dist if (found := _parsed(line, python)) is not None),
-    )
+class _Wanted(NamedTuple):
+    """A requirement that applies."""
+
+    name: str
+    """Normalised."""
+    specifier: str
+    line: str
+    """As the metadata has it."""
+
+
+def _asked(wheel: WheelFacts, python: str) -> tuple[_Wanted, ...]:
+    """Return the requirements of a wheel that apply."""
+    return tuple(found for line in wheel.requires_dist if (found := _parsed(line, python)) is not None)
 
 
 @lru_cache(maxsize=1 << 16)
-def _parsed(line: str, python: str) -> tuple[str, Requirement, str] | None:
+def _parsed(line: str, python: str) -> _Wanted | None:
     if _OF_AN_EXTRA.search(line) and not _OR.search(line):
         # Most lines are, and taking them apart takes most of the time.
         return None
+    plain = _PLAIN.fullmatch(line)
     try:
-        wanted = Requirement(line)
-        if wanted.marker and not wanted.marker.evaluate(_environment(python)):
+        if plain is None:
+            wanted = Requirement(line)
+            name, specifier, marker = wanted.name, str(wanted.specifier), str(wanted.marker or "")
+        else:
+            # Of the others most are a name, versions and a marker that many have.
+            name, specifier, marker = plain["name"], _in_order(plain["versions"] or ""), plain["marker"] or ""
+        if marker and not _applies(marker, python):
             return None
-    except (InvalidRequirement, UndefinedEnvironmentName):
+    except (InvalidRequirement, InvalidSpecifier, InvalidMarker, UndefinedEnvironmentName):
         return None
-    return canonicalize_name(wanted.name), wanted, str(wanted.specifier)
+    return _Wanted(canonicalize_name(name), specifier, line)
+
+
+@lru_cache(maxsize=1 << 12)
+def _in_order(versions: str) -> str:
+    return str(SpecifierSet(versions))
+
+
+@lru_cache(maxsize=1 << 10)
+def _applies(marker: str, python: str) -> bool:
+    return Marker(marker).evaluate(_environment(python))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -87,8 +117,9 @@ def _meets(specifier: str, version: str) -> bool:
         return True
 
 
-def _unmet(context: Context, wheel: WheelFacts, name: str, wanted: Requirement, have: str | None) -> None:
+def _unmet(context: Context, wheel: WheelFacts, asked: _Wanted, have: str | None) -> None:
     """R1: what is required is not there, or in another version."""
+    name, wanted = asked.name, Requirement(asked.line)
     if have is None:
         if context.installation.whole and name not in context.installation.elsewhere:
             context.add(
@@ -116,14 +147,9 @@ def _unmet(context: Context, wheel: WheelFacts, name: str, wanted: Requirement, 
     )
 
 
-def _python(context: Context, wheel: WheelFacts) -> None:
+def _not_for_python(context: Context, wheel: WheelFacts, message: str, fix: str) -> None:
     """R2: Requires-Python and the tags of the file's own name."""
-    python = context.installation.python
-    unfit = wheel.once(("python", python), None, lambda: _unfit(wheel, python))
-    if unfit is not None:
-        message, fix = unfit
-        finding = Finding(rule="R2", severity=Severity.ERROR, package=label(wheel), message=message, fix=fix)
-        context.add(finding)
+    context.add(Finding(rule="R2", severity=Severity.ERROR, package=label(wheel), message=message, fix=fix))
 
 
 @lru_cache(maxsize=1 << 12)

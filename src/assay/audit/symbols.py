@@ -78,11 +78,13 @@ class Owner(StrEnum):
 @lru_cache(maxsize=1 << 16)
 def owner(name: str) -> Owner:
     """Return whose a symbol is, told by its name."""
+    if name.startswith("_Z"):
+        return Owner.TORCH if is_torch_symbol(name) else Owner.OTHER
     if is_python_symbol(name):
         return Owner.PYTHON
     if is_driver_symbol(name):
         return Owner.DRIVER
-    return Owner.TORCH if is_torch_symbol(name) or is_shim(name) else Owner.OTHER
+    return Owner.TORCH if is_shim(name) else Owner.OTHER
 
 
 def _mentions_torch(lines: str) -> bool:
