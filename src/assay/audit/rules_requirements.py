@@ -108,6 +108,11 @@ def _applies(marker: str, python: str) -> bool:
     return Marker(marker).evaluate(_environment(python))
 
 
+@lru_cache(maxsize=1 << 12)
+def _requirement(line: str) -> Requirement:
+    return Requirement(line)
+
+
 @lru_cache(maxsize=1 << 16)
 def _meets(specifier: str, version: str) -> bool:
     try:
@@ -119,7 +124,7 @@ def _meets(specifier: str, version: str) -> bool:
 
 def _unmet(context: Context, wheel: WheelFacts, asked: _Wanted, have: str | None) -> None:
     """R1: what is required is not there, or in another version."""
-    name, wanted = asked.name, Requirement(asked.line)
+    name = asked.name
     if have is None:
         if context.installation.whole and name not in context.installation.elsewhere:
             context.add(
@@ -127,7 +132,7 @@ def _unmet(context: Context, wheel: WheelFacts, asked: _Wanted, have: str | None
                     rule="R1",
                     severity=Severity.WARNING if context.installation.installed else Severity.ERROR,
                     package=label(wheel),
-                    message=f"requires {wanted}, which is not in the set",
+                    message=f"requires {_requirement(asked.line)}, which is not in the set",
                     fix=f"add {name} to the requirements, or lock again",
                 )
             )
@@ -140,9 +145,9 @@ def _unmet(context: Context, wheel: WheelFacts, asked: _Wanted, have: str | None
             severity=Severity.WARNING if mild else Severity.ERROR,
             package=label(wheel),
             cause=None if mild else "res-conflict",
-            message=f"requires {wanted.name}{wanted.specifier}, but {have} is in the set"
+            message=f"requires {_requirement(asked.line).name}{asked.specifier}, but {have} is in the set"
             + (" (forced)" if forced else ""),
-            fix=f"take {name}{wanted.specifier}, or another version of {wheel.name}",
+            fix=f"take {name}{asked.specifier}, or another version of {wheel.name}",
         )
     )
 
