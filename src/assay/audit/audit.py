@@ -81,7 +81,7 @@ def audit(
         findings=tuple(ordered),
         predictions=predicted,
         code=shown.code,
-        packages={wheel.name: wheel.version for wheel in sorted(installation.wheels, key=lambda item: item.name)},
+        packages=dict(sorted(installation.versions.items())),
         unread=shown.unread,
     )
     return Audited(report=report, uncertain=shown.uncertain)

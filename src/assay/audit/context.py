@@ -395,7 +395,7 @@ class Context:
     @cached_property
     def unmet_needs(self) -> tuple[RuntimeNeed, ...]:
         """What packages that are here need when they run, and nothing here is known to bring."""
-        versions = {wheel.name: wheel.version for wheel in self.installation.wheels}
+        versions = self.installation.versions
         have = versions.keys() | self.base.packages | self.installation.elsewhere
         return tuple(
             need

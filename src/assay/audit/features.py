@@ -5,8 +5,9 @@ A prediction is never a measurement: it is kept apart from what probes find, and
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import Library, WheelFacts
@@ -17,6 +18,8 @@ from assay.audit.rules_link import soname_cause
 from assay.model.outcome import Outcome, Verdict
 
 __all__ = ["predictions"]
+
+T = TypeVar("T")
 
 _RANK = {
     Outcome.WORKS: 6,
@@ -56,11 +59,7 @@ class _Way:
 
 def predictions(context: Context) -> tuple[Prediction, ...]:
     """Return what each feature is expected to do on each target; features nothing here can give are left out."""
-    made: list[Prediction] = []
-    for target in context.targets:
-        judge = _Judge(context, target)
-        made.extend(way.of(name, target.name) for name in judge.given.asked if (way := judge.predict(name)) is not None)
-    return tuple(made)
+    return tuple(made for target in context.targets for made in _Judge(context, target).all())
 
 
 class _Judge:
@@ -72,7 +71,11 @@ class _Judge:
         self.given = context.knowledge.dispatch.given_by(context.installation.names)
         self._done: dict[str, _Way | None] = {}
         self._faults: dict[tuple[int, bool], _Way | None] = {}
-        self._kept: dict[int, dict[Hashable, tuple[object, _Way | None]]] = {}
+        self._states: dict[int, Hashable] = {}
+        """Identity of a wheel -> all that is made of it, where nothing of it is broken; else None."""
+        self._around: tuple[Hashable, ...] = ()
+        """What all features here rest on, with the identities of `_beside`."""
+        self._beside: tuple[object, ...] | None = None
         # Needs at run time (rule R4) without which nothing of a package works.
         self._unmet: dict[str, _Way] = {}
         for need in context.unmet_needs:
@@ -80,7 +83,15 @@ class _Judge:
                 way = _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=need.needs, cause=need.cause)
                 self._unmet.setdefault(need.package, way)
 
-    def predict(self, name: str) -> _Way | None:
+    def all(self) -> tuple[Prediction, ...]:
+        """Return what becomes of all features that are asked for."""
+        return self._shared("", self.given.deciding, self._all)
+
+    def _all(self) -> tuple[Prediction, ...]:
+        ways = ((name, self._predict(name)) for name in self.given.asked)
+        return tuple(way.of(name, self._target.name) for name, way in ways if way is not None)
+
+    def _predict(self, name: str) -> _Way | None:
         """Return what becomes of a feature; None if nothing here can give it."""
         if name not in self._done:
             # Features that need each other in a circle would never end.
@@ -90,39 +101,37 @@ class _Judge:
         return self._done[name]
 
     def _predicted(self, name: str, feature: Feature) -> _Way | None:
-        own = self._own(name, feature)
+        own = self._shared(name, self.given.givers[name], lambda: self._judged(name, feature))
         return None if own is None else self._with_needs(feature, own)
 
-    def _own(self, name: str, feature: Feature) -> _Way | None:
-        """Return what the packages and the base make of a feature, what it needs of other ones left out.
+    def _shared(self, what: str, givers: Iterable[str], make: Callable[[], T]) -> T:
+        """Return what becomes of one feature or of all, which rests on some packages and on what all features rest on.
 
-        Where nothing of the packages is broken, that rests on them and on what all features here rest on, and cells of
-        a matrix share their wheels.
+        Cells of a matrix share their wheels: it is asked once for the same ones, where nothing of them is broken.
         """
         context = self._context
-        wheels = [wheel for giver in self.given.givers[name] if (wheel := context.installation.wheel(giver))]
-        shared = wheels and not context.base.read and all(wheel.paths.isdisjoint(context.broken) for wheel in wheels)
-        if not shared:
-            return self._judged(name, feature)
-        kept = self._kept_with(wheels[0])
-        key = name, *((id(wheel), context.apart(wheel)) for wheel in wheels)
+        wheels = [wheel for giver in givers if (wheel := context.installation.wheel(giver))]
+        if not wheels or context.base.read or not all(map(self._whole, wheels)):
+            return make()
+        if self._beside is None:
+            needs = context.unmet_needs
+            # The versions of packages whose needs are not met are told.
+            needing = (context.installation.wheel(need.package) for need in needs)
+            self._beside = self.given, context.knowledge, *needs, *needing
+            self._around = self._target, context.base, context.installation.whole, *map(id, self._beside)
+        kept = wheels[0].once(("predicted", *self._around), self._beside, dict[Hashable, tuple[object, object]])
+        key = what, *(self._states[id(wheel)] for wheel in wheels)
         if key not in kept:
-            kept[key] = wheels, self._judged(name, feature)
-        return kept[key][1]
+            kept[key] = wheels, make()
+        return cast("T", kept[key][1])
 
-    def _kept_with(self, wheel: WheelFacts) -> dict[Hashable, tuple[object, _Way | None]]:
-        """Return where what becomes of features is kept with a wheel: what they are made of -> that, and what becomes.
-
-        It is another place for what all features here rest on: the base, the knowledge, and what is needed when
-        packages run and not there (whose versions are told).
-        """
-        if id(wheel) not in self._kept:
-            context = self._context
-            installation, needs = context.installation, context.unmet_needs
-            beside = self.given, context.knowledge, *needs, *(installation.wheel(need.package) for need in needs)
-            key = self._target, context.base, installation.whole, *map(id, beside)
-            self._kept[id(wheel)] = wheel.once(("predicted", *key), beside, dict)
-        return self._kept[id(wheel)]
+    def _whole(self, wheel: WheelFacts) -> bool:
+        """Whether nothing of a wheel is broken."""
+        context, here = self._context, id(wheel)
+        if here not in self._states:
+            broken = not wheel.paths.isdisjoint(context.broken)
+            self._states[here] = None if broken else (here, context.apart(wheel))
+        return self._states[here] is not None
 
     def _judged(self, name: str, feature: Feature) -> _Way | None:
         there = self._context.installation.names
@@ -147,7 +156,7 @@ class _Judge:
 
     def _with_needs(self, feature: Feature, own: _Way) -> _Way:
         for other in feature.needs:
-            needed = self.predict(other)
+            needed = self._predict(other)
             if needed is None and own.outcome is Outcome.WORKS and other in self.given.part:
                 reason = f"needs {other}, of which nothing is known for {self._target.name} in the versions here"
                 own = _Way(outcome=Outcome.INCONCLUSIVE, verdict=Verdict.WARN, reason=reason)

@@ -278,6 +278,8 @@ class Given(NamedTuple):
     """Those that can be predicted: of these, and of those that a library of the base decides."""
     givers: Mapping[str, tuple[str, ...]]
     """Which of the distributions can give each of these, as they are asked."""
+    deciding: tuple[str, ...]
+    """All of the distributions that features can rest on."""
 
 
 class DispatchFile(Value):
@@ -301,7 +303,7 @@ class DispatchFile(Value):
                 name: tuple(dict.fromkeys(entry.package for entry in one.dispatch if entry.package in there))
                 for name, one in asked.items()
             }
-            self._given[there] = Given(part, asked, givers)
+            self._given[there] = Given(part, asked, givers, tuple(sorted(there)))
         return self._given[there]
 
     @cached_property

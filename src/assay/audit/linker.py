@@ -93,11 +93,16 @@ class Installation:
     @cached_property
     def torch(self) -> WheelFacts | None:
         """The wheel of torch, if there."""
-        return next((wheel for wheel in self.wheels if wheel.is_torch), None)
+        return self.wheel("torch")
 
     def wheel(self, name: str) -> WheelFacts | None:
         """Return the wheel of a distribution."""
         return self._by_name.get(name)
+
+    @cached_property
+    def versions(self) -> Mapping[str, str]:
+        """Distribution -> version; of one that is there twice, the last."""
+        return {wheel.name: wheel.version for wheel in self.wheels}
 
     @property
     def names(self) -> AbstractSet[str]:

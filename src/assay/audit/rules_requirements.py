@@ -33,9 +33,8 @@ _MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
 
 def requirement_rules(context: Context) -> None:
     """Check requirements against what is there, tags against Python, and known needs at run time."""
-    versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
+    versions, python = context.installation.versions, context.installation.python
     for wheel in context.installation.wheels:
-        python = context.installation.python
         unfit, asked = wheel.once(("metadata", python), None, lambda: (_unfit(wheel, python), _asked(wheel, python)))  # noqa: B023
         if unfit is not None:
             _not_for_python(context, wheel, *unfit)
@@ -192,7 +191,7 @@ def _remedy(need: RuntimeNeed) -> str:
 
 def _runtime_needs(context: Context) -> None:
     """R4: what packages need when they run and no wheel says."""
-    versions = {wheel.name: wheel.version for wheel in context.installation.wheels}
+    versions = context.installation.versions
     for need in context.unmet_needs:
         if not context.installation.whole and need.severity != "error":
             continue

@@ -387,8 +387,10 @@ class Auditor:
     def _with_torch_archs(self, installation: Installation, obtained: Sequence[Obtained]) -> Installation:
         """Where torch was not read, ask the one library in which it says what architectures it has code for."""
         torch = installation.torch
-        file = next((item.file for item in obtained if torch and item.facts.sha256 == torch.sha256), None)
-        if torch is None or file is None or any(library.gpu for library in torch.libraries):
+        if torch is None or any(library.gpu for library in torch.libraries):
+            return installation
+        file = next((item.file for item in obtained if item.facts.sha256 == torch.sha256), None)
+        if file is None:
             return installation
         for library in torch.libraries:
             if library.name != "libtorch_python.so" or library.scope != "listed":
