@@ -21,6 +21,7 @@ from assay.adapters.facts_cache import FactsCache
 from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
 from assay.audit.elf import read_elf
 from assay.audit.facts import (
+    NAMED,
     READER,
     CodeGroup,
     ExportTable,
@@ -122,7 +123,18 @@ def large(name: str = "torch", version: str = "2.8.0", sha256: str = SHA) -> Whe
     source = random.Random(1)
     names = [f"_ZN2at{source.getrandbits(256):064x}Ev" for _ in range(4000)]
     core = library("torch/lib/libtorch_cpu.so", defined=(*names, "both@@V1", "PyInit_x", "_ZN7__cxx11E"))
-    return facts(name, version, core, library("torch/lib/libc10.so", defined=("one",)), sha256=sha256)
+    kernels = tuple(sorted([f"_Z6Marlin{source.getrandbits(64):016x}" for _ in range(60)]))
+    groups = (
+        CodeGroup(sass=("90",), containers=3, kernels=kernels),
+        CodeGroup(sass=("80",), containers=1, kernels=kernels[:3]),
+        CodeGroup(ptx=("80@8.7",), containers=1, kernels=(*kernels[:40], "_Zz\u00e9")),
+        CodeGroup(sass=("120",), containers=1, kernels=("_Z4last", *kernels[30:])),
+        CodeGroup(sass=("100",), containers=1),
+    )
+    code = library("torch/lib/libtorch_cuda.so", defined=names[:1000]).model_copy(
+        update={"gpu": GpuCode(groups=groups)}
+    )
+    return facts(name, version, core, library("torch/lib/libc10.so", defined=("one",)), code, sha256=sha256)
 
 
 def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(tmp_path: Path) -> None:
@@ -143,6 +155,14 @@ def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(t
     assert plain.exports_cxx11
     assert brief.exports_cxx11
     assert whole.libraries[1] == first.libraries[1]
+    few, all_of = first.libraries[2].gpu, whole.libraries[2].gpu
+    assert few is not None
+    assert all_of is not None
+    assert [NAMED, 3, 41, NAMED, 0] == [len(group.kernels) for group in few.groups]
+    for kernels in ("", "marlin", "last", "^_Z4last$", "marlin[0-9]+a", "\u00e9", "nope"):
+        found = first.libraries[2].groups_with(kernels), whole.libraries[2].groups_with(kernels)
+        assert [group.sass for group in found[0]] == [group.sass for group in found[1]]
+    assert [("120",)] == [group.sass for group in first.libraries[2].groups_with("^_Z4last$")]
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
@@ -183,7 +203,7 @@ def test_brief_facts_are_never_kept_or_shared_in_place_of_whole_ones(tmp_path: P
     FactsCache(tmp_path).put(brief)
 
     assert large() == FactsCache(tmp_path).whole(SHA)
-    with pytest.raises(WheelError, match="leave out the names"):
+    with pytest.raises(WheelError, match="leave out names"):
         load_facts(gzip.compress(dump_brief(brief).partition(b"\n")[0]), source="somebody's")
     with pytest.raises(WheelError, match="holds no wheel facts"):
         load_facts(gzip.compress(dump_brief(brief)), source="somebody's")
@@ -392,7 +412,22 @@ def test_kernel_patterns_are_regular_expressions() -> None:
 
 @pytest.mark.parametrize(
     "kernels",
-    ["marlin", "6marlin(?!_moe)|marlin_gemm|[0-9]+Marlin", "cutlass.*(?:e4m3|float_e4m3)", "rms_?norm", "a[^b]c", "x$"],
+    [
+        "marlin",
+        "6marlin(?!_moe)|marlin_gemm|[0-9]+Marlin",
+        "cutlass.*(?:e4m3|float_e4m3)",
+        "rms_?norm",
+        "a[^b]c",
+        "x$",
+        "(?:x|MARLIN)",
+        "(?:(?:x|y)?marlin|nope)_gemm",
+        "mar(?=lin_g)",
+        "nope|",
+        "norms?|q+",
+        "a?bc",
+        "m[a|b]r",
+        "nope",
+    ],
 )
 def test_groups_with_a_kernel_are_those_in_which_one_name_matches_whatever_the_case(kernels: str) -> None:
     names = (("_Z6marlin_moe", "_Z7MARLIN_GEMMv"), ("cutlass", "float_e4m3"), ("XCutlass_E4M3",), ("rmsnorm", "abc"))

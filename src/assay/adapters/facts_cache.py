@@ -22,7 +22,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SUFFIX: Final = ".facts.json.gz"
 BRIEF_FROM: Final = 24 << 10
 """Bytes of facts from which on a brief form stands beside them."""
-BRIEF_FORM: Final = 2
+BRIEF_FORM: Final = 3
 """Raised when what is brief changes."""
 
 

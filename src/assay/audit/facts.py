@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 from zlib_ng import zlib_ng
 
 from assay.audit.elf import ElfLibrary
+from assay.audit.kernel_search import searcher
 from assay.audit.symbols import (
     Kind,
     is_shim,
@@ -36,6 +37,7 @@ from assay.errors import WheelError
 from assay.model.base import Value
 
 __all__ = [
+    "NAMED",
     "READER",
     "CodeGroup",
     "ExportTable",
@@ -71,10 +73,6 @@ Scope = Literal["full", "prefix", "listed"]
 T = TypeVar("T")
 
 
-_PLAIN: Final = re.compile(r"(?:[a-z]-[a-z]|[0-9]-[0-9]|[A-Za-z0-9_|.*+?)\[\]]|\((?!\?)|\(\?[:=!])*")
-"""Expressions that find in lines what they find in each line, and in small letters what they find in any."""
-_WORDS: Final = re.compile(r"\w+(?:\|\w+)*", re.ASCII)
-"""Of those, the ones that are a choice of words."""
 _BINDABLE: Final = frozenset({"global", "weak", "unique"})
 
 
@@ -107,7 +105,19 @@ class CodeGroup(Value):
     """Targets of PTX with its ISA: `80@8.7`."""
     containers: int
     kernels: tuple[str, ...] = ()
-    """Mangled names of kernels in them, as far as they could be named."""
+    """Mangled names of kernels in them, as far as they could be named; in facts made brief, the first `NAMED`."""
+    size: int = 0
+    """In facts made brief: bytes of `text`."""
+    text: bytes = Field(default=b"", exclude=True, repr=False)
+    """Names of all kernels, one a line, in small letters; in facts made brief they stand behind the JSON."""
+
+    @cached_property
+    def searched(self) -> bytes | None:
+        """`text`, made of `kernels` where it is not there; None where small letters do not stand for all others."""
+        if self.text or not self.kernels:
+            return self.text
+        names = "\n".join(self.kernels)
+        return names.lower().encode() if names.isascii() else None
 
 
 class GpuCode(_Fact):
@@ -253,6 +263,11 @@ class Library(_Fact):
         """Where the library comes to lie, relative to site-packages."""
         return posixpath.dirname(posixpath.normpath(installed_path(self.path))) or "."
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether names of symbols or kernels were left out."""
+        return self.table is not None or (self.gpu is not None and any(group.size for group in self.gpu.groups))
+
     def _exported_lines(self) -> list[str]:
         return [lines for key, lines in self.defined.items() if lines and _bindable(key)]
 
@@ -298,25 +313,16 @@ class Library(_Fact):
         return self.once(("groups with", kernels), None, lambda: tuple(self._groups_with(kernels)))
 
     def _groups_with(self, kernels: str) -> Iterator[CodeGroup]:
-        groups = self.gpu.groups if self.gpu is not None else ()
-        small = self._small_kernels
-        if small is not None and _PLAIN.fullmatch(kernels):
-            # Without regard to case `re` looks for no fixed beginning: on small letters it is several times faster,
-            # and plain search for words many times more.
-            search, words = re.compile(kernels.lower()).search, kernels.lower().split("|")
-            plain = _WORDS.fullmatch(kernels) is not None
-            for group, names in zip(groups, small, strict=True):
-                if names and (any(word in names for word in words) if plain else search(names)):
-                    yield group
-            return
-        search = re.compile(kernels, re.IGNORECASE).search
-        yield from (group for group in groups if any(search(kernel) for kernel in group.kernels))
-
-    @cached_property
-    def _small_kernels(self) -> tuple[str, ...] | None:
-        """Of each group the names of its kernels in small letters, one a line; None where that is not all the same."""
-        found = tuple("\n".join(group.kernels) for group in self.gpu.groups) if self.gpu is not None else ()
-        return tuple(names.lower() for names in found) if all(names.isascii() for names in found) else None
+        in_small, search = searcher(kernels), re.compile(kernels, re.IGNORECASE).search
+        for group in self.gpu.groups if self.gpu is not None else ():
+            text = group.searched
+            if text is None or (in_small is None and text):
+                names = group.kernels if text is None else text.decode().split("\n")
+                there = any(map(search, names))
+            else:
+                there = bool(text) and in_small is not None and in_small(text)
+            if there:
+                yield group
 
     @cached_property
     def search_folders(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -427,8 +433,8 @@ class WheelFacts(_Fact):
 
     @property
     def is_brief(self) -> bool:
-        """Whether names of symbols were left out; see `brief_facts`."""
-        return any(library.table is not None for library in self.libraries)
+        """Whether names of symbols or kernels were left out; see `brief_facts`."""
+        return any(library.is_brief for library in self.libraries)
 
     @cached_property
     def torch_names(self) -> frozenset[str]:
@@ -551,28 +557,49 @@ BRIEF_FROM: Final = 64 << 10
 """Characters of exported names from which on hashes stand for them."""
 
 
-def brief_facts(facts: WheelFacts) -> WheelFacts:
-    """Return facts with hashes in place of the names of exported symbols, where there are many.
+NAMED: Final = 24
+"""Names of kernels that are left in facts made brief, of each group: more are never told of."""
 
-    An audit asks whether a library has a symbol, never which it has: torch's facts are read in less than half the time.
+
+def brief_facts(facts: WheelFacts) -> WheelFacts:
+    """Return facts with hashes in place of the names of exported symbols, and one text of those of kernels.
+
+    An audit asks whether a library has a symbol or a kernel, never which it has: torch's facts are read in less than
+    half the time.
     """
     return facts.model_copy(update={"libraries": tuple(brief_library(library) for library in facts.libraries)})
 
 
-def brief_library(library: Library, *, least: int = BRIEF_FROM) -> Library:
-    """Return a library with hashes in place of names if these have at least so many characters."""
-    if library.table is not None or sum(map(len, library._exported_lines())) < least:
+def brief_library(library: Library, *, least: int = BRIEF_FROM, named: int = NAMED) -> Library:
+    """Return a library with hashes in place of names if these have at least so many characters.
+
+    Args:
+        named: kernels of each group whose names are left.
+    """
+    if library.is_brief:
         return library
-    # What Python looks for by name stays; so do names with versions, which are few.
-    left = {
-        key: "\n".join(
-            line for line in lines.split("\n") if "@" in line or line.startswith("PyInit_") or not _bindable(key)
-        )
-        for key, lines in library.defined.items()
-    }
-    keys = array("Q", sorted(map(_key.__wrapped__, library.plain)))
-    table = ExportTable(count=len(keys), cxx11=library.exports_cxx11, hashes=keys.tobytes())
-    return library.model_copy(update={"defined": left, "table": table})
+    update: dict[str, object] = {}
+    if library.gpu is not None and any(len(group.kernels) > named for group in library.gpu.groups):
+        groups = tuple(_brief_group(group, named) for group in library.gpu.groups)
+        update["gpu"] = library.gpu.model_copy(update={"groups": groups})
+    if sum(map(len, library._exported_lines())) >= least:
+        # What Python looks for by name stays; so do names with versions, which are few.
+        update["defined"] = {
+            key: "\n".join(
+                line for line in lines.split("\n") if "@" in line or line.startswith("PyInit_") or not _bindable(key)
+            )
+            for key, lines in library.defined.items()
+        }
+        keys = array("Q", sorted(map(_key.__wrapped__, library.plain)))
+        update["table"] = ExportTable(count=len(keys), cxx11=library.exports_cxx11, hashes=keys.tobytes())
+    return library.model_copy(update=update) if update else library
+
+
+def _brief_group(group: CodeGroup, named: int) -> CodeGroup:
+    text = group.searched
+    if text is None or len(group.kernels) <= named:
+        return group
+    return group.model_copy(update={"kernels": group.kernels[:named], "size": len(text), "text": text})
 
 
 def filled(brief: WheelFacts, whole: WheelFacts) -> WheelFacts:
@@ -582,9 +609,7 @@ def filled(brief: WheelFacts, whole: WheelFacts) -> WheelFacts:
         whole: the facts that were made brief.
     """
     known = {library.path: library for library in whole.libraries}
-    libraries = tuple(
-        library if library.table is None else known.get(library.path, library) for library in brief.libraries
-    )
+    libraries = tuple(known.get(library.path, library) if library.is_brief else library for library in brief.libraries)
     return brief.model_copy(update={"libraries": libraries})
 
 
@@ -595,12 +620,19 @@ def dump_facts(facts: WheelFacts) -> bytes:
 
 
 def dump_brief(facts: WheelFacts) -> bytes:
-    """Return the bytes brief facts are kept as, beside the whole ones: a line of JSON, then the hashes as they are.
+    """Return the bytes brief facts are kept as, beside the whole ones: JSON, then hashes and texts as they are.
 
-    Neither is packed, nor are the hashes spelled: both would have to be undone at each reading.
+    Neither is packed, nor are hashes spelled or texts quoted: all that would have to be undone at each reading.
     """
-    tables = (library.table.hashes for library in facts.libraries if library.table is not None)
-    return b"\n".join((facts.model_dump_json(exclude_defaults=True).encode(), b"".join(tables)))
+    return b"\n".join((facts.model_dump_json(exclude_defaults=True).encode(), b"".join(_left_out(facts))))
+
+
+def _left_out(facts: WheelFacts) -> Iterator[bytes]:
+    for library in facts.libraries:
+        if library.table is not None:
+            yield library.table.hashes
+        if library.gpu is not None:
+            yield from (group.text for group in library.gpu.groups if group.size)
 
 
 def load_facts(data: bytes, *, source: str) -> WheelFacts:
@@ -618,7 +650,7 @@ def load_facts(data: bytes, *, source: str) -> WheelFacts:
         raise WheelError(f"{source} holds no wheel facts: {error}") from error
     facts = _parsed(text, source=source)
     if facts.is_brief:
-        raise WheelError(f"{source} holds facts that leave out the names of symbols")
+        raise WheelError(f"{source} holds facts that leave out names")
     return facts
 
 
@@ -627,12 +659,23 @@ def load_brief(data: bytes, *, source: str) -> WheelFacts:
     end = data.find(b"\n")
     facts = _parsed(data[: max(end, 0)], source=source)
     at, libraries = end + 1, list[Library]()
+
+    def taken(size: int) -> bytes:
+        nonlocal at
+        at += size
+        return data[at - size : at]
+
     for library in facts.libraries:
+        update: dict[str, object] = {}
         if library.table is not None:
-            size = 8 * library.table.count
-            table = library.table.model_copy(update={"hashes": data[at : at + size]})
-            library, at = library.model_copy(update={"table": table}), at + size  # noqa: PLW2901
-        libraries.append(library)
+            update["table"] = library.table.model_copy(update={"hashes": taken(8 * library.table.count)})
+        if library.gpu is not None and any(group.size for group in library.gpu.groups):
+            groups = tuple(
+                group.model_copy(update={"text": taken(group.size)}) if group.size else group
+                for group in library.gpu.groups
+            )
+            update["gpu"] = library.gpu.model_copy(update={"groups": groups})
+        libraries.append(library.model_copy(update=update) if update else library)
     if at != len(data):
         raise WheelError(f"{source} has {len(data)} bytes where {at} were announced")
     return facts.model_copy(update={"libraries": tuple(libraries)})

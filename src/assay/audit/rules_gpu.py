@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Literal
 
 from packaging.version import Version
 
 from assay.audit.context import Context, TargetGpu, label
-from assay.audit.facts import GpuCode, Library, WheelFacts
+from assay.audit.facts import NAMED, GpuCode, Library, WheelFacts
 from assay.audit.findings import CodeRow, Finding, Suggestion
 from assay.audit.gpu import Run, group_runs, spelled
 from assay.audit.knowledge import nearest, parsed
@@ -17,8 +17,6 @@ from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
 
 __all__ = ["code_row", "code_rows", "gpu_rules"]
-
-NAMED: Final = 24
 
 
 def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCode, target: TargetGpu) -> CodeRow:

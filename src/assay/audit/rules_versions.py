@@ -142,6 +142,7 @@ def _newest_of(library: Library) -> Mapping[str, tuple[tuple[str, Version, str],
     )
 
 
+@lru_cache(maxsize=1 << 12)
 def _newest(versions: tuple[str, ...]) -> tuple[tuple[str, Version, str], ...]:
     """Return the newest of the versions a library asks for, of each family: (family, parsed, as it is spelled)."""
     found: dict[str, tuple[str, Version, str]] = {}
