@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from assay.adapters.locks import locked
 from assay.adapters.store import FileStore, write_whole
 from assay.errors import StoreError
 from assay.record import AnyRecord, BuildRecord, BuildStatus
@@ -166,6 +169,41 @@ def test_a_draft_that_is_not_whole_is_not_believed(store: FileStore, damage: Cal
 
     assert [] == store.adopt()
     assert [] == list(store.records())
+
+
+@pytest.mark.parametrize("gone", ["before the lock", "while it is locked"])
+def test_drafts_that_another_process_takes_meanwhile_are_left_to_it(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    with store.new_run() as run:
+        run.draft(record("a", run=run.name))
+
+    @contextmanager
+    def late(path: Path) -> Iterator[bool]:
+        monkeypatch.undo()
+        assert 1 == len(FileStore(store.root).adopt())
+        if gone == "before the lock":
+            raise StoreError(f"{path.parent} cannot be written: No such file or directory")
+        with locked(path) as held:
+            yield held
+
+    monkeypatch.setattr("assay.adapters.store.locked", late)
+
+    assert [] == store.adopt()
+    assert 1 == len(list(store.records()))
+
+
+def test_drafts_that_cannot_be_locked_are_told(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.new_run() as run:
+        run.draft(record("a", run=run.name))
+
+    def refused(path: Path) -> NoReturn:
+        raise StoreError(f"{path.parent} cannot be written: Permission denied")
+
+    monkeypatch.setattr("assay.adapters.store.locked", refused)
+
+    with pytest.raises(StoreError, match="Permission denied"):
+        store.adopt()
 
 
 def test_a_draft_is_adopted_once_however_many_ask(store: FileStore) -> None:

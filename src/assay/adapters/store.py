@@ -54,7 +54,11 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def _drafts(folder: Path, cell_id: str = "") -> list[Path]:
     """Return the drafts in a folder, of one cell or of all; a name is the cell's mark, then that of the record."""
-    return list(folder.glob(f"{_mark(cell_id)}-*.json" if cell_id else "*.json"))
+    try:
+        return list(folder.glob(f"{_mark(cell_id)}-*.json" if cell_id else "*.json"))
+    except FileNotFoundError:
+        # Another process took what was in it while this one looked.
+        return []
 
 
 def _mark(cell_id: str) -> str:
@@ -138,16 +142,27 @@ class FileStore:
         for folder in sorted(self.root.glob(f"*/{_DRAFTS}")):
             if not _drafts(folder):
                 continue
-            with locked(folder / _LOCK) as dead:
-                if not dead:
-                    continue
-                whole = [item for path in _drafts(folder) if (item := _whole(path)) and item.run == folder.parent.name]
-                # A cell has two if the run died between writing one and removing the one before.
-                for record in {item.cell: item for item in sorted(whole, key=lambda item: item.created)}.values():
-                    self.append(record)
-                    adopted.append(record)
-                if not _drafts(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
+            try:
+                adopted += self._adopted(folder)
+            except StoreError:
+                # Another process may have made records of them, and removed the folder, while this one looked.
+                if _drafts(folder):
+                    raise
+        return adopted
+
+    def _adopted(self, folder: Path) -> list[AnyRecord]:
+        """Make records of what a run left unfinished, if it is dead."""
+        adopted: list[AnyRecord] = []
+        with locked(folder / _LOCK) as dead:
+            if not dead:
+                return adopted
+            whole = [item for path in _drafts(folder) if (item := _whole(path)) and item.run == folder.parent.name]
+            # A cell has two if the run died between writing one and removing the one before.
+            for record in {item.cell: item for item in sorted(whole, key=lambda item: item.created)}.values():
+                self.append(record)
+                adopted.append(record)
+            if not _drafts(folder):
+                shutil.rmtree(folder, ignore_errors=True)
         return adopted
 
     def records(self, *, kind: str | None = None) -> Iterator[AnyRecord]:
