@@ -16,7 +16,7 @@ from elftools.elf.sections import SymbolTableSection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.audit.elf import ElfLibrary, read_elf
+from assay.audit.elf import ElfLibrary, data_ranges, read_elf
 from assay.audit.elf_prefix import NeedMore, read_prefix
 from assay.audit.image import FileImage, SparseImage, Unread
 from assay.audit.member import MemberReader
@@ -130,6 +130,37 @@ def test_the_first_bytes_do_tell_for_what_linkers_make_today() -> None:
 
     assert read is not None
     assert ("$ORIGIN/../lib", "$ORIGIN") == read.rpath
+
+
+R, RX, RW, RWX = 4, 5, 6, 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "looked_at"),
+    [
+        ((R, RX, R, RW), (0, 2, 3)),
+        ((RX, RW), (0, 1)),
+        ((R, RX, RW), (0, 1, 2)),
+        ((R, RWX, R), (0, 2)),
+        ((RX, RX, R), (2,)),
+        ((R, R), (0, 1)),
+        ((), None),
+    ],
+)
+def test_machine_code_is_left_out_where_read_only_data_is_behind_it(
+    flags: tuple[int, ...], looked_at: tuple[int, ...] | None
+) -> None:
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, len(flags) + 1, 64, 0, 0)
+    note = struct.pack("<IIQQQQQQ", 4, 4, 0, 0, 0, 64, 64, 4)
+    loads = b"".join(
+        struct.pack("<IIQQQQQQ", 1, flag, 4096 * at, 4096 * at, 0, 100 + at, 200, 4096) for at, flag in enumerate(flags)
+    )
+    data = header + note + loads
+
+    expected = None if looked_at is None else [(4096 * at, 4096 * at + 100 + at) for at in looked_at]
+    assert expected == data_ranges(FileImage(data))
+    assert None is data_ranges(FileImage(data[:100]))
+    assert None is data_ranges(FileImage(b"no ELF file at all" * 10))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

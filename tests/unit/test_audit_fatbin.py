@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.audit.elf import read_elf
-from assay.audit.facts import CodeGroup
+from assay.audit.elf import read_elf, read_header
+from assay.audit.facts import CodeGroup, Library
 from assay.audit.fatbin import Entry, FatbinWalker, cubin_target, walk
 from assay.audit.gpu import Run, capability_of, group_runs, jit, runs
 from assay.audit.image import FileImage
@@ -75,9 +77,36 @@ def test_chunks_do_not_matter(sizes: list[int]) -> None:
 PYBIND = (
     b"Python version mismatch: module was compiled for Python %s, but the interpreter version is incompatible: %s.\0"
 )
-MARKED = (
-    GOOD + bytes(3000) + b"\x003.12\0" + PYBIND + bytes(2000) + b"built for sm_80 sm_90a compute_120 \0" + bytes(500)
+PHDR = struct.Struct("<IIQQQQQQ")
+
+
+def with_segments(data: bytes, change: Callable[[int, int, int, int], tuple[int, int]]) -> bytes:
+    """Return an ELF file with other flags and bytes of its loaded segments: of (number, flags, offset, bytes)."""
+    changed, number = bytearray(data), 0
+    header = read_header(data)
+    for at in range(header.phoff, header.phoff + header.phnum * PHDR.size, PHDR.size):
+        kind, flags, offset, address, physical, size, *more = PHDR.unpack_from(data, at)
+        if kind == 1:
+            flags, size = change(number, flags, offset, size)
+            PHDR.pack_into(changed, at, kind, flags, offset, address, physical, size, *more)
+            number += 1
+    return bytes(changed)
+
+
+def facts_of(data: bytes, step: int) -> Library:
+    reader = MemberReader("x.so", len(data))
+    for at in range(0, len(data), step):
+        reader.feed(data[at : at + step])
+    library = reader.finish()
+    assert library is not None
+    return library
+
+
+STRINGS = bytes(3000) + b"\x003.12\0" + PYBIND + bytes(2000) + b"built for sm_80 sm_90a compute_120 \0" + bytes(500)
+MARKED = with_segments(
+    GOOD + STRINGS, lambda number, flags, at, size: (flags, len(GOOD + STRINGS) - at if number == 3 else size)
 )
+"""What is loaded goes on to the end of the file."""
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=30))
@@ -92,6 +121,39 @@ def test_strings_that_tell_something_are_found_however_the_file_is_cut(sizes: li
 
     assert library is not None
     assert {"pybind11_python": "3.12", "torch_archs": "sm_80 sm_90a compute_120"} == library.notes
+
+
+@pytest.mark.parametrize("step", [700, 1024, 4096, 1 << 20])
+def test_code_for_gpus_beside_machine_code_is_found_where_nothing_is_kept_apart(step: int) -> None:
+    """Of the four segments code is the second; GPU code is in the third."""
+    flags = {0: 4, 1: 4, 2: 5, 3: 6}
+    beside = with_segments(GOOD, lambda number, _flags, _at, size: (flags[number], size))
+
+    assert facts_of(GOOD, 1 << 20).gpu is not None
+    assert facts_of(GOOD, 1 << 20) == facts_of(beside, step) == facts_of(GOOD, step)
+
+
+def test_code_for_gpus_in_what_is_machine_code_alone_is_told_as_damage() -> None:
+    flags = {0: 4, 1: 4, 2: 5, 3: 4}
+    odd = with_segments(GOOD, lambda number, _flags, _at, size: (flags[number], size))
+    found = facts_of(odd, 1024).gpu
+
+    assert found is not None
+    assert any("containers cover" in words for words in found.damage)
+
+
+def test_bytes_are_passed_over_only_where_no_container_is_open() -> None:
+    whole = walk([GOOD])
+    walker, passed = FatbinWalker(), 0
+    for at in range(0, len(GOOD), 512):
+        chunk = GOOD[at : at + 512]
+        if b"\x50\xed\x55\xba" not in GOOD[max(0, at - 128) : at + 640] and walker.pass_over(len(chunk)):
+            passed += 1
+        else:
+            walker.feed(chunk)
+
+    assert whole == walker.finish()
+    assert passed
 
 
 def test_leftovers_of_relocatable_code_do_not_count() -> None:

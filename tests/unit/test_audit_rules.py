@@ -16,13 +16,13 @@ from wheels import facts, library
 
 from assay.adapters.knowledge_files import load_knowledge
 from assay.audit.audit import audit
-from assay.audit.context import TargetGpu
+from assay.audit.context import Context, TargetGpu
 from assay.audit.facts import CodeGroup, GpuCode, Library, WheelFacts
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
-from assay.audit.rules_link import soname_cause
+from assay.audit.rules_link import link_rules, soname_cause
 from assay.flows.audit import base_of
 from assay.model.matrix import BootstrapBase
 from assay.model.outcome import Outcome, Severity, Verdict
@@ -147,6 +147,78 @@ def test_r1_what_an_extra_asks_for_is_left_out(knowledge: Knowledge, line: str, 
     report = judged(knowledge, facts("a", "1", requires=(line,)))
 
     assert asked is bool(found(report, "R1"))
+
+
+@pytest.mark.parametrize(
+    ("needed", "listed", "complete", "told"),
+    [
+        ((), False, True, True),
+        ((), False, False, False),
+        (("libnowhere.so",), False, True, False),
+        (("libz.so.1",), False, True, False),
+        (("libc10.so",), False, True, True),
+        (("libc10.so",), True, True, False),
+    ],
+    ids=[
+        "all is read",
+        "others may be installed",
+        "one is missing",
+        "one of the base",
+        "torch is read",
+        "torch is not",
+    ],
+)
+def test_l3_names_of_nobody_are_told_only_where_all_that_may_have_them_was_read(
+    knowledge: Knowledge, needed: tuple[str, ...], listed: bool, complete: bool, told: bool
+) -> None:
+    wheel = facts("a", "1", library("a/a.abi3.so", needed=needed, undefined=("_ZN3own6thingEv",), rpath=("$ORIGIN",)))
+    base = replace(BOOKWORM, sonames=BOOKWORM.sonames | {"libz.so.1"})
+
+    report = judged(knowledge, wheel, unread(torch()) if listed else torch(), cudart(), base=base, complete=complete)
+
+    assert told is any("own" in finding.message for finding in found(report, "L3"))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_what_a_missing_library_would_have_is_told_once(knowledge: Knowledge, order: tuple[int, ...]) -> None:
+    """It is missing, in the base with symbols that nobody knows, or there and without what it is asked for."""
+    asking = facts("a", "1", library(
+        "a/a.abi3.so", needed=("libnew.so",), undefined=("PyNew_InThis@V1",), requires={"libnew.so": ("V1",)},
+        rpath=("$ORIGIN/../b",),
+    ))  # fmt: skip
+    there = facts("b", "1", library("b/libnew.so", soname="libnew.so", provides=("V1",)))
+    cells = ((asking,), BOOKWORM), ((asking,), replace(BOOKWORM, sonames=frozenset({"libnew.so"}))), (
+        (asking, there), BOOKWORM)  # fmt: skip
+    told = {}
+    for place in order:
+        wheels, base = cells[place]
+        told[place] = {finding.rule for finding in judged(knowledge, *wheels, base=base).findings}
+
+    assert {0: {"L1"}, 1: set(), 2: {"L5"}} == told
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_l3_a_library_binds_to_the_module_that_pulls_it_in(knowledge: Knowledge, first: int) -> None:
+    own = ("$ORIGIN",)
+    modules = (
+        library("a/m1.abi3.so", needed=("liba.so",), rpath=own, defined=("_ZN3own6thingEv",)),
+        library("a/m2.abi3.so", needed=("liba.so",), rpath=own),
+    )
+    shared = library("a/liba.so", soname="liba.so", undefined=("_ZN3own6thingEv",))
+    wheel = facts("a", "1", modules[first], modules[1 - first], shared)
+    context = Context(installation=Installation(wheels=(wheel,), python="3.11", base=BOOKWORM), knowledge=knowledge)
+    link_rules(context)
+
+    assert ["a/m2.abi3.so"] == list(context.broken)
+
+
+def test_l3_without_torch_nothing_is_told_of_torchs_symbols(knowledge: Knowledge) -> None:
+    wheel = facts("a", "1", library("a/a.abi3.so", undefined=(SYM_NE, "_ZN3own6thingEv")))
+    context = Context(installation=Installation(wheels=(wheel,), python="3.11", base=BOOKWORM), knowledge=knowledge)
+    link_rules(context)
+
+    assert [("_ZN3own6thingEv",)] == [finding.symbols for finding in context.findings]
+    assert {"a/a.abi3.so": "undefined symbol _ZN3own6thingEv"} == context.broken
 
 
 def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:

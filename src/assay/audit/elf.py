@@ -23,6 +23,7 @@ __all__ = [
     "Section",
     "Symbol",
     "SymbolGroup",
+    "data_ranges",
     "is_elf",
     "read_elf",
     "read_header",
@@ -47,6 +48,7 @@ _SYM_WORDS: Final = _SYM.size // 4
 _DYN: Final = struct.Struct("<qQ")
 
 _PT_LOAD, _PT_DYNAMIC, _PT_NOTE = 1, 2, 4
+_PF_X, _PF_W = 1, 2
 _SHT_DYNSYM, _SHT_NOBITS = 11, 8
 _NEEDED, _HASH, _STRTAB, _SYMTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH = 1, 4, 5, 6, 10, 14, 15, 29
 _GNU_HASH, _VERSYM, _VERDEF, _VERDEFNUM, _VERNEED, _VERNEEDNUM = (
@@ -462,6 +464,28 @@ def _read_elf(image: Image, *, wanted: bool) -> ElfLibrary:
 
 def _paths(strings: _Strings, offset: int | None) -> tuple[str, ...]:
     return () if offset is None else tuple(path for path in strings.at(offset).split(":") if path)
+
+
+def data_ranges(image: Image) -> list[tuple[int, int]] | None:
+    """Return (start, end) of what is loaded of a file and may be data: all but machine code and what debuggers read.
+
+    None where that cannot be told from the beginning of the file. Linkers that keep code apart (`-z separate-code`,
+    the default of GNU ld on x86-64) put read-only data in a segment of its own behind it; others put them in with it.
+    """
+    try:
+        header = read_header(image.read(0, min(64, image.size)))
+        raw = image.read(header.phoff, header.phnum * _PHDR.size)
+        if header.phentsize != _PHDR.size:
+            return None
+        loaded = [(p[1], p[2], p[2] + p[5]) for p in _PHDR.iter_unpack(raw) if p[0] == _PT_LOAD]
+    except (Unread, WheelError, struct.error):
+        return None
+    found = []
+    for flags, start, end in loaded:
+        apart = any(start < other and not other_flags & (_PF_X | _PF_W) for other_flags, other, _ in loaded)
+        if not flags & _PF_X or not apart:
+            found.append((start, end))
+    return found or None
 
 
 def wanted_ranges(image: Image) -> list[tuple[int, int]]:

@@ -129,6 +129,14 @@ class FatbinWalker:
         self._data, self._pos = b"", 0
         return outside
 
+    def pass_over(self, count: int) -> bool:
+        """Pass over bytes in which no container begins; False in or behind a container, where they have to be fed."""
+        if self._end or self._skip:
+            return False
+        self._base += len(self._carry) + count
+        self._carry = b""
+        return True
+
     def _barren(self, chunk: bytes) -> bool:
         """Pass over a chunk without a container's beginning: most of a file."""
         edge = len(_MAGIC) - 1

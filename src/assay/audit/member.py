@@ -10,7 +10,7 @@ from typing import Final
 
 from ahocorasick_rs import BytesAhoCorasick
 
-from assay.audit.elf import ElfLibrary, is_elf, read_elf, wanted_ranges
+from assay.audit.elf import ElfLibrary, data_ranges, is_elf, read_elf, wanted_ranges
 from assay.audit.facts import CodeGroup, GpuCode, Library, library_facts, target_key
 from assay.audit.fatbin import Container, FatbinWalker
 from assay.audit.image import SparseImage, Unread
@@ -64,6 +64,8 @@ class MemberReader:
         self._named = 0
         self._damage: list[str] = []
         self._is_elf: bool | None = None
+        self._data: list[tuple[int, int]] | None = None
+        """Where GPU code and strings may be, as far as that is known."""
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
@@ -75,6 +77,7 @@ class MemberReader:
             self._image.add(start, chunk[: FRONT - start])
             if self._is_elf is None and self._at >= min(4, self.size):
                 self._is_elf = is_elf(self._image.read(0, min(4, self.size)))
+                self._data = data_ranges(self._image) if self._is_elf else None
             if self._at >= FRONT:
                 self._close_front()
         if self._at > FRONT:
@@ -92,12 +95,19 @@ class MemberReader:
         if len(left) < len(self._wanted):
             self._wanted = left
             self._plan()
+        tail = self._tail
+        self._tail = chunk[-_OVERLAP:] if len(chunk) >= _OVERLAP else (tail + chunk)[-_OVERLAP:]
+        if not self._may_be_data(start) and self._walker.pass_over(len(chunk)):
+            return
         outside = self._walker.feed(chunk)
         if len(self._walker.containers) > self._named:
             self._name_kernels()
         if outside:
-            self._look(chunk)
-        self._tail = chunk[-_OVERLAP:] if len(chunk) >= _OVERLAP else (self._tail + chunk)[-_OVERLAP:]
+            self._look(chunk, tail)
+
+    def _may_be_data(self, start: int) -> bool:
+        """Whether any of the bytes from `start` to here may be data that is loaded."""
+        return self._data is None or any(low < self._at and start < high for low, high in self._data)
 
     def _close_front(self) -> None:
         self._front_done = True
@@ -130,11 +140,15 @@ class MemberReader:
             containers[index] = container._replace(sample=None)
         self._named = len(containers)
 
-    def _look(self, chunk: bytes) -> None:
-        """Look for the two strings that say something the tables do not."""
+    def _look(self, chunk: bytes, tail: bytes) -> None:
+        """Look for the two strings that say something the tables do not.
+
+        Args:
+            tail: the bytes that came before.
+        """
         # Plain search is many times faster than an expression, and this runs over gigabytes.
         if "libtorch_python" in self.path and "torch_archs" not in self._notes:
-            joint = self._tail + chunk
+            joint = tail + chunk
             for mark in (b" sm_", b" compute_"):
                 at = joint.find(mark)
                 match = _ARCHS.search(joint, max(0, at - 16)) if at >= 0 else None
@@ -143,7 +157,7 @@ class MemberReader:
                     self._notes["torch_archs"] = match.group().decode().strip()
                     break
         if "pybind11_python" not in self._notes:
-            joint = self._tail + chunk[:_OVERLAP]
+            joint = tail + chunk[:_OVERLAP]
             place = joint if _PYBIND in joint else chunk
             found = _GUARD.find_matches_as_indexes(place)
             if found:
