@@ -30,6 +30,7 @@ from assay.audit.facts import (
     brief_facts,
     dump_brief,
     dump_facts,
+    filled,
     library_facts,
     load_facts,
 )
@@ -131,7 +132,7 @@ def large(name: str = "torch", version: str = "2.8.0", sha256: str = SHA) -> Whe
         CodeGroup(sass=("120",), containers=1, kernels=("_Z4last", *kernels[30:])),
         CodeGroup(sass=("100",), containers=1),
     )
-    code = library("torch/lib/libtorch_cuda.so", defined=names[:1000]).model_copy(
+    code = library("torch/lib/libtorch_cuda.so", defined=tuple(names[:1000])).model_copy(
         update={"gpu": GpuCode(groups=groups)}
     )
     return facts(name, version, core, library("torch/lib/libc10.so", defined=("one",)), code, sha256=sha256)
@@ -159,6 +160,7 @@ def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(t
     assert few is not None
     assert all_of is not None
     assert [NAMED, 3, 41, NAMED, 0] == [len(group.kernels) for group in few.groups]
+    assert [True, False, False, True, False] == [bool(group.size) for group in few.groups]
     for kernels in ("", "marlin", "last", "^_Z4last$", "marlin[0-9]+a", "\u00e9", "nope"):
         found = first.libraries[2].groups_with(kernels), whole.libraries[2].groups_with(kernels)
         assert [group.sass for group in found[0]] == [group.sass for group in found[1]]
@@ -229,6 +231,18 @@ def test_what_is_learnt_later_of_brief_facts_is_kept_beside_the_names_that_were_
 
     assert partly.model_copy(update={"libraries": (*partly.libraries, read)}) == cache.whole(SHA)
     assert more == cache.get(SHA) == FactsCache(tmp_path).get(SHA)
+
+
+def test_facts_without_most_names_of_kernels_are_brief_too() -> None:
+    whole = large()
+    code = whole.libraries[2].model_copy(update={"defined": {}})
+    brief = brief_facts(whole.model_copy(update={"libraries": (code,)}))
+
+    assert brief.libraries[0].table is None
+    assert brief.is_brief
+    with pytest.raises(AssertionError, match="do not say all"):
+        dump_facts(brief)
+    assert whole.libraries[2] == filled(brief_facts(whole), whole).libraries[2]
 
 
 def test_facts_are_listed_newest_first(tmp_path: Path) -> None:
@@ -430,7 +444,13 @@ def test_kernel_patterns_are_regular_expressions() -> None:
     ],
 )
 def test_groups_with_a_kernel_are_those_in_which_one_name_matches_whatever_the_case(kernels: str) -> None:
-    names = (("_Z6marlin_moe", "_Z7MARLIN_GEMMv"), ("cutlass", "float_e4m3"), ("XCutlass_E4M3",), ("rmsnorm", "abc"))
+    names = (
+        ("_Z6marlin_moe", "_Z7MARLIN_GEMMv"),
+        ("cutlass", "float_e4m3"),
+        ("XCutlass_E4M3",),
+        ("rmsnorm", "abc"),
+        (),
+    )
     groups = tuple(CodeGroup(sass=(str(index),), containers=1, kernels=each) for index, each in enumerate(names))
     code = library("a/b.so").model_copy(update={"gpu": GpuCode(groups=groups)})
     wanted = re.compile(kernels, re.IGNORECASE)

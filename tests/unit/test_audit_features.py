@@ -94,6 +94,8 @@ def test_what_became_of_features_in_other_cells_changes_nothing(knowledge: Knowl
             targets=targets,
         )
         assert expected == audit(cell, knowledge, targets=targets)
+        rows = [(row.target, row.feature) for row in expected.report.predictions]
+        assert len(set(rows)) == len(rows)
         # The next cell is another in one thing.
         name = source.choice(list(wheels))
         others = tuple(wheel for wheel in cell.wheels if wheel.name != name)

@@ -212,6 +212,14 @@ def test_l3_a_library_binds_to_the_module_that_pulls_it_in(knowledge: Knowledge,
     assert ["a/m2.abi3.so"] == list(context.broken)
 
 
+def test_l3_what_is_missing_is_told_in_order_whatever_asks_for_it(knowledge: Knowledge) -> None:
+    names = ("_ZN3own1aEv", "_ZN3own1bEv@V1", "_ZN3own1cEv", "_ZN3own1dEv@V1")
+    asking = library("a/a.abi3.so", undefined=names, requires={"libnew.so": ("V1",)})
+    (finding,) = found(judged(knowledge, facts("a", "1", asking)), "L3")
+
+    assert tuple(name.partition("@")[0] for name in names) == finding.symbols
+
+
 def test_l3_without_torch_nothing_is_told_of_torchs_symbols(knowledge: Knowledge) -> None:
     wheel = facts("a", "1", library("a/a.abi3.so", undefined=(SYM_NE, "_ZN3own6thingEv")))
     context = Context(installation=Installation(wheels=(wheel,), python="3.11", base=BOOKWORM), knowledge=knowledge)
