@@ -106,7 +106,7 @@ class CodeGroup(Value):
     containers: int
     kernels: tuple[str, ...] = ()
     """Mangled names of kernels in them, as far as they could be named; in facts made brief, the first `NAMED`."""
-    size: int = 0
+    size: int = Field(default=0, ge=0)
     """In facts made brief: bytes of `text`."""
     text: bytes = Field(default=b"", exclude=True, repr=False)
     """Names of all kernels, one a line, in small letters; in facts made brief they stand behind the JSON."""
