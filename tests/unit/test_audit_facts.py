@@ -38,6 +38,7 @@ from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdic
 from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
 from assay.audit.image import FileImage
+from assay.audit.linker import Base, Installation
 from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
 from assay.errors import WheelError
 from assay.model.outcome import Outcome, Severity, Verdict
@@ -243,6 +244,30 @@ def test_facts_without_most_names_of_kernels_are_brief_too() -> None:
     with pytest.raises(AssertionError, match="do not say all"):
         dump_facts(brief)
     assert whole.libraries[2] == filled(brief_facts(whole), whole).libraries[2]
+
+
+def test_copies_forget_what_was_worked_out_of_the_fields_of_them_and_of_values_in_them() -> None:
+    """Also because that may be of any size: a deep copy would copy the knowledge that a rule kept beside its answer."""
+    one = facts("a", "1", library("a/a.so", defined=("x",)))
+    beside = [object()]
+    for value in (one, one.libraries[0]):
+        assert "first" == value.once("key", beside, lambda: "first")
+    assert {"x": None} == one.libraries[0].plain
+
+    shallow, deep = one.model_copy(), one.model_copy(deep=True)
+    assert "new" == shallow.once("key", None, lambda: "new") == deep.once("key", None, lambda: "new")
+    assert "first" == shallow.libraries[0].once("key", None, lambda: "new")
+    assert "new" == deep.libraries[0].once("key", None, lambda: "new")
+    assert "first" == one.once("key", None, lambda: "new") == one.libraries[0].once("key", None, lambda: "new")
+    assert one == shallow == deep
+
+
+def test_of_a_distribution_that_is_there_twice_the_last_version_counts() -> None:
+    twice = Installation(
+        wheels=(facts("a", "2"), facts("b", "1"), facts("a", "1")), python="3.12", base=Base(name="some")
+    )
+
+    assert {"a": "1", "b": "1"} == twice.versions
 
 
 def test_facts_are_listed_newest_first(tmp_path: Path) -> None:

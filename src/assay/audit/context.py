@@ -386,11 +386,8 @@ class Context:
 
     @cached_property
     def read_in_part(self) -> bool:
-        """Whether of any library in the installation no more than its name is known."""
-        installation = self.installation
-        return any(wheel.read_in_part for wheel in installation.native) or any(
-            library.scope == "listed" for library in installation.base.libraries
-        )
+        """Whether of any library of the wheels no more than its name is known."""
+        return any(wheel.read_in_part for wheel in self.installation.native)
 
     @cached_property
     def unmet_needs(self) -> tuple[RuntimeNeed, ...]:
