@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import re
 import xml.etree.ElementTree as ET
@@ -179,6 +180,24 @@ def test_a_table_of_exports_has_what_stands_in_it_and_nothing_else(size: int, mo
 
     for asked in (near, there, near | there, set[int]()):
         assert {str(key) for key in asked & there} == table.having(set(map(str, asked)))
+
+
+def test_the_brief_form_of_facts_is_made_when_they_are_kept(tmp_path: Path) -> None:
+    FactsCache(tmp_path).put(large())
+    (place,) = tmp_path.glob("torch/.brief/*.facts")
+    (path,) = tmp_path.glob("torch/*.facts.json.gz")
+    path_bytes, state = path.read_bytes(), path.stat()
+    # Read is the brief form alone: facts of the same size and time are not looked at.
+    path.write_bytes(bytes(len(path_bytes)))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    assert brief_facts(large()) == FactsCache(tmp_path).get(SHA)
+    more = large().model_copy(update={"tags": ("other",)})
+    FactsCache(tmp_path / "there").put(large())
+    FactsCache(tmp_path / "there").put(more)
+    assert 1 == len(list((tmp_path / "there").glob("torch/.brief/*.facts")))
+    assert brief_facts(more) == FactsCache(tmp_path / "there").get(SHA)
+    assert place.exists()
 
 
 def test_brief_facts_that_are_damaged_or_of_others_that_were_replaced_are_made_again(tmp_path: Path) -> None:

@@ -74,29 +74,16 @@ class FactsCache:
     def _brief(self, sha256: str, path: Path) -> WheelFacts | None:
         """Return what an audit needs, from the file beside the facts, which is made if it is not there."""
         try:
-            state = path.stat()
+            place = _brief_place(sha256, path)
         except OSError:
             return None
-        if state.st_size < BRIEF_FROM:
-            return _load(path, sha256)
-        # Facts that were replaced have another time or size: their old brief form is not looked at again.
-        name = f"{sha256}-{BRIEF_FORM}-{state.st_size}-{state.st_mtime_ns}.facts"
-        place = path.parent / ".brief" / name
-        facts = _load(place, sha256, brief=True)
+        facts = None if place is None else _load(place, sha256, brief=True)
         if facts is not None:
             return facts
         whole = _load(path, sha256)
-        if whole is None:
-            return None
-        facts = brief_facts(whole)
-        if not facts.is_brief:
+        if place is None or whole is None:
             return whole
-        # It only saves time: where it cannot be kept, nothing is lost.
-        with suppress(OSError, StoreError):
-            for old in place.parent.glob(f"{sha256}-*"):
-                old.unlink(missing_ok=True)
-            write_whole(place, dump_brief(facts))
-        return facts
+        return _made_brief(whole, place)
 
     def put(self, facts: WheelFacts) -> None:
         """Keep facts; see the port."""
@@ -120,6 +107,11 @@ class FactsCache:
             ) from error
         self._loaded[facts.sha256] = facts
         self._index()[facts.sha256] = path
+        # Whoever audits next should not have to wait for it.
+        with suppress(OSError):
+            place = _brief_place(facts.sha256, path)
+            if place is not None:
+                _made_brief(kept, place)
 
     def named(self, name: str) -> Iterable[WheelFacts]:
         """Return all facts of a distribution, newest version first."""
@@ -166,6 +158,29 @@ class FactsCache:
         for facts in found:
             self.put(facts)
         return len(found)
+
+
+def _brief_place(sha256: str, path: Path) -> Path | None:
+    """Return where the brief form of the facts in a file is; None of those that have none because they are small.
+
+    Facts that were replaced have another time or size: their old brief form is not looked at again.
+    """
+    state = path.stat()
+    name = f"{sha256}-{BRIEF_FORM}-{state.st_size}-{state.st_mtime_ns}.facts"
+    return path.parent / ".brief" / name if state.st_size >= BRIEF_FROM else None
+
+
+def _made_brief(whole: WheelFacts, place: Path) -> WheelFacts:
+    """Make the brief form of facts, and keep it in place of older ones."""
+    facts = brief_facts(whole)
+    if not facts.is_brief:
+        return whole
+    # It only saves time: where it cannot be kept, nothing is lost.
+    with suppress(OSError, StoreError):
+        for old in place.parent.glob(f"{whole.sha256}-*"):
+            old.unlink(missing_ok=True)
+        write_whole(place, dump_brief(facts))
+    return facts
 
 
 def _load(path: Path, sha256: str, *, brief: bool = False) -> WheelFacts | None:
