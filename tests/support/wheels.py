@@ -8,9 +8,11 @@ import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from assay.audit.facts import READER, CodeGroup, GpuCode, Library, WheelFacts
+from assay.audit.linker import Installation
 
 
 def wheel_bytes(
@@ -169,3 +171,8 @@ def serving() -> Iterator[tuple[FileServer, str]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def untouched(cell: Installation) -> Installation:
+    """Return a cell whose wheels nobody has looked at."""
+    return replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels))

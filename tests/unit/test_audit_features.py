@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wheels import facts, library
+from wheels import facts, library, untouched
 
 from assay.adapters.knowledge_files import load_knowledge
 from assay.audit.audit import audit
@@ -88,11 +88,7 @@ def test_what_became_of_features_in_other_cells_changes_nothing(knowledge: Knowl
     )
     targets = source.choice(TARGETS)
     for _ in range(6):
-        expected = audit(
-            replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels)),
-            knowledge,
-            targets=targets,
-        )
+        expected = audit(untouched(cell), knowledge, targets=targets)
         assert expected == audit(cell, knowledge, targets=targets)
         rows = [(row.target, row.feature) for row in expected.report.predictions]
         assert len(set(rows)) == len(rows)

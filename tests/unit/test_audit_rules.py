@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wheels import facts, library
+from wheels import facts, library, untouched
 
 from assay.adapters.knowledge_files import load_knowledge
 from assay.audit.audit import audit
@@ -294,11 +294,6 @@ def small_wheel(draw: st.DrawFn, name: str) -> WheelFacts:
 
 BYSTANDERS = tuple(facts(name, "1", library(f"{name}/{name}.so")) for name in ("by", "stander"))
 """In sets of two nothing is settled."""
-
-
-def untouched(cell: Installation) -> Installation:
-    """Return a cell whose wheels nobody has looked at."""
-    return replace(cell, wheels=tuple(wheel.model_copy(deep=True) for wheel in cell.wheels))
 
 
 def anew(cells: Sequence[Installation]) -> list[Installation]:

@@ -111,7 +111,7 @@ class FactsCache:
         with suppress(OSError):
             place = _brief_place(facts.sha256, path)
             if place is not None:
-                _made_brief(kept, place)
+                _made_brief(facts, place)
 
     def named(self, name: str) -> Iterable[WheelFacts]:
         """Return all facts of a distribution, newest version first."""
@@ -170,14 +170,14 @@ def _brief_place(sha256: str, path: Path) -> Path | None:
     return path.parent / ".brief" / name if state.st_size >= BRIEF_FROM else None
 
 
-def _made_brief(whole: WheelFacts, place: Path) -> WheelFacts:
-    """Make the brief form of facts, and keep it in place of older ones."""
-    facts = brief_facts(whole)
+def _made_brief(known: WheelFacts, place: Path) -> WheelFacts:
+    """Make the brief form of facts, if they have not got it, and keep it in place of older ones."""
+    facts = brief_facts(known)
     if not facts.is_brief:
-        return whole
+        return known
     # It only saves time: where it cannot be kept, nothing is lost.
     with suppress(OSError, StoreError):
-        for old in place.parent.glob(f"{whole.sha256}-*"):
+        for old in place.parent.glob(f"{known.sha256}-*"):
             old.unlink(missing_ok=True)
         write_whole(place, dump_brief(facts))
     return facts

@@ -67,9 +67,9 @@ def asked_of(
         unsure: with the names that belong to nobody known, too: of these something is told only where libraries were
             not read that may have them.
     """
-    lines = library.undefined.get("global", "")
+    lines, has = library.undefined.get("global", ""), frozenset[str]() if python is None else python
     # Of most libraries nothing is left: what Python has goes at one stroke, and the runtime's versions need no look.
-    names = set(plain_lines(lines)).difference(python or ())
+    names = set(plain_lines(lines)).difference(has)
     names.discard("")
     found: dict[tuple[str | None, str | None], Iterable[str]] = {(None, None): names}
     if not library.requires.keys() <= runtime:
@@ -77,7 +77,7 @@ def asked_of(
         versioned: dict[tuple[str | None, str | None], list[str]] = {}
         for name, version in versioned_lines(lines):
             file = files.get(version)
-            if file is not None and file not in runtime and not (python is not None and name in python):
+            if file is not None and file not in runtime and name not in has:
                 versioned.setdefault((version, file), []).append(name)
         found |= versioned
     return tuple(

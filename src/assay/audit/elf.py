@@ -181,19 +181,24 @@ def read_header(start: bytes) -> ElfHeader:
 
 class _Segment(NamedTuple):
     type: int
+    flags: int
     offset: int
     address: int
     size: int
+
+
+def _segments(image: Image, header: ElfHeader) -> list[_Segment]:
+    if header.phnum and header.phentsize != _PHDR.size:
+        raise WheelError(f"program headers of {header.phentsize} bytes; 64-bit ELF has {_PHDR.size}")
+    raw = image.read(header.phoff, header.phnum * _PHDR.size) if header.phnum else b""
+    return [_Segment(p[0], p[1], p[2], p[3], p[5]) for p in _PHDR.iter_unpack(raw)]
 
 
 class _Layout:
     """Segments and dynamic tags: what the linker starts from."""
 
     def __init__(self, image: Image, header: ElfHeader) -> None:
-        if header.phnum and header.phentsize != _PHDR.size:
-            raise WheelError(f"program headers of {header.phentsize} bytes; 64-bit ELF has {_PHDR.size}")
-        raw = image.read(header.phoff, header.phnum * _PHDR.size) if header.phnum else b""
-        self.segments = [_Segment(p[0], p[2], p[3], p[5]) for p in _PHDR.iter_unpack(raw)]
+        self.segments = _segments(image, header)
         self.tags: dict[int, int] = {}
         self.lists: dict[int, list[int]] = {_NEEDED: []}
         dynamic = next((s for s in self.segments if s.type == _PT_DYNAMIC), None)
@@ -474,18 +479,12 @@ def data_ranges(image: Image) -> list[tuple[int, int]] | None:
     """
     try:
         header = read_header(image.read(0, min(64, image.size)))
-        raw = image.read(header.phoff, header.phnum * _PHDR.size)
-        if header.phentsize != _PHDR.size:
-            return None
-        loaded = [(p[1], p[2], p[2] + p[5]) for p in _PHDR.iter_unpack(raw) if p[0] == _PT_LOAD]
+        loaded = [segment for segment in _segments(image, header) if segment.type == _PT_LOAD]
     except (Unread, WheelError, struct.error):
         return None
-    found = []
-    for flags, start, end in loaded:
-        apart = any(start < other and not other_flags & (_PF_X | _PF_W) for other_flags, other, _ in loaded)
-        if not flags & _PF_X or not apart:
-            found.append((start, end))
-    return found or None
+    last = max((one.offset for one in loaded if not one.flags & (_PF_X | _PF_W)), default=0)
+    kept = (one for one in loaded if not one.flags & _PF_X or one.offset >= last)
+    return [(one.offset, one.offset + one.size) for one in kept] or None
 
 
 def wanted_ranges(image: Image) -> list[tuple[int, int]]:
@@ -500,8 +499,8 @@ def wanted_ranges(image: Image) -> list[tuple[int, int]]:
         if header.shoff and header.shentsize == _SHDR.size:
             wanted.append((header.shoff, min(max(header.shnum, 1) * _SHDR.size, image.size - header.shoff)))
         wanted.append((header.phoff, header.phnum * _PHDR.size))
-        raw = image.read(header.phoff, header.phnum * _PHDR.size)
-        wanted.extend((p[2], p[5]) for p in _PHDR.iter_unpack(raw) if p[0] == _PT_DYNAMIC and p[5] <= 1 << 20)
+        dynamic = (one for one in _segments(image, header) if one.type == _PT_DYNAMIC and one.size <= 1 << 20)
+        wanted.extend((one.offset, one.size) for one in dynamic)
         layout = _Layout(image, header)
         tables = sorted(
             layout.offset(layout.tags[tag])

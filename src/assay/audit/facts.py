@@ -316,11 +316,12 @@ class Library(_Fact):
         in_small, search = searcher(kernels), re.compile(kernels, re.IGNORECASE).search
         for group in self.gpu.groups if self.gpu is not None else ():
             text = group.searched
-            if text is None or (in_small is None and text):
-                names = group.kernels if text is None else text.decode().split("\n")
-                there = any(map(search, names))
+            if text is None:
+                there = any(map(search, group.kernels))
+            elif in_small is None:
+                there = any(map(search, filter(None, text.decode().split("\n"))))
             else:
-                there = bool(text) and in_small is not None and in_small(text)
+                there = bool(text) and in_small(text)
             if there:
                 yield group
 

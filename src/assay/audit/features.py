@@ -6,7 +6,8 @@ A prediction is never a measurement: it is kept apart from what probes find, and
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar, cast
 
 from assay.audit.context import Context, TargetGpu, label
@@ -40,21 +41,17 @@ class _Way:
     verdict: Verdict
     reason: str
     cause: str | None = None
-    _as: dict[tuple[str, str], Prediction] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, feature: str, target: str) -> Prediction:
-        """Return it as the prediction of a feature on a target, the same object each time."""
-        key = feature, target
-        if key not in self._as:
-            self._as[key] = Prediction(
-                target=target,
-                feature=feature,
-                outcome=self.outcome,
-                verdict=self.verdict,
-                reason=self.reason,
-                cause=self.cause,
-            )
-        return self._as[key]
+        """Return it as the prediction of a feature on a target."""
+        return Prediction(
+            target=target,
+            feature=feature,
+            outcome=self.outcome,
+            verdict=self.verdict,
+            reason=self.reason,
+            cause=self.cause,
+        )
 
 
 def predictions(context: Context) -> tuple[Prediction, ...]:
@@ -73,9 +70,6 @@ class _Judge:
         self._faults: dict[tuple[int, bool], _Way | None] = {}
         self._states: dict[int, Hashable] = {}
         """Identity of a wheel -> all that is made of it, where nothing of it is broken; else None."""
-        self._around: tuple[Hashable, ...] = ()
-        """What all features here rest on, with the identities of `_beside`."""
-        self._beside: tuple[object, ...] | None = None
         # Needs at run time (rule R4) without which nothing of a package works.
         self._unmet: dict[str, _Way] = {}
         for need in context.unmet_needs:
@@ -113,17 +107,25 @@ class _Judge:
         wheels = [wheel for giver in givers if (wheel := context.installation.wheel(giver))]
         if not wheels or context.base.read or not all(map(self._whole, wheels)):
             return make()
-        if self._beside is None:
-            needs = context.unmet_needs
-            # The versions of packages whose needs are not met are told.
-            needing = (context.installation.wheel(need.package) for need in needs)
-            self._beside = self.given, context.knowledge, *needs, *needing
-            self._around = self._target, context.base, context.installation.whole, *map(id, self._beside)
-        kept = wheels[0].once(("predicted", *self._around), self._beside, dict[Hashable, tuple[object, object]])
+        kept = wheels[0].once(self._around, self._beside, dict[Hashable, tuple[object, object]])
         key = what, *(self._states[id(wheel)] for wheel in wheels)
         if key not in kept:
             kept[key] = wheels, make()
         return cast("T", kept[key][1])
+
+    @cached_property
+    def _beside(self) -> tuple[object, ...]:
+        """What all features here rest on and is known by its identity."""
+        needs = self._context.unmet_needs
+        # The versions of packages whose needs are not met are told.
+        needing = (self._context.installation.wheel(need.package) for need in needs)
+        return self.given, self._context.knowledge, *needs, *needing
+
+    @cached_property
+    def _around(self) -> tuple[Hashable, ...]:
+        """All that they rest on but the packages."""
+        context = self._context
+        return "predicted", self._target, context.base, context.installation.whole, *map(id, self._beside)
 
     def _whole(self, wheel: WheelFacts) -> bool:
         """Whether nothing of a wheel is broken."""

@@ -10,12 +10,12 @@ from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import InvalidVersion
 
 from assay.audit.context import Context, label
 from assay.audit.facts import WheelFacts
 from assay.audit.findings import Finding
-from assay.audit.knowledge import RuntimeNeed
+from assay.audit.knowledge import RuntimeNeed, parsed
 from assay.model.outcome import Severity
 
 __all__ = ["requirement_rules"]
@@ -28,14 +28,13 @@ _PLAIN: Final = re.compile(
 """Requirements without extras, brackets or address, in which the versions can be told from the rest."""
 _OR: Final = re.compile(r"\bor\b")
 _CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
-_MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
 
 
 def requirement_rules(context: Context) -> None:
     """Check requirements against what is there, tags against Python, and known needs at run time."""
     versions, python = context.installation.versions, context.installation.python
     for wheel in context.installation.wheels:
-        unfit, asked = wheel.once(("metadata", python), None, lambda: (_unfit(wheel, python), _asked(wheel, python)))  # noqa: B023
+        unfit, asked = _metadata(wheel, python)
         if unfit is not None:
             _not_for_python(context, wheel, *unfit)
         for wanted in asked:
@@ -72,9 +71,14 @@ class _Wanted(NamedTuple):
     """As the metadata has it."""
 
 
-def _asked(wheel: WheelFacts, python: str) -> tuple[_Wanted, ...]:
-    """Return the requirements of a wheel that apply."""
-    return tuple(found for line in wheel.requires_dist if (found := _parsed(line, python)) is not None)
+def _metadata(wheel: WheelFacts, python: str) -> tuple[tuple[str, str] | None, tuple[_Wanted, ...]]:
+    """Return why a wheel is not for a Python, as `_unfit` does, and those of its requirements that apply."""
+
+    def read() -> tuple[tuple[str, str] | None, tuple[_Wanted, ...]]:
+        wanted = (_parsed(line, python) for line in wheel.requires_dist)
+        return _unfit(wheel, python), tuple(one for one in wanted if one is not None)
+
+    return wheel.once(("metadata", python), None, read)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -85,11 +89,11 @@ def _parsed(line: str, python: str) -> _Wanted | None:
     plain = _PLAIN.fullmatch(line)
     try:
         if plain is None:
-            wanted = Requirement(line)
+            wanted = _requirement(line)
             name, specifier, marker = wanted.name, str(wanted.specifier), str(wanted.marker or "")
         else:
             # Of the others most are a name, versions and a marker that many have.
-            name, specifier, marker = plain["name"], _in_order(plain["versions"] or ""), plain["marker"] or ""
+            name, specifier, marker = plain["name"], str(_specifiers(plain["versions"] or "")), plain["marker"] or ""
         if marker and not _applies(marker, python):
             return None
     except (InvalidRequirement, InvalidSpecifier, InvalidMarker, UndefinedEnvironmentName):
@@ -98,8 +102,8 @@ def _parsed(line: str, python: str) -> _Wanted | None:
 
 
 @lru_cache(maxsize=1 << 12)
-def _in_order(versions: str) -> str:
-    return str(SpecifierSet(versions))
+def _specifiers(text: str) -> SpecifierSet:
+    return SpecifierSet(text)
 
 
 @lru_cache(maxsize=1 << 10)
@@ -115,7 +119,7 @@ def _requirement(line: str) -> Requirement:
 @lru_cache(maxsize=1 << 16)
 def _meets(specifier: str, version: str) -> bool:
     try:
-        return SpecifierSet(specifier).contains(Version(version), prereleases=True)
+        return _specifiers(specifier).contains(parsed(version), prereleases=True)
     except InvalidVersion:
         # Some distributions have versions that are none; nothing can be said of them.
         return True
