@@ -42,6 +42,7 @@ def dump(lock: Lock) -> str:
     if lock.as_of:
         head.append(f"# as-of: {lock.as_of}")
     head += [f"# require: {requirement}" for requirement in lock.requirements]
+    head += [f"# constrain: {constraint}" for constraint in lock.constraints]
     head += [f"# nightly: {name} {date}" for name, date in sorted(lock.nightlies.items())]
     return "\n".join([*head, *[wheel.line for wheel in lock.ordered]]) + "\n"
 
@@ -54,6 +55,7 @@ def parse(text: str, *, file: str) -> Lock:
     """
     fields: dict[str, str] = {}
     requirements: list[str] = []
+    constraints: list[str] = []
     nightlies: dict[str, str] = {}
     wheels: list[LockedWheel] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -64,6 +66,8 @@ def parse(text: str, *, file: str) -> Lock:
             key, _, value = line[2:].partition(": ")
             if key == "require":
                 requirements.append(value)
+            elif key == "constrain":
+                constraints.append(value)
             elif key == "nightly":
                 name, _, date = value.partition(" ")
                 nightlies[name] = date
@@ -86,6 +90,7 @@ def parse(text: str, *, file: str) -> Lock:
             base_digest=digest or None,
             as_of=fields.get("as-of"),
             requirements=tuple(requirements),
+            constraints=tuple(constraints),
             nightlies=nightlies,
             wheels=tuple(wheels),
         )
@@ -121,6 +126,7 @@ def stale_reason(lock: Lock, cell: Cell, *, glibc: str) -> str | None:
     """Tell in words why a lock no longer answers its cell, or None when it does."""
     for what, have, want in (
         ("the requirements are", lock.requirements, wanted(cell)),
+        ("the constraints are", lock.constraints, cell.constraints),
         ("Python is", lock.python, cell.python),
         ("the base is", lock.base, cell.base),
         ("the platform is", lock.platform, platform_of(glibc)),

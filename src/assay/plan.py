@@ -306,6 +306,7 @@ class _Expansion:
     ) -> Cell:
         image = self.image
         requirements = [*image.requirements]
+        constraints = [*image.constraints]
         forced = [*image.forced_requirements]
         packages = image.system_packages
         env = dict(image.env)
@@ -314,6 +315,7 @@ class _Expansion:
         for override in image.overrides:
             if matches(override.match, facts):
                 requirements = [*(override.requirements or requirements), *override.extra_requirements]
+                constraints += override.constraints
                 forced += override.forced_requirements
                 packages = override.system_packages if override.system_packages is not None else packages
                 env |= override.env
@@ -335,6 +337,7 @@ class _Expansion:
             python=base.python,
             arch_list=arch.id if arch else self.arch_list(targets),
             requirements=self.filled(requirements, point),
+            constraints=self.filled(constraints, point),
             forced_requirements=self.filled(forced, point),
             system_packages=packages,
             env=env,

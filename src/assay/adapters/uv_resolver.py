@@ -105,6 +105,9 @@ class UvResolver:
             if request.forced:
                 (work / "overrides.txt").write_text("".join(f"{line}\n" for line in request.forced))
                 argv += ["--overrides", "overrides.txt"]
+            if request.constraints:
+                (work / "constraints.txt").write_text("".join(f"{line}\n" for line in request.constraints))
+                argv += ["--constraints", "constraints.txt"]
             for name, index in request.indexes.items():
                 if index.url is not None:
                     argv += ["--index", f"{name.replace('-', '')}={index.url}"]

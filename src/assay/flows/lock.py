@@ -197,9 +197,9 @@ class Locker:
                 words = f"the base {base.image}: {error.message}\n  try: {_NO_REGISTRY}"
                 raise _Unlockable(Failure.UNREACHABLE, words) from error
         point, nightlies = self._resolved_point(cell)
-        texts = (cell.requirements, cell.forced_requirements)
+        texts = (cell.requirements, cell.constraints, cell.forced_requirements)
         try:
-            required, forced = (_pinned(group, cell, point) for group in texts)
+            required, constraints, forced = (_pinned(group, cell, point) for group in texts)
         except ValueError as error:
             raise AssayError(f"{cell.id}: {error}") from error
         platform = lockfile.platform_of(base.glibc)
@@ -207,6 +207,7 @@ class Locker:
         answer = self._resolver.resolve(
             Request(
                 requirements=required,
+                constraints=constraints,
                 forced=forced,
                 without=[canonicalize_name(axis) for axis, value in point.items() if value.source is not None],
                 python=cell.python,
@@ -223,6 +224,7 @@ class Locker:
             python=cell.python,
             platform=platform,
             requirements=lockfile.wanted(cell),
+            constraints=cell.constraints,
             base=cell.base,
             base_digest=base_digest,
             as_of=cell.as_of,

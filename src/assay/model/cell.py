@@ -43,6 +43,8 @@ class Cell(Value):
     arch_list: str = ""
     requirements: tuple[str, ...] = ()
     """Requirements with exact versions; a nightly's stay a condition until it is locked."""
+    constraints: tuple[str, ...] = ()
+    """Limits on packages that others ask for."""
     forced_requirements: tuple[str, ...] = ()
     system_packages: tuple[str, ...] = ()
     env: dict[str, str] = {}

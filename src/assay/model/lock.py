@@ -82,6 +82,8 @@ class Lock(Value):
     """What the resolver was told, `x86_64-manylinux_2_36`."""
     requirements: tuple[str, ...]
     """What was asked for; a lock is stale when the recipe asks for something else."""
+    constraints: tuple[str, ...] = ()
+    """Limits on packages that others ask for, as in the recipe."""
     base: str
     """Name of the base in matrix.yaml."""
     base_digest: str | None = None

@@ -231,6 +231,8 @@ class Override(Value):
     requirements: tuple[PlainText, ...] | None = None
     """Replaces the image's requirements."""
     extra_requirements: tuple[PlainText, ...] = ()
+    constraints: tuple[PlainText, ...] = ()
+    """Added to the image's constraints."""
     forced_requirements: tuple[PlainText, ...] = ()
     """Win over what packages ask for (uv's overrides)."""
     system_packages: tuple[AptPackage, ...] | None = None
@@ -295,6 +297,8 @@ class Image(Value):
     """templates/<name>.Dockerfile.j2."""
     requirements: tuple[PlainText, ...] = ()
     """Requirements with the axes filled in: `torch{{ torch.pin }}`."""
+    constraints: tuple[PlainText, ...] = ()
+    """Limit the versions of packages that others ask for, without asking for them (uv's constraints)."""
     forced_requirements: tuple[PlainText, ...] = ()
     """Win over what packages ask for (uv's overrides)."""
     overrides: tuple[Override, ...] = ()

@@ -18,6 +18,8 @@ class Request:
     """What to resolve, and for which interpreter."""
 
     requirements: Sequence[str]
+    constraints: Sequence[str] = ()
+    """Limit versions without asking for the packages."""
     forced: Sequence[str] = ()
     """Win over what packages ask for."""
     without: Sequence[str] = ()
