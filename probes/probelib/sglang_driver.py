@@ -16,11 +16,12 @@ TELLS = (
 
 def work(job, answer):
     import sglang
-    from probelib.calls import names_of
-    from probelib.driver import known_of, told
 
     # What sglang.Engine takes is documented as the arguments of this class.
     from sglang.srt.server_args import ServerArgs
+
+    from probelib.calls import names_of
+    from probelib.driver import known_of, told
 
     known = names_of(ServerArgs)
     arguments = known_of(known, job, f"ServerArgs of SGLang {getattr(sglang, '__version__', '')}".strip())

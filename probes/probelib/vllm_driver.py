@@ -9,9 +9,10 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def work(job, answer):
     import vllm
+    from vllm import LLM, EngineArgs, SamplingParams
+
     from probelib.calls import names_of
     from probelib.driver import known_of, told
-    from vllm import LLM, EngineArgs, SamplingParams
 
     # LLM hands on to EngineArgs what it does not name itself.
     known = names_of(EngineArgs) | names_of(LLM)
