@@ -154,8 +154,8 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
     if os.path.exists(answer):
         with open(answer) as file:
             document = json.load(file)
-    if document.get("api_not_found"):
-        raise NotRun("API not found: " + document["api_not_found"])
+    if document.get("not_run"):
+        raise NotRun(document["not_run"])
     error = document.get("error", "")
     if code == "time-out":
         raise TimeoutError(f"{engine} ({label}) gave no answer within {timeout} s" + (f"; {stood}" if stood else ""))
@@ -169,10 +169,28 @@ def ask(probe, engine, label, *, model, arguments, tasks, timeout=240, environme
                             if any(mark in line.lower() for mark in REFUSALS)), text)  # fmt: skip
             raise Unsupported(f"{engine} refuses {asked_for[1]}: {refusal.strip()[:400]}")
         raise EngineFailed(f"{engine} ({label}): {best_line(text, said)}")
-    for name, value in document.get("seen", {}).items():
+    document["seen"] = {**from_log(log), **{name: value for name, value in document["seen"].items() if value != ""}}
+    for name, value in document["seen"].items():
         probe.metric(f"{label}.{name}", value)
     disturb(probe, document)
     return document
+
+
+LOGGED = {
+    "attention_backend": re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z][A-Z0-9_]+) (?:attention )?backend\b"),
+    "graphs": re.compile(r"Graph capturing finished in (\d+) sec"),
+}
+"""What vLLM's log tells of itself, for what its objects do not tell in some version."""
+
+
+def from_log(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        said = file.read()
+    found = {name: pattern.search(said) for name, pattern in LOGGED.items()}
+    seen = {name: match.group(1) for name, match in found.items() if match}
+    if "graphs" in seen:
+        seen["graphs"] = 1
+    return seen
 
 
 def stop(child, log, *, patience=5.0):
@@ -289,6 +307,7 @@ def common(engine, *, context=2048, graphs=False):
         }  # fmt: skip
     return {
         "context_length": context, "mem_fraction_static": 0.3, "max_total_tokens": 32768, "max_running_requests": 16,
-        "disable_cuda_graph": not graphs, "cuda_graph_max_bs": 8, "random_seed": 0, "log_level": "info",
-        "skip_server_warmup": True, "cuda_graph_backend_prefill": None if graphs else "disabled",
+        "disable_cuda_graph": not graphs, "cuda_graph_max_bs": 8, "cuda_graph_max_bs_decode": 8,
+        "cuda_graph_backend_prefill": None if graphs else "disabled", "random_seed": 0, "log_level": "info",
+        "skip_server_warmup": True,
     }  # fmt: skip

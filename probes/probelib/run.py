@@ -7,6 +7,7 @@ What a probe says by raising:
     +-- probelib.context.Unsupported    the hardware or the framework itself declares that it cannot
     +-- probelib.context.NotRun         it could not be tried here; says why
     +-- ModuleNotFoundError             of a top-level package: not tried
+    +-- AttributeError, TypeError, ...  raised by the probe's own use of a package: its API moved, not tried
     +-- out of memory of any kind       inconclusive
     +-- TimeoutError                    inconclusive: something the probe waited for gave no answer in time
     +-- anything else                   broken
@@ -25,6 +26,7 @@ if __package__ in (None, ""):
     # The folder of this file holds modules with names that packages have too; only the folder above may be searched.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from probelib.calls import missing_api
 from probelib.context import Context, NotRun, Unsupported, Wrong
 from probelib.sabotage import before
 
@@ -51,6 +53,9 @@ def judge(error, context):
         return "inconclusive", "time-out: " + str(error)[:500]
     if isinstance(error, ModuleNotFoundError) and error.name and context.is_absent(error.name):
         return "not_run", f"package {error.name.split('.')[0]} is not installed"
+    missing = missing_api(error)
+    if missing:
+        return "not_run", f"API not found: {missing}"
     return "broken", text[:2000]
 
 
@@ -87,7 +92,7 @@ def main(argv):
             outcome, reason = "degraded", "; ".join(context.slower)
     except BaseException as error:
         outcome, reason = judge(error, context)
-        if outcome not in ("unsupported", "not_run"):
+        if not isinstance(error, (Unsupported, NotRun)):
             traceback.print_exc()
     # What the driver had to compile from PTX: code the image lacks for this card, and why a first start takes minutes.
     context.metric("ptx_jit_bytes", ptx_cache_bytes() - compiled)

@@ -1,6 +1,5 @@
 """Run SGLang for a probe: python3 sglang_driver.py JOB.json ANSWER.json; the engine's processes are below this one."""
 
-import dataclasses
 import json
 import os
 import sys
@@ -9,52 +8,45 @@ import time
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 COMPACT = "constrained_json_disable_any_whitespace"
-
-
-def main(job_path, answer_path):
-    with open(job_path) as file:
-        job = json.load(file)
-    answer = {"tasks": [], "seen": {}, "error": ""}
-    try:
-        work(job, answer)
-    except BaseException as error:
-        import traceback
-
-        traceback.print_exc()
-        answer["error"] = f"{type(error).__name__}: {error}"[:3000] or "failed"
-    with open(answer_path, "w") as file:
-        json.dump(answer, file)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+TELLS = (
+    "attention_backend", "prefill_attention_backend", "decode_attention_backend", "sampling_backend", "quantization",
+    "kv_cache_dtype", "disable_cuda_graph", "chunked_prefill_size", "max_total_num_tokens",
+)  # fmt: skip
 
 
 def work(job, answer):
     import sglang
+
+    # What sglang.Engine takes is documented as the arguments of this class.
     from sglang.srt.server_args import ServerArgs
 
-    known = {field.name for field in dataclasses.fields(ServerArgs)}
-    missing = [name for name in job["must"] if name not in known]
-    if missing:
-        answer["api_not_found"] = f"ServerArgs.{missing[0]} of SGLang {sglang.__version__}"
-        return
-    arguments = {name: value for name, value in job["arguments"].items() if name in known}
+    from probelib.calls import names_of
+    from probelib.driver import known_of, told
+
+    known = names_of(ServerArgs)
+    arguments = known_of(known, job, f"ServerArgs of SGLang {getattr(sglang, '__version__', '')}".strip())
     began = time.monotonic()
     engine = sglang.Engine(model_path=job["model"], **arguments)
     answer["seen"]["start_seconds"] = round(time.monotonic() - began, 2)
     # Until its first request SGLang 0.5.2 does not listen to its scheduler: get_server_info and flush_cache would wait
     # for ever. No prompt of a probe begins with this token.
     engine.generate(input_ids=[[1]], sampling_params={"temperature": 0.0, "max_new_tokens": 1})
-    information = engine.get_server_info()
-    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend", "sampling_backend",
-                 "quantization", "kv_cache_dtype", "disable_cuda_graph", "chunked_prefill_size",
-                 "max_total_num_tokens"):  # fmt: skip
-        if information.get(name) is not None:
-            answer["seen"][name] = str(information[name])
+    answer["seen"].update(told(information, engine) or {})
     if COMPACT in job["arguments"]:
         answer["seen"]["compact_json"] = COMPACT in known
     for task in job["tasks"]:
         answer["tasks"].append(run_task(engine, task, COMPACT in known))
+
+
+def information(engine):
+    """Return what the engine tells of its configuration, as texts."""
+    tells = engine.get_server_info()
+    seen = {name: str(tells[name]) for name in TELLS if tells.get(name) is not None}
+    # Newer versions decide on graphs by phase, and leave `disable_cuda_graph` as it was given.
+    decode = (tells.get("cuda_graph_config") or {}).get("decode") or {}
+    if decode.get("backend") == "disabled":
+        seen["disable_cuda_graph"] = "True"
+    return seen
 
 
 def run_task(engine, task, compact):
@@ -89,4 +81,6 @@ def run_task(engine, task, compact):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from probelib.driver import drive
+
+    drive(work, *sys.argv[1:])

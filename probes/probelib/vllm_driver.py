@@ -1,7 +1,5 @@
 """Run vLLM for a probe: python3 vllm_driver.py JOB.json ANSWER.json; this process is the engine's own."""
 
-import dataclasses
-import json
 import os
 import sys
 import time
@@ -9,83 +7,64 @@ import time
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def main(job_path, answer_path):
-    with open(job_path) as file:
-        job = json.load(file)
-    answer = {"tasks": [], "seen": {}, "error": ""}
-    try:
-        work(job, answer)
-    except BaseException as error:
-        import traceback
-
-        traceback.print_exc()
-        answer["error"] = f"{type(error).__name__}: {error}"[:3000] or "failed"
-    with open(answer_path, "w") as file:
-        json.dump(answer, file)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 def work(job, answer):
     import vllm
-    from vllm import LLM, SamplingParams
-    from vllm.engine.arg_utils import EngineArgs
+    from vllm import LLM, EngineArgs, SamplingParams
 
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
-    arguments = dict(job["arguments"])
-    backend = arguments.pop("attention_backend", None)
-    if backend:
-        if "attention_backend" in known:
-            arguments["attention_backend"] = backend
-        else:
-            os.environ["VLLM_ATTENTION_BACKEND"] = backend
-    missing = [name for name in job["must"] if name not in known and name != "attention_backend"]
-    if missing:
-        answer["api_not_found"] = f"EngineArgs.{missing[0]} of vLLM {vllm.__version__}"
-        return
+    from probelib.calls import names_of
+    from probelib.driver import known_of, told
+
+    # LLM hands on to EngineArgs what it does not name itself.
+    known = names_of(EngineArgs) | names_of(LLM)
+    if "attention_backend" in job["arguments"] and "attention_backend" not in known:
+        os.environ["VLLM_ATTENTION_BACKEND"] = job["arguments"]["attention_backend"]
+        job["must"] = [name for name in job["must"] if name != "attention_backend"]
+    arguments = known_of(known, job, f"EngineArgs of vLLM {getattr(vllm, '__version__', '')}".strip())
     began = time.monotonic()
-    llm = LLM(model=job["model"], **{name: value for name, value in arguments.items() if name in known})
+    llm = LLM(model=job["model"], **arguments)
     answer["seen"]["start_seconds"] = round(time.monotonic() - began, 2)
-    answer["seen"]["attention_backend"] = backends(llm)
-    answer["seen"]["linear_methods"] = linear_methods(llm)
-    answer["seen"]["quantization"] = str(getattr(llm.llm_engine.vllm_config.model_config, "quantization", ""))
-    answer["seen"]["kv_cache_dtype"] = str(llm.llm_engine.vllm_config.cache_config.cache_dtype)
-    try:
-        from vllm.compilation.counter import compilation_counter
-
-        answer["seen"]["graphs"] = compilation_counter.num_cudagraph_captured
-    except ImportError:
-        pass
+    for tell in (attention_backend, linear_methods, quantization, kv_cache_dtype, graphs):
+        answer["seen"][tell.__name__] = told(tell, llm)
     for task in job["tasks"]:
         answer["tasks"].append(run_task(llm, SamplingParams, task))
 
 
-def backends(llm):
-    """Return the attention back ends that the layers really use, as the model runner holds them."""
-    try:
-        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        groups = [group for groups in runner.attn_groups for group in groups]
-        return " ".join(sorted({group.backend.get_name() for group in groups}))
-    except AttributeError:
-        return ""
+def attention_backend(llm):
+    """Return the attention back ends that the layers of the loaded model really use."""
+
+    def of(model):
+        layers = (module for module in model.modules() if hasattr(module, "get_attn_backend"))
+        return {layer.get_attn_backend().get_name() for layer in layers}
+
+    return " ".join(sorted(set().union(*llm.apply_model(of))))
 
 
 def linear_methods(llm):
     """Return the classes that multiply matrices in the loaded model, kernels chosen by them included."""
-    try:
-        model = llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
-    except AttributeError:
-        return ""
-    found = set()
-    for module in model.modules():
-        for holder in (getattr(module, "quant_method", None), getattr(module, "scheme", None)):
-            if holder is not None:
-                found.add(type(holder).__name__)
+
+    def of(model):
+        found = set()
+        for module in model.modules():
+            for holder in (getattr(module, "quant_method", None), getattr(module, "scheme", None)):
                 kernel = getattr(holder, "kernel", None)
-                if kernel is not None:
-                    found.add(type(kernel).__name__)
-    return " ".join(sorted(found))
+                found.update(type(one).__name__ for one in (holder, kernel) if one is not None)
+        return found
+
+    return " ".join(sorted(set().union(*llm.apply_model(of))))
+
+
+def quantization(llm):
+    return str(llm.llm_engine.vllm_config.model_config.quantization or "")
+
+
+def kv_cache_dtype(llm):
+    return str(llm.llm_engine.vllm_config.cache_config.cache_dtype)
+
+
+def graphs(_):
+    from vllm.compilation.counter import compilation_counter
+
+    return compilation_counter.num_cudagraph_captured
 
 
 def run_task(llm, parameters, task):
@@ -135,4 +114,6 @@ def run_task(llm, parameters, task):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from probelib.driver import drive
+
+    drive(work, *sys.argv[1:])
