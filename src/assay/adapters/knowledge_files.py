@@ -10,7 +10,16 @@ from pydantic import ValidationError
 
 import assay
 from assay.audit.history import TorchHistory
-from assay.audit.knowledge import DispatchFile, Knowledge, NeedsFile, PtxFile, SonamesFile, python_exports
+from assay.audit.knowledge import (
+    CompanionsFile,
+    DispatchFile,
+    Knowledge,
+    NeedsFile,
+    PtxFile,
+    SharedFilesFile,
+    SonamesFile,
+    python_exports,
+)
 from assay.errors import ConfigError, Problem, WheelError
 from assay.model.base import Value
 from assay.yamltext import load, parse
@@ -18,7 +27,7 @@ from assay.yamltext import load, parse
 __all__ = ["knowledge_folder", "load_knowledge"]
 
 Model = TypeVar("Model", bound=Value)
-_FILES = ("sonames.yaml", "ptx_isa.yaml", "runtime_needs.yaml", "dispatch.yaml")
+_FILES = ("sonames.yaml", "ptx_isa.yaml", "runtime_needs.yaml", "dispatch.yaml", "companions.yaml", "shared_files.yaml")
 
 
 def knowledge_folder(project: Path | None = None) -> Path:
@@ -61,6 +70,8 @@ def _load(folder: Path) -> Knowledge:
         ptx=_file(folder / "ptx_isa.yaml", PtxFile),
         needs=_file(folder / "runtime_needs.yaml", NeedsFile),
         dispatch=_file(folder / "dispatch.yaml", DispatchFile),
+        companions=_file(folder / "companions.yaml", CompanionsFile),
+        shared_files=_file(folder / "shared_files.yaml", SharedFilesFile),
         history=history,
         python=python_exports(python.read_text(encoding="utf-8")) if python.is_file() else {},
     )

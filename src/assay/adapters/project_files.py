@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from assay import lockfile, matrix
+from assay import lockfile, matrix, recipe
 from assay.adapters.store import write_whole
+from assay.audit.findings import Finding
 from assay.errors import ConfigError, Problem, UsageError
 from assay.model.cell import Cell
 from assay.model.lock import Lock
@@ -110,6 +111,22 @@ class ProjectFiles:
             path.unlink()
             return True
         return False
+
+    def add_constraints(self, cell: Cell, findings: Sequence[Finding]) -> None:
+        """Add to a cell's recipe the constraints that mend findings of its audit, each with the reason as a comment.
+
+        Raises:
+            UsageError: the recipe has a form to which nothing can be added.
+        """
+        path = self.root / "images" / cell.image / "image.yaml"
+        text = recipe.with_constraints(
+            self._read(path),
+            {axis: value.id for axis, value in cell.point.items()},
+            [item.constraint for item in findings],
+            comments=[f"{item.rule}: {item.package} {item.message.partition(':')[0]}" for item in findings],
+            file=str(path.relative_to(self.root)),
+        )
+        write_text(path, text)
 
     def stray_cells(self, known: set[tuple[str, str]]) -> list[Path]:
         """Return folders of cells that the matrix no longer has; `known` holds (image, cell id)."""

@@ -15,6 +15,7 @@ from assay.audit.linker import Installation
 from assay.audit.rules_gpu import gpu_rules
 from assay.audit.rules_link import link_rules
 from assay.audit.rules_requirements import requirement_rules
+from assay.audit.rules_sets import set_rules
 from assay.audit.rules_torch import torch_rules
 from assay.audit.rules_versions import version_rules
 from assay.model.outcome import Severity
@@ -64,6 +65,7 @@ def audit(
     )
     context.findings.extend(problems)
     requirement_rules(context)
+    set_rules(context)
     shown = _shown_by_libraries(context)
     context.findings += shown.findings
     context.broken.update(shown.broken)

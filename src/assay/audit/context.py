@@ -13,6 +13,7 @@ from typing import Final
 from packaging.version import InvalidVersion
 
 from assay.audit import settled
+from assay.audit.companions import Mismatch, mismatches
 from assay.audit.facts import Library, WheelFacts, torch_names
 from assay.audit.findings import Finding
 from assay.audit.history import TorchHistory
@@ -405,6 +406,11 @@ class Context:
             and not self._set_in_environment(need)
             and (not need.targets or any(self.on(gpu, need.targets) for gpu in self.targets))
         )
+
+    @cached_property
+    def mismatches(self) -> tuple[Mismatch, ...]:
+        """Return the packages whose versions must go together and do not."""
+        return tuple(mismatches(self.knowledge.companions.companions, self.installation.versions))
 
     def _set_in_environment(self, need: RuntimeNeed) -> bool:
         known = self.base.environment

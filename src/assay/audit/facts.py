@@ -59,7 +59,7 @@ __all__ = [
     "versioned_lines",
 ]
 
-READER: Final = 2
+READER: Final = 3
 """Raised when the readers learn something new: facts of an older reader are read again."""
 _DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
 MAX_FACTS: Final = 128 << 20
@@ -427,6 +427,9 @@ class WheelFacts(_Fact):
     """For torch: the CUDA version it was built with (`torch/version.py`)."""
     modules: tuple[str, ...] = ()
     """Importable top-level names."""
+    files: dict[str, str] = {}
+    """Folder relative to site-packages -> its files, a line `name digest` each, as RECORD has them; the digest is the
+    beginning of the file's sha256 in base64. The wheel's own `.dist-info` is left out."""
 
     @property
     def is_torch(self) -> bool:
@@ -455,6 +458,10 @@ class WheelFacts(_Fact):
     def read_in_part(self) -> bool:
         """Whether any of its libraries is known by name alone."""
         return any(library.scope == "listed" for library in self.libraries)
+
+    def files_in(self, folder: str) -> Mapping[str, str]:
+        """Return name -> digest of the files in one folder, without those in folders below it."""
+        return dict(line.rsplit(" ", 1) for line in self.files.get(folder, "").split("\n") if line)
 
     @cached_property
     def paths(self) -> frozenset[str]:

@@ -119,7 +119,7 @@ class _Judge:
         needs = self._context.unmet_needs
         # The versions of packages whose needs are not met are told.
         needing = (self._context.installation.wheel(need.package) for need in needs)
-        return self.given, self._context.knowledge, *needs, *needing
+        return self.given, self._context.knowledge, *needs, *needing, *self._context.mismatches
 
     @cached_property
     def _around(self) -> tuple[Hashable, ...]:
@@ -178,6 +178,11 @@ class _Judge:
 
     def _at_run_time(self, feature: str, own: _Way) -> _Way:
         """Say what a feature needs when it runs and no wheel says, where it is not there or nobody said that it is."""
+        for mismatch in self._context.mismatches:
+            if feature in mismatch.features:
+                companion = mismatch.companion
+                reason = f"{mismatch.pair} do not go together: {companion.why}"
+                return _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=reason, cause=companion.cause)
         for need in self._context.unmet_needs:
             if feature not in need.features:
                 continue

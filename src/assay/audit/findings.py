@@ -25,6 +25,8 @@ RULES: Final[dict[str, str]] = {
     "L10": "Parts of two CUDA major versions would be loaded into one process.",
     "R4": "A package needs something at run time that no wheel says.",
     "R5": "What is installed is not what was locked.",
+    "R6": "Two wheels bring the same file with different bytes: one overwrites the other's.",
+    "R7": "Two packages have versions that do not go together, which no metadata says.",
     "G1": "A library has no code that this GPU can run.",
     "G2": "A library has PTX alone for this GPU: compiled by the driver at first use.",
     "G3": "A library has code for this GPU in some of its parts only.",
@@ -61,6 +63,8 @@ class Finding(Value):
     """An entry of knowledge/failures.yaml: what would be seen if it were built all the same."""
     suggestions: tuple[Suggestion, ...] = ()
     fix: str = ""
+    constraint: str = ""
+    """A constraint for the recipe with which a resolver takes other versions: `nvidia-cuda-nvcc==13.0.*`."""
 
 
 class Prediction(Value):

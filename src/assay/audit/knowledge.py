@@ -19,6 +19,9 @@ from assay.model.outcome import Outcome
 
 __all__ = [
     "BaseFacts",
+    "Companion",
+    "CompanionsFile",
+    "Consumer",
     "Dispatch",
     "DispatchFile",
     "Feature",
@@ -27,6 +30,8 @@ __all__ = [
     "NeedsFile",
     "PtxFile",
     "RuntimeNeed",
+    "SharedFile",
+    "SharedFilesFile",
     "SonamesFile",
     "distance",
     "fits",
@@ -316,6 +321,60 @@ class DispatchFile(Value):
         return {}
 
 
+class Consumer(Value):
+    """A package that needs the companions to agree."""
+
+    package: str
+    versions: Specifier = ""
+    unless: tuple[str, ...] = ()
+    """Distributions with which it does not need them."""
+    features: tuple[str, ...] = ()
+    """What does not work where they disagree."""
+
+
+class Companion(Value):
+    """Packages whose versions must go together with that of another one."""
+
+    packages: tuple[str, ...]
+    beside: str
+    agree: Literal["major", "minor", "version"] | None = None
+    """How much of the two versions must be the same. With `version` a local part does not count."""
+    pairs: dict[Specifier, Specifier] = {}
+    """In place of `agree`: versions of the packages -> versions of `beside`. Of other versions nothing is said."""
+    consumers: tuple[Consumer, ...] = ()
+    """Who needs them to agree; empty: they never work together otherwise, whoever uses them."""
+    constraint: str = ""
+    """What to put into a recipe, with `{minor}` and `{major}` of `beside`; by default the package and that part."""
+    why: str
+    cause: str | None = None
+    source: str
+    date: str
+
+
+class CompanionsFile(Value):
+    """knowledge/companions.yaml."""
+
+    version: Literal["1"]
+    companions: tuple[Companion, ...]
+
+
+class SharedFile(Value):
+    """A path that wheels may share although their bytes differ."""
+
+    path: str
+    """Glob over paths relative to site-packages."""
+    reason: str
+    source: str
+    date: str
+
+
+class SharedFilesFile(Value):
+    """knowledge/shared_files.yaml."""
+
+    version: Literal["1"]
+    files: tuple[SharedFile, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
     """All of it."""
@@ -325,6 +384,8 @@ class Knowledge:
     needs: NeedsFile
     dispatch: DispatchFile
     history: TorchHistory
+    companions: CompanionsFile = CompanionsFile(version="1", companions=())
+    shared_files: SharedFilesFile = SharedFilesFile(version="1", files=())
     python: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Python minor -> symbols it exports."""
 

@@ -10,14 +10,20 @@ import click
 from assay import console, lockfile
 from assay.adapters.project_files import ProjectFiles
 from assay.adapters.uv_resolver import UvResolver
+from assay.audit.findings import Finding
+from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.render import write_generated
 from assay.cli.world import digest_of_image, index_versions
-from assay.flows.lock import Locker, LockResult, LockStatus
+from assay.flows.lock import Judge, Locker, LockResult, LockStatus
+from assay.model.cell import Cell
+from assay.model.lock import Lock
+from assay.model.outcome import Severity
+from assay.plan import Plan
 
 __all__ = ["command"]
 
-_BAD = {LockStatus.CONFLICT, LockStatus.MISSING, LockStatus.UNREACHABLE, LockStatus.STALE}
+_BAD = {LockStatus.FAILING, LockStatus.CONFLICT, LockStatus.MISSING, LockStatus.UNREACHABLE, LockStatus.STALE}
 
 
 @click.command("lock")
@@ -26,15 +32,37 @@ _BAD = {LockStatus.CONFLICT, LockStatus.MISSING, LockStatus.UNREACHABLE, LockSta
 @format_option("text", "json")
 @click.option("--refresh", is_flag=True, help="Resolve again, also where the lock still answers the recipe.")
 @click.option("--check", is_flag=True, help="Change nothing; fail where a lock does not answer its recipe.")
-def command(select: tuple[str, ...], project: Path | None, form: str, *, refresh: bool, check: bool) -> int:
+@click.option("--audit/--no-audit", default=True, help="Audit each new lock by metadata and symbols.  [default: audit]")
+@click.option("--repair", is_flag=True, help="Add constraints that mend what the audit finds to the recipe.")
+def command(
+    select: tuple[str, ...],
+    project: Path | None,
+    form: str,
+    *,
+    refresh: bool,
+    check: bool,
+    audit: bool,
+    repair: bool,
+) -> int:
     """Resolve cells to exact wheels with sha256, and write lock.txt and Dockerfile under images/*/cells/.
 
     A cell that cannot be resolved keeps the resolver's explanation in unresolved.txt: its requirements conflict, the
-    index lacks something, or the index could not be reached.
+    index lacks something, or the index could not be reached. A new lock whose audit fails is written and is an error:
+    the wheels would not work together. With --repair assay adds the constraint that the audit proposes to image.yaml,
+    with a comment, and locks again.
     """
+    if repair and (check or not audit):
+        raise click.UsageError("--repair needs the audit of new locks: leave out --check and --no-audit")
     files, plan = load(project)
     cells = [cell for cell in plan.select(select) if cell.kind != "external"]
-    locker = Locker(plan.project.matrix, resolver=UvResolver(), versions=index_versions, digests=digest_of_image)
+    locker = Locker(
+        plan.project.matrix,
+        resolver=UvResolver(),
+        versions=index_versions,
+        digests=digest_of_image,
+        judge=_judge(files, plan) if audit and not check else None,
+        repair=repair,
+    )
     results: list[LockResult] = []
     for result in locker.run([(cell, files.lock(cell)) for cell in cells], refresh=refresh, check=check):
         results.append(result)
@@ -42,16 +70,33 @@ def command(select: tuple[str, ...], project: Path | None, form: str, *, refresh
         if not check:
             _keep(files, result)
     if not check:
-        write_generated(files, plan)
+        write_generated(files, load(project)[1] if repair else plan)
     if form == "json":
         console.json_data({"version": 1, "locks": [_json(result) for result in results]})
     bad = [result for result in results if result.status in _BAD]
     good = [result for result in results if result.lock is not None and result.status is not LockStatus.STALE]
-    console.say(f"{len(good)} of {len(results)} cells have a lock that answers their recipe")
+    failing = sum(result.status is LockStatus.FAILING for result in results)
+    console.say(
+        f"{len(good)} of {len(results)} cells have a lock that answers their recipe"
+        + (f"; the audit of {failing} of these locks fails" if failing else "")
+    )
     return 1 if bad else 0
 
 
+def _judge(files: ProjectFiles, plan: Plan) -> Judge:
+    """Return an audit that reads metadata and symbols alone: locking must not fetch gigabytes of GPU code."""
+    matrix = plan.project.matrix
+    auditor = make_auditor(matrix.indexes, root=files.root, quick=True, tell=progress())
+
+    def judge(cell: Cell, lock: Lock) -> list[Finding]:
+        return auditor.cell(cell, lock, matrix).of(Severity.ERROR)
+
+    return judge
+
+
 def _keep(files: ProjectFiles, result: LockResult) -> None:
+    if result.repairs:
+        files.add_constraints(result.cell, result.repairs)
     if result.lock is not None:
         files.write_cell_file(result.cell, "lock.txt", lockfile.dump(result.lock))
         files.write_cell_file(result.cell, "unresolved.txt", None)
@@ -73,6 +118,11 @@ def _tell(result: LockResult) -> None:
         lines = [*lines, f"{len(result.changes)} changes in the lock"]
     for line in lines:
         console.say(f"             {line}")
+    for item in result.findings:
+        console.say(f"             {item.rule} {item.package}: {item.message}")
+        console.say(f"               try: {item.fix}" if item.fix else "")
+    for item in result.repairs:
+        console.say(f"             repaired: {item.constraint} added to images/{result.cell.image}/image.yaml")
     if result.warning:
         console.warn(f"{result.cell.id}: {result.warning}")
 
@@ -84,6 +134,8 @@ def _json(result: LockResult) -> dict[str, object]:
         "explanation": result.explanation,
         "changes": list(result.changes),
         "warning": result.warning,
+        "findings": [item.model_dump(mode="json") for item in result.findings],
+        "repairs": [item.constraint for item in result.repairs],
         "digest": lockfile.lock_digest(result.lock) if result.lock else None,
         "wheels": len(result.lock.wheels) if result.lock else 0,
         "bytes": sum(wheel.size or 0 for wheel in result.lock.wheels) if result.lock else 0,

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from assay import lockfile
+from assay.audit.findings import Finding
 from assay.errors import AssayError, PackageIndexError, RegistryError
 from assay.model.cell import Cell
 from assay.model.lock import Lock, LockedWheel
@@ -22,8 +23,20 @@ from assay.model.matrix import AxisValue, Index, Matrix, RegistryBase
 from assay.plan import render_requirements
 from assay.ports.resolver import Failure, Request, Resolver, Unresolved
 
-__all__ = ["Digests", "LockResult", "LockStatus", "Locker", "Versions", "age_warning", "dated_builds", "pick_nightly"]
+__all__ = [
+    "Digests",
+    "Judge",
+    "LockResult",
+    "LockStatus",
+    "Locker",
+    "Versions",
+    "age_warning",
+    "dated_builds",
+    "pick_nightly",
+]
 
+_REPAIRS: Final = 3
+"""Rounds of new constraints: one repair may bring to light the next mismatch."""
 _STEPS: Final = 4
 """Resolutions at once: they wait for the index most of the time."""
 
@@ -36,6 +49,8 @@ Versions = Callable[[str, Index], Sequence[str]]
 """(distribution, index) -> the versions the index has; raises PackageIndexError."""
 Digests = Callable[[str], str]
 """Image reference -> digest; raises RegistryError."""
+Judge = Callable[[Cell, Lock], Sequence[Finding]]
+"""Return the errors that the audit finds in a lock; raises PackageIndexError where nothing could be read."""
 
 
 class LockStatus(StrEnum):
@@ -47,6 +62,8 @@ class LockStatus(StrEnum):
     CONFLICT = "conflict"
     MISSING = "missing"
     UNREACHABLE = "unreachable"
+    FAILING = "failing"
+    """The lock answers the recipe, but the audit of its wheels fails."""
     STALE = "stale"
     """Only with --check: the lock does not answer the recipe, or there is none."""
 
@@ -62,6 +79,10 @@ class LockResult:
     changes: tuple[str, ...] = ()
     """`+ torch 2.8.0` lines against the lock there was."""
     warning: str = ""
+    findings: tuple[Finding, ...] = ()
+    """Errors of the audit of a new lock; those of a control, which must fail, are left out."""
+    repairs: tuple[Finding, ...] = ()
+    """Errors that new constraints mended; each names its constraint, which belongs into the recipe."""
 
 
 class _Unlockable(Exception):
@@ -129,13 +150,26 @@ class Locker:
         resolver: resolves requirements.
         versions: lists the versions of a distribution on an index.
         digests: resolves an image reference to a digest.
+        judge: audits new locks; None: they are not audited.
+        repair: where a constraint would mend what the audit finds, add it to the cell and lock again.
     """
 
-    def __init__(self, matrix: Matrix, *, resolver: Resolver, versions: Versions, digests: Digests) -> None:
+    def __init__(
+        self,
+        matrix: Matrix,
+        *,
+        resolver: Resolver,
+        versions: Versions,
+        digests: Digests,
+        judge: Judge | None = None,
+        repair: bool = False,
+    ) -> None:
         self._matrix = matrix
         self._resolver = resolver
         self._versions = versions
         self._digests = digests
+        self._judge = judge
+        self._repair = repair
         self._bases: dict[str, Future[str]] = {}
         self._asking = threading.Lock()
 
@@ -179,13 +213,48 @@ class Locker:
         if not refresh and self._stale(cell, old) is None:
             return self._checked(cell, old)
         try:
-            lock = self._lock(cell)
+            return self._audited(cell, self._lock(cell), old)
         except _Unlockable as reason:
             # What an index says today takes nothing away from a lock that answers the recipe.
             kept = old if self._stale(cell, old) is None else None
             words = f"{reason}\nthe lock that is there answers the recipe and stays" if kept else str(reason)
             return LockResult(cell=cell, status=LockStatus(reason.failure.value), lock=kept, explanation=words)
-        return LockResult(cell=cell, status=LockStatus.LOCKED, lock=lock, changes=changes(old, lock))
+
+    def _audited(self, cell: Cell, lock: Lock, old: Lock | None) -> LockResult:
+        """Audit a new lock; with `repair` lock again with the constraints that the audit proposes."""
+        repairs: list[Finding] = []
+        findings, warning = self._judged(cell, lock)
+        for _ in range(_REPAIRS if self._repair else 0):
+            fresh = {item.constraint: item for item in findings if item.constraint}
+            if not fresh:
+                break
+            repaired = cell.model_copy(update={"constraints": (*cell.constraints, *fresh)})
+            try:
+                again = self._lock(repaired)
+            except _Unlockable as reason:
+                warning = f"no lock with {', '.join(fresh)}: {reason}"
+                break
+            cell, lock = repaired, again
+            repairs += fresh.values()
+            findings, warning = self._judged(cell, lock)
+        return LockResult(
+            cell=cell,
+            status=LockStatus.FAILING if findings else LockStatus.LOCKED,
+            lock=lock,
+            changes=changes(old, lock),
+            warning=warning,
+            findings=findings,
+            repairs=tuple(repairs),
+        )
+
+    def _judged(self, cell: Cell, lock: Lock) -> tuple[tuple[Finding, ...], str]:
+        """Return the errors of the audit, and why there was none."""
+        if self._judge is None or cell.kind == "control":
+            return (), ""
+        try:
+            return tuple(self._judge(cell, lock)), ""
+        except PackageIndexError as error:
+            return (), f"the lock was not audited: {error.message}"
 
     def _lock(self, cell: Cell) -> Lock:
         base = self._matrix.bases[cell.base]

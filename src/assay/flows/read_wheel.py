@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+import posixpath
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from assay.audit.archive import (
 )
 from assay.audit.elf import is_elf
 from assay.audit.elf_prefix import NeedMore, read_prefix
-from assay.audit.facts import READER, Library, WheelFacts, library_facts
+from assay.audit.facts import READER, Library, WheelFacts, installed_path, library_facts
 from assay.audit.fatbin import cubin_target
 from assay.audit.member import MemberReader
 from assay.errors import PackageIndexError, WheelError
@@ -62,9 +63,12 @@ MAX_TEXT: Final = 4 << 20
 CUBIN_START: Final = 4 << 10
 """Packed bytes of a cubin that suffice for its header."""
 MAX_RECORD: Final = 4 << 20
-"""A RECORD larger than this (tens of thousands of files) is left out: libraries then have no digest."""
+"""A RECORD larger than this (tens of thousands of files) is left out: files then have no digest."""
 LAZY: Final = 4 << 20
 """Shared objects larger than this are not read wholly unless their symbols are asked for."""
+FILE_DIGEST: Final = 12
+"""Characters of a file's sha256 in base64 (72 bits) that are kept to tell whether two wheels bring the same file."""
+_SHA256: Final = pattern(r"sha256=([A-Za-z0-9_-]{43})")
 _LIBRARY: Final = pattern(r"\.so(?:\.\d+)*$|\.so\.[\w.]+$")
 _DIST_INFO: Final = pattern(r"^[^/]+\.dist-info/(METADATA|WHEEL)$")
 _RECORD: Final = pattern(r"^[^/]+\.dist-info/RECORD$")
@@ -96,9 +100,9 @@ def _bounded(member: Member) -> None:
         raise WheelError(f"{member.name} has {member.size} bytes, packed {member.compressed}")
 
 
-def _is_text(member: Member, *, record: bool = True) -> bool:
+def _is_text(member: Member) -> bool:
     if _RECORD.match(member.name):
-        return record and member.size <= MAX_RECORD
+        return member.size <= MAX_RECORD
     return _DIST_INFO.match(member.name) is not None or member.name == "torch/version.py"
 
 
@@ -342,7 +346,7 @@ class _Reading:
         members = self.members()
         wanted = [member for member in members if is_library(member.name) and member.size]
         for member in members:
-            if _is_text(member, record=symbols and bool(wanted)):
+            if _is_text(member):
                 _bounded(member)
                 start, data = self._begin(member, member.compressed)
                 if len(data) < member.compressed:
@@ -463,6 +467,7 @@ class _Reading:
         if not name or name != from_name[0]:
             raise WheelError(f"its METADATA is that of {name or 'nothing'!r}")
         digests = _digests(texts.get("RECORD", ""))
+        hexadecimal = {path: _hex(digests[path]) for library in libraries if (path := library.path) in digests}
         cuda = _CUDA.search(self._texts.get("torch/version.py", ""))
         return WheelFacts(
             reader=READER,
@@ -476,24 +481,38 @@ class _Reading:
             requires_dist=tuple(" ".join(line.split()) for line in metadata.get_all("Requires-Dist") or []),
             requires_python=metadata.get("Requires-Python"),
             libraries=tuple(
-                library.model_copy(update={"digest": digests.get(library.path)})
+                library.model_copy(update={"digest": hexadecimal.get(library.path)})
                 for library in sorted(libraries, key=lambda library: library.path)
             ),
             cubins=dict(sorted(self._cubins.items())),
             cuda=cuda.group(1) if cuda else None,
             modules=_modules(members),
+            files=_files(digests),
         )
 
 
 def _digests(record: str) -> dict[str, str]:
-    """Return the sha256 (hex) of each file that a RECORD has one for."""
+    """Return the sha256 (base64 without padding) of each file that a RECORD has one for."""
     found: dict[str, str] = {}
     with suppress(csv.Error):
         for row in csv.reader(record.splitlines()):
-            if len(row) >= 2 and row[1].startswith("sha256="):
-                with suppress(ValueError):
-                    found[row[0]] = base64.urlsafe_b64decode(row[1][7:] + "=").hex()
+            if len(row) >= 2 and (match := _SHA256.fullmatch(row[1])):
+                found[row[0]] = match[1]
     return found
+
+
+def _hex(digest: str) -> str:
+    return base64.urlsafe_b64decode(digest + "=").hex()
+
+
+def _files(digests: Mapping[str, str]) -> dict[str, str]:
+    """Return folder -> lines of the files that a wheel puts there; see `WheelFacts.files`."""
+    folders: dict[str, list[str]] = {}
+    for path, digest in digests.items():
+        folder, _, name = installed_path(posixpath.normpath(path)).rpartition("/")
+        if not folder.partition("/")[0].endswith(".dist-info") and "\n" not in name:
+            folders.setdefault(folder or ".", []).append(f"{name} {digest[:FILE_DIGEST]}")
+    return {folder: "\n".join(sorted(lines)) for folder, lines in sorted(folders.items())}
 
 
 def _listed(member: Member) -> Library:

@@ -12,7 +12,7 @@ from pydantic import StringConstraints
 from assay.model.base import Value
 from assay.model.text import ImageName, VersionText
 
-__all__ = ["HEAVY_BYTES", "MEDIUM_BYTES", "SHELVES", "Lock", "LockedWheel", "Need", "Place", "Sha256"]
+__all__ = ["HEAVY_BYTES", "MEDIUM_BYTES", "SHELVES", "Lock", "LockedWheel", "Need", "Place", "Sha256", "place_of"]
 
 HEAVY_BYTES: Final = 60_000_000
 """A wheel from this size on gets a layer of its own."""
@@ -29,6 +29,18 @@ Need = tuple[str, str]
 """A requirement with an exact version and a hash, and the name of its index."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def place_of(name: str, size: int | None, filename: str) -> Place:
+    """Return where a file lies among the layers of an image: a later place is laid over an earlier one.
+
+    Args:
+        size: of the file in bytes, where it is known.
+    """
+    if (size or 0) >= HEAVY_BYTES and filename.endswith(".whl"):
+        return -(size or 0), f"wheel-{name}"
+    number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % SHELVES + 1
+    return 0, f"{'medium' if (size or 0) >= MEDIUM_BYTES else 'small'}-{number}"
 
 
 class LockedWheel(Value):
@@ -63,12 +75,7 @@ class LockedWheel(Value):
     @cached_property
     def laid(self) -> tuple[Place, Need]:
         """Where it lies in an image, whatever else is in the lock, and what an installer reads."""
-        need = self._exact, self.index
-        size = self.size or 0
-        if size >= HEAVY_BYTES and self.is_wheel:
-            return (-size, f"wheel-{self.name}"), need
-        number = int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16) % SHELVES + 1
-        return (0, f"{'medium' if size >= MEDIUM_BYTES else 'small'}-{number}"), need
+        return place_of(self.name, self.size, self.filename), (self._exact, self.index)
 
 
 class Lock(Value):
