@@ -89,9 +89,17 @@ def test_a_good_server_passes_every_check(store: FileStore) -> None:
 
     assert (ServeStatus.OK, "") == (record.status, record.reason)
     assert {} == failed(record)
-    assert {"health", "chat", "stream", "stream-usage", "structured-output", "errors", "parallel", "metrics"} <= {
-        one.name for one in record.checks
-    }
+    assert {
+        "health",
+        "chat",
+        "stream",
+        "stream-usage",
+        "structured-output",
+        "errors",
+        "parallel",
+        "metrics",
+        *COUNTED,
+    } <= {one.name for one in record.checks}
     assert 4 == record.chosen["cuda_graphs"]
     assert "flashinfer" == record.chosen["attention_backend"]
     assert "code 0" == record.stopped
@@ -109,7 +117,7 @@ def test_vllm_passes_too(store: FileStore) -> None:
 
 
 COUNTED = {
-    "greedy", "sampling", "top-k", "min-p", "penalties", "seed", "logprobs", "two-choices", "stop-string",
+    "greedy", "sampling", "top-p", "top-k", "min-p", "penalties", "seed", "logprobs", "two-choices", "stop-string",
     "mixed-users", "long-prompt", "over-long", "abort", "greedy-after",
 }  # fmt: skip
 """Checks that also count tokens."""
@@ -127,21 +135,22 @@ COUNTED = {
             {"fail_every": 1},
             {"completions", "chat", "stream", "stream-usage", "structured-output", "parallel", "seed", *COUNTED},
         ),
-        ({"fail_on": {"top_p": 500}}, {"sampling", "penalties", "mixed-users"}),
+        ({"fail_on": {"top_p": 500}}, {"sampling", "top-p", "penalties", "mixed-users"}),
         ({"fail_on": {"top_k": 500}}, {"top-k", "mixed-users"}),
-        ({"fail_on": {"top_p": 400}}, {"sampling", "penalties", "mixed-users"}),
+        ({"fail_on": {"top_p": 400}}, {"sampling", "top-p", "penalties", "mixed-users"}),
         ({"fail_on": {"min_p": 500}}, {"min-p", "mixed-users"}),
         ({"fail_on": {"repetition_penalty": 500}}, {"penalties", "mixed-users"}),
         ({"fail_on": {"frequency_penalty": 500}}, {"penalties", "mixed-users"}),
+        ({"ignore": ["top_p"]}, {"top-p"}),
         ({"ignore": ["top_k"]}, {"top-k"}),
         ({"ignore": ["min_p"]}, {"min-p"}),
         ({"ignore": ["n"]}, {"two-choices"}),
         ({"ignore": ["stop"]}, {"stop-string"}),
         ({"keep_stop": True}, {"stop-string"}),
         ({"stop_reason": "length"}, {"stop-string"}),
-        ({"ignore": ["logprobs"]}, {"logprobs", "top-k", "min-p"}),
-        ({"logprobs": "positive"}, {"logprobs", "top-k", "min-p"}),
-        ({"logprobs": "nan"}, {"logprobs", "top-k", "min-p"}),
+        ({"ignore": ["logprobs"]}, {"logprobs", "top-p", "top-k", "min-p"}),
+        ({"logprobs": "positive"}, {"logprobs", "top-p", "top-k", "min-p"}),
+        ({"logprobs": "nan"}, {"logprobs", "top-p", "top-k", "min-p"}),
         ({"logprobs": "short"}, {"logprobs"}),
         ({"logprobs": "unlisted"}, {"logprobs"}),
         ({"leak": True, "tpot": 0.002}, {"mixed-users"}),
@@ -159,14 +168,21 @@ def test_a_wrong_api_is_found(store: FileStore, misbehave: dict[str, Any], check
     assert checks == set(failed(record))
 
 
-def test_a_server_that_dies_at_the_first_sampled_request_is_told_as_such(store: FileStore) -> None:
+@pytest.mark.parametrize(
+    ("how", "words"), [(True, "the connection was cut"), ("slowly", "HTTP 500: {")], ids=["at-once", "slowly"]
+)
+def test_a_server_that_dies_at_the_first_sampled_request_is_told_as_such(
+    store: FileStore, how: bool | str, words: str
+) -> None:
     began = time.monotonic()
 
-    record = check(store, {"die_sampled": True}, request_timeout=60.0)
+    record = check(store, {"die_sampled": how}, request_timeout=60.0)
 
     details = failed(record)
     assert ServeStatus.FAILED is record.status
-    assert "temperature 0.8, top_p 0.9: the connection was cut; the server died" == details.pop("sampling")
+    sampling = details.pop("sampling")
+    assert sampling.startswith(f"temperature 0.8, top_p 0.9: {words}")
+    assert sampling.endswith("; the server died")
     assert len(details) > 15
     assert {"not asked: the server is gone"} == set(details.values())
     assert "died while it was checked (code 1)" in record.reason

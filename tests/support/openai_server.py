@@ -12,9 +12,10 @@ Its misbehaviour comes as JSON in the environment variable MISBEHAVE, so that it
     bad_json: structured answers are not JSON         babble: structured objects never end
     accepts_anything: malformed requests get 200
     burst: tokens written at once (default 1)         cache: the second request of a prefix is fast and says so
-    die_sampled: exits at the first request with a temperature
+    die_sampled: exits at the first request with a temperature; "slowly": is not healthy, answers with 500, and
+        exits a second later
     fail_on: {parameter: status}, answers requests that have it with that status and a message that names it
-    ignore: [parameters] that it takes and does not heed (seed, n, stop, top_k, min_p, logprobs)
+    ignore: [parameters] that it takes and does not heed (seed, n, stop, top_p, top_k, min_p, logprobs)
     keep_stop: leaves the stop string in the text      stop_reason: the finish_reason at a stop string
     logprobs: "positive", "nan" or "short", or "unlisted" (the chosen token is not among the best)
     drift: greedy answers take the second best at times    leak: requests at once get the length of the one before
@@ -154,9 +155,13 @@ class Answer:
         temperature = given.get("temperature", 1.0)
         if not temperature:
             return 0
-        top_k, min_p = given.get("top_k", -1), given.get("min_p", 0.0)
+        top_k, top_p, min_p = given.get("top_k", -1), given.get("top_p", 1.0), given.get("min_p", 0.0)
         ranks = [rank for rank in range(PLACES) if (top_k < 1 or rank < top_k) and math.exp(-rank / 2) >= min_p]
-        return rng.choices(ranks, [math.exp(-rank / 2 / temperature) for rank in ranks])[0]
+        weights = [math.exp(-rank / 2 / temperature) for rank in ranks]
+        nucleus = next(
+            n for n in range(1, len(ranks) + 1) if sum(weights[:n]) >= top_p * sum(weights) or n == len(ranks)
+        )
+        return rng.choices(ranks[:nucleus], weights[:nucleus])[0]
 
     def token(self, place: int) -> str:
         return f" w{place + self.ranks[place]}"
@@ -198,6 +203,7 @@ class Server:
         self.requests = 0
         self.prefixes: set[str] = set()
         self.active = 0
+        self.dying = False
         self.left = False
         """A caller went away in the middle of a stream."""
         self.tokens = 0
@@ -227,7 +233,7 @@ class Server:
     async def answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         self.requests += 1
         if path == "/health":
-            return self.send(writer, 503 if MISBEHAVE.get("never_healthy") else 200, b"")
+            return self.send(writer, 503 if MISBEHAVE.get("never_healthy") or self.dying else 200, b"")
         if path == "/v1/models":
             length = {} if MISBEHAVE.get("no_context") else {"max_model_len": CONTEXT}
             return self.json(writer, 200, {"object": "list", "data": [{"id": MODEL, "object": "model", **length}]})
@@ -280,7 +286,11 @@ class Server:
         if self.left and "after_abort" in MISBEHAVE:
             await self.end(MISBEHAVE["after_abort"])
         if MISBEHAVE.get("die_sampled") and asked.get("temperature"):
-            await self.end("die")
+            if MISBEHAVE["die_sampled"] != "slowly":
+                await self.end("die")
+            self.dying = True
+            asyncio.get_running_loop().call_later(1.0, os._exit, 1)
+            return 500, "EngineCore encountered an issue"
         if prompt > MISBEHAVE.get("long_prompt", prompt):
             await self.end("die")
         for name, status in MISBEHAVE.get("fail_on", {}).items():

@@ -35,6 +35,7 @@ from assay.flows.sampling_checks import (
     seed,
     stop_string,
     top_k,
+    top_p,
     two_choices,
 )
 from assay.ports.api import ApiClient, Reply, Stream
@@ -76,7 +77,7 @@ def run_checks(
         if not given_up:
             detail, passed = _judged(check, clock, asked)
             late = late + 1 if clock.late and not passed else 0
-            if not passed and _ended(clock, alive):
+            if not passed and _ended(clock, asked.base, alive):
                 detail, given_up = f"{detail}; the server died", f"{NOT_ASKED}: the server is gone"
             elif late > 1:
                 given_up = f"{NOT_ASKED}: the server does not answer any more"
@@ -94,6 +95,7 @@ def _checks(*, metrics: bool) -> dict[str, Check]:
         "greedy": greedy.before,
         # Soon: a server that compiles its sampler at the first such request may die of it.
         "sampling": sampling,
+        "top-p": top_p,
         "top-k": top_k,
         "min-p": min_p,
         "penalties": penalties,
@@ -126,11 +128,12 @@ def _judged(check: Check, client: ApiClient, asked: Asked) -> tuple[str, bool]:
         return str(wrong), False
 
 
-def _ended(clock: _Clock, alive: Callable[[], bool]) -> bool:
-    """Say whether the server is gone; its connections go a moment before its process does."""
-    deadline = time.monotonic() + (_DYING if clock.cut else 0.0)
+def _ended(clock: _Clock, base: str, alive: Callable[[], bool]) -> bool:
+    """Say whether the server is gone; its connections and its health go a moment before its process does."""
+    deadline = time.monotonic() + _DYING
     while alive():
-        if time.monotonic() >= deadline:
+        suspect = (clock.cut or clock.failed) and time.monotonic() < deadline
+        if not suspect or clock.call("GET", f"{base}/health", timeout=_DYING).status == 200:
             return False
         time.sleep(0.1)
     return True
@@ -146,18 +149,20 @@ class _Clock:
         """A request got no answer in time."""
         self.cut = False
         """A request got no answer because its connection was cut or refused."""
+        self.failed = False
+        """A request was answered with 5xx."""
 
     def call(self, method: str, url: str, *, body: Any = None, timeout: float) -> Reply:
         reply = self._client.call(method, url, body=body, timeout=timeout)
         self.seconds += reply.seconds
-        self._note(reply.error, reply.seconds, timeout)
+        self._note(reply.status, reply.error, reply.seconds, timeout)
         return reply
 
     def stream(self, url: str, *, body: Any, timeout: float, events: int | None = None) -> Stream:
         began = time.monotonic()
         stream = self._client.stream(url, body=body, timeout=timeout, events=events)
         self.seconds += stream.times[-1] if stream.times else 0.0
-        self._note(stream.error, time.monotonic() - began, timeout)
+        self._note(stream.status, stream.error, time.monotonic() - began, timeout)
         return stream
 
     def load(
@@ -166,12 +171,12 @@ class _Clock:
         samples = self._client.load(base, workload, timeout=timeout, progress=progress)
         self.seconds += max((sample.ended for sample in samples), default=0.0)
         for sample in samples:
-            if sample.status in {0, 200}:
-                self._note(sample.error, sample.ended - sample.started, timeout)
+            self._note(sample.status, sample.error, sample.ended - sample.started, timeout)
         return samples
 
-    def _note(self, error: str | None, seconds: float, timeout: float) -> None:
-        if error is not None:
+    def _note(self, status: int, error: str | None, seconds: float, timeout: float) -> None:
+        self.failed |= status >= 500
+        if error is not None and status in {0, 200}:
             self.late |= seconds >= timeout
             self.cut |= seconds < timeout
 

@@ -37,6 +37,7 @@ __all__ = [
     "seed",
     "stop_string",
     "top_k",
+    "top_p",
     "two_choices",
 ]
 
@@ -47,6 +48,7 @@ FIRST_PATIENCE: Final = 3.0
 SAMPLED: Final[dict[str, Any]] = {"temperature": 0.8, "top_p": 0.9}
 LIST: Final = 20
 """Log-probabilities for each token: as many as vLLM gives without being configured for more."""
+TOP_P: Final = 0.5
 TOP_K: Final = 5
 MIN_P: Final = 0.3
 NEAR: Final = 0.05
@@ -142,6 +144,19 @@ def top_k(client: ApiClient, asked: Asked) -> str:
         need(better < TOP_K, f"{words_for(parameters)}: a token was sampled than which at least {better} are better")
     post(client, asked, {"temperature": 1.0, "top_k": 1})
     return _among(ranked, f"of the {TOP_K} best")
+
+
+def top_p(client: ApiClient, asked: Asked) -> str:
+    """Sample from the best that make up p together: what is better than a sampled token is less than that."""
+    parameters = {"temperature": 1.0, "top_p": TOP_P}
+    ranked = _ranked(client, asked, parameters)
+    for chosen, best in ranked:
+        better = math.fsum(math.exp(value) for value in best if value > chosen + NEAR)
+        need(
+            better < TOP_P + NEAR,
+            f"{words_for(parameters)}: a token was sampled than which others of {better:.3f} together are better",
+        )
+    return _among(ranked, f"of the best that make up {TOP_P}")
 
 
 def min_p(client: ApiClient, asked: Asked) -> str:
