@@ -242,6 +242,37 @@ def test_a_token_has_the_time_of_the_read_that_completed_it(scripted: Callable[.
     assert stream.times[1] == stream.times[2]
 
 
+def test_a_stream_is_left_after_so_many_events(serving: Callable[[dict[str, Any]], str]) -> None:
+    base = serving({"tpot": 0.05, "after_abort": "die"})
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 200, "stream": True}
+    began = time.monotonic()
+
+    stream = OpenAiClient().stream(f"{base}/v1/completions", body=body, timeout=30, events=3)
+
+    assert (200, 3, False, None) == (stream.status, len(stream.events), stream.finished, stream.error)
+    assert time.monotonic() - began < 5
+    # The server saw that its caller left.
+    time.sleep(0.5)
+    reply = OpenAiClient().call("POST", f"{base}/v1/completions", body={**body, "stream": False}, timeout=30)
+    assert (0, "the connection was cut") == (reply.status, reply.error)
+
+
+def test_a_stream_that_is_shorter_than_its_limit_is_whole(scripted: Callable[..., Scripted]) -> None:
+    server = scripted((WHOLE,))
+
+    stream = OpenAiClient().stream(f"{server.base}/v1/completions", body={}, timeout=10, events=9)
+
+    assert (True, None, 3) == (stream.finished, stream.error, len(stream.events))
+
+
+def test_a_sample_has_the_status(serving: Callable[[dict[str, Any]], str]) -> None:
+    base = serving({"fail_every": 2})
+
+    samples = OpenAiClient().load(base, workload(1, 4, 4), timeout=5)
+
+    assert [200, 500] == sorted({sample.status for sample in samples})
+
+
 def test_a_connection_is_kept_and_replaced_when_the_server_closes_it(scripted: Callable[..., Scripted]) -> None:
     closing = WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
     server = scripted((WHOLE,), (WHOLE,), (closing, b""), (WHOLE,))

@@ -138,6 +138,21 @@ def test_the_kernel_of_a_quantisation_that_can_be_converted(engine: Engine, line
     assert {"quantisation_kernel": kernel} == from_log(engine, f"[2026-11-20 12:00:00] {line}\n")
 
 
+@pytest.mark.parametrize(
+    ("engine", "line"),
+    [
+        (
+            "sglang",
+            "[2026-11-20 12:00:00] max_total_num_tokens=4096, chunked_prefill_size=2048, max_prefill_tokens=16384",
+        ),
+        ("vllm", "INFO 11-20 12:00:00 [scheduler.py:82] Chunked prefill is enabled with max_num_batched_tokens=2048."),
+    ],
+)
+def test_the_pieces_of_long_prompts(engine: Engine, line: str) -> None:
+    assert 2048 == from_log(engine, line)["prefill_chunk"]
+    assert "prefill_chunk" not in from_log(engine, line.replace("=2048", "=-1"))
+
+
 def test_a_capture_that_did_not_end_captured_nothing() -> None:
     cut = OLD_SGLANG[: OLD_SGLANG.index("[2025-08-25 15:31:27]")]
 

@@ -118,6 +118,31 @@ def test_prompts_are_fresh_and_the_same_for_equal_seeds() -> None:
     assert set() == set(prompts(0)) & set(prompts(1))
 
 
+def test_sampled_requests_are_a_series_of_their_own() -> None:
+    loads, without = standard_load("m"), standard_load("m", mixed=False)
+    (mixed,) = [one for one in loads if one.name == "mixed"]
+    sampled = [job.body for job in mixed.jobs if job.body["temperature"]]
+
+    assert without == loads[:-1]  # old records compare: their prompts are the same
+    assert (20, 60) == (mixed.users, len(mixed.jobs))
+    assert 30 == len(sampled) == len({body["seed"] for body in sampled})
+    assert {"top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"} <= {
+        name for one in sampled for name in one
+    }
+    assert all(set(one) >= {"stream", "ignore_eos"} for one in sampled)
+    assert mixed == standard_load("m")[-1]
+
+
+def test_figures_of_the_documents_leave_sampled_requests_out() -> None:
+    plain = record("a")
+    mixed = plain.series[-1].model_copy(update={"workload": "mixed", "tokens_per_second": 9e9})
+    more = plain.model_copy(update={"series": (*plain.series, mixed)})
+
+    assert comparison_csv([plain]) == comparison_csv([more])
+    assert plots([plain]) == plots([more])
+    assert "mixed" in series_csv([more])
+
+
 def record(profile: str, *, users: tuple[int, ...] = (1, 20)) -> BenchRecord:
     series = [
         summarise(load(users=many), [sample(0.0, 1.0 + many / 10) for _ in range(many)]).model_copy(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -64,12 +65,15 @@ class Connection(asyncio.Protocol):
     Beside `ask` and `close` its methods are called by asyncio and by the parser.
     """
 
-    def __init__(self, url: str, *, end_mark: bytes | None = None) -> None:
-        """Prepare. An answer that does not end after `end_mark` is not waited for."""
+    def __init__(
+        self, url: str, *, end_mark: bytes | None = None, enough: Callable[[Answer], bool] | None = None
+    ) -> None:
+        """Prepare. An answer that does not end after `end_mark` is not waited for, nor one that is `enough`."""
         parts = urlsplit(url)
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname or "", parts.port or (443 if self._secure else 80)
         self._mark, self._overlap = end_mark, len(end_mark or b"") - 1
+        self._enough = enough
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[str | None] | None = None
         self._fresh()
@@ -154,6 +158,9 @@ class Connection(asyncio.Protocol):
         self._room -= len(data)
         if self._room < 0:
             self._settle(f"the answer is larger than {LARGEST >> 20} MiB")
+            self.close()
+        if self._enough is not None and self._enough(self._answer):
+            self._settle(None)
             self.close()
         if self._mark is not None:
             if self._mark in self._tail + data:

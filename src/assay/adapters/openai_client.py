@@ -24,26 +24,30 @@ class OpenAiClient:
 
     def call(self, method: str, url: str, *, body: Any = None, timeout: float) -> Reply:
         """Send one request and return the answer."""
-        answer = asyncio.run(self._once(method, url, body, timeout))
+        answer = self._asked(method, url, body, timeout, Connection(url))
         seconds = answer.ended - answer.started
         if answer.error is not None:
             return Reply(status=0, error=answer.error, seconds=seconds)
         return Reply(status=answer.status, body=answer.body(), headers=answer.headers, seconds=seconds)
 
-    def stream(self, url: str, *, body: Any, timeout: float) -> Stream:
-        """Post a request and return its stream of events."""
-        answer = asyncio.run(self._once("POST", url, body, timeout, end_mark=_END))
+    def stream(self, url: str, *, body: Any, timeout: float, events: int | None = None) -> Stream:
+        """Post a request and return its stream of events; the connection is closed after so many `events`."""
+
+        def enough(answer: Answer) -> bool:
+            return events is not None and sum(1 for _ in _events(answer)) >= events
+
+        answer = self._asked("POST", url, body, timeout, Connection(url, end_mark=_END, enough=enough))
         if answer.error is None and "event-stream" not in answer.headers.get("content-type", ""):
             return Stream(status=answer.status, body=answer.body())
-        events: list[str] = []
+        told: list[str] = []
         times: list[float] = []
         for moment, data in _events(answer):
             if data == _END:
-                return Stream(status=answer.status, events=tuple(events), times=tuple(times), finished=True)
-            events.append(data.decode(errors="replace"))
+                return Stream(status=answer.status, events=tuple(told), times=tuple(times), finished=True)
+            told.append(data.decode(errors="replace"))
             times.append(moment - answer.started)
         status = 0 if answer.error is not None else answer.status
-        return Stream(status=status, events=tuple(events), times=tuple(times), error=answer.error)
+        return Stream(status=status, events=tuple(told), times=tuple(times), error=answer.error)
 
     def load(
         self, base: str, workload: Workload, *, timeout: float, progress: Callable[[int, int], None] | None = None
@@ -54,12 +58,14 @@ class OpenAiClient:
         began = min((answer.started for answer in answers), default=0.0)
         return tuple(_sample(answer, began) for answer in answers)
 
-    async def _once(self, method: str, url: str, body: Any, patience: float, end_mark: bytes | None = None) -> Answer:
-        connection = Connection(url, end_mark=end_mark)
-        try:
-            return await connection.ask(request_bytes(method, url, body, self._headers), patience)
-        finally:
-            connection.close()
+    def _asked(self, method: str, url: str, body: Any, patience: float, connection: Connection) -> Answer:
+        async def once() -> Answer:
+            try:
+                return await connection.ask(request_bytes(method, url, body, self._headers), patience)
+            finally:
+                connection.close()
+
+        return asyncio.run(once())
 
     async def _load(
         self, base: str, workload: Workload, patience: float, progress: Callable[[int, int], None] | None
@@ -163,6 +169,7 @@ def _sample(answer: Answer, began: float) -> Sample:
     told = usage.get("completion_tokens")
     details = usage.get("prompt_tokens_details") or {}
     return Sample(
+        status=answer.status,
         started=answer.started - began,
         first=None if tally.first is None else tally.first - began,
         ended=(answer.ended if tally.ended is None else tally.ended) - began,

@@ -8,7 +8,8 @@ from typing import Final
 
 from assay import __version__
 from assay.errors import UsageError
-from assay.flows.api_checks import Asked, run_checks
+from assay.flows.api_answers import Asked
+from assay.flows.api_checks import NOT_ASKED, run_checks
 from assay.flows.serve import Later, Started, chosen_by, diagnosed, engine_version, server_help, started
 from assay.model.profile import Engine, Flags, Profile
 from assay.ports.api import ApiClient
@@ -17,6 +18,7 @@ from assay.ports.server import Facts, ServerHost
 from assay.ports.store import RunFolder, Store
 from assay.record import ServeRecord, ServeStatus, now
 from assay.serving.bisect import smallest
+from assay.serving.chosen import from_log
 from assay.serving.command import ServerCommand, prepare, with_features_off
 from assay.serving.knowledge import ServerFlags
 from assay.serving.memory import CONTEXT_BYTES
@@ -232,16 +234,23 @@ class _Scene:
     def _checked(self, command: ServerCommand, record: ServeRecord, start: Started) -> ServeRecord:
         request, server = self.request, start.server
         self.say(f"healthy after {start.seconds:.1f} s")
+        told = from_log(request.engine, server.log())
+        chunk, pool = told.get("prefill_chunk"), told.get("kv_cache_tokens")
         asked = Asked(
-            base=server.base, model=command.served_name, engine=request.engine, timeout=request.request_timeout
+            base=server.base,
+            model=command.served_name,
+            engine=request.engine,
+            timeout=request.request_timeout,
+            chunk=int(chunk) if chunk else None,
+            pool=int(pool) if pool else None,
         )
         metrics = request.engine == "vllm" or command.metrics
-        checks = run_checks(self.client, asked, metrics=metrics, progress=self.say)
+        checks = run_checks(self.client, asked, metrics=metrics, alive=server.running, progress=self.say)
         chosen = chosen_by(request.engine, self.client, server.base, server.log())
         alive = server.running()
         ended = server.stop(grace=request.stop_grace)
         failed = [check for check in checks if not check.passed]
-        reasons = [f"{check.name}: {check.detail}" for check in failed]
+        reasons = [f"{check.name}: {check.detail}" for check in failed if not check.detail.startswith(NOT_ASKED)]
         cause: str | None = None
         if not alive:
             cause, words = diagnosed(server.log())

@@ -42,8 +42,8 @@ class ApiClient(Protocol):
     def call(self, method: str, url: str, *, body: Any = None, timeout: float) -> Reply:
         """Send one request and return the answer."""
 
-    def stream(self, url: str, *, body: Any, timeout: float) -> Stream:
-        """Post a request and return its stream of events."""
+    def stream(self, url: str, *, body: Any, timeout: float, events: int | None = None) -> Stream:
+        """Post a request and return its stream of events; the connection is closed after so many `events`."""
 
     def load(
         self, base: str, workload: Workload, *, timeout: float, progress: Callable[[int, int], None] | None = None

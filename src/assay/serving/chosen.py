@@ -30,6 +30,7 @@ _SGLANG_END: Final = re.compile(
 _SGLANG_DEFAULT: Final = re.compile(r"Use (?P<backend>\w+) (?:attention )?backend by default")
 _SGLANG_KV: Final = re.compile(r"KV Cache is allocated\..*?#tokens: (?P<tokens>\d+)")
 _SGLANG_POOL: Final = re.compile(r"max_total_num_tokens=(?P<tokens>\d+)")
+_SGLANG_CHUNK: Final = re.compile(r"\bchunked_prefill_size=(?P<tokens>\d+)")
 _SGLANG_WEIGHTS: Final = re.compile(r"Load weight end\..*?mem usage=(?P<memory>[\d.]+) GB")
 _VLLM_BACKEND: Final = re.compile(r"Using (?:AttentionBackendEnum\.)?(?P<backend>[A-Z0-9_]+|Flash Attention|FlashInfer)"
                                   r" (?:attention )?backend")  # fmt: skip
@@ -38,6 +39,7 @@ _VLLM_GRAPHS: Final = re.compile(
 )
 _VLLM_END: Final = re.compile(r"Graph capturing finished in (?P<seconds>\d+) secs?, took (?P<memory>-?[\d.]+) GiB")
 _VLLM_KV: Final = re.compile(r"GPU KV cache size: (?P<tokens>[\d,]+) tokens")
+_VLLM_CHUNK: Final = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(?P<tokens>\d+)")
 _VLLM_WEIGHTS: Final = re.compile(r"Model loading took (?P<memory>[\d.]+) ?GiB")
 _VLLM_MODE: Final = re.compile(r"cudagraph_mode['\"]?[:=] ?<CUDAGraphMode\.(?P<mode>[A-Z_]+)")
 _KERNEL: Final = re.compile(r"Using (?P<kernel>\w*(?:LinearKernel|ScaledMM\w*|Marlin\w*)) for (?P<method>\w+)")
@@ -91,6 +93,7 @@ def _sglang(text: str) -> Chosen:
     _take(chosen, "attention_backend", _SGLANG_DEFAULT, text, "backend")
     _number(chosen, "kv_cache_tokens", _SGLANG_KV, text, "tokens")
     _number(chosen, "kv_cache_tokens", _SGLANG_POOL, text, "tokens")
+    _number(chosen, "prefill_chunk", _SGLANG_CHUNK, text, "tokens")
     _number(chosen, "weights_gib", _SGLANG_WEIGHTS, text, "memory")
     _take(chosen, "quantisation_kernel", _KERNEL, text, "kernel")
     _take(chosen, "quantisation_kernel", _CONVERTED, text, "kernel")
@@ -110,6 +113,7 @@ def _vllm(text: str) -> Chosen:
         chosen["graph_memory_gib"] = float(match["memory"])
     _take(chosen, "attention_backend", _VLLM_BACKEND, text, "backend")
     _number(chosen, "kv_cache_tokens", _VLLM_KV, text, "tokens")
+    _number(chosen, "prefill_chunk", _VLLM_CHUNK, text, "tokens")
     _number(chosen, "weights_gib", _VLLM_WEIGHTS, text, "memory")
     _take(chosen, "graph_mode", _VLLM_MODE, text, "mode")
     _take(chosen, "quantisation_kernel", _KERNEL, text, "kernel")

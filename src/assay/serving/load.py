@@ -6,12 +6,23 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from assay.record import BenchSeries, Spread
 
-__all__ = ["LENGTHS", "USERS", "Job", "Sample", "Workload", "percentile", "spread", "standard_load", "summarise"]
+__all__ = [
+    "LENGTHS",
+    "USERS",
+    "Job",
+    "Sample",
+    "Workload",
+    "percentile",
+    "random_words",
+    "spread",
+    "standard_load",
+    "summarise",
+]
 
 LENGTHS: Final = (10, 50, 100, 500)
 """Lengths of answers in tokens that the users' documents compare."""
@@ -19,6 +30,13 @@ USERS: Final = (1, 5, 10, 20)
 """Numbers of users at once that the users' documents compare."""
 QUESTIONS: Final = 100
 """Questions behind one system prompt in the users' test of the prefix cache."""
+SAMPLERS: Final[tuple[dict[str, Any], ...]] = (
+    {"temperature": 0.8, "top_p": 0.9},
+    {"temperature": 1.0, "top_k": 40},
+    {"temperature": 0.7, "top_p": 0.95, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+    {"temperature": 1.0, "min_p": 0.05},
+)
+"""How the users of the workload `mixed` sample, one after the other; both engines take these parameters."""
 
 _TEXT: Final = """
 river stone market engine window letter garden signal copper winter bridge answer paper number
@@ -53,6 +71,8 @@ class Sample:
     """Whether the server told its usage."""
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    status: int = 0
+    """HTTP status; 0 if no answer came."""
     error: str | None = None
     """Why it failed; a stream that ends without its end mark has failed."""
 
@@ -71,7 +91,8 @@ class Workload:
     """The first request is told apart from the rest (repeated prompts: it fills the cache)."""
 
 
-def _prompt(rng: random.Random, words: int) -> str:
+def random_words(rng: random.Random, words: int) -> str:
+    """Return a text of so many short English words."""
     return " ".join(rng.choice(_WORDS) for _ in range(words))
 
 
@@ -98,9 +119,13 @@ def standard_load(
     questions: int = QUESTIONS,
     prompt_words: int = 24,
     system_words: int = 400,
+    mixed: bool = True,
     seed: int = 0,
 ) -> tuple[Workload, ...]:
     """Return the load of the users' documents: answers of several lengths, several users at once, a repeated prompt.
+
+    Then come as many users as there are at most (`mixed`), of whom every second samples; it stands by itself, so that
+    the other series compare with those of records without it.
 
     Prompts are fresh random words, so that no request finds another's prefix in a cache, except where the workload
     `prefix` is about that. `repeats` is the number of requests per length, and per user where there are several.
@@ -109,7 +134,7 @@ def standard_load(
     rng = random.Random(seed)  # noqa: S311
 
     def jobs(count: int, tokens: int) -> tuple[Job, ...]:
-        return tuple(_job(model, _prompt(rng, prompt_words), tokens) for _ in range(count))
+        return tuple(_job(model, random_words(rng, prompt_words), tokens) for _ in range(count))
 
     loads = [
         Workload(name="length", users=1, max_tokens=tokens, jobs=jobs(repeats, tokens), warm_up=jobs(1, tokens))
@@ -120,13 +145,27 @@ def standard_load(
         for many in users
     ]
     if questions:
-        system = "You are a helpful assistant. " + _prompt(rng, system_words)
-        asked = tuple(_job(model, f"{system}\n{_prompt(rng, 8)}", 8) for _ in range(questions))
+        system = "You are a helpful assistant. " + random_words(rng, system_words)
+        asked = tuple(_job(model, f"{system}\n{random_words(rng, 8)}", 8) for _ in range(questions))
         alone = jobs(1, 8)
         loads.append(
             Workload(name="prefix", users=1, max_tokens=8, jobs=asked, warm_up=alone, first_apart=questions > 1)
         )
+    if mixed and users:
+        many = max(users)
+        loads.append(
+            Workload(name="mixed", users=many, max_tokens=100, jobs=_sampled(jobs(repeats * many, 100)),
+                     warm_up=_sampled(jobs(many, 10)))
+        )  # fmt: skip
     return tuple(loads)
+
+
+def _sampled(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """Return the jobs, every second with one of `SAMPLERS` and a seed of its own."""
+    return tuple(
+        replace(job, body={**job.body, **SAMPLERS[place // 2 % len(SAMPLERS)], "seed": place}) if place % 2 else job
+        for place, job in enumerate(jobs)
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:
