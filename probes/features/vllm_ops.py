@@ -1,5 +1,7 @@
 """vLLM's custom operations: norms, activation, rotary embedding, cache writes, expert routing and fused experts."""
 
+import importlib.util
+
 FEATURE = "vllm-ops"
 REQUIRES = ("torch-device",)
 TIMEOUT = 300
@@ -11,6 +13,12 @@ def run(probe):
     torch = probe.module("torch")
     vllm = probe.module("vllm")
     ops = probe.module("vllm._custom_ops")
+    # The library that holds the operations differs by version. One that does not load is broken, whoever goes on
+    # without it; an operation that the loaded ones lack has moved.
+    for library in ("vllm._C", "vllm._C_stable_libtorch"):
+        if importlib.util.find_spec(library):
+            probe.module(library)
+    silu_and_mul = probe.api(torch, "ops._C.silu_and_mul")
     from probelib import reference
     from probelib.calls import call
 
@@ -33,7 +41,7 @@ def run(probe):
     for rows, width in ((1, 256), (77, 2816)):
         x = random(rows, 2 * width)
         out = torch.full((rows, width), float("nan"), device="cuda", dtype=x.dtype)
-        torch.ops._C.silu_and_mul(out, x)
+        silu_and_mul(out, x)
         probe.compare(f"silu_and_mul[{rows}x{width}]", out, reference.silu_and_mul(x), tolerance=8e-3)
     tokens, heads, kv_heads, width = 33, 8, 2, 64
     q, k = random(tokens, heads * width), random(tokens, kv_heads * width)

@@ -51,27 +51,31 @@ def missing_api(error):
         frames.append(step.tb_frame.f_code)
         step = step.tb_next
     own = max((at for at, code in enumerate(frames) if _is_own(code)), default=None)
-    if own is None:
+    if own is None or not _lacks(error, frames[own + 1 :]):
         return ""
-    within = frames[own + 1 :]
-    text = f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}"[:600]
+
+
+def _lacks(error, within):
+    """Whether an error says that something is not there for the probe; within: the code below the probe's own."""
+    text = str(error)
     if isinstance(error, AttributeError):
-        lacks = all(code.co_name in ("__getattr__", "__getattribute__") for code in within)
-    elif isinstance(error, TypeError):
-        lacks = not within or (SIGNATURE.search(text) is not None and all(map(_hands_on, within)))
-    elif isinstance(error, KeyError):
+        # Operations of torch are there if the library that registers them loaded: that it did is not known here.
+        asked = all(code.co_name in ("__getattr__", "__getattribute__") for code in within)
+        return asked and "_OpNamespace" not in text
+    if isinstance(error, TypeError):
+        return not within or (SIGNATURE.search(text) is not None and all(map(_hands_on, within)))
+    if isinstance(error, KeyError):
         # A field that an answer had; a key that is no name is a value, which an engine may well have got wrong.
-        lacks = not within and isinstance(error.args[0], str)
-    elif isinstance(error, ModuleNotFoundError):
-        lacks = all("importlib" in code.co_filename for code in within)
-    elif isinstance(error, ImportError):
-        lacks = "cannot import name" in text and not within
-    elif isinstance(error, RuntimeError):
+        return not within and isinstance(error.args[0], str)
+    if isinstance(error, ModuleNotFoundError):
+        return all("importlib" in code.co_filename for code in within)
+    if isinstance(error, ImportError):
+        return not within and "cannot import name" in text
+    if isinstance(error, RuntimeError):
         in_torch = all(code.co_filename.endswith(os.path.join("torch", "_ops.py")) for code in within)
-        lacks = bool(within) and in_torch and SCHEMA.search(text) is not None
-    else:
-        lacks = False
-    return text[:600] if lacks else ""
+        return bool(within) and in_torch and SCHEMA.search(text) is not None
+    return False
 
 
 def _is_own(code):

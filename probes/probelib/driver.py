@@ -10,9 +10,19 @@ from probelib.context import NotRun
 
 
 def drive(work, job_path, answer_path):
-    """Do a job and end this process; what the engine's version lacks is told apart from what fails."""
+    """Do the job of a file, leave the answer in another, and end this process whatever an engine left running."""
     with open(job_path) as file:
         job = json.load(file)
+    answer = answer_of(work, job)
+    with open(answer_path, "w") as file:
+        json.dump(answer, file)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def answer_of(work, job):
+    """Do a job and return its answer; what the engine's version lacks is told apart from what fails."""
     answer = {"tasks": [], "seen": {}, "error": "", "not_run": ""}
     try:
         work(job, answer)
@@ -25,11 +35,7 @@ def drive(work, job_path, answer_path):
             answer["not_run"] = "API not found: " + missing
         else:
             answer["error"] = f"{type(error).__name__}: {error}"[:3000] or "failed"
-    with open(answer_path, "w") as file:
-        json.dump(answer, file)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    return answer
 
 
 def told(tell, *arguments):

@@ -5,6 +5,7 @@ next configuration starts, and its crash leaves the probe alive to tell of it.
 """
 
 import json
+import math
 import os
 import re
 import resource
@@ -101,6 +102,21 @@ class Tiny:
                 known = table[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])].cpu()
                 close(probe, f"{name}.prompt", told, known, tolerance)
         close(probe, f"{name}.logprobs", torch.tensor(got), torch.cat(expected), tolerance)
+
+    def check_sampled(self, probe, name, prompt, answer, **sampling):
+        """See that each sampled token is one that the reference's distribution lets through, and what it says of it."""
+        from probelib.sampling import impossible
+        from probelib.tiny import log_probabilities
+
+        tokens = answer["tokens"]
+        cut = {key: value for key, value in sampling.items() if key != "seed"}
+        probe.require(f"{name}.tokens", tokens, "no token was sampled")
+        finite = all(isinstance(value, float) and math.isfinite(value) for value in answer["logprobs"])
+        probe.require(f"{name}.finite", finite, f"log-probabilities are {answer['logprobs']}")
+        table = log_probabilities(self.weights, prompt + tokens)[len(prompt) - 1 :].cpu().tolist()
+        for at, (row, token) in enumerate(zip(table, tokens)):
+            fault = impossible(row, token, **cut)
+            probe.require(f"{name}.support", not fault, f"sampled token {at} cannot have been drawn: {fault}")
 
 
 def agree(probe, name, ones, others, *, tolerance=0.06):

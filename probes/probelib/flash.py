@@ -1,18 +1,26 @@
 """flash-attn as a stand-alone package, and as vLLM and sgl-kernel carry it, under one call."""
 
+import importlib
+
+from probelib.calls import missing_api
 from probelib.context import NotRun, Unsupported
+
+
+def vllm_interface():
+    """Return the module of FlashAttention that vLLM carries or asks for, or None; one that does not load fails."""
+    for name in ("vllm.vllm_flash_attn.flash_attn_interface", "vllm_flash_attn.flash_attn_interface"):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            if not missing_api(error):
+                raise
+    return None
 
 
 def providers(probe, version):
     """Yield (name, function of q, k, v, cumulative lengths, longest, causal) for FlashAttention 2 or 3."""
     if not probe.is_absent("vllm"):
-        try:
-            from vllm.vllm_flash_attn import flash_attn_interface as interface
-        except ImportError:
-            try:
-                import vllm_flash_attn.flash_attn_interface as interface
-            except ModuleNotFoundError:
-                interface = None
+        interface = vllm_interface()
         if interface is not None:
             reason = getattr(interface, "fa_version_unsupported_reason", lambda _: None)(version)
             if reason:
@@ -40,8 +48,6 @@ def providers(probe, version):
 
             yield name, alone
     if version == 3 and not probe.is_absent("sgl_kernel"):
-        import importlib
-
         try:
             module = importlib.import_module("sgl_kernel.flash_attn")
         except ImportError as error:

@@ -106,12 +106,20 @@ def providers(probe):
                 name="sglang",
                 utils=importlib.import_module(SGLANG),
                 types=first("sgl_kernel.scalar_type:scalar_types"),
-                gemm=first("sglang.jit_kernel.gptq_marlin:gptq_marlin_gemm", "sgl_kernel:gptq_marlin_gemm"),
+                gemm=first(
+                    "sglang.kernels.ops.gemm.gptq_marlin:gptq_marlin_gemm",
+                    "sglang.jit_kernel.gptq_marlin:gptq_marlin_gemm",
+                    "sgl_kernel:gptq_marlin_gemm",
+                ),
                 awq_repack=first(
-                    "sglang.jit_kernel.awq_marlin_repack:awq_marlin_repack", "sgl_kernel:awq_marlin_repack"
+                    "sglang.kernels.ops.quantization.awq_marlin_repack:awq_marlin_repack",
+                    "sglang.jit_kernel.awq_marlin_repack:awq_marlin_repack",
+                    "sgl_kernel:awq_marlin_repack",
                 ),
                 gptq_repack=first(
-                    "sglang.jit_kernel.gptq_marlin_repack:gptq_marlin_repack", "sgl_kernel:gptq_marlin_repack"
+                    "sglang.kernels.ops.quantization.gptq_marlin_repack:gptq_marlin_repack",
+                    "sglang.jit_kernel.gptq_marlin_repack:gptq_marlin_repack",
+                    "sgl_kernel:gptq_marlin_repack",
                 ),
                 fused_moe=first(
                     "sglang.srt.layers.moe.fused_moe_triton.fused_marlin_moe:fused_marlin_moe",

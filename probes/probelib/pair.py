@@ -12,7 +12,8 @@ import time
 if __package__ in (None, ""):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from probelib.context import Wrong
+from probelib.calls import missing_api
+from probelib.context import NotRun, Wrong
 
 
 class Report:
@@ -61,6 +62,8 @@ def together(probe, backend, program, size=2):
             with open(path) as file:
                 answers.append(json.load(file))
     for answer in answers:
+        if answer["missing"]:
+            raise NotRun("API not found: " + answer["missing"])
         if answer["error"]:
             raise RuntimeError(answer["error"])
         for note in answer["notes"]:
@@ -83,7 +86,7 @@ def rank_process(program, backend, rank, size, port, path):
     import torch
     import torch.distributed as dist
 
-    report, error = Report(), ""
+    report, error, missing = Report(), "", ""
     try:
         torch.cuda.set_device(int(rank))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, WORLD_SIZE=size, LOCAL_RANK=rank)
@@ -96,8 +99,10 @@ def rank_process(program, backend, rank, size, port, path):
         dist.barrier()
     except Exception as exception:
         error = f"rank {rank}: {type(exception).__name__}: {exception}"
+        missing = missing_api(exception)
+    answer = {"metrics": report.metrics, "notes": report.notes, "wrong": report.wrong, "error": error}
     with open(path, "w") as file:
-        json.dump({"metrics": report.metrics, "notes": report.notes, "wrong": report.wrong, "error": error}, file)
+        json.dump({**answer, "missing": missing}, file)
     sys.stdout.flush()
     os._exit(1 if error else 0)
 

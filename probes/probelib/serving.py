@@ -4,10 +4,14 @@ import json
 
 from probelib.context import NotRun
 from probelib.engine import Tiny, agree, ask, common, present, prompts
+from probelib.sampling import alike
 
 CARD_POOL = 16384
 """Tokens that the card may hold where the tier in the host's memory is to be seen."""
 LENGTHS = (1, 5, 17, 64, 200)
+TEMPERATURE = 0.8
+CUTS = {"top_p": {"top_p": 0.9}, "top_k": {"top_k": 20, "top_p": 0.9}, "min_p": {"min_p": 0.1, "top_p": 0.9}}
+"""How distributions are cut before tokens are drawn."""
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -22,7 +26,7 @@ CHOICE = {"type": "string", "enum": ["north", "south", "east", "west"]}
 
 
 def generation(probe, engine):
-    """Start, greedy decode, and CUDA graphs on against off: both must agree with the reference."""
+    """Start, greedy decode, sampling, and CUDA graphs on against off: all must agree with the reference."""
     present(probe, engine)
     model = Tiny(probe)
     asked = prompts(model.seed, LENGTHS)
@@ -30,6 +34,8 @@ def generation(probe, engine):
         {"name": "alone", "prompts": asked[-1:], "max_tokens": 24, "prompt_logprobs": True},
         {"name": "batch", "prompts": asked, "max_tokens": 24},
         {"name": "single", "prompts": asked[2:3], "max_tokens": 64, "flush": True},
+        *sampled_tasks(engine, asked, model.seed),
+        {"name": "greedy again", "prompts": asked[1:3], "max_tokens": 24, "flush": True},
     ]
     seconds = {}
     for label, graphs in (("eager", False), ("graphs", True)):
@@ -37,9 +43,12 @@ def generation(probe, engine):
             probe, engine, label, model=model.folder, arguments=common(engine, graphs=graphs), tasks=tasks, timeout=280
         )
         for task, done in zip(tasks, document["tasks"]):
+            check = model.check_sampled if "sampling" in task else model.check
             for prompt, answer in zip(task["prompts"], done["answers"]):
-                model.check(probe, f"{label}.{task['name']}", prompt, answer)
-        seconds[label] = document["tasks"][-1]["seconds"]
+                check(probe, f"{label}.{task['name']}", prompt, answer, **task.get("sampling", {}))
+            if task["name"] == "single":
+                seconds[label] = done["seconds"]
+        really_sampled(probe, label, tasks, document["tasks"])
         probe.metric(f"tokens_per_second.{label}", 64 / seconds[label])
         if graphs and "graphs" in document["seen"]:
             probe.require("graphs captured", document["seen"]["graphs"] > 0, "the engine captured no CUDA graph")
@@ -47,6 +56,38 @@ def generation(probe, engine):
             off = document["seen"].get("disable_cuda_graph") == "True"
             probe.require("graphs really used", not off, "the engine switched CUDA graphs off by itself")
     probe.faster("graphs", seconds["graphs"], seconds["eager"])
+
+
+def sampled_tasks(engine, asked, seed):
+    """Return tasks for each way to cut a distribution, which have kernels of their own; with a seed, twice.
+
+    vLLM promises the same tokens for the same seed of a request; SGLang does so in a mode of its own only.
+    """
+    tasks = [
+        {"name": name, "prompts": asked, "max_tokens": 24, "sampling": {"temperature": TEMPERATURE, **cut}}
+        for name, cut in CUTS.items()
+    ]
+    if engine == "vllm":
+        sampling = {"temperature": TEMPERATURE, **CUTS["top_k"], "seed": seed % 2**31}
+        one = {"name": "seeded", "prompts": asked[2:3], "max_tokens": 32, "sampling": sampling, "flush": True}
+        tasks += [one, {**one, "name": "same seed"}]
+    return tasks
+
+
+def really_sampled(probe, label, tasks, done):
+    """See that tokens were drawn and not just the likeliest taken, and that a seed repeats what it drew."""
+    answers = {task["name"]: some["answers"] for task, some in zip(tasks, done)}
+    greedy = [answer["tokens"] for answer in answers["batch"]]
+    for name in CUTS:
+        drawn = [answer["tokens"] for answer in answers[name]]
+        probe.require(f"{label}.{name}", drawn != greedy, "with a temperature the engine gives the greedy answers")
+    if "seeded" in answers:
+        one, other = (answers[name][0]["tokens"] for name in ("seeded", "same seed"))
+        common = alike(one, other)
+        probe.metric(f"same_seed_tokens.{label}", common)
+        # Rounding that differs may part them late; without the seed they have one or two tokens in common.
+        told = f"the same seed gave other tokens after {common} of {len(one)}"
+        probe.require(f"{label}.same seed", common >= min(8, len(one)), told)
 
 
 def attention_backend(probe, engine, backend, *, reads=None, packages=()):

@@ -56,6 +56,8 @@ def run_task(engine, task, compact):
         flushed(engine.flush_cache)
         time.sleep(0.2)
     parameters = {"temperature": 0.0, "max_new_tokens": task["max_tokens"], "ignore_eos": "schema" not in task}
+    # A seed of one request counts in SGLang's deterministic mode only.
+    parameters.update({name: value for name, value in task.get("sampling", {}).items() if name != "seed"})
     if "schema" in task:
         # SGLang 0.5.2 has no way to forbid white space, which random weights then write without end.
         parameters["json_schema"] = json.dumps(task["schema" if compact else "choice"])

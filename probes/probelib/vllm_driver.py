@@ -77,18 +77,18 @@ def run_task(llm, parameters, task):
         "max_tokens": task["max_tokens"],
         "logprobs": 1,
         "ignore_eos": "schema" not in task,
+        **task.get("sampling", {}),
     }
     if task.get("prompt_logprobs"):
         arguments["prompt_logprobs"] = 0
     if "schema" in task:
-        try:
-            from vllm.sampling_params import StructuredOutputsParams
+        # Before 0.11 the class and the argument had other names.
+        import vllm.sampling_params as module
 
-            arguments["structured_outputs"] = StructuredOutputsParams(json=task["schema"])
-        except ImportError:
-            from vllm.sampling_params import GuidedDecodingParams
-
-            arguments["guided_decoding"] = GuidedDecodingParams(json=task["schema"])
+        if hasattr(module, "StructuredOutputsParams"):
+            arguments["structured_outputs"] = module.StructuredOutputsParams(json=task["schema"])
+        else:
+            arguments["guided_decoding"] = module.GuidedDecodingParams(json=task["schema"])
     began = time.perf_counter()
     outputs = llm.generate(
         [{"prompt_token_ids": prompt} for prompt in task["prompts"]], parameters(**arguments), use_tqdm=False

@@ -46,9 +46,43 @@ def test_an_engine_that_hangs_tells_where_and_is_ended_with_all_below_it(
     assert not engine.running(int(below))
 
 
-DEAF_SGLANG = """
-import dataclasses
+ANSWERING_DRIVER = """
+import json, sys
+print("INFO cuda.py: Using AttentionBackendEnum.FLASH_ATTN backend.")
+print("INFO runner: Graph capturing finished in 4 secs, took 0.1 GiB")
+with open(sys.argv[1]) as file:
+    told = json.load(file)["model"]
+with open(sys.argv[2], "w") as file:
+    json.dump({"tasks": [], "seen": {"attention_backend": told}, "error": "", "not_run": ""}, file)
+"""
 
+
+@pytest.mark.parametrize(("told", "seen"), [("", "FLASH_ATTN"), ("TRITON_ATTN", "TRITON_ATTN")])
+def test_the_log_tells_what_an_engine_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Any, told: str, seen: str
+) -> None:
+    engine, context = library("probelib.engine"), library("probelib.context")
+    (tmp_path / "logging_driver.py").write_text(ANSWERING_DRIVER)
+    monkeypatch.setattr(engine, "HERE", str(tmp_path))
+    probe = context.Context(folder=str(tmp_path))
+
+    document = engine.ask(probe, "logging", "one", model=told, arguments={}, tasks=[])
+
+    assert {"attention_backend": seen, "graphs": 1} == document["seen"]
+    assert seen == probe.metrics["one.attention_backend"]
+
+
+def test_what_a_driver_does_not_find_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
+    engine, context = library("probelib.engine"), library("probelib.context")
+    lacking = ANSWERING_DRIVER.replace('"not_run": ""', '"not_run": "API not found: generate of LLM"')
+    (tmp_path / "lacking_driver.py").write_text(lacking)
+    monkeypatch.setattr(engine, "HERE", str(tmp_path))
+
+    with pytest.raises(context.NotRun, match=r"^API not found: generate of LLM$"):
+        engine.ask(context.Context(folder=str(tmp_path)), "lacking", "one", model="", arguments={}, tasks=[])
+
+
+DEAF_SGLANG = """
 class Engine:
     def __init__(self, model_path, **arguments):
         self.listens = False

@@ -96,6 +96,9 @@ class Model:
     def check(self, probe: Any, name: str, prompt: list[int], answer: dict[str, Any], **_: float) -> None:
         probe.require(name, answer["logprobs"] == [-1.0], "another log-probability")
 
+    def check_sampled(self, probe: Any, name: str, prompt: list[int], answer: dict[str, Any], **_: float) -> None:
+        probe.require(name, answer["tokens"] != [0], "cannot have been drawn")
+
     def check_together(self, probe: Any, name: str, answers: list[tuple[list[int], dict[str, Any]]]) -> None:
         assert 5 == len(answers)
         for prompt, answer in answers:
@@ -176,7 +179,12 @@ def test_an_engine_that_does_something_else_than_it_was_asked_for_proves_nothing
 
     def run(said: dict[str, str]) -> None:
         def ask(*_: object, tasks: list[dict[str, Any]], **__: object) -> dict[str, Any]:
-            done = [{"seconds": 0.1, "answers": [answer] * len(task["prompts"])} for task in tasks]
+            # Sampled answers are others than the greedy ones, as a sampler's are.
+            found = [{**answer, "tokens": [2]} if "sampling" in task else answer for task in tasks]
+            done = [
+                {"seconds": 0.1, "answers": [one] * len(task["prompts"])}
+                for one, task in zip(found, tasks, strict=True)
+            ]
             return {"tasks": done, "seen": said}
 
         monkeypatch.setattr(serving, "ask", ask)
@@ -188,3 +196,61 @@ def test_an_engine_that_does_something_else_than_it_was_asked_for_proves_nothing
     run({})
     with pytest.raises(context.Wrong, match=told):
         run({**good, **seen})
+
+
+def generate(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, answers: Any) -> Any:
+    """Run the probe of generation on answers made up: `answers` says what tokens a task gets."""
+    serving, context = library("probelib.serving"), library("probelib.context")
+
+    def ask(*_: object, tasks: list[dict[str, Any]], **__: object) -> dict[str, Any]:
+        one = {"logprobs": [-1.0], "text": "", "cached": 0, "finish": "length"}
+        done = [
+            {"seconds": 0.1, "answers": [{**one, "tokens": answers(task)} for _ in task["prompts"]]} for task in tasks
+        ]
+        return {"tasks": done, "seen": {}}
+
+    monkeypatch.setattr(serving, "ask", ask)
+    monkeypatch.setattr(serving, "present", lambda *_: None)
+    monkeypatch.setattr(serving, "Tiny", Model)
+    probe = context.Context(folder=str(tmp_path))
+    serving.generation(probe, engine)
+    return probe
+
+
+def drawn(task: dict[str, Any]) -> list[int]:
+    return list(range(2, 34)) if "sampling" in task else [1]
+
+
+@pytest.mark.parametrize(("engine", "seeds"), [("vllm", 2), ("sglang", 0)])
+def test_generation_samples_in_each_way_and_decodes_greedily_afterwards(
+    library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, seeds: int
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answers(task: dict[str, Any]) -> list[int]:
+        asked.append(task)
+        return drawn(task)
+
+    probe = generate(library, tmp_path, monkeypatch, engine, answers)
+
+    sampled = [task["sampling"] for task in asked if "sampling" in task]
+    assert {"top_p", "top_k", "min_p", "temperature"} <= {name for cut in sampled for name in cut}
+    assert 2 * seeds == sum("seed" in cut for cut in sampled)
+    assert "sampling" not in asked[-1]
+    assert (32 if seeds else None) == probe.metrics.get("same_seed_tokens.graphs")
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (lambda task: [1], "gives the greedy answers"),
+        (lambda task: [0] if "min_p" in task.get("sampling", {}) else drawn(task), "cannot have been drawn"),
+        (lambda task: [9, 9] * 16 if task["name"] == "same seed" else drawn(task), "other tokens after 0 of 32"),
+    ],
+    ids=["temperature", "cut", "seed"],
+)
+def test_a_sampler_that_ignores_what_it_is_told_is_wrong(
+    library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Any, told: str
+) -> None:
+    with pytest.raises(library("probelib.context").Wrong, match=told):
+        generate(library, tmp_path, monkeypatch, "vllm", answers)
