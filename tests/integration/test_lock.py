@@ -14,9 +14,12 @@ from local_index import LocalIndex, served
 from assay import lockfile, matrix, plan
 from assay.adapters.simple_index import versions
 from assay.adapters.uv_resolver import UvResolver
-from assay.flows.lock import Locker, LockResult, LockStatus
+from assay.audit.findings import Finding
+from assay.errors import PackageIndexError
+from assay.flows.lock import Judge, Locker, LockResult, LockStatus
 from assay.model.cell import Cell
 from assay.model.lock import Lock
+from assay.model.outcome import Severity
 
 MATRIX = """\
 targets:
@@ -81,12 +84,19 @@ def nightly(tmp_path: Path) -> Iterator[tuple[LocalIndex, str]]:
 class Cells:
     """The cells of a project and their locks."""
 
-    def __init__(self, address: str, image: str = IMAGE) -> None:
+    def __init__(
+        self, address: str, image: str = IMAGE, *, judge: Judge | None = None, repair: bool = False
+    ) -> None:
         project = matrix.load(MATRIX.format(nightly=address), {"i": image})
         self.matrix = project.matrix
         self.cells = {cell.id: cell for cell in plan.make(project).cells}
         self.locker = Locker(
-            project.matrix, resolver=UvResolver(), versions=versions, digests=lambda reference: "sha256:" + "c" * 64
+            project.matrix,
+            resolver=UvResolver(),
+            versions=versions,
+            digests=lambda reference: "sha256:" + "c" * 64,
+            judge=judge,
+            repair=repair,
         )
 
     def lock(self, identifier: str, old: Lock | None = None, *, refresh: bool = False) -> LockResult:
@@ -260,3 +270,74 @@ def test_a_registry_base_is_locked_by_digest(default: LocalIndex, nightly: tuple
 
     assert result.lock is not None
     assert result.lock.base_digest == "sha256:" + "c" * 64
+
+
+def test_a_constraint_limits_what_others_ask_for(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    default.add("numpy", "1.9")
+    cells = Cells(nightly[1], IMAGE + 'constraints: ["numpy<2", "absent==1"]\n')
+    result = cells.lock("i-torch2.8.0-k1.0")
+
+    assert result.lock is not None
+    assert {"torch": "2.8.0", "numpy": "1.9", "kernel": "1.0"} == {w.name: w.version for w in result.lock.wheels}
+    assert "# constrain: numpy<2\n" in lockfile.dump(result.lock)
+    assert lockfile.parse(lockfile.dump(result.lock), file="lock.txt") == result.lock
+    unlimited = Cells(nightly[1]).cells["i-torch2.8.0-k1.0"]
+    assert "the constraints are different: - numpy<2" in str(lockfile.stale_reason(result.lock, unlimited, glibc="2.36"))
+
+
+def numpy_of_two(constraint: str) -> Judge:
+    """Return an audit that refuses numpy 2.0 and proposes a constraint."""
+
+    def judge(cell: Cell, lock: Lock) -> list[Finding]:
+        numpy = lock.wheel("numpy")
+        wrong = Finding(rule="R7", severity=Severity.ERROR, package="numpy", message="no", constraint=constraint)
+        return [wrong] if numpy is not None and numpy.version == "2.0" else []
+
+    return judge
+
+
+def test_a_lock_whose_audit_fails_is_told_with_its_findings(
+    default: LocalIndex, nightly: tuple[LocalIndex, str]
+) -> None:
+    result = Cells(nightly[1], judge=numpy_of_two("numpy<2")).lock("i-torch2.8.0-k1.0")
+
+    assert LockStatus.FAILING is result.status
+    assert ["numpy<2"] == [finding.constraint for finding in result.findings]
+    assert result.lock is not None
+
+
+def test_repair_adds_the_constraint_and_locks_again(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+    default.add("numpy", "1.9")
+    result = Cells(nightly[1], judge=numpy_of_two("numpy<2"), repair=True).lock("i-torch2.8.0-k1.0")
+
+    assert LockStatus.LOCKED is result.status
+    assert ["numpy<2"] == [finding.constraint for finding in result.repairs]
+    assert ("numpy<2",) == result.cell.constraints
+    assert result.lock is not None
+    assert ("numpy<2",) == result.lock.constraints
+    numpy = result.lock.wheel("numpy")
+    assert numpy is not None
+    assert "1.9" == numpy.version
+
+
+def test_a_repair_that_cannot_be_resolved_leaves_the_lock_and_says_why(
+    default: LocalIndex, nightly: tuple[LocalIndex, str]
+) -> None:
+    result = Cells(nightly[1], judge=numpy_of_two("numpy<1"), repair=True).lock("i-torch2.8.0-k1.0")
+
+    assert LockStatus.FAILING is result.status
+    assert () == result.repairs
+    assert "no lock with numpy<1" in result.warning
+    assert result.lock is not None
+
+
+def test_an_audit_that_cannot_read_anything_refuses_nothing(
+    default: LocalIndex, nightly: tuple[LocalIndex, str]
+) -> None:
+    def judge(cell: Cell, lock: Lock) -> list[Finding]:
+        raise PackageIndexError("the index is down")
+
+    result = Cells(nightly[1], judge=judge).lock("i-torch2.8.0-k1.0")
+
+    assert LockStatus.LOCKED is result.status
+    assert "the lock was not audited: the index is down" == result.warning
