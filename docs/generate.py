@@ -5,13 +5,20 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import click
 
 from assay import schema
+from assay.adapters.kept_records import is_intact
+from assay.adapters.project_files import ProjectFiles
 from assay.cli import COMMANDS, root
+from assay.lockfile import lock_digest
+from assay.model.outcome import Outcome
+from assay.plan import make
+from assay.record import AnyRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
 
 HERE = Path(__file__).parent
 INTRODUCTION = {
@@ -97,9 +104,71 @@ def configuration() -> str:
     return "\n".join(lines) + "\n"
 
 
+def cells() -> str:
+    """Return the page that says when each locked cell was last built, probed and served.
+
+    It rests on the committed records alone. A build counts for the lock that was built: after a change of the lock the
+    cell is shown as not built.
+    """
+    files = ProjectFiles(HERE.parent)
+    records = [
+        parse(raw, source=path.name)
+        for path in sorted((HERE / "records").rglob("*.json"))
+        if is_intact(path, raw := path.read_bytes())
+    ]
+    lines = [
+        "# When each cell was last built and probed",
+        "",
+        "Generated from the records in [docs/records](records). A cell whose lock has changed since its build counts",
+        "as not built. Left out are controls, which the audit refuses, and cells without a lock, whose base images come",
+        "from registries.",
+        "",
+        "| cell | built | probed | served |",
+        "|---|---|---|---|",
+    ]
+    for cell in make(files.load()).cells:
+        lock = files.lock(cell)
+        if cell.kind != "build" or lock is None:
+            continue
+        mine = [record for record in records if record.cell == cell.id]
+        built = [
+            f"{record.created:%Y-%m-%d}, {record.seconds:.0f} s"
+            + (f", {record.size_bytes / 1e9:.1f} GB packed" if record.size_bytes else "")
+            for record in mine
+            if isinstance(record, BuildRecord)
+            and record.status is BuildStatus.BUILT
+            and record.lock_digest == lock_digest(lock)
+        ]
+        probed = {record.devices[0].target: _outcomes(record) for record in mine if _is_probe(record)}
+        served = {
+            record.devices[0].target: f"{record.created:%Y-%m-%d}: {record.status}"
+            for record in mine
+            if isinstance(record, ServeRecord) and record.devices
+        }
+        lines.append(
+            f"| `{cell.id}` | {built[-1] if built else 'not built'} | {_by_target(probed)} | {_by_target(served)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _is_probe(record: AnyRecord) -> TypeGuard[ProbeRecord]:
+    return isinstance(record, ProbeRecord) and bool(record.devices)
+
+
+def _outcomes(record: ProbeRecord) -> str:
+    counts = Counter(
+        str(result.outcome) for result in record.features.values() if result.outcome is not Outcome.NOT_RUN
+    )
+    return f"{record.created:%Y-%m-%d}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+
+
+def _by_target(found: dict[str, str]) -> str:
+    return "; ".join(f"{target} {words}" for target, words in sorted(found.items())) or "never"
+
+
 def main() -> int:
     """Write the pages, or say which have drifted."""
-    pages = {"reference/commands.md": commands(), "reference/matrix.md": configuration()}
+    pages = {"reference/commands.md": commands(), "reference/matrix.md": configuration(), "cells.md": cells()}
     drift = [name for name, text in pages.items() if not (HERE / name).is_file() or (HERE / name).read_text() != text]
     if "--check" in sys.argv:
         for name in drift:

@@ -84,9 +84,7 @@ def nightly(tmp_path: Path) -> Iterator[tuple[LocalIndex, str]]:
 class Cells:
     """The cells of a project and their locks."""
 
-    def __init__(
-        self, address: str, image: str = IMAGE, *, judge: Judge | None = None, repair: bool = False
-    ) -> None:
+    def __init__(self, address: str, image: str = IMAGE, *, judge: Judge | None = None, repair: bool = False) -> None:
         project = matrix.load(MATRIX.format(nightly=address), {"i": image})
         self.matrix = project.matrix
         self.cells = {cell.id: cell for cell in plan.make(project).cells}
@@ -282,7 +280,9 @@ def test_a_constraint_limits_what_others_ask_for(default: LocalIndex, nightly: t
     assert "# constrain: numpy<2\n" in lockfile.dump(result.lock)
     assert lockfile.parse(lockfile.dump(result.lock), file="lock.txt") == result.lock
     unlimited = Cells(nightly[1]).cells["i-torch2.8.0-k1.0"]
-    assert "the constraints are different: - numpy<2" in str(lockfile.stale_reason(result.lock, unlimited, glibc="2.36"))
+    assert "the constraints are different: - numpy<2" in str(
+        lockfile.stale_reason(result.lock, unlimited, glibc="2.36")
+    )
 
 
 def numpy_of_two(constraint: str) -> Judge:

@@ -67,7 +67,7 @@ def test_record_alone_tells_which_files_a_wheel_owns(tmp_path: Path) -> None:
 
 
 def test_two_wheels_that_own_one_file_with_other_bytes_are_an_error_before_the_build(tmp_path: Path) -> None:
-    """Seen: vLLM 0.33.0 resolved to cuda-python 12.6 beside cuda-bindings 13.5, and its image failed after half an hour."""
+    """vLLM 0.33.0 resolved to cuda-python 12.6 beside cuda-bindings 13.5: its image failed after half an hour."""
     owners = (("cuda-bindings", "13.5.0", b"new"), ("cuda-python", "12.6.2.post1", b"old"))
     read = [
         read_wheel(index_file(tmp_path, name, version, {"cuda/bindings/driver.so": data}), WebWheels())
@@ -180,7 +180,10 @@ ONLY_IN_IMAGES = {"R5": "what a build did to the locked wheels shows in the imag
 Wheels = dict[tuple[str, str], tuple[dict[str, bytes], tuple[str, ...]]]
 FAULTS: dict[str, Wheels] = {
     "nothing wrong": {("thing", "1.0"): (SHARED, ())},
-    "two owners of one library": {("thing", "1.0"): (SHARED, ()), ("other", "1.0"): ({"thing/_C.abi3.so": CHANGED}, ())},
+    "two owners of one library": {
+        ("thing", "1.0"): (SHARED, ()),
+        ("other", "1.0"): ({"thing/_C.abi3.so": CHANGED}, ()),
+    },
     "a library that is nowhere": {("thing", "1.0"): ({"thing/_C.abi3.so": CONSUMER}, ())},
     "a requirement that is not met": {("thing", "1.0"): (SHARED, ("other>=2",)), ("other", "1.0"): ({"o.py": b""}, ())},
     "companions": {("cuda-python", "12.6.2"): ({"a.py": b""}, ()), ("cuda-bindings", "13.5.0"): ({"b.py": b""}, ())},
@@ -189,7 +192,7 @@ FAULTS: dict[str, Wheels] = {
 
 @pytest.mark.parametrize("wheels", FAULTS.values(), ids=FAULTS)
 def test_whatever_the_image_shows_the_wheels_have_shown(tmp_path: Path, wheels: Wheels) -> None:
-    """An error of the image's audit that the wheels' audit lacks costs a build; only R5 may be new, as R6's consequence."""
+    """An error that the image's audit finds first costs a build; only R5 may be new, as the consequence of R6."""
     cache = FactsCache(tmp_path / "facts")
     auditor = Auditor(
         index=SimpleIndex(), wheels=WebWheels(), facts=cache, knowledge=load_knowledge(ROOT / "knowledge")
