@@ -384,8 +384,8 @@ class Knowledge:
     needs: NeedsFile
     dispatch: DispatchFile
     history: TorchHistory
-    companions: CompanionsFile = CompanionsFile(version="1", companions=())
-    shared_files: SharedFilesFile = SharedFilesFile(version="1", files=())
+    companions: CompanionsFile = field(default_factory=lambda: CompanionsFile(version="1", companions=()))
+    shared_files: SharedFilesFile = field(default_factory=lambda: SharedFilesFile(version="1", files=()))
     python: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Python minor -> symbols it exports."""
 
