@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from python_image import SERVER_IMAGE, write_server_image
+from serve_checked import FACTS, HELP, KNOWLEDGE, PROFILES, ROOT, SERVER, LocalHost, check, failed, quiet, request
 
 from assay.adapters.docker_engine import DockerEngine
 from assay.adapters.local_server import LocalServerHost, free_port
@@ -25,43 +26,12 @@ from assay.adapters.server_container import ContainerServerHost
 from assay.adapters.store import FileStore
 from assay.errors import EngineError, UsageError
 from assay.flows.bench import Contestant, LoadShape, bench
-from assay.flows.serve_check import ServeRequest, serve_check
+from assay.flows.serve_check import serve_check
 from assay.model.profile import Profile
 from assay.ports.engine import Bind
 from assay.ports.models import FoundModel
-from assay.ports.server import Facts, ServerHost, ServerSpec
-from assay.record import Device, ServeRecord, ServeStatus
-from assay.serving.knowledge import load_server_flags
-from assay.serving.profiles import load_profiles
-
-ROOT = Path(__file__).parents[2]
-SERVER = ROOT / "tests" / "support" / "openai_server.py"
-HELP = ROOT / "tests" / "assets" / "serve" / "help-sglang-0.5.14.txt"
-KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
-PROFILES = load_profiles(ROOT / "images" / "sglang-blackwell" / "profiles")
-FACTS = ROOT / "probes" / "probelib" / "facts.py"
-CARD = Device(name="NVIDIA H200", capability="9.0", memory_bytes=140 << 30)
-
-
-class _LocalHost(LocalServerHost):
-    """This machine's environment, which says that it has the engines."""
-
-    def facts(self) -> Facts:
-        return Facts(devices=(CARD,), packages={"sglang": "0.5.14", "vllm": "0.26.0"})
-
-
-def quiet(_: str) -> None:
-    """Say nothing."""
-
-
-def request(misbehave: dict[str, Any] | None = None, **more: Any) -> ServeRequest:
-    settings: dict[str, Any] = {"help": str(HELP), "engine": "sglang", **(misbehave or {})}
-    fields: dict[str, Any] = {
-        "cell": "local", "engine": "sglang", "model": "tiny", "program": ("python3", str(SERVER)),
-        "env": {"MISBEHAVE": json.dumps(settings)}, "start_timeout": 20.0, "request_timeout": 5.0, "stop_grace": 3.0,
-        **more,
-    }  # fmt: skip
-    return ServeRequest(**fields)
+from assay.ports.server import ServerSpec
+from assay.record import ServeRecord, ServeStatus
 
 
 @pytest.fixture
@@ -69,37 +39,14 @@ def store(tmp_path: Path) -> FileStore:
     return FileStore(tmp_path / "build_logs")
 
 
-def check(
-    store: FileStore, misbehave: dict[str, Any] | None = None, *, host: ServerHost | None = None, **more: Any
-) -> ServeRecord:
-    place = host or _LocalHost(facts_program=FACTS)
-    record = serve_check(place, OpenAiClient(), KNOWLEDGE, store, request(misbehave, **more), say=quiet)
-    assert [record] == list(store.records(kind="serve"))
-    if record.log:
-        assert (store.root / record.log).is_file()
-    return record
-
-
-def failed(record: ServeRecord) -> dict[str, str]:
-    return {one.name: one.detail for one in record.checks if not one.passed}
-
-
 def test_a_good_server_passes_every_check(store: FileStore) -> None:
     record = check(store, profile=PROFILES["tiny"], profile_name="tiny")
 
     assert (ServeStatus.OK, "") == (record.status, record.reason)
     assert {} == failed(record)
-    assert {
-        "health",
-        "chat",
-        "stream",
-        "stream-usage",
-        "structured-output",
-        "errors",
-        "parallel",
-        "metrics",
-        *COUNTED,
-    } <= {one.name for one in record.checks}
+    assert {"health", "chat", "stream", "stream-usage", "structured-output", "errors", "parallel", "metrics"} <= {
+        one.name for one in record.checks
+    }
     assert 4 == record.chosen["cuda_graphs"]
     assert "flashinfer" == record.chosen["attention_backend"]
     assert "code 0" == record.stopped
@@ -116,172 +63,11 @@ def test_vllm_passes_too(store: FileStore) -> None:
     assert "tiny" == record.argv[2]
 
 
-COUNTED = {
-    "greedy", "sampling", "top-p", "top-k", "min-p", "penalties", "seed", "logprobs", "two-choices", "stop-string",
-    "mixed-users", "long-prompt", "over-long", "abort", "greedy-after",
-}  # fmt: skip
-"""Checks that also count tokens."""
-
-
-@pytest.mark.parametrize(
-    ("misbehave", "checks"),
-    [
-        ({"wrong_usage": 3}, {"completions", "chat", "stream-usage", "parallel", *COUNTED} - {"over-long"}),
-        ({"cut_streams": 1}, {"stream", "stream-usage", "parallel", "mixed-users"}),
-        ({"no_usage": True}, {"stream-usage"}),
-        ({"bad_json": True}, {"structured-output"}),
-        ({"accepts_anything": True}, {"errors"}),
-        (
-            {"fail_every": 1},
-            {"completions", "chat", "stream", "stream-usage", "structured-output", "parallel", "seed", *COUNTED},
-        ),
-        ({"fail_on": {"top_p": 500}}, {"sampling", "top-p", "penalties", "mixed-users"}),
-        ({"fail_on": {"top_k": 500}}, {"top-k", "mixed-users"}),
-        ({"fail_on": {"top_p": 400}}, {"sampling", "top-p", "penalties", "mixed-users"}),
-        ({"fail_on": {"min_p": 500}}, {"min-p", "mixed-users"}),
-        ({"fail_on": {"repetition_penalty": 500}}, {"penalties", "mixed-users"}),
-        ({"fail_on": {"frequency_penalty": 500}}, {"penalties", "mixed-users"}),
-        ({"ignore": ["top_p"]}, {"top-p"}),
-        ({"ignore": ["top_k"]}, {"top-k"}),
-        ({"ignore": ["min_p"]}, {"min-p"}),
-        ({"ignore": ["n"]}, {"two-choices"}),
-        ({"ignore": ["stop"]}, {"stop-string"}),
-        ({"keep_stop": True}, {"stop-string"}),
-        ({"stop_reason": "length"}, {"stop-string"}),
-        ({"ignore": ["logprobs"]}, {"logprobs", "top-p", "top-k", "min-p"}),
-        ({"logprobs": "positive"}, {"logprobs", "top-p", "top-k", "min-p"}),
-        ({"logprobs": "nan"}, {"logprobs", "top-p", "top-k", "min-p"}),
-        ({"logprobs": "short"}, {"logprobs"}),
-        ({"logprobs": "unlisted"}, {"logprobs"}),
-        ({"leak": True, "tpot": 0.002}, {"mixed-users"}),
-        ({"crowd": 6, "tpot": 0.002}, {"mixed-users"}),
-        ({"over_long": 500}, {"over-long"}),
-        ({"over_long": 413, "no_context": True}, {"long-prompt", "over-long", "abort"}),
-        ({"over_long": "accept"}, {"over-long"}),
-    ],
-    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
-)
-def test_a_wrong_api_is_found(store: FileStore, misbehave: dict[str, Any], checks: set[str]) -> None:
-    record = check(store, misbehave)
-
-    assert ServeStatus.FAILED is record.status
-    assert checks == set(failed(record))
-
-
-@pytest.mark.parametrize(
-    ("how", "words"), [(True, "the connection was cut"), ("slowly", "HTTP 500: {")], ids=["at-once", "slowly"]
-)
-def test_a_server_that_dies_at_the_first_sampled_request_is_told_as_such(
-    store: FileStore, how: bool | str, words: str
-) -> None:
-    began = time.monotonic()
-
-    record = check(store, {"die_sampled": how}, request_timeout=60.0)
-
-    details = failed(record)
-    assert ServeStatus.FAILED is record.status
-    sampling = details.pop("sampling")
-    assert sampling.startswith(f"temperature 0.8, top_p 0.9: {words}")
-    assert sampling.endswith("; the server died")
-    assert len(details) > 15
-    assert {"not asked: the server is gone"} == set(details.values())
-    assert "died while it was checked (code 1)" in record.reason
-    assert "sampling: temperature 0.8, top_p 0.9" in record.reason
-    assert "not asked" not in record.reason
-    assert time.monotonic() - began < 30
-
-
-@pytest.mark.parametrize(
-    ("misbehave", "first", "words"),
-    [
-        ({"long_prompt": 1000}, "long-prompt", "characters: the connection was cut; the server died"),
-        ({"over_long": "die"}, "over-long", "a prompt beyond the context of 4096 tokens: not refused with 4xx, but"),
-        ({"after_abort": "die", "tpot": 0.005}, "abort", "the server died"),
-    ],
-    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
-)
-def test_a_server_that_dies_at_its_limits_is_told_as_such(
-    store: FileStore, misbehave: dict[str, Any], first: str, words: str
-) -> None:
-    record = check(store, misbehave)
-
-    details = failed(record)
-    assert words in details.pop(first)
-    assert {"not asked: the server is gone"} == set(details.values())
-    assert "died while it was checked" in record.reason
-
-
-def test_an_over_long_request_that_hangs_is_told(store: FileStore) -> None:
-    record = check(store, {"over_long": "hang"}, request_timeout=2.0)
-
-    assert {"over-long"} == set(failed(record))
-    assert "no answer within 2 s" in failed(record)["over-long"]
-
-
-def test_a_server_that_answers_nobody_after_an_abort_is_given_up(store: FileStore) -> None:
-    record = check(store, {"after_abort": "wedge", "tpot": 0.005}, request_timeout=2.0)
-
-    details = failed(record)
-    assert "no answer within 2 s" in details["abort"]
-    assert {"abort", "greedy-after", "health-after"} == set(details)
-    assert "not asked: the server does not answer any more" == details["health-after"]
-
-
-@pytest.mark.parametrize(
-    "name", ["top_k", "min_p", "seed", "n", "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs"]
-)
-def test_a_parameter_that_is_refused_by_name_is_told_not_judged(store: FileStore, name: str) -> None:
-    record = check(store, {"fail_on": {name: 400}})
-
-    assert ServeStatus.OK is record.status, record.reason
-    assert any(f"{name} is not supported" in one.detail for one in record.checks if "refused" in one.detail)
-
-
-@pytest.mark.parametrize(("more", "status"), [({}, ServeStatus.OK), ({"deterministic": True}, ServeStatus.FAILED)])
-def test_seeds_are_judged_where_sglang_promises_to_heed_them(
-    store: FileStore, more: dict[str, Any], status: ServeStatus
-) -> None:
-    record = check(store, {"ignore": ["seed"], **more})
-
-    assert status is record.status
-    assert set(failed(record)) == ({"seed"} if more else set())
-
-
-def test_seeds_are_judged_of_vllm(store: FileStore) -> None:
-    record = check(store, {"engine": "vllm", "help": "/dev/null", "ignore": ["seed"]}, engine="vllm")
-
-    assert {"seed"} == set(failed(record))
-    assert "the answers to the same seed differ" in failed(record)["seed"]
-
-
-def test_greedy_answers_that_differ_are_told_not_judged(store: FileStore) -> None:
-    record = check(store, {"drift": True})
-
-    details = {one.name: one.detail for one in record.checks}
-    assert {} == failed(record)
-    assert "another answer the second time" in details["greedy"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ({"context-length": "2048", "chunked-prefill-size": "512"}, "of a context of 2048, in pieces of 512"),
-        ({"context-length": "1024", "chunked-prefill-size": "2048"}, "in one piece (of up to 2048)"),
-    ],
-)
-def test_the_long_prompt_fits_the_context(store: FileStore, flags: dict[str, str], words: str) -> None:
-    record = check(store, extra=flags)
-
-    (long_prompt,) = [one for one in record.checks if one.name == "long-prompt"]
-    assert ServeStatus.OK is record.status, record.reason
-    assert words in long_prompt.detail
-
-
 @pytest.mark.parametrize("key", ["a-secret-key", None])
 def test_a_key_is_shown_to_the_server_and_to_nobody_else(store: FileStore, key: str | None) -> None:
     asked = request(extra={"api-key": "a-secret-key"})
 
-    record = serve_check(_LocalHost(facts_program=FACTS), OpenAiClient(api_key=key), KNOWLEDGE, store, asked, say=quiet)
+    record = serve_check(LocalHost(facts_program=FACTS), OpenAiClient(api_key=key), KNOWLEDGE, store, asked, say=quiet)
 
     assert (ServeStatus.OK if key else ServeStatus.FAILED) is record.status
     assert key is not None or "401" in failed(record)["models"]
@@ -399,7 +185,7 @@ def test_a_port_in_use_is_told(store: FileStore) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        host = _LocalHost(facts_program=FACTS, port=taken.getsockname()[1])
+        host = LocalHost(facts_program=FACTS, port=taken.getsockname()[1])
 
         with pytest.raises(EngineError, match="is in use"):
             serve_check(host, OpenAiClient(), KNOWLEDGE, store, request(), say=quiet)
@@ -422,7 +208,7 @@ def test_an_unknown_model_is_told_and_left_to_the_server(store: FileStore) -> No
     said: list[str] = []
 
     serve_check(
-        _LocalHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(models=_Models()), say=said.append
+        LocalHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(models=_Models()), say=said.append
     )
 
     assert any("tiny is no folder, not in the Hugging Face cache" in line for line in said)
@@ -502,7 +288,7 @@ def _project(folder: Path) -> Path:
 
 def contestant(name: str, misbehave: dict[str, Any] | None = None, profile: Profile | None = None) -> Contestant:
     return Contestant(
-        host=_LocalHost(facts_program=FACTS), request=request(misbehave, profile_name=name, profile=profile)
+        host=LocalHost(facts_program=FACTS), request=request(misbehave, profile_name=name, profile=profile)
     )
 
 

@@ -50,7 +50,10 @@ OPTIONAL: Final = frozenset(
         "top_logprobs",
     }
 )
-"""Parameters that a server may refuse by name, in some release or configuration (speculative decoding, for example)."""
+"""Parameters that a server may refuse by name, in some release or configuration.
+
+vLLM refuses min_p with speculative decoding, for example (https://github.com/vllm-project/vllm/issues/42744).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,63 @@
+"""serve-check of the small server in `openai_server.py`, as a process of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from assay.adapters.local_server import LocalServerHost
+from assay.adapters.openai_client import OpenAiClient
+from assay.adapters.store import FileStore
+from assay.flows.serve_check import ServeRequest, serve_check
+from assay.ports.server import Facts, ServerHost
+from assay.record import Device, ServeRecord
+from assay.serving.knowledge import load_server_flags
+from assay.serving.profiles import load_profiles
+
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "tests" / "support" / "openai_server.py"
+HELP = ROOT / "tests" / "assets" / "serve" / "help-sglang-0.5.14.txt"
+KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
+PROFILES = load_profiles(ROOT / "images" / "sglang-blackwell" / "profiles")
+FACTS = ROOT / "probes" / "probelib" / "facts.py"
+CARD = Device(name="NVIDIA H200", capability="9.0", memory_bytes=140 << 30)
+
+
+class LocalHost(LocalServerHost):
+    """This machine's environment, which says that it has the engines."""
+
+    def facts(self) -> Facts:
+        return Facts(devices=(CARD,), packages={"sglang": "0.5.14", "vllm": "0.26.0"})
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def request(misbehave: dict[str, Any] | None = None, **more: Any) -> ServeRequest:
+    """Return the request for a check of a server that misbehaves so."""
+    settings: dict[str, Any] = {"help": str(HELP), "engine": "sglang", **(misbehave or {})}
+    fields: dict[str, Any] = {
+        "cell": "local", "engine": "sglang", "model": "tiny", "program": ("python3", str(SERVER)),
+        "env": {"MISBEHAVE": json.dumps(settings)}, "start_timeout": 20.0, "request_timeout": 5.0, "stop_grace": 3.0,
+        **more,
+    }  # fmt: skip
+    return ServeRequest(**fields)
+
+
+def check(
+    store: FileStore, misbehave: dict[str, Any] | None = None, *, host: ServerHost | None = None, **more: Any
+) -> ServeRecord:
+    """Check a server that misbehaves so, and return the one record that was kept."""
+    place = host or LocalHost(facts_program=FACTS)
+    record = serve_check(place, OpenAiClient(), KNOWLEDGE, store, request(misbehave, **more), say=quiet)
+    assert [record] == list(store.records(kind="serve"))
+    if record.log:
+        assert (store.root / record.log).is_file()
+    return record
+
+
+def failed(record: ServeRecord) -> dict[str, str]:
+    """Return the checks that failed, and why."""
+    return {one.name: one.detail for one in record.checks if not one.passed}
