@@ -22,6 +22,10 @@ SCHEMA = {
     "required": ["name", "age", "tags"],
     "additionalProperties": False,
 }
+OTHERS_THAN_MARLIN = (
+    "MacheteLinearKernel", "CutlassW4A8LinearKernel", "AllSparkLinearKernel", "HummingLinearKernel",
+)  # fmt: skip
+"""vLLM's kernels for 4-bit weights that it may prefer to Marlin."""
 CHOICE = {"type": "string", "enum": ["north", "south", "east", "west"]}
 
 
@@ -268,8 +272,8 @@ def quantised(probe, engine):
         # SGLang 0.5.14 compiles Marlin at its first use, which took more than 340 s on a host with a busy processor.
         probe, engine, engine, model=model.folder, tasks=tasks, timeout=620,
         arguments={**common(engine), "quantization": "awq_marlin", "dtype": "float16"},
-        # On Hopper vLLM would take Machete; this probe asks about Marlin, which is what sm_120 gets.
-        environment={"VLLM_DISABLED_KERNELS": "MacheteLinearKernel,CutlassW4A8LinearKernel,AllSparkLinearKernel"},
+        # On Hopper vLLM takes Machete or Humming; this probe asks about Marlin, which is what sm_120 gets.
+        environment={"VLLM_DISABLED_KERNELS": ",".join(OTHERS_THAN_MARLIN)},
         asked_for=("quantization", "awq_marlin"),
     )  # fmt: skip
     used = " ".join(str(document["seen"].get(name, "")) for name in ("quantization", "linear_methods"))

@@ -41,10 +41,12 @@ def record(files: dict[str, bytes]) -> str:
     return "".join(f"{path},sha256={digest(data)},{len(data)}\n" for path, data in files.items())
 
 
-def index_file(folder: Path, name: str, version: str, files: dict[str, bytes], **more: tuple[str, ...]) -> IndexFile:
+def index_file(
+    folder: Path, name: str, version: str, files: dict[str, bytes], requires: tuple[str, ...] = ()
+) -> IndexFile:
     """Return a real wheel of some files, with its RECORD."""
     path = folder / f"{name.replace('-', '_')}-{version}-cp311-abi3-linux_x86_64.whl"
-    path.write_bytes(wheel_bytes(name.replace("-", "_"), version, files, record=record(files), **more))
+    path.write_bytes(wheel_bytes(name.replace("-", "_"), version, files, record=record(files), requires=requires))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return IndexFile(project=name, filename=path.name, url=path.as_uri(), sha256=sha256, size=path.stat().st_size)
 

@@ -12,7 +12,7 @@ import pytest
 from assay.adapters.docker_read import read_info
 from assay.adapters.fake_engine import FakeEngine, FakeImage, Process
 from assay.adapters.server_container import ContainerServerHost
-from assay.cli.serving import Options, mount, named_model
+from assay.cli.serving import Options, mount, mounts_of, named_model
 from assay.errors import EngineError, UsageError
 from assay.ports.engine import Bind, ContainerSpec, EngineInfo
 from assay.ports.server import ServerSpec
@@ -98,6 +98,25 @@ def test_folders_places_to_write_and_limits(tmp_path: Path) -> None:
     assert ("/assay/work", "/assay/work") == (spec.workspace, spec.env["HOME"])
     assert "/assay-cache/huggingface" == spec.env["HF_HOME"]
     assert (1 << 30, True) == (spec.shm_bytes, spec.init)
+
+
+def test_a_model_that_is_mounted_by_hand_too_is_mounted_once(tmp_path: Path) -> None:
+    """An engine refuses a container with "Duplicate mount point"."""
+    model = tmp_path / "model"
+    by_hand = Bind(source=str(model), target=str(model), read_only=False)
+    spec, _ = started({"init": True}, model=model, mounts=[by_hand])
+
+    assert [by_hand] == spec.binds
+
+
+def test_two_folders_at_one_place_are_refused(tmp_path: Path) -> None:
+    one, two = (str(tmp_path / name) for name in ("one", "two"))
+    for folder in (one, two):
+        Path(folder).mkdir()
+
+    assert [mount(one)] == mounts_of([one, one])
+    with pytest.raises(UsageError, match="is already mounted at /in"):
+        mounts_of([f"{one}:/in", f"{two}:/in"])
 
 
 def test_mounts_on_the_command_line(tmp_path: Path) -> None:

@@ -172,13 +172,16 @@ class ContainerServerHost:
         shm: int = 64 << 20,
         port: int | None = None,
     ) -> ContainerSpec:
-        binds = list(self._mounts)
+        binds: list[Bind] = []
         settings = {"PYTHONUNBUFFERED": "1", "HOME": _WORK, **env}
         if self._cache is not None:
             binds.append(Bind(source=str(self._cache), target=_CACHE, read_only=False))
             settings.setdefault("HF_HOME", _CACHE)
         if self._model is not None:
             binds.append(Bind(source=str(self._model), target=str(self._model)))
+        # An engine refuses two mounts at one place; what the user mounts there wins.
+        theirs = {bind.target for bind in self._mounts}
+        binds = [*self._mounts, *(bind for bind in binds if bind.target not in theirs)]
         published = port is not None and self._network == "bridge"
         network: Literal["none", "bridge", "host"] = "none" if port is None else self._network
         return ContainerSpec(

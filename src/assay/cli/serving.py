@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -284,9 +284,26 @@ def hosted(place: Place, options: Options) -> ServerHost:
         network=options.network,
         cache=None if cache is None else cache.resolve(),
         model=folder,
-        mounts=[mount(text) for text in options.mounts],
+        mounts=mounts_of(options.mounts),
         port=options.port,
     )
+
+
+def mounts_of(texts: Sequence[str]) -> list[Bind]:
+    """Return the mounts that `--mount` names; the same one twice counts once.
+
+    Raises:
+        UsageError: one cannot be read, or two folders are mounted at one place.
+    """
+    found: dict[str, Bind] = {}
+    for text in texts:
+        bind = mount(text)
+        if found.setdefault(bind.target, bind) != bind:
+            raise UsageError(
+                f"--mount {text}: {found[bind.target].source} is already mounted at {bind.target}",
+                hint="give one of the two another place: FOLDER:/INSIDE",
+            )
+    return list(found.values())
 
 
 def mount(text: str) -> Bind:
