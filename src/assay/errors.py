@@ -20,6 +20,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- WheelError                  1   a wheel or shared object cannot be read
     +-- ToolError                   1   a program that assay runs failed
     +-- StoreError                  1   build_logs/ cannot be read or written, or is in use
+    +-- OutputError                 1   standard output is closed or cannot be written
     +-- Interrupted               130   Ctrl-C
 """
 
@@ -39,6 +40,7 @@ __all__ = [
     "Interrupted",
     "ManifestMismatch",
     "NothingSelected",
+    "OutputError",
     "PackageIndexError",
     "PolicyRefused",
     "Problem",
@@ -163,6 +165,10 @@ class ToolError(AssayError):
 
 class StoreError(AssayError):
     """The record store or a run folder cannot be read or written, or another run holds it."""
+
+
+class OutputError(AssayError):
+    """Standard output is closed, or the disk behind it is full."""
 
 
 class Interrupted(AssayError):
