@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, TextIO, cast
 
 from assay.errors import OutputError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STYLES",
+    "abandon",
     "data",
     "data_table",
     "err",
@@ -53,12 +55,15 @@ _PIPED_WIDTH: Final = 500
 class _Sink(io.TextIOBase):
     """A standard stream for rich and for plain lines alike; looked up at each write, as tests and pipes replace it."""
 
-    def __init__(self, *, stderr: bool) -> None:
+    def __init__(self, *, stderr: bool, direct: bool = False) -> None:
         self._stderr = stderr
+        self._direct = direct
+        """Past what a live table puts in the stream's place: for rich itself."""
 
     @property
     def _stream(self) -> TextIO | None:
-        return sys.stderr if self._stderr else sys.stdout
+        stream = sys.stderr if self._stderr else sys.stdout
+        return getattr(stream, "rich_proxied_file", stream) if self._direct else stream
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -87,12 +92,23 @@ class _Sink(io.TextIOBase):
                 action(stream)
             elif not self._stderr:
                 raise OutputError("standard output is closed", hint=_REDIRECT)
-        except BrokenPipeError:
-            if not self._stderr:
-                raise
-        except OSError as error:
-            if not self._stderr:
-                raise OutputError(f"standard output cannot be written: {error.strerror}", hint=_REDIRECT) from error
+        except (OSError, ValueError) as error:
+            if self._stderr:
+                # Nobody can be told; what is left in the buffer must not fail again when Python ends.
+                abandon(stream)
+                return
+            why = error.strerror if isinstance(error, OSError) else "it is closed"
+            raise OutputError(f"standard output cannot be written: {why}", hint=_REDIRECT) from error
+
+
+def abandon(stream: TextIO | None) -> None:
+    """Send what is left for a stream that cannot be written to nowhere, so that Python ends without a message."""
+    with suppress(AttributeError, OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        finally:
+            os.close(null)
 
 
 _REDIRECT: Final = "write to a file on a disk with space: > FILE"
@@ -108,7 +124,7 @@ def _width(text: str | None) -> int:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console  # noqa: PLC0415
 
-    sink = _ERR if stderr else _OUT
+    sink = _Sink(stderr=stderr, direct=True)
     width = None if sink.isatty() else _width(os.environ.get("COLUMNS"))
     return Console(file=cast("IO[str]", sink), width=width, soft_wrap=False, highlight=False)
 

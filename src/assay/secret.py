@@ -1,4 +1,4 @@
-"""Passwords, keys and tokens, by the name of a setting and by the shape of a value, so that none is kept or shown. Pure.
+"""Passwords, keys and tokens, told by the name of a setting and by the shape of a value. Pure.
 
 A value is hidden in whole where its name tells (`PGPASSWORD`, `--api-key`, `GH_PAT`), and in part where its shape tells
 (`https://user:word@host`, `hf_...`, a private key).
@@ -49,8 +49,12 @@ _SHAPES: Final = re.compile(
     )""",
     re.VERBOSE,
 )
-_KEY_BLOCK: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-_USERINFO: Final = re.compile(r"(?<![A-Za-z0-9])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,20}://)(?!git@)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]*)*@")
+_KEY_BLOCK: Final = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
+_USERINFO: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,20}://)(?!git@)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]*)*@"
+)
 _SCHEME: Final = re.compile(r"(?i)\b(?P<scheme>bearer|basic)\s+(?P<value>[A-Za-z0-9._~+/=-]{8,})")
 # `"name": "value"`, `name='value'`, `--name value`.
 _QUOTED: Final = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
