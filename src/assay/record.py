@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from assay.digest import sha256_of
 from assay.errors import StoreError
+from assay.foreign import sane_time
 from assay.model.base import Value
 from assay.model.outcome import Outcome, Verdict
 
@@ -46,7 +47,7 @@ class Record(Value):
     """What all records have in common."""
 
     schema_version: Literal[1] = 1
-    created: datetime
+    created: Annotated[datetime, AfterValidator(sane_time)]
     """When it was measured, UTC."""
     run: str
     """The run that made it: the name of a folder in build_logs/."""
