@@ -136,10 +136,11 @@ def _bug(error: BaseException, argv: Sequence[str]) -> int:
     """Tell of a bug what a report of it needs, without secrets, and keep the traceback in a file."""
     secrets = values_of(os.environ)
     command = shlex.join(["assay", *words_without(argv, secrets)])
-    head = "\n".join([
-        f"assay {__version__}, Python {platform.python_version()}, {platform.platform()}",
-        f"command: {command}",
-    ])  # fmt: skip
+    system = os.uname()
+    head = (
+        f"assay {__version__}, Python {platform.python_version()}, {system.sysname} {system.release} {system.machine}\n"
+        f"command: {command}"
+    )
     trace = hide("".join(traceback.format_exception(error)), secrets)
     what = f"{type(error).__name__}: {hide(str(error), secrets)[:300]}".rstrip(": ")
     if isinstance(error, MemoryError):
