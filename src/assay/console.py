@@ -221,6 +221,7 @@ def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    columns = [one_line(column) for column in columns]
     table_rows = [tuple(map(one_line, row)) for row in rows]
     console = out()
     widths = [max((len(row[n]) for row in table_rows), default=0) for n in range(len(columns))]

@@ -61,7 +61,7 @@ def parse(text: str, *, file: str) -> Lock:
     nightlies: dict[str, str] = {}
     wheels: list[LockedWheel] = []
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        if not is_printable(line):
+        if not is_printable(line) or "\t" in line:
             raise _problem(file, number, "a lock has no control characters; run `assay lock --refresh` for the cell")
         if number == 1:
             if line != _TITLE:

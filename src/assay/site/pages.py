@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from assay.digest import sha256_of
 from assay.model.outcome import Outcome
-from assay.printable import json_text
+from assay.printable import json_text, printable
 from assay.site.charts import svg
 from assay.site.gather import megabytes, speeds
 from assay.site.model import CellPage, Event, Result, Site, Source
@@ -185,7 +185,7 @@ class _Renderer:
             up="../" if "/" in path else "",
             **values,
         )  # fmt: skip
-        return path, html.encode()
+        return path, printable(html).encode()
 
     def index(self) -> tuple[str, bytes]:
         data = {
