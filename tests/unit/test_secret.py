@@ -65,10 +65,10 @@ def test_addresses_and_headers_and_settings_in_text() -> None:
 
 def test_command_lines() -> None:
     shown = words_without(
-        ["launch", "--env", "PGPASSWORD=x", "--set", "api-key=abc", "--api-key", "foo", "--model", "y"]
+        ["launch", "--env", "PGPASSWORD=x", "--set", "api-key=abc", "--api-key", "foo", "--key", "k.pub"]
     )
 
-    assert ["launch", "--env", "PGPASSWORD=***", "--set", "api-key=***", "--api-key", "***", "--model", "y"] == shown
+    assert ["launch", "--env", "PGPASSWORD=***", "--set", "api-key=***", "--api-key", "***", "--key", "k.pub"] == shown
 
 
 def test_short_and_plain_values_are_not_looked_for() -> None:
