@@ -70,7 +70,7 @@ def test_what_is_verified_gets_its_tags(registry: FakeRegistry, image: Manifest,
     assert seen.ok
     assert seen.signers == ()
     assert seen.pull == f"docker pull {RELEASE}@{image.digest}"
-    assert [kind for kind in Kind if kind != Kind.REVOCATION] == [
+    assert [kind for kind in Kind if kind not in (Kind.REVOCATION, Kind.VOID)] == [
         kind for kind in Kind if kind in {piece.statement.predicate_type for piece in seen.pieces}
     ]
     journal = [json.loads(line) for line in (tmp_path / "publish.jsonl").read_text().splitlines()]
@@ -308,7 +308,13 @@ def test_what_was_probed_again_is_judged_by_the_newest(registry: FakeRegistry, i
     later = NOW + timedelta(days=60)
     tools = gear(registry, tmp_path, clock=lambda: later)
     again = probe(image.digest, created=later, run="run2", suite_digest=suite)
-    publish(candidate(), policy(HOST), lambda digest: [*both(digest), again], tools, suite=suite)
+    publish(
+        candidate(),
+        policy(HOST),
+        lambda digest: [*both(digest), again, audit(digest, created=later)],
+        tools,
+        suite=suite,
+    )
     seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", now=later)
 
     assert seen.ok

@@ -115,14 +115,19 @@ class Proposal:
         targets = [judgement.target for judgement in self.judgements if not judgement.audit]
         audit = "".join(['assay audit --image "$I"', *(f" --target {target}" for target in targets)])
         steps = [audit] if whys & {Why.AUDIT, Why.TOO_OLD, Why.FROM_THE_FUTURE} and targets else []
-        steps += ['assay probe "$I"'] if whys & PROBE_AGAIN else []
+        probing = whys & PROBE_AGAIN and any(not judgement.probes or _fails(judgement) for judgement in self.judgements)
+        steps += ['assay probe "$I"'] if probing else []
         if not steps:
             return None
         at = self.staging.at(self.subject.digest)
-        place = "on a machine with the card" if whys & PROBE_AGAIN else "here"
-        if whys & PROBE_AGAIN and self.staging.host.partition(":")[0] in ("localhost", "127.0.0.1"):
+        place = "on a machine with the card" if probing else "here"
+        if probing and self.staging.host.partition(":")[0] in ("localhost", "127.0.0.1"):
             place += " (one that cannot reach this registry is sent the image first: docs/how-to/publish.md)"
         return f'{place}: I={at}; docker pull "$I" && ' + " && ".join(steps) + "; then publish again with its records"
+
+
+def _fails(judgement: Judgement) -> bool:
+    return any(reason.why is Why.FEATURE for reason in judgement.reasons)
 
 
 def stage(candidate: Candidate, policy: Policy, *, registry: Registry, engine: Engine | None) -> Descriptor:
