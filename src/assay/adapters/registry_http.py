@@ -7,7 +7,6 @@ and jittered pauses; a 401 is answered once with fresh authorisation; every othe
 from __future__ import annotations
 
 import email.utils
-import ipaddress
 import json
 import logging
 import random
@@ -25,7 +24,7 @@ from assay import __version__
 from assay.adapters.registry_auth import Challenge, Credentials, CredentialSource, challenges
 from assay.errors import RegistryBroken, RegistryError, TagImmutable
 from assay.ports.registry import Traffic
-from assay.reference import DOCKER_HUB
+from assay.reference import DOCKER_HUB, is_loopback
 
 __all__ = ["Answer", "Transport", "is_loopback"]
 
@@ -53,17 +52,6 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     url: str
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host of a reference (`localhost:5000`, `127.0.0.1`, `[::1]:5000`) is this machine."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _proxies(host: str) -> dict[str, str]:

@@ -41,6 +41,8 @@ BYTES: Final = 32 << 20
 """Bytes of all evidence of a digest together, unpacked."""
 ITEMS: Final = 500_000
 """Values of all of it together."""
+TOLD: Final = 10
+"""Problems that are told one by one."""
 _KINDS: Final = frozenset(map(str, Kind))
 _TYPE_NOTES: Final = ("in-toto.io/predicate-type", "dev.sigstore.bundle.predicateType")
 _UNREADABLE: Final = (ManifestMismatch, RegistryBroken, RegistryContent, EvidenceError)
@@ -232,6 +234,8 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
         left += piece is None
         pieces += [piece] if piece else []
     problems += _lies(known, pieces, verifier)
+    if len(problems) > TOLD:
+        problems[TOLD:] = [_problem(f"and {len(problems) - TOLD} more pieces of evidence are damaged or gone")]
     return Collected(
         native=known.native,
         broken=known.broken,

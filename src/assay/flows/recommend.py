@@ -10,7 +10,8 @@ from typing import Literal
 from assay.errors import EvidenceError
 from assay.evidence import Kind, record_of
 from assay.flows.attach import collect
-from assay.flows.verify import ALIAS, judge_pieces
+from assay.flows.binding import ALIAS, Asked, is_cell_tag, names_cell
+from assay.flows.verify import judge_pieces
 from assay.model.outcome import Outcome
 from assay.model.policy import alias_of
 from assay.ports.registry import Registry
@@ -156,14 +157,25 @@ def _offer(
             signed = signed and piece.signer is not None
         elif isinstance(record, AuditRecord) and target in record.targets:
             audits.append(record)
-    judgements, reasons = judge_pieces(
-        collected, digest, verifier=verifier, level=None, target=target, policy=None, suite=None, now=now
+    judged = judge_pieces(
+        collected,
+        digest,
+        asked=Asked(repository=repository, target=target),
+        verifier=verifier,
+        policy=None,
+        suite=None,
+        now=now,
     )
+    judgements, reasons = judged.judgements, judged.reasons
     if not records and not (audits and judgements):
         # What was never published for this architecture says nothing of it.
         return None
     against = [*reasons, *(reason for one in judgements for reason in one.reasons)]
-    own = sorted(tag for tag in tags if not ALIAS.fullmatch(tag))
+    own = sorted(
+        tag
+        for tag in tags
+        if not ALIAS.fullmatch(tag) and (not is_cell_tag(tag) or any(names_cell(tag, one) for one in judged.verdicts))
+    )
     aliases = sorted(tag for tag in tags if ALIAS.fullmatch(tag))
     levels = tuple(sorted({one.level for one in judgements if one.ok}))
     wanted = [alias_of(target, level) for level in levels]
