@@ -6,7 +6,6 @@ bytes are ours and attaching them is one path for every kind of signature.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Final
 from assay.adapters import process
 from assay.errors import EvidenceError, ToolError
 from assay.evidence import Statement, open_bundle
+from assay.foreign import read_json
 from assay.ports.signing import Verifier
 
 __all__ = ["CosignSigner", "CosignVerifier"]
@@ -88,7 +88,8 @@ class CosignVerifier:
 
     def _ask(self, bundle: bytes) -> str | None:
         statement = Statement.parse(open_bundle(bundle)[0])
-        if not json.loads(bundle).get("verificationMaterial", {}).keys() & {"certificate", "x509CertificateChain"}:
+        material = read_json(bundle).get("verificationMaterial")
+        if not isinstance(material, dict) or not material.keys() & {"certificate", "x509CertificateChain"}:
             return None
         with tempfile.TemporaryDirectory(prefix="assay-verify-") as folder:
             path = Path(folder, "bundle.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -16,6 +17,9 @@ from assay.record import now
 from assay.reference import Reference, Repository
 
 __all__ = ["command"]
+
+SECONDS: Final = 300.0
+"""How long registries may take to answer in all."""
 
 
 @click.command("verify")
@@ -63,7 +67,7 @@ def command(
         suite = suite_digest(find_suite(own[1]))
     seen = verify(
         Reference.parse(reference),
-        registry=connect(insecure=insecure),
+        registry=connect(insecure=insecure, seconds=SECONDS),
         verifier=verifier_of(keys, own, identity=identity, issuer=issuer),
         level=level,
         target=target,
