@@ -8,7 +8,8 @@ from typing import Final
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from assay.adapters.registry_auth import CredentialSource, DockerConfig
-from assay.adapters.registry_http import OPERATION_SECONDS, REDIRECTS, Answer, Transport, address
+from assay.adapters.registry_failures import address
+from assay.adapters.registry_http import OPERATION_SECONDS, REDIRECTS, Answer, Transport
 from assay.digest import DIGEST, sha256_of
 from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent, RegistryError, UsageError
 from assay.foreign import ForeignError, read_integer, read_json

@@ -8,10 +8,10 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from assay.errors import RegistryBroken, RegistryError
-from assay.foreign import ForeignError, read_json
+from assay.foreign import ForeignError, read_json, read_url
 from assay.reference import is_loopback
 
-__all__ = ["LONGEST_PAUSE", "cause", "gave_up", "hint", "keeps_tags", "pause", "plain", "refused", "words"]
+__all__ = ["LONGEST_PAUSE", "address", "cause", "gave_up", "hint", "keeps_tags", "pause", "plain", "refused", "words"]
 
 LONGEST_PAUSE: Final = 30.0
 """Seconds waited for before an attempt at most, whatever the server asks for."""
@@ -88,3 +88,15 @@ def gave_up(method: str, host: str, reason: str, *, absent: bool) -> RegistryErr
         reason = f"no registry answers at {host}"
         advice = "start one: docker-registry serve docs/examples/registry.yml (see docs/how-to/publish.md)"
     return RegistryError(reason, hint=advice)
+
+
+def address(text: str, *, base: str | None) -> str:
+    """Read an address that a registry gave.
+
+    Raises:
+        RegistryError: it is none.
+    """
+    try:
+        return read_url(text, base=base)
+    except ForeignError as error:
+        raise RegistryError(f"the registry names an address that cannot be used: {error}: {text[:80]!r}") from error

@@ -7,14 +7,13 @@ and jittered pauses; a 401 is answered once with fresh authorisation; every othe
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 
@@ -23,6 +22,7 @@ from assay.adapters.http_deadline import Watch, watched
 from assay.adapters.registry_auth import Challenge, Credentials, CredentialSource, challenges
 from assay.adapters.registry_failures import (
     LONGEST_PAUSE,
+    address,
     cause,
     gave_up,
     hint,
@@ -32,13 +32,13 @@ from assay.adapters.registry_failures import (
     refused,
     words,
 )
-from assay.adapters.registry_realm import REALMS_VARIABLE, same_house
+from assay.adapters.registry_tokens import token_of, token_request
 from assay.errors import RegistryContent, RegistryError, TagImmutable
-from assay.foreign import ForeignError, read_json, read_pause, read_url
+from assay.foreign import read_pause
 from assay.ports.registry import Traffic
 from assay.reference import DOCKER_HUB, is_loopback
 
-__all__ = ["REDIRECTS", "Answer", "Transport", "address"]
+__all__ = ["REDIRECTS", "Answer", "Transport"]
 
 LOG: Final = logging.getLogger("assay.registry")
 # 500 too: docker-registry 2.8 answers it to a read that meets another client's write of the same tag or link (measured
@@ -60,7 +60,6 @@ OPERATION_SECONDS: Final = 3600.0
 """Seconds that a transport may be busy in all; commands that only look set less."""
 CERTIFICATES: Final = Path("/etc/docker/certs.d")
 """Where Docker looks for a registry's own CA: `<host>/ca.crt`."""
-_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
 Body = bytes | Callable[[], Iterable[bytes]]
 
 
@@ -392,46 +391,13 @@ class Transport:
         return True
 
     def _token(self, host: str, challenge: Challenge, scopes: Sequence[str], known: Credentials | None) -> str:
-        service = challenge.parameters.get("service", "")
-        realm = address(challenge.parameters.get("realm", ""), base=None)
-        parts = urlsplit(realm)
-        plain_allowed = is_loopback(parts.netloc) or parts.netloc in self._insecure
-        if parts.scheme != "https" and not (parts.scheme == "http" and plain_allowed):
-            raise RegistryError(f"{host} wants its tokens fetched from {plain(realm)!r}, which is not https")
-        if known and not same_house(host, parts.netloc):
-            raise RegistryError(
-                f"{host} wants its password sent to {parts.netloc}, which is not of its domain",
-                hint=f"if that is right, say so: {REALMS_VARIABLE}={host}={parts.netloc}",
-            )
-        headers: dict[str, str] = {}
-        if known and known.identity_token:
-            method, url = "POST", realm
-            body: bytes | None = urlencode(
-                {
-                    "grant_type": "refresh_token",
-                    "service": service,
-                    "client_id": "assay",
-                    "scope": " ".join(scopes),
-                    "refresh_token": known.identity_token,
-                }
-            ).encode()
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-        else:
-            query = urlencode([("service", service), *(("scope", scope) for scope in scopes)])
-            method, url, body = "GET", f"{realm}{'&' if parts.query else '?'}{query}", None
-        answer = self._fetch_token(method, url, headers, body, known)
+        asked = token_request(host, challenge, scopes, known, insecure=self._insecure)
+        answer = self._fetch_token(asked.method, asked.url, asked.headers, asked.body, known)
         if answer.status != 200:
             raise RegistryError(
-                f"{plain(realm)}: no token for {host}, status {answer.status}", hint=hint(answer.status, host)
+                f"{plain(asked.url)}: no token for {host}, status {answer.status}", hint=hint(answer.status, host)
             )
-        try:
-            value = read_json(answer.body)
-            token = value.get("token") or value.get("access_token")
-        except (ForeignError, AttributeError):
-            token = None
-        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise RegistryError(f"{plain(realm)}: the answer holds no token")
-        return token
+        return token_of(answer.body, asked.url)
 
     def _fetch_token(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, known: Credentials | None
@@ -449,18 +415,6 @@ class Transport:
                 reason = self._refusal(method, answer)
             self._sleep(pause(attempt))
         raise RegistryError(reason)
-
-
-def address(text: str, *, base: str | None) -> str:
-    """Read an address that a registry gave.
-
-    Raises:
-        RegistryError: it is none.
-    """
-    try:
-        return read_url(text, base=base)
-    except ForeignError as error:
-        raise RegistryError(f"the registry names an address that cannot be used: {error}: {text[:80]!r}") from error
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

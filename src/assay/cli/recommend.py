@@ -85,7 +85,12 @@ def command(
     for name in dict.fromkeys(repositories):
         try:
             offers += from_registry(
-                Reference.parse(name).repository, target, registry=client, verifier=verifier, now=now()
+                Reference.parse(name).repository,
+                target,
+                registry=client,
+                verifier=verifier,
+                now=now(),
+                say=console.warn,
             )
         except RegistryError as error:
             if name in have:

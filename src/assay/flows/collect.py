@@ -25,7 +25,7 @@ from assay.evidence import (
     unpack,
     voided,
 )
-from assay.oci import Descriptor
+from assay.oci import Descriptor, Manifest
 from assay.policy import Reason, Why
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
@@ -39,6 +39,8 @@ STRANGERS: Final = 50
 """Artifacts of others that are read."""
 BYTES: Final = 32 << 20
 """Bytes of all evidence of a digest together, unpacked."""
+DAMAGED: Final = 1 << 20
+"""Bytes that a piece counts for that turned out to be damaged."""
 ITEMS: Final = 500_000
 """Values of all of it together."""
 TOLD: Final = 10
@@ -86,8 +88,8 @@ class Known:
     native: bool
     broken: tuple[str, ...]
     """Tags of evidence that the registry cannot read: half written when its disk was full, say."""
-    tagged: frozenset[str] = frozenset()
-    """What has a tag of its own, which only assay gives."""
+    unsure: frozenset[str] = frozenset()
+    """What has a tag as assay gives it, and of which only the list has told so far whose it is."""
     lies: Mapping[str, str] = field(default_factory=dict)
     """Tags of evidence that name something else than their name says, and what that is."""
     crowded: bool = False
@@ -117,7 +119,7 @@ def known_of(
     found = {**(fresh or {}), **found}
     tags = [tag for tag in registry.tags(repository) if tag.startswith(evidence_tag_prefix(subject))]
     held = {evidence_tag(subject, digest): digest for digest in found}
-    tagged = {held[tag] for tag in tags if tag in held}
+    unsure = frozenset(held[tag] for tag in tags if tag in held)
     unlisted = [tag for tag in tags if tag not in held]
     broken: list[str] = []
     lies: dict[str, str] = {}
@@ -136,13 +138,12 @@ def known_of(
             lies[tag] = manifest.digest
         elif manifest.subject is not None and manifest.subject.digest == subject:
             found[manifest.digest] = manifest.referrer
-            tagged.add(manifest.digest)
     return Known(
         found=found,
         listed=names,
         native=False,
         broken=tuple(broken),
-        tagged=frozenset(tagged),
+        unsure=unsure,
         lies=lies,
         crowded=len(unlisted) > PIECES,
     )
@@ -166,7 +167,7 @@ class _Reader:
     items: int = ITEMS
 
     def read(self, digest: str) -> Piece | None:
-        """Return one piece of evidence; None if it says nothing that assay knows."""
+        """Return one piece of evidence; None if it says nothing that assay knows, or is damaged and not assay's."""
         self.pieces -= 1
         if self.pieces < 0 or self.size <= 0 or self.items <= 0:
             raise _Spent
@@ -175,6 +176,18 @@ class _Reader:
             raise EvidenceError(f"the evidence {digest[:19]} is listed, but gone")
         if manifest.artifact_type not in (PAYLOAD, BUNDLE):
             return None
+        try:
+            return self._piece(manifest)
+        except _UNREADABLE:
+            # Whatever it was, it took time to find out.
+            self.size -= DAMAGED
+            # By its own bytes, not by what a list says of it: all that assay ever attached has the note.
+            if DIGEST_NOTE in manifest.annotations:
+                raise
+            return None
+
+    def _piece(self, manifest: Manifest) -> Piece | None:
+        digest = manifest.digest
         if len(manifest.layers) != 1:
             raise EvidenceError(f"the evidence {digest[:19]} has {len(manifest.layers)} blobs instead of one")
         layer = manifest.layers[0]
@@ -210,7 +223,7 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
     problems = [_problem(f"the evidence {tag[-40:]} cannot be read") for tag in known.broken]
     if known.crowded:
         problems.append(_problem(f"more than {PIECES} tags of evidence of {subject[:19]} stand in no list"))
-    own = sorted(one for one in known.found if one in known.tagged or DIGEST_NOTE in known.found[one].annotations)
+    own = sorted(one for one in known.found if one in known.unsure or DIGEST_NOTE in known.found[one].annotations)
     others = sorted(known.found.keys() - set(own))
     pieces: list[Piece] = []
     left = 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
-from assay.errors import EvidenceError
+from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryContent
 from assay.evidence import Kind, record_of
 from assay.flows.attach import collect
 from assay.flows.binding import ALIAS, Asked, is_cell_tag, names_cell
@@ -21,6 +21,8 @@ from assay.reference import Repository
 
 __all__ = ["Offer", "from_records", "from_registry", "rank"]
 
+TAGS: Final = 500
+"""Tags of a repository that are looked at."""
 Standing = Literal["attested", "recorded", "measured", "environment", "unmeasured", "refused"]
 
 
@@ -107,18 +109,34 @@ def _summary(records: Sequence[ProbeRecord] | Sequence[AuditRecord]) -> _Summary
 
 
 def from_registry(
-    repository: Repository, target: str, *, registry: Registry, verifier: Verifier, now: datetime
+    repository: Repository,
+    target: str,
+    *,
+    registry: Registry,
+    verifier: Verifier,
+    now: datetime,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> list[Offer]:
     """Return an offer for each tagged digest of a repository whose evidence speaks of a target.
+
+    Args:
+        say: told of what was not looked at.
 
     Raises:
         RegistryError: the registry failed.
     """
     named: dict[str, list[str]] = {}
-    for tag in registry.tags(repository):
-        if tag.startswith("sha256-"):
+    tags = [tag for tag in registry.tags(repository) if not tag.startswith("sha256-")]
+    # Aliases first: whoever may push may add tags without end.
+    tags.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
+    if len(tags) > TAGS:
+        say(f"{repository} has {len(tags)} tags; {len(tags) - TAGS} of them were not looked at")
+    for tag in tags[:TAGS]:
+        try:
+            found = registry.resolve(repository, tag)
+        except (ManifestMismatch, RegistryBroken, RegistryContent) as error:
+            say(f"{repository.tagged(tag)} cannot be read: {error.message}")
             continue
-        found = registry.resolve(repository, tag)
         if found is not None:
             named.setdefault(found.digest, []).append(tag)
     offers = []
