@@ -18,6 +18,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from assay.bundles import BLOB_LIMIT, BUNDLE, ITEM_LIMIT, PAYLOAD, bundle_hint, make_bundle, open_bundle
 from assay.digest import DIGEST, sha256_of
 from assay.errors import EvidenceError, StoreError
@@ -275,6 +277,12 @@ def verdict_of(statement: Statement) -> Verdict:
             suite=None if said["suite"] is None else str(said["suite"]),
             records=tuple(str(entry) for entry in said["records"]),
         )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:80]
+        raise EvidenceError(
+            f"the verdict {statement.digest[:19]} cannot be read: {where}: {first['msg'][:120]}"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise EvidenceError(f"the verdict {statement.digest[:19]} cannot be read") from error
     if not PROMISE.fullmatch(f"{found.target}-{found.level}"):

@@ -315,6 +315,9 @@ class Transport:
             except (requests.exceptions.RequestException, OSError) as error:
                 absent = isinstance(error, requests.exceptions.ConnectTimeout) or refused(error)
                 raise _Failed(f"{method} {plain(url)}: {cause(error)}", absent=absent) from error
+            except ValueError as error:
+                # requests reads the address of a redirect also where it is not to follow it.
+                raise RegistryError(f"{plain(url)}: the registry names an address that cannot be used") from error
             LOG.debug("%s %s %d, %.0f ms", method, plain(url), status, (time.monotonic() - started) * 1e3)
             if status not in REDIRECTS or "Location" not in found or method not in ("GET", "HEAD"):
                 return Answer(status=status, headers=found, body=content, url=url)
