@@ -225,7 +225,7 @@ def _standing_against(gear: Gear, release: Repository, digest: str) -> Iterable[
     revoked = (
         piece.statement.predicate for piece in collected.pieces if piece.statement.predicate_type == Kind.REVOCATION
     )
-    return [Reason(why=Why.REVOKED, message=f"revoked: {said.get('reason', '?')}") for said in revoked]
+    return [Reason(why=Why.REVOKED, message=f"revoked: {str(said.get('reason', '?'))[:1000]}") for said in revoked]
 
 
 def _moves(candidate: Candidate, level: str, policy: Policy, digest: str, gear: Gear) -> tuple[Move, ...]:

@@ -267,7 +267,7 @@ def _revocations(pieces: Iterable[Piece]) -> list[Reason]:
     return [
         Reason(
             why=Why.REVOKED,
-            message=f"revoked at {said.get('when', '?')}: {said.get('reason', '?')}",
+            message=f"revoked at {str(said.get('when', '?'))[:40]}: {str(said.get('reason', '?'))[:1000]}",
         )
         for piece in pieces
         if piece.statement.predicate_type == Kind.REVOCATION and (said := piece.statement.predicate) is not None
