@@ -179,6 +179,8 @@ def test_a_tag_taken_meanwhile_is_seen(registry: FakeRegistry, image: Manifest, 
 
 
 def test_a_cell_may_not_look_like_a_level(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ends like the tag of a revision"):
+        publish(candidate(tag="demo-r2"), policy(HOST), both, gear(registry, tmp_path))
     with pytest.raises(UsageError, match="ends in -audited"):
         publish(candidate(tag="demo-audited"), policy(HOST), both, gear(registry, tmp_path))
 

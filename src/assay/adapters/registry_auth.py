@@ -102,7 +102,8 @@ class DockerConfig:
             return {}
         except (OSError, ForeignError) as error:
             raise RegistryError(
-                f"{path} cannot be read: {type(error).__name__}", hint="docker login writes it"
+                f"{path} cannot be read: {error if isinstance(error, ForeignError) else type(error).__name__}",
+                hint="docker login writes it",
             ) from error
         return value if isinstance(value, dict) else {}
 

@@ -88,8 +88,8 @@ class Known:
     native: bool
     broken: tuple[str, ...]
     """Tags of evidence that the registry cannot read: half written when its disk was full, say."""
-    unsure: frozenset[str] = frozenset()
-    """What has a tag as assay gives it, and of which only the list has told so far whose it is."""
+    tagged: frozenset[str] = frozenset()
+    """What has a tag as assay gives it."""
     lies: Mapping[str, str] = field(default_factory=dict)
     """Tags of evidence that name something else than their name says, and what that is."""
     crowded: bool = False
@@ -119,7 +119,7 @@ def known_of(
     found = {**(fresh or {}), **found}
     tags = [tag for tag in registry.tags(repository) if tag.startswith(evidence_tag_prefix(subject))]
     held = {evidence_tag(subject, digest): digest for digest in found}
-    unsure = frozenset(held[tag] for tag in tags if tag in held)
+    tagged = {held[tag] for tag in tags if tag in held}
     unlisted = [tag for tag in tags if tag not in held]
     broken: list[str] = []
     lies: dict[str, str] = {}
@@ -138,12 +138,13 @@ def known_of(
             lies[tag] = manifest.digest
         elif manifest.subject is not None and manifest.subject.digest == subject:
             found[manifest.digest] = manifest.referrer
+            tagged.add(manifest.digest)
     return Known(
         found=found,
         listed=names,
         native=False,
         broken=tuple(broken),
-        unsure=unsure,
+        tagged=frozenset(tagged),
         lies=lies,
         crowded=len(unlisted) > PIECES,
     )
@@ -223,7 +224,9 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
     problems = [_problem(f"the evidence {tag[-40:]} cannot be read") for tag in known.broken]
     if known.crowded:
         problems.append(_problem(f"more than {PIECES} tags of evidence of {subject[:19]} stand in no list"))
-    own = sorted(one for one in known.found if one in known.unsure or DIGEST_NOTE in known.found[one].annotations)
+    own = [one for one in known.found if one in known.tagged or DIGEST_NOTE in known.found[one].annotations]
+    # What only a list tells of comes last: lists are easily made long.
+    own.sort(key=lambda one: (one not in known.tagged, one))
     others = sorted(known.found.keys() - set(own))
     pieces: list[Piece] = []
     left = 0

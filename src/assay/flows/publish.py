@@ -6,6 +6,7 @@ run that is killed anywhere leaves no tag that promises more than the registry c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -232,6 +233,8 @@ def _moves(candidate: Candidate, level: str, policy: Policy, digest: str, gear: 
     release = Repository.parse(policy.repositories.release_of(candidate.image))
     own = candidate.tag + (f"-r{candidate.revision}" if candidate.revision > 1 else "")
     endings = {suffix_of(name) for name in policy.levels} - {""}
+    if re.search(r"-r[0-9]+$", candidate.tag):
+        raise UsageError(f"the cell {candidate.cell} ends like the tag of a revision", hint="rename one of its values")
     if mistaken := next((ending for ending in endings if own.endswith(ending)), None):
         raise UsageError(f"the cell {candidate.cell} ends in {mistaken}, like the tags of a level", hint="rename one")
     names: list[tuple[str, bool, str | None]] = [(own + suffix_of(level), False, None)]
