@@ -240,8 +240,10 @@ def test_a_list_of_referrers_that_is_none() -> None:
     def answer(_method: str, path: str) -> Reply:
         return (200, {"Content-Type": INDEX}, DEEP) if "/referrers/" in path else (404, {}, b"{}")
 
-    with misbehaving(answer) as server, pytest.raises(RegistryContent):
+    with misbehaving(answer) as server, pytest.raises(RegistryError) as caught:
         client().referrers(place(server.host), DIGEST)
+
+    assert type(caught.value) is RegistryError
 
 
 # Credentials

@@ -347,7 +347,11 @@ class HttpRegistry:
                 # Something answers, but not the referrers API.
                 break
             native = True
-            found.extend(Manifest.parse(answer.body, INDEX).manifests)
+            try:
+                found.extend(Manifest.parse(answer.body, INDEX).manifests)
+            except RegistryContent as error:
+                # An index that others wrote may be passed over; what the registry itself says may not.
+                raise RegistryError(f"{repository}: the list of referrers cannot be read: {error.message}") from error
             _bound(found, repository.host)
         if native:
             return found, True
