@@ -386,3 +386,19 @@ def test_all_evidence_together_has_one_budget(place: Place) -> None:
 
     assert whys(place.look(f"{RELEASE}:{CELL}")) >= {Why.EVIDENCE}
     assert sum(len(one.statement.raw) for one in collected.pieces) <= 32 << 20
+
+
+@pytest.mark.parametrize("letters", [200, 295])
+def test_a_list_that_others_made_too_long_is_made_anew(place: Place, letters: int) -> None:
+    """The second one is all that a manifest may have, so that nothing can be added to it."""
+    digest = place.publish()
+    many = [
+        Descriptor(media_type=MANIFEST, digest=f"sha256:{number:064x}", size=5, artifact_type="x" * letters)
+        for number in range(9_000)
+    ]
+    place.list_too(digest, *many)
+    place.revoke()
+    listed, _ = place.registry.referrers(RELEASE, digest)
+
+    assert len(listed) == 7
+    assert whys(place.look(f"{RELEASE}:{CELL}")) == {Why.REVOKED}

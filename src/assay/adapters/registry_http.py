@@ -322,6 +322,8 @@ class Transport:
             if status not in REDIRECTS or "Location" not in found or method not in ("GET", "HEAD"):
                 return Answer(status=status, headers=found, body=content, url=url)
             target = address(found["Location"], base=url)
+            if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+                raise RegistryError(f"{plain(url)}: it sends on to {plain(target)}, which is not https")
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
                 if stay:
                     return Answer(status=status, headers=found, body=b"", url=url)

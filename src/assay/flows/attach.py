@@ -11,19 +11,22 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from assay.errors import RegistryBroken, RegistryError, TagImmutable
-from assay.evidence import Package, Statement, bundle_hint, evidence_tag, package, void
-from assay.flows.collect import Collected, Piece, collect, known_of
-from assay.oci import EMPTY_BYTES, Descriptor, fallback_tag, index_of
+from assay.errors import RegistryBroken, RegistryContent, RegistryError, TagImmutable
+from assay.evidence import DIGEST_NOTE, Package, Statement, bundle_hint, evidence_tag, package, void
+from assay.flows.collect import Collected, Known, Piece, collect, known_of
+from assay.oci import EMPTY_BYTES, Descriptor, Manifest, fallback_tag, index_of
 from assay.ports.registry import Registry
 from assay.ports.signing import Signer, Verifier
 from assay.reference import Repository
 
 __all__ = ["Collected", "Piece", "attach", "collect", "settle"]
 
+MAX_INDEX: Final = 3 << 20
+"""Bytes of an index: registries need not take manifests above 4 MB."""
 ROUNDS: Final = 40
 """How often the index is written before giving up; eight writers at once need about that many together."""
 
@@ -96,6 +99,16 @@ def _put(registry: Registry, repository: Repository, subject: str, made: Package
     registry.put_manifest(repository, digest if native else evidence_tag(subject, digest), made.manifest)
 
 
+def _index(now: Known) -> Manifest:
+    """Return the index of all that is known; where others made it too long for a registry, of assay's own alone."""
+    with suppress(RegistryContent):
+        everything = index_of(now.found.values())
+        if len(everything.raw) <= MAX_INDEX:
+            return everything
+    own = (one for one in now.found.values() if one.digest in now.tagged or DIGEST_NOTE in one.annotations)
+    return index_of(own)
+
+
 def settle(
     registry: Registry,
     repository: Repository,
@@ -116,14 +129,14 @@ def settle(
     """
     for attempt in range(ROUNDS):
         now = known_of(registry, repository, subject, known)
-        if now.native or now.found.keys() <= now.listed:
+        if now.native or {entry.digest for entry in _index(now).manifests} <= now.listed:
             return
         if attempt:
             # Two who keep overwriting each other part ways; the pause is not what makes it right.
             sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311
             now = known_of(registry, repository, subject, known)
         try:
-            registry.put_manifest(repository, fallback_tag(subject), index_of(now.found.values()))
+            registry.put_manifest(repository, fallback_tag(subject), _index(now))
         except TagImmutable as error:
             # Nothing is lost: every piece has a tag of its own, by which assay finds it.
             unlisted = len(now.found.keys() - now.listed)
