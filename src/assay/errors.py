@@ -13,6 +13,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- RegistryError               5   a registry refused or failed
     |   +-- ManifestMismatch        5   bytes and digest do not belong together
     |   +-- RegistryBroken          5   it keeps failing at reading one thing
+    |   +-- RegistryContent         5   what it has there is not what it is called, or too large
     |   +-- TagImmutable            5   it lets nobody move a tag
     +-- PolicyRefused               6   the evidence does not allow it
     |   +-- EvidenceError           6   evidence is damaged, foreign or badly signed
@@ -45,6 +46,7 @@ __all__ = [
     "PolicyRefused",
     "Problem",
     "RegistryBroken",
+    "RegistryContent",
     "RegistryError",
     "StoreError",
     "TagImmutable",
@@ -135,6 +137,10 @@ class ManifestMismatch(RegistryError):
 
 class RegistryBroken(RegistryError):
     """The registry answers, but keeps failing (500) at reading one thing: what it keeps of it may be half written."""
+
+
+class RegistryContent(RegistryError):
+    """What a registry has under a name is not what it is called, or too large to be read; asking again is of no use."""
 
 
 class TagImmutable(RegistryError):
