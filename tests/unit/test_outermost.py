@@ -11,7 +11,16 @@ import click
 import pytest
 
 from assay.cli.outermost import BUG, guarded
-from assay.errors import NothingSelected, OutputError
+from assay.errors import (
+    AssayError,
+    EvidenceError,
+    NothingSelected,
+    OutputError,
+    RegistryError,
+    ToolError,
+    WheelError,
+)
+from assay.printable import is_printable
 
 
 def raising(error: BaseException) -> Callable[[], int]:
@@ -86,10 +95,25 @@ def test_the_report_of_a_bug_holds_no_secret(
         assert secret not in told
 
 
-def test_without_a_place_for_the_file_the_traceback_is_shown(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [RegistryError, EvidenceError, ToolError, WheelError])
+def test_what_a_registry_or_program_says_cannot_forge_a_line(
+    kind: type[AssayError], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+    said = "401: \x1b[2K\x1b]0;x\x07\x9b1A\rdenied\nok: verified\u202e https://user:word@host"
+
+    assert kind.exit_code == guarded(raising(kind(said, hint=said)), [])
+
+    shown = capfd.readouterr().err
+    assert is_printable(shown)
+    assert not [line for line in shown.splitlines() if line.startswith("ok: verified")]
+    assert "word" not in shown
+
+
+def test_without_a_place_for_the_file_the_traceback_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
 
     assert BUG == guarded(raising(KeyError("x")), [])
 
