@@ -90,7 +90,7 @@ WRONG = """\
 
 def test_all_problems_of_a_library_are_told_at_once_with_their_lines() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_library(WRONG.encode(), source="f.yaml")
+        parse_library({"f.yaml": WRONG.encode()})
 
     told = [(problem.line, problem.message) for problem in caught.value.problems]
     text = str(caught.value)
@@ -104,14 +104,24 @@ def test_all_problems_of_a_library_are_told_at_once_with_their_lines() -> None:
 
 def test_yaml_that_is_broken_or_of_another_shape_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="must be a list"):
-        parse_library(b"a: 1\n")
+        parse_library({"f.yaml": b"a: 1\n"})
     with pytest.raises(ConfigError):
-        parse_library(b"- [unclosed\n")
+        parse_library({"f.yaml": b"- [unclosed\n"})
+
+
+def test_ids_are_unique_across_the_files_of_a_library() -> None:
+    [entry, *_] = WRONG.split("- id: two")
+    good = entry.replace("'undefined (symbol'", "undefined symbol").replace("{what} is", "it is").encode()
+
+    with pytest.raises(ConfigError) as caught:
+        parse_library({"a.yaml": good, "b.yaml": b"# a comment\n" + good})
+
+    assert [str(problem) for problem in caught.value.problems] == ["b.yaml:2:1: one stands already in line 1 of a.yaml"]
 
 
 def test_a_key_that_stands_twice_is_told() -> None:
     with pytest.raises(ConfigError, match="the key 'cause' stands twice"):
-        parse_library(b"- {id: a, cause: b, cause: c}\n")
+        parse_library({"f.yaml": b"- {id: a, cause: b, cause: c}\n"})
 
 
 def test_wrappers_say_so() -> None:

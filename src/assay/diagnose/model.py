@@ -88,7 +88,7 @@ class Signature(Value):
 
 
 class Entry(Value):
-    """One cause of failure that is known, as written in knowledge/failures.yaml."""
+    """One cause of failure that is known, as written in knowledge/failures/."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     cause_class: CauseClass = Field(alias="class")

@@ -17,7 +17,7 @@ _UNKNOWN_SUMMARY: Final = (
 )
 _UNKNOWN_FIX: Final = (
     "Read the lines shown, from the first one on. When the cause is understood, add an entry to "
-    "knowledge/failures.yaml (docs/how-to/add-a-failure.md): an anchor, an expression, a line that matches and a near "
+    "knowledge/failures/ (docs/how-to/add-a-failure.md): an anchor, an expression, a line that matches and a near "
     "miss that must not."
 )
 
