@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from assay.diagnose.authors import MARKS
 from assay.diagnose.model import Entry, Signature
+from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError, Problem
 
 __all__ = ["Library", "default_library", "folder", "parse_library"]
@@ -93,14 +94,29 @@ class _Reader:
             where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
             self.problems.append(Problem(file=source, line=where[0], column=where[1], message=str(error.problem)))
             return
-        if not isinstance(root, yaml.SequenceNode):
+        twice: list[yaml.Node] = []
+        if isinstance(root, yaml.MappingNode) and any(key.value == "table" for key, _ in root.value):
+            self._table(source, root, twice)
+        elif isinstance(root, yaml.SequenceNode):
+            for node in root.value:
+                self._entry(source, node.start_mark.line + 1, _plain(node, twice))
+        else:
             self.problems.append(Problem(file=source, message="it must be a list of entries"))
             return
-        twice: list[yaml.Node] = []
-        for node in root.value:
-            self._entry(source, node.start_mark.line + 1, _plain(node, twice))
         for key in twice:
             self._tell((source, key.start_mark.line + 1), f"the key {key.value!r} stands twice")
+
+    def _table(self, source: str, root: yaml.MappingNode, twice: list[yaml.Node]) -> None:
+        """Read a table, whose rows share one form (assay.diagnose.tables)."""
+        table = _plain(root, twice)
+        marks = [node.start_mark.line + 1 for key, rows in root.value if key.value == "rows" for node in rows.value]
+        try:
+            entries = expand(table) if isinstance(table, Mapping) else []
+        except TableError as error:
+            self._tell((source, 1), str(error))
+            return
+        for line, entry in zip(marks, entries, strict=True):
+            self._entry(source, line, entry)
 
     def _entry(self, source: str, line: int, data: object) -> None:
         try:
