@@ -79,12 +79,16 @@ def _told(entry: Entry, found: Found) -> set[int]:
     """Return the lines of a general entry of which a more specific one says more."""
     if entry.kind is not Kind.GENERAL:
         return set()
+    if entry.id in found.told:
+        return found.told[entry.id]
+    mine = {hit.line for hit in found.hits[entry.id]}
     told: set[int] = set()
     for hits in found.hits.values():
         other = hits[0].entry
         stronger = other.kind is Kind.GENERAL and _strength(other) > _strength(entry)
         if other.kind is Kind.CAUSE or stronger:
-            told |= {hit.line for hit in hits}
+            told |= mine & {hit.line for hit in hits}
+    found.told[entry.id] = told
     return told
 
 
@@ -95,17 +99,20 @@ def _shadowed(entry: Entry, found: Found) -> bool:
 def judge(found: Found, library: Library, *, stage: Stage | None = None) -> Report:
     """Return the causes that the hits speak for, most likely first."""
     everything = _failing(found)
-    entries = [entry for entry in everything if not _shadowed(entry, found)]
-    shadowed = [entry for entry in everything if entry not in entries]
+    shadowed = [entry for entry in everything if _shadowed(entry, found)]
+    hidden = {entry.id for entry in shadowed}
+    entries = [entry for entry in everything if entry.id not in hidden]
     present = {entry.id for entry in entries}
     explained = {entry.id for entry in entries if present & set(entry.gives_way_to)}
     causes = [e for e in entries if e.kind in {Kind.CAUSE, Kind.GENERAL} and e.id not in explained]
-    peeled = [e for e in entries if e not in causes]
+    chosen = {entry.id for entry in causes}
+    peeled = [e for e in entries if e.id not in chosen]
     if not causes:
         # With only symptoms, the ones that name more stand; wrappers are peeled off them in turn.
         best = min((_ORDER[entry.kind] for entry in peeled), default=0)
         causes = [e for e in peeled if _ORDER[e.kind] == best and e.id not in explained] or peeled
-        peeled = [e for e in peeled if e not in causes]
+        chosen = {entry.id for entry in causes}
+        peeled = [e for e in peeled if e.id not in chosen]
     diagnoses = [_diagnosis(entry, found, stage) for entry in _in_order(causes, found)]
     peeled += shadowed
     if diagnoses and peeled:

@@ -31,8 +31,8 @@ SATURATED: Final = 300
 """So many lines say enough of an entry; further ones are not looked at."""
 
 SAMPLE: Final = 256 << 10
-_DROPPED: Final = 5000
-"""So many lines that only quote or inform of an entry are looked at."""
+_DROPPED: Final = 3000
+"""So many lines that only quote an entry's words are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,8 @@ class Found:
     ledger: Ledger = field(default_factory=Ledger)
     sample: str = ""
     """The log's head and tail; kept where something failed for no known reason."""
+    told: dict[str, set[int]] = field(default_factory=dict)
+    """Entry -> its lines of which a more specific entry says more; worked out when it is judged."""
     lines: int = 0
     bytes: int = 0
 
@@ -240,8 +242,10 @@ class Scanner:
         text = raw.decode("utf-8", "replace")
         at = len(raw[:found_at].decode("utf-8", "replace"))
         level = level_of(text, at)
+        if level == "info" and entry.level != "info":
+            return
         quote = quoted(text, at, self._above(place[0]))
-        if quote in {"command", "data"} or (level == "info" and entry.level != "info"):
+        if quote in {"command", "data"}:
             self._dropped[entry.id] = self._dropped.get(entry.id, 0) + 1
             if self._dropped[entry.id] >= _DROPPED:
                 self._saturate(entry.id)
@@ -283,7 +287,7 @@ class Scanner:
             hits.append(hit)
         if len(hits) == _KEEP and min(weight(kept) for kept in hits) == 1.0:
             self._full.add(name)
-        if count >= SATURATED and max(weight(kept) for kept in hits) == 1.0:
+        if count >= SATURATED and (count >= 10 * SATURATED or max(weight(kept) for kept in hits) == 1.0):
             self._saturate(name)
 
     def _saturate(self, name: str) -> None:
