@@ -12,10 +12,12 @@ import yaml
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 from pydantic import ValidationError
 
+from assay.diagnose.authors import MARKS
 from assay.diagnose.model import Entry, Signature
+from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError, Problem
 
-__all__ = ["Library", "default_library", "parse_library"]
+__all__ = ["Library", "default_library", "folder", "parse_library"]
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _SHORTEST_ANCHOR: Final = 4
@@ -42,8 +44,8 @@ class Library:
 
     @cached_property
     def literals(self) -> Sequence[bytes]:
-        """The literals of `anchors`, in the order in which `automaton` numbers them."""
-        return tuple(self.anchors)
+        """Every literal that a log is searched for, in the order in which `automaton` numbers them."""
+        return (*self.anchors, *(mark for mark in MARKS if mark not in self.anchors))
 
     @cached_property
     def automaton(self) -> BytesAhoCorasick:
@@ -92,14 +94,29 @@ class _Reader:
             where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
             self.problems.append(Problem(file=source, line=where[0], column=where[1], message=str(error.problem)))
             return
-        if not isinstance(root, yaml.SequenceNode):
+        twice: list[yaml.Node] = []
+        if isinstance(root, yaml.MappingNode) and any(key.value == "table" for key, _ in root.value):
+            self._table(source, root, twice)
+        elif isinstance(root, yaml.SequenceNode):
+            for node in root.value:
+                self._entry(source, node.start_mark.line + 1, _plain(node, twice))
+        else:
             self.problems.append(Problem(file=source, message="it must be a list of entries"))
             return
-        twice: list[yaml.Node] = []
-        for node in root.value:
-            self._entry(source, node.start_mark.line + 1, _plain(node, twice))
         for key in twice:
             self._tell((source, key.start_mark.line + 1), f"the key {key.value!r} stands twice")
+
+    def _table(self, source: str, root: yaml.MappingNode, twice: list[yaml.Node]) -> None:
+        """Read a table, whose rows share one form (assay.diagnose.tables)."""
+        table = _plain(root, twice)
+        marks = [node.start_mark.line + 1 for key, rows in root.value if key.value == "rows" for node in rows.value]
+        try:
+            entries = expand(table) if isinstance(table, Mapping) else []
+        except TableError as error:
+            self._tell((source, 1), str(error))
+            return
+        for line, entry in zip(marks, entries, strict=True):
+            self._entry(source, line, entry)
 
     def _entry(self, source: str, line: int, data: object) -> None:
         try:
@@ -154,7 +171,8 @@ def _plain(node: yaml.Node, twice: list[yaml.Node]) -> object:
     return node.value
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Return where the library lies: in the repository, or its copy in an installed package."""
     beside = Path(__file__).parents[3] / "knowledge" / "failures"
     return beside if beside.is_dir() else Path(__file__).parents[1] / "knowledge" / "failures"
 
@@ -163,5 +181,5 @@ def _folder() -> Path:
 def default_library() -> Library:
     """Return the library that ships with assay (the repository's files, or their copies in an installed package)."""
     return parse_library(
-        {f"knowledge/failures/{path.name}": path.read_bytes() for path in sorted(_folder().glob("*.yaml"))}
+        {f"knowledge/failures/{path.name}": path.read_bytes() for path in sorted(folder().glob("*.yaml"))}
     )
