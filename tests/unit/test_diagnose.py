@@ -71,7 +71,7 @@ def test_a_misleading_error_alone_still_tells_what_it_hides() -> None:
     [found] = diagnose(b"RuntimeError: FlashInfer requires GPUs with sm75 or higher\n")
 
     assert found.cause == "fi-sm75"
-    assert found.confidence == 0.8
+    assert found.confidence > 0.6
     assert "12.9" in found.summary
 
 

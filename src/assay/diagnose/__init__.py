@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from assay.diagnose.contrast import CellFacts, Contrast, contrast
 from assay.diagnose.library import Library, default_library, parse_library
-from assay.diagnose.model import CauseClass, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
+from assay.diagnose.model import CauseClass, Clues, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
 from assay.diagnose.rank import judge, recorded, unknown
 from assay.diagnose.stream import BLOCK, SATURATED, Scanner
 
@@ -22,6 +22,7 @@ __all__ = [
     "SATURATED",
     "CauseClass",
     "CellFacts",
+    "Clues",
     "Contrast",
     "Diagnosis",
     "Entry",
@@ -62,7 +63,8 @@ def examine(
     `log` is an open binary file, its bytes, or any iterable of pieces of it (lines or blocks). `stage` says in which
     step the log was written, if that is known.
     """
-    scanner = Scanner(default_library() if library is None else library)
+    library = default_library() if library is None else library
+    scanner = Scanner(library)
     if isinstance(log, bytes):
         scanner.feed(log)
     elif hasattr(log, "read"):
@@ -71,7 +73,7 @@ def examine(
     else:
         for piece in log:
             scanner.feed(piece)
-    return judge(scanner.close(), stage=stage)
+    return judge(scanner.close(), library, stage=stage)
 
 
 def diagnose(

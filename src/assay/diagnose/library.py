@@ -12,11 +12,12 @@ import yaml
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 from pydantic import ValidationError
 
+from assay.diagnose.authors import MARKS
 from assay.diagnose.model import Entry, Signature
 from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError, Problem
 
-__all__ = ["Library", "default_library", "parse_library"]
+__all__ = ["Library", "default_library", "folder", "parse_library"]
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _SHORTEST_ANCHOR: Final = 4
@@ -43,8 +44,8 @@ class Library:
 
     @cached_property
     def literals(self) -> Sequence[bytes]:
-        """The literals of `anchors`, in the order in which `automaton` numbers them."""
-        return tuple(self.anchors)
+        """Every literal that a log is searched for, in the order in which `automaton` numbers them."""
+        return (*self.anchors, *(mark for mark in MARKS if mark not in self.anchors))
 
     @cached_property
     def automaton(self) -> BytesAhoCorasick:
@@ -170,7 +171,8 @@ def _plain(node: yaml.Node, twice: list[yaml.Node]) -> object:
     return node.value
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Return where the library lies: in the repository, or its copy in an installed package."""
     beside = Path(__file__).parents[3] / "knowledge" / "failures"
     return beside if beside.is_dir() else Path(__file__).parents[1] / "knowledge" / "failures"
 
@@ -179,5 +181,5 @@ def _folder() -> Path:
 def default_library() -> Library:
     """Return the library that ships with assay (the repository's files, or their copies in an installed package)."""
     return parse_library(
-        {f"knowledge/failures/{path.name}": path.read_bytes() for path in sorted(_folder().glob("*.yaml"))}
+        {f"knowledge/failures/{path.name}": path.read_bytes() for path in sorted(folder().glob("*.yaml"))}
     )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from assay.diagnose.authors import moment_of
+from assay.diagnose.calibration import confidence
+from assay.diagnose.clues import clues
+from assay.diagnose.library import Library
 from assay.diagnose.model import Diagnosis, Entry, Evidence, Kind, Report, Stage, Via
 from assay.diagnose.stream import Found, Hit, weight
 
 __all__ = ["judge", "recorded", "unknown"]
 
 _BASE: Final = {Kind.CAUSE: 0.95, Kind.GENERAL: 0.75, Kind.SYMPTOM: 0.45, Kind.WRAPPER: 0.2}
+_SURVIVED: Final = 0.3
 _ORDER: Final = {Kind.CAUSE: 0, Kind.GENERAL: 0, Kind.SYMPTOM: 1, Kind.WRAPPER: 2}
 _UNKNOWN_SUMMARY: Final = (
     "No known cause was recognised in this log. The lines that look most like a failure are shown."
@@ -28,25 +33,27 @@ def _fill(text: str, captured: dict[str, str]) -> str:
     return re.sub(r"\s*\((?: *of| *takes an `Ss`|[ ,]*)\)", "", filled).strip()
 
 
-def _confidence(entry: Entry, hits: list[Hit], stage: Stage | None) -> float:
-    value = _strength(entry) * max(weight(hit) for hit in hits)
-    if stage is not None and stage is not entry.stage and {stage, entry.stage} != {Stage.IMPORT, Stage.RUN}:
-        # The stage of an entry is where it is usually met, not where it must be.
-        value *= 0.97
-    return round(value, 3)
+def _weight(hit: Hit, found: Found) -> float:
+    """Return how much a line counts; what its author survived counts little."""
+    return weight(hit) * (_SURVIVED if found.ledger.survived(hit.line, hit.author) else 1.0)
+
+
+def _heaviest(entry: Entry, found: Found) -> float:
+    told = _told(entry, found)
+    return max((_weight(hit, found) for hit in found.hits[entry.id] if hit.line not in told), default=0.0)
 
 
 def _diagnosis(entry: Entry, found: Found, stage: Stage | None) -> Diagnosis:
     told = _told(entry, found)
     hits = [hit for hit in found.hits[entry.id] if hit.line not in told]
-    hits.sort(key=lambda hit: (-weight(hit), hit.line))
+    hits.sort(key=lambda hit: (-_weight(hit, found), hit.line))
     captured = hits[0].captured
     return Diagnosis(
         cause=entry.id,
         cause_class=entry.cause_class,
         stage=entry.stage,
         kind=entry.kind,
-        confidence=_confidence(entry, hits, stage),
+        confidence=round(confidence(entry) * _weight(hits[0], found) * _stage_factor(entry, stage), 3),
         summary=_fill(entry.cause, captured),
         fix=_fill(entry.fix, captured),
         change=_fill(entry.change, captured),
@@ -56,6 +63,12 @@ def _diagnosis(entry: Entry, found: Found, stage: Stage | None) -> Diagnosis:
         count=found.counts[entry.id],
         captured={name: value for name, value in captured.items() if value},
     )
+
+
+def _stage_factor(entry: Entry, stage: Stage | None) -> float:
+    """The stage of an entry is where it is usually met, not where it must be."""
+    other = stage is not None and stage is not entry.stage and {stage, entry.stage} != {Stage.IMPORT, Stage.RUN}
+    return 0.97 if other else 1.0
 
 
 def _strength(entry: Entry) -> float:
@@ -79,9 +92,9 @@ def _shadowed(entry: Entry, found: Found) -> bool:
     return {hit.line for hit in found.hits[entry.id]} <= _told(entry, found)
 
 
-def judge(found: Found, *, stage: Stage | None = None) -> Report:
+def judge(found: Found, library: Library, *, stage: Stage | None = None) -> Report:
     """Return the causes that the hits speak for, most likely first."""
-    everything = [hits[0].entry for hits in found.hits.values()]
+    everything = _failing(found)
     entries = [entry for entry in everything if not _shadowed(entry, found)]
     shadowed = [entry for entry in everything if entry not in entries]
     present = {entry.id for entry in entries}
@@ -93,10 +106,7 @@ def judge(found: Found, *, stage: Stage | None = None) -> Report:
         best = min((_ORDER[entry.kind] for entry in peeled), default=0)
         causes = [e for e in peeled if _ORDER[e.kind] == best and e.id not in explained] or peeled
         peeled = [e for e in peeled if e not in causes]
-    diagnoses = sorted(
-        (_diagnosis(entry, found, stage) for entry in causes),
-        key=lambda d: (-round(d.confidence, 1), d.kind is Kind.GENERAL, d.evidence[0].line),
-    )
+    diagnoses = [_diagnosis(entry, found, stage) for entry in _in_order(causes, found)]
     peeled += shadowed
     if diagnoses and peeled:
         via = sorted(
@@ -104,9 +114,39 @@ def judge(found: Found, *, stage: Stage | None = None) -> Report:
             key=lambda item: item.line,
         )
         diagnoses[0] = diagnoses[0].model_copy(update={"via": tuple(via)})
+    helps = None
     if not any(diagnosis.known for diagnosis in diagnoses) and (diagnoses or found.alarming):
         diagnoses.append(_unknown(found))
-    return Report(diagnoses=tuple(diagnoses), telling=tuple(found.telling), lines=found.lines, bytes=found.bytes)
+        follows = {hit.line for entry in everything if entry.kind is not Kind.CAUSE for hit in found.hits[entry.id]}
+        helps = clues(found.telling, found.sample, library, follows=follows)
+    return Report(
+        diagnoses=tuple(diagnoses), telling=tuple(found.telling), clues=helps, lines=found.lines, bytes=found.bytes
+    )
+
+
+def _failing(found: Found) -> list[Entry]:
+    """Return the entries that were met, less those of which every author ended well, where others did not."""
+    everything = [hits[0].entry for hits in found.hits.values()]
+    lasting = [
+        entry
+        for entry in everything
+        if any(not found.ledger.survived(hit.line, hit.author) for hit in found.hits[entry.id])
+    ]
+    told = any(entry.kind is not Kind.WRAPPER for entry in lasting)
+    return lasting if told or not (lasting or found.alarming) else everything
+
+
+def _in_order(causes: list[Entry], found: Found) -> list[Entry]:
+    """Return causes, the most telling first, and among equals the first in time."""
+    first = {e.id: min(found.hits[e.id], key=lambda hit: (-_weight(hit, found), hit.line)) for e in causes}
+    moments = {name: moment_of(hit.text) for name, hit in first.items()}
+    timed = all(moments.values())
+
+    def rank(entry: Entry) -> tuple[float, bool, str, int]:
+        told = -round(_strength(entry) * _heaviest(entry, found), 1)
+        return told, entry.kind is Kind.GENERAL, moments[entry.id] if timed else "", first[entry.id].line
+
+    return sorted(causes, key=rank)
 
 
 def _unknown(found: Found) -> Diagnosis:
@@ -139,7 +179,7 @@ def recorded(entry: Entry, words: str) -> Diagnosis:
         cause_class=entry.cause_class,
         stage=entry.stage,
         kind=entry.kind,
-        confidence=_strength(entry),
+        confidence=round(confidence(entry), 3),
         summary=_fill(entry.cause, {}),
         fix=_fill(entry.fix, {}),
         change=_fill(entry.change, {}),
