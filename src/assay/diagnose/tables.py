@@ -60,7 +60,6 @@ def _xid(
             f"I1130 08:00:01.0 1 health.go:170] XidCriticalError: Xid={number} on Device=GPU-0; it will go unhealthy.",
         ],
         "near_misses": [
-            f"kernel: NVRM: Xid (PCI:0000:3b:00): {int(number) + 1}, pid=4242, name=python3",
             f"kernel: nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): {number}, Non-fatal, Link 24",
             *_OTHERS,
         ],
