@@ -192,7 +192,7 @@ def test_what_an_autotuner_drops_is_no_failure(line: str) -> None:
         ("nvcc fatal   : Value 'compute_103a' is not defined for option 'gpu-architecture'", "arch-nvcc-unsupported"),
         ("ptxas fatal   : Value 'sm_103a' is not defined for option 'gpu-name'", "arch-ptxas-gpu-name"),
         ("NVIDIA B300 with CUDA capability sm_103 is not compatible with the current PyTorch installation.", "arch-torch-incompatible"),
-        ("ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE", "abi-torch-generic"),
+        ("ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE", "abi-cxx11-on-old-torch"),
         ("ImportError: xformers/_C.so: undefined symbol: _ZNK5torch8autograd4Node4nameEv", "abi-torch-generic"),
         ("ImportError: _moe_C.abi3.so: undefined symbol: _ZN3c104cuda14MaybeSetDeviceEa", "abi-setdevice"),
         ("ImportError: libnuma.so.2: cannot open shared object file: No such file or directory", "abi-libnuma-missing"),

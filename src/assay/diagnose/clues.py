@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from assay.diagnose.library import Library
-from assay.diagnose.model import Clues, Entry, Evidence, Near
+from assay.diagnose.model import Clues, Entry, Evidence, Kind, Near
 from assay.diagnose.telling import first_error
 from assay.diagnose.text import peel
 
@@ -34,11 +34,13 @@ _CARD: Final = re.compile(
     r"(?=[,.;:'\")/\n]|\.json|\s{2}|$| with | and | is )|\bGB10\b|\bsm_?\d{2,3}[af]?\b",
     re.MULTILINE,
 )
+_PLACE: Final = re.compile(r"(?:\{\w+\})+")
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z_]{3,}")
 _VOLATILE: Final = re.compile(
     r"0x[0-9a-fA-F]+|(?:/[\w.+-]+){2,}/?|https?://\S+|\b[0-9a-f]{8,}\b|[\w.-]+@[\w.-]+|\b\d+(?:[.:,]\d+)*\b|['\"`\[\](){}<>=]"
 )
-_FEWEST: Final = 0.12
+_LEAST_SHARED: Final = 3
+_FEWEST: Final = 0.16
 """An entry less like the log than this is not near it."""
 
 
@@ -82,11 +84,12 @@ def _tokens(text: str) -> set[str]:
 
 def _nearest(telling: Sequence[Evidence], library: Library, *, most: int = 3) -> tuple[Near, ...]:
     """Return the entries whose examples share the rarest words with the telling lines, and what they lack."""
-    examples = {entry.id: [_tokens(example) for example in entry.examples] for entry in library.entries.values()}
+    entries = [entry for entry in library.entries.values() if entry.kind in {Kind.CAUSE, Kind.GENERAL}]
+    examples = {entry.id: [_tokens(example) for example in entry.examples] for entry in entries}
     common = Counter(word for sets in examples.values() for word in set().union(*sets))
     total = len(examples) or 1
     weight = {word: math.log(total / count) + 0.1 for word, count in common.items()}
-    lines = [(evidence, _tokens(peel(evidence.text))) for evidence in telling]
+    lines = [(e, _tokens(peel(e.text))) for e in telling if not peel(e.text).lstrip().startswith("Traceback")]
     scored: list[tuple[float, str, Evidence]] = []
     for name, sets in examples.items():
         pairs = ((_likeness(mine, words, weight), evidence) for mine in sets for evidence, words in lines)
@@ -98,6 +101,8 @@ def _nearest(telling: Sequence[Evidence], library: Library, *, most: int = 3) ->
 
 
 def _likeness(mine: set[str], words: set[str], weight: Mapping[str, float]) -> float:
+    if len(mine & words) < _LEAST_SHARED:
+        return 0.0
     shared = sum(weight.get(word, 0.0) for word in mine & words)
     whole = sum(weight.get(word, 0.0) for word in mine) + sum(weight.get(word, 3.0) for word in words - mine)
     return shared / whole if whole else 0.0
@@ -110,7 +115,7 @@ def _near(entry: Entry, evidence: Evidence) -> Near:
         lacks = f"line {evidence.line} is like it, but no line has {anchors[0]!r}"
     else:
         lacks = f"line {evidence.line} has {met!r}, but not in the form that this entry knows"
-    return Near(id=entry.id, cause=entry.cause, lacks=lacks)
+    return Near(id=entry.id, cause=_PLACE.sub("...", entry.cause), lacks=lacks)
 
 
 def _search(first: Evidence | None, versions: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import codecs
 import re
 from typing import Final
 
-__all__ = ["ESCAPE", "Decoder"]
+__all__ = ["ESCAPE", "Decoder", "unwrapped"]
 
 # CSI, OSC and the two-byte escapes of ECMA-48; also what is left of them where a log tool dropped the ESC byte.
 ESCAPE: Final = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)|[@-Z\\^_])")
@@ -89,3 +89,31 @@ def _join(lines: list[bytes]) -> list[bytes]:
     for stream, (place, parts) in owed.items():
         lines[place] = b"- " + stream + b" F " + b"".join(parts)
     return lines
+
+
+_LEAST_WRAPPED: Final = 40
+_MOST_JOINED: Final = 4
+# What begins a line of its own: a prefix of a logger, a date, a traceback's frame, a mark of a build tool.
+_OWN: Final = re.compile(
+    r"(?:\s*(?:File \"|Traceback |[~^]+\s*$|[-*•×╰├│]|\d+ \|)|[\[(#]|\d+[.:-]\d|"
+    r"(?:[\w.-]+\s*\|)|(?:ERROR|WARN|INFO|DEBUG|CRITICAL|error|warning|note|hint)\b|[\w.]*(?:Error|Exception)\b)"
+)
+
+
+def unwrapped(text: str) -> str:
+    """Return a log in which each line that a terminal or a mail program cut is followed by its continuation.
+
+    A line stays at its place and the continuation stands there as well, so that line numbers stay right.
+    """
+    lines = text.split("\n")
+    made: list[str] = []
+    for number, line in enumerate(lines):
+        whole = line.rstrip("\r")
+        for following in lines[number + 1 : number + _MOST_JOINED]:
+            rest = following.strip()
+            if len(whole) < _LEAST_WRAPPED or not rest or _OWN.match(following):
+                break
+            # Text that is set by words is indented; text that is cut at a column goes on at once.
+            whole += (" " if following[:1].isspace() or whole[-1:] in ",;:" else "") + rest
+        made.append(whole)
+    return "\n".join(made)

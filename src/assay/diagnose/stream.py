@@ -18,7 +18,7 @@ from assay.diagnose.quotes import FRAMES_BEFORE, quoted
 from assay.diagnose.telling import Telling
 from assay.diagnose.text import Level, clean, level_of, peel
 
-__all__ = ["SATURATED", "Found", "Hit", "Scanner"]
+__all__ = ["BLOCK", "SAMPLE", "SATURATED", "Found", "Hit", "Scanner"]
 
 BLOCK: Final = 1 << 20
 _AHEAD: Final = 32 << 10
@@ -30,7 +30,7 @@ _KEEP: Final = 6
 SATURATED: Final = 300
 """So many lines say enough of an entry; further ones are not looked at."""
 
-_SAMPLE: Final = 256 << 10
+SAMPLE: Final = 256 << 10
 _DROPPED: Final = 5000
 """So many lines that only quote or inform of an entry are looked at."""
 
@@ -131,7 +131,7 @@ class Scanner:
         self._found.lines = self._line if ends_open else self._line - 1
         self._found.telling, self._found.alarming = self._telling.result(self._found.ledger)
         if self._found.alarming or self._found.hits:
-            tail = self._buffer[-_SAMPLE:] if self._found.bytes > _SAMPLE else b""
+            tail = self._buffer[-SAMPLE:] if self._found.bytes > SAMPLE else b""
             self._found.sample = (self._sample + b"\n" + tail).decode("utf-8", "replace")
         return self._found
 
@@ -140,8 +140,8 @@ class Scanner:
         self._pieces, self._pending = [], 0
         self._last = data[-1:] or self._last
         self._buffer += data
-        if len(self._sample) < _SAMPLE:
-            self._sample += data[: _SAMPLE - len(self._sample)]
+        if len(self._sample) < SAMPLE:
+            self._sample += data[: SAMPLE - len(self._sample)]
 
     def _search(self, limit: int) -> None:
         buffer, begin = self._buffer, self._done
