@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from assay.diagnose import CauseClass, Entry, Kind, default_library, examine, parse_library
+from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError
 
 LIBRARY = default_library()
@@ -126,3 +127,51 @@ def test_a_key_that_stands_twice_is_told() -> None:
 
 def test_wrappers_say_so() -> None:
     assert {e.id for e in LIBRARY.entries.values() if e.kind is Kind.WRAPPER} >= {"g-generic", "arch-sgl-no-common-ops"}
+
+
+TABLE = {
+    "table": "xid",
+    "stage": "serve",
+    "date": "2026-11-30",
+    "sources": ["https://example.org/catalogue"],
+    "groups": {"reset": {"class": "driver", "kind": "cause", "fix": "Reset it."}},
+    "rows": [["46", "reset", "GPU_TIMEOUT", "the GPU stopped"]],
+    "more": {"46": {"sources": ["https://example.org/thread"], "fix": "Reboot."}},
+}
+
+
+def test_a_row_of_a_table_becomes_an_entry_with_what_is_said_of_its_number() -> None:
+    (row,) = expand(TABLE)
+    entry = Entry.model_validate(row)
+
+    assert (entry.id, entry.kind, entry.fix) == ("xid-46", Kind.CAUSE, "Reboot.")
+    assert entry.sources == ("https://example.org/catalogue", "https://example.org/thread")
+    assert "the GPU stopped" in entry.cause
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"table": "dogs"}, "'dogs' is not known"),
+        ({"rows": "none"}, "has groups"),
+        ({"rows": [["46", "reset"]]}, "is not \\[number, group, name, meaning\\]"),
+        ({"rows": [["46", "cut", "GPU_TIMEOUT"]]}, "one of the groups reset"),
+        ({"more": {"47": {}}}, "more names 47"),
+    ],
+)
+def test_a_table_that_is_wrong_says_where(change: dict[str, object], told: str) -> None:
+    with pytest.raises(TableError, match=told):
+        expand({**TABLE, **change})
+
+
+def test_a_wrong_table_is_a_config_error_with_its_file() -> None:
+    with pytest.raises(ConfigError, match=r"x\.yaml:1.*'dogs' is not known"):
+        parse_library({"x.yaml": b"table: dogs\nrows: []\n"})
+
+
+def test_each_xid_number_is_told_by_its_own_entry_alone() -> None:
+    numbers = [int(name.removeprefix("xid-")) for name in LIBRARY.entries if name.startswith("xid-")]
+    assert set(range(1, 173)) <= set(numbers)
+    for number in numbers:
+        told = recognised(f"kernel: NVRM: Xid (PCI:0000:3b:00): {number}, pid=42, name=python3")
+        assert [name for name in told if name.startswith("xid-")] == [f"xid-{number}"]

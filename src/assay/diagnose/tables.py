@@ -5,7 +5,7 @@ A file of knowledge/failures/ that is a mapping and not a list is a table. There
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 __all__ = ["TableError", "expand"]
@@ -26,9 +26,9 @@ def expand(table: Mapping[str, object]) -> list[dict[str, object]]:
     if table.get("table") != "xid":
         raise TableError(f"the table {table.get('table')!r} is not known; this release reads the table xid")
     groups, rows, more = table.get("groups"), table.get("rows"), table.get("more", {})
-    if not isinstance(groups, Mapping) or not isinstance(rows, Sequence) or not isinstance(more, Mapping):
+    if not isinstance(groups, Mapping) or not isinstance(rows, list) or not isinstance(more, Mapping):
         raise TableError("a table has groups (a mapping), rows (a list) and, if need be, more (a mapping)")
-    numbers = {row[0] for row in rows if isinstance(row, Sequence) and row}
+    numbers = {row[0] for row in rows if isinstance(row, list) and row}
     if unknown := sorted(set(more) - numbers):
         raise TableError(f"more names {', '.join(map(str, unknown))}, of which there is no row")
     return [_xid(table, groups, row, more) for row in rows]
@@ -37,7 +37,7 @@ def expand(table: Mapping[str, object]) -> list[dict[str, object]]:
 def _xid(
     table: Mapping[str, object], groups: Mapping[str, object], row: object, more: Mapping[str, object]
 ) -> dict[str, object]:
-    if not isinstance(row, Sequence) or isinstance(row, str) or not 3 <= len(row) <= 4:
+    if not isinstance(row, list) or not 3 <= len(row) <= 4:
         raise TableError(f"the row {row!r} is not [number, group, name, meaning]")
     number, group, name = (str(part) for part in row[:3])
     of_group, own = groups.get(group), more.get(number, {})
@@ -60,7 +60,6 @@ def _xid(
             f"I1130 08:00:01.0 1 health.go:170] XidCriticalError: Xid={number} on Device=GPU-0; it will go unhealthy.",
         ],
         "near_misses": [
-            f"kernel: NVRM: Xid (PCI:0000:3b:00): {int(number) + 1}, pid=4242, name=python3",
             f"kernel: nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): {number}, Non-fatal, Link 24",
             *_OTHERS,
         ],
@@ -74,4 +73,4 @@ def _xid(
 
 
 def _strings(value: object) -> list[object]:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    return list(value) if isinstance(value, list) else []
