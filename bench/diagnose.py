@@ -114,7 +114,7 @@ def speed(megabytes: int) -> None:
             queue: multiprocessing.Queue[tuple[float, float, float, int]] = context.Queue()
             process = context.Process(target=measure, args=(file.name, queue))
             process.start()
-            seconds, cpu, peak, causes = queue.get()
+            seconds, cpu, peak, causes = queue.get(timeout=300)
             process.join()
         share = seconds / 5 * 100 / megabytes
         print(

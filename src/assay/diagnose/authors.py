@@ -71,6 +71,12 @@ MARKS: Final = {
     b"Application startup complete": re.compile(rb"(?P<up>Application startup complete)"),
     b"fired up and ready to roll": re.compile(rb"(?P<up>fired up and ready to roll)"),
     b"server_args=": re.compile(rb"(?P<start>server_args=(?:ServerArgs\(|\{))"),
+    b"tests passed, 0 tests failed": re.compile(rb"(?P<up>100% tests passed, 0 tests failed)"),
+    b"test result: ok": re.compile(rb"(?P<up>test result: ok\.)"),
+    b" passed": re.compile(rb"(?P<up>^=+ (?!.*\b(?:failed|errors?)\b).*\b\d+ passed\b.* in [\d.]+s)"),
+    b"Test project ": re.compile(rb"(?P<start>^Test project /)"),
+    b"running ": re.compile(rb"(?P<start>^running \d+ tests?$)"),
+    b"test session starts": re.compile(rb"(?P<start>=+ test session starts =+)"),
     b"API server version": re.compile(rb"(?P<start>API server version)"),
     b"Installing collected packages": re.compile(rb"(?P<installing>Installing collected packages: )"),
     b"Successfully installed ": re.compile(rb"(?P<installed>(?:^|\s)Successfully installed )"),
@@ -89,11 +95,16 @@ class Ledger:
     steps: dict[str, bool] = field(default_factory=dict)
     """Step of a build -> whether it ended well."""
     ups: list[tuple[int, str]] = field(default_factory=list)
-    """Line and service of a server that became ready."""
+    """Line and service of a server that became ready, or of tests that all passed."""
     starts: list[tuple[int, str]] = field(default_factory=list)
     installing: list[int] = field(default_factory=list)
     """Lines on which pip begins to install; what it complains of afterwards, it complains of and goes on."""
     installed: list[tuple[int, str, str]] = field(default_factory=list)
+
+    @property
+    def nobody(self) -> bool:
+        """Whether no author of the log was seen to end well so far."""
+        return not (self.ups or self.installed or self.steps)
 
     def note(self, line: int, raw: bytes) -> None:
         """Take a line on which one of the literals of `MARKS` stands."""
@@ -124,9 +135,13 @@ class Ledger:
         """Tell whether the author of a line went on and ended well after it."""
         if author.step in self.steps:
             return self.steps[author.step]
-        for at, step, service in self.installed:
-            if line < at <= line + _REACH and (step, service) == (author.step, author.service):
-                return not any(line < begun < at for begun in self.installing)
+        if any(
+            line < at <= line + _REACH
+            and (step, service) == (author.step, author.service)
+            and not any(line < begun < at for begun in self.installing)
+            for at, step, service in self.installed
+        ):
+            return True
         after = [at for at, service in self.ups if at > line and service == author.service]
         return bool(after) and not any(
             line < at < after[0] and service == author.service for at, service in self.starts

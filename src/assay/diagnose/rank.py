@@ -46,6 +46,7 @@ def _heaviest(entry: Entry, found: Found) -> float:
 def _diagnosis(entry: Entry, found: Found, stage: Stage | None) -> Diagnosis:
     told = _told(entry, found)
     hits = [hit for hit in found.hits[entry.id] if hit.line not in told]
+    hits = [hit for hit in hits if not found.ledger.survived(hit.line, hit.author)] or hits
     hits.sort(key=lambda hit: (-_weight(hit, found), hit.line))
     captured = hits[0].captured
     return Diagnosis(

@@ -32,7 +32,7 @@ SATURATED: Final = 300
 
 SAMPLE: Final = 256 << 10
 _DROPPED: Final = 3000
-"""So many lines that only quote an entry's words are looked at."""
+"""So many lines that only quote or inform of an entry are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,25 +238,22 @@ class Scanner:
             self._keep(entry, line, place, self._buffer[start:end].find(anchor), match.groupdict(""))
 
     def _keep(self, entry: Entry, line: int, place: tuple[int, int], found_at: int, captured: dict[str, str]) -> None:
+        if entry.id in self._full and self._found.ledger.nobody:
+            # Its kept lines stay what they are; how many more there are need not be known to the line.
+            self._count(entry.id, line)
+            return
         raw = self._buffer[place[0] : place[1]]
         text = raw.decode("utf-8", "replace")
         at = len(raw[:found_at].decode("utf-8", "replace"))
         level = level_of(text, at)
-        if level == "info" and entry.level != "info":
-            return
-        quote = quoted(text, at, self._above(place[0]))
-        if quote in {"command", "data"}:
+        informs = level == "info" and entry.level != "info"
+        quote = None if informs else quoted(text, at, self._above(place[0]))
+        if informs or quote in {"command", "data"}:
             self._dropped[entry.id] = self._dropped.get(entry.id, 0) + 1
             if self._dropped[entry.id] >= _DROPPED:
                 self._saturate(entry.id)
             return
-        self._at[entry.id] = line
-        count = self._found.counts.get(entry.id, 0) + 1
-        self._found.counts[entry.id] = count
-        if entry.id in self._full:
-            if count >= SATURATED:
-                self._saturate(entry.id)
-            return
+        self._count(entry.id, line)
         hit = Hit(
             entry=entry,
             line=line,
@@ -266,7 +263,14 @@ class Scanner:
             author=author_of(text),
             captured={name: clean(value) for name, value in captured.items()},
         )
-        self._put(hit, count)
+        self._put(hit)
+
+    def _count(self, name: str, line: int) -> None:
+        self._at[name] = line
+        count = self._found.counts.get(name, 0) + 1
+        self._found.counts[name] = count
+        if count >= (SATURATED if name in self._full else 10 * SATURATED):
+            self._saturate(name)
 
     def _above(self, start: int) -> list[str]:
         """Return the lines above a place, as many as tell whether it belongs to a traceback's frame."""
@@ -275,7 +279,7 @@ class Scanner:
         above = self._buffer[max(0, start - _HALF_LINE) : start - 1].decode("utf-8", "replace")
         return above.split("\n")[-FRAMES_BEFORE:]
 
-    def _put(self, hit: Hit, count: int) -> None:
+    def _put(self, hit: Hit) -> None:
         """Keep a few hits of an entry, the weightiest and among equals the first."""
         name = hit.entry.id
         hits = self._found.hits.setdefault(name, [])
@@ -285,10 +289,11 @@ class Scanner:
             # A line that reports the failure is worth more than early lines that only warn of it or quote it.
             hits.remove(min(hits, key=weight))
             hits.append(hit)
+        else:
+            # What was written before a server came up may have failed nothing; the latest line stands after it.
+            hits[-1] = hit
         if len(hits) == _KEEP and min(weight(kept) for kept in hits) == 1.0:
             self._full.add(name)
-        if count >= SATURATED and (count >= 10 * SATURATED or max(weight(kept) for kept in hits) == 1.0):
-            self._saturate(name)
 
     def _saturate(self, name: str) -> None:
         """Look no more for an entry that was found often enough, nor for literals that nothing else needs."""

@@ -31,7 +31,7 @@ _EXCEPTION: Final = re.compile(
     r"^(?:(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Expired)\b:?|(?:[a-z_]\w*\.)+[A-Z]\w+: \S)"
 )
 _STRONG: Final = re.compile(
-    r"(?i:\bfatal\b|(?<![\"'`=])\berror\s*:|core dumped|undefined reference)|Segmentation fault|"
+    r"(?i:\bfatal\b(?![.(])|(?<![\"'`=])\berror\s*:|core dumped|undefined reference)|Segmentation fault|"
     r"\bKilled\b|\bpanic\b|FAILED|CRITICAL"
 )
 # What engines, kernels and orchestrators write when something ended or has to be ended; their words are their own.
@@ -46,6 +46,9 @@ _SAYS_SO: Final = re.compile(r"^(?:#\d+ )?(?:\d+\.\d+ )?(?:(?:E|ERROR|Error): ?\
 _MILD: Final = re.compile(
     r"\b(?:warning|WARN|deprecated|INFO|DEBUG|TRACE|note:)\b|0 errors?|no errors?|errors?=0", re.IGNORECASE
 )
+
+_GOES_ON: Final = re.compile(rb"\b(?:[Cc]ontinuing (?:without|with|anyway)|[Ff]alling back to|[Rr]etrying in)\b")
+_NEXT_LINE: Final = 120
 
 
 class Telling:
@@ -98,8 +101,10 @@ class Telling:
 
 
 def _passes_through(buffer: bytes, start: int, end: int, at: int) -> bool:
-    """Tell whether a line is a command, a traceback's frame or data of a user, and reports nothing itself."""
+    """Tell whether a line reports no failure: it is quoted, or its program says, there or next, that it goes on."""
     above = buffer[max(0, start - 800) : max(0, start - 1)].decode("utf-8", "replace").split("\n")[-FRAMES_BEFORE:]
+    if _GOES_ON.search(buffer, start, min(end + _NEXT_LINE, len(buffer))):
+        return True
     raw = buffer[start:end].decode("utf-8", "replace")
     return quoted(raw, at - start, above if start else ()) in {"command", "data"}
 
