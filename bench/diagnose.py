@@ -17,7 +17,7 @@ from pathlib import Path
 
 from assay.diagnose import Kind, Report, default_library, examine
 from assay.diagnose.calibration import Calibration, Counts
-from assay.diagnose.corpus import Case, Verdict, cases, certain, judged
+from assay.diagnose.corpus import Case, Verdict, cases, judged
 from assay.diagnose.library import folder
 
 WORDS = [
@@ -142,11 +142,11 @@ def band(report: Report) -> str:
 
 
 def accuracy(*, show: str) -> None:
-    row = "{:<28} {:>5} {:>6} {:>6} {:>8} {:>9}"
+    row = "{:<28} {:>5} {:>6} {:>6} {:>13} {:>8}"
     for half in ("seen", "unseen"):
         found = answers(half)
         print(f"== {half}: {len(found)} logs of {len({s for c, _, _ in found for s in c.label.source})} threads")
-        print(row.format("", "logs", "right", "wrong", "unknown", "wrong >=.6"))
+        print(row.format("", "logs", "right", "wrong", "may be, wrong", "unknown"))
         groups: dict[str, list[Answer]] = {"all": found}
         for answer in found:
             groups.setdefault(f"family {answer[0].family}", []).append(answer)
@@ -154,8 +154,7 @@ def accuracy(*, show: str) -> None:
             groups.setdefault(f"confidence {band(answer[1])}", []).append(answer)
         for name, group in groups.items():
             counts = Counter(str(verdict) for _, _, verdict in group)
-            sure = sum(verdict is Verdict.WRONG and certain(report) for _, report, verdict in group)
-            print(row.format(name, len(group), counts["right"], counts["wrong"], counts["unknown"], sure))
+            print(row.format(name, len(group), *(counts[str(verdict)] for verdict in Verdict)))
         for case, report, verdict in found:
             if show in {verdict, "all"}:
                 told = [f"{d.cause} {d.confidence:.2f}" for d in report.diagnoses]
@@ -164,28 +163,32 @@ def accuracy(*, show: str) -> None:
         print()
 
 
+def _side(verdict: Verdict) -> str:
+    return "right" if verdict is Verdict.RIGHT else "wrong"
+
+
 def calibrate() -> None:
     """Count for each entry how often it was the first answer, and write what `assay diagnose` prints as confidence."""
     counts: dict[str, Counter[str]] = {}
-    for _, report, verdict in answers("seen"):
+    for _, report, verdict in answers("seen", "unseen"):
         if report.diagnoses and report.diagnoses[0].known:
-            counts.setdefault(report.diagnoses[0].cause, Counter())[str(verdict)] += 1
+            counts.setdefault(report.diagnoses[0].cause, Counter())[_side(verdict)] += 1
     for path in sorted(NOISE.glob("*.log")):
         for diagnosis in examine(path.read_bytes()).diagnoses:
             counts.setdefault(diagnosis.cause, Counter())["wrong"] += 1
     kinds: dict[Kind, Counter[str]] = {kind: Counter() for kind in Kind}
-    for _, report, verdict in answers("unseen"):
-        if report.diagnoses and (kind := report.diagnoses[0].kind) is not None:
-            kinds[kind][str(verdict)] += 1
-    before = Calibration()
+    for name, count in counts.items():
+        # The log that an entry was written from proves nothing of it.
+        kinds[default_library().entries[name].kind].update(right=max(0, count["right"] - 1), wrong=count["wrong"])
+    assumed = Calibration().priors
     priors = {
-        # Five logs' weight for what was assumed before anything was measured.
-        kind: round((kinds[kind]["right"] + 5 * mean) / (kinds[kind].total() + 5), 3)
-        for kind, mean in before.priors.items()
+        # What was assumed before anything was measured weighs as much as ten logs.
+        kind: round((kinds[kind]["right"] + 10 * assumed[kind]) / (kinds[kind].total() + 10), 3)
+        for kind in Kind
+        if kind is not Kind.WRAPPER
     }
-    priors[Kind.WRAPPER] = before.priors[Kind.WRAPPER]
     measured = Calibration(
-        priors=priors,
+        priors=assumed | priors,
         entries={name: Counts(right=c["right"], wrong=c["wrong"]) for name, c in sorted(counts.items())},
     )
     path = folder() / "calibration.json"
@@ -197,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="what", required=True)
     kinds.add_parser("speed").add_argument("megabytes", type=int, nargs="?", default=100)
-    kinds.add_parser("accuracy").add_argument("--show", choices=["right", "wrong", "unknown", "all"], default="")
+    kinds.add_parser("accuracy").add_argument("--show", choices=[*map(str, Verdict), "all"], default="")
     kinds.add_parser("calibrate")
     given = parser.parse_args()
     match given.what:

@@ -76,7 +76,7 @@ def examine(
             scanner.feed(piece)
     found = scanner.close()
     report = judge(found, library, stage=stage)
-    if report.clues is None or found.bytes > SAMPLE:
+    if any(diagnosis.known for diagnosis in report.diagnoses) or not report.diagnoses or found.bytes > SAMPLE:
         return report
     return _rejoined(report, found.sample, library, stage)
 

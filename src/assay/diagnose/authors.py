@@ -68,6 +68,8 @@ def moment_of(text: str) -> str:
 MARKS: Final = {
     b" DONE ": re.compile(rb"^#(?P<done>\d+) DONE \d"),
     b" ERROR: ": re.compile(rb"^#(?P<failed>\d+) ERROR: "),
+    b"failed to solve": re.compile(rb"(?P<lost>(?:ERROR|error): failed to solve)"),
+    b"Running ": re.compile(rb"\s(?P<up>([1-9]\d*)/\2\s+Running\s+0\s)"),
     b"Application startup complete": re.compile(rb"(?P<up>Application startup complete)"),
     b"fired up and ready to roll": re.compile(rb"(?P<up>fired up and ready to roll)"),
     b"server_args=": re.compile(rb"(?P<start>server_args=(?:ServerArgs\(|\{))"),
@@ -94,6 +96,8 @@ class Ledger:
 
     steps: dict[str, bool] = field(default_factory=dict)
     """Step of a build -> whether it ended well."""
+    lost: bool = False
+    """The build as a whole failed."""
     ups: list[tuple[int, str]] = field(default_factory=list)
     """Line and service of a server that became ready, or of tests that all passed."""
     starts: list[tuple[int, str]] = field(default_factory=list)
@@ -118,9 +122,11 @@ class Ledger:
             author = author_of(text)
             match match.lastgroup:
                 case "done":
-                    self.steps[match["done"].decode()] = True
+                    self._end(match["done"].decode(), well=True)
                 case "failed":
-                    self.steps[match["failed"].decode()] = False
+                    self._end(match["failed"].decode(), well=False)
+                case "lost":
+                    self.lost = True
                 case "up":
                     self.ups.append((line, author.service))
                 case "start":
@@ -131,10 +137,14 @@ class Ledger:
                     self.installed.append((line, author.step, author.service))
             return
 
+    def _end(self, step: str, *, well: bool) -> None:
+        self.steps.pop(step, None)
+        self.steps[step] = well
+
     def survived(self, line: int, author: Author) -> bool:
         """Tell whether the author of a line went on and ended well after it."""
         if author.step in self.steps:
-            return self.steps[author.step]
+            return self.steps[author.step] or self._goes_on_without(author.step)
         if any(
             line < at <= line + _REACH
             and (step, service) == (author.step, author.service)
@@ -145,4 +155,10 @@ class Ledger:
         after = [at for at, service in self.ups if at > line and service == author.service]
         return bool(after) and not any(
             line < at < after[0] and service == author.service for at, service in self.starts
+        )
+
+    def _goes_on_without(self, step: str) -> bool:
+        """Tell whether a build did without a step that failed (a cache that is not there) and ended well."""
+        return not self.lost and next(reversed(self.steps.values())) and any(
+            done and int(number) > int(step) for number, done in self.steps.items()
         )

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from assay.diagnose.calibration import UNCERTAIN
+from assay.diagnose.calibration import UNCERTAIN, confidence
+from assay.diagnose.library import default_library
 from assay.diagnose.model import Diagnosis, Report
 from assay.model.base import Value
 
-__all__ = ["Case", "Label", "Verdict", "cases", "certain", "judged"]
+__all__ = ["Case", "Label", "Verdict", "cases", "judged"]
 
 
 class Label(Value):
@@ -27,6 +28,8 @@ class Label(Value):
     """Addresses of the threads."""
     cause_class: str = Field(alias="class")
     """A class of causes, or `none`."""
+    also_class: tuple[str, ...] = ()
+    """Other classes under which the answer is right as well."""
     cause: tuple[str, ...] = ()
     """Entries of which each is a right answer; none given: class and words decide."""
     why: str = ""
@@ -43,6 +46,8 @@ class Verdict(StrEnum):
 
     RIGHT = "right"
     WRONG = "wrong"
+    MISLEADING = "may be wrong"
+    """Wrong, and told with "may be": with less confidence than `UNCERTAIN`."""
     UNKNOWN = "unknown"
 
 
@@ -78,10 +83,17 @@ def judged(report: Report, label: Label) -> Verdict:
     """Compare the first answer to a log with its label."""
     known = [diagnosis for diagnosis in report.diagnoses if diagnosis.known]
     if label.harmless:
-        return Verdict.WRONG if known else Verdict.UNKNOWN if report.diagnoses else Verdict.RIGHT
+        return _wrong(known[0]) if known else Verdict.UNKNOWN if report.diagnoses else Verdict.RIGHT
     if not known:
         return Verdict.RIGHT if "unknown" in label.cause and report.diagnoses else Verdict.UNKNOWN
-    return Verdict.RIGHT if _agrees(known[0], label) else Verdict.WRONG
+    return Verdict.RIGHT if _agrees(known[0], label) else _wrong(known[0])
+
+
+def _wrong(diagnosis: Diagnosis) -> Verdict:
+    """Tell how wrong an answer is, with the confidence that it would have if this log had not been counted."""
+    entry = default_library().entries[diagnosis.cause]
+    sure = diagnosis.confidence * confidence(entry, without_one=True) / confidence(entry)
+    return Verdict.WRONG if sure >= UNCERTAIN else Verdict.MISLEADING
 
 
 def _agrees(diagnosis: Diagnosis, label: Label) -> bool:
@@ -89,9 +101,4 @@ def _agrees(diagnosis: Diagnosis, label: Label) -> bool:
         return diagnosis.cause in label.cause
     said = f"{diagnosis.summary} {diagnosis.fix} {diagnosis.change}".lower()
     named = all(any(word.lower() in said for word in group) for group in label.fix_words)
-    return diagnosis.cause_class == label.cause_class and named
-
-
-def certain(report: Report) -> bool:
-    """Tell whether the first answer is given as one, and not as "may be"."""
-    return bool(report.diagnoses) and report.diagnoses[0].confidence >= UNCERTAIN
+    return named and str(diagnosis.cause_class) in {label.cause_class, *label.also_class}

@@ -205,6 +205,6 @@ class Report(Value):
     telling: tuple[Evidence, ...] = ()
     """The lines that look most like a failure, in the order of the log."""
     clues: Clues | None = None
-    """Only where something failed for a reason that is not known."""
+    """Only where something failed for a reason that is not known, or not known for certain."""
     lines: int
     bytes: int

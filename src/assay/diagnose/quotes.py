@@ -21,7 +21,8 @@ FRAMES_BEFORE: Final = 8
 
 _COMMAND: Final = re.compile(
     r"(?:\+{1,5} (?![\w.-]+==)|\$ |>>> |\#(?!\d+\s|error)|//|/\*|echo |printf |grep |RUN |COPY |CMD |"
-    r"ENTRYPOINT |LABEL |ENV |> \[|\d+ \|\s+(?:>>>\s+)?[A-Z]{3,10} |\[(?:[\w.-]+\s+)?\d+/\d+\]\s+(?:RUN|COPY|ADD|FROM) )"
+    r"ENTRYPOINT |LABEL |ENV |> \[|"
+    r"\d+ \|\s+(?:>>>\s+)?[A-Z]{3,10} |\[(?:[\w.-]+\s+)?\d+/\d+\]\s+(?:RUN|COPY|ADD|FROM) )"
 )
 _SOURCE: Final = re.compile(
     r"(?:raise |assert |if |elif |print\(|logger\.|logging\.|log\.|pytest\.raises|match=|\"\"\"|'''|\d+ \| )"

@@ -6,16 +6,20 @@ import re
 from typing import Final
 
 from assay.diagnose.authors import moment_of
-from assay.diagnose.calibration import confidence
+from assay.diagnose.calibration import UNCERTAIN, confidence
 from assay.diagnose.clues import clues
 from assay.diagnose.library import Library
 from assay.diagnose.model import Diagnosis, Entry, Evidence, Kind, Report, Stage, Via
 from assay.diagnose.stream import Found, Hit, weight
+from assay.diagnose.telling import first_error
 
 __all__ = ["judge", "recorded", "unknown"]
 
 _BASE: Final = {Kind.CAUSE: 0.95, Kind.GENERAL: 0.75, Kind.SYMPTOM: 0.45, Kind.WRAPPER: 0.2}
 _SURVIVED: Final = 0.3
+_FOLLOWS: Final = 0.65
+_SAME_REPORT: Final = 2
+"""Lines so near to each other tell of one failure."""
 _ORDER: Final = {Kind.CAUSE: 0, Kind.GENERAL: 0, Kind.SYMPTOM: 1, Kind.WRAPPER: 2}
 _UNKNOWN_SUMMARY: Final = (
     "No known cause was recognised in this log. The lines that look most like a failure are shown."
@@ -115,6 +119,7 @@ def judge(found: Found, library: Library, *, stage: Stage | None = None) -> Repo
         chosen = {entry.id for entry in causes}
         peeled = [e for e in peeled if e.id not in chosen]
     diagnoses = [_diagnosis(entry, found, stage) for entry in _in_order(causes, found)]
+    diagnoses = [_less_sure(diagnosis, found, everything) for diagnosis in diagnoses]
     peeled += shadowed
     if diagnoses and peeled:
         via = sorted(
@@ -125,11 +130,24 @@ def judge(found: Found, library: Library, *, stage: Stage | None = None) -> Repo
     helps = None
     if not any(diagnosis.known for diagnosis in diagnoses) and (diagnoses or found.alarming):
         diagnoses.append(_unknown(found))
+    if diagnoses and max(diagnosis.confidence for diagnosis in diagnoses) < UNCERTAIN:
         follows = {hit.line for entry in everything if entry.kind is not Kind.CAUSE for hit in found.hits[entry.id]}
         helps = clues(found.telling, found.sample, library, follows=follows)
     return Report(
         diagnoses=tuple(diagnoses), telling=tuple(found.telling), clues=helps, lines=found.lines, bytes=found.bytes
     )
+
+
+def _less_sure(diagnosis: Diagnosis, found: Found, entries: list[Entry]) -> Diagnosis:
+    """Believe a cause less whose lines all follow an earlier error that no entry explains: it may be the consequence."""
+    explained = {hit.line for entry in entries if _ORDER[entry.kind] == 0 for hit in found.hits[entry.id]}
+    follows = {hit.line for entry in entries if _ORDER[entry.kind] > 0 for hit in found.hits[entry.id]}
+    first = first_error(found.telling, frozenset(follows - explained))
+    if first is None or not diagnosis.evidence or any(abs(first.line - line) <= _SAME_REPORT for line in explained):
+        return diagnosis
+    if min(evidence.line for evidence in diagnosis.evidence) < first.line:
+        return diagnosis
+    return diagnosis.model_copy(update={"confidence": round(_FOLLOWS * diagnosis.confidence, 3)})
 
 
 def _failing(found: Found) -> list[Entry]:
