@@ -35,6 +35,40 @@ def test_near_misses_are_left_alone(entry: Entry, near: str) -> None:
     assert entry.id not in recognised(near)
 
 
+@pytest.mark.parametrize(("entry", "example"), EXAMPLES, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(EXAMPLES)])
+def test_an_example_is_told_as_its_own_cause_and_as_no_other(entry: Entry, example: str) -> None:
+    """An entry that takes another's example says so: by its kind, or by what it gives way to."""
+    told = [d.cause for d in examine(example.encode(), library=LIBRARY).diagnoses if d.cause != "unknown"]
+
+    if told[:1] == [entry.id]:
+        assert [name for name in told[1:] if LIBRARY.entries[name].kind is Kind.CAUSE] == []
+    else:
+        assert entry.kind is not Kind.CAUSE or set(told) & set(entry.gives_way_to)
+
+
+def quoted_everywhere(example: str) -> str:
+    """Return a log that quotes a line where nothing failed: as a prompt, an answer, a command, a traceback's source."""
+    return "\n".join(
+        [
+            f"[2026-06-01 10:00:12] Receive: obj=GenerateReqInput(rid='7c', text={example!r}, image_data=None)",
+            json.dumps({"role": "assistant", "content": f"You see {example} because of this:"}),
+            f"#8 [stage-1  2/9] RUN foo || echo {example!r}",
+            "Traceback (most recent call last):",
+            '  File "/srv/check.py", line 3, in check',
+            f"    raise ValueError({example!r})",
+            "KeyError: 'frob'",
+            "",
+        ]
+    )
+
+
+@pytest.mark.parametrize("entry", LIBRARY.entries.values(), ids=lambda entry: entry.id)
+def test_no_entry_takes_its_own_words_where_they_are_only_quoted(entry: Entry) -> None:
+    lines = [example for example in entry.examples if "\n" not in example]
+
+    assert [example for example in lines if entry.id in recognised(quoted_everywhere(example))] == []
+
+
 @pytest.mark.parametrize("entry", LIBRARY.entries.values(), ids=lambda entry: entry.id)
 def test_every_match_is_found_through_an_anchor(entry: Entry) -> None:
     """An expression that can match where no anchor stands would never be tried."""

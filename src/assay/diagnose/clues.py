@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from assay.diagnose.library import Library
@@ -82,13 +83,18 @@ def _tokens(text: str) -> set[str]:
     return {word.lower() for word in _WORD.findall(text)}
 
 
-def _nearest(telling: Sequence[Evidence], library: Library, *, most: int = 3) -> tuple[Near, ...]:
-    """Return the entries whose examples share the rarest words with the telling lines, and what they lack."""
+@lru_cache(maxsize=4)
+def _words(library: Library) -> tuple[dict[str, list[set[str]]], dict[str, float]]:
+    """Return the words of every example by entry, and how rare each word is."""
     entries = [entry for entry in library.entries.values() if entry.kind in {Kind.CAUSE, Kind.GENERAL}]
     examples = {entry.id: [_tokens(example) for example in entry.examples] for entry in entries}
     common = Counter(word for sets in examples.values() for word in set().union(*sets))
-    total = len(examples) or 1
-    weight = {word: math.log(total / count) + 0.1 for word, count in common.items()}
+    return examples, {word: math.log(len(examples) / count) + 0.1 for word, count in common.items()}
+
+
+def _nearest(telling: Sequence[Evidence], library: Library, *, most: int = 3) -> tuple[Near, ...]:
+    """Return the entries whose examples share the rarest words with the telling lines, and what they lack."""
+    examples, weight = _words(library)
     lines = [(e, _tokens(peel(e.text))) for e in telling if not peel(e.text).lstrip().startswith("Traceback")]
     scored: list[tuple[float, str, Evidence]] = []
     for name, sets in examples.items():

@@ -139,7 +139,7 @@ def judge(found: Found, library: Library, *, stage: Stage | None = None) -> Repo
 
 
 def _less_sure(diagnosis: Diagnosis, found: Found, entries: list[Entry]) -> Diagnosis:
-    """Believe a cause less whose lines all follow an earlier error that no entry explains: it may be the consequence."""
+    """Believe a cause less if all its lines follow an earlier error that no entry explains: it may follow from that."""
     explained = {hit.line for entry in entries if _ORDER[entry.kind] == 0 for hit in found.hits[entry.id]}
     follows = {hit.line for entry in entries if _ORDER[entry.kind] > 0 for hit in found.hits[entry.id]}
     first = first_error(found.telling, frozenset(follows - explained))
