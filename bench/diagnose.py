@@ -198,18 +198,18 @@ def calibrate() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="what", required=True)
+    kinds = parser.add_subparsers(dest="what")
     kinds.add_parser("speed").add_argument("megabytes", type=int, nargs="?", default=100)
     kinds.add_parser("accuracy").add_argument("--show", choices=[*map(str, Verdict), "all"], default="")
     kinds.add_parser("calibrate")
     given = parser.parse_args()
     match given.what:
-        case "speed":
-            speed(given.megabytes)
         case "accuracy":
             accuracy(show=given.show)
-        case _:
+        case "calibrate":
             calibrate()
+        case _:
+            speed(getattr(given, "megabytes", 100))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """A log that is given to the corpus: without secrets and names, shown first, written only when confirmed."""
 
-
-
 from __future__ import annotations
 
 import json

@@ -105,37 +105,30 @@ class Ledger:
     """Lines on which pip begins to install; what it complains of afterwards, it complains of and goes on."""
     installed: list[tuple[int, str, str]] = field(default_factory=list)
 
-    @property
-    def nobody(self) -> bool:
-        """Whether no author of the log was seen to end well so far."""
-        return not (self.ups or self.installed or self.steps)
-
-    def note(self, line: int, raw: bytes) -> None:
+    def note(self, line: int, raw: bytes, literal: bytes) -> None:
         """Take a line on which one of the literals of `MARKS` stands."""
-        if len(self.ups) + len(self.starts) + len(self.installed) + len(self.installing) > _MOST:
+        if sum(map(len, (self.steps, self.ups, self.starts, self.installed, self.installing))) > _MOST:
             return
-        for expression in MARKS.values():
-            match = expression.search(raw)
-            if match is None:
-                continue
-            text = raw[:400].decode("utf-8", "replace")
-            author = author_of(text)
-            match match.lastgroup:
-                case "done":
-                    self._end(match["done"].decode(), well=True)
-                case "failed":
-                    self._end(match["failed"].decode(), well=False)
-                case "lost":
-                    self.lost = True
-                case "up":
-                    self.ups.append((line, author.service))
-                case "start":
-                    self.starts.append((line, author.service))
-                case "installing":
-                    self.installing.append(line)
-                case _:
-                    self.installed.append((line, author.step, author.service))
+        match = MARKS[literal].search(raw)
+        if match is None:
             return
+        text = raw[:400].decode("utf-8", "replace")
+        author = author_of(text)
+        match match.lastgroup:
+            case "done":
+                self._end(match["done"].decode(), well=True)
+            case "failed":
+                self._end(match["failed"].decode(), well=False)
+            case "lost":
+                self.lost = True
+            case "up":
+                self.ups.append((line, author.service))
+            case "start":
+                self.starts.append((line, author.service))
+            case "installing":
+                self.installing.append(line)
+            case _:
+                self.installed.append((line, author.step, author.service))
 
     def _end(self, step: str, *, well: bool) -> None:
         self.steps.pop(step, None)
@@ -159,6 +152,8 @@ class Ledger:
 
     def _goes_on_without(self, step: str) -> bool:
         """Tell whether a build did without a step that failed (a cache that is not there) and ended well."""
-        return not self.lost and next(reversed(self.steps.values())) and any(
-            done and int(number) > int(step) for number, done in self.steps.items()
+        return (
+            not self.lost
+            and next(reversed(self.steps.values()))
+            and any(done and int(number) > int(step) for number, done in self.steps.items())
         )

@@ -48,6 +48,18 @@ class Hit:
     captured: dict[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A line that matches a signature, before it is known whether it counts."""
+
+    entry: Entry
+    line: int
+    raw: bytes
+    above: bytes
+    at: int
+    captured: dict[str, str]
+
+
 @dataclass(kw_only=True)
 class Found:
     """Everything that one pass keeps: a few hits per entry, their number, and the telling lines."""
@@ -84,6 +96,7 @@ class Scanner:
     """Feed it a log in pieces, then close it."""
 
     def __init__(self, library: Library) -> None:
+        self._entries = library.entries
         self._tries = {
             anchor: tuple(
                 (entry.id, entry, signature, None if _several(signature) else _bytes_regex(signature.regex).search)
@@ -110,6 +123,7 @@ class Scanner:
         self._spent: set[bytes] = set()  # anchors whose entries are all saturated
         self._full: set[str] = set()  # entries whose kept lines no other line can push out
         self._dropped: dict[str, int] = {}
+        self._latest: dict[str, _Place] = {}
         self._telling = Telling()
         self._last: bytes = b""
         self._sample = b""
@@ -129,6 +143,8 @@ class Scanner:
         self._take(final=True)
         while self._done < len(self._buffer):
             self._search(min(len(self._buffer), self._done + BLOCK))
+        for place in self._latest.values():
+            self._weigh(place)
         ends_open = self._found.bytes > 0 and not self._last.endswith(b"\n")
         self._found.lines = self._line if ends_open else self._line - 1
         self._found.telling, self._found.alarming = self._telling.result(self._found.ledger)
@@ -187,7 +203,7 @@ class Scanner:
                 if name in saturated or kept_at.get(name) == line:
                     continue
                 if entry is None or signature is None:
-                    self._found.ledger.note(line, raw)
+                    self._found.ledger.note(line, raw, literals[index])
                 elif search is None:
                     self._try_several(entry, signature, line, (start, end), literals[index])
                 elif (match := search(raw)) is not None:
@@ -238,16 +254,32 @@ class Scanner:
             self._keep(entry, line, place, self._buffer[start:end].find(anchor), match.groupdict(""))
 
     def _keep(self, entry: Entry, line: int, place: tuple[int, int], found_at: int, captured: dict[str, str]) -> None:
-        if entry.id in self._full and self._found.ledger.nobody:
-            # Its kept lines stay what they are; how many more there are need not be known to the line.
+        start, end = place
+        found = _Place(
+            entry=entry,
+            line=line,
+            raw=self._buffer[start:end],
+            above=self._buffer[max(0, start - _HALF_LINE) : max(0, start - 1)],
+            at=found_at,
+            captured=captured,
+        )
+        if entry.id in self._full:
+            # Enough is kept. The latest is looked at when the log ends: what was written before a server came up may
+            # have failed nothing, and this one stands after it.
+            self._latest[entry.id] = found
             self._count(entry.id, line)
-            return
-        raw = self._buffer[place[0] : place[1]]
-        text = raw.decode("utf-8", "replace")
-        at = len(raw[:found_at].decode("utf-8", "replace"))
+        else:
+            self._weigh(found)
+
+    def _weigh(self, found: _Place) -> None:
+        """Keep a hit unless its line only quotes or informs."""
+        entry, line = found.entry, found.line
+        text = found.raw.decode("utf-8", "replace")
+        at = len(found.raw[: found.at].decode("utf-8", "replace"))
         level = level_of(text, at)
         informs = level == "info" and entry.level != "info"
-        quote = None if informs else quoted(text, at, self._above(place[0]))
+        above = found.above.decode("utf-8", "replace").split("\n")[-FRAMES_BEFORE:] if found.above else []
+        quote = None if informs else quoted(text, at, above)
         if informs or quote in {"command", "data"}:
             self._dropped[entry.id] = self._dropped.get(entry.id, 0) + 1
             if self._dropped[entry.id] >= _DROPPED:
@@ -261,7 +293,7 @@ class Scanner:
             level=level,
             quoted=quote is not None,
             author=author_of(text),
-            captured={name: clean(value) for name, value in captured.items()},
+            captured={name: clean(value) for name, value in found.captured.items()},
         )
         self._put(hit)
 
@@ -271,13 +303,6 @@ class Scanner:
         self._found.counts[name] = count
         if count >= (SATURATED if name in self._full else 10 * SATURATED):
             self._saturate(name)
-
-    def _above(self, start: int) -> list[str]:
-        """Return the lines above a place, as many as tell whether it belongs to a traceback's frame."""
-        if start <= 0:
-            return []
-        above = self._buffer[max(0, start - _HALF_LINE) : start - 1].decode("utf-8", "replace")
-        return above.split("\n")[-FRAMES_BEFORE:]
 
     def _put(self, hit: Hit) -> None:
         """Keep a few hits of an entry, the weightiest and among equals the first."""
@@ -289,8 +314,7 @@ class Scanner:
             # A line that reports the failure is worth more than early lines that only warn of it or quote it.
             hits.remove(min(hits, key=weight))
             hits.append(hit)
-        else:
-            # What was written before a server came up may have failed nothing; the latest line stands after it.
+        elif hit.line > hits[-1].line and weight(hit) == weight(hits[-1]):
             hits[-1] = hit
         if len(hits) == _KEEP and min(weight(kept) for kept in hits) == 1.0:
             self._full.add(name)
@@ -298,9 +322,10 @@ class Scanner:
     def _saturate(self, name: str) -> None:
         """Look no more for an entry that was found often enough, nor for literals that nothing else needs."""
         self._saturated.add(name)
-        for anchor, tries in self._tries.items():
-            if all(other in self._saturated for other, *_ in tries):
-                self._spent.add(anchor)
+        for signature in self._entries[name].signatures:
+            for anchor in map(str.encode, signature.anchors):
+                if all(other in self._saturated for other, *_ in self._tries[anchor]):
+                    self._spent.add(anchor)
 
 
 def weight(hit: Hit) -> float:
