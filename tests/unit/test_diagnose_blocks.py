@@ -137,6 +137,8 @@ def test_a_cause_that_follows_an_unexplained_error_is_believed_less() -> None:
         ("obj=GenerateReqInput(text='short', rid='7') HERE", None),
         ('{"level": "error", "msg": "HERE"}', None),
         ('level=error msg="HERE"', None),
+        ("KeyError: 'HERE'", None),
+        ("triton.compiler.errors.CompilationError: 'HERE'", None),
         ("Caused by NewConnectionError('<x>: HERE')", None),
         ("engine's own words can't be HERE", None),
         ("   3 |     RUN python -c 'HERE'", "command"),

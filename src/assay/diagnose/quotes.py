@@ -36,7 +36,7 @@ _VALUE: Final = re.compile(r"""(?<![\w'"])(['"]?)([A-Za-z_]\w*)\1\s*[=:]\s*\[?([
 # Names under which programs report what happened to themselves; strings under all other names are data that passes
 # through: prompts, answers, options.
 _REPORTS: Final = re.compile(
-    r"(?i:log|msg|message|err(?:or)?\w*|exc\w*|reason|detail\w*|cause|description|stack\w*|traceback|stderr|stdout|"
+    r"(?i:\w*(?:error|exception)|log|msg|message|err\w*|exc\w*|reason|detail\w*|cause|description|stack\w*|traceback|stderr|stdout|"
     r"event|status|last_error|caused_by|warning|output|what)$"
 )
 _END: Final = {quote: re.compile(rf"(?:[^\\{quote}]|\\.)*?{quote}", re.DOTALL) for quote in "'\""}

@@ -20,7 +20,7 @@ _TELLING: Final = (
     b"panic", b"undefined reference", b"cannot ", b"not found", b"failed", b"core dumped", b"Interrupt",
     b"Xid (", b"eartbeat timed out", b"nhealthy", b"ack-off", b"BackOff", b"OOMKilled", b"Evicted",
     b"FailedScheduling", b"exited", b"exit code", b"exit status", b"robably locked", b"NV_ERR_", b"oom-kill",
-    b"rror response from daemon", b"imed out", b"denied", b"terminate called",
+    b"rror response from daemon", b"imed out", b"denied", b"terminate called", b"NCCL WARN",
     "× ".encode(),
 )  # fmt: skip
 _STRONGEST: Final = (b"Traceback", b"fatal", b"FAILED", b"CRITICAL", b"Segmentation", b"Killed", b"Xid (", b"exit code")
@@ -40,7 +40,7 @@ _ENDED: Final = re.compile(
     r"\b(?:Liveness|Readiness|Startup) probe failed|failed (?:liveness|startup) probe|CrashLoopBackOff|"
     r"Back-off restarting|ImagePullBackOff|ErrImagePull|\bOOMKilled\b(?!\W+false)|\bEvicted\b|FailedScheduling|"
     r"exited with code [1-9]|exit(?:ed with)? (?:code|status)[:= ]+[1-9]|status=(?:[1-9]\d*)\b|"
-    r"^(?:\S+\s+)?× \w|^terminate called (?:after throwing|without an active)|code=(?:killed|dumped)|oom-kill:|Out of memory: Killed|[Ee]rror response from daemon"
+    r"^(?:\S+\s+)?× \w|^terminate called (?:after throwing|without an active)|NCCL WARN (?!MSCCL|.*tuner)|code=(?:killed|dumped)|oom-kill:|Out of memory: Killed|[Ee]rror response from daemon"
 )
 _SAYS_SO: Final = re.compile(r"^(?:#\d+ )?(?:\d+\.\d+ )?(?:(?:E|ERROR|Error): ?\S|dpkg: error processing )")
 _MILD: Final = re.compile(

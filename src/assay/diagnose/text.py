@@ -68,6 +68,9 @@ def level_of(text: str, match_start: int) -> Level:
     """
     if TRIED.search(text):
         return "info"
+    if "NCCL WARN" in text:
+        # NCCL has no level above this one: it is how it reports errors.
+        return "error"
     found = _LEVEL.search(text[:match_start])
     if found is None:
         return "error"
