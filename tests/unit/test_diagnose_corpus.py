@@ -56,6 +56,7 @@ def test_the_corpus_is_large_and_its_halves_share_no_thread() -> None:
     assert len(SEEN) + len(UNSEEN) >= 250
     assert seen & unseen == set()
     assert not any(case.label.cause for case in UNSEEN)
+    assert not unseen & {source for entry in default_library().entries.values() for source in entry.sources}
 
 
 def test_labels_name_classes_and_entries_that_exist() -> None:

@@ -40,7 +40,8 @@ _ENDED: Final = re.compile(
     r"\b(?:Liveness|Readiness|Startup) probe failed|failed (?:liveness|startup) probe|CrashLoopBackOff|"
     r"Back-off restarting|ImagePullBackOff|ErrImagePull|\bOOMKilled\b(?!\W+false)|\bEvicted\b|FailedScheduling|"
     r"exited with code [1-9]|exit(?:ed with)? (?:code|status)[:= ]+[1-9]|status=(?:[1-9]\d*)\b|"
-    r"^(?:\S+\s+)?× \w|^terminate called (?:after throwing|without an active)|NCCL WARN (?!MSCCL|.*tuner)|code=(?:killed|dumped)|oom-kill:|Out of memory: Killed|[Ee]rror response from daemon"
+    r"^(?:\S+\s+)?× \w|^terminate called (?:after throwing|without an active)|NCCL WARN (?!MSCCL|.*tuner)|"
+    r"code=(?:killed|dumped)|oom-kill:|Out of memory: Killed|[Ee]rror response from daemon"
 )
 _SAYS_SO: Final = re.compile(r"^(?:#\d+ )?(?:\d+\.\d+ )?(?:(?:E|ERROR|Error): ?\S|dpkg: error processing )")
 _MILD: Final = re.compile(
