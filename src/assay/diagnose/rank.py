@@ -17,7 +17,9 @@ __all__ = ["judge", "recorded", "unknown"]
 
 _BASE: Final = {Kind.CAUSE: 0.95, Kind.GENERAL: 0.75, Kind.SYMPTOM: 0.45, Kind.WRAPPER: 0.2}
 _SURVIVED: Final = 0.3
-_FOLLOWS: Final = 0.65
+_CAUSE_FOLLOWS: Final = 0.85
+_FAMILY_FOLLOWS: Final = 0.65
+"""An entry that names one cause is seldom only the consequence of another; one that names a family often is."""
 _SAME_REPORT: Final = 2
 """Lines so near to each other tell of one failure."""
 _ORDER: Final = {Kind.CAUSE: 0, Kind.GENERAL: 0, Kind.SYMPTOM: 1, Kind.WRAPPER: 2}
@@ -147,7 +149,8 @@ def _less_sure(diagnosis: Diagnosis, found: Found, entries: list[Entry]) -> Diag
         return diagnosis
     if min(evidence.line for evidence in diagnosis.evidence) < first.line:
         return diagnosis
-    return diagnosis.model_copy(update={"confidence": round(_FOLLOWS * diagnosis.confidence, 3)})
+    factor = _CAUSE_FOLLOWS if diagnosis.kind is Kind.CAUSE else _FAMILY_FOLLOWS
+    return diagnosis.model_copy(update={"confidence": round(factor * diagnosis.confidence, 3)})
 
 
 def _failing(found: Found) -> list[Entry]:

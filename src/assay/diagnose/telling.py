@@ -141,7 +141,7 @@ def first_error(telling: list[Evidence], consequences: frozenset[int]) -> Eviden
 
 
 def _is_error(evidence: Evidence) -> bool:
+    """Tell whether a line reports an error by itself, and not that something inside failed."""
     text = peel(evidence.text).strip()
-    return bool(_EXCEPTION.match(text) or _ENDED.search(evidence.text) or _STRONG.search(text)) and not (
-        text.startswith("Traceback")
-    )
+    says = _EXCEPTION.match(text) or _ENDED.search(evidence.text) or _STRONG.search(text)
+    return bool(says) and not text.startswith(("Traceback", "FAILED:"))
