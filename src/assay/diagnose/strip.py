@@ -16,7 +16,7 @@ __all__ = ["excerpt", "strip"]
 
 _PUBLIC: Final = re.compile(
     r"(?:^|\.)(?:github\.com|githubusercontent\.com|huggingface\.co|hf\.co|pytorch\.org|nvidia\.com|nvcr\.io|docker\.io|"
-    r"docker\.com|ghcr\.io|quay\.io|pypi\.org|python\.org|vllm\.ai|flashinfer\.ai|sgl-project\.github\.io|"
+    r"docker\.com|ghcr\.io|quay\.io|python\.org|vllm\.ai|flashinfer\.ai|sgl-project\.github\.io|"
     r"example\.(?:org|com|net)|localhost|modelscope\.cn)$|^host-\d+"
 )
 _KEY_NAMES: Final = (
