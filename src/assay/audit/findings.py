@@ -60,7 +60,7 @@ class Finding(Value):
     """Mangled, the first ones."""
     symbols_count: int = 0
     cause: str | None = None
-    """An entry of knowledge/failures.yaml: what would be seen if it were built all the same."""
+    """An entry of knowledge/failures/: what would be seen if it were built all the same."""
     suggestions: tuple[Suggestion, ...] = ()
     fix: str = ""
     constraint: str = ""
