@@ -468,7 +468,7 @@ class _Reading:
         if not name or name != from_name[0]:
             raise WheelError(f"its METADATA is that of {name or 'nothing'!r}")
         recorded = _recorded(texts.get("RECORD", ""))
-        # pynvvideocodec 2.0.4 has libraries that were changed after its RECORD was made: nothing is known of their bytes.
+        # Libraries of pynvvideocodec 2.0.4 were changed after its RECORD was made: nothing is known of their bytes.
         hexadecimal = {
             library.path: _hex(found.digest)
             for library in libraries
