@@ -219,9 +219,13 @@ class BuildFlow:
         with self._store.new_run() as run, ThreadPoolExecutor(max(1, options.jobs)) as pool:
             ended: dict[str, BuildStatus] = {}
             waiting: list[Future[BuildRecord]] = []
+            refused = self._refused_images() if self._judge_image is not None else frozenset()
             try:
                 for item in items:
-                    if isinstance(item, Prepared) and item.stale is None:
+                    there = isinstance(item, Prepared) and item.stale is None
+                    if isinstance(item, Prepared) and there and (item.job.cell.id, item.key) in refused:
+                        waiting.append(pool.submit(self._audited_again, item, run))
+                    elif isinstance(item, Prepared) and there:
                         record = self._described(item, run, BuildStatus.CACHED, reason=THERE)
                         ended[record.cell] = record.status
                         self._listener.finished(item.job.cell, record)
@@ -239,6 +243,22 @@ class BuildFlow:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
             run.write(SUMMARY, dump(RunSummary(run=run.name, cells=ended)))
+
+    def _refused_images(self) -> frozenset[tuple[str, str]]:
+        """Return (cell, content key) of the images that were built last and that their own audit refused."""
+        newest: dict[tuple[str, str], BuildRecord] = {}
+        for record in self._store.records(kind="build"):
+            if isinstance(record, BuildRecord) and record.image_digest is not None and record.content_key is not None:
+                newest[record.cell, record.content_key] = record
+        return frozenset(key for key, record in newest.items() if record.status is BuildStatus.FAILED)
+
+    def _audited_again(self, item: Prepared, run: RunFolder) -> BuildRecord:
+        """Audit an image that is there and was refused: it does not become good by being there."""
+        self._listener.started(item.job.cell)
+        record = self._described(item, run, BuildStatus.BUILT, reason="there already; its audit had failed")
+        record = self._keep(self._checked(item, run, record), item.lock)
+        self._listener.finished(item.job.cell, record)
+        return record
 
     def _one(self, item: Prepared | Job, run: RunFolder, options: BuildOptions) -> BuildRecord:
         cell = item.cell if isinstance(item, Job) else item.job.cell
