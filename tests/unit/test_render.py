@@ -141,13 +141,6 @@ def test_a_source_value_is_compiled_against_the_cell_for_its_targets(
     assert "COPY --link --from=source-kernel /out/ /opt/venv/" in text
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("FROM x\n{{ nope }}\n", "templates/server.Dockerfile.j2"),
-        ("FROM x\n\n{% if %}\n", "templates/server.Dockerfile.j2:3:1"),
-    ],
-)
 @pytest.mark.parametrize(("more", "linked"), [((), False), ((("nvidia-cuda-nvrtc", "13.0.88"),), True)])
 def test_a_program_finds_the_builtins_of_nvrtc_without_torch(
     project: matrix.Project,
@@ -166,6 +159,13 @@ def test_a_program_finds_the_builtins_of_nvrtc_without_torch(
     assert "COPY --link --from=toolkit /out/ /\n" in text
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("FROM x\n{{ nope }}\n", "templates/server.Dockerfile.j2"),
+        ("FROM x\n\n{% if %}\n", "templates/server.Dockerfile.j2:3:1"),
+    ],
+)
 def test_a_wrong_template_says_where(
     project: matrix.Project, cell: Cell, templates: dict[str, str], template: str, message: str
 ) -> None:
