@@ -132,8 +132,7 @@ def cells() -> str:
             continue
         mine = [record for record in records if record.cell == cell.id]
         built = [
-            f"{record.created:%Y-%m-%d}, {record.seconds:.0f} s"
-            + (f", {record.size_bytes / 1e9:.1f} GB packed" if record.size_bytes else "")
+            f"{record.created:%Y-%m-%d}" + (f", {record.size_bytes / 1e9:.1f} GB packed" if record.size_bytes else "")
             for record in mine
             if isinstance(record, BuildRecord)
             and record.status is BuildStatus.BUILT
