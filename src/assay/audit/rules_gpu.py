@@ -74,8 +74,11 @@ def gpu_rules(context: Context) -> list[CodeRow]:
     """Judge every library for every target; returns the rows, best known names first."""
     rows: list[CodeRow] = []
     for wheel, library, target, row in code_rows(context):
-        rows.append(row)
-        if row.runs in {"sass", "unknown"} or wheel.name.startswith("nvidia-") or context.for_others(wheel, library):
+        policy = context.policy(wheel, library, target)
+        other = context.for_others(wheel, library)
+        unused = other or (policy is not None and policy.use == "never")
+        rows.append(row.model_copy(update={"used": False}) if unused else row)
+        if row.runs in {"sass", "unknown"} or wheel.name.startswith("nvidia-") or other:
             # NVIDIA's libraries pick kernels for each GPU their version knows, and bring some in ways of their own.
             continue
         _judge(context, wheel, library, target, row)

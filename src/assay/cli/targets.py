@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,13 @@ from assay.cards import Named, sm
 __all__ = ["GPU", "beside", "local_gpus"]
 
 
-class _Gpu(click.ParamType):
+if TYPE_CHECKING:
+    _Type = click.ParamType[str]
+else:
+    _Type = click.ParamType
+
+
+class _Gpu(_Type):
     """A GPU by any of its names; its value is `sm_120`."""
 
     name = "gpu"

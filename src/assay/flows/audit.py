@@ -16,6 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from assay import __version__
@@ -26,6 +27,7 @@ from assay.audit.findings import AuditReport, Finding
 from assay.audit.gpu import capability_of
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
+from assay.audit.rules_requirements import requirements_of
 from assay.errors import AssayError, PackageIndexError, WheelError
 from assay.flows.build import Judgement
 from assay.flows.read_wheel import Depth, Progress, read_library, read_wheel
@@ -427,17 +429,23 @@ def judgement(report: AuditReport) -> Judgement:
     return Judgement(verdict=report.verdict, causes=tuple(causes), summary=report.summary)
 
 
-def promised(wheels: Iterable[WheelFacts], knowledge: Knowledge) -> frozenset[str]:
+def promised(
+    wheels: Iterable[WheelFacts], knowledge: Knowledge, *, python: str = "3.12", machine: str = "x86_64"
+) -> frozenset[str]:
     """Return the sonames that requirements of these wheels would bring, were they all installed.
 
     For sets that are given in part: torch alone asks for its CUDA libraries, which need not be named as well.
     """
-    asked = {name for wheel in wheels for name in _names(line.partition(";")[0] for line in wheel.requires_dist)}
+    asked = {
+        one.name: one.specifier for wheel in wheels for one in requirements_of(wheel, python, machine) if one.name
+    }
+    toolkit = asked.get("cuda-toolkit")
+    of_twelve = toolkit is not None and SpecifierSet(toolkit).contains("12.9.99")
     found: set[str] = set()
     for soname, brings in knowledge.sonames.wheels.items():
         for name in brings.split(" or "):
-            toolkit = "cuda-toolkit" in asked and name.startswith("nvidia-") and not name.endswith("-cu12")
-            if name in asked or toolkit:
+            of_toolkit = toolkit is not None and name.startswith("nvidia-") and name.endswith("-cu12") is of_twelve
+            if name in asked or of_toolkit:
                 found.add(soname)
     return frozenset(found)
 
@@ -489,8 +497,7 @@ def base_of(
     for package in installed:
         sonames |= set(knowledge.sonames.packages.get(package, ()))
     if base.cuda is not None:
-        major = base.cuda.partition(".")[0]
-        sonames |= {pattern.replace("{major}", major) for pattern in knowledge.sonames.toolkit}
+        sonames |= knowledge.sonames.toolkit_of(base.cuda)
         installed |= {"cuda-toolkit", "gcc", "g++"}
     installed |= knowledge.needs.brought_by(installed)
     return Base(
