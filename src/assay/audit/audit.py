@@ -24,7 +24,7 @@ __all__ = ["Audited", "audit"]
 
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 UNREAD_FROM: Final = 1 << 20
-"""Bytes from which on a library that was not read wholly may hold code for GPUs: CUDA's static runtime alone has as many."""
+"""Bytes from which on a library that was not read wholly may hold GPU code: CUDA's static runtime has nearly as many."""
 _NOTHING_KNOWN: Final[Mapping[str, Sequence[WheelFacts]]] = {}
 
 

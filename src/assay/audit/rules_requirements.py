@@ -76,9 +76,7 @@ class Wanted(NamedTuple):
     """As the metadata has it."""
 
 
-def _metadata(
-    wheel: WheelFacts, python: str, machine: str
-) -> tuple[tuple[str, str] | None, tuple[Wanted, ...]]:
+def _metadata(wheel: WheelFacts, python: str, machine: str) -> tuple[tuple[str, str] | None, tuple[Wanted, ...]]:
     """Return why a wheel is not for a Python or machine, as `_unfit` does, and its requirements that apply."""
 
     def read() -> tuple[tuple[str, str] | None, tuple[Wanted, ...]]:

@@ -336,8 +336,12 @@ class Auditor:
             hint="the index no longer has it, or another file of this name: lock again",
         )
 
-    def read(self, file: IndexFile) -> WheelFacts:
+    def read(self, file: IndexFile, *, whole: bool = False) -> WheelFacts:
         """Return the facts of a file, as deep as it matters; what was read is kept.
+
+        Args:
+            file: where it is.
+            whole: read all of it, also where nothing shows that it has code for GPUs.
 
         Raises:
             WheelError, PackageIndexError: it cannot be read.
@@ -347,10 +351,10 @@ class Auditor:
             lock = self._one_at_a_time.setdefault(key, threading.Lock())
         with lock:
             known = self._facts.get(file.sha256) if file.sha256 else None
-            if known is not None and self._enough(known):
+            if known is not None and (known.complete or not whole) and self._enough(known):
                 return known
             facts = self._read(file, self._first_depth(file))
-            if not facts.complete and self._worth_all(facts):
+            if not facts.complete and (self._worth_all(facts) or (whole and facts.libraries)):
                 facts = self._read(file, Depth.FULL)
             if facts.sha256:
                 self._keep(facts)
@@ -436,9 +440,7 @@ def promised(
 
     For sets that are given in part: torch alone asks for its CUDA libraries, which need not be named as well.
     """
-    asked = {
-        one.name: one.specifier for wheel in wheels for one in requirements_of(wheel, python, machine) if one.name
-    }
+    asked = {one.name: one.specifier for wheel in wheels for one in requirements_of(wheel, python, machine) if one.name}
     toolkit = asked.get("cuda-toolkit")
     of_twelve = toolkit is not None and SpecifierSet(toolkit).contains("12.9.99")
     found: set[str] = set()
