@@ -24,7 +24,7 @@ __all__ = ["Audited", "audit"]
 
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 UNREAD_FROM: Final = 1 << 20
-"""Bytes from which on a library that was not read wholly may hold GPU code: CUDA's static runtime has nearly as many."""
+"""Bytes from which on a library that was not read wholly may hold GPU code: CUDA's static runtime is about as large."""
 _NOTHING_KNOWN: Final[Mapping[str, Sequence[WheelFacts]]] = {}
 
 

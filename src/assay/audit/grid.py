@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from assay.audit.findings import AuditReport, CodeRow, Finding
+from assay.audit.rules_gpu import CPU_TORCH
 from assay.model.base import Value
 from assay.model.outcome import Severity, Verdict
 
@@ -118,7 +119,7 @@ def cell_of(report: AuditReport, target: str) -> Cell:
     asked = frozenset(report.asked)
     error = _error(report, target, asked)
     if error is not None:
-        own = "" if error.package in asked or not error.package else f"{error.package}: "
+        own = "" if error.package in asked or not error.package else f"{error.package} "
         where = f"{error.library.rpartition('/')[2]}: " if error.library and error.library not in error.message else ""
         return Cell(
             state="fails",
@@ -145,7 +146,12 @@ def _error(report: AuditReport, target: str, asked: frozenset[str]) -> Finding |
     errors = [item for item in report.of(Severity.ERROR) if item.target in ("", target)]
     # What it is not made for at all says more than what follows from that; then its own faults, symbols first.
     rank: Mapping[str, int] = {"R2": 0, "L3": 1, "L1": 2, "L5": 3, "L9": 4}
-    return min(errors, key=lambda item: (item.package not in asked, rank.get(item.rule, 5)), default=None)
+
+    def weight(item: Finding) -> tuple[bool, bool, int]:
+        # Beside a torch without CUDA everything of CUDA is missing.
+        return item.cause != CPU_TORCH, item.package not in asked, rank.get(item.rule, 5)
+
+    return min(errors, key=weight, default=None)
 
 
 def _by_code(rows: Sequence[CodeRow], where: str, trouble: tuple[str, ...]) -> Cell:

@@ -52,12 +52,12 @@ class _Notes:
 
 
 def _row_names(grid: Grid) -> list[str]:
-    pythons = {row.python for row in grid.rows}
-    return [(row.torch or "no torch") + (f" / {row.python}" if len(pythons) > 1 else "") for row in grid.rows]
+    several = len({row.python for row in grid.rows if row.python}) > 1
+    return [(row.torch or "no torch") + (f" / {row.python}" if several and row.python else "") for row in grid.rows]
 
 
 def _about(grid: Grid) -> str:
-    pythons = sorted({row.python for row in grid.rows if row.python})
+    pythons = list(dict.fromkeys(row.python for row in grid.rows if row.python))
     platforms = sorted({column.platform for column in grid.columns})
     python = f"Python {pythons[0]}, " if len(pythons) == 1 else ""
     return f"{python}Linux {' and '.join(platforms)}"
