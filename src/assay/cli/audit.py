@@ -16,6 +16,7 @@ from assay import console
 from assay.adapters.card_names import load_cards
 from assay.adapters.project_files import ProjectFiles, find_root
 from assay.audit.context import TargetGpu
+from assay.audit.document import AuditDocument
 from assay.audit.findings import AuditReport
 from assay.audit.formats import junit, sarif, text
 from assay.audit.gpu import capability_of
@@ -346,11 +347,8 @@ class _Out:
         codes |= {1 for report in self.reports if report.verdict is Verdict.FAIL}
         return 1 if 1 in codes else max(codes, default=0)
 
-    def _document(self) -> dict[str, object]:
-        document: dict[str, object] = {"schema_version": 1}
-        if self.grids:
-            document["grids"] = [grid.model_dump(mode="json") for grid in self.grids]
-        return {**document, "reports": [report.model_dump(mode="json") for report in self.reports]}
+    def _document(self) -> object:
+        return AuditDocument(grids=tuple(self.grids), reports=tuple(self.reports)).model_dump(mode="json")
 
 
 def _grids(grids: Sequence[Grid], form: str) -> Iterator[str]:
