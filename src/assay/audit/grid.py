@@ -7,7 +7,7 @@ torch itself has an error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from assay.audit.findings import AuditReport, CodeRow, Finding
 from assay.audit.rules_gpu import CPU_TORCH
@@ -115,43 +115,51 @@ def unanswered(message: str) -> Cell:
 
 
 def cell_of(report: AuditReport, target: str) -> Cell:
-    """Return what a report says of the wheels asked about, on one target."""
+    """Return what a report says of the wheels asked about, on one target.
+
+    Their own faults come first, then that they have no code for the target, then the faults of what is beside them.
+    """
     asked = frozenset(report.asked)
-    error = _error(report, target, asked)
-    if error is not None:
-        own = "" if error.package in asked or not error.package else f"{error.package} "
-        where = f"{error.library.rpartition('/')[2]}: " if error.library and error.library not in error.message else ""
-        return Cell(
-            state="fails",
-            reason=f"{own}{where}{error.message}",
-            rule=error.rule,
-            symbol=error.symbols[0] if error.symbols else "",
-            fix=error.fix,
-        )
+    errors = [item for item in report.of(Severity.ERROR) if item.target in ("", target)]
+    # Beside a torch without CUDA everything of CUDA is missing.
+    own = [item for item in errors if item.package in asked or not item.package or item.cause == CPU_TORCH]
+    if own:
+        return _failed(min(own, key=_weight), asked)
     trouble = tuple(f"{one.feature} {one.outcome}" for one in report.troubled if one.target == target)
     rows = [
         row
         for row in report.code
         if row.package in asked and row.target == target and row.used and row.runs != "unknown"
     ]
-    if rows:
-        return _by_code(rows, report.shown(target), trouble)
+    found = _by_code(rows, report.shown(target), trouble) if rows else None
+    if errors and (found is None or found.state != "fails"):
+        return _failed(min(errors, key=_weight), asked)
+    if found is not None:
+        return found
     if report.code_unread:
         reason = f"GPU code of {', '.join(report.code_unread)} not read"
         return Cell(state="unread", reason=reason, trouble=trouble, fix="ask with --full, which reads all of it")
     return Cell(state="loads", trouble=trouble)
 
 
-def _error(report: AuditReport, target: str, asked: frozenset[str]) -> Finding | None:
-    errors = [item for item in report.of(Severity.ERROR) if item.target in ("", target)]
-    # What it is not made for at all says more than what follows from that; then its own faults, symbols first.
-    rank: Mapping[str, int] = {"R2": 0, "L3": 1, "L1": 2, "L5": 3, "L9": 4}
+_ORDER: Final[Mapping[str, int]] = {"R2": 0, "L3": 1, "L1": 2, "L5": 3, "L9": 4}
+"""What a wheel is not made for at all says more than what follows from that; then symbols, which are the clearest."""
 
-    def weight(item: Finding) -> tuple[bool, bool, int]:
-        # Beside a torch without CUDA everything of CUDA is missing.
-        return item.cause != CPU_TORCH, item.package not in asked, rank.get(item.rule, 5)
 
-    return min(errors, key=weight, default=None)
+def _weight(item: Finding) -> tuple[bool, int]:
+    return item.cause != CPU_TORCH, _ORDER.get(item.rule, 5)
+
+
+def _failed(error: Finding, asked: frozenset[str]) -> Cell:
+    whose = "" if error.package in asked or not error.package else f"{error.package} "
+    where = f"{error.library.rpartition('/')[2]}: " if error.library and error.library not in error.message else ""
+    return Cell(
+        state="fails",
+        reason=f"{whose}{where}{error.message}",
+        rule=error.rule,
+        symbol=error.symbols[0] if error.symbols else "",
+        fix=error.fix,
+    )
 
 
 def _by_code(rows: Sequence[CodeRow], where: str, trouble: tuple[str, ...]) -> Cell:

@@ -109,9 +109,14 @@ class Asker:
 
     def _add(self, here: _Set, word: str) -> WheelFacts:
         file = wheel_of(word, here.python, self._index, here.machine)
-        facts = self._auditor.read(file)
+        facts = self._facts(file)
         here.obtained.append(Obtained(facts=facts, file=file))
         return facts
+
+    def _facts(self, file: IndexFile, *, whole: bool = False) -> WheelFacts:
+        facts = self._auditor.read(file, whole=whole)
+        # Facts are kept by what a file holds; what it is for, it says by the name that it has here.
+        return facts if facts.filename == file.filename else facts.model_copy(update={"filename": file.filename})
 
     def _wheels(self, question: Question) -> _Set:
         """Read the wheels a question is about; they say for which Python and machine, where nobody else does."""
@@ -121,7 +126,7 @@ class Asker:
         pythons: list[tuple[str, str]] = []
         for word in question.words:
             file = wheel_of(word, question.python, self._index, machine)
-            facts = self._auditor.read(file, whole=self._whole)
+            facts = self._facts(file, whole=self._whole)
             here.obtained.append(Obtained(facts=facts, file=file))
             here.asked.add(facts.name)
             said = python_of(file.filename, facts.requires_python or file.requires_python)
@@ -143,7 +148,7 @@ class Asker:
                     file = choose_wheel(
                         f"{one.name}{one.specifier}", here.python, self._index, here.machine, any_version=True
                     )
-                    facts = self._auditor.read(file)
+                    facts = self._facts(file)
                 except PackageIndexError as error:
                     here.assumed.append(f"not judged: {one.name}, which {wheel.name} requires: {error.message}")
                     continue
@@ -170,7 +175,7 @@ class Asker:
             here.assumed = [line for line in here.assumed if not line.startswith("Python ")]
             here.assumed.append(f"Python {python}, the oldest that both have a wheel for")
             here.python = python
-        facts = self._auditor.read(file)
+        facts = self._facts(file)
         here.obtained.append(Obtained(facts=facts, file=file))
         here.assumed.append(f"torch {facts.version}: {why}")
 
