@@ -12,6 +12,7 @@ from assay.audit.features import predictions
 from assay.audit.findings import AuditReport, CodeRow, Finding, Prediction, verdict_of
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Installation
+from assay.audit.rules_alternatives import alternative_rules
 from assay.audit.rules_gpu import gpu_rules
 from assay.audit.rules_link import link_rules
 from assay.audit.rules_requirements import requirement_rules
@@ -172,6 +173,7 @@ def _apply(context: Context) -> _Shown:
                 )
     before = len(context.findings)
     link_rules(context)
+    alternative_rules(context)
     version_rules(context)
     context.settle(context.findings[before:])
     torch_rules(context)

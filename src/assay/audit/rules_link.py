@@ -54,7 +54,6 @@ def link_rules(context: Context) -> None:
     for root in context.roots:
         if _importable(context, root):
             _symbols(context, root, around)
-    _alternatives(context)
 
 
 def _torch(context: Context) -> None:
@@ -68,32 +67,6 @@ def _torch(context: Context) -> None:
         if items[0].where is Where.UNREACHABLE:
             continue
         _report_soname(context, torch, name, items, Severity.ERROR)
-
-
-def _alternatives(context: Context) -> None:
-    """L3: libraries of which one has to load, whichever it is, and none does."""
-    families: dict[tuple[int, str], list[Root]] = defaultdict(list)
-    for root in context.roots:
-        if root.policy is not None and root.policy.one_of:
-            families[id(root.wheel), re.sub(r"\d+", "#", root.library.path)].append(root)
-    for (_, name), roots in families.items():
-        whys = [context.failing.get(root.library.path) for root in roots]
-        if len(roots) < 2 or not all(whys):
-            continue
-        for root, why in zip(roots, whys, strict=True):
-            context.broken.setdefault(root.library.path, why or "")
-        first = roots[0]
-        context.add(
-            Finding(
-                rule="L3",
-                severity=Severity.ERROR,
-                package=label(first.wheel),
-                library=first.library.path,
-                message=f"none of the {len(roots)} libraries {name} loads, and one has to: {whys[0]}",
-                cause="abi-undefined-symbol",
-                fix=f"take a build of {first.wheel.name} for this torch and CUDA",
-            )
-        )
 
 
 def _by_soname(items: Iterable[Missing]) -> dict[str, list[Missing]]:

@@ -10,11 +10,12 @@ from assay.audit.context import Context, TargetGpu
 from assay.audit.facts import WheelFacts
 from assay.audit.findings import AuditReport
 from assay.audit.linker import Base, Installation
+from assay.audit.promised import promised
 from assay.audit.rules_requirements import Wanted, requirements_of
 from assay.audit.tags import fits_platform, platform_of, python_of, tags_of
 from assay.cli.wheels import PYTHON, choose_wheel, distribution_of, wheel_of
 from assay.errors import PackageIndexError
-from assay.flows.audit import Auditor, Obtained, promised
+from assay.flows.audit import Auditor, Obtained
 from assay.ports.index import IndexFile, PackageIndex
 
 __all__ = ["Asker", "Question"]

@@ -128,7 +128,7 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
         quick=given["quick"],
         tell=progress(),
     )
-    gpus = _gpus(given["targets"], files, given["driver_cuda"])
+    gpus = _gpus(given["targets"], files.root if files else None, matrix, given["driver_cuda"])
     out = _Out(form, verbose=given["verbose"], files=given["files"])
     if wheels:
         gpus_here = gpus or tuple((one, _gpu(one, None, given["driver_cuda"])) for one in local_gpus())
@@ -179,10 +179,9 @@ def _parts(values: Sequence[str]) -> Iterator[str]:
 
 
 def _gpus(
-    names: Sequence[str], files: ProjectFiles | None, driver_cuda: str | None
+    names: Sequence[str], root: Path | None, matrix: Matrix | None, driver_cuda: str | None
 ) -> tuple[tuple[Named, TargetGpu], ...]:
-    cards = load_cards(files.root if files else None)
-    matrix = files.load().matrix if files else None
+    cards = load_cards(root)
     found: dict[tuple[str, str, str | None], tuple[Named, TargetGpu]] = {}
     for name in _parts(names):
         if matrix is not None and name in matrix.targets and not cards.title(name):

@@ -16,7 +16,6 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from assay import __version__
@@ -27,7 +26,6 @@ from assay.audit.findings import AuditReport, Finding
 from assay.audit.gpu import capability_of
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
-from assay.audit.rules_requirements import requirements_of
 from assay.errors import AssayError, PackageIndexError, WheelError
 from assay.flows.build import Judgement
 from assay.flows.read_wheel import Depth, Progress, read_library, read_wheel
@@ -42,7 +40,7 @@ from assay.ports.store import Store
 from assay.ports.wheel_source import ByteSource, WheelSource
 from assay.record import AuditRecord, now
 
-__all__ = ["Auditor", "Obtained", "base_of", "gpu_targets", "judgement", "keep_record", "promised"]
+__all__ = ["Auditor", "Obtained", "base_of", "gpu_targets", "judgement", "keep_record"]
 
 JOBS = 8
 FULL_JOBS = 2
@@ -431,25 +429,6 @@ def judgement(report: AuditReport) -> Judgement:
     errors = report.of(Severity.ERROR)
     causes = dict.fromkeys(name for item in errors for name in (item.cause, item.rule) if name)
     return Judgement(verdict=report.verdict, causes=tuple(causes), summary=report.summary)
-
-
-def promised(
-    wheels: Iterable[WheelFacts], knowledge: Knowledge, *, python: str = "3.12", machine: str = "x86_64"
-) -> frozenset[str]:
-    """Return the sonames that requirements of these wheels would bring, were they all installed.
-
-    For sets that are given in part: torch alone asks for its CUDA libraries, which need not be named as well.
-    """
-    asked = {one.name: one.specifier for wheel in wheels for one in requirements_of(wheel, python, machine) if one.name}
-    toolkit = asked.get("cuda-toolkit")
-    of_twelve = toolkit is not None and SpecifierSet(toolkit).contains("12.9.99")
-    found: set[str] = set()
-    for soname, brings in knowledge.sonames.wheels.items():
-        for name in brings.split(" or "):
-            of_toolkit = toolkit is not None and name.startswith("nvidia-") and name.endswith("-cu12") is of_twelve
-            if name in asked or of_toolkit:
-                found.add(soname)
-    return frozenset(found)
 
 
 def _names(requirements: Iterable[str]) -> Iterable[str]:
