@@ -161,6 +161,18 @@ def test_several_files_of_a_distribution_answer_for_their_own_platform(
     ]
 
 
+def test_a_bare_name_is_told_how_wheels_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["audit", "flashmagic", "--project", str(ROOT)]) == 2
+    assert "a wheel is named with its version: flashmagic==VERSION" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "flashmagic"]) == 2
+    told = capsys.readouterr().err
+    assert "'flashmagic' is no wheel, and there is no project here" in told
+    assert "flashmagic==VERSION" in told
+
+
 def test_grids_are_of_wheels(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "--format", "html"]) == 2
     assert "grids are of wheels" in capsys.readouterr().err

@@ -40,6 +40,7 @@ from assay.plan import Plan
 __all__ = ["command"]
 
 _GRIDS: Final = ("markdown", "html", "badge")
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PYTHON: Final = re.compile(r"3\.\d{1,2}")
 
 
@@ -252,6 +253,17 @@ def _audit_wheels(
         raise UsageError("no wheel is for the platform of these cards", hint="name other cards, or --platform")
 
 
+def _selected(plan: Plan, words: Sequence[str]) -> Sequence[Cell]:
+    """Return the cells that words select; a name that is none of a cell may have been meant as a wheel's."""
+    try:
+        return plan.select(list(words))
+    except UsageError as error:
+        name = next((word for word in words if repr(word) in error.message and _NAME.fullmatch(word)), None)
+        if name is None or "did you mean" in error.message:
+            raise
+        raise UsageError(error.message, hint=f"{_as_wheel(name)}; {error.hint}") from error
+
+
 def _audit_cells(
     auditor: Auditor,
     files: ProjectFiles,
@@ -266,7 +278,7 @@ def _audit_cells(
     store = FileStore(files.root / "build_logs")
     matrix = plan.project.matrix
     found: list[tuple[Cell, Lock]] = []
-    for cell in plan.select(list(words)):
+    for cell in _selected(plan, words):
         if cell.kind == "external":
             console.say(f"{cell.id}: an image of others; audit it with --image {cell.reference}")
             continue
