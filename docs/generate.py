@@ -92,8 +92,9 @@ def configuration() -> str:
     """Return the page of matrix.yaml and image.yaml."""
     lines = ["# The matrix", "", "Generated from the models. Editors complete and check the files by the schema that"]
     lines += ["their first line names."]
-    for file, text in schema.documents().items():
-        document = json.loads(text)
+    documents = schema.documents()
+    for file in schema.SCHEMAS:
+        document = json.loads(documents[file])
         title, words = INTRODUCTION[file]
         lines += ["", f"## {title}", "", words]
         lines += fields(title, document)
