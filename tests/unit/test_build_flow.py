@@ -302,6 +302,25 @@ def test_an_image_in_which_something_replaced_the_lock_has_failed(world: World, 
     assert "torch 2.9 is installed" in record.reason
 
 
+def test_an_image_that_a_failed_build_left_is_audited(world: World, cells: Sequence[Cell]) -> None:
+    """Seen: "context deadline exceeded" after an image was unpacked; the next run said "cached" of what nobody had read."""
+    cell = cells[0]
+    asked: list[str] = []
+
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+        asked.append(reference)
+        return Judgement(verdict=Verdict.OK, causes=(), summary=())
+
+    images = HeldImages()
+    cut_off = FakeBuilder({cell.local_reference: BuildOutcome(end=BuildEnd.FAILED, reason="deadline exceeded")})
+    first = world.run(jobs_of([cell]), images=images, builder=cut_off, judge_image=judge_image)[cell.id]
+    images.hold(cell, dockerfile(cell, lock_of(cell)))
+    second, third = (world.run(jobs_of([cell]), images=images, judge_image=judge_image)[cell.id] for _ in range(2))
+
+    assert [BuildStatus.FAILED, BuildStatus.BUILT, BuildStatus.CACHED] == [first.status, second.status, third.status]
+    assert [cell.local_reference] == asked
+
+
 def test_an_image_that_its_audit_refused_does_not_become_good_by_being_there(
     world: World, cells: Sequence[Cell]
 ) -> None:

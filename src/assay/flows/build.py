@@ -219,11 +219,11 @@ class BuildFlow:
         with self._store.new_run() as run, ThreadPoolExecutor(max(1, options.jobs)) as pool:
             ended: dict[str, BuildStatus] = {}
             waiting: list[Future[BuildRecord]] = []
-            refused = self._refused_images() if self._judge_image is not None else frozenset()
+            doubtful = self._not_built_well() if self._judge_image is not None else frozenset()
             try:
                 for item in items:
                     there = isinstance(item, Prepared) and item.stale is None
-                    if isinstance(item, Prepared) and there and (item.job.cell.id, item.key) in refused:
+                    if isinstance(item, Prepared) and there and (item.job.cell.id, item.key) in doubtful:
                         waiting.append(pool.submit(self._audited_again, item, run))
                     elif isinstance(item, Prepared) and there:
                         record = self._described(item, run, BuildStatus.CACHED, reason=THERE)
@@ -244,18 +244,19 @@ class BuildFlow:
                 raise
             run.write(SUMMARY, dump(RunSummary(run=run.name, cells=ended)))
 
-    def _refused_images(self) -> frozenset[tuple[str, str]]:
-        """Return (cell, content key) of the images that were built last and that their own audit refused."""
-        newest: dict[tuple[str, str], BuildRecord] = {}
+    def _not_built_well(self) -> frozenset[tuple[str, str]]:
+        """Return (cell, content key) of what the newest build did not end well: refused by its own audit, or cut off."""
+        newest: dict[tuple[str, str], BuildStatus] = {}
         for record in self._store.records(kind="build"):
-            if isinstance(record, BuildRecord) and record.image_digest is not None and record.content_key is not None:
-                newest[record.cell, record.content_key] = record
-        return frozenset(key for key, record in newest.items() if record.status is BuildStatus.FAILED)
+            refused = isinstance(record, BuildRecord) and record.status is BuildStatus.REFUSED
+            if isinstance(record, BuildRecord) and record.content_key is not None and not refused:
+                newest[record.cell, record.content_key] = record.status
+        return frozenset(key for key, status in newest.items() if status not in _GOOD)
 
     def _audited_again(self, item: Prepared, run: RunFolder) -> BuildRecord:
-        """Audit an image that is there and was refused: it does not become good by being there."""
+        """Audit an image that is there although its build did not end well: being there does not make it good."""
         self._listener.started(item.job.cell)
-        record = self._described(item, run, BuildStatus.BUILT, reason="there already; its audit had failed")
+        record = self._described(item, run, BuildStatus.BUILT, reason="there already; its build had not ended well")
         record = self._keep(self._checked(item, run, record), item.lock)
         self._listener.finished(item.job.cell, record)
         return record
