@@ -52,7 +52,7 @@ class BuildProgress:
         self._over = threading.Event()
         self._teller = threading.Thread(target=self._tell_on, daemon=True)
         self._running: dict[str, tuple[float, str]] = {}
-        live = sys.stderr.isatty() and not os.environ.get("CI")
+        live = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("CI")
         self._live = self._made() if live else None
 
     @cached_property
