@@ -303,7 +303,7 @@ def test_an_image_in_which_something_replaced_the_lock_has_failed(world: World, 
 
 
 def test_an_image_that_a_failed_build_left_is_audited(world: World, cells: Sequence[Cell]) -> None:
-    """Seen: "context deadline exceeded" after an image was unpacked; the next run said "cached" of what nobody had read."""
+    """Seen: "context deadline exceeded" after an image was unpacked, and the next run said "cached"."""
     cell = cells[0]
     asked: list[str] = []
 

@@ -245,12 +245,13 @@ class BuildFlow:
             run.write(SUMMARY, dump(RunSummary(run=run.name, cells=ended)))
 
     def _not_built_well(self) -> frozenset[tuple[str, str]]:
-        """Return (cell, content key) of what the newest build did not end well: refused by its own audit, or cut off."""
-        newest: dict[tuple[str, str], BuildStatus] = {}
-        for record in self._store.records(kind="build"):
-            refused = isinstance(record, BuildRecord) and record.status is BuildStatus.REFUSED
-            if isinstance(record, BuildRecord) and record.content_key is not None and not refused:
-                newest[record.cell, record.content_key] = record.status
+        """Return (cell, content key) of what was last built and did not end well: refused by its audit, or cut off."""
+        builds = (record for record in self._store.records(kind="build") if isinstance(record, BuildRecord))
+        newest = {
+            (record.cell, record.content_key or ""): record.status
+            for record in sorted(builds, key=lambda record: record.created)
+            if record.status is not BuildStatus.REFUSED
+        }
         return frozenset(key for key, status in newest.items() if status not in _GOOD)
 
     def _audited_again(self, item: Prepared, run: RunFolder) -> BuildRecord:
