@@ -49,7 +49,7 @@ class Target(Value):
 
     name: PlainText
     """The cards that have it: `GeForce RTX 5090`."""
-    compute_capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$"), WithJsonSchema(NUMBER_OR_TEXT)]
+    compute_capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$"), WithJsonSchema(NUMBER_OR_TEXT)]
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Memory of the named card, GiB."""
     shared_memory_per_block: Annotated[int, Field(gt=0)]
@@ -273,7 +273,7 @@ class Healthcheck(Value):
 
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_-]*$")]
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    start_period: Annotated[str, Field(pattern=r"^\d+[smh]$")] = "600s"
+    start_period: Annotated[str, Field(pattern=r"^[0-9]{1,9}[smh]$")] = "600s"
 
 
 class Image(Value):
