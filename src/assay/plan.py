@@ -96,14 +96,16 @@ def make(project: Project) -> Plan:
             if isinstance(item, Excluded):
                 excluded.append(item)
                 continue
-            if item.id in owners:
+            # Some file systems make no difference between letters and capitals.
+            key = item.id.lower()
+            if key in owners:
                 message = (
                     f"two cells have the id {item.id!r}; name the axis that tells them apart in `id`"
-                    if owners[item.id] == name
-                    else f"the cell id {item.id!r} is taken by the image {owners[item.id]!r}; rename one image"
+                    if owners[key] == name
+                    else f"the cell id {item.id!r} is taken by the image {owners[key]!r}; rename one image"
                 )
                 problems.append(project.documents[name].problem(("id",), message))
-            owners[item.id] = name
+            owners[key] = name
             try:
                 oci_tag(item.id)
             except ValueError as error:

@@ -107,7 +107,7 @@ class HttpFile:
         if not match or match.group(3) == "*":
             raise PackageIndexError(
                 f"{self._name}: the server sent a part without saying which "
-                f"(Content-Range: {answer.headers.get('Content-Range')!r})"
+                f"(Content-Range: {answer.headers.get('Content-Range', '')[:80]!r})"
             )
         first, last, total = int(match.group(1)), int(match.group(2)), int(match.group(3))
         if not 0 <= first <= last < total:
@@ -144,7 +144,7 @@ class HttpFile:
             if self._content_range(answer) != (offset, last, self.size):
                 raise PackageIndexError(
                     f"{self._name}: asked for bytes {offset}-{last}/{self.size}, "
-                    f"got {answer.headers.get('Content-Range')}; the file changed or the server is wrong"
+                    f"got {answer.headers.get('Content-Range', '')[:80]}; the file changed or the server is wrong"
                 )
             self._same_file(answer)
         except PackageIndexError:

@@ -62,6 +62,10 @@ class Target(Value):
     """What TORCH_CUDA_ARCH_LIST is for source builds."""
 
 
+Glibc = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$"), WithJsonSchema(NUMBER_OR_TEXT)]
+"""A release of the C library: `2.36`."""
+
+
 class RegistryBase(Value):
     """A base image that a registry has."""
 
@@ -69,7 +73,7 @@ class RegistryBase(Value):
     image: ImageReference
     python: VersionText
     """The `python3` that the distribution's packages install, `3.12`."""
-    glibc: VersionText
+    glibc: Glibc
     cuda: VersionText | None = None
     """The CUDA toolkit inside, if any."""
 
@@ -81,7 +85,7 @@ class BootstrapBase(Value):
     distribution: Literal["debian"]
     suite: Annotated[str, Field(pattern=r"^[a-z]+$")]
     python: VersionText
-    glibc: VersionText
+    glibc: Glibc
     packages: tuple[AptPackage, ...] = ()
     cuda: None = None
 
@@ -173,7 +177,7 @@ class Axis(Value):
         return self
 
 
-Condition = PlainText
+Condition = Annotated[PlainText, Field(max_length=1000)]
 """A value's id, a glob over ids, or a version condition (`>=12.8`)."""
 Point = dict[Name, Slug]
 """Axis -> id of one of its values."""
