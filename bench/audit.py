@@ -25,10 +25,11 @@ from assay.audit.context import TargetGpu
 from assay.audit.facts import WheelFacts
 from assay.audit.linker import Base, Installation
 from assay.audit.member import MemberReader
+from assay.audit.promised import promised
 from assay.cli.auditing import collect_seldom, make_auditor
 from assay.cli.common import load
 from assay.cli.wheels import choose_wheel
-from assay.flows.audit import Auditor, promised
+from assay.flows.audit import Auditor
 from assay.flows.read_wheel import Depth, read_wheel
 from assay.model.cell import Cell
 from assay.model.lock import Lock

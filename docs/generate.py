@@ -92,8 +92,9 @@ def configuration() -> str:
     """Return the page of matrix.yaml and image.yaml."""
     lines = ["# The matrix", "", "Generated from the models. Editors complete and check the files by the schema that"]
     lines += ["their first line names."]
-    for file, text in schema.documents().items():
-        document = json.loads(text)
+    documents = schema.documents()
+    for file in schema.SCHEMAS:
+        document = json.loads(documents[file])
         title, words = INTRODUCTION[file]
         lines += ["", f"## {title}", "", words]
         lines += fields(title, document)
@@ -132,8 +133,7 @@ def cells() -> str:
             continue
         mine = [record for record in records if record.cell == cell.id]
         built = [
-            f"{record.created:%Y-%m-%d}, {record.seconds:.0f} s"
-            + (f", {record.size_bytes / 1e9:.1f} GB packed" if record.size_bytes else "")
+            f"{record.created:%Y-%m-%d}" + (f", {record.size_bytes / 1e9:.1f} GB packed" if record.size_bytes else "")
             for record in mine
             if isinstance(record, BuildRecord)
             and record.status is BuildStatus.BUILT

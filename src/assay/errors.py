@@ -5,6 +5,7 @@ an exception means that assay could not find out. Each class carries the exit co
 
     AssayError                      1
     +-- UsageError                  2   the command line asks for something that does not exist
+    +-- QuestionError               2   what was asked about is not there or cannot be read: there is no verdict
     +-- ConfigError                 2   matrix.yaml or an image.yaml is wrong; all problems at once
     +-- NothingSelected             3   the selection is empty
     +-- EngineError                 4   the container engine is missing or failed
@@ -42,6 +43,7 @@ __all__ = [
     "PackageIndexError",
     "PolicyRefused",
     "Problem",
+    "QuestionError",
     "RegistryBroken",
     "RegistryError",
     "StoreError",
@@ -71,6 +73,12 @@ class AssayError(Exception):
 
 class UsageError(AssayError):
     """The command line names something that does not exist or does not fit together."""
+
+    exit_code = 2
+
+
+class QuestionError(AssayError):
+    """What was asked about is not there, or cannot be read: that is no verdict."""
 
     exit_code = 2
 

@@ -93,7 +93,7 @@ class BuildRecord(Record):
     reason: str = ""
     """Why it was refused, failed, or had to be built again."""
     cause: str | None = None
-    """An entry of knowledge/failures.yaml."""
+    """An entry of knowledge/failures/."""
     seconds: float = 0.0
     size_bytes: int | None = None
     layers: tuple[LayerSize, ...] = ()
@@ -206,7 +206,7 @@ class ServeRecord(Record):
     status: ServeStatus
     reason: str = ""
     cause: str | None = None
-    """An entry of knowledge/failures.yaml."""
+    """An entry of knowledge/failures/."""
     start_seconds: float = 0.0
     """From starting the process to the first healthy answer."""
     stop_seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""JSON Schemas of matrix.yaml and image.yaml, generated from the models, for editors. Pure.
+"""JSON Schemas, generated from the models: of matrix.yaml and image.yaml for editors, of what assay writes. Pure.
 
 assay reads YAML without guessing, so a number in a version's place is the text that stands there; the schemas say
 `string or number` there, and booleans and numbers may be written either way.
@@ -9,15 +9,18 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+from collections.abc import Iterable
 from itertools import pairwise
 from types import ModuleType
 from typing import Any, Final
 
+from assay.audit import document, findings, grid
+from assay.audit.document import AuditDocument
 from assay.model import matrix, policy
 from assay.model.base import Value
 from assay.model.matrix import Image, Matrix
 
-__all__ = ["SCHEMAS", "documents"]
+__all__ = ["OUTPUTS", "SCHEMAS", "documents"]
 
 SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
     "matrix.schema.json": (Matrix, "assay: matrix.yaml"),
@@ -25,13 +28,24 @@ SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
 }
 
 
+OUTPUTS: Final[dict[str, tuple[type[Value], str, tuple[ModuleType, ...]]]] = {
+    "audit.schema.json": (AuditDocument, "assay audit --format json", (document, findings, grid)),
+}
+"""File name -> what is written, by which command, and the modules whose models it is made of."""
+
+
 def documents() -> dict[str, str]:
     """Return file name -> text of every schema."""
     result: dict[str, str] = {}
     for name, (model, title) in SCHEMAS.items():
         schema = model.model_json_schema(mode="validation")
-        _described(schema, model.__name__)
+        _described(schema, model.__name__, (matrix, policy))
         schema = _loosened(schema) | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+        result[name] = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    for name, (model, title, modules) in OUTPUTS.items():
+        schema = model.model_json_schema(mode="serialization")
+        _described(schema, model.__name__, modules)
+        schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
         result[name] = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     return result
 
@@ -57,9 +71,9 @@ def _docstrings(module: ModuleType) -> dict[str, dict[str, str]]:
     return found
 
 
-def _described(schema: dict[str, Any], name: str) -> None:
+def _described(schema: dict[str, Any], name: str, modules: Iterable[ModuleType]) -> None:
     """Put the docstrings of fields into a schema, for editors and for the reference pages."""
-    texts = _docstrings(matrix) | _docstrings(policy)
+    texts = {name: fields for module in modules for name, fields in _docstrings(module).items()}
     for model, node in [(name, schema), *schema.get("$defs", {}).items()]:
         for field, text in texts.get(model.rsplit("__", 1)[-1], {}).items():
             if field in node.get("properties", {}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,14 @@ def test_a_long_reading_says_how_far_it_is(auditor: Auditor, lock: Lock, monkeyp
 
     assert any("MiB read" in line for line in said)
     assert "made:1: 2 libraries read" == said[-1]
+
+
+@pytest.mark.parametrize(("architecture", "platform"), [("amd64", "x86_64"), ("arm64", "aarch64")])
+def test_the_platform_is_that_of_the_image(auditor: Auditor, architecture: str, platform: str) -> None:
+    made = image(FILES)
+    engine = FakeEngine(made.held, info=replace(made.info(), architecture=architecture))
+
+    assert audited(engine, auditor, None).platform == platform
 
 
 def test_an_image_without_packages_is_told(auditor: Auditor) -> None:

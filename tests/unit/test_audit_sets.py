@@ -68,6 +68,21 @@ def test_record_alone_tells_which_files_a_wheel_owns(tmp_path: Path) -> None:
     assert {"core.py": base64.urlsafe_b64encode(hashlib.sha256(b"2").digest()).decode()[:12]} == wheel.files_in("cuda")
 
 
+def test_a_record_that_is_wrong_about_a_library_tells_nothing_of_its_bytes(tmp_path: Path) -> None:
+    """pynvvideocodec 2.0.4 was changed after its RECORD was made: its image was refused as not being of the lock."""
+    lines = record({"thing/_C.abi3.so": CONSUMER}).replace(f",{len(CONSUMER)}\n", f",{len(CONSUMER) - 1}\n")
+    path = tmp_path / "thing-1.0-cp311-abi3-linux_x86_64.whl"
+    path.write_bytes(wheel_bytes("thing", "1.0", {"thing/_C.abi3.so": CONSUMER}, record=lines))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    file = IndexFile(project="thing", filename=path.name, url=path.as_uri(), sha256=sha256, size=path.stat().st_size)
+
+    (wrong,) = read_wheel(file, WebWheels()).libraries
+    (right,) = read_wheel(index_file(tmp_path, "other", "1.0", {"o/_C.abi3.so": CONSUMER}), WebWheels()).libraries
+
+    assert wrong.digest is None
+    assert hashlib.sha256(CONSUMER).hexdigest() == right.digest
+
+
 def test_two_wheels_that_own_one_file_with_other_bytes_are_an_error_before_the_build(tmp_path: Path) -> None:
     """vLLM 0.33.0 resolved to cuda-python 12.6 beside cuda-bindings 13.5: its image failed after half an hour."""
     owners = (("cuda-bindings", "13.5.0", b"new"), ("cuda-python", "12.6.2.post1", b"old"))

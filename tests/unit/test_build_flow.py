@@ -56,6 +56,20 @@ class FakeImages:
         return None
 
 
+class HeldImages(FakeImages):
+    """Holds an image with the labels of its build once it was built."""
+
+    def hold(self, cell: Cell, text: str) -> None:
+        self.held = {cell.local_reference: {KEY_LABEL: render.content_key(text)}}
+
+    def image(self, reference: str) -> ImageInfo | None:
+        digest = "sha256:" + "e" * 64
+        return ImageInfo(
+            reference=reference, id=digest, digest=digest, tags=(reference,), repo_digests=(), labels={}, size_bytes=1,
+            created="", architecture="amd64", layers=(), env={}, entrypoint=(), command=(), user="", workdir="",
+        )  # fmt: skip
+
+
 class Quiet:
     def started(self, cell: Cell) -> None: ...
     def step(self, cell: Cell, words: str) -> None: ...
@@ -286,6 +300,50 @@ def test_an_image_in_which_something_replaced_the_lock_has_failed(world: World, 
 
     assert (record.status, record.cause) == (BuildStatus.FAILED, "R5")
     assert "torch 2.9 is installed" in record.reason
+
+
+def test_an_image_that_a_failed_build_left_is_audited(world: World, cells: Sequence[Cell]) -> None:
+    """Seen: "context deadline exceeded" after an image was unpacked; the next run said "cached" of what nobody had read."""
+    cell = cells[0]
+    asked: list[str] = []
+
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+        asked.append(reference)
+        return Judgement(verdict=Verdict.OK, causes=(), summary=())
+
+    images = HeldImages()
+    cut_off = FakeBuilder({cell.local_reference: BuildOutcome(end=BuildEnd.FAILED, reason="deadline exceeded")})
+    first = world.run(jobs_of([cell]), images=images, builder=cut_off, judge_image=judge_image)[cell.id]
+    images.hold(cell, dockerfile(cell, lock_of(cell)))
+    second, third = (world.run(jobs_of([cell]), images=images, judge_image=judge_image)[cell.id] for _ in range(2))
+
+    assert [BuildStatus.FAILED, BuildStatus.BUILT, BuildStatus.CACHED] == [first.status, second.status, third.status]
+    assert [cell.local_reference] == asked
+
+
+def test_an_image_that_its_audit_refused_does_not_become_good_by_being_there(
+    world: World, cells: Sequence[Cell]
+) -> None:
+    """Seen: the second run said "cached" of an image that the first had refused, and ended with 0."""
+    cell = cells[0]
+    verdicts = [Verdict.FAIL, Verdict.FAIL, Verdict.OK]
+    asked: list[str] = []
+
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+        asked.append(reference)
+        return Judgement(verdict=verdicts[len(asked) - 1], causes=("R5",), summary=("R5: replaced",))
+
+    images = HeldImages()
+    statuses = []
+    for _ in range(4):
+        record = world.run(jobs_of([cell]), images=images, judge_image=judge_image)[cell.id]
+        statuses.append(record.status)
+        images.hold(cell, dockerfile(cell, lock_of(cell)))
+
+    assert [BuildStatus.FAILED, BuildStatus.FAILED, BuildStatus.BUILT, BuildStatus.CACHED] == statuses
+    assert 3 == len(asked)
+    without = world.run(jobs_of([cell]), images=images)[cell.id]
+    assert BuildStatus.CACHED is without.status
 
 
 def test_a_cell_without_a_lock_keeps_the_resolvers_reason(world: World, cells: Sequence[Cell]) -> None:

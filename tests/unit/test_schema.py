@@ -15,7 +15,7 @@ from assay import schema
 CASES = {"matrix.schema.json": ["matrix.yaml"], "image.schema.json": ["images/*/image.yaml"]}
 
 
-@pytest.mark.parametrize("name", schema.SCHEMAS)
+@pytest.mark.parametrize("name", [*schema.SCHEMAS, *schema.OUTPUTS])
 def test_committed_schemas_have_not_drifted(root: Path, name: str) -> None:
     assert schema.documents()[name] == (root / "schemas" / name).read_text(), "run `assay render`"
 

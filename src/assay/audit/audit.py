@@ -9,9 +9,10 @@ from typing import Final, Literal, NamedTuple
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.facts import Library, WheelFacts
 from assay.audit.features import predictions
-from assay.audit.findings import AuditReport, CodeRow, Finding, verdict_of
+from assay.audit.findings import AuditReport, CodeRow, Finding, Prediction, verdict_of
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Installation
+from assay.audit.rules_alternatives import alternative_rules
 from assay.audit.rules_gpu import gpu_rules
 from assay.audit.rules_link import link_rules
 from assay.audit.rules_requirements import requirement_rules
@@ -23,6 +24,8 @@ from assay.model.outcome import Severity
 __all__ = ["Audited", "audit"]
 
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+UNREAD_FROM: Final = 1 << 20
+"""Bytes from which on a library that was not read wholly may hold GPU code: CUDA's static runtime is about as large."""
 _NOTHING_KNOWN: Final[Mapping[str, Sequence[WheelFacts]]] = {}
 
 
@@ -69,7 +72,7 @@ def audit(
     shown = _shown_by_libraries(context)
     context.findings += shown.findings
     context.broken.update(shown.broken)
-    predicted = predictions(context)
+    predicted = _with_asked(context, predictions(context))
     ordered = sorted(
         dict.fromkeys(context.findings), key=lambda item: (_ORDER[item.severity], item.rule, item.package, item.library)
     )
@@ -79,14 +82,44 @@ def audit(
         python=installation.python,
         base=installation.base.name,
         targets=tuple(target.name for target in targets),
-        verdict=verdict_of(ordered),
+        verdict=verdict_of(ordered, predicted),
         findings=tuple(ordered),
         predictions=predicted,
         code=shown.code,
         packages=dict(sorted(installation.versions.items())),
         unread=shown.unread,
+        asked=tuple(label(wheel) for wheel in installation.wheels if wheel.name in installation.asked),
+        platform=installation.machine,
+        titles={target.name: target.title for target in targets if target.title},
+        code_unread=_code_unread(installation) if targets else (),
     )
     return Audited(report=report, uncertain=shown.uncertain)
+
+
+def _with_asked(context: Context, predicted: tuple[Prediction, ...]) -> tuple[Prediction, ...]:
+    """Mark the features that a wheel which was asked about can give."""
+    asked = context.installation.asked
+    if not asked:
+        return predicted
+    givers = context.knowledge.dispatch.given_by(context.installation.names).givers
+    return tuple(
+        one if asked.isdisjoint(givers.get(one.feature, ())) else one.model_copy(update={"asked": True})
+        for one in predicted
+    )
+
+
+def _code_unread(installation: Installation) -> tuple[str, ...]:
+    """Return the wheels asked about that may have GPU code, in large libraries that nobody read wholly, and show none.
+
+    CUDA that is linked statically is not among what a library asks for: only reading all of it would tell.
+    """
+    return tuple(
+        label(wheel)
+        for wheel in installation.native
+        if wheel.name in installation.asked
+        and not any(library.gpu is not None for library in wheel.libraries)
+        and any(library.scope != "full" and library.size >= UNREAD_FROM for library in wheel.libraries)
+    )
 
 
 class _Shown(NamedTuple):
@@ -110,7 +143,11 @@ def _shown_by_libraries(context: Context) -> _Shown:
     installation = context.installation
     native = installation.native
     alone = Installation(
-        wheels=native, python=installation.python, base=installation.base, complete=installation.complete
+        wheels=native,
+        python=installation.python,
+        base=installation.base,
+        complete=installation.complete,
+        machine=installation.machine,
     )
     seen = replace(context, installation=alone, findings=[], broken={})
     if not native or installation.base.read:
@@ -144,6 +181,7 @@ def _apply(context: Context) -> _Shown:
                 )
     before = len(context.findings)
     link_rules(context)
+    alternative_rules(context)
     version_rules(context)
     context.settle(context.findings[before:])
     torch_rules(context)

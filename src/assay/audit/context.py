@@ -38,6 +38,8 @@ class TargetGpu:
     driver_cuda: str | None = None
     """Newest CUDA version of the driver there, if that is known."""
     shared_memory: int | None = None
+    title: str = ""
+    """The card as people name it."""
 
     @cached_property
     def dotted(self) -> str:
@@ -124,6 +126,8 @@ class Context:
     findings: list[Finding] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     """Path of a root -> why it does not load."""
+    failing: dict[str, str] = field(default_factory=dict)
+    """The same with those that a package can do without."""
     uncertain: dict[int, frozenset[tuple[str, str]]] = field(default_factory=dict)
     """Identity of a wheel -> (sha256, path) of libraries whose symbols would have to be read to be sure of it."""
     torch_bound: set[int] = field(default_factory=set)

@@ -10,6 +10,8 @@ from assay.model.outcome import Outcome, Severity, Verdict
 
 __all__ = ["RULES", "AuditReport", "CodeRow", "Finding", "Prediction", "Suggestion", "verdict_of"]
 
+_TROUBLE: Final = frozenset({Outcome.WRONG, Outcome.BROKEN})
+
 RULES: Final[dict[str, str]] = {
     "R1": "A package that is required is not in the set, or in a version that does not fit.",
     "R2": "The wheel is not for this Python, or not for this platform.",
@@ -60,7 +62,7 @@ class Finding(Value):
     """Mangled, the first ones."""
     symbols_count: int = 0
     cause: str | None = None
-    """An entry of knowledge/failures.yaml: what would be seen if it were built all the same."""
+    """An entry of knowledge/failures/: what would be seen if it were built all the same."""
     suggestions: tuple[Suggestion, ...] = ()
     fix: str = ""
     constraint: str = ""
@@ -76,6 +78,8 @@ class Prediction(Value):
     verdict: Verdict
     reason: str
     cause: str | None = None
+    asked: bool = False
+    """Whether a wheel that was asked about can give it."""
 
 
 class CodeRow(Value):
@@ -97,6 +101,8 @@ class CodeRow(Value):
     """The CUDA version the driver must support for the PTX: `12.8`."""
     kernels_without: tuple[str, ...] = ()
     """Some kernels that have no code for the target, mangled."""
+    used: bool = True
+    """Whether its package loads the library there at all, as far as known."""
 
 
 class AuditReport(Value):
@@ -117,6 +123,15 @@ class AuditReport(Value):
     """Distribution -> version."""
     unread: tuple[str, ...] = ()
     """Wheels of which only names or metadata were read."""
+    asked: tuple[str, ...] = ()
+    """`name version` of the wheels that were asked about; empty: all alike."""
+    assumed: tuple[str, ...] = ()
+    """What was not said and was taken from the wheels themselves, in words."""
+    platform: str = "x86_64"
+    titles: dict[str, str] = {}
+    """Target -> the card as people name it."""
+    code_unread: tuple[str, ...] = ()
+    """Wheels that were asked about and may have GPU code of which nothing was read."""
     fetched_bytes: int = 0
     """Of its wheels, over the wire; of what several reports have in common, told in the first."""
     seconds: float = 0.0
@@ -127,7 +142,20 @@ class AuditReport(Value):
 
     def verdict_on(self, target: str) -> Verdict:
         """Return the verdict for one target: over what concerns it and what concerns every GPU."""
-        return verdict_of(finding for finding in self.findings if finding.target in ("", target))
+        return verdict_of(
+            (finding for finding in self.findings if finding.target in ("", target)),
+            (one for one in self.predictions if one.target == target),
+        )
+
+    @property
+    def troubled(self) -> tuple[Prediction, ...]:
+        """What a wheel that was asked about does wrongly or not at all, as predicted."""
+        return tuple(one for one in self.predictions if one.asked and one.outcome in _TROUBLE)
+
+    def shown(self, target: str) -> str:
+        """Return a target as people read it: `sm_120 (RTX 5090)`."""
+        title = self.titles.get(target)
+        return f"{target} ({title})" if title else target
 
     @property
     def summary(self) -> tuple[str, ...]:
@@ -143,9 +171,14 @@ class AuditReport(Value):
         return found
 
 
-def verdict_of(findings: Iterable[Finding]) -> Verdict:
-    """Return `fail` with any error, `warn` with any warning, else `ok`."""
+def verdict_of(findings: Iterable[Finding], predictions: Iterable[Prediction] = ()) -> Verdict:
+    """Return `fail` with any error, `warn` with any warning, else `ok`.
+
+    Something wrong or broken in a wheel that was asked about is a warning too: nobody reads on below an `ok`.
+    """
     severities = {finding.severity for finding in findings}
     if Severity.ERROR in severities:
         return Verdict.FAIL
-    return Verdict.WARN if Severity.WARNING in severities else Verdict.OK
+    if Severity.WARNING in severities or any(one.asked and one.outcome in _TROUBLE for one in predictions):
+        return Verdict.WARN
+    return Verdict.OK

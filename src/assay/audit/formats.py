@@ -11,7 +11,7 @@ from assay import __version__
 from assay.audit.findings import RULES, AuditReport, Finding
 from assay.model.outcome import Severity
 
-__all__ = ["junit", "sarif", "text"]
+__all__ = ["junit", "sarif", "text", "verdict_line"]
 
 MANY: Final = 3
 """Findings of one kind about one wheel that are told as one."""
@@ -21,8 +21,11 @@ _LEVEL: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.
 
 def text(report: AuditReport, *, verbose: bool = False) -> Iterator[str]:
     """Yield the lines of a report for people; notes are counted, and told with `verbose`."""
-    on = f" on {', '.join(report.targets)}" if report.targets else ""
-    yield f"{report.name}: {report.verdict}  (Python {report.python}, base {report.base}{on})"
+    on = f" on {', '.join(map(report.shown, report.targets))}" if report.targets else ""
+    machine = "" if report.platform == "x86_64" else f", {report.platform}"
+    yield f"{report.name}: {verdict_line(report)}  (Python {report.python}{machine}, base {report.base}{on})"
+    for line in report.assumed:
+        yield f"  {line}"
     shown = [item for item in report.findings if verbose or item.severity is not Severity.INFO]
     for alike in _alike(shown, least=len(shown) + 1 if verbose else MANY):
         item = alike[0]
@@ -42,7 +45,7 @@ def text(report: AuditReport, *, verbose: bool = False) -> Iterator[str]:
     for target in report.targets:
         predicted = [one for one in report.predictions if one.target == target]
         if predicted:
-            yield f"  predicted on {target}, not measured:"
+            yield f"  predicted on {report.shown(target)}, not measured:"
         width = max((len(one.feature) for one in predicted), default=0)
         for one in predicted:
             yield f"    {one.feature:{width}}  {one.outcome.symbol} {one.outcome:12} {one.reason}"
@@ -53,6 +56,22 @@ def text(report: AuditReport, *, verbose: bool = False) -> Iterator[str]:
         )
     if report.unread:
         yield f"  symbols of some libraries were not needed and not read: {', '.join(report.unread)}"
+
+
+def verdict_line(report: AuditReport) -> str:
+    """Return the verdict, with what a reader who stops there has to know."""
+    several = len(report.targets) > 1
+    said = dict.fromkeys(
+        f"{one.feature} {one.outcome}" + (f" on {one.target}" if several else "") for one in report.troubled
+    )
+    parts = [_some(list(said))] if said else []
+    if report.code_unread:
+        parts.append(f"GPU code of {', '.join(report.code_unread)} not read (--full reads it)")
+    return f"{report.verdict}: {'; '.join(parts)}" if parts else str(report.verdict)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
 
 
 def _alike(findings: Sequence[Finding], *, least: int) -> list[list[Finding]]:

@@ -135,9 +135,17 @@ class SonamesFile(Value):
     """Soname -> why it is there although no library on the way needs it."""
     toolkit: tuple[str, ...] = ()
     """Sonames the CUDA toolkit of a base brings, `{major}` standing for its version."""
+    toolkits: dict[str, tuple[str, ...]] = {}
+    """Major version of the toolkit -> sonames it brings whose number is another."""
     bases: dict[str, BaseFacts]
     source: str
     date: str
+
+    def toolkit_of(self, cuda: str) -> frozenset[str]:
+        """Return the sonames that a CUDA toolkit (`12.9`) brings."""
+        major = cuda.partition(".")[0]
+        own = {pattern.replace("{major}", major) for pattern in self.toolkit}
+        return frozenset(own.union(self.toolkits.get(major, ())))
 
 
 class PtxFile(Value):
@@ -202,6 +210,8 @@ class LibraryPolicy(Value):
     where the package else takes the nearest older one of the same major version, then the nearest newer one."""
     use: Literal["required", "optional", "never"]
     """`optional`: the package goes on without; `never`: not loaded on the targets named."""
+    one_of: bool = False
+    """Of the libraries whose names differ in a number alone one has to load, whichever it is."""
     by_path: bool = False
     """Loaded by its path: that its file name is for another Python does not matter then."""
     targets: tuple[str, ...] = ()

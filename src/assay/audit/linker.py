@@ -79,6 +79,10 @@ class Installation:
     """Distributions in other folders that the same Python may see."""
     overridden: frozenset[str] = frozenset()
     """Distributions whose version was forced against what others ask for."""
+    machine: str = "x86_64"
+    """What it runs on: `x86_64` or `aarch64`."""
+    asked: frozenset[str] = frozenset()
+    """Distributions that somebody asks about, the others being there for their sake; empty: all alike."""
 
     @property
     def whole(self) -> bool:

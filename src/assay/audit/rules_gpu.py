@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from packaging.version import Version
 
@@ -16,7 +16,10 @@ from assay.audit.knowledge import nearest, parsed
 from assay.audit.symbols import Kind
 from assay.model.outcome import Severity
 
-__all__ = ["code_row", "code_rows", "gpu_rules"]
+__all__ = ["CPU_TORCH", "code_row", "code_rows", "gpu_rules"]
+
+CPU_TORCH: Final = "abi-cpu-torch"
+"""The known failure that a torch without CUDA leads to."""
 
 
 def code_row(context: Context, wheel: WheelFacts, library: Library, code: GpuCode, target: TargetGpu) -> CodeRow:
@@ -73,13 +76,36 @@ def code_rows(context: Context) -> Iterator[tuple[WheelFacts, Library, TargetGpu
 def gpu_rules(context: Context) -> list[CodeRow]:
     """Judge every library for every target; returns the rows, best known names first."""
     rows: list[CodeRow] = []
+    _without_cuda(context)
     for wheel, library, target, row in code_rows(context):
-        rows.append(row)
-        if row.runs in {"sass", "unknown"} or wheel.name.startswith("nvidia-") or context.for_others(wheel, library):
+        policy = context.policy(wheel, library, target)
+        other = context.for_others(wheel, library)
+        unused = other or (policy is not None and policy.use == "never")
+        rows.append(row.model_copy(update={"used": False}) if unused else row)
+        if row.runs in {"sass", "unknown"} or wheel.name.startswith("nvidia-") or other:
             # NVIDIA's libraries pick kernels for each GPU their version knows, and bring some in ways of their own.
             continue
         _judge(context, wheel, library, target, row)
     return rows
+
+
+def _without_cuda(context: Context) -> None:
+    """G1 for a torch without CUDA: as the default index has it for aarch64 in some releases."""
+    torch = context.torch
+    if torch is None or not context.targets:
+        return
+    names = {library.name for library in torch.libraries}
+    if "libtorch_cpu.so" in names and not any(name.startswith(("libtorch_cuda", "libtorch_hip")) for name in names):
+        context.add(
+            Finding(
+                rule="G1",
+                severity=Severity.ERROR,
+                package=label(torch),
+                message=f"is built without CUDA ({torch.filename}): nothing runs on a GPU with it",
+                cause=CPU_TORCH,
+                fix="take a build of torch for CUDA: another release, or one from PyTorch's own index",
+            )
+        )
 
 
 def _judge(context: Context, wheel: WheelFacts, library: Library, target: TargetGpu, row: CodeRow) -> None:

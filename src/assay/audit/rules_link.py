@@ -26,6 +26,8 @@ _SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+)")
 _CUDA_LIBRARY: Final = re.compile(
     r"lib(?:cu(?:blas|da|dnn|fft|file|pti|rand|solver|sparse|tensor)|nccl|nvJitLink|nvshmem|nvrtc|nvToolsExt)"
 )
+_OF_THE_SYSTEM: Final = frozenset({"lib-missing", "abi-libnuma-missing"})
+"""Causes of libraries that the system brings, and of which a base that nobody knows may have any."""
 _CUDA_SONAME: Final = re.compile(r"lib(cudart|cublas|cublasLt|nvrtc|cufft|cusolver|nvJitLink|cupti)\.so\.(\d+)")
 
 
@@ -91,6 +93,8 @@ def _missing_sonames(context: Context) -> None:
         plain: dict[Severity, list[tuple[str, list[Missing]]]] = defaultdict(list)
         for name, pairs in sorted(wanted.items()):
             severity = _soname_severity(context, name, pairs, loading)
+            if severity is not Severity.INFO and soname_cause(name) not in _OF_THE_SYSTEM:
+                context.failing.update((root.library.path, f"{name} is missing") for root, _ in pairs)
             if severity is Severity.ERROR:
                 for root, _ in pairs:
                     context.broken.setdefault(root.library.path, f"{name} is missing")
@@ -135,7 +139,7 @@ def _soname_severity(
         # The package may load it by itself first: not certain, so not an error.
         own = all(f"{root.wheel.name} {root.wheel.version}" in item.holders for root, item in pairs)
         return Severity.INFO if own else Severity.WARNING
-    grave = soname_cause(name) not in {"lib-missing", "abi-libnuma-missing"}
+    grave = soname_cause(name) not in _OF_THE_SYSTEM
     if not grave and not context.base.known:
         return Severity.WARNING
     worst = Severity.INFO
@@ -525,9 +529,11 @@ def _report(context: Context, root: Root, wheel: WheelFacts, library: Library, c
                 cause="abi-cuda-symbol" if is_of_cuda(names[0]) else "abi-undefined-symbol",
             )
         )
-    if checked.missing and severity is Severity.ERROR:
-        first = (torch_names or names)[0]
-        context.broken.setdefault(root.library.path, f"undefined symbol {context.demangle(first)}")
+    if checked.missing:
+        why = f"undefined symbol {context.demangle((torch_names or names)[0])}"
+        context.failing[root.library.path] = why
+        if severity is Severity.ERROR:
+            context.broken.setdefault(root.library.path, why)
     if checked.python:
         abi3 = ".abi3." in library.name
         context.add(

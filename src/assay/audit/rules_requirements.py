@@ -9,16 +9,17 @@ from typing import Final, NamedTuple
 from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion
 
 from assay.audit.context import Context, label
 from assay.audit.facts import WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import RuntimeNeed, parsed
+from assay.audit.tags import CPYTHON, fits_platform, platform_words, tags_of
 from assay.model.outcome import Severity
 
-__all__ = ["requirement_rules"]
+__all__ = ["Wanted", "requirement_rules", "requirements_of"]
 
 _OF_AN_EXTRA: Final = re.compile(r";.*\bextra\s*==\s*(?:\"[\w.-]+\"|'[\w.-]+')")
 _PLAIN: Final = re.compile(
@@ -27,14 +28,13 @@ _PLAIN: Final = re.compile(
 )
 """Requirements without extras, brackets or address, in which the versions can be told from the rest."""
 _OR: Final = re.compile(r"\bor\b")
-_CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
 
 
 def requirement_rules(context: Context) -> None:
     """Check requirements against what is there, tags against Python, and known needs at run time."""
-    versions, python = context.installation.versions, context.installation.python
+    versions, python, machine = context.installation.versions, context.installation.python, context.installation.machine
     for wheel in context.installation.wheels:
-        unfit, asked = _metadata(wheel, python)
+        unfit, asked = _metadata(wheel, python, machine)
         if unfit is not None:
             _not_for_python(context, wheel, *unfit)
         for wanted in asked:
@@ -44,7 +44,12 @@ def requirement_rules(context: Context) -> None:
     _runtime_needs(context)
 
 
-def _environment(python: str) -> dict[str, str]:
+def requirements_of(wheel: WheelFacts, python: str, machine: str) -> tuple[Wanted, ...]:
+    """Return the requirements of a wheel that apply to a Python on a machine, those of extras left out."""
+    return _metadata(wheel, python, machine)[1]
+
+
+def _environment(python: str, machine: str = "x86_64") -> dict[str, str]:
     return {
         "python_version": python,
         "python_full_version": f"{python}.99",
@@ -54,14 +59,14 @@ def _environment(python: str) -> dict[str, str]:
         "os_name": "posix",
         "sys_platform": "linux",
         "platform_system": "Linux",
-        "platform_machine": "x86_64",
+        "platform_machine": machine,
         "platform_release": "",
         "platform_version": "",
         "extra": "",
     }
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
     """A requirement that applies."""
 
     name: str
@@ -71,18 +76,18 @@ class _Wanted(NamedTuple):
     """As the metadata has it."""
 
 
-def _metadata(wheel: WheelFacts, python: str) -> tuple[tuple[str, str] | None, tuple[_Wanted, ...]]:
-    """Return why a wheel is not for a Python, as `_unfit` does, and those of its requirements that apply."""
+def _metadata(wheel: WheelFacts, python: str, machine: str) -> tuple[tuple[str, str] | None, tuple[Wanted, ...]]:
+    """Return why a wheel is not for a Python or machine, as `_unfit` does, and its requirements that apply."""
 
-    def read() -> tuple[tuple[str, str] | None, tuple[_Wanted, ...]]:
-        wanted = (_parsed(line, python) for line in wheel.requires_dist)
-        return _unfit(wheel, python), tuple(one for one in wanted if one is not None)
+    def read() -> tuple[tuple[str, str] | None, tuple[Wanted, ...]]:
+        wanted = (_parsed(line, python, machine) for line in wheel.requires_dist)
+        return _unfit(wheel, python, machine), tuple(one for one in wanted if one is not None)
 
-    return wheel.once(("metadata", python), None, read)
+    return wheel.once(("metadata", python, machine), None, read)
 
 
 @lru_cache(maxsize=1 << 16)
-def _parsed(line: str, python: str) -> _Wanted | None:
+def _parsed(line: str, python: str, machine: str = "x86_64") -> Wanted | None:
     if _OF_AN_EXTRA.search(line) and not _OR.search(line):
         # Most lines are, and taking them apart takes most of the time.
         return None
@@ -94,11 +99,11 @@ def _parsed(line: str, python: str) -> _Wanted | None:
         else:
             # Of the others most are a name, versions and a marker that many have.
             name, specifier, marker = plain["name"], str(_specifiers(plain["versions"] or "")), plain["marker"] or ""
-        if marker and not _applies(marker, python):
+        if marker and not _applies(marker, python, machine):
             return None
     except (InvalidRequirement, InvalidSpecifier, InvalidMarker, UndefinedEnvironmentName):
         return None
-    return _Wanted(canonicalize_name(name), specifier, line)
+    return Wanted(canonicalize_name(name), specifier, line)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -107,8 +112,8 @@ def _specifiers(text: str) -> SpecifierSet:
 
 
 @lru_cache(maxsize=1 << 10)
-def _applies(marker: str, python: str) -> bool:
-    return Marker(marker).evaluate(_environment(python))
+def _applies(marker: str, python: str, machine: str) -> bool:
+    return Marker(marker).evaluate(_environment(python, machine))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -125,7 +130,7 @@ def _meets(specifier: str, version: str) -> bool:
         return True
 
 
-def _unmet(context: Context, wheel: WheelFacts, asked: _Wanted, have: str | None) -> None:
+def _unmet(context: Context, wheel: WheelFacts, asked: Wanted, have: str | None) -> None:
     """R1: what is required is not there, or in another version."""
     name = asked.name
     if have is None:
@@ -165,18 +170,24 @@ def _is_for(specifier: str, python: str) -> bool:
     return SpecifierSet(specifier).contains(f"{python}.99")
 
 
-def _unfit(wheel: WheelFacts, python: str) -> tuple[str, str] | None:
-    """Return why a wheel is not for a Python and what to do about it, or None."""
+def _unfit(wheel: WheelFacts, python: str, machine: str) -> tuple[str, str] | None:
+    """Return why a wheel is not for a Python or a machine and what to do about it, or None."""
     try:
         if wheel.requires_python and not _is_for(wheel.requires_python, python):
             return f"requires Python {wheel.requires_python}; this is {python}", ""
-        tags = parse_wheel_filename(wheel.filename)[3]
-    except (InvalidSpecifier, InvalidWheelFilename):
+    except InvalidSpecifier:
         return None
+    there = tags_of(wheel.filename)
+    if not there:
+        return None
+    tags = [tag for tag in there if fits_platform(tag.platform, machine)]
+    if not tags:
+        words = f"{wheel.filename} is for {platform_words(wheel.filename)}; this is Linux {machine}"
+        return words, f"take the file whose name ends in manylinux_..._{machine}.whl"
     major, _, number = python.partition(".")
     wanted = (int(major), int(number))
     for tag in tags:
-        match = _CPYTHON.fullmatch(tag.interpreter)
+        match = CPYTHON.fullmatch(tag.interpreter)
         if match is None:
             if tag.interpreter.startswith("py"):
                 return None

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from assay import console
+from assay.adapters.card_names import load_cards
 from assay.adapters.project_files import ProjectFiles, find_root
-from assay.adapters.simple_index import SimpleIndex
 from assay.audit.context import TargetGpu
+from assay.audit.document import AuditDocument
 from assay.audit.findings import AuditReport
 from assay.audit.formats import junit, sarif, text
 from assay.audit.gpu import capability_of
-from assay.audit.linker import Base, Installation
+from assay.audit.grid import Grid
+from assay.audit.linker import Base
+from assay.cards import Named
+from assay.cli.asking import Asker
+from assay.cli.audit_wheels import Answer, Asked, answer_grid, answer_one, questions, read_suffix
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option
-from assay.cli.wheels import index_option, is_requirement, is_wheel, wheel_of, where_to_look
+from assay.cli.targets import local_gpus
+from assay.cli.wheels import index_option, is_requirement, is_wheel, refuse_other, where_to_look
 from assay.errors import AssayError, NothingSelected, UsageError
-from assay.flows.audit import Auditor, Obtained, base_of, gpu_targets, keep_record, promised
+from assay.flows.audit import Auditor, base_of, gpu_targets, keep_record
 from assay.model.cell import Cell
 from assay.model.lock import Lock
 from assay.model.matrix import Matrix
@@ -30,84 +39,116 @@ from assay.plan import Plan
 
 __all__ = ["command"]
 
+_GRIDS: Final = ("markdown", "html", "badge")
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_PYTHON: Final = re.compile(r"3\.\d{1,2}")
+
+
+def _python(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or _PYTHON.fullmatch(value):
+        return value
+    digits = value.lower().removeprefix("cp").removeprefix("py").removeprefix("python")
+    form = f"3.{digits[1:]}" if re.fullmatch(r"3\d{1,2}", digits) else ".".join(digits.split(".")[:2])
+    raise UsageError(
+        f"--python {value} is no release of Python", hint=f"write {form if _PYTHON.fullmatch(form) else '3.12'}"
+    )
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("subjects", nargs=-1, metavar="[SUBJECT]...")
 @click.option("--image", "images", multiple=True, metavar="REF", help="An image the engine holds; it is not run.")
-@click.option("--torch", metavar="VERSION", help="With wheels: the torch they would be loaded with.")
+@click.option(
+    "--torch",
+    "torches",
+    multiple=True,
+    metavar="VERSION,...",
+    help="With wheels: the torch they would be loaded with (default: the one they ask for); several give a grid.",
+)
 @click.option("--with", "others", multiple=True, metavar="NAME==VERSION", help="With wheels: what else is installed.")
-@click.option("--target", "targets", multiple=True, metavar="sm_NN", help="GPU to be true on (default: the cell's).")
-@click.option("--python", default="3.12", show_default=True, help="With wheels: the Python they would be loaded by.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="GPU,...",
+    help='GPUs to be true on: "RTX 5090", "DGX Spark", H200, sm_120 '
+    "(default: the cell's, with wheels this machine's); several give a grid.",
+)
+@click.option(
+    "--python", callback=_python, metavar="3.NN", help="With wheels: the Python (default: the wheel's own, else 3.12)."
+)
+@click.option(
+    "--platform",
+    "machine",
+    type=click.Choice(["x86_64", "aarch64"]),
+    help="With wheels: the machine (default: the card's, else the wheel's own, else x86_64).",
+)
 @click.option("--base", help="With wheels: a base of matrix.yaml, or a distribution such as debian12, ubuntu24.04.")
 @click.option("--package", "packages", multiple=True, help="With wheels: a package of the distribution in the base.")
 @click.option("--driver-cuda", metavar="VERSION", help="Newest CUDA version of the driver, where PTX has to be judged.")
 @index_option
 @click.option("--quick", is_flag=True, help="Symbols alone, a few hundred kilobytes of each wheel.")
+@click.option(
+    "--full", is_flag=True, help="Read all of the wheels asked about: finds GPU code that is linked statically."
+)
 @click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of known facts.")
 @click.option("--no-record", is_flag=True, help="Keep no record in build_logs/.")
+@click.option(
+    "--write",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With wheels: write the grid there too; .md, .html, .svg, .json or .txt says how.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Notes, and GPU code of every library.")
-@format_option("text", "json", "sarif", "junit")
+@format_option("text", "json", "sarif", "junit", *_GRIDS)
 @project_option
-def command(  # noqa: PLR0917
-    subjects: tuple[str, ...],
-    images: tuple[str, ...],
-    torch: str | None,
-    others: tuple[str, ...],
-    targets: tuple[str, ...],
-    python: str,
-    base: str | None,
-    packages: tuple[str, ...],
-    driver_cuda: str | None,
-    indexes: tuple[str, ...],
-    quick: bool,
-    facts: Path | None,
-    no_record: bool,
-    verbose: bool,
-    form: str,
-    project: Path | None,
-) -> int:
+def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) -> int:
     """Say what wheels or images would do, without building or running them.
 
     SUBJECT is a cell (or a selection of cells), a wheel (a file, an address, or NAME==VERSION on the package index), or
-    an image with a tag or a digest; without one, all cells are audited. Exits 1 if anything must fail.
+    an image with a tag or a digest; without one, all cells are audited.
+
+    Exit code 0: nothing must fail. 1: something must. 2: the question has no answer (no such wheel, version, platform
+    or GPU).
     """
     wheels = [word for word in subjects if is_wheel(word) or is_requirement(word)]
+    for word in subjects:
+        if word not in wheels:
+            refuse_other(word)
     images += tuple(word for word in subjects if word not in wheels and _is_image(word))
     cells = [word for word in subjects if word not in {*wheels, *images}]
-    files, plan = _project(project, needed=bool(cells) or not (wheels or images))
+    form = given["form"]
+    if (form in _GRIDS or given["files"]) and (cells or images or not wheels):
+        raise UsageError("grids are of wheels", hint="name a wheel, or take --format text, json, sarif or junit")
+    files, plan = _project(given["project"], cells, needed=bool(cells) or not (wheels or images))
     matrix = plan.project.matrix if plan else None
     auditor = make_auditor(
         matrix.indexes if matrix else {},
         root=files.root if files else None,
-        facts=facts,
-        quick=quick,
+        facts=given["facts"],
+        quick=given["quick"],
         tell=progress(),
     )
-    gpus = _targets(targets, matrix, driver_cuda)
-    reports: list[AuditReport] = []
-    tell = _teller(form, verbose=verbose)
+    gpus = _gpus(given["targets"], files.root if files else None, matrix, given["driver_cuda"])
+    out = _Out(form, verbose=given["verbose"], files=given["files"])
     if wheels:
-        if torch:
-            wheels.append(f"torch=={torch}")
-        installed = _base(base, packages, matrix, auditor)
-        index = where_to_look(indexes)
-        found = _audit_wheels(auditor, [*wheels, *others], gpus, python=python, base=installed, index=index)
-        reports.append(tell(found))
+        gpus_here = gpus or tuple((one, _gpu(one, None, given["driver_cuda"])) for one in local_gpus())
+        _audit_wheels(auditor, wheels, gpus_here, matrix, given=given, out=out)
+    targets = tuple(gpu for _, gpu in gpus)
     if cells or not (wheels or images):
         assert files is not None
         assert plan is not None
-        reports += [tell(report) for report in _audit_cells(auditor, files, plan, cells, gpus, record=not no_record)]
-        if not reports:
+        for report in _audit_cells(auditor, files, plan, cells, targets, record=not given["no_record"]):
+            out.report(report)
+        if not out.reports:
             raise NothingSelected("no cell could be audited", hint="make locks with `assay lock`")
     if images:
         from assay.cli.audit_image import audit_images  # noqa: PLC0415 - needs the engine's library
 
-        reports += [
-            tell(report)
-            for report in audit_images(auditor, images, gpus or _all_targets(matrix), files, plan, record=not no_record)
-        ]
-    _show(reports, form)
-    return 1 if any(report.verdict is Verdict.FAIL for report in reports) else 0
+        everywhere = targets or (gpu_targets(matrix, matrix.targets) if matrix else ())
+        for report in audit_images(auditor, images, everywhere, files, plan, record=not given["no_record"]):
+            out.report(report)
+    return out.end()
 
 
 def _is_image(word: str) -> bool:
@@ -115,37 +156,49 @@ def _is_image(word: str) -> bool:
     return ("/" in word or ":" in word) and not set(word) & set("=<>!*?[]{}")
 
 
-def _project(project: Path | None, *, needed: bool) -> tuple[ProjectFiles | None, Plan | None]:
-    if project is None and not needed:
+def _project(project: Path | None, cells: Sequence[str], *, needed: bool) -> tuple[ProjectFiles | None, Plan | None]:
+    if project is None:
         try:
             find_root()
-        except UsageError:
-            return None, None
-    files, plan = load(project)
-    return files, plan
+        except UsageError as error:
+            if not needed:
+                return None, None
+            if cells:
+                text = f"{cells[0]!r} is no wheel, and there is no project here whose cells it could name"
+                raise UsageError(text, hint=_as_wheel(cells[0])) from error
+            raise
+    return load(project)
 
 
-def _targets(names: Sequence[str], matrix: Matrix | None, driver_cuda: str | None) -> tuple[TargetGpu, ...]:
-    found: list[TargetGpu] = []
-    for name in names:
-        if matrix is not None and name in matrix.targets:
-            (gpu,) = gpu_targets(matrix, [name])
+def _as_wheel(word: str) -> str:
+    return f"a wheel is named with its version: {word}==VERSION"
+
+
+def _parts(values: Sequence[str]) -> Iterator[str]:
+    """Yield what stands between commas in the values of an option."""
+    return (part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _gpus(
+    names: Sequence[str], root: Path | None, matrix: Matrix | None, driver_cuda: str | None
+) -> tuple[tuple[Named, TargetGpu], ...]:
+    cards = load_cards(root)
+    found: dict[tuple[str, str, str | None], tuple[Named, TargetGpu]] = {}
+    for name in _parts(names):
+        if matrix is not None and name in matrix.targets and not cards.title(name):
+            named = Named(target=name, title=matrix.targets[name].name, platform=None)
         else:
-            try:
-                capability = capability_of(name)
-            except ValueError as error:
-                raise UsageError(f"{name} is no GPU architecture", hint="write sm_120, or 12.0") from error
-            gpu = TargetGpu(name=f"sm_{capability}", capability=capability)
-        found.append(
-            TargetGpu(
-                name=gpu.name, capability=gpu.capability, driver_cuda=driver_cuda, shared_memory=gpu.shared_memory
-            )
-        )
-    return tuple(found)
+            named = cards.find(name)
+        found.setdefault((named.target, named.title, named.platform), (named, _gpu(named, matrix, driver_cuda)))
+    return tuple(found.values())
 
 
-def _all_targets(matrix: Matrix | None) -> tuple[TargetGpu, ...]:
-    return gpu_targets(matrix, matrix.targets) if matrix else ()
+def _gpu(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> TargetGpu:
+    if matrix is not None and named.target in matrix.targets:
+        (gpu,) = gpu_targets(matrix, [named.target])
+        return replace(gpu, driver_cuda=driver_cuda, title=named.title)
+    capability = capability_of(named.target)
+    return TargetGpu(name=named.target, capability=capability, driver_cuda=driver_cuda, title=named.title)
 
 
 def _base(name: str | None, packages: Sequence[str], matrix: Matrix | None, auditor: Auditor) -> Base:
@@ -172,22 +225,43 @@ def _base(name: str | None, packages: Sequence[str], matrix: Matrix | None, audi
 def _audit_wheels(
     auditor: Auditor,
     words: Sequence[str],
-    targets: Sequence[TargetGpu],
+    gpus: tuple[tuple[Named, TargetGpu], ...],
+    matrix: Matrix | None,
     *,
-    python: str,
-    base: Base,
-    index: SimpleIndex,
-) -> AuditReport:
-    obtained: list[Obtained] = []
-    for word in words:
-        file = wheel_of(word, python, index)
-        obtained.append(Obtained(facts=auditor.read(file), file=file))
-    wheels = tuple(item.facts for item in obtained)
-    brought = promised(wheels, auditor.knowledge)
-    base = replace(base, sonames=base.sonames | brought)
-    installation = Installation(wheels=wheels, python=python, base=base, complete=False)
-    name = " + ".join(f"{wheel.name} {wheel.version}" for wheel in wheels)
-    return auditor.installation(installation, obtained, targets, name=name)
+    given: dict[str, Any],
+    out: _Out,
+) -> None:
+    torches = dict.fromkeys(_parts(given["torches"]))
+    asked = Asked(
+        torches=tuple(torches),
+        others=given["others"],
+        python=given["python"],
+        machine=given["machine"],
+        gpus=gpus,
+    )
+    base = _base(given["base"], given["packages"], matrix, auditor)
+    asker = Asker(auditor, where_to_look(given["indexes"]), base, whole=given["full"])
+    parts = questions(words)
+    if len(torches) < 2 and len(gpus) < 2 and len(parts) == 1 and not out.only_grids:
+        out.report(answer_one(asker, parts[0], asked))
+        return
+    for part in parts:
+        answer = answer_grid(asker, part, asked, words)
+        if answer is not None:
+            out.answer(answer)
+    if not out.grids:
+        raise UsageError("no wheel is for the platform of these cards", hint="name other cards, or --platform")
+
+
+def _selected(plan: Plan, words: Sequence[str]) -> Sequence[Cell]:
+    """Return the cells that words select; a name that is none of a cell may have been meant as a wheel's."""
+    try:
+        return plan.select(list(words))
+    except UsageError as error:
+        name = next((word for word in words if repr(word) in error.message and _NAME.fullmatch(word)), None)
+        if name is None or "did you mean" in error.message:
+            raise
+        raise UsageError(error.message, hint=f"{_as_wheel(name)}; {error.hint}") from error
 
 
 def _audit_cells(
@@ -204,7 +278,7 @@ def _audit_cells(
     store = FileStore(files.root / "build_logs")
     matrix = plan.project.matrix
     found: list[tuple[Cell, Lock]] = []
-    for cell in plan.select(list(words)):
+    for cell in _selected(plan, words):
         if cell.kind == "external":
             console.say(f"{cell.id}: an image of others; audit it with --image {cell.reference}")
             continue
@@ -228,27 +302,83 @@ def _audit_cells(
         yield report
 
 
-def _teller(form: str, *, verbose: bool) -> Callable[[AuditReport], AuditReport]:
-    """Return what tells people of each report as soon as it is there; machines get all of them at the end."""
+class _Out:
+    """Tells people of each answer as soon as it is there; machines get all of them at the end."""
 
-    def tell(report: AuditReport) -> AuditReport:
-        if form == "text":
-            for line in text(report, verbose=verbose):
-                console.data(line)
-            sys.stdout.flush()
-        return report
+    def __init__(self, form: str, *, verbose: bool, files: Sequence[Path]) -> None:
+        self._form = form
+        self._verbose = verbose
+        self._files = {path: read_suffix(path) for path in files}
+        self.reports: list[AuditReport] = []
+        self.grids: list[Grid] = []
 
-    return tell
+    @property
+    def only_grids(self) -> bool:
+        """Whether what is asked for is made of grids alone."""
+        return self._form in _GRIDS or bool(self._files)
+
+    def report(self, report: AuditReport) -> None:
+        """Tell of one report."""
+        self.reports.append(report)
+        if self._form == "text":
+            self._say(text(report, verbose=self._verbose))
+
+    def answer(self, answer: Answer) -> None:
+        """Tell of a grid, and of its reports where all is asked for."""
+        self.grids.append(answer.grid)
+        self.reports += answer.reports
+        if self._form == "text":
+            self._say(_grids([answer.grid], "text"))
+            for report in answer.reports if self._verbose else ():
+                self._say(text(report, verbose=True))
+
+    @staticmethod
+    def _say(lines: Iterator[str]) -> None:
+        for line in lines:
+            console.data(line)
+        sys.stdout.flush()
+
+    def end(self) -> int:
+        """Write what machines read; return the exit code."""
+        match self._form:
+            case "json":
+                console.json_data(self._document())
+            case "sarif":
+                console.json_data(sarif(self.reports))
+            case "junit":
+                console.data(junit(self.reports))
+            case "text":
+                pass
+            case form:
+                self._say(_grids(self.grids, form))
+        for path, form in self._files.items():
+            lines = [_json(self._document())] if form == "json" else _grids(self.grids, form)
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        codes = {grid.exit_code for grid in self.grids}
+        codes |= {1 for report in self.reports if report.verdict is Verdict.FAIL}
+        return 1 if 1 in codes else max(codes, default=0)
+
+    def _document(self) -> object:
+        return AuditDocument(grids=tuple(self.grids), reports=tuple(self.reports)).model_dump(mode="json")
 
 
-def _show(reports: Sequence[AuditReport], form: str) -> None:
+def _grids(grids: Sequence[Grid], form: str) -> Iterator[str]:
+    from assay.audit import grid_formats  # noqa: PLC0415 - questions without a grid need none of it
+
     match form:
-        case "json":
-            documents = [report.model_dump(mode="json") for report in reports]
-            console.json_data({"schema_version": 1, "reports": documents})
-        case "sarif":
-            console.json_data(sarif(reports))
-        case "junit":
-            console.data(junit(reports))
+        case "html":
+            yield grid_formats.grid_html(grids)
+        case "badge":
+            yield grid_formats.grid_badge(grids)
+        case "markdown":
+            for grid in grids:
+                yield from (*grid_formats.grid_markdown(grid), "")
         case _:
-            pass
+            for grid in grids:
+                yield from (*grid_formats.grid_text(grid, shutil.get_terminal_size((100, 24)).columns), "")
+
+
+def _json(value: object) -> str:
+    import json  # noqa: PLC0415 - a file of it is seldom asked for
+
+    return json.dumps(value, indent=1, ensure_ascii=False)

@@ -20,6 +20,7 @@ from assay.adapters.store import FileStore, write_whole
 from assay.between import texts
 from assay.bisect import Answer, State, Trial, remaining
 from assay.cli.common import format_option, load, project_option
+from assay.cli.targets import GPU
 from assay.cli.world import index_versions
 from assay.digest import digest_of
 from assay.errors import EngineError, PackageIndexError, StoreError, UsageError
@@ -41,7 +42,7 @@ _AGAIN = "mend that, then run the same bisect again; it goes on from here"
 @click.option("--feature", required=True, help=f"The feature that got bad, or a stage that fails: {', '.join(STAGES)}.")
 @click.option("--good", required=True, metavar="CELL", help="A cell in which it works.")
 @click.option("--bad", required=True, metavar="CELL", help="A cell in which it does not.")
-@click.option("--target", default="", help="Only results of this architecture count.")
+@click.option("--target", type=GPU, default="", metavar="GPU", help="Only results on this GPU count.")
 @click.option("--all-versions", is_flag=True, help="Also the releases that matrix.yaml does not name.")
 @click.option("--dry-run", is_flag=True, help="Say what is known and what would be tested next; test nothing.")
 @click.option("--restart", is_flag=True, help="Forget an interrupted bisection; records are kept.")

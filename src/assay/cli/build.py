@@ -161,7 +161,7 @@ def _flow(
 
 
 def _cause(log: Path) -> str | None:
-    """Return the most likely cause that a build log tells, an entry of knowledge/failures.yaml."""
+    """Return the most likely cause that a build log tells, an entry of knowledge/failures/."""
     from assay.diagnose import Stage, diagnose  # noqa: PLC0415
 
     with log.open("rb") as stream:

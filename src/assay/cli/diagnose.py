@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -14,11 +14,15 @@ from assay.adapters.kept_records import intact_records
 from assay.adapters.project_files import find_root
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option
-from assay.diagnose import SATURATED, Contrast, Diagnosis, Report, Stage, default_library, examine
+from assay.cli.diagnosis_text import clues_text, contrast_text, diagnosis_text, nothing_text
+from assay.diagnose import Contrast, Report, Stage, default_library, examine
 from assay.errors import AssayError, ConfigError, UsageError
-from assay.flows.diagnose import Finding, diagnose_run
+from assay.flows.contribute import contribution
+from assay.flows.diagnose import Finding, contrast_of_versions, diagnose_run
 
 __all__ = ["command"]
+
+CORPUS: Final = "tests/data/field/seen/contributed"
 
 
 @click.command("diagnose")
@@ -28,7 +32,23 @@ __all__ = ["command"]
 @click.option("--stage", type=click.Choice([str(stage) for stage in Stage]), help="In which step the log was written.")
 @click.option("--lines", type=click.IntRange(0, 12), default=3, show_default=True, help="Lines of evidence to show.")
 @click.option("--known", is_flag=True, help="List the failures that are known, and read no log.")
-def command(what: str, project: Path | None, form: str, stage: str | None, lines: int, *, known: bool) -> int:
+@click.option("--contribute", is_flag=True, help="Show a log without its secrets, then write it into the corpus.")
+@click.option(
+    "--into", type=click.Path(file_okay=False, path_type=Path), help="Where --contribute writes.", show_default=CORPUS
+)
+@click.option("--yes", is_flag=True, help="Let --contribute write without asking.")
+def command(
+    what: str,
+    project: Path | None,
+    form: str,
+    stage: str | None,
+    lines: int,
+    *,
+    known: bool,
+    contribute: bool,
+    into: Path | None,
+    yes: bool,
+) -> int:
     """Say what failed, why, and what mends it.
 
     WHAT is a log file, `-` for stdin, or the name of a run in build_logs/ (`latest` for the newest).
@@ -38,24 +58,73 @@ def command(what: str, project: Path | None, form: str, stage: str | None, lines
     if known:
         return _known(form)
     path = Path(what)
+    if contribute:
+        return _contribute(path, into or Path(CORPUS), yes=yes)
     if what == "-":
-        return _one(sys.stdin.buffer, form, stage, lines)
+        return _one(sys.stdin.buffer, form, stage, lines, project)
     if path.is_file():
         with path.open("rb") as log:
-            return _one(log, form, stage, lines)
+            return _one(log, form, stage, lines, project)
     return _run(what, project, form, lines)
 
 
-def _one(log: BinaryIO, form: str, stage: str | None, lines: int) -> int:
+def _one(log: BinaryIO, form: str, stage: str | None, lines: int, project: Path | None) -> int:
     report = examine(log, stage=Stage(stage) if stage else None)
+    nearest = _nearest(report, project)
     if form == "json":
-        console.json_data({"version": 1, **report.model_dump(mode="json")})
-    else:
-        for diagnosis in report.diagnoses:
-            console.data(_text(diagnosis, lines))
-        if not report.diagnoses:
-            console.say(f"nothing in these {report.lines} lines looks like a failure")
+        differs = nearest.model_dump(mode="json") if nearest else None
+        console.json_data({"version": 1, **report.model_dump(mode="json"), "nearest_working": differs})
+        return _exit([report])
+    for diagnosis in report.diagnoses:
+        console.data(diagnosis_text(diagnosis, lines))
+    if report.clues:
+        console.data(clues_text(report.clues))
+    if nearest:
+        console.data(contrast_text(nearest))
+    if not report.diagnoses:
+        console.say(nothing_text(report))
     return _exit([report])
+
+
+def _nearest(report: Report, project: Path | None) -> Contrast | None:
+    """Compare the versions that a log of unknown cause names with what works, where this project has records."""
+    if report.clues is None or not report.clues.versions:
+        return None
+    try:
+        root = project or find_root()
+    except UsageError:
+        return None
+    return contrast_of_versions(intact_records(root), report.clues.versions)
+
+
+def _contribute(path: Path, into: Path, *, yes: bool) -> int:
+    """Show a log without its secrets and the draft of its label, and write both where that is confirmed."""
+    if not path.is_file():
+        raise UsageError(
+            f"{str(path)!r} is no file; --contribute takes a log file", hint="assay diagnose FILE --contribute"
+        )
+    with path.open("rb") as log:
+        report = examine(log)
+        log.seek(0)
+        made = contribution(log, report, name=path.stem)
+    console.data(made.log)
+    console.data(made.label)
+    taken = ", ".join(f"{count} x {what}" for what, count in sorted(made.taken.items())) or "nothing"
+    console.say(f"replaced: {taken}")
+    console.say("Read the lines above: a name or secret that no rule knows is still in them.")
+    targets = (into / f"{made.name}.log", into / f"{made.name}.json")
+    if standing := [str(target) for target in targets if target.exists()]:
+        raise UsageError(
+            f"{' and '.join(standing)} exist already", hint="rename the log, or name another folder with --into"
+        )
+    if not yes and not (sys.stdin.isatty() and click.confirm(f"Write {targets[0]} and {targets[1].name}?", err=True)):
+        console.say("nothing was written; --yes writes it" if not sys.stdin.isatty() else "nothing was written")
+        return 1
+    into.mkdir(parents=True, exist_ok=True)
+    targets[0].write_text(made.log, encoding="utf-8")
+    targets[1].write_text(made.label, encoding="utf-8")
+    console.say(f"wrote {targets[0]} and {targets[1].name}; correct the label and name the thread in `source`")
+    return 0
 
 
 def _run(name: str, project: Path | None, form: str, lines: int) -> int:
@@ -86,9 +155,11 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
                 f"== {subject.cell}: {subject.what} {subject.outcome}" + (f" ({subject.log})" if subject.log else "")
             )
             for diagnosis in finding.report.diagnoses:
-                console.data(_text(diagnosis, lines))
+                console.data(diagnosis_text(diagnosis, lines))
+            if finding.report.clues:
+                console.data(clues_text(finding.report.clues))
             if finding.contrast:
-                console.data(_contrast(finding.contrast))
+                console.data(contrast_text(finding.contrast))
     if not findings:
         console.say(f"nothing failed in {name}")
     return int(any(not d.known for f in findings for d in f.report.diagnoses[:1]))
@@ -109,33 +180,6 @@ def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
 
 def _exit(reports: Sequence[Report]) -> int:
     return int(any(d.cause == "unknown" for report in reports for d in report.diagnoses))
-
-
-def _text(diagnosis: Diagnosis, lines: int) -> str:
-    kind = diagnosis.cause_class or "not recognised"
-    head = f"{diagnosis.cause}  [{kind}]" + (
-        f"  {diagnosis.certainty} confidence ({diagnosis.confidence:.2f})" if diagnosis.cause != "unknown" else ""
-    )
-    shown = diagnosis.evidence if diagnosis.cause == "unknown" else diagnosis.evidence[:lines]
-    parts = [head, f"  why     {diagnosis.summary}", f"  fix     {diagnosis.fix}"]
-    if diagnosis.change:
-        parts.append(f"  matrix  {diagnosis.change}")
-    parts += [f"  line {evidence.line}: {evidence.text}" for evidence in shown]
-    if diagnosis.count > len(shown):
-        more = f"{SATURATED} lines or more" if diagnosis.count >= SATURATED else f"{diagnosis.count} lines in all"
-        parts.append(f"  ... {more}")
-    seen = {evidence.line for evidence in diagnosis.evidence}
-    parts += [f"  peeled  {via.id}, line {via.line}: {via.text}" for via in diagnosis.via if via.line not in seen]
-    parts += [f"  source  {source}" for source in diagnosis.sources]
-    return "\n".join(parts) + "\n"
-
-
-def _contrast(found: Contrast) -> str:
-    parts = [f"  nearest that works: {found.works}"]
-    parts += [
-        f"    {'*' if d.implicated else ' '} {d.name}: {d.here} here, {d.there} there" for d in found.differences[:12]
-    ]
-    return "\n".join([*parts, f"  try     {found.suggestion}", ""])
 
 
 def _json(finding: Finding) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 from assay import console
 from assay.cli.common import project_option
 from assay.cli.serving import Place, extra_env, extra_flags, profile_named, resolve_place, shipped
+from assay.cli.targets import GPU, beside, local_gpus
 from assay.errors import UsageError
 from assay.nearest import suggestion
 from assay.serving.deploy import FORMATS, Deployment, render
@@ -21,7 +22,12 @@ __all__ = ["command"]
 @click.argument("image")
 @click.option("--model", "models", multiple=True, help="A name on the hub, or a folder. Several share the card.")
 @click.option("--profile", "profiles", multiple=True, help="One for all models, or one each; several share the card.")
-@click.option("--target", default="sm_120", show_default=True, help="The GPU's architecture.")
+@click.option(
+    "--target",
+    type=GPU,
+    metavar="GPU",
+    help='"RTX 5090", "DGX Spark", sm_120, ... (default: the GPU of this machine, else sm_120).',
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="docker", show_default=True)
 @click.option("--memory-gib", type=click.FloatRange(min=0.5), help="Memory of the card (default: the target's).")
 @click.option("--context", type=click.IntRange(1), help="Longest request, tokens.")
@@ -77,9 +83,9 @@ def _deployment(place: Place, form: str, project: Path | None, given: dict[str, 
 
     _, plan = load(project)
     targets = plan.project.matrix.targets
-    target: str = given["target"]
+    target: str = given["target"] or next((one.target for one in local_gpus() if one.target in targets), "sm_120")
     if target not in targets:
-        raise UsageError(f"there is no target {target!r}{suggestion(target, targets)}")
+        raise UsageError(f"{beside(target)} is no target of matrix.yaml{suggestion(target, targets)}")
     memory = given["memory_gib"] or targets[target].memory_gib
     cell = next((cell for cell in plan.cells if cell.id == place.cell), None)
     axis = cell.point.get(place.engine) if cell is not None else None

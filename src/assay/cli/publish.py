@@ -25,6 +25,7 @@ from assay.adapters.registry_auth import DockerConfig
 from assay.adapters.store import FileStore
 from assay.cli import main_inner
 from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, show_judgement, verifier_of
 from assay.errors import EngineError, NothingSelected, PolicyRefused, RegistryError, UsageError
 from assay.flows.publish import Candidate, Proposal, execute, propose, stage
@@ -49,7 +50,12 @@ __all__ = ["command"]
 @format_option("text", "json")
 @click.option("--level", default="verified", show_default=True, help="Which level of the policy the tags promise.")
 @click.option(
-    "--target", "targets", multiple=True, metavar="SM", help="For these architectures (default: all that were proven)."
+    "--target",
+    "targets",
+    type=GPU,
+    multiple=True,
+    metavar="GPU",
+    help='For these GPUs: "RTX 5090", sm_120 (default: all that were proven).',
 )
 @click.option("--dry-run", is_flag=True, help="Say which tags would move to which digests and why; write nothing.")
 @click.option(

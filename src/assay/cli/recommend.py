@@ -13,8 +13,9 @@ from assay import console
 from assay.adapters.kept_records import KeptRecords
 from assay.adapters.registry import connect
 from assay.cli.common import format_option, project_option
+from assay.cli.targets import GPU, beside, local_gpus
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
-from assay.errors import RegistryError
+from assay.errors import RegistryError, UsageError
 from assay.flows.recommend import Offer, from_records, from_registry, rank
 from assay.nearest import suggestion
 from assay.record import BuildRecord, ProbeRecord, now
@@ -27,7 +28,12 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
 
 
 @click.command("recommend")
-@click.option("--target", required=True, metavar="SM", help="Your card's architecture: sm_120 for an RTX 5090.")
+@click.option(
+    "--target",
+    type=GPU,
+    metavar="GPU",
+    help='Your card: "RTX 5090", "DGX Spark", sm_120, ... (default: the GPU of this machine).',
+)
 @click.option("--need", "needs", multiple=True, metavar="FEATURES", help="What must work, e.g. cuda-graphs,flashinfer.")
 @click.option(
     "--have",
@@ -43,7 +49,7 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
 @project_option
 @format_option("text", "json")
 def command(
-    target: str,
+    target: str | None,
     needs: tuple[str, ...],
     have: tuple[str, ...],
     *,
@@ -59,6 +65,7 @@ def command(
 
     Exit code 0: something has all that is needed; 3: nothing was measured to (what comes nearest is shown).
     """
+    target = target or _own_gpu()
     wanted = tuple(dict.fromkeys(name.strip() for text in needs for name in text.split(",") if name.strip()))
     own = own_policy(project)
     offers: list[Offer] = []
@@ -102,6 +109,13 @@ def command(
     return 0 if good else 3
 
 
+def _own_gpu() -> str:
+    here = local_gpus()
+    if not here:
+        raise UsageError("there is no GPU on this machine", hint='name yours: --target "RTX 5090"')
+    return here[0].target
+
+
 def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
     return {
         "reference": offer.reference,
@@ -120,7 +134,7 @@ def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
 
 def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> None:
     if not ranked:
-        console.say(f"nobody has measured anything on {target} that is known here; nothing can be recommended")
+        console.say(f"nobody has measured anything on {beside(target)} that is known here; nothing can be recommended")
         console.say("  try: --have REGISTRY/REPOSITORY, or assay probe on such a card")
         return
     known = {feature for offer in ranked for feature in offer.features}
@@ -142,7 +156,7 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
     console.data_table(("image", *shown, "standing", "measured on", "at", "note"), rows)
     if not good:
         what = f"to have all of {', '.join(needs)} " if needs else ""
-        console.say(f"no image was measured {what}on {target}")
+        console.say(f"no image was measured {what}on {beside(target)}")
         if any(offer.standing == "environment" and not offer.lacks(needs) for offer in ranked):
             console.say("  an environment was, outside of any image: there is nothing to pull")
         return

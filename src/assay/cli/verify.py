@@ -10,6 +10,7 @@ from assay import console
 from assay.adapters.probe_suite import find_suite, suite_digest
 from assay.adapters.registry import connect
 from assay.cli.common import format_option, project_option
+from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, show, verifier_of
 from assay.flows.verify import document, verify
 from assay.record import now
@@ -21,7 +22,7 @@ __all__ = ["command"]
 @click.command("verify")
 @click.argument("reference")
 @click.option("--level", default=None, help="Only this level (default: what the tag promises, or all that were found).")
-@click.option("--target", default=None, metavar="SM", help="Only this architecture, e.g. sm_120.")
+@click.option("--target", type=GPU, default=None, metavar="GPU", help='Only this GPU: "RTX 5090", sm_120.')
 @click.option("--suite", default=None, metavar="DIGEST", help="Digest of the probe suite that must have been used.")
 @click.option(
     "--own-policy", "judge_by_own", is_flag=True, help="Judge by this checkout's policy, not the publisher's."

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import click
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import BuildTag, InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.tags import Tag
+from packaging.utils import (
+    BuildTag,
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import Version
 
 from assay.adapters.local_wheels import file_sha256
 from assay.adapters.simple_index import Addresses, SimpleIndex, default_addresses
 from assay.adapters.uv_resolver import tags_for
+from assay.audit.tags import CPYTHON, fits_platform, platform_words
 from assay.errors import PackageIndexError, UsageError
 from assay.ports.index import IndexFile, PackageIndex
 
-__all__ = ["choose_wheel", "index_option", "is_requirement", "is_wheel", "wheel_of", "where_to_look"]
+__all__ = [
+    "PYTHON",
+    "choose_wheel",
+    "distribution_of",
+    "filename_of",
+    "index_option",
+    "is_requirement",
+    "is_wheel",
+    "refuse_other",
+    "wheel_of",
+    "where_to_look",
+]
 
-_PLATFORM: Final = "x86_64-manylinux_2_99"
+PYTHON: Final = "3.12"
+"""Where neither a person nor a wheel says which."""
+_MANYLINUX: Final = "manylinux_2_99"
+_SOURCE: Final = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".zip")
 
 index_option = click.option(
     "--index",
@@ -61,24 +84,65 @@ def is_wheel(word: str) -> bool:
     return urldefrag(word)[0].endswith(".whl")
 
 
-def wheel_of(word: str, python: str, index: PackageIndex | None = None) -> IndexFile:
+def refuse_other(word: str) -> None:
+    """Refuse words that can mean nothing but a wheel and mean none.
+
+    Raises:
+        UsageError: says what it is instead, and how a wheel is made of it.
+    """
+    bare = urldefrag(word)[0]
+    if word.startswith(("git+", "git@", "hg+", "svn+")) or bare.endswith(".git"):
+        raise UsageError(f"{word} is the address of a repository, and the audit reads wheels", hint=_build(word))
+    if bare.endswith(_SOURCE):
+        raise UsageError(f"{word} is a source archive: it has no libraries until it is built", hint=_build(word))
+    if urlsplit(word).scheme in {"http", "https"} and not is_wheel(word):
+        raise UsageError(
+            f"{word} is no address of a wheel: those end in .whl", hint="an image is named without https://"
+        )
+    if not is_wheel(word) and Path(word).is_file():
+        raise UsageError(f"{word} is a file, but no wheel: those end in .whl")
+    if not is_requirement(word) and (name := _other_requirement(word)) is not None:
+        raise UsageError(f"{word!r} is no version of {name}", hint=f"name one: {name}==VERSION")
+
+
+def _build(word: str) -> str:
+    return f"build one, and audit the file: pip wheel --no-deps {word}"
+
+
+def _other_requirement(word: str) -> str | None:
+    """Return the name in `torch>=2.8`, which is a requirement and names no version."""
+    try:
+        wanted = Requirement(word)
+    except InvalidRequirement:
+        return None
+    # A selection of cells looks like a name alone, or like `torch>=2.9`: those are told by the plan.
+    return wanted.name if wanted.url else None
+
+
+def wheel_of(word: str, python: str | None, index: PackageIndex | None = None, machine: str = "x86_64") -> IndexFile:
     """Return the wheel a word means.
+
+    Args:
+        word: a file, an address or a requirement.
+        python: `3.12`; None: 3.12 where there is a wheel for it, else the newest there is one for.
+        index: where requirements are looked up.
+        machine: `x86_64` or `aarch64`.
 
     Raises:
         UsageError: it means none.
         PackageIndexError: the index does not have it.
     """
     if not is_wheel(word):
-        return choose_wheel(word, python, index)
+        return choose_wheel(word, python, index, machine)
     if urlsplit(word).scheme in {"http", "https"}:
         address, fragment = urldefrag(word)
-        filename = unquote(urlsplit(address).path.rpartition("/")[2])
+        filename = filename_of(urlsplit(address).path)
         announced = fragment.partition("sha256=")[2] or None
         return IndexFile(project=_project(word, filename), filename=filename, url=address, sha256=announced)
     path = Path(word)
     project = _project(word, path.name)
     if not path.is_file():
-        raise UsageError(f"{word} is not there")
+        raise UsageError(f"{word} is not there", hint="a wheel on the package index is named NAME==VERSION")
     return IndexFile(
         project=project,
         filename=path.name,
@@ -88,48 +152,117 @@ def wheel_of(word: str, python: str, index: PackageIndex | None = None) -> Index
     )
 
 
+def filename_of(word: str) -> str:
+    """Return the file's name in a path or address."""
+    return unquote(urldefrag(word)[0].rpartition("/")[2])
+
+
+def distribution_of(word: str) -> str:
+    """Return the distribution that a wheel or requirement is of.
+
+    Raises:
+        UsageError: the file is not named as wheels are.
+    """
+    if not is_wheel(word):
+        return canonicalize_name(Requirement(word).name)
+    return _project(word, filename_of(word))
+
+
 def _project(word: str, filename: str) -> str:
     try:
         return parse_wheel_filename(filename)[0]
     except InvalidWheelFilename as error:
-        raise UsageError(f"{word}: {error}") from error
+        hint = "a wheel's name is NAME-VERSION-PYTHON-ABI-PLATFORM.whl"
+        raise UsageError(f"{word}: {error}", hint=hint) from error
 
 
-def choose_wheel(word: str, python: str, index: PackageIndex | None = None) -> IndexFile:
+def choose_wheel(
+    word: str,
+    python: str | None,
+    index: PackageIndex | None = None,
+    machine: str = "x86_64",
+    *,
+    any_version: bool = False,
+) -> IndexFile:
     """Return the wheel an installer would take for `NAME==VERSION`: the newest version, the best tag, the last build.
+
+    Args: see `wheel_of`.
+        any_version: the word may name a range (`torch>=2.8`).
 
     Raises:
         UsageError: the word is no such requirement.
         PackageIndexError: the index has no such wheel.
     """
-    if not is_requirement(word):
+    if not any_version and not is_requirement(word):
         raise UsageError(f"{word!r} is not NAME==VERSION")
     wanted = Requirement(word)
     name = canonicalize_name(wanted.name)
     files = (index or SimpleIndex()).files(name)
     wheels = [(file, *parse_wheel_filename(file.filename)[1:]) for file in files if file.filename.endswith(".whl")]
     fitting = [item for item in wheels if wanted.specifier.contains(item[1], prereleases=True)]
-    ranks = tags_for(python, _PLATFORM)
-    rated = [
-        (_preference(file, version, build, min(ranks[tag] for tag in tags if tag in ranks)), file)
-        for file, version, build, tags in fitting
-        if any(tag in ranks for tag in tags)
-    ]
-    if rated:
-        return max(rated, key=lambda item: item[0])[1]
+    here = [item for item in fitting if any(fits_platform(tag.platform, machine) for tag in item[3])]
+    for one in (python,) if python is not None else (PYTHON, *_pythons(here)):
+        ranks = tags_for(one, f"{machine}-{_MANYLINUX}")
+        rated = [
+            (_preference(file, version, build, min(ranks[tag] for tag in tags if tag in ranks)), file)
+            for file, version, build, tags in fitting
+            if any(tag in ranks for tag in tags)
+        ]
+        if rated:
+            return max(rated, key=lambda item: item[0])[1]
+    if not here:
+        raise _missing(word, files, wheels, fitting, machine)
+    pythons = sorted({tag.interpreter for *_, tags in here for tag in tags}, key=_number)
+    raise PackageIndexError(
+        f"the package index has no wheel of {word} for Python {python or PYTHON} on Linux {machine}",
+        hint=f"it has wheels of it for {', '.join(pythons)} (see --python)",
+    )
+
+
+_Wheel = tuple[IndexFile, Version, BuildTag, frozenset[Tag]]
+
+
+def _pythons(wheels: Sequence[_Wheel]) -> list[str]:
+    """Return the Pythons that wheels are for, newest first."""
+    minors = {int(match[2]) for *_, tags in wheels for tag in tags if (match := CPYTHON.fullmatch(tag.interpreter))}
+    return [f"3.{minor}" for minor in sorted(minors, reverse=True)]
+
+
+def _missing(
+    word: str,
+    files: Sequence[IndexFile],
+    wheels: Sequence[_Wheel],
+    fitting: Sequence[_Wheel],
+    machine: str,
+) -> PackageIndexError:
+    """Return why an index has no wheel that a requirement means: for each reason its own words and next step."""
+    name = canonicalize_name(Requirement(word).name)
+    build = "build the wheel, or fetch the one its project offers, and audit that file"
+    if not files:
+        hint = "check the spelling, or name the index that has it with --index"
+        return PackageIndexError(f"the package index has no wheels of {name}: it does not know the name", hint=hint)
     if not wheels:
-        source = "; it is published as source" if files else ""
-        raise PackageIndexError(
-            f"the package index has no wheels of {name}{source}",
-            hint="build the wheel, or fetch the one its project offers, and audit that file" if files else None,
-        )
-    if fitting:
-        here = {tag.interpreter for *_, tags in fitting for tag in tags if _is_linux(tag.platform)}
-        hint = f"it has wheels of it for {', '.join(sorted(here, key=_number))} (see --python)" if here else None
-    else:
+        return PackageIndexError(f"the package index has no wheels of {name}; it is published as source", hint=build)
+    if not fitting:
+        wanted = Requirement(word).specifier
+        if any(wanted.contains(version, prereleases=True) for version in _sources(files)):
+            text = f"the package index has no wheel of {word}; this version is published as source alone"
+            return PackageIndexError(text, hint=build)
         newest = sorted({version for _, version, *_ in wheels})[-5:]
-        hint = f"newest it has: {', '.join(map(str, newest))}"
-    raise PackageIndexError(f"the package index has no wheel of {word} for Python {python} on Linux x86_64", hint=hint)
+        text = f"the package index has no wheel of {word}: it has no such version"
+        return PackageIndexError(text, hint=f"newest it has: {', '.join(map(str, newest))}")
+    there = ", ".join(dict.fromkeys(platform_words(file.filename).partition(" (")[0] for file, *_ in fitting))
+    text = f"the package index has no wheel of {word} for Linux {machine}"
+    return PackageIndexError(text, hint=f"it has wheels of it for {there}")
+
+
+def _sources(files: Sequence[IndexFile]) -> Iterator[Version]:
+    for file in files:
+        if not file.filename.endswith(".whl"):
+            try:
+                yield parse_sdist_filename(file.filename)[1]
+            except InvalidSdistFilename:
+                continue
 
 
 def _preference(
@@ -138,10 +271,6 @@ def _preference(
     """What was withdrawn and what is no release comes last, as with installers; `2.8.0` means no `2.8.0+cpu`."""
     plain = Version(version.public)
     return not file.yanked, not version.is_prerelease, plain, version.local is None, version, -rank, build
-
-
-def _is_linux(platform: str) -> bool:
-    return platform == "any" or ("linux" in platform and platform.endswith("x86_64"))
 
 
 def _number(interpreter: str) -> tuple[int, str]:

@@ -13,15 +13,17 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from assay.diagnose.contrast import CellFacts, Contrast, contrast
+from assay.diagnose.formats import unwrapped
 from assay.diagnose.library import Library, default_library, parse_library
-from assay.diagnose.model import CauseClass, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
+from assay.diagnose.model import CauseClass, Clues, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
 from assay.diagnose.rank import judge, recorded, unknown
-from assay.diagnose.stream import BLOCK, SATURATED, Scanner
+from assay.diagnose.stream import BLOCK, SAMPLE, SATURATED, Scanner
 
 __all__ = [
     "SATURATED",
     "CauseClass",
     "CellFacts",
+    "Clues",
     "Contrast",
     "Diagnosis",
     "Entry",
@@ -62,7 +64,8 @@ def examine(
     `log` is an open binary file, its bytes, or any iterable of pieces of it (lines or blocks). `stage` says in which
     step the log was written, if that is known.
     """
-    scanner = Scanner(default_library() if library is None else library)
+    library = default_library() if library is None else library
+    scanner = Scanner(library)
     if isinstance(log, bytes):
         scanner.feed(log)
     elif hasattr(log, "read"):
@@ -71,7 +74,23 @@ def examine(
     else:
         for piece in log:
             scanner.feed(piece)
-    return judge(scanner.close(), stage=stage)
+    found = scanner.close()
+    report = judge(found, library, stage=stage)
+    if any(diagnosis.known for diagnosis in report.diagnoses) or not report.diagnoses or found.bytes > SAMPLE:
+        return report
+    return _rejoined(report, found.sample, library, stage)
+
+
+def _rejoined(report: Report, log: str, library: Library, stage: Stage | None) -> Report:
+    """Read a log of unknown cause once more with its wrapped lines joined; return what was known before or is now."""
+    scanner = Scanner(library)
+    scanner.feed(unwrapped(log).encode())
+    again = judge(scanner.close(), library, stage=stage)
+    if not any(diagnosis.known for diagnosis in again.diagnoses):
+        return report
+    # Where a line was cut is a guess.
+    diagnoses = (d.model_copy(update={"confidence": round(0.85 * d.confidence, 3)}) for d in again.diagnoses)
+    return report.model_copy(update={"diagnoses": tuple(diagnoses), "clues": None})
 
 
 def diagnose(

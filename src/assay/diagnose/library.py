@@ -1,4 +1,4 @@
-"""The library of known failures: knowledge/failures.yaml, read, checked and made ready for searching."""
+"""The library of known failures: knowledge/failures/*.yaml, read, checked and made ready for searching."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import yaml
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 from pydantic import ValidationError
 
+from assay.diagnose.authors import MARKS
 from assay.diagnose.model import Entry, Signature
+from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError, Problem
 
-__all__ = ["Library", "default_library", "parse_library"]
+__all__ = ["Library", "default_library", "folder", "parse_library"]
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _SHORTEST_ANCHOR: Final = 4
@@ -42,8 +44,8 @@ class Library:
 
     @cached_property
     def literals(self) -> Sequence[bytes]:
-        """The literals of `anchors`, in the order in which `automaton` numbers them."""
-        return tuple(self.anchors)
+        """Every literal that a log is searched for, in the order in which `automaton` numbers them."""
+        return (*self.anchors, *(mark for mark in MARKS if mark not in self.anchors))
 
     @cached_property
     def automaton(self) -> BytesAhoCorasick:
@@ -73,58 +75,86 @@ def _check(entry: Entry, known: set[str]) -> list[str]:
     return problems
 
 
-def parse_library(data: bytes, *, source: str = "knowledge/failures.yaml") -> Library:
-    """Read a library.
+class _Reader:
+    """Reads the files of a library and collects every problem, each with file and line."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.entries: list[Entry] = []
+        self._places: dict[str, tuple[str, int]] = {}
+
+    def read(self, source: str, data: bytes) -> None:
+        # assay.yamltext reads any file with every mark kept; for files of this size the C loader is thirty times
+        # faster, and a failure is diagnosed at the end of each failed step.
+        loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+        try:
+            root = yaml.compose(data, Loader=loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+            self.problems.append(Problem(file=source, line=where[0], column=where[1], message=str(error.problem)))
+            return
+        twice: list[yaml.Node] = []
+        if isinstance(root, yaml.MappingNode) and any(key.value == "table" for key, _ in root.value):
+            self._table(source, root, twice)
+        elif isinstance(root, yaml.SequenceNode):
+            for node in root.value:
+                self._entry(source, node.start_mark.line + 1, _plain(node, twice))
+        else:
+            self.problems.append(Problem(file=source, message="it must be a list of entries"))
+            return
+        for key in twice:
+            self._tell((source, key.start_mark.line + 1), f"the key {key.value!r} stands twice")
+
+    def _table(self, source: str, root: yaml.MappingNode, twice: list[yaml.Node]) -> None:
+        """Read a table, whose rows share one form (assay.diagnose.tables)."""
+        table = _plain(root, twice)
+        marks = [node.start_mark.line + 1 for key, rows in root.value if key.value == "rows" for node in rows.value]
+        try:
+            entries = expand(table) if isinstance(table, Mapping) else []
+        except TableError as error:
+            self._tell((source, 1), str(error))
+            return
+        for line, entry in zip(marks, entries, strict=True):
+            self._entry(source, line, entry)
+
+    def _entry(self, source: str, line: int, data: object) -> None:
+        try:
+            entry = Entry.model_validate(data)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                self._tell((source, line), f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+            return
+        if (first := self._places.get(entry.id)) is not None:
+            where = f"line {first[1]}" if first[0] == source else f"line {first[1]} of {first[0]}"
+            self._tell((source, line), f"{entry.id} stands already in {where}")
+        self._places[entry.id] = (source, line)
+        self.entries.append(entry)
+
+    def check(self) -> None:
+        """Check what only the whole library shows."""
+        known = set(self._places)
+        for entry in self.entries:
+            for message in _check(entry, known):
+                self._tell(self._places[entry.id], f"{entry.id}: {message}")
+
+    def _tell(self, place: tuple[str, int], message: str) -> None:
+        self.problems.append(Problem(file=place[0], line=place[1], column=1, message=message))
+
+
+def parse_library(files: Mapping[str, bytes]) -> Library:
+    """Read a library: the bytes of its files by their names.
 
     Raises:
-        ConfigError: it is not YAML, an entry is wrong, or two have one id; every problem at once, with its line.
+        ConfigError: a file is not YAML, an entry is wrong, or two have one id; every problem at once, with its line.
     """
-    # assay.yamltext reads any file with every mark kept; for a file of this size the C loader is thirty times faster,
-    # and a failure is diagnosed at the end of each failed step.
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    try:
-        root = yaml.compose(data, Loader=loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise ConfigError([Problem(file=source, line=where[0], column=where[1], message=str(error.problem))]) from error
-    if not isinstance(root, yaml.SequenceNode):
-        raise ConfigError([Problem(file=source, message="it must be a list of entries")])
-    problems: list[Problem] = []
-    entries: list[Entry] = []
-    lines: dict[str, int] = {}
-    twice: list[yaml.Node] = []
-    for node in root.value:
-        line = node.start_mark.line + 1
-        try:
-            entry = Entry.model_validate(_plain(node, twice))
-        except ValidationError as error:
-            problems += [
-                Problem(file=source, line=line, column=1, message=f"{'.'.join(map(str, e['loc']))}: {e['msg']}")
-                for e in error.errors(include_url=False)
-            ]
-            continue
-        if entry.id in lines:
-            problems.append(
-                Problem(
-                    file=source, line=line, column=1, message=f"{entry.id} stands already in line {lines[entry.id]}"
-                )
-            )
-        lines[entry.id] = line
-        entries.append(entry)
-    problems += [
-        Problem(file=source, line=key.start_mark.line + 1, column=1, message=f"the key {key.value!r} stands twice")
-        for key in twice
-    ]
-    known = set(lines)
-    for entry in entries:
-        problems += [
-            Problem(file=source, line=lines[entry.id], column=1, message=f"{entry.id}: {message}")
-            for message in _check(entry, known)
-        ]
-    if problems:
-        raise ConfigError(problems)
-    return Library(entries)
+    reader = _Reader()
+    for source, data in files.items():
+        reader.read(source, data)
+    reader.check()
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return Library(reader.entries)
 
 
 def _plain(node: yaml.Node, twice: list[yaml.Node]) -> object:
@@ -141,13 +171,15 @@ def _plain(node: yaml.Node, twice: list[yaml.Node]) -> object:
     return node.value
 
 
-def _path() -> Path:
-    beside = Path(__file__).parents[3] / "knowledge" / "failures.yaml"
-    return beside if beside.is_file() else Path(__file__).parents[1] / "knowledge" / "failures.yaml"
+def folder() -> Path:
+    """Return where the library lies: in the repository, or its copy in an installed package."""
+    beside = Path(__file__).parents[3] / "knowledge" / "failures"
+    return beside if beside.is_dir() else Path(__file__).parents[1] / "knowledge" / "failures"
 
 
 @lru_cache(maxsize=1)
 def default_library() -> Library:
-    """Return the library that ships with assay (the repository's file, or its copy in an installed package)."""
-    path = _path()
-    return parse_library(path.read_bytes(), source="knowledge/failures.yaml")
+    """Return the library that ships with assay (the repository's files, or their copies in an installed package)."""
+    return parse_library(
+        {f"knowledge/failures/{path.name}": path.read_bytes() for path in sorted(folder().glob("*.yaml"))}
+    )

@@ -10,7 +10,19 @@ from pydantic import Field
 from assay.model.base import Value
 from assay.model.outcome import Outcome
 
-__all__ = ["CauseClass", "Diagnosis", "Entry", "Evidence", "Kind", "Report", "Signature", "Stage", "Via"]
+__all__ = [
+    "CauseClass",
+    "Clues",
+    "Diagnosis",
+    "Entry",
+    "Evidence",
+    "Kind",
+    "Near",
+    "Report",
+    "Signature",
+    "Stage",
+    "Via",
+]
 
 
 class CauseClass(StrEnum):
@@ -88,7 +100,7 @@ class Signature(Value):
 
 
 class Entry(Value):
-    """One cause of failure that is known, as written in knowledge/failures.yaml."""
+    """One cause of failure that is known, as written in knowledge/failures/."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     cause_class: CauseClass = Field(alias="class")
@@ -148,7 +160,6 @@ class Diagnosis(Value):
     evidence: tuple[Evidence, ...] = ()
     count: int = 0
     """How many lines say so; counting ends at `assay.diagnose.SATURATED`."""
-    """How many lines say so; counting ends at `assay.diagnose.SATURATED`."""
     captured: dict[str, str] = {}
     via: tuple[Via, ...] = ()
 
@@ -160,7 +171,30 @@ class Diagnosis(Value):
     @property
     def certainty(self) -> str:
         """The confidence in a word: `high`, `medium` or `low`."""
-        return "high" if self.confidence >= 0.8 else "medium" if self.confidence >= 0.5 else "low"
+        return "high" if self.confidence >= 0.8 else "medium" if self.confidence >= 0.6 else "low"
+
+
+class Near(Value):
+    """An entry that resembles a failure of no known cause."""
+
+    id: str
+    cause: str
+    lacks: str
+    """Why it does not fit."""
+
+
+class Clues(Value):
+    """What helps where no cause is known."""
+
+    first: Evidence | None = None
+    """The first error in time, of the innermost process."""
+    versions: dict[str, str] = {}
+    """Versions that the log itself names."""
+    cards: tuple[str, ...] = ()
+    """GPUs and architectures that the log itself names."""
+    nearest: tuple[Near, ...] = ()
+    search: str = ""
+    """Words to search an issue tracker for."""
 
 
 class Report(Value):
@@ -170,5 +204,7 @@ class Report(Value):
     """Most likely first; independent causes all stand here. Empty where nothing in the log looks like a failure."""
     telling: tuple[Evidence, ...] = ()
     """The lines that look most like a failure, in the order of the log."""
+    clues: Clues | None = None
+    """Only where something failed for a reason that is not known, or not known for certain."""
     lines: int
     bytes: int

@@ -5,19 +5,20 @@ Memory is a block and its margins, whatever the log's size or the length of its 
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+from assay.diagnose.authors import MARKS, Author, Ledger, author_of
+from assay.diagnose.formats import Decoder
 from assay.diagnose.library import Library
 from assay.diagnose.model import Entry, Evidence, Signature
-from assay.diagnose.text import ESCAPE, TRIED, Level, clean, level_of, peel, quoted
+from assay.diagnose.quotes import FRAMES_BEFORE, quoted
+from assay.diagnose.telling import Telling
+from assay.diagnose.text import Level, clean, level_of, peel
 
-__all__ = ["SATURATED", "Found", "Hit", "Scanner"]
+__all__ = ["BLOCK", "SAMPLE", "SATURATED", "Found", "Hit", "Scanner"]
 
 BLOCK: Final = 1 << 20
 _AHEAD: Final = 32 << 10
@@ -29,27 +30,9 @@ _KEEP: Final = 6
 SATURATED: Final = 300
 """So many lines say enough of an entry; further ones are not looked at."""
 
-# What failures usually have in them; for the lines to show when nothing is recognised.
-_TELLING: Final = (
-    b"Error", b"error:", b"error :", b"error   :", b"errors.", b"E: ", b"dpkg: error", b"ERROR", b"Exception",
-    b"Traceback", b"FAILED", b"fatal", b"Fatal", b"FATAL", b"CRITICAL", b"Segmentation", b"Aborted", b"Killed",
-    b"panic", b"undefined reference", b"cannot ", b"not found", b"failed", b"core dumped",
-)  # fmt: skip
-_STRONGEST: Final = (b"Traceback", b"fatal", b"FAILED", b"CRITICAL", b"Segmentation", b"Killed")
-_MOST_HEAD: Final = 60
-_ALARMING: Final = 3.0
-_EXCEPTION: Final = re.compile(
-    # Names of exceptions, and any class of a module that is followed by words: triton.runtime.errors.OutOfResources.
-    r"^(?:(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Expired)\b:?|(?:[a-z_]\w*\.)+[A-Z]\w+: \S)"
-)
-_STRONG: Final = re.compile(
-    r"(?i:\bfatal\b|(?<![\"'`=])\berror\s*:|core dumped|undefined reference)|Segmentation fault|"
-    r"\bKilled\b|\bpanic\b|FAILED|CRITICAL"
-)
-_SAYS_SO: Final = re.compile(r"^(?:#\d+ )?(?:\d+\.\d+ )?(?:(?:E|ERROR|Error): ?\S|dpkg: error processing )")
-_MILD: Final = re.compile(
-    r"\b(?:warning|WARN|deprecated|INFO|DEBUG|TRACE|note:)\b|0 errors?|no errors?|errors?=0", re.IGNORECASE
-)
+SAMPLE: Final = 256 << 10
+_DROPPED: Final = 3000
+"""So many lines that only quote or inform of an entry are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +44,19 @@ class Hit:
     text: str
     level: Level
     quoted: bool
+    author: Author
+    captured: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A line that matches a signature, before it is known whether it counts."""
+
+    entry: Entry
+    line: int
+    raw: bytes
+    above: bytes
+    at: int
     captured: dict[str, str]
 
 
@@ -73,6 +69,11 @@ class Found:
     telling: list[Evidence] = field(default_factory=list)
     alarming: bool = False
     """Whether a telling line is an exception or says that something is fatal."""
+    ledger: Ledger = field(default_factory=Ledger)
+    sample: str = ""
+    """The log's head and tail; kept where something failed for no known reason."""
+    told: dict[str, set[int]] = field(default_factory=dict)
+    """Entry -> its lines of which a more specific entry says more; worked out when it is judged."""
     lines: int = 0
     bytes: int = 0
 
@@ -91,40 +92,11 @@ def _several(signature: Signature) -> bool:
     return bool(signature.before or signature.after)
 
 
-class _Decoder:
-    """Bytes in, UTF-8-like bytes without escape sequences out; UTF-16 is told by its byte order mark or its NULs."""
-
-    def __init__(self) -> None:
-        self._wide: codecs.IncrementalDecoder | None = None
-        self._begun = False
-        self._rest = b""
-
-    def feed(self, data: bytes, *, final: bool = False) -> bytes:
-        if not self._begun and data:
-            self._begun = True
-            head = data[:512]
-            if head[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-                self._wide = codecs.getincrementaldecoder("utf-16")("replace")
-            elif len(head) >= 16 and head[1::2].count(0) > len(head) * 0.4:
-                self._wide = codecs.getincrementaldecoder("utf-16-le")("replace")
-        if self._wide is not None:
-            data = self._wide.decode(data, final).encode("utf-8", "replace")
-        if b"\x1b" not in data and not self._rest:
-            return data
-        data = self._rest + data
-        self._rest = b""
-        if not final:
-            # An escape sequence may be cut by the end of what was read.
-            last = data.rfind(b"\x1b", max(0, len(data) - 128))
-            if last >= 0 and not ESCAPE.match(data, last):
-                data, self._rest = data[:last], data[last:]
-        return ESCAPE.sub(b"", data)
-
-
 class Scanner:
     """Feed it a log in pieces, then close it."""
 
     def __init__(self, library: Library) -> None:
+        self._entries = library.entries
         self._tries = {
             anchor: tuple(
                 (entry.id, entry, signature, None if _several(signature) else _bytes_regex(signature.regex).search)
@@ -133,11 +105,14 @@ class Scanner:
             for anchor, pairs in library.anchors.items()
         }
         self._literals = library.literals
-        self._by_index = [self._tries[literal] for literal in self._literals]
+        self._by_index = [
+            (*self._tries.get(literal, ()), *((("", None, None, None),) if literal in MARKS else ()))
+            for literal in self._literals
+        ]
         self._automaton = library.automaton
         self._longest = max(map(len, self._literals), default=1)
         self._found = Found()
-        self._decoder = _Decoder()
+        self._decoder = Decoder()
         self._pieces: list[bytes] = []
         self._pending = 0
         self._buffer = b""
@@ -147,9 +122,11 @@ class Scanner:
         self._saturated: set[str] = set()
         self._spent: set[bytes] = set()  # anchors whose entries are all saturated
         self._full: set[str] = set()  # entries whose kept lines no other line can push out
-        self._head: list[Evidence] = []
-        self._tail: deque[Evidence] = deque(maxlen=80)
+        self._dropped: dict[str, int] = {}
+        self._latest: dict[str, _Place] = {}
+        self._telling = Telling()
         self._last: bytes = b""
+        self._sample = b""
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the log, of any length."""
@@ -166,9 +143,14 @@ class Scanner:
         self._take(final=True)
         while self._done < len(self._buffer):
             self._search(min(len(self._buffer), self._done + BLOCK))
+        for place in self._latest.values():
+            self._weigh(place)
         ends_open = self._found.bytes > 0 and not self._last.endswith(b"\n")
         self._found.lines = self._line if ends_open else self._line - 1
-        self._found.telling, self._found.alarming = _most_telling(self._head, self._tail)
+        self._found.telling, self._found.alarming = self._telling.result(self._found.ledger)
+        if self._found.alarming or self._found.hits:
+            tail = self._buffer[-SAMPLE:] if self._found.bytes > SAMPLE else b""
+            self._found.sample = (self._sample + b"\n" + tail).decode("utf-8", "replace")
         return self._found
 
     def _take(self, *, final: bool = False) -> None:
@@ -176,6 +158,8 @@ class Scanner:
         self._pieces, self._pending = [], 0
         self._last = data[-1:] or self._last
         self._buffer += data
+        if len(self._sample) < SAMPLE:
+            self._sample += data[: SAMPLE - len(self._sample)]
 
     def _search(self, limit: int) -> None:
         buffer, begin = self._buffer, self._done
@@ -218,12 +202,14 @@ class Scanner:
             for name, entry, signature, search in tries[index]:
                 if name in saturated or kept_at.get(name) == line:
                     continue
-                if search is None:
+                if entry is None or signature is None:
+                    self._found.ledger.note(line, raw, literals[index])
+                elif search is None:
                     self._try_several(entry, signature, line, (start, end), literals[index])
                 elif (match := search(raw)) is not None:
                     captured = {key: value.decode("utf-8", "replace") for key, value in match.groupdict(b"").items()}
-                    self._keep(entry, line, raw, match.start(), captured)
-        self._look_for_telling(begin, limit)
+                    self._keep(entry, line, (start, end), match.start(), captured)
+        self._telling.look(buffer, begin, limit, line=self._line, segment=self._segment)
         self._line += buffer.count(b"\n", begin, limit)
         cut = max(0, limit - _BEHIND)
         self._buffer, self._done = buffer[cut:], limit - cut
@@ -265,76 +251,81 @@ class Scanner:
         match = _regex(signature.regex).search(self._neighbours(start, end, signature))
         if match:
             # The literal's own place in the line is where the failure is told.
-            raw = self._buffer[start:end]
-            self._keep(entry, line, raw, raw.find(anchor), match.groupdict(""))
+            self._keep(entry, line, place, self._buffer[start:end].find(anchor), match.groupdict(""))
 
-    def _keep(self, entry: Entry, line: int, raw: bytes, found_at: int, captured: dict[str, str]) -> None:
-        text = raw.decode("utf-8", "replace")
-        level = level_of(text, len(raw[:found_at].decode("utf-8", "replace")))
-        quote = quoted(text, found_at)
-        if quote == "command" or (level == "info" and entry.level != "info"):
-            return
-        self._at[entry.id] = line
-        count = self._found.counts.get(entry.id, 0) + 1
-        self._found.counts[entry.id] = count
+    def _keep(self, entry: Entry, line: int, place: tuple[int, int], found_at: int, captured: dict[str, str]) -> None:
+        start, end = place
+        found = _Place(
+            entry=entry,
+            line=line,
+            raw=self._buffer[start:end],
+            above=self._buffer[max(0, start - _HALF_LINE) : max(0, start - 1)],
+            at=found_at,
+            captured=captured,
+        )
         if entry.id in self._full:
-            if count >= SATURATED:
+            # Enough is kept. The latest is looked at when the log ends: what was written before a server came up may
+            # have failed nothing, and this one stands after it.
+            self._latest[entry.id] = found
+            self._count(entry.id, line)
+        else:
+            self._weigh(found)
+
+    def _weigh(self, found: _Place) -> None:
+        """Keep a hit unless its line only quotes or informs."""
+        entry, line = found.entry, found.line
+        text = found.raw.decode("utf-8", "replace")
+        at = len(found.raw[: found.at].decode("utf-8", "replace"))
+        level = level_of(text, at)
+        informs = level == "info" and entry.level != "info"
+        above = found.above.decode("utf-8", "replace").split("\n")[-FRAMES_BEFORE:] if found.above else []
+        quote = None if informs else quoted(text, at, above)
+        if informs or quote in {"command", "data"}:
+            self._dropped[entry.id] = self._dropped.get(entry.id, 0) + 1
+            if self._dropped[entry.id] >= _DROPPED:
                 self._saturate(entry.id)
             return
-        hits = self._found.hits.setdefault(entry.id, [])
+        self._count(entry.id, line)
         hit = Hit(
             entry=entry,
             line=line,
-            text=_around(text, found_at),
+            text=_around(text, at),
             level=level,
             quoted=quote is not None,
-            captured={name: clean(value) for name, value in captured.items()},
+            author=author_of(text),
+            captured={name: clean(value) for name, value in found.captured.items()},
         )
+        self._put(hit)
+
+    def _count(self, name: str, line: int) -> None:
+        self._at[name] = line
+        count = self._found.counts.get(name, 0) + 1
+        self._found.counts[name] = count
+        if count >= (SATURATED if name in self._full else 10 * SATURATED):
+            self._saturate(name)
+
+    def _put(self, hit: Hit) -> None:
+        """Keep a few hits of an entry, the weightiest and among equals the first."""
+        name = hit.entry.id
+        hits = self._found.hits.setdefault(name, [])
         if len(hits) < _KEEP:
             hits.append(hit)
         elif weight(hit) > min(weight(kept) for kept in hits):
             # A line that reports the failure is worth more than early lines that only warn of it or quote it.
             hits.remove(min(hits, key=weight))
             hits.append(hit)
+        elif hit.line > hits[-1].line and weight(hit) == weight(hits[-1]):
+            hits[-1] = hit
         if len(hits) == _KEEP and min(weight(kept) for kept in hits) == 1.0:
-            self._full.add(entry.id)
-        if count >= SATURATED and max(weight(kept) for kept in hits) == 1.0:
-            self._saturate(entry.id)
+            self._full.add(name)
 
     def _saturate(self, name: str) -> None:
         """Look no more for an entry that was found often enough, nor for literals that nothing else needs."""
         self._saturated.add(name)
-        for anchor, tries in self._tries.items():
-            if all(other in self._saturated for other, *_ in tries):
-                self._spent.add(anchor)
-
-    def _look_for_telling(self, begin: int, limit: int) -> None:
-        """Keep lines that look like a failure: many of the log's head and tail, a few of each block between."""
-        last = limit == len(self._buffer)
-        words: tuple[bytes, ...]
-        if len(self._head) < _MOST_HEAD:
-            words, each = _TELLING, 4
-        else:
-            words, each = (_TELLING, 6) if last else (_STRONGEST, 2)
-        buffer = self._buffer
-        places: set[int] = set()
-        for word in words:
-            at = limit if last else begin
-            for _ in range(each):
-                at = buffer.rfind(word, begin, at) if last else buffer.find(word, at, limit)
-                if at < 0:
-                    break
-                places.add(self._segment(at)[0])
-                at += 0 if last else len(word)
-        offset, line = begin, self._line
-        for start in sorted(places):
-            line += buffer.count(b"\n", offset, start) if start > offset else 0
-            offset = max(offset, start)
-            end = self._segment(start)[1]
-            text = clean(buffer[start:end]).strip()
-            if text:
-                kept = self._head if len(self._head) < _MOST_HEAD else self._tail
-                kept.append(Evidence(line=line, text=text))
+        for signature in self._entries[name].signatures:
+            for anchor in map(str.encode, signature.anchors):
+                if all(other in self._saturated for other, *_ in self._tries[anchor]):
+                    self._spent.add(anchor)
 
 
 def weight(hit: Hit) -> float:
@@ -345,26 +336,3 @@ def weight(hit: Hit) -> float:
 def _around(text: str, at: int) -> str:
     """Cut a long line so that the matching place stays in sight."""
     return clean(text if len(text) <= 400 or at < 200 else "…" + text[at - 120 :]).strip()
-
-
-def _most_telling(head: Iterable[Evidence], tail: Iterable[Evidence], *, most: int = 12) -> tuple[list[Evidence], bool]:
-    best: dict[str, tuple[float, Evidence]] = {}
-    for evidence in [*head, *tail]:
-        text = peel(evidence.text)
-        score = 1.0
-        if _EXCEPTION.match(text):
-            score += 4
-        if _STRONG.search(text) or _SAYS_SO.search(evidence.text):
-            score += 2
-        if _MILD.search(evidence.text):
-            score -= 2
-        if TRIED.search(evidence.text):
-            score -= 6
-        if quoted(evidence.text, 0):
-            score -= 2
-        key = re.sub(r"\d+|0x[0-9a-f]+", "0", text)
-        if key not in best or score > best[key][0]:
-            best[key] = (score, evidence)
-    chosen = sorted(best.values(), key=lambda pair: (-pair[0], -pair[1].line))[:most]
-    telling = sorted((evidence for score, evidence in chosen if score > 0), key=lambda evidence: evidence.line)
-    return telling, bool(chosen) and chosen[0][0] >= _ALARMING

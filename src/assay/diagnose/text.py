@@ -1,50 +1,47 @@
-"""Lines as people should read them: colours, control characters, logger prefixes and levels."""
+"""Lines as people should read them: control characters, prefixes of tools and loggers, levels."""
 
 from __future__ import annotations
 
 import re
 from typing import Final, Literal
 
-__all__ = ["ESCAPE", "TRIED", "Level", "Quote", "clean", "level_of", "peel", "quoted"]
+from assay.diagnose.formats import ESCAPE
+
+__all__ = ["TRIED", "Level", "clean", "level_of", "peel"]
 
 Level = Literal["error", "warning", "info"]
-Quote = Literal["command", "source"]
 
-# CSI, OSC and the two-byte escapes of ECMA-48; also what is left of them where a log tool dropped the ESC byte.
-ESCAPE: Final = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)|[@-Z\\^_])")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _MAX: Final = 400
 
 _PREFIX: Final = re.compile(
     r"""(?:
       \#\d+\s(?:\d+\.\d+\s)?                                       # BuildKit, plain progress
-    | \d+\.\d+\s(?=\S)                                             # BuildKit, the excerpt under an error
+    | \d+\.\d+\s(?=\s*\S)                                          # BuildKit, the excerpt under an error
     | \((?:[\w.]+\s)+pid=\d+(?:,\s*[\w.=]+)*\)\s                   # vLLM and Ray workers
-    | [\w.-]+-\d+\s+\|\s                                           # compose
+    | (?=[\w.-]*[A-Za-z])[\w.-]{2,60}\s*\|\s                       # compose
+    | \[pod/[^\]\s]+\]\s                                           # kubectl logs --prefix
     | \[rank\d+\]:(?:\[[A-Z]\d+[^\]]*\])?\s?
-    | \[?\d{4}-\d\d-\d\d[T\s]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\s[A-Z]{2,3}\d+)*\]?\s+(?:--\s*)?
+    | \[\d{1,4}\]\s(?=\[\d|\S)                                     # torchrun
+    | \[?\d{4}-\d\d-\d\d[T\s]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\s[A-Z]{2,3}\d+)*\]?\s+(?:--?\s+)?
+      (?:(?:stdout|stderr)\s[FP]\s)?                               # a date, and the container runtime's mark
+    | [A-Z][a-z]{2}\s+\d{1,2}\s\d\d:\d\d:\d\d\s[\w.-]+\s[\w./-]+(?:\[\d+\])?:\s(?:\[\s*\d+\.\d+\]\s)?   # syslog
+    | \[\s*\d+\.\d{6}\]\s                                          # dmesg
     | (?:TRACE|DEBUG|INFO|NOTICE|WARNING|WARN|ERROR|CRITICAL|FATAL):?\s+(?:\d\d-\d\d\s\d\d:\d\d:\d\d\s)?
       (?:\[[\w./]+:\d+\]\s|[\w./]+\.py:\d+\]\s)?
     | \|\s(?:TRACE|DEBUG|INFO|WARNING|ERROR|stderr|stdout)\s*\|\s
-    | [│|╰╭]─?[─▶>]*\s+
+    | \{"log":"                                                    # Docker's json-file
+    | [│|╰╭├]─?[─▶>]*\s+
     )""",
     re.VERBOSE,
 )
 _LEVEL: Final = re.compile(
-    r"\b(?P<error>ERROR|CRITICAL|FATAL|E\d{4})\b|\b(?P<warning>WARNING|WARN|W\d{4})\b|"
+    r"\b(?P<error>ERROR|CRITICAL|FATAL|E\d{3,4})\b|\b(?P<warning>WARNING|WARN|W\d{3,4})\b|"
     r"\b(?P<info>INFO|DEBUG|TRACE|NOTICE)\b|^\s*(?P<mild>warning:|WARN\b)|\bnvcc (?P<nvcc>warning)\b"
-)
-_COMMAND: Final = re.compile(
-    r"(?:\+{1,5} (?![\w.-]+==)|\$ |>>> |\#(?!\d+\s|error)|//|/\*|echo |printf |grep |RUN |COPY |CMD |"
-    r"ENTRYPOINT |LABEL |ENV |> \[|\d+ \| (?:>>> )?[A-Z]{3,10} |\[(?:[\w.-]+\s+)?\d+/\d+\]\s+(?:RUN|COPY|ADD|FROM) )"
-)
-_SOURCE: Final = re.compile(
-    r"(?:raise |assert |if |elif |print\(|logger\.|logging\.|log\.|pytest\.raises|match=|\"\"\"|''')"
 )
 # Autotuners try candidates that this GPU cannot run, say so as an error, and take another one: FlashInfer's profiler
 # (flashinfer-ai/flashinfer#2077) and Inductor's (pytorch/torchtitan#1437). Nothing has failed.
 TRIED: Final = re.compile(r"\[Autotuner\]:? .*[Ss]kipping|\bSkipping tactic\b|\bfor benchmark choice\b")
-_PROCESS: Final = re.compile(r'process ".*?" did not complete')
 
 
 def clean(data: bytes | str) -> str:
@@ -56,7 +53,7 @@ def clean(data: bytes | str) -> str:
 
 def peel(text: str) -> str:
     """Return the line without the prefixes of build tools and loggers."""
-    for _ in range(5):
+    for _ in range(6):
         match = _PREFIX.match(text.lstrip() if text[:1] in " \t" and _PREFIX.match(text.lstrip()) else text)
         if not match or not match.end():
             break
@@ -71,24 +68,12 @@ def level_of(text: str, match_start: int) -> Level:
     """
     if TRIED.search(text):
         return "info"
+    if "NCCL WARN" in text:
+        # NCCL has no level above this one: it is how it reports errors.
+        return "error"
     found = _LEVEL.search(text[:match_start])
     if found is None:
         return "error"
     if found["error"]:
         return "error"
     return "info" if found["info"] else "warning"
-
-
-def quoted(text: str, at: int) -> Quote | None:
-    """Tell whether the words at `at` are quoted and not reported.
-
-    `command`: part of a shell command, an instruction of a Dockerfile or a comment; `source`: a line of program text,
-    as tracebacks show it (the message itself usually follows).
-    """
-    inner = peel(text).lstrip()
-    if _COMMAND.match(inner):
-        return "command"
-    process = _PROCESS.search(text)
-    if process and process.start() + len('process "') <= at < process.end() - len('" did not complete'):
-        return "command"
-    return "source" if _SOURCE.match(inner) else None

@@ -40,7 +40,7 @@ from assay.ports.store import Store
 from assay.ports.wheel_source import ByteSource, WheelSource
 from assay.record import AuditRecord, now
 
-__all__ = ["Auditor", "Obtained", "base_of", "gpu_targets", "judgement", "keep_record", "promised"]
+__all__ = ["Auditor", "Obtained", "base_of", "gpu_targets", "judgement", "keep_record"]
 
 JOBS = 8
 FULL_JOBS = 2
@@ -357,7 +357,8 @@ class Auditor:
         """Return the facts of a file, as deep as it matters; what was read is kept.
 
         Args:
-            whole: read all of it, so that its sha256 is checked and its facts can be shared.
+            file: where it is.
+            whole: read all of it, also where nothing shows that it has code for GPUs; its sha256 is checked then.
 
         Raises:
             WheelError, PackageIndexError: it cannot be read.
@@ -367,7 +368,7 @@ class Auditor:
             lock = self._one_at_a_time.setdefault(key, threading.Lock())
         with lock:
             known = self._facts.get(file.sha256, origins={file.origin}) if file.sha256 else None
-            if known is not None and (known.complete if whole else self._enough(known)):
+            if known is not None and (known.complete or not whole) and self._enough(known):
                 return known
             facts = self._read(file, Depth.FULL if whole else self._first_depth(file))
             if not facts.complete and self._worth_all(facts):
@@ -450,21 +451,6 @@ def judgement(report: AuditReport) -> Judgement:
     return Judgement(verdict=report.verdict, causes=tuple(causes), summary=report.summary)
 
 
-def promised(wheels: Iterable[WheelFacts], knowledge: Knowledge) -> frozenset[str]:
-    """Return the sonames that requirements of these wheels would bring, were they all installed.
-
-    For sets that are given in part: torch alone asks for its CUDA libraries, which need not be named as well.
-    """
-    asked = {name for wheel in wheels for name in _names(line.partition(";")[0] for line in wheel.requires_dist)}
-    found: set[str] = set()
-    for soname, brings in knowledge.sonames.wheels.items():
-        for name in brings.split(" or "):
-            toolkit = "cuda-toolkit" in asked and name.startswith("nvidia-") and not name.endswith("-cu12")
-            if name in asked or toolkit:
-                found.add(soname)
-    return frozenset(found)
-
-
 def _names(requirements: Iterable[str]) -> Iterable[str]:
     for line in requirements:
         name = _name(line)
@@ -512,8 +498,7 @@ def base_of(
     for package in installed:
         sonames |= set(knowledge.sonames.packages.get(package, ()))
     if base.cuda is not None:
-        major = base.cuda.partition(".")[0]
-        sonames |= {pattern.replace("{major}", major) for pattern in knowledge.sonames.toolkit}
+        sonames |= knowledge.sonames.toolkit_of(base.cuda)
         installed |= {"cuda-toolkit", "gcc", "g++"}
     installed |= knowledge.needs.brought_by(installed)
     return Base(

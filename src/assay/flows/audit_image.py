@@ -10,7 +10,7 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from packaging.utils import canonicalize_name
@@ -106,7 +106,10 @@ def audit_image(
     wheels = auditor.known(lock) if lock is not None else ()
     known = {installed_path(library.path): library for wheel in wheels for library in wheel.libraries}
     contents = read_image(engine, reference, tell, known=known)
-    installation = installed(contents, name=reference, env=info.env, digest=info.digest or info.id)
+    machine = {"arm64": "aarch64", "aarch64": "aarch64"}.get(info.architecture, "x86_64")
+    installation = replace(
+        installed(contents, name=reference, env=info.env, digest=info.digest or info.id), machine=machine
+    )
     problems: list[Finding] = [*contents.problems]
     if lock is not None:
         problems += _not_as_locked(installation, lock)

@@ -219,9 +219,13 @@ class BuildFlow:
         with self._store.new_run() as run, ThreadPoolExecutor(max(1, options.jobs)) as pool:
             ended: dict[str, BuildStatus] = {}
             waiting: list[Future[BuildRecord]] = []
+            doubtful = self._not_built_well() if self._judge_image is not None else frozenset()
             try:
                 for item in items:
-                    if isinstance(item, Prepared) and item.stale is None:
+                    there = isinstance(item, Prepared) and item.stale is None
+                    if isinstance(item, Prepared) and there and (item.job.cell.id, item.key) in doubtful:
+                        waiting.append(pool.submit(self._audited_again, item, run))
+                    elif isinstance(item, Prepared) and there:
                         record = self._described(item, run, BuildStatus.CACHED, reason=THERE)
                         ended[record.cell] = record.status
                         self._listener.finished(item.job.cell, record)
@@ -239,6 +243,23 @@ class BuildFlow:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
             run.write(SUMMARY, dump(RunSummary(run=run.name, cells=ended)))
+
+    def _not_built_well(self) -> frozenset[tuple[str, str]]:
+        """Return (cell, content key) of what the newest build did not end well: refused by its own audit, or cut off."""
+        newest: dict[tuple[str, str], BuildStatus] = {}
+        for record in self._store.records(kind="build"):
+            refused = isinstance(record, BuildRecord) and record.status is BuildStatus.REFUSED
+            if isinstance(record, BuildRecord) and record.content_key is not None and not refused:
+                newest[record.cell, record.content_key] = record.status
+        return frozenset(key for key, status in newest.items() if status not in _GOOD)
+
+    def _audited_again(self, item: Prepared, run: RunFolder) -> BuildRecord:
+        """Audit an image that is there although its build did not end well: being there does not make it good."""
+        self._listener.started(item.job.cell)
+        record = self._described(item, run, BuildStatus.BUILT, reason="there already; its build had not ended well")
+        record = self._keep(self._checked(item, run, record), item.lock)
+        self._listener.finished(item.job.cell, record)
+        return record
 
     def _one(self, item: Prepared | Job, run: RunFolder, options: BuildOptions) -> BuildRecord:
         cell = item.cell if isinstance(item, Job) else item.job.cell

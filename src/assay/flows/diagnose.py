@@ -11,7 +11,7 @@ from assay.diagnose.text import clean
 from assay.model.outcome import Outcome, Verdict
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, ServeStatus
 
-__all__ = ["Finding", "Subject", "diagnose_run", "failures", "working"]
+__all__ = ["Finding", "Subject", "contrast_of_versions", "diagnose_run", "failures", "working"]
 
 _FAILED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED}
 _BUILD_FAILED: Final = {BuildStatus.FAILED, BuildStatus.TIMED_OUT, BuildStatus.ENGINE_FAILED, BuildStatus.REFUSED}
@@ -186,3 +186,23 @@ def diagnose_run(
         nearest = contrast(facts, working(records, subject, points), axes=axes) if parts else None
         findings.append(Finding(subject=subject, report=report, contrast=nearest))
     return findings
+
+
+def contrast_of_versions(records: Iterable[AnyRecord], versions: Mapping[str, str]) -> Contrast | None:
+    """Compare the versions that a log names with the nearest image that was seen to serve or to pass every probe."""
+    latest: dict[str, tuple[bool, dict[str, str]]] = {}
+    for record in records:
+        if isinstance(record, ServeRecord):
+            latest[record.cell] = (record.status is ServeStatus.OK, record.packages)
+        elif isinstance(record, ProbeRecord) and record.features:
+            works = all(result.outcome is Outcome.WORKS for result in record.features.values())
+            latest[record.cell] = (works, record.packages)
+    named = {name.lower().replace("-", "_") for name in versions}
+    found = [
+        CellFacts(cell=cell, parts={k: v for k, v in packages.items() if k.lower().replace("-", "_") in named})
+        for cell, (works, packages) in latest.items()
+        if works
+    ]
+    shared = {name.lower().replace("-", "_") for facts in found for name in facts.parts}
+    parts = {name: version for name, version in versions.items() if name.lower().replace("-", "_") in shared}
+    return contrast(CellFacts(cell="this log", parts=parts), [f for f in found if f.parts]) if parts else None

@@ -23,7 +23,7 @@ from assay.record import FeatureResult, ProbeRecord
 __all__ = ["Options", "ProbeFlow", "Subject", "exit_code"]
 
 Diagnose = Callable[[str], str | None]
-"""Text of a log -> an entry of knowledge/failures.yaml."""
+"""Text of a log -> an entry of knowledge/failures/."""
 
 
 @dataclass(frozen=True, kw_only=True)

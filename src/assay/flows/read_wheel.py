@@ -20,7 +20,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from re import MULTILINE
 from re import compile as pattern
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
@@ -80,6 +80,7 @@ LAZY: Final = 4 << 20
 FILE_DIGEST: Final = 12
 """Characters of a file's sha256 in base64 (72 bits) that are kept to tell whether two wheels bring the same file."""
 _SHA256: Final = pattern(r"sha256=([A-Za-z0-9_-]{43})")
+_SIZE: Final = pattern(r"[0-9]{1,15}")
 _LIBRARY: Final = pattern(r"\.so(?:\.\d+)*$|\.so\.[\w.]+$")
 _DIST_INFO: Final = pattern(r"^[^/]+\.dist-info/(METADATA|WHEEL)$")
 _RECORD: Final = pattern(r"^[^/]+\.dist-info/RECORD$")
@@ -517,8 +518,13 @@ class _Reading:
             raise WheelError(f"its METADATA is that of {name!r}")
         if version is not None and Version(version) != from_name[1]:
             raise WheelError(f"its METADATA has the version {version}, its name says {from_name[1]}")
-        digests = _digests(texts.get("RECORD", ""))
-        hexadecimal = {path: _hex(digests[path]) for library in libraries if (path := library.path) in digests}
+        recorded = _recorded(texts.get("RECORD", ""))
+        # Libraries of pynvvideocodec 2.0.4 were changed after its RECORD was made: nothing is known of their bytes.
+        hexadecimal = {
+            library.path: _hex(found.digest)
+            for library in libraries
+            if (found := recorded.get(library.path)) is not None and found.size in {None, library.size}
+        }
         cuda = _CUDA.search(self._texts.get("torch/version.py", ""))
         return WheelFacts(
             reader=READER,
@@ -539,17 +545,26 @@ class _Reading:
             cubins=dict(sorted(self._cubins.items())),
             cuda=cuda.group(1) if cuda else None,
             modules=_modules(members),
-            files=_files(digests),
+            files=_files(recorded),
         )
 
 
-def _digests(record: str) -> dict[str, str]:
-    """Return the sha256 (base64 without padding) of each file that a RECORD has one for."""
-    found: dict[str, str] = {}
+class _Recorded(NamedTuple):
+    """What RECORD says of a file."""
+
+    digest: str
+    """Its sha256 in base64 without padding."""
+    size: int | None
+
+
+def _recorded(record: str) -> dict[str, _Recorded]:
+    """Return path -> what a RECORD says of the file, for those that it has a sha256 for."""
+    found: dict[str, _Recorded] = {}
     with suppress(csv.Error):
         for row in csv.reader(record.splitlines()):
             if len(row) >= 2 and (match := _SHA256.fullmatch(row[1])):
-                found[row[0]] = match[1]
+                size = row[2] if len(row) > 2 else ""
+                found[row[0]] = _Recorded(match[1], int(size) if _SIZE.fullmatch(size) else None)
     return found
 
 
@@ -557,10 +572,10 @@ def _hex(digest: str) -> str:
     return base64.urlsafe_b64decode(digest + "=").hex()
 
 
-def _files(digests: Mapping[str, str]) -> dict[str, str]:
+def _files(recorded: Mapping[str, _Recorded]) -> dict[str, str]:
     """Return folder -> lines of the files that a wheel puts there; see `WheelFacts.files`."""
     folders: dict[str, list[str]] = {}
-    for path, digest in digests.items():
+    for path, (digest, _) in recorded.items():
         folder, _, name = installed_path(posixpath.normpath(path)).rpartition("/")
         if not folder.partition("/")[0].endswith(".dist-info") and "\n" not in name:
             folders.setdefault(folder or ".", []).append(f"{name} {digest[:FILE_DIGEST]}")

@@ -249,7 +249,7 @@ class Expectation(Value):
 
     stage: Literal["audit", "build", "probe"]
     cause: Annotated[str, Field(pattern=r"^(?:[a-z0-9-]+|[A-Z][0-9]+)$")]
-    """An entry of knowledge/failures.yaml, or a rule of the audit."""
+    """An entry of knowledge/failures/, or a rule of the audit."""
 
 
 class Control(Value):

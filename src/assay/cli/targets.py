@@ -1,0 +1,60 @@
+"""GPUs on the command line: product names and architectures, and the card of this machine."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from assay import console
+from assay.adapters.card_names import load_cards
+from assay.adapters.host import LocalHost
+from assay.cards import Named, sm
+
+__all__ = ["GPU", "beside", "local_gpus"]
+
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[str]
+else:
+    _Type = click.ParamType
+
+
+class _Gpu(_Type):
+    """A GPU by any of its names; its value is `sm_120`."""
+
+    name = "gpu"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return the architecture.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        return load_cards().find(str(value)).target if value else ""
+
+
+GPU = _Gpu()
+
+
+def beside(target: str) -> str:
+    """Return an architecture with the cards that have it, for people: `sm_120 (RTX 50, RTX PRO Blackwell)`."""
+    title = load_cards().title(target)
+    return f"{target} ({title})" if title else target
+
+
+def local_gpus() -> tuple[Named, ...]:
+    """Return the GPUs of this machine, each architecture once, and say which; none where there are none."""
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    found: dict[str, Named] = {}
+    for gpu in LocalHost().gpus():
+        if gpu.capability:
+            target = sm(gpu.capability)
+            found.setdefault(target, Named(target=target, title=gpu.name.removeprefix("NVIDIA "), platform=None))
+    if found:
+        console.say(
+            "for the GPU of this machine: " + ", ".join(f"{one.title} ({one.target})" for one in found.values())
+        )
+    return tuple(found.values())
