@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,13 +52,16 @@ class Shelf:
             for sha, one in self._wheels.items() if one.name == project
         )  # fmt: skip
 
-    def get(self, sha256: str) -> WheelFacts | None:
+    def origins(self, index: str | None = None) -> frozenset[str]:
+        return frozenset({"https://x.example"})
+
+    def get(self, sha256: str, *, origins: Container[str] = ()) -> WheelFacts | None:
         return self._wheels.get(sha256)
 
     def put(self, facts: WheelFacts) -> None:
         self._wheels[facts.sha256] = facts
 
-    def named(self, name: str, version: str | None = None) -> Iterator[WheelFacts]:
+    def named(self, name: str, version: str | None = None, *, origins: Container[str] = ()) -> Iterator[WheelFacts]:
         return (one for one in self._wheels.values() if one.name == name and version in {None, one.version})
 
     def open(self, file: IndexFile) -> object:
