@@ -29,6 +29,9 @@ class Indexed:
         names = self._names if project == "a" else ()
         return tuple(IndexFile(project="a", filename=name, url=f"https://x.example/{name}") for name in names)
 
+    def origins(self, index: str | None = None) -> frozenset[str]:
+        return frozenset({"https://x.example"})
+
 
 @pytest.mark.parametrize(
     ("word", "message", "hint"),
