@@ -81,7 +81,17 @@ def cells(tmp_path: Path) -> list[Cell]:
 
 def locked(cells: Sequence[Cell], *wheels: Sequence[LockedWheel]) -> list[tuple[Cell, Lock]]:
     return [
-        (cell, Lock(cell=cell.id, python="3.11", platform="x", requirements=(), base="tiny", wheels=tuple(some)))
+        (
+            cell,
+            Lock(
+                cell=cell.id,
+                python="3.11",
+                platform="x86_64-manylinux_2_36",
+                requirements=(),
+                base="tiny",
+                wheels=tuple(some),
+            ),
+        )
         for cell, some in zip(cells, wheels, strict=True)
     ]
 

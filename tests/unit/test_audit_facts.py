@@ -409,7 +409,7 @@ def test_junit_is_xml_with_a_case_for_each_rule() -> None:
     (suite,) = ET.fromstring(junit([REPORT]))
 
     assert (str(len(RULES)), "1") == (suite.get("tests"), suite.get("failures"))
-    assert ["lacks f<int>?"] == [failure.get("message") for failure in suite.iter("failure")]
+    assert ["lacks f<int>\\x07"] == [failure.get("message") for failure in suite.iter("failure")]
 
 
 def test_sarif_has_a_result_for_each_finding() -> None:

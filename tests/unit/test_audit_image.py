@@ -64,7 +64,7 @@ def lock(tmp_path: Path, auditor: Auditor) -> Lock:
     return Lock(
         cell="c",
         python="3.11",
-        platform="x",
+        platform="x86_64-manylinux_2_36",
         requirements=("thing",),
         base="slim",
         wheels=(LockedWheel(name="thing", version="1.0", filename=path.name, sha256=sha256),),

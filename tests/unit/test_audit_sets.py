@@ -224,7 +224,9 @@ def test_whatever_the_image_shows_the_wheels_have_shown(tmp_path: Path, wheels: 
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
         installed |= {f"{info}/METADATA": metadata.encode(), f"{info}/RECORD": record(files).encode()}
         installed |= {f"{SITE}/{path}": data for path, data in files.items()}
-    lock = Lock(cell="c", python="3.11", platform="x", requirements=(), base="slim", wheels=tuple(locked))
+    lock = Lock(
+        cell="c", python="3.11", platform="x86_64-manylinux_2_36", requirements=(), base="slim", wheels=tuple(locked)
+    )
     before = judged(*auditor.known(lock))
     after = audit_image(
         FakeEngine({"made:1": FakeImage(files=installed)}), "made:1", auditor, targets=(), name="c", lock=lock
