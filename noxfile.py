@@ -118,11 +118,13 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def locks(session: nox.Session) -> None:
     """Renew the locked files of tools/requirements: `-- --upgrade` takes the newest versions."""
-    for name, options in LOCKED.items():
+    files = [(REQUIREMENTS / f"{name}.txt", (*options, "pyproject.toml")) for name, options in LOCKED.items()]
+    files.append((ROOT / "templates" / "source-tools.txt", ("--no-header", "--group", "source-builds")))
+    for path, options in files:
         session.run(
             "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes",
             "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s locks",
-            *options, "--output-file", str(REQUIREMENTS / f"{name}.txt"), *session.posargs, "pyproject.toml",
+            *options, "--output-file", str(path), *session.posargs,
             external=True,
         )  # fmt: skip
 
