@@ -45,7 +45,9 @@ def commands() -> str:
     lines = ["# Commands", "", "Generated from the code. Exit codes: "]
     lines[-1] += (
         "0 fine; 1 finished with failures; 2 usage or configuration; 3 nothing selected; 4 no engine or no GPU; "
-        "5 registry; 6 refused by policy; 130 interrupted. Data goes to stdout, everything said to people to stderr."
+        "5 registry; 6 refused by policy; 70 a bug of assay; 130 interrupted. Data goes to stdout, everything said to "
+        "people to stderr. Control characters in foreign text are shown (`\\x1b`), never sent to the terminal. After a "
+        "bug assay names a file with the traceback, and writes two lines for the report; secrets are left out of both."
     )
     for name, (module, _) in COMMANDS.items():
         command: click.Command = importlib.import_module(f"assay.cli.{module}").command

@@ -13,6 +13,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- RegistryError               5   a registry refused or failed
     |   +-- ManifestMismatch        5   bytes and digest do not belong together
     |   +-- RegistryBroken          5   it keeps failing at reading one thing
+    |   +-- RegistryContent         5   what it has there is not what it is called, or too large
     |   +-- TagImmutable            5   it lets nobody move a tag
     +-- PolicyRefused               6   the evidence does not allow it
     |   +-- EvidenceError           6   evidence is damaged, foreign or badly signed
@@ -20,6 +21,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- WheelError                  1   a wheel or shared object cannot be read
     +-- ToolError                   1   a program that assay runs failed
     +-- StoreError                  1   build_logs/ cannot be read or written, or is in use
+    +-- OutputError                 1   standard output is closed or cannot be written
     +-- Interrupted               130   Ctrl-C
 """
 
@@ -39,10 +41,12 @@ __all__ = [
     "Interrupted",
     "ManifestMismatch",
     "NothingSelected",
+    "OutputError",
     "PackageIndexError",
     "PolicyRefused",
     "Problem",
     "RegistryBroken",
+    "RegistryContent",
     "RegistryError",
     "StoreError",
     "TagImmutable",
@@ -135,6 +139,10 @@ class RegistryBroken(RegistryError):
     """The registry answers, but keeps failing (500) at reading one thing: what it keeps of it may be half written."""
 
 
+class RegistryContent(RegistryError):
+    """What a registry has under a name is not what it is called, or too large to be read; asking again is of no use."""
+
+
 class TagImmutable(RegistryError):
     """A rule of the registry keeps a tag at what it names."""
 
@@ -163,6 +171,10 @@ class ToolError(AssayError):
 
 class StoreError(AssayError):
     """The record store or a run folder cannot be read or written, or another run holds it."""
+
+
+class OutputError(AssayError):
+    """Standard output is closed, or the disk behind it is full."""
 
 
 class Interrupted(AssayError):

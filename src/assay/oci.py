@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from assay.digest import DIGEST, sha256_of
-from assay.errors import ManifestMismatch, RegistryError
+from assay.errors import ManifestMismatch, RegistryContent
+from assay.foreign import ForeignError, read_json
 
 __all__ = [
     "ACCEPT",
@@ -37,6 +38,7 @@ EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
 ACCEPT: Final = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST)
 MAX_BYTES: Final = 4 << 20
 """Manifests larger than this need not be kept by a registry (distribution-spec, "Pushing Manifests")."""
+MAX_ITEMS: Final = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +67,17 @@ EMPTY: Final = Descriptor(media_type=EMPTY_TYPE, digest=sha256_of(EMPTY_BYTES), 
 
 def _descriptor(value: Any) -> Descriptor:
     if not isinstance(value, dict):
-        raise RegistryError("a descriptor is not an object")
+        raise RegistryContent("a descriptor is not an object")
     digest, size, media_type = value.get("digest"), value.get("size"), value.get("mediaType")
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-        raise RegistryError(f"a descriptor has no sha256 digest: {str(digest)[:80]!r}")
-    if not isinstance(size, int) or size < 0 or not isinstance(media_type, str):
-        raise RegistryError(f"the descriptor of {digest} lacks size or mediaType")
+        raise RegistryContent(f"a descriptor has no sha256 digest: {str(digest)[:80]!r}")
+    if (
+        not isinstance(size, int)
+        or isinstance(size, bool)
+        or not 0 <= size < 1 << 63
+        or not isinstance(media_type, str)
+    ):
+        raise RegistryContent(f"the descriptor of {digest} lacks size or mediaType")
     artifact_type = value.get("artifactType")
     return Descriptor(
         media_type=media_type,
@@ -107,24 +114,24 @@ class Manifest:
 
         Raises:
             ManifestMismatch: the bytes do not hash to `expected`.
-            RegistryError: the bytes are not a manifest of the four known types.
+            RegistryContent: the bytes are not a manifest of the four known types.
         """
         digest = sha256_of(raw)
         if expected is not None and digest != expected:
             raise ManifestMismatch(f"the registry sent bytes of {digest} for {expected}")
         try:
-            value = json.loads(raw)
-        except ValueError as error:
-            raise RegistryError(f"the manifest {digest} is not JSON") from error
+            value = read_json(raw, limit=MAX_BYTES, items=MAX_ITEMS)
+        except ForeignError as error:
+            raise RegistryContent(f"the manifest {digest} cannot be read: {error}") from error
         if not isinstance(value, dict):
-            raise RegistryError(f"the manifest {digest} is not a JSON object")
+            raise RegistryContent(f"the manifest {digest} is not a JSON object")
         own = value.get("mediaType")
         kind = own if isinstance(own, str) else media_type.partition(";")[0].strip()
         if kind not in ACCEPT:
-            raise RegistryError(f"the manifest {digest} has the type {kind or 'nothing'!r}, which assay cannot read")
+            raise RegistryContent(f"the manifest {digest} has the type {kind or 'nothing'!r}, which assay cannot read")
         if own is not None and media_type and media_type.partition(";")[0].strip() not in ("", own):
             # The two readings of one document are an old attack (CVE-2021-41190); neither is believed.
-            raise RegistryError(f"the manifest {digest} says {own} but was sent as {media_type}")
+            raise RegistryContent(f"the manifest {digest} says {own} but was sent as {media_type}")
         is_index = kind in (INDEX, DOCKER_LIST)
         artifact_type = value.get("artifactType")
         return cls(
@@ -173,7 +180,7 @@ class Manifest:
 def _list(value: Mapping[str, Any], key: str) -> list[Any]:
     found = value.get(key, [])
     if not isinstance(found, list):
-        raise RegistryError(f"{key} of a manifest is not a list")
+        raise RegistryContent(f"{key} of a manifest is not a list")
     return found
 
 

@@ -129,7 +129,7 @@ def judge(
         features = _features(probes, requirement)
         if probes:
             reasons += [_missing(line) for line in features if not line.ok]
-    audit, refused = _audit(everything, level, target, digest)
+    audit, refused = _audit(everything, level, target, digest, now=now)
     reasons += refused
     return Judgement(
         level=name,
@@ -194,11 +194,8 @@ def _against(
             why=Why.OLD_SUITE,
             message=f"{called} was made by the probe suite {record.suite_digest[:19]}; now it is {suite[:19]}",
         )
-    if record.created > now + SKEW:
-        return Reason(why=Why.FROM_THE_FUTURE, message=f"{called} lies in the future")
-    if level.max_age_days is not None and now - record.created > timedelta(days=level.max_age_days):
-        days = (now - record.created).total_seconds() / 86400
-        return Reason(why=Why.TOO_OLD, message=f"{called} is {days:.1f} days old; the limit is {level.max_age_days:g}")
+    if (untimely := _untimely(record, level, now)) is not None:
+        return Reason(why=untimely[0], message=f"{called} {untimely[1]}")
     return None
 
 
@@ -233,8 +230,9 @@ def _missing(line: FeatureLine) -> Reason:
 
 
 def _audit(
-    records: Sequence[Record], level: Level, target: str, digest: str
+    records: Sequence[Record], level: Level, target: str, digest: str, *, now: datetime
 ) -> tuple[AuditRecord | None, list[Reason]]:
+    """Return the newest audit that counts, and what stands against it; those of wrong clocks or too old do not."""
     audits = [
         record
         for record in records
@@ -243,18 +241,32 @@ def _audit(
         and record.image_digest == digest
         and target in record.targets
     ]
-    newest = max(audits, key=lambda record: record.created, default=None)
+    late = {id(one): why for one in audits if (why := _untimely(one, level, now)) is not None}
+    newest = max((one for one in audits if id(one) not in late), key=lambda record: record.created, default=None)
     if level.audit is None:
         return newest, []
     if newest is None:
         message = (
             f"there is no audit of {digest[:19]} for {target}; the level wants one that says {level.audit} or better"
         )
-        return None, [Reason(why=Why.AUDIT, message=message)]
+        told = [
+            Reason(why=late[id(one)][0], message=f"the audit of {one.created:%Y-%m-%d %H:%M} {late[id(one)][1]}")
+            for one in audits
+        ]
+        return None, told or [Reason(why=Why.AUDIT, message=message)]
     if SEVERITY[newest.on(target)] > SEVERITY[level.audit]:
-        told = "; ".join(newest.summary[:3])
         message = f"the audit says {newest.on(target)}, the level allows {level.audit} at worst" + (
-            f": {told}" if told else ""
+            f": {'; '.join(newest.summary[:3])}" if newest.summary else ""
         )
         return newest, [Reason(why=Why.AUDIT, message=message)]
     return newest, []
+
+
+def _untimely(record: Record, level: Level, now: datetime) -> tuple[Why, str] | None:
+    """Return why a record does not count by its time: it lies in the future, or is older than the level allows."""
+    if record.created > now + SKEW:
+        return Why.FROM_THE_FUTURE, "lies in the future"
+    days = (now - record.created).total_seconds() / 86400
+    if level.max_age_days is not None and days > level.max_age_days:
+        return Why.TOO_OLD, f"is {days:.1f} days old; the limit is {level.max_age_days:g}"
+    return None

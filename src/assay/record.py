@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from assay.digest import sha256_of
 from assay.errors import StoreError
+from assay.foreign import ForeignError, read_json, sane_time
 from assay.model.base import Value
 from assay.model.outcome import Outcome, Verdict
 
@@ -40,13 +41,23 @@ __all__ = [
 ]
 
 Metric = bool | int | float | str
+MAX_BYTES: Final = 8 << 20
+
+
+def _moment(value: datetime) -> datetime:
+    sane_time(value)
+    return value
+
+
+Moment = Annotated[datetime, AfterValidator(_moment)]
+"""A time with its zone, within the years that can be meant; kept as it is written."""
 
 
 class Record(Value):
     """What all records have in common."""
 
     schema_version: Literal[1] = 1
-    created: datetime
+    created: Moment
     """When it was measured, UTC."""
     run: str
     """The run that made it: the name of a folder in build_logs/."""
@@ -320,7 +331,10 @@ def parse(
         StoreError: the bytes are not a record of a known kind and version.
     """
     try:
+        read_json(data, limit=MAX_BYTES, constants=True)
         return _ADAPTER.validate_json(data)
+    except ForeignError as error:
+        raise StoreError(f"{source} is not a record that this version reads: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 
 from assay.adapters.store import FileStore
 from assay.audit.findings import AuditReport, Finding, verdict_of
+from assay.errors import StoreError
 from assay.flows.audit import keep_record
 from assay.model.outcome import Outcome, Severity, Verdict
 from assay.model.policy import Level
 from assay.policy import Why, judge
-from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record
+from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record, dump, parse
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
@@ -207,3 +209,34 @@ def test_nothing_but_what_the_level_wants_passes(
     )
 
     assert allowed == (reasons([record, audit()]) == [])
+
+
+@pytest.mark.parametrize("days", [3650, 0.1])
+def test_an_audit_of_the_future_does_not_hide_todays(days: float) -> None:
+    ahead = audit(created=NOW + timedelta(days=days))
+    today = audit("fail", created=NOW, summary=("X9: torch lacks sm_120",))
+
+    assert [Why.AUDIT] == reasons([probe(), ahead, today])
+    assert [Why.FROM_THE_FUTURE] == reasons([probe(), ahead])
+
+
+def test_an_audit_grows_old_like_a_probe() -> None:
+    assert [Why.TOO_OLD] == reasons([probe(), audit(created=NOW - timedelta(days=31))])
+    assert [] == reasons([probe(), audit(created=NOW - timedelta(days=29))])
+
+
+@pytest.mark.parametrize("age", [1e300, float("inf"), float("nan"), 0, -1, 36_501])
+def test_ages_that_no_clock_can_count_are_refused(age: float) -> None:
+    with pytest.raises(ValueError, match="max_age_days"):
+        Level(max_age_days=age, basis="audit", audit="ok")
+
+
+@pytest.mark.parametrize(
+    "created", ["2026-11-19T12:00:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "1e300", "[" * 100_000]
+)
+def test_a_record_of_no_time_is_no_record(created: str) -> None:
+    value = json.loads(dump(probe()))
+    with pytest.raises(StoreError):
+        parse(json.dumps(value | {"created": created}).encode())
+    with pytest.raises(StoreError):
+        parse(dump(probe()).replace(b'"run1"', b'"' + b'\\ud800"'))

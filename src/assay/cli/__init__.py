@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Final
 
 import click
 
-from assay import __version__, console
-from assay.errors import AssayError
+from assay import __version__
+from assay.cli.outermost import guarded
 
 __all__ = ["COMMANDS", "main", "main_inner"]
 
@@ -73,7 +71,7 @@ def root() -> None:
     """Build GPU serving images across a version matrix, prove what works in them, publish only what is verified.
 
     Exit codes: 0 fine, 1 finished with failures, 2 usage or configuration, 3 nothing selected, 4 no engine or
-    no GPU, 5 registry, 6 refused by policy, 130 interrupted.
+    no GPU, 5 registry, 6 refused by policy, 70 a bug of assay, 130 interrupted.
     """
 
 
@@ -85,21 +83,4 @@ def main_inner(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; every error becomes a message for people and an exit code."""
-    if threading.current_thread() is threading.main_thread():
-        # What a service manager or a CI system sends to stop us ends in the same clean way as Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return main_inner(argv)
-    except AssayError as error:
-        console.fail(error.message, hint=error.hint)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show(file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        console.say("interrupted")
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) is gone; that is not our failure.
-        sys.stderr.close()
-        return 0
+    return guarded(lambda: main_inner(argv), sys.argv[1:] if argv is None else argv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -235,7 +234,7 @@ def _teller(form: str, *, verbose: bool) -> Callable[[AuditReport], AuditReport]
         if form == "text":
             for line in text(report, verbose=verbose):
                 console.data(line)
-            sys.stdout.flush()
+            console.flush()
         return report
 
     return tell

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,7 @@ def _test(cell: Cell, *, feature: str, target: str, scratch: ProjectFiles, made:
     def step(*words: str) -> Trial | None:
         code, out = _run(scratch, *words)
         # Their tables are for people here; stdout is for the answer.
-        sys.stderr.write(out)
+        console.say(out.rstrip("\n"))
         if words[0] == "build" and feature == "build" and code == 0:
             return Trial.GOOD
         news = [record for record in store.records() if (record.created, record.kind) not in before]

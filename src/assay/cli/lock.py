@@ -110,7 +110,7 @@ def _keep(files: ProjectFiles, result: LockResult) -> None:
 def _tell(result: LockResult) -> None:
     status = result.status.value
     style = "red" if result.status in _BAD else "green"
-    console.err().print(f"[{style}]{status:12}[/] {result.cell.id}", soft_wrap=True)
+    console.status(status, result.cell.id, width=12, style=style)
     lines: Sequence[str] = result.explanation.splitlines()
     if len(result.changes) <= 12:
         lines = [*lines, *result.changes]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from assay import console
 from assay.model.cell import Cell
+from assay.printable import one_line
 from assay.record import BuildRecord, BuildStatus
 from assay.report import size_text
 
@@ -121,12 +122,9 @@ class BuildProgress:
             done = self._done
         if record.status is BuildStatus.CACHED:
             return
-        from rich.markup import escape  # noqa: PLC0415
-
-        style = console.STYLES.get(record.status.value, "")
         size = f", {size_text(record.size_bytes)}" if record.size_bytes else ""
         ended = f"({record.seconds:.0f} s{size}) {done}/{self._total}"
-        self._console.print(f"[{style}]{record.status.value:9}[/] {escape(cell.id)} {ended}", soft_wrap=True)
+        console.status(record.status.value, f"{cell.id} {ended}")
 
     def _table(self) -> Table:
         from rich.markup import escape  # noqa: PLC0415
@@ -135,7 +133,7 @@ class BuildProgress:
         table = Table.grid(padding=(0, 2))
         words_width = min(70, max(12, self._console.width // 3))
         with self._lock:
-            shown = [(began, name, words[:words_width]) for name, (began, words) in self._running.items()]
+            shown = [(began, name, one_line(words[:words_width])) for name, (began, words) in self._running.items()]
             room = self._console.width - _BESIDE_NAME - max((len(words) for _, _, words in shown), default=0)
             for began, name, words in shown:
                 table.add_row(

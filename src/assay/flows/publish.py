@@ -114,7 +114,7 @@ class Proposal:
         whys = {reason.why for judgement in self.judgements for reason in judgement.reasons}
         targets = [judgement.target for judgement in self.judgements if not judgement.audit]
         audit = "".join(['assay audit --image "$I"', *(f" --target {target}" for target in targets)])
-        steps = [audit] if Why.AUDIT in whys and targets else []
+        steps = [audit] if whys & {Why.AUDIT, Why.TOO_OLD, Why.FROM_THE_FUTURE} and targets else []
         steps += ['assay probe "$I"'] if whys & PROBE_AGAIN else []
         if not steps:
             return None

@@ -25,6 +25,7 @@ __all__ = [
     "Requirement",
     "Signatures",
     "alias_of",
+    "keeps_its_word",
     "level_of",
     "suffix_of",
 ]
@@ -33,6 +34,7 @@ ANY: Final = "*"
 """Stands for every image in `images`; a named image goes before it."""
 
 VERIFIED: Final = "verified"
+MAX_AGE_DAYS: Final = 36_500
 
 Feature = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Target = Annotated[str, StringConstraints(pattern=r"^sm_[0-9]{2,3}[a-z]?$")]
@@ -81,7 +83,7 @@ class Level(Value):
     """One promise: on what it rests, and what it asks for."""
 
     basis: Basis = Basis.PROBE
-    max_age_days: Annotated[float, Field(gt=0)] | None = None
+    max_age_days: Annotated[float, Field(gt=0, le=MAX_AGE_DAYS, allow_inf_nan=False)] | None = None
     """A record older than this no longer counts; None sets no limit."""
     audit: Verdict | None = None
     """The worst verdict of the audit that is still allowed; None asks for no audit."""
@@ -161,11 +163,16 @@ class Policy(Value):
     @model_validator(mode="after")
     def _names_keep_their_word(self) -> Self:
         for name, level in self.levels.items():
-            if level.basis is Basis.AUDIT and "verif" in name:
+            if not keeps_its_word(name, level.basis):
                 raise ValueError(f"levels.{name}: a level on which nothing ran may not be called verified")
             if level.signatures is Signatures.REQUIRED and not self.keys:
                 raise ValueError(f"levels.{name}: signatures are required, but `keys` names no key that counts")
         return self
+
+
+def keeps_its_word(level: str, basis: Basis) -> bool:
+    """Whether a level's name fits what it rests on: what is called verified rests on probes."""
+    return basis is Basis.PROBE or "verif" not in level
 
 
 def suffix_of(level: str) -> str:

@@ -1,0 +1,137 @@
+"""What surrounds every command: whatever happens inside becomes a message and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import click
+
+from assay import __version__, console
+from assay.errors import AssayError, OutputError
+from assay.secret import hide, values_of, words_without
+
+__all__ = ["BUG", "guarded"]
+
+BUG: Final = 70
+"""The exit code of a bug of assay: EX_SOFTWARE of sysexits(3)."""
+_INTERRUPTED: Final = 130
+
+
+def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
+    """Do the work of a command line and return its exit code; every error becomes a message for people.
+
+    Args:
+        work: returns the exit code.
+        argv: the command line, for the report of a bug.
+    """
+    try:
+        with _signals():
+            _ready_streams()
+            code = work()
+            console.flush()
+            return code
+    except (OutputError, BrokenPipeError) as error:
+        return _unwritten(error)
+    except AssayError as error:
+        console.fail(error.message, hint=error.hint)
+        return _flushed(error.exit_code)
+    except click.ClickException as error:
+        said = io.StringIO()
+        error.show(file=said)
+        console.say(said.getvalue().rstrip("\n"))
+        return _flushed(2)
+    except (KeyboardInterrupt, click.Abort):
+        console.say("interrupted")
+        return _flushed(_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last catch
+        return _bug(error, argv)
+
+
+def _unwritten(error: OutputError | BrokenPipeError) -> int:
+    """Give up standard output, and say so unless the reader of a pipe (head, less) is gone: that is no failure."""
+    console.abandon(sys.stdout)
+    if isinstance(error, BrokenPipeError) or isinstance(error.__cause__, BrokenPipeError):
+        return 0
+    console.fail(error.message, hint=error.hint)
+    return error.exit_code
+
+
+def _flushed(code: int) -> int:
+    """Write out what is left of stdout after an error, and give up what cannot be written."""
+    try:
+        console.flush()
+    except OutputError:
+        console.abandon(sys.stdout)
+    return code
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """End on SIGTERM, which service managers and CI systems send, in the same clean way as on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ready_streams() -> None:
+    """Keep files off the numbers of closed standard streams, and let no character be one that cannot be written."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given out: this one, as those below are taken by now.
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _bug(error: BaseException, argv: Sequence[str]) -> int:
+    """Tell of a bug what a report of it needs, without secrets, and keep the traceback in a file."""
+    secrets = values_of(os.environ)
+    command = shlex.join(["assay", *words_without(argv, secrets)])
+    head = "\n".join([
+        f"assay {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"command: {command}",
+    ])  # fmt: skip
+    trace = hide("".join(traceback.format_exception(error)), secrets)
+    what = f"{type(error).__name__}: {hide(str(error), secrets)[:300]}".rstrip(": ")
+    if isinstance(error, MemoryError):
+        what = "memory ran out (MemoryError)"
+    place = _kept(f"{head}\n\n{trace}")
+    kept = f"and the file {place}, which holds the traceback" if place else "and the traceback below"
+    console.fail(f"this is a bug of assay: {what}", hint=f"report it with the two lines below {kept}")
+    console.say(head)
+    if place is None:
+        console.say(trace.rstrip("\n"))
+    return _flushed(BUG)
+
+
+def _kept(text: str) -> str | None:
+    """Write the report to a file that only its owner reads; return its path, or None where none can be written."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="assay-bug-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        return None
+    return path
