@@ -155,6 +155,20 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def attack(session: nox.Session) -> None:
+    """Attack readers, servers and environments with generated faults: `-- [SECONDS]`, ten minutes by default."""
+    environment(session, "dev")
+    run(session, "python", "tests/attack/campaign.py", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Plan, audit, build, publish and verify in a loop beside faults: `-- [MINUTES]`, an hour by default."""
+    environment(session, "dev")
+    run(session, "python", "tests/attack/soak.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks, all that need no GPU or `-- NAME…`; each prints the ratios of one run as a table."""
     environment(session, "dev")

@@ -17,6 +17,8 @@ _PATH: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
+_LONGEST: Final = 1024
+
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Repository:
@@ -33,6 +35,8 @@ class Repository:
         Raises:
             UsageError: the text is not the name of a repository.
         """
+        if len(text) > _LONGEST:
+            raise UsageError(f"the name of a repository has at most {_LONGEST} characters, this one {len(text)}")
         head, slash, rest = text.partition("/")
         if slash and ("." in head or ":" in head or head == "localhost"):
             host, path = head, rest
@@ -69,6 +73,8 @@ class Reference:
         Raises:
             UsageError: the text is not a reference.
         """
+        if len(text) > _LONGEST:
+            raise UsageError(f"a reference has at most {_LONGEST} characters, this one {len(text)}")
         name, at, digest = text.partition("@")
         if at and not DIGEST.fullmatch(digest):
             raise UsageError(f"{text!r}: {digest!r} is not a digest", hint="a digest is sha256: and 64 hex digits")

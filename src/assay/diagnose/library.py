@@ -88,6 +88,9 @@ def parse_library(data: bytes, *, source: str = "knowledge/failures.yaml") -> Li
         mark = error.problem_mark
         where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         raise ConfigError([Problem(file=source, line=where[0], column=where[1], message=str(error.problem))]) from error
+    except yaml.YAMLError as error:
+        words = str(error).partition("\n")[0]
+        raise ConfigError([Problem(file=source, message=f"not readable as YAML: {words}")]) from error
     if not isinstance(root, yaml.SequenceNode):
         raise ConfigError([Problem(file=source, message="it must be a list of entries")])
     problems: list[Problem] = []

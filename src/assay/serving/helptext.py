@@ -48,10 +48,14 @@ class HelpOption:
         return tuple(dict.fromkeys([*found, *(name for name in _FLAG.findall(text) if name not in self.names)]))
 
 
+LONGEST: Final = 1 << 20
+"""Characters of a help text that are read; the longest known one, of vLLM, has 150 000."""
+
+
 def parse_help(text: str) -> Mapping[str, HelpOption]:
     """Return every long option by each of its names; an empty mapping if the text is no argparse help."""
     declared: list[tuple[str, list[str]]] = []
-    for line in text.splitlines():
+    for line in text[:LONGEST].splitlines():
         if match := _OPTION.match(line):
             declared.append((match["names"], [match["text"]] if match["text"] else []))
         elif declared and (continued := _CONTINUED.match(line)):
