@@ -8,9 +8,9 @@ what was signed are the bytes that are kept.
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from assay.bundles import BLOB_LIMIT, BUNDLE, ITEM_LIMIT, PAYLOAD, bundle_hint, make_bundle, open_bundle
 from assay.digest import DIGEST, sha256_of
 from assay.errors import EvidenceError, StoreError
+from assay.foreign import ForeignError, read_json
 from assay.model.lock import Lock
 from assay.model.outcome import Outcome
 from assay.model.policy import Level, Requirement
@@ -29,6 +33,7 @@ from assay.record import ProbeRecord, Record, dump, parse
 from assay.sbom import CYCLONEDX, cyclonedx
 
 __all__ = [
+    "BLOB_LIMIT",
     "BUNDLE",
     "PAYLOAD",
     "Kind",
@@ -38,6 +43,7 @@ __all__ = [
     "audit_report",
     "bill_of_materials",
     "bundle_hint",
+    "count_values",
     "evidence_tag",
     "evidence_tag_prefix",
     "make_bundle",
@@ -51,15 +57,15 @@ __all__ = [
     "unpack",
     "verdict",
     "verdict_of",
+    "void",
+    "voided",
 ]
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
-PAYLOAD: Final = "application/vnd.in-toto+json"
-BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PROMISE: Final = re.compile(r"sm_[0-9]{2,3}[a-z]?-[a-z][a-z0-9]{0,39}")
+"""Target and level, as verdicts name them."""
 DIGEST_NOTE: Final = "assay.statement"
 """Annotation of the artifact: digest of the statement's bytes, so that nobody attaches the same twice."""
-BLOB_LIMIT: Final = 32 << 20
-"""Evidence larger than this is not read, bytes; packed or unpacked."""
 PACKED: Final = "+gzip"
 """Ending of the media type of a packed blob, as layers have it; cosign 3 unpacks it by itself (measured)."""
 PACK_FROM: Final = 2048
@@ -77,6 +83,8 @@ class Kind(StrEnum):
     VERDICT = "urn:assay:verdict:v1"
     """Which level the publisher found met, by which records."""
     REVOCATION = "urn:assay:revocation:v1"
+    VOID = "urn:assay:void:v1"
+    """Names tags of evidence that a registry half wrote, and that were never acknowledged to anyone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +94,8 @@ class Statement:
     raw: bytes
     subjects: tuple[str, ...]
     """Digests, `sha256:...`."""
+    names: tuple[str, ...]
+    """What the subjects are called: the repository that the publisher speaks of; empty where none is named."""
     predicate_type: str
     predicate: Mapping[str, Any]
 
@@ -97,16 +107,19 @@ class Statement:
             EvidenceError: the bytes are not an in-toto statement.
         """
         try:
-            value = json.loads(raw)
+            value = read_json(raw, limit=BLOB_LIMIT, items=ITEM_LIMIT)
             subjects = tuple("sha256:" + entry["digest"]["sha256"] for entry in value["subject"])
+            names = tuple(str(entry["name"]) for entry in value["subject"] if "name" in entry)
             kind, predicate_type, predicate = value["_type"], value["predicateType"], value["predicate"]
+        except ForeignError as error:
+            raise EvidenceError(f"{sha256_of(raw)} is not an in-toto statement: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise EvidenceError(f"{sha256_of(raw)} is not an in-toto statement") from error
         if kind != STATEMENT or not isinstance(predicate_type, str) or not isinstance(predicate, dict) or not subjects:
             raise EvidenceError(f"{sha256_of(raw)} is not an in-toto statement of version 1")
         if not all(DIGEST.fullmatch(subject) for subject in subjects):
             raise EvidenceError(f"{sha256_of(raw)} names a subject without a sha256 digest")
-        return cls(raw=raw, subjects=subjects, predicate_type=predicate_type, predicate=predicate)
+        return cls(raw=raw, subjects=subjects, names=names, predicate_type=predicate_type, predicate=predicate)
 
     @classmethod
     def make(cls, kind: Kind, *, name: str, digest: str, predicate: Mapping[str, Any]) -> Statement:
@@ -123,6 +136,11 @@ class Statement:
     def digest(self) -> str:
         """Digest of the exact bytes."""
         return sha256_of(self.raw)
+
+
+def count_values(text: bytes) -> int:
+    """Return about how many values a JSON text has: never fewer, some more where its strings hold such signs."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 # What is said
@@ -143,6 +161,8 @@ def record_of(statement: Statement) -> tuple[Record, bytes]:
     text, said = statement.predicate.get("text"), statement.predicate.get("digest")
     if statement.predicate_type != Kind.RECORD or not isinstance(text, str):
         raise EvidenceError(f"{statement.digest} holds no record")
+    if len(text) > BLOB_LIMIT or count_values(text.encode()) > ITEM_LIMIT:
+        raise EvidenceError(f"the record in {statement.digest[:19]} is larger than any that assay writes")
     if sha256_of(text.encode()) != said:
         raise EvidenceError(f"the record in {statement.digest[:19]} was edited: its text does not hash to {said}")
     try:
@@ -205,6 +225,8 @@ def audit_report(report: bytes, *, name: str, digest: str) -> Statement:
 class Verdict:
     """What a publisher found: this level is met, by these records."""
 
+    repositories: tuple[str, ...]
+    """Where it was published, as the publisher says."""
     level: str
     policy: Level
     """The level as it was then, cut down to this image and target."""
@@ -245,7 +267,8 @@ def verdict_of(statement: Statement) -> Verdict:
     """
     said = statement.predicate
     try:
-        return Verdict(
+        found = Verdict(
+            repositories=statement.names,
             level=str(said["level"]),
             policy=Level.model_validate(said["policy"]),
             image=str(said["image"]),
@@ -254,14 +277,34 @@ def verdict_of(statement: Statement) -> Verdict:
             suite=None if said["suite"] is None else str(said["suite"]),
             records=tuple(str(entry) for entry in said["records"]),
         )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:80]
+        raise EvidenceError(
+            f"the verdict {statement.digest[:19]} cannot be read: {where}: {first['msg'][:120]}"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise EvidenceError(f"the verdict {statement.digest[:19]} cannot be read") from error
+    if not PROMISE.fullmatch(f"{found.target}-{found.level}"):
+        raise EvidenceError(f"the verdict {statement.digest[:19]} names no level or target that a tag can promise")
+    return found
 
 
 def revocation(*, name: str, digest: str, reason: str, when: datetime) -> Statement:
     """Return the statement that a digest is not to be used any more, and why."""
     predicate = {"reason": reason, "when": when.isoformat()}
     return Statement.make(Kind.REVOCATION, name=name, digest=digest, predicate=predicate)
+
+
+def void(*, name: str, digest: str, tags: Sequence[str]) -> Statement:
+    """Return the statement that tags of evidence were half written and name nothing that was ever acknowledged."""
+    return Statement.make(Kind.VOID, name=name, digest=digest, predicate={"tags": sorted(tags)})
+
+
+def voided(statement: Statement) -> frozenset[str]:
+    """Return the tags that a statement says were half written."""
+    tags = statement.predicate.get("tags") if statement.predicate_type == Kind.VOID else None
+    return frozenset(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else frozenset()
 
 
 def statements_of(
@@ -334,8 +377,11 @@ def package(statement: Statement, subject: Descriptor, *, bundle: bytes | None, 
     return Package(manifest=manifest, blob=blob)
 
 
-def unpack(manifest: Manifest, blob: bytes, *, subject: str) -> tuple[Statement, bytes | None]:
+def unpack(manifest: Manifest, blob: bytes, *, subject: str, limit: int = BLOB_LIMIT) -> tuple[Statement, bytes | None]:
     """Return the statement of an artifact, and the bundle that signs it if there is one.
+
+    Args:
+        limit: bytes that it may have unpacked.
 
     Raises:
         EvidenceError: the artifact or its statement is about another digest, or holds no statement.
@@ -343,7 +389,7 @@ def unpack(manifest: Manifest, blob: bytes, *, subject: str) -> tuple[Statement,
     if manifest.subject is None or manifest.subject.digest != subject:
         raise EvidenceError(f"the artifact {manifest.digest[:19]} is not about {subject[:19]}")
     if manifest.layers[0].media_type.endswith(PACKED):
-        blob = _unpacked(blob, manifest.digest)
+        blob = _unpacked(blob, manifest.digest, min(limit, BLOB_LIMIT))
     bundle = blob if manifest.artifact_type == BUNDLE else None
     statement = Statement.parse(blob if bundle is None else open_bundle(bundle)[0])
     if subject not in statement.subjects:
@@ -354,62 +400,15 @@ def unpack(manifest: Manifest, blob: bytes, *, subject: str) -> tuple[Statement,
     return statement, bundle
 
 
-def _unpacked(blob: bytes, manifest: str) -> bytes:
+def _unpacked(blob: bytes, manifest: str, limit: int) -> bytes:
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        found = stream.decompress(blob, BLOB_LIMIT)
+        found = stream.decompress(blob, limit)
     except zlib.error as error:
         raise EvidenceError(f"the evidence {manifest[:19]} is not the gzip that it says it is") from error
     if not stream.eof:
-        raise EvidenceError(f"the evidence {manifest[:19]} is cut short, or has more than {BLOB_LIMIT} bytes unpacked")
+        raise EvidenceError(f"the evidence {manifest[:19]} is cut short, or has more than {limit} bytes unpacked")
     return found
-
-
-def make_bundle(payload: bytes, signatures: Sequence[tuple[str, bytes]], *, hint: str) -> bytes:
-    """Return a Sigstore bundle of a DSSE envelope signed with a key that both sides know.
-
-    Args:
-        signatures: pairs of key id (may be empty) and signature.
-        hint: how a verifier finds the key.
-    """
-    value = {
-        "mediaType": BUNDLE,
-        "verificationMaterial": {"publicKey": {"hint": hint}},
-        "dsseEnvelope": {
-            "payload": base64.b64encode(payload).decode(),
-            "payloadType": PAYLOAD,
-            "signatures": [{"sig": base64.b64encode(sig).decode(), "keyid": keyid} for keyid, sig in signatures],
-        },
-    }
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def open_bundle(bundle: bytes) -> tuple[bytes, tuple[bytes, ...]]:
-    """Return the payload and the signatures of a bundle; what they are worth is the verifier's to say.
-
-    Raises:
-        EvidenceError: it is not a bundle with an in-toto statement.
-    """
-    try:
-        envelope = json.loads(bundle)["dsseEnvelope"]
-        if envelope["payloadType"] != PAYLOAD:
-            raise EvidenceError(
-                f"the bundle {sha256_of(bundle)[:19]} holds {envelope['payloadType']!r}, not a statement"
-            )
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        signatures = tuple(base64.b64decode(entry["sig"], validate=True) for entry in envelope["signatures"])
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise EvidenceError(f"{sha256_of(bundle)[:19]} is not a Sigstore bundle with an envelope") from error
-    return payload, signatures
-
-
-def bundle_hint(bundle: bytes) -> str:
-    """Return how a bundle says its key is found, or nothing."""
-    try:
-        found = json.loads(bundle)["verificationMaterial"]["publicKey"]["hint"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return found if isinstance(found, str) else ""
 
 
 def evidence_tag_prefix(subject: str) -> str:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from assay.digest import DIGEST
 from assay.errors import UsageError
 
-__all__ = ["DOCKER_HUB", "Reference", "Repository"]
+__all__ = ["DOCKER_HUB", "TAG", "Reference", "Repository", "is_loopback"]
 
 DOCKER_HUB: Final = "docker.io"
 _PATH: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
-_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a reference (`localhost:5000`, `127.0.0.1`, `[::1]:5000`) is this machine."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name == "localhost":
+            return True
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 _LONGEST: Final = 1024
 
@@ -80,7 +93,7 @@ class Reference:
             raise UsageError(f"{text!r}: {digest!r} is not a digest", hint="a digest is sha256: and 64 hex digits")
         head, colon, tag = name.rpartition(":")
         if colon and "/" not in tag:
-            if not _TAG.fullmatch(tag):
+            if not TAG.fullmatch(tag):
                 raise UsageError(f"{text!r}: {tag!r} is not a tag", hint="up to 128 characters of A-Z a-z 0-9 . _ -")
             name = head
         else:

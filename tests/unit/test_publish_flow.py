@@ -70,7 +70,7 @@ def test_what_is_verified_gets_its_tags(registry: FakeRegistry, image: Manifest,
     assert seen.ok
     assert seen.signers == ()
     assert seen.pull == f"docker pull {RELEASE}@{image.digest}"
-    assert [kind for kind in Kind if kind != Kind.REVOCATION] == [
+    assert [kind for kind in Kind if kind not in (Kind.REVOCATION, Kind.VOID)] == [
         kind for kind in Kind if kind in {piece.statement.predicate_type for piece in seen.pieces}
     ]
     journal = [json.loads(line) for line in (tmp_path / "publish.jsonl").read_text().splitlines()]
@@ -179,6 +179,8 @@ def test_a_tag_taken_meanwhile_is_seen(registry: FakeRegistry, image: Manifest, 
 
 
 def test_a_cell_may_not_look_like_a_level(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ends like the tag of a revision"):
+        publish(candidate(tag="demo-r2"), policy(HOST), both, gear(registry, tmp_path))
     with pytest.raises(UsageError, match="ends in -audited"):
         publish(candidate(tag="demo-audited"), policy(HOST), both, gear(registry, tmp_path))
 
@@ -308,7 +310,13 @@ def test_what_was_probed_again_is_judged_by_the_newest(registry: FakeRegistry, i
     later = NOW + timedelta(days=60)
     tools = gear(registry, tmp_path, clock=lambda: later)
     again = probe(image.digest, created=later, run="run2", suite_digest=suite)
-    publish(candidate(), policy(HOST), lambda digest: [*both(digest), again], tools, suite=suite)
+    publish(
+        candidate(),
+        policy(HOST),
+        lambda digest: [*both(digest), again, audit(digest, created=later)],
+        tools,
+        suite=suite,
+    )
     seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", now=later)
 
     assert seen.ok

@@ -6,7 +6,6 @@ bytes are ours and attaching them is one path for every kind of signature.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -16,18 +15,25 @@ from typing import Final
 from assay.adapters import process
 from assay.errors import EvidenceError, ToolError
 from assay.evidence import Statement, open_bundle
+from assay.foreign import read_json
 from assay.ports.signing import Verifier
 
 __all__ = ["CosignSigner", "CosignVerifier"]
 
 _SECONDS: Final = 120.0
+_ALL_SECONDS: Final = 600.0
+"""Seconds that cosign may take to check all signatures of one command: whoever may push may add signatures."""
 _HINT: Final = "install cosign 3 or newer, or sign with a key of your own (--sign-key)"
 
 
 class CosignSigner:
-    """Satisfies `assay.ports.signing.Signer`; without a key cosign signs keyless, by the identity of who runs it."""
+    """Satisfies `assay.ports.signing.Signer`; without a key cosign signs keyless, by the identity of who runs it.
 
-    def __init__(self, key: str | None = None, *, program: str = "cosign") -> None:
+    Args:
+        log: with a key: write each signature into Sigstore's public log; keyless ones always are.
+    """
+
+    def __init__(self, key: str | None = None, *, log: bool = False, program: str = "cosign") -> None:
         done = process.run([program, "version"], timeout=_SECONDS, check=False, merge=True, hint=_HINT)
         help_text = process.run([program, "attest-blob", "--help"], timeout=_SECONDS, check=False, merge=True).text
         if "--statement" not in help_text:
@@ -35,6 +41,7 @@ class CosignSigner:
             raise ToolError(f"{program} {version[1] if version else ''} cannot sign a given statement", hint=_HINT)
         self._program = program
         self._key = key
+        self._log = log
         self.name = f"cosign {key or 'keyless'}"
 
     def sign(self, statement: bytes) -> bytes:
@@ -44,8 +51,10 @@ class CosignSigner:
             source.write_bytes(statement)
             argv: list[str | Path] = [self._program, "attest-blob", "--yes", "--statement", source, "--bundle", target]
             if self._key:
+                argv += ["--key", self._key]
+            if self._key and not self._log:
                 # With a key of one's own no public log is needed, and none is told what was built here.
-                argv += ["--key", self._key, "--use-signing-config=false", "--tlog-upload=false"]
+                argv += ["--use-signing-config=false", "--tlog-upload=false"]
             process.run(argv, timeout=_SECONDS, hint="does cosign find its password in COSIGN_PASSWORD?")
             bundle = target.read_bytes()
         if open_bundle(bundle)[0] != statement:
@@ -72,6 +81,7 @@ class CosignVerifier:
         self._arguments = tuple(arguments)
         self._program = program
         self._known: dict[bytes, str | None] = {}
+        self._left = _ALL_SECONDS
 
     @property
     def trusts_anyone(self) -> bool:
@@ -88,7 +98,8 @@ class CosignVerifier:
 
     def _ask(self, bundle: bytes) -> str | None:
         statement = Statement.parse(open_bundle(bundle)[0])
-        if not json.loads(bundle).get("verificationMaterial", {}).keys() & {"certificate", "x509CertificateChain"}:
+        material = read_json(bundle).get("verificationMaterial")
+        if not isinstance(material, dict) or not material.keys() & {"certificate", "x509CertificateChain"}:
             return None
         with tempfile.TemporaryDirectory(prefix="assay-verify-") as folder:
             path = Path(folder, "bundle.json")
@@ -97,7 +108,10 @@ class CosignVerifier:
             argv: list[str | Path] = [self._program, "verify-blob-attestation", "--bundle", path]
             argv += ["--certificate-identity", self._identity, "--certificate-oidc-issuer", self._issuer]
             argv += ["--check-claims=false", "--type", statement.predicate_type, *self._arguments]
-            done = process.run(argv, timeout=_SECONDS, check=False, merge=True, hint=_HINT)
+            if self._left <= 0:
+                raise EvidenceError(f"the signature of {statement.digest[:19]} was not checked: there are too many")
+            done = process.run(argv, timeout=min(_SECONDS, self._left), check=False, merge=True, hint=_HINT)
+            self._left -= done.seconds
         if done.returncode == 0:
             return f"{self._identity} ({self._issuer})"
         if "no matching CertificateIdentity" in done.text:

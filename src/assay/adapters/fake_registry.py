@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from assay.digest import DIGEST, sha256_of
-from assay.errors import ManifestMismatch, RegistryError, TagImmutable
+from assay.errors import ManifestMismatch, RegistryContent, RegistryError, TagImmutable
 from assay.oci import Descriptor, Manifest, fallback_tag
 from assay.ports.registry import Chunks, Traffic
 from assay.reference import Repository
@@ -109,7 +109,7 @@ class FakeRegistry:
         if data is None:
             return None
         if max(blob.size, len(data)) > limit:
-            raise RegistryError(f"{repository.at(blob.digest)} has more than the {limit} bytes that are read")
+            raise RegistryContent(f"{repository.at(blob.digest)} has more than the {limit} bytes that are read")
         self.traffic.received += len(data)
         if sha256_of(data) != blob.digest:
             raise ManifestMismatch(f"{repository}: the registry sent bytes of {sha256_of(data)} for {blob.digest}")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sized
 from typing import Final
-from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from assay.adapters.registry_auth import CredentialSource, DockerConfig
-from assay.adapters.registry_http import REDIRECTS, Answer, Transport
+from assay.adapters.registry_failures import address
+from assay.adapters.registry_http import OPERATION_SECONDS, REDIRECTS, Answer, Transport
 from assay.digest import DIGEST, sha256_of
-from assay.errors import ManifestMismatch, RegistryBroken, RegistryError
+from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent, RegistryError, UsageError
+from assay.foreign import ForeignError, read_integer, read_json
 from assay.oci import ACCEPT, INDEX, MAX_BYTES, Descriptor, Manifest, fallback_tag
 from assay.ports.registry import Chunks, Traffic
-from assay.reference import Reference, Repository
+from assay.reference import TAG, Reference, Repository
 
 __all__ = ["HttpRegistry", "connect", "resolve_digest"]
 
@@ -22,13 +23,31 @@ _ACCEPT: Final = ", ".join(ACCEPT)
 CHUNK: Final = 64 << 20
 """Bytes of one piece of a large upload: below the body limits (100 MB) of common proxies."""
 UPLOAD_ATTEMPTS: Final = 3
+LARGEST_CHUNK: Final = 1 << 30
+"""A registry that asks for larger pieces of an upload gets ours."""
+LIST_BYTES: Final = 32 << 20
+"""Bytes of one answer of a list: docker-registry 2.8 gives all tags in one."""
+LIST_NAMES: Final = 400_000
+"""Names of a list in all."""
+LIST_PAGES: Final = 1000
 SMALL: Final = 1 << 16
 """Bytes up to which a blob is sent without asking whether it is there."""
 
 
-def connect(*, insecure: Collection[str] = (), credentials: CredentialSource | None = None) -> HttpRegistry:
-    """Return a client with the credentials that `docker login` keeps, or with others."""
-    return HttpRegistry(Transport(credentials=credentials or DockerConfig(), insecure=insecure))
+def connect(
+    *,
+    insecure: Collection[str] = (),
+    credentials: CredentialSource | None = None,
+    seconds: float = OPERATION_SECONDS,
+) -> HttpRegistry:
+    """Return a client with the credentials that `docker login` keeps, or with others.
+
+    Args:
+        seconds: how long it may be busy with registries in all.
+    """
+    return HttpRegistry(
+        Transport(credentials=credentials or DockerConfig(), insecure=insecure, operation_seconds=seconds)
+    )
 
 
 def resolve_digest(reference: str, *, patient: bool = True) -> str:
@@ -86,13 +105,13 @@ class HttpRegistry:
             return None
         digest = answer.headers.get("Docker-Content-Digest", "")
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-        size = answer.headers.get("Content-Length", "")
-        if not DIGEST.fullmatch(digest) or kind not in ACCEPT or not size.isdigit():
+        size = _length(answer.headers.get("Content-Length", ""))
+        if not DIGEST.fullmatch(digest) or kind not in ACCEPT or size is None:
             manifest = self.manifest(repository, key)
             return manifest.descriptor if manifest else None
         if DIGEST.fullmatch(key) and digest != key:
             raise ManifestMismatch(f"{repository.at(key)}: the registry says that it is {digest}")
-        return Descriptor(media_type=kind, digest=digest, size=int(size))
+        return Descriptor(media_type=kind, digest=digest, size=size)
 
     def manifest(self, repository: Repository, key: str) -> Manifest | None:
         """See the port."""
@@ -156,11 +175,19 @@ class HttpRegistry:
     def blob(self, repository: Repository, blob: Descriptor, *, limit: int) -> bytes | None:
         """See the port."""
         if blob.size > limit:
-            raise RegistryError(
+            raise RegistryContent(
                 f"{repository.at(blob.digest)} has {blob.size} bytes, more than the {limit} that are read"
             )
         path = f"v2/{repository.path}/blobs/{blob.digest}"
-        answer = self._http.send("GET", repository.host, path, scopes=[_pull(repository)], limit=limit, ok=(200, 404))
+        answer = self._http.send(
+            "GET",
+            repository.host,
+            path,
+            scopes=[_pull(repository)],
+            limit=limit,
+            ok=(200, 404),
+            expected=blob.size,
+        )
         if answer.status == 404:
             return None
         found = sha256_of(answer.body)
@@ -211,10 +238,10 @@ class HttpRegistry:
             ok=(202,),
             repeat=True,
         )
-        least = start.headers.get("OCI-Chunk-Min-Length", "")
+        least = _length(start.headers.get("OCI-Chunk-Min-Length", ""), most=LARGEST_CHUNK) or 0
         location, sent, checksum = self._location(start), 0, hashlib.sha256()
         last = b""
-        for piece in _pieces(chunks, max(self._chunk, int(least) if least.isdigit() else 0)):
+        for piece in _pieces(chunks, max(self._chunk, least)):
             checksum.update(piece)
             if sent + len(piece) >= blob.size:
                 last = piece
@@ -254,7 +281,7 @@ class HttpRegistry:
         location = answer.headers.get("Location")
         if not location:
             raise RegistryError(f"{answer.url.partition('?')[0]}: the registry does not say where to upload to")
-        return urljoin(answer.url, location)
+        return address(location, base=answer.url)
 
     def mount(self, repository: Repository, digest: str, source: Repository) -> bool:
         """See the port."""
@@ -291,7 +318,8 @@ class HttpRegistry:
         for answer in self._pages(repository.host, f"v2/{repository.path}/tags/list?n=1000", scope=_pull(repository)):
             names = _json(answer).get("tags")
             if isinstance(names, list):
-                found.update(name for name in names if isinstance(name, str))
+                found.update(name for name in names if isinstance(name, str) and TAG.fullmatch(name))
+            _bound(found, repository.host)
         return sorted(found)
 
     def repositories(self, host: str) -> list[Repository]:
@@ -302,7 +330,8 @@ class HttpRegistry:
             answered = True
             names = _json(answer).get("repositories")
             if isinstance(names, list):
-                found.update(Repository.parse(f"{host}/{name}") for name in names if isinstance(name, str))
+                found.update(one for name in names if (one := _repository(host, name)) is not None)
+            _bound(found, host)
         if not answered:
             raise RegistryError(f"{host} does not tell which repositories it has", hint=f"name one: {host}/PATH")
         return sorted(found)
@@ -318,7 +347,12 @@ class HttpRegistry:
                 # Something answers, but not the referrers API.
                 break
             native = True
-            found.extend(Manifest.parse(answer.body, INDEX).manifests)
+            try:
+                found.extend(Manifest.parse(answer.body, INDEX).manifests)
+            except RegistryContent as error:
+                # An index that others wrote may be passed over; what the registry itself says may not.
+                raise RegistryError(f"{repository}: the list of referrers cannot be read: {error.message}") from error
+            _bound(found, repository.host)
         if native:
             return found, True
         index = self.manifest(repository, fallback_tag(digest))
@@ -326,13 +360,14 @@ class HttpRegistry:
 
     def _pages(self, host: str, path: str, *, scope: str, stay: bool = False) -> Iterator[Answer]:
         redirects = tuple(REDIRECTS) if stay else ()
-        for _ in range(1000):
+        for _ in range(LIST_PAGES):
             answer = self._http.send(
                 "GET",
                 host,
                 path,
                 scopes=[scope],
                 ok=(200, 400, 404, 405, 501, *redirects),
+                limit=LIST_BYTES,
                 stay=stay,
             )
             if answer.status != 200:
@@ -342,16 +377,38 @@ class HttpRegistry:
             target, _, parameters = link.partition(">")
             if not target.startswith("<") or "next" not in parameters:
                 return
-            path = urljoin(answer.url, target[1:])
+            path = address(target[1:], base=answer.url)
+            if urlsplit(path)[:2] != urlsplit(answer.url)[:2]:
+                raise RegistryError(f"{host}: its list goes on at another host, {urlsplit(path).netloc[:80]!r}")
         raise RegistryError(f"{host}: the list {path.partition('?')[0]} does not end")
 
 
 def _json(answer: Answer) -> dict[str, object]:
     try:
-        value = json.loads(answer.body)
-    except ValueError as error:
-        raise RegistryError(f"{answer.url.partition('?')[0]}: the answer is not JSON") from error
+        value = read_json(answer.body, limit=LIST_BYTES, items=LIST_NAMES)
+    except ForeignError as error:
+        raise RegistryContent(f"{answer.url.partition('?')[0]}: the answer cannot be read: {error}") from error
     return value if isinstance(value, dict) else {}
+
+
+def _bound(found: Sized, host: str) -> None:
+    if len(found) > LIST_NAMES:
+        raise RegistryContent(f"{host}: a list has more than {LIST_NAMES} names")
+
+
+def _repository(host: str, name: object) -> Repository | None:
+    """Return a repository of a catalog; what cannot be one is passed over."""
+    try:
+        return Repository.parse(f"{host}/{name}") if isinstance(name, str) else None
+    except UsageError:
+        return None
+
+
+def _length(text: str, *, most: int = (1 << 63) - 1) -> int | None:
+    try:
+        return read_integer(text, most=most)
+    except ForeignError:
+        return None
 
 
 def _with_query(url: str, **values: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from assay.adapters import process
 from assay.errors import RegistryError, ToolError
+from assay.foreign import ForeignError, read_json
 from assay.reference import DOCKER_HUB
 
 __all__ = ["Anonymous", "Challenge", "CredentialSource", "Credentials", "DockerConfig", "challenges"]
@@ -97,12 +97,13 @@ class DockerConfig:
     def _config(self) -> Mapping[str, Any]:
         path = self._folder / "config.json"
         try:
-            value = json.loads(path.read_bytes())
+            value = read_json(path.read_bytes())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ForeignError) as error:
             raise RegistryError(
-                f"{path} cannot be read: {type(error).__name__}", hint="docker login writes it"
+                f"{path} cannot be read: {error if isinstance(error, ForeignError) else type(error).__name__}",
+                hint="docker login writes it",
             ) from error
         return value if isinstance(value, dict) else {}
 
@@ -126,10 +127,12 @@ class DockerConfig:
                 f"{program} failed for {key} with code {done.returncode}", hint=f"echo {key} | {program} get"
             )
         try:
-            value = json.loads(done.stdout)
+            value = read_json(done.stdout)
             username, secret = value["Username"], value["Secret"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ForeignError, KeyError, TypeError) as error:
             raise RegistryError(f"{program} answered something that is not credentials") from error
+        if not isinstance(username, str) or not isinstance(secret, str):
+            raise RegistryError(f"{program} answered something that is not credentials")
         if username == "<token>":
             return Credentials(username=username, identity_token=secret)
         return Credentials(username=username, password=secret)

@@ -6,28 +6,39 @@ and jittered pauses; a 401 is answered once with fresh authorisation; every othe
 
 from __future__ import annotations
 
-import email.utils
-import ipaddress
-import json
 import logging
-import random
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from typing import Final
+from urllib.parse import urlsplit
 
 import requests
 
 from assay import __version__
+from assay.adapters.http_deadline import Watch, watched
 from assay.adapters.registry_auth import Challenge, Credentials, CredentialSource, challenges
-from assay.errors import RegistryBroken, RegistryError, TagImmutable
+from assay.adapters.registry_failures import (
+    LONGEST_PAUSE,
+    address,
+    cause,
+    gave_up,
+    hint,
+    keeps_tags,
+    pause,
+    plain,
+    refused,
+    words,
+)
+from assay.adapters.registry_tokens import token_of, token_request
+from assay.errors import RegistryContent, RegistryError, TagImmutable
+from assay.foreign import read_pause
 from assay.ports.registry import Traffic
-from assay.reference import DOCKER_HUB
+from assay.reference import DOCKER_HUB, is_loopback
 
-__all__ = ["Answer", "Transport", "is_loopback"]
+__all__ = ["REDIRECTS", "Answer", "Transport"]
 
 LOG: Final = logging.getLogger("assay.registry")
 # 500 too: docker-registry 2.8 answers it to a read that meets another client's write of the same tag or link (measured
@@ -39,7 +50,14 @@ RACES: Final = 3
 """How often a refusal is believed to be such a race."""
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
-LONGEST_PAUSE: Final = 30.0
+LONGEST_WAIT: Final = 60.0
+"""Seconds of pauses in all, while one thing is asked for."""
+EXCHANGE_SECONDS: Final = 60.0
+"""Seconds that one exchange may take, and as many more as its bytes need at the slowest rate that is waited for."""
+SLOWEST: Final = 128 << 10
+"""Bytes a second."""
+OPERATION_SECONDS: Final = 3600.0
+"""Seconds that a transport may be busy in all; commands that only look set less."""
 CERTIFICATES: Final = Path("/etc/docker/certs.d")
 """Where Docker looks for a registry's own CA: `<host>/ca.crt`."""
 Body = bytes | Callable[[], Iterable[bytes]]
@@ -55,26 +73,9 @@ class Answer:
     url: str
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host of a reference (`localhost:5000`, `127.0.0.1`, `[::1]:5000`) is this machine."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 def _proxies(host: str) -> dict[str, str]:
     """Return what keeps a site's proxy out of the way to this machine, as docker does."""
     return {"no_proxy": host.rpartition(":")[0] or host} if is_loopback(host) else {}
-
-
-def _plain(url: str) -> str:
-    """Return an address for messages: no user, no query (a signed address carries its secret there)."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -102,6 +103,8 @@ class Transport:
         connect_seconds: float = 10.0,
         read_seconds: float = 60.0,
         sleep: Callable[[float], None] = time.sleep,
+        exchange_seconds: float = EXCHANGE_SECONDS,
+        operation_seconds: float = OPERATION_SECONDS,
     ) -> None:
         self.traffic = Traffic()
         self._credentials = credentials
@@ -109,7 +112,10 @@ class Transport:
         self._attempts = attempts
         self._timeout = (connect_seconds, read_seconds)
         self._sleep = sleep
-        self._session = requests.Session()
+        self._exchange_seconds = exchange_seconds
+        self._operation_seconds = operation_seconds
+        self._busy = 0.0
+        self._session = watched(requests.Session())
         # No Accept-Encoding: what is asked for are exact bytes.
         self._session.headers = requests.structures.CaseInsensitiveDict({"User-Agent": f"assay/{__version__}"})
         self._bases: dict[str, str] = {}
@@ -120,14 +126,14 @@ class Transport:
         """Return `https://host`; where plain HTTP is allowed (loopback, or named as insecure), what answers there."""
         if host not in self._bases:
             real = "registry-1.docker.io" if host == DOCKER_HUB else host
-            plain = False
+            unencrypted = False
             if is_loopback(host) or host in self._insecure:
                 answer = self._speaks_plain(real)
                 if answer is None:
                     # Nobody is there now; who comes later is asked again.
                     return f"http://{real}"
-                plain = answer
-            self._bases[host] = f"{'http' if plain else 'https'}://{real}"
+                unencrypted = answer
+            self._bases[host] = f"{'http' if unencrypted else 'https'}://{real}"
         return self._bases[host]
 
     def _speaks_plain(self, host: str) -> bool | None:
@@ -135,20 +141,26 @@ class Transport:
         # Nothing secret goes out here. A server that wants TLS answers 400 (Go) or hangs up.
         for attempt in range(self._attempts):
             try:
-                answer = self._session.get(
-                    f"http://{host}/v2/",
-                    auth=_no_auth,
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                    proxies=_proxies(host),
-                )
+                # Its words are of no interest: they are not read.
+                with (
+                    Watch(self._exchange_seconds, host) as watch,
+                    self._session.get(
+                        f"http://{host}/v2/",
+                        auth=_no_auth,
+                        timeout=self._timeout,
+                        allow_redirects=False,
+                        proxies=_proxies(host),
+                        stream=True,
+                    ) as answer,
+                ):
+                    return answer.status_code != 400
             except requests.exceptions.RequestException as error:
-                if _refused(error):
+                if refused(error):
                     # Whether to wait for it is decided where something is asked of it.
                     return None
-                self._sleep(_pause(attempt))
-                continue
-            return answer.status_code != 400
+                if watch.expired:
+                    raise self._too_slow(f"http://{host}/v2/") from error
+                self._sleep(pause(attempt))
         return False
 
     def send(
@@ -165,6 +177,7 @@ class Transport:
         repeat: bool | None = None,
         races: Collection[str] = (),
         stay: bool = False,
+        expected: int = 0,
     ) -> Answer:
         """Send one request, as often as it takes and may be, and read the answer.
 
@@ -174,6 +187,7 @@ class Transport:
             ok: statuses that are answers; all others are errors.
             limit: bytes of the body that are read at most.
             repeat: whether it may be sent again after a failure; None decides by the method.
+            expected: bytes that the answer is known to have; more of them may take longer.
             stay: a redirect to another host is not followed, but is the answer.
             races: error codes that may be due to another client's write at that moment, and are asked about again.
 
@@ -181,18 +195,26 @@ class Transport:
             RegistryError: the registry could not be reached, refused, or kept failing.
         """
         again = method in IDEMPOTENT if repeat is None else repeat
-        url = urljoin(self.base(host) + "/", path)
+        url = address(path, base=self.base(host) + "/")
         fresh = False
         reason, absent = "", False
         attempt = 0
+        waited = 0.0
         while attempt < self._attempts:
             authorization = self._authorization(host, url, scopes)
             try:
                 answer = self._once(
-                    method, url, headers or {}, body, authorization=authorization, limit=limit, stay=stay
+                    method,
+                    url,
+                    headers or {},
+                    body,
+                    authorization=authorization,
+                    limit=limit,
+                    stay=stay,
+                    expected=expected,
                 )
             except _Failed as failed:
-                reason, pause, absent = str(failed), None, failed.absent
+                reason, asked, absent = str(failed), None, failed.absent
                 if failed.absent and attempt + 1 >= ABSENT_ATTEMPTS:
                     break
             else:
@@ -201,28 +223,23 @@ class Transport:
                 if answer.status == 401 and not fresh and self._learn(host, answer, scopes):
                     fresh = True
                     continue
-                reason, pause, absent = self._refusal(method, answer), _retry_after(answer.headers), False
+                reason, asked, absent = self._refusal(method, answer), _retry_after(answer.headers), False
                 racy = attempt < RACES and any(code in reason for code in races)
-                if method == "PUT" and "/manifests/" in path and _keeps_tags(answer.status, reason):
+                if method == "PUT" and "/manifests/" in path and keeps_tags(answer.status, reason):
                     raise TagImmutable(reason, hint="leave sm*-* and sha256-* out of the registry's immutability rule")
                 if answer.status not in RETRIED and not racy:
-                    raise RegistryError(reason, hint=_hint(answer.status, host))
+                    raise RegistryError(reason, hint=hint(answer.status, host))
             if not again:
                 break
             attempt += 1
             if attempt < self._attempts:
-                wait = min(pause if pause is not None else _pause(attempt), LONGEST_PAUSE)
+                wait = asked if asked is not None else pause(attempt)
+                waited += wait
+                if waited > LONGEST_WAIT:
+                    break
                 LOG.info("%s; again in %.1f s", reason, wait)
                 self._sleep(wait)
-        if " 500" in reason and method in ("GET", "HEAD"):
-            raise RegistryBroken(reason, hint=_hint(500, host))
-        hint = f"is {host} up and reachable? What was done is safe to repeat"
-        if " 429" in reason:
-            hint = "it limits how often it may be asked; run the same again later"
-        elif absent and is_loopback(host):
-            reason = f"no registry answers at {host}"
-            hint = "start one: docker-registry serve docs/examples/registry.yml (see docs/how-to/publish.md)"
-        raise RegistryError(reason, hint=hint)
+        raise gave_up(method, host, reason, absent=absent)
 
     def _once(
         self,
@@ -234,10 +251,46 @@ class Transport:
         authorization: str | None,
         limit: int,
         stay: bool = False,
+        expected: int = 0,
     ) -> Answer:
         sent = {"Authorization": authorization, **headers} if authorization else dict(headers)
         started = time.monotonic()
+        size = len(body) if isinstance(body, bytes) else 0
+        allowed = self._exchange_seconds + max(size, expected) / SLOWEST
+        left = self._operation_seconds - self._busy
+        if left <= 0:
+            raise RegistryError(
+                f"the registry took more than {self._operation_seconds:.0f} s in all",
+                hint="is it overloaded, or does it hold you up? Ask again later, or another registry",
+            )
+        try:
+            with Watch(min(allowed, left), plain(url)) as watch:
+                try:
+                    answer = self._follow(method, url, sent, body, limit=limit, stay=stay)
+                except (_Failed, RegistryError) as error:
+                    if watch.expired:
+                        raise self._too_slow(url) from error
+                    raise
+                if watch.expired:
+                    # A body without a length ends where the connection does.
+                    raise self._too_slow(url)
+                return answer
+        finally:
+            self._busy += time.monotonic() - started
+
+    @staticmethod
+    def _too_slow(url: str) -> RegistryError:
+        return RegistryError(
+            f"{plain(url)}: the answer takes too long, it was given up",
+            hint="is the connection slow, or the registry overloaded? Run the same again",
+        )
+
+    def _follow(
+        self, method: str, url: str, sent: dict[str, str], body: Body | None, *, limit: int, stay: bool
+    ) -> Answer:
+        """Send a request and go where its answer redirects to."""
         for _ in range(6):
+            started = time.monotonic()
             self.traffic.requests += 1
             try:
                 with self._session.request(
@@ -256,23 +309,28 @@ class Transport:
                     status, found = response.status_code, response.headers
             except requests.exceptions.SSLError as error:
                 raise RegistryError(
-                    f"{_plain(url)}: TLS failed: {_cause(error)}",
+                    f"{plain(url)}: TLS failed: {cause(error)}",
                     hint=f"put the CA into {CERTIFICATES}/{urlsplit(url).netloc}/ca.crt, or name the host as insecure",
                 ) from error
             except (requests.exceptions.RequestException, OSError) as error:
-                absent = isinstance(error, requests.exceptions.ConnectTimeout) or _refused(error)
-                raise _Failed(f"{method} {_plain(url)}: {_cause(error)}", absent=absent) from error
-            LOG.debug("%s %s %d, %.0f ms", method, _plain(url), status, (time.monotonic() - started) * 1e3)
+                absent = isinstance(error, requests.exceptions.ConnectTimeout) or refused(error)
+                raise _Failed(f"{method} {plain(url)}: {cause(error)}", absent=absent) from error
+            except ValueError as error:
+                # requests reads the address of a redirect also where it is not to follow it.
+                raise RegistryError(f"{plain(url)}: the registry names an address that cannot be used") from error
+            LOG.debug("%s %s %d, %.0f ms", method, plain(url), status, (time.monotonic() - started) * 1e3)
             if status not in REDIRECTS or "Location" not in found or method not in ("GET", "HEAD"):
                 return Answer(status=status, headers=found, body=content, url=url)
-            target = urljoin(url, found["Location"])
+            target = address(found["Location"], base=url)
+            if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+                raise RegistryError(f"{plain(url)}: it sends on to {plain(target)}, which is not https")
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
                 if stay:
                     return Answer(status=status, headers=found, body=b"", url=url)
                 # A token for the registry is no business of the storage behind it.
                 sent.pop("Authorization", None)
             url = target
-        raise RegistryError(f"{_plain(url)}: too many redirects")
+        raise RegistryError(f"{plain(url)}: too many redirects")
 
     def _counted(self, body: Body | None) -> bytes | Iterator[bytes] | None:
         if body is None or isinstance(body, bytes):
@@ -296,7 +354,7 @@ class Transport:
             content += piece
             self.traffic.received += len(piece)
             if len(content) > limit:
-                raise RegistryError(f"{_plain(response.url)}: the answer is larger than {limit} bytes")
+                raise RegistryContent(f"{plain(response.url)}: the answer is larger than {limit} bytes")
         return bytes(content)
 
     def _trust(self, url: str) -> str | bool:
@@ -304,15 +362,8 @@ class Transport:
         return str(own) if own.is_file() else True
 
     def _refusal(self, method: str, answer: Answer) -> str:
-        words = ""
-        try:
-            errors = json.loads(answer.body)["errors"]
-            words = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-        return f"{method} {_plain(answer.url)}: the registry answered {answer.status}" + (
-            f" ({words[:400]})" if words else ""
-        )
+        told = words(answer.body)
+        return f"{method} {plain(answer.url)}: the registry answered {answer.status}" + (f" ({told})" if told else "")
 
     # Authorisation
 
@@ -345,40 +396,13 @@ class Transport:
         return True
 
     def _token(self, host: str, challenge: Challenge, scopes: Sequence[str], known: Credentials | None) -> str:
-        realm, service = challenge.parameters.get("realm", ""), challenge.parameters.get("service", "")
-        parts = urlsplit(realm)
-        plain_allowed = is_loopback(parts.netloc) or parts.netloc in self._insecure
-        if parts.scheme != "https" and not (parts.scheme == "http" and plain_allowed):
-            raise RegistryError(f"{host} wants its tokens fetched from {_plain(realm)!r}, which is not https")
-        headers: dict[str, str] = {}
-        if known and known.identity_token:
-            method, url = "POST", realm
-            body: bytes | None = urlencode(
-                {
-                    "grant_type": "refresh_token",
-                    "service": service,
-                    "client_id": "assay",
-                    "scope": " ".join(scopes),
-                    "refresh_token": known.identity_token,
-                }
-            ).encode()
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-        else:
-            query = urlencode([("service", service), *(("scope", scope) for scope in scopes)])
-            method, url, body = "GET", f"{realm}{'&' if parts.query else '?'}{query}", None
-        answer = self._fetch_token(method, url, headers, body, known)
+        asked = token_request(host, challenge, scopes, known, insecure=self._insecure)
+        answer = self._fetch_token(asked.method, asked.url, asked.headers, asked.body, known)
         if answer.status != 200:
             raise RegistryError(
-                f"{_plain(realm)}: no token for {host}, status {answer.status}", hint=_hint(answer.status, host)
+                f"{plain(asked.url)}: no token for {host}, status {answer.status}", hint=hint(answer.status, host)
             )
-        try:
-            value: Any = json.loads(answer.body)
-            token = value.get("token") or value.get("access_token")
-        except (ValueError, AttributeError):
-            token = None
-        if not isinstance(token, str) or not token:
-            raise RegistryError(f"{_plain(realm)}: the answer holds no token")
-        return token
+        return token_of(answer.body, asked.url)
 
     def _fetch_token(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, known: Credentials | None
@@ -394,60 +418,9 @@ class Transport:
                 if answer.status not in RETRIED:
                     return answer
                 reason = self._refusal(method, answer)
-            self._sleep(_pause(attempt))
+            self._sleep(pause(attempt))
         raise RegistryError(reason)
 
 
-def _pause(attempt: int) -> float:
-    """Return seconds: 0.25, 0.5, 1, ... with up to as much again, so that many who failed together do not return so."""
-    return float(min(0.25 * 2**attempt, LONGEST_PAUSE / 2)) * (1 + random.random())  # noqa: S311
-
-
-def _keeps_tags(status: int, reason: str) -> bool:
-    """Whether a refused PUT of a manifest is due to a rule of immutability; no two registries say it alike.
-
-    Harbor answers 412, ECR and Artifact Registry 400, Quay and ACR 405 or 409, each with words of their own.
-    """
-    return status in (409, 412) or (
-        status in (400, 403, 405) and re.search("immutab|overwrit|already exist", reason, re.IGNORECASE) is not None
-    )
-
-
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
-def _hint(status: int, host: str) -> str | None:
-    match status:
-        case 401 | 403:
-            return f"docker login {host}, with an account that may do this"
-        case 404:
-            return "is the name of the repository right?"
-        case 413:
-            return "the registry takes no body of this size; a proxy in front of it may say so"
-        case 500 | 507:
-            return "look into the registry's log (is its disk full?), then run the same again: it is safe"
-        case _:
-            return None
-
-
-def _refused(error: BaseException) -> bool:
-    return isinstance(_innermost(error), ConnectionRefusedError)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return error
-
-
-def _cause(error: BaseException) -> str:
-    """Return the innermost reason of a nested exception, without addresses."""
-    inner = _innermost(error)
-    return f"{type(inner).__name__}: {inner}".partition(" for url")[0][:200]
+    return read_pause(headers.get("Retry-After", ""), now=datetime.now(UTC), most=LONGEST_PAUSE)

@@ -62,6 +62,7 @@ __all__ = ["command"]
     "--sign-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign with this private key (PEM)."
 )
 @click.option("--cosign-key", metavar="KEY", help="Sign through cosign with this key file or KMS address.")
+@click.option("--cosign-log", is_flag=True, help="With --cosign-key: write each signature into the public log too.")
 @click.option("--cosign-keyless", is_flag=True, help="Sign through cosign by identity (needs --identity, --issuer).")
 @identity_options
 @click.option("--reader-config", type=click.Path(path_type=Path, exists=True), help="Docker config to read back with.")
@@ -82,6 +83,7 @@ def command(
     revision: int,
     sign_key: Path | None,
     cosign_key: str | None,
+    cosign_log: bool,
     cosign_keyless: bool,
     identity: str | None,
     issuer: str | None,
@@ -109,7 +111,7 @@ def command(
         registry=registry,
         reader=connect(insecure=insecure, credentials=DockerConfig(reader_config)) if reader_config else registry,
         journal=FileJournal(files.root / "build_logs"),
-        signer=_signer(sign_key, cosign_key, keyless=cosign_keyless),
+        signer=_signer(sign_key, cosign_key, keyless=cosign_keyless, log=cosign_log),
         verifier=verifier_of([], (policy, files.root), identity=identity, issuer=issuer),
         say=console.say,
     )
@@ -155,12 +157,14 @@ def command(
     return RegistryError.exit_code if RegistryError.exit_code in codes else max(codes)
 
 
-def _signer(key: Path | None, cosign_key: str | None, *, keyless: bool) -> Signer | None:
+def _signer(key: Path | None, cosign_key: str | None, *, keyless: bool, log: bool) -> Signer | None:
     if sum((key is not None, cosign_key is not None, keyless)) > 1:
         raise UsageError("give one of --sign-key, --cosign-key and --cosign-keyless")
+    if log and not cosign_key:
+        raise UsageError("--cosign-log goes with --cosign-key", hint="keyless signatures are in the log anyway")
     if key is not None:
         return KeySigner(key)
-    return CosignSigner(cosign_key) if cosign_key or keyless else None
+    return CosignSigner(cosign_key, log=log) if cosign_key or keyless else None
 
 
 def _publish(

@@ -22,6 +22,9 @@ from assay.reference import Reference
 
 __all__ = ["command"]
 
+SECONDS: Final = 900.0
+"""How long registries may take to answer in all."""
+
 _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|localhost")
 """A registry without a repository."""
 
@@ -72,14 +75,22 @@ def command(
         repositories += [
             own[0].repositories.release_of(path.parent.name) for path in sorted(folder.glob("*/image.yaml"))
         ]
-    client, verifier = connect(insecure=insecure), verifier_of(keys, own, identity=identity, issuer=issuer)
+    client, verifier = (
+        connect(insecure=insecure, seconds=SECONDS),
+        verifier_of(keys, own, identity=identity, issuer=issuer),
+    )
     for host in [name for name in have if _REGISTRY.fullmatch(name)]:
         repositories.remove(host)
         repositories += [str(one) for one in client.repositories(host)]
     for name in dict.fromkeys(repositories):
         try:
             offers += from_registry(
-                Reference.parse(name).repository, target, registry=client, verifier=verifier, now=now()
+                Reference.parse(name).repository,
+                target,
+                registry=client,
+                verifier=verifier,
+                now=now(),
+                say=console.warn,
             )
         except RegistryError as error:
             if name in have:

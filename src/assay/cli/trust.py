@@ -156,6 +156,8 @@ def show(seen: Verification) -> None:
         )
     else:
         console.say("evidence: none")
+    for note in seen.notes:
+        console.say(note)
     for reason in seen.reasons:
         console.say(f"refused: {reason}")
     for judgement in seen.judgements:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -13,9 +14,12 @@ from assay.cli.common import format_option, project_option
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, show, verifier_of
 from assay.flows.verify import document, verify
 from assay.record import now
-from assay.reference import Reference
+from assay.reference import Reference, Repository
 
 __all__ = ["command"]
+
+SECONDS: Final = 300.0
+"""How long registries may take to answer in all."""
 
 
 @click.command("verify")
@@ -25,6 +29,11 @@ __all__ = ["command"]
 @click.option("--suite", default=None, metavar="DIGEST", help="Digest of the probe suite that must have been used.")
 @click.option(
     "--own-policy", "judge_by_own", is_flag=True, help="Judge by this checkout's policy, not the publisher's."
+)
+@click.option(
+    "--published-as",
+    metavar="REPOSITORY",
+    help="The repository that the evidence must speak of, where REFERENCE is a copy of it.",
 )
 @keys_option
 @identity_options
@@ -38,6 +47,7 @@ def command(
     suite: str | None,
     *,
     judge_by_own: bool,
+    published_as: str | None,
     keys: tuple[Path, ...],
     identity: str | None,
     issuer: str | None,
@@ -57,14 +67,16 @@ def command(
         suite = suite_digest(find_suite(own[1]))
     seen = verify(
         Reference.parse(reference),
-        registry=connect(insecure=insecure),
+        registry=connect(insecure=insecure, seconds=SECONDS),
         verifier=verifier_of(keys, own, identity=identity, issuer=issuer),
         level=level,
         target=target,
         policy=own[0] if own else None,
         suite=suite,
         now=now(),
-        signed=bool(keys or identity),
+        # Whoever names keys wants signatures, also where the keys are those of one's own policy.
+        signed=bool(keys or identity or (own and own[0].keys)),
+        published_as=Repository.parse(published_as) if published_as else None,
     )
     if form == "json":
         console.json_data(document(seen))

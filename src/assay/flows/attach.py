@@ -1,4 +1,4 @@
-"""Attaches evidence to a digest and collects it again; nothing that was attached is ever lost.
+"""Attaches evidence to a digest; nothing that was attached is ever lost.
 
 Every piece of evidence first gets a tag of its own, which nobody else writes. The index under the fallback tag, by
 which other programs find evidence, is then made anew from what it holds and from all those tags, until a look at both
@@ -11,143 +11,24 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
-from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryError, TagImmutable
-from assay.evidence import (
-    BLOB_LIMIT,
-    BUNDLE,
-    DIGEST_NOTE,
-    PAYLOAD,
-    Package,
-    Statement,
-    bundle_hint,
-    evidence_tag,
-    evidence_tag_prefix,
-    package,
-    unpack,
-)
-from assay.oci import EMPTY_BYTES, Descriptor, fallback_tag, index_of
-from assay.policy import Reason, Why
+from assay.errors import RegistryBroken, RegistryContent, RegistryError, TagImmutable
+from assay.evidence import DIGEST_NOTE, Package, Statement, bundle_hint, evidence_tag, package, void
+from assay.flows.collect import Collected, Known, Piece, collect, known_of
+from assay.oci import EMPTY_BYTES, Descriptor, Manifest, fallback_tag, index_of
 from assay.ports.registry import Registry
 from assay.ports.signing import Signer, Verifier
 from assay.reference import Repository
 
 __all__ = ["Collected", "Piece", "attach", "collect", "settle"]
 
+MAX_INDEX: Final = 3 << 20
+"""Bytes of an index: registries need not take manifests above 4 MB."""
 ROUNDS: Final = 40
 """How often the index is written before giving up; eight writers at once need about that many together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """One statement as the registry has it."""
-
-    statement: Statement
-    manifest: str
-    """Digest of the artifact that attaches it."""
-    bundle: bytes | None
-    """What signs it; None for a statement that is only recorded."""
-    signer: str | None
-    """Who of the known signed it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collected:
-    """All evidence of a digest."""
-
-    native: bool
-    """The registry keeps the list of referrers itself."""
-    broken: tuple[str, ...]
-    """Tags of evidence that cannot be read."""
-    pieces: tuple[Piece, ...]
-    problems: tuple[Reason, ...]
-    """Evidence that is damaged, gone, or about something else."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Known:
-    """What refers to a digest."""
-
-    found: Mapping[str, Descriptor]
-    listed: frozenset[str]
-    """What the list holds; the rest is known by tags of its own."""
-    native: bool
-    broken: tuple[str, ...]
-    """Tags of evidence that the registry cannot read: half written when its disk was full, say."""
-
-
-def _known(
-    registry: Registry, repository: Repository, subject: str, fresh: Mapping[str, Descriptor] | None = None
-) -> _Known:
-    try:
-        listed, native = registry.referrers(repository, subject)
-    except RegistryBroken:
-        # The index can be made anew from the tags; the verdict does not hang on it.
-        listed, native = [], False
-    found = {entry.digest: entry for entry in listed}
-    names = frozenset(found)
-    broken: list[str] = []
-    if not native:
-        prefix = evidence_tag_prefix(subject)
-        found = {**(fresh or {}), **found}
-        held = {evidence_tag(subject, digest) for digest in found}
-        for tag in registry.tags(repository):
-            if not tag.startswith(prefix) or tag in held:
-                continue
-            try:
-                manifest = registry.manifest(repository, tag)
-            except RegistryBroken:
-                broken.append(tag)
-                continue
-            if manifest is not None and manifest.subject is not None and manifest.subject.digest == subject:
-                found[manifest.digest] = manifest.referrer
-    return _Known(found=found, listed=names, native=native, broken=tuple(broken))
-
-
-def collect(registry: Registry, repository: Repository, subject: str, verifier: Verifier) -> Collected:
-    """Read all evidence of a digest; what is damaged becomes a reason, what others attached is left alone.
-
-    Raises:
-        RegistryError: the registry failed, so that nothing can be said.
-    """
-    pieces: list[Piece] = []
-    problems: list[Reason] = []
-    known = _known(registry, repository, subject)
-    # What cannot be read may be a revocation.
-    problems += [Reason(why=Why.EVIDENCE, message=f"the evidence {tag[-40:]} cannot be read") for tag in known.broken]
-    for digest in sorted(known.found):
-        entry = known.found[digest]
-        if entry.artifact_type not in (PAYLOAD, BUNDLE):
-            continue
-        try:
-            piece = _read(registry, repository, subject, entry, verifier)
-        except (ManifestMismatch, RegistryBroken, EvidenceError) as error:
-            if DIGEST_NOTE in entry.annotations:
-                problems.append(Reason(why=Why.EVIDENCE, message=error.message))
-            continue
-        pieces.append(piece)
-    return Collected(native=known.native, broken=known.broken, pieces=tuple(pieces), problems=tuple(problems))
-
-
-def _read(registry: Registry, repository: Repository, subject: str, entry: Descriptor, verifier: Verifier) -> Piece:
-    manifest = registry.manifest(repository, entry.digest)
-    if manifest is None:
-        raise EvidenceError(f"the evidence {entry.digest[:19]} is listed, but gone")
-    if len(manifest.layers) != 1:
-        raise EvidenceError(f"the evidence {entry.digest[:19]} has {len(manifest.layers)} blobs instead of one")
-    layer = manifest.layers[0]
-    blob = registry.blob(repository, layer, limit=BLOB_LIMIT)
-    if blob is None:
-        raise EvidenceError(f"the blob {layer.digest[:19]} of the evidence {entry.digest[:19]} is gone")
-    statement, bundle = unpack(manifest, blob, subject=subject)
-    noted = manifest.annotations.get(DIGEST_NOTE)
-    if noted is not None and noted != statement.digest:
-        raise EvidenceError(f"the evidence {entry.digest[:19]} holds another statement than it says")
-    signer = verifier.signer(bundle) if bundle is not None else None
-    return Piece(statement=statement, manifest=manifest.digest, bundle=bundle, signer=signer)
 
 
 def attach(
@@ -181,21 +62,27 @@ def attach(
             registry.put_blob(repository, EMPTY_BYTES)
         _put(registry, repository, subject.digest, made, native=existing.native)
         new[made.manifest.digest] = made.manifest.referrer
-    for tag in existing.broken:
-        _mend(registry, repository, tag, next(iter(new), None) or existing.pieces[0].manifest)
+    half = [tag for tag in existing.broken if _is_broken(registry, repository, tag)]
+    if half:
+        # Half written, and so never acknowledged to anyone; what the tags name now says so.
+        statement = void(name=str(repository), digest=subject.digest, tags=half)
+        bundle = signer.sign(statement.raw) if signer else None
+        made = package(statement, subject, bundle=bundle, created=created)
+        _put(registry, repository, subject.digest, made, native=existing.native)
+        new[made.manifest.digest] = made.manifest.referrer
+        for tag in half:
+            registry.put_manifest(repository, tag, made.manifest)
     settle(registry, repository, subject.digest, known=new, say=say, sleep=sleep)
     return list(new)
 
 
-def _mend(registry: Registry, repository: Repository, tag: str, digest: str) -> None:
-    """Make a tag readable again that was half written, and so never acknowledged to anyone: it names `digest` now."""
+def _is_broken(registry: Registry, repository: Repository, tag: str) -> bool:
+    """Whether a tag still cannot be read: it may have been another publisher's, in the middle of writing it."""
     try:
-        # It may have been another publisher's, in the middle of writing it.
         registry.manifest(repository, tag)
     except RegistryBroken:
-        whole = registry.manifest(repository, digest)
-        if whole is not None:
-            registry.put_manifest(repository, tag, whole)
+        return True
+    return False
 
 
 def _attached(statement: Statement, bundle: bytes | None, existing: Iterable[Piece]) -> bool:
@@ -210,6 +97,16 @@ def _put(registry: Registry, repository: Repository, subject: str, made: Package
     registry.put_blob(repository, made.blob)
     digest = made.manifest.digest
     registry.put_manifest(repository, digest if native else evidence_tag(subject, digest), made.manifest)
+
+
+def _index(now: Known) -> Manifest:
+    """Return the index of all that is known; where others made it too long for a registry, of assay's own alone."""
+    with suppress(RegistryContent):
+        everything = index_of(now.found.values())
+        if len(everything.raw) <= MAX_INDEX:
+            return everything
+    own = (one for one in now.found.values() if one.digest in now.tagged or DIGEST_NOTE in one.annotations)
+    return index_of(own)
 
 
 def settle(
@@ -231,15 +128,15 @@ def settle(
         RegistryError: the registry failed, or others wrote over the index each time.
     """
     for attempt in range(ROUNDS):
-        now = _known(registry, repository, subject, known)
-        if now.native or now.found.keys() <= now.listed:
+        now = known_of(registry, repository, subject, known)
+        if now.native or {entry.digest for entry in _index(now).manifests} <= now.listed:
             return
         if attempt:
             # Two who keep overwriting each other part ways; the pause is not what makes it right.
             sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311
-            now = _known(registry, repository, subject, known)
+            now = known_of(registry, repository, subject, known)
         try:
-            registry.put_manifest(repository, fallback_tag(subject), index_of(now.found.values()))
+            registry.put_manifest(repository, fallback_tag(subject), _index(now))
         except TagImmutable as error:
             # Nothing is lost: every piece has a tag of its own, by which assay finds it.
             unlisted = len(now.found.keys() - now.listed)

@@ -6,6 +6,7 @@ run that is killed anywhere leaves no tag that promises more than the registry c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -115,14 +116,19 @@ class Proposal:
         targets = [judgement.target for judgement in self.judgements if not judgement.audit]
         audit = "".join(['assay audit --image "$I"', *(f" --target {target}" for target in targets)])
         steps = [audit] if whys & {Why.AUDIT, Why.TOO_OLD, Why.FROM_THE_FUTURE} and targets else []
-        steps += ['assay probe "$I"'] if whys & PROBE_AGAIN else []
+        probing = whys & PROBE_AGAIN and any(not judgement.probes or _fails(judgement) for judgement in self.judgements)
+        steps += ['assay probe "$I"'] if probing else []
         if not steps:
             return None
         at = self.staging.at(self.subject.digest)
-        place = "on a machine with the card" if whys & PROBE_AGAIN else "here"
-        if whys & PROBE_AGAIN and self.staging.host.partition(":")[0] in ("localhost", "127.0.0.1"):
+        place = "on a machine with the card" if probing else "here"
+        if probing and self.staging.host.partition(":")[0] in ("localhost", "127.0.0.1"):
             place += " (one that cannot reach this registry is sent the image first: docs/how-to/publish.md)"
         return f'{place}: I={at}; docker pull "$I" && ' + " && ".join(steps) + "; then publish again with its records"
+
+
+def _fails(judgement: Judgement) -> bool:
+    return any(reason.why is Why.FEATURE for reason in judgement.reasons)
 
 
 def stage(candidate: Candidate, policy: Policy, *, registry: Registry, engine: Engine | None) -> Descriptor:
@@ -220,13 +226,15 @@ def _standing_against(gear: Gear, release: Repository, digest: str) -> Iterable[
     revoked = (
         piece.statement.predicate for piece in collected.pieces if piece.statement.predicate_type == Kind.REVOCATION
     )
-    return [Reason(why=Why.REVOKED, message=f"revoked: {said.get('reason', '?')}") for said in revoked]
+    return [Reason(why=Why.REVOKED, message=f"revoked: {str(said.get('reason', '?'))[:1000]}") for said in revoked]
 
 
 def _moves(candidate: Candidate, level: str, policy: Policy, digest: str, gear: Gear) -> tuple[Move, ...]:
     release = Repository.parse(policy.repositories.release_of(candidate.image))
     own = candidate.tag + (f"-r{candidate.revision}" if candidate.revision > 1 else "")
     endings = {suffix_of(name) for name in policy.levels} - {""}
+    if re.search(r"-r[0-9]+$", candidate.tag):
+        raise UsageError(f"the cell {candidate.cell} ends like the tag of a revision", hint="rename one of its values")
     if mistaken := next((ending for ending in endings if own.endswith(ending)), None):
         raise UsageError(f"the cell {candidate.cell} ends in {mistaken}, like the tags of a level", hint="rename one")
     names: list[tuple[str, bool, str | None]] = [(own + suffix_of(level), False, None)]

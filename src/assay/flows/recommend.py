@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
-from assay.errors import EvidenceError
+from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryContent
 from assay.evidence import Kind, record_of
 from assay.flows.attach import collect
-from assay.flows.verify import ALIAS, judge_pieces
+from assay.flows.binding import ALIAS, Asked, is_cell_tag, names_cell
+from assay.flows.verify import judge_pieces
 from assay.model.outcome import Outcome
 from assay.model.policy import alias_of
 from assay.ports.registry import Registry
@@ -20,6 +21,8 @@ from assay.reference import Repository
 
 __all__ = ["Offer", "from_records", "from_registry", "rank"]
 
+TAGS: Final = 500
+"""Tags of a repository that are looked at."""
 Standing = Literal["attested", "recorded", "measured", "environment", "unmeasured", "refused"]
 
 
@@ -106,18 +109,34 @@ def _summary(records: Sequence[ProbeRecord] | Sequence[AuditRecord]) -> _Summary
 
 
 def from_registry(
-    repository: Repository, target: str, *, registry: Registry, verifier: Verifier, now: datetime
+    repository: Repository,
+    target: str,
+    *,
+    registry: Registry,
+    verifier: Verifier,
+    now: datetime,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> list[Offer]:
     """Return an offer for each tagged digest of a repository whose evidence speaks of a target.
+
+    Args:
+        say: told of what was not looked at.
 
     Raises:
         RegistryError: the registry failed.
     """
     named: dict[str, list[str]] = {}
-    for tag in registry.tags(repository):
-        if tag.startswith("sha256-"):
+    tags = [tag for tag in registry.tags(repository) if not tag.startswith("sha256-")]
+    # Aliases first: whoever may push may add tags without end.
+    tags.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
+    if len(tags) > TAGS:
+        say(f"{repository} has {len(tags)} tags; {len(tags) - TAGS} of them were not looked at")
+    for tag in tags[:TAGS]:
+        try:
+            found = registry.resolve(repository, tag)
+        except (ManifestMismatch, RegistryBroken, RegistryContent) as error:
+            say(f"{repository.tagged(tag)} cannot be read: {error.message}")
             continue
-        found = registry.resolve(repository, tag)
         if found is not None:
             named.setdefault(found.digest, []).append(tag)
     offers = []
@@ -156,14 +175,25 @@ def _offer(
             signed = signed and piece.signer is not None
         elif isinstance(record, AuditRecord) and target in record.targets:
             audits.append(record)
-    judgements, reasons = judge_pieces(
-        collected, digest, verifier=verifier, level=None, target=target, policy=None, suite=None, now=now
+    judged = judge_pieces(
+        collected,
+        digest,
+        asked=Asked(repository=repository, target=target),
+        verifier=verifier,
+        policy=None,
+        suite=None,
+        now=now,
     )
+    judgements, reasons = judged.judgements, judged.reasons
     if not records and not (audits and judgements):
         # What was never published for this architecture says nothing of it.
         return None
     against = [*reasons, *(reason for one in judgements for reason in one.reasons)]
-    own = sorted(tag for tag in tags if not ALIAS.fullmatch(tag))
+    own = sorted(
+        tag
+        for tag in tags
+        if not ALIAS.fullmatch(tag) and (not is_cell_tag(tag) or any(names_cell(tag, one) for one in judged.verdicts))
+    )
     aliases = sorted(tag for tag in tags if ALIAS.fullmatch(tag))
     levels = tuple(sorted({one.level for one in judgements if one.ok}))
     wanted = [alias_of(target, level) for level in levels]

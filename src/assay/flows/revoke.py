@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
-from assay.errors import PolicyRefused, RegistryError
+from assay.errors import ManifestMismatch, PolicyRefused, RegistryBroken, RegistryContent, RegistryError
 from assay.evidence import Kind, revocation
 from assay.flows.attach import attach, collect, settle
+from assay.flows.binding import ALIAS
 from assay.flows.retag import Gear, retag
-from assay.flows.verify import ALIAS, verify
+from assay.flows.verify import verify
 from assay.model.policy import Policy
 from assay.oci import Descriptor
 from assay.reference import Reference, Repository
 
 __all__ = ["revoke"]
+
+TAGS: Final = 500
+"""Tags of a repository that are looked at, of aliases and of the others: whoever may push may add tags without end."""
 
 
 def revoke(
@@ -69,12 +74,22 @@ def revoke(
 def _aliases(gear: Gear, repository: Repository, digest: str) -> dict[str, re.Match[str]]:
     """Return the moving tags that name a digest now, each with its target and level."""
     found: dict[str, re.Match[str]] = {}
-    for tag in gear.registry.tags(repository):
-        alias = ALIAS.fullmatch(tag)
-        named = gear.registry.resolve(repository, tag) if alias else None
-        if alias and named and named.digest == digest:
-            found[tag] = alias
+    aliases = [alias for tag in gear.registry.tags(repository) if (alias := ALIAS.fullmatch(tag))]
+    if len(aliases) > TAGS:
+        gear.say(f"{repository} has {len(aliases)} aliases; {len(aliases) - TAGS} of them were not looked at")
+    for alias in aliases[:TAGS]:
+        if _named(gear, repository, alias[0]) == digest:
+            found[alias[0]] = alias
     return found
+
+
+def _named(gear: Gear, repository: Repository, key: str) -> str | None:
+    """Return the digest that a tag names; None also for what nobody can read, which somebody else put there."""
+    try:
+        found = gear.registry.resolve(repository, key)
+    except (ManifestMismatch, RegistryBroken, RegistryContent):
+        return None
+    return found.digest if found else None
 
 
 def _say_so(gear: Gear, repository: Repository, subject: Descriptor, reason: str) -> None:
@@ -103,7 +118,7 @@ def _earlier(
     """Return what an alias may go back to: verified at its level, on its target, and not revoked."""
     target, _, level = tag.partition("-")
     for digest in [to] if to else _history(gear, repository, tag):
-        if digest == revoked or gear.registry.resolve(repository, digest) is None:
+        if digest == revoked or _named(gear, repository, digest) is None:
             continue
         seen = verify(
             Reference(repository=repository, digest=digest),
@@ -114,6 +129,8 @@ def _earlier(
             policy=policy,
             suite=None,
             now=gear.clock(),
+            # An alias never goes back to what somebody who may push has said in nobody's name.
+            signed=gear.verifier.trusts_anyone,
         )
         if seen.ok:
             return digest
@@ -130,10 +147,8 @@ def _history(gear: Gear, repository: Repository, tag: str) -> list[str]:
     """
     entries = gear.journal.read(str(repository), tag)
     journal = [digest for entry in entries for digest in (entry.old, entry.new) if digest]
-    named = [
-        found.digest
-        for name in gear.registry.tags(repository)
-        if not ALIAS.fullmatch(name) and not name.startswith("sha256-")
-        if (found := gear.registry.resolve(repository, name)) is not None
+    names = [
+        name for name in gear.registry.tags(repository) if not ALIAS.fullmatch(name) and not name.startswith("sha256-")
     ]
+    named = [digest for name in names[:TAGS] if (digest := _named(gear, repository, name)) is not None]
     return list(dict.fromkeys([*reversed(journal), *named]))

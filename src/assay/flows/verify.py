@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from assay.digest import sha256_of
 from assay.errors import EvidenceError, RegistryError
 from assay.evidence import Kind, Verdict, record_of, verdict_of
 from assay.flows.attach import Collected, Piece, collect
-from assay.model.policy import Level, Policy, Signatures, alias_of, level_of
+from assay.flows.binding import ALIAS, Asked, bind
+from assay.model.policy import Level, Policy, Signatures, alias_of, keeps_its_word, level_of
 from assay.oci import Descriptor
 from assay.policy import Judgement, Reason, Why, judge
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
 from assay.record import Record
-from assay.reference import Reference
+from assay.reference import Reference, Repository
 
-__all__ = ["ALIAS", "Verification", "document", "judge_pieces", "judgement_document", "verify"]
-
-ALIAS: Final = re.compile(r"sm([0-9]{2,3}[a-z]?)-([a-z][a-z0-9]*)")
-"""A moving tag: target and level."""
+__all__ = ["ALIAS", "Asked", "Judged", "Verification", "document", "judge_pieces", "judgement_document", "verify"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +35,8 @@ class Verification:
     """All evidence that could be read."""
     reasons: tuple[Reason, ...]
     """What stands against the digest as a whole."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing and stands against nothing."""
 
     @property
     def ok(self) -> bool:
@@ -71,6 +70,7 @@ def verify(
     suite: str | None,
     now: datetime,
     signed: bool = False,
+    published_as: Repository | None = None,
 ) -> Verification:
     """Verify what a reference names now.
 
@@ -80,6 +80,7 @@ def verify(
         policy: judge by this policy's level of the same name; None judges by what the publisher's verdict names.
         suite: digest of the probe suite that counts; None takes the publisher's.
         signed: only what someone known to the verifier signed counts, whatever the levels ask for.
+        published_as: the repository that the evidence must speak of; None means the one that is asked.
 
     Raises:
         RegistryError: the registry failed, or there is nothing under that name.
@@ -94,71 +95,103 @@ def verify(
             f"there is no {reference}", hint=known or "is the name right, and may you read that repository?"
         )
     collected = collect(registry, reference.repository, subject.digest, verifier)
-    if reference.tag and not reference.digest:
-        promised = ALIAS.fullmatch(reference.tag)
-        target = target or (f"sm_{promised[1]}" if promised else None)
-        found = (verdict.level for verdict in _read(collected.pieces).verdicts)
-        level = level or (promised[2] if promised else level_of(reference.tag, found))
-    judgements, reasons = judge_pieces(
+    found = judge_pieces(
         collected,
         subject.digest,
+        asked=Asked(
+            repository=reference.repository,
+            level=level,
+            target=target,
+            tag=reference.tag,
+            published_as=published_as,
+        ),
         verifier=verifier,
-        level=level,
-        target=target,
         policy=policy,
         suite=suite,
         now=now,
         signed=signed,
     )
     return Verification(
-        reference=reference, subject=subject, judgements=judgements, pieces=collected.pieces, reasons=reasons
+        reference=reference,
+        subject=subject,
+        judgements=found.judgements,
+        pieces=collected.pieces,
+        reasons=found.reasons,
+        notes=found.notes,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What evidence says of a digest."""
+
+    judgements: tuple[Judgement, ...]
+    """One per level and target."""
+    reasons: tuple[Reason, ...]
+    """What stands against the digest at all."""
+    notes: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    """Those that were asked for and that hold for this repository and tag."""
 
 
 def judge_pieces(
     collected: Collected,
     digest: str,
     *,
+    asked: Asked,
     verifier: Verifier,
-    level: str | None,
-    target: str | None,
     policy: Policy | None,
     suite: str | None,
     now: datetime,
     signed: bool = False,
-) -> tuple[tuple[Judgement, ...], tuple[Reason, ...]]:
-    """Judge a digest by its evidence; return a judgement per level and target, and what stands against it at all."""
+) -> Judged:
+    """Judge a digest by its evidence."""
     reasons = list(collected.problems)
     # Whoever says that something must not be used is believed without a signature: the error is on the safe side.
     reasons += _revocations(collected.pieces)
     read = _read(collected.pieces)
-    wanted = _wanted(read.verdicts, level, target)
+    wanted = _wanted(read.verdicts, asked)
     required = signed or (policy is None and verifier.trusts_anyone)
     if required or any(_level(verdict, policy).signatures is Signatures.REQUIRED for verdict in wanted):
         usable = [piece for piece in collected.pieces if piece.signer]
         read = _read(usable)
-        wanted = _wanted(read.verdicts, level, target)
-        if not wanted and (dropped := len(collected.pieces) - len(usable)):
-            strangers = sum(piece.bundle is not None and piece.signer is None for piece in collected.pieces)
-            message = (
-                f"signatures are asked for, and {dropped} of {len(collected.pieces)} statements have none that counts "
-                f"({strangers} signed by unknown keys, {dropped - strangers} not signed)"
-            )
-            reasons.append(Reason(why=Why.UNSIGNED, message=message))
+        wanted = _wanted(read.verdicts, asked)
+        if not wanted and len(usable) < len(collected.pieces):
+            reasons.append(_unsigned(collected.pieces))
     reasons += read.problems
     if not wanted:
-        what = " ".join(filter(None, [level, f"on {target}" if target else None])) or "anything"
-        others = ", ".join(dict.fromkeys(alias_of(one.target, one.level) for one in read.verdicts))
-        also = f"; it has been published as {others}" if others else ""
-        message = f"no evidence says that {digest[:19]} was found {what}{also}"
-        reasons.append(Reason(why=Why.NO_RECORD, message=message))
+        reasons.append(_nothing_said(digest, read.verdicts, asked))
+    wanted, strange, notes = bind(wanted, asked)
+    reasons += strange
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in wanted:
         groups.setdefault((verdict.level, verdict.target), []).append(verdict)
     judgements = tuple(
         _newest(groups[key], read, digest, policy=policy, suite=suite, now=now) for key in sorted(groups)
     )
-    return judgements, tuple(dict.fromkeys(reasons))
+    if collected.left_alone:
+        notes.append(f"{collected.left_alone} artifacts that others attached were left alone")
+    return Judged(
+        judgements=judgements, reasons=tuple(dict.fromkeys(reasons)), notes=tuple(notes), verdicts=tuple(wanted)
+    )
+
+
+def _unsigned(pieces: Sequence[Piece]) -> Reason:
+    dropped = sum(piece.signer is None for piece in pieces)
+    strangers = sum(piece.bundle is not None and piece.signer is None for piece in pieces)
+    message = (
+        f"signatures are asked for, and {dropped} of {len(pieces)} statements have none that counts "
+        f"({strangers} signed by unknown keys, {dropped - strangers} not signed)"
+    )
+    return Reason(why=Why.UNSIGNED, message=message)
+
+
+def _nothing_said(digest: str, verdicts: Sequence[Verdict], asked: Asked) -> Reason:
+    level, target = _promised(verdicts, asked)
+    what = " ".join(filter(None, [level, f"on {target}" if target else None])) or "anything"
+    others = ", ".join(dict.fromkeys(alias_of(one.target, one.level) for one in verdicts))
+    also = f"; it has been published as {others}" if others else ""
+    return Reason(why=Why.NO_RECORD, message=f"no evidence says that {digest[:19]} was found {what}{also}")
 
 
 def _newest(
@@ -195,17 +228,31 @@ def _judge(
         suite=suite or verdict.suite,
         now=now,
     )
+    reasons = list(found.reasons)
+    if not keeps_its_word(verdict.level, found.basis):
+        message = f"it is called {verdict.level}, and rests on an audit alone: nothing ran"
+        reasons.append(Reason(why=Why.NO_PROMISE, message=message))
     gone = [one for one in verdict.records if one not in read.records]
-    if not gone:
-        return found
-    message = (
-        f"{len(gone)} of the {len(verdict.records)} records that the verdict rests on cannot be had: "
-        + ", ".join(one[:19] for one in gone)
-    )
-    return replace(found, reasons=(*found.reasons, Reason(why=Why.EVIDENCE, message=message)))
+    if gone:
+        message = (
+            f"{len(gone)} of the {len(verdict.records)} records that the verdict rests on cannot be had: "
+            + ", ".join(one[:19] for one in gone[:5])
+        )
+        reasons.append(Reason(why=Why.EVIDENCE, message=message))
+    return replace(found, reasons=tuple(reasons))
 
 
-def _wanted(verdicts: Sequence[Verdict], level: str | None, target: str | None) -> list[Verdict]:
+def _promised(verdicts: Sequence[Verdict], asked: Asked) -> tuple[str | None, str | None]:
+    """Return the level and target that are asked for, or else promised by a tag's name."""
+    if asked.tag is None:
+        return asked.level, asked.target
+    alias = ALIAS.fullmatch(asked.tag)
+    level = alias[2] if alias else level_of(asked.tag, (one.level for one in verdicts))
+    return asked.level or level, asked.target or (f"sm_{alias[1]}" if alias else None)
+
+
+def _wanted(verdicts: Sequence[Verdict], asked: Asked) -> list[Verdict]:
+    level, target = _promised(verdicts, asked)
     return [one for one in verdicts if level in (None, one.level) and target in (None, one.target)]
 
 
@@ -220,7 +267,7 @@ def _revocations(pieces: Iterable[Piece]) -> list[Reason]:
     return [
         Reason(
             why=Why.REVOKED,
-            message=f"revoked at {said.get('when', '?')}: {said.get('reason', '?')}",
+            message=f"revoked at {str(said.get('when', '?'))[:40]}: {str(said.get('reason', '?'))[:1000]}",
         )
         for piece in pieces
         if piece.statement.predicate_type == Kind.REVOCATION and (said := piece.statement.predicate) is not None
@@ -263,6 +310,7 @@ def document(seen: Verification) -> dict[str, Any]:
         "standing": "attested" if seen.attested else "recorded" if seen.pieces else "none",
         "signers": list(seen.signers),
         "pull": seen.pull,
+        "notes": list(seen.notes),
         "reasons": [{"why": str(reason.why), "message": reason.message} for reason in seen.reasons],
         "judgements": [judgement_document(one) for one in seen.judgements],
         "evidence": [
