@@ -15,10 +15,7 @@ def run() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from assay.cli import main  # noqa: PLC0415 - after the signals
 
-    code = main()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(code)
+    sys.exit(main())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TextIO, cast
 
 from assay.errors import OutputError
 from assay.printable import json_text, one_line, printable
+from assay.secret import hide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,17 +117,23 @@ _OUT: Final = _Sink(stderr=False)
 _ERR: Final = _Sink(stderr=True)
 
 
-def _width(text: str | None) -> int:
-    """Return the columns that COLUMNS asks for; of a value that is no sensible number, those of piped output."""
-    return int(text) if text and text.isascii() and text.isdecimal() and 0 < int(text[:6]) <= 10_000 else _PIPED_WIDTH
+def _sensible(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) <= 10_000
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without sizes of a terminal that are no sensible numbers."""
+    sizes = {"COLUMNS", "LINES"}
+    return {name: value for name, value in os.environ.items() if name not in sizes or _sensible(value)}
 
 
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console  # noqa: PLC0415
 
     sink = _Sink(stderr=stderr, direct=True)
-    width = None if sink.isatty() else _width(os.environ.get("COLUMNS"))
-    return Console(file=cast("IO[str]", sink), width=width, soft_wrap=False, highlight=False)
+    environment = _environment()
+    width = None if sink.isatty() else int(environment.get("COLUMNS", _PIPED_WIDTH))
+    return Console(file=cast("IO[str]", sink), width=width, soft_wrap=False, highlight=False, _environ=environment)
 
 
 def out() -> Console:
@@ -146,34 +153,35 @@ def say(text: str = "") -> None:
 
 def fail(text: str, *, hint: str | None = None) -> None:
     """Tell a person of an error and what to try, on stderr."""
-    _headed("[red]error:[/]", text)
+    _headed("error:", "red", text)
     if hint:
-        _headed("  [bold]try:[/]", hint)
+        _headed("  try:", "bold", hint)
 
 
 def warn(text: str) -> None:
     """Warn a person, on stderr."""
-    _headed("[yellow]warning:[/]", text)
+    _headed("warning:", "yellow", text)
 
 
 def status(word: str, text: str, *, width: int = 9, style: str | None = None) -> None:
     """Tell a person how something ended, on stderr: the word in its colour, then the text."""
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     chosen = STYLES.get(word, "") if style is None else style
-    err().print(f"[{chosen}]{escape(one_line(word)):{width}}[/] {escape(one_line(text))}", soft_wrap=True)
+    shown = Text.assemble((f"{one_line(word):{width}}", chosen), f" {one_line(text)}")
+    err().print(shown, soft_wrap=True)
 
 
-def _headed(head: str, text: str) -> None:
-    from rich.markup import escape  # noqa: PLC0415
+def _headed(head: str, style: str, text: str) -> None:
+    from rich.text import Text  # noqa: PLC0415
 
     # A text of several lines stays below its head, so that none of them reads as a message of its own.
     lines = [line if line.startswith(" ") or number == 0 else f"  {line}" for number, line in _numbered(text)]
-    err().print(f"{head} {escape(chr(10).join(lines))}", soft_wrap=True)
+    err().print(Text.assemble((head, style), f" {chr(10).join(lines)}"), soft_wrap=True)
 
 
 def _numbered(text: str) -> Iterable[tuple[int, str]]:
-    return enumerate(printable(text).split("\n"))
+    return enumerate(printable(hide(text)).split("\n"))
 
 
 def data(text: str) -> None:
@@ -213,6 +221,7 @@ def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    columns = [one_line(column) for column in columns]
     table_rows = [tuple(map(one_line, row)) for row in rows]
     console = out()
     widths = [max((len(row[n]) for row in table_rows), default=0) for n in range(len(columns))]

@@ -17,13 +17,15 @@ from assay.digest import sha256_of
 from assay.errors import ConfigError, Problem
 from assay.model.cell import Cell
 from assay.model.lock import Lock, LockedWheel
+from assay.printable import is_printable
 
 __all__ = ["dump", "lock_digest", "parse", "platform_of", "stale_reason", "wanted"]
 
 _TITLE: Final = "# assay lock, format 1. Made by `assay lock`; change the recipe, not this file."
+_FIELDS: Final = frozenset({"cell", "python", "platform", "base", "as-of"})
 _LINE: Final = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})"
-    r"  # (?P<filename>\S+) (?P<size>\d+|-) (?P<index>\S+)"
+    r"  # (?P<filename>\S+) (?P<size>[0-9]{1,15}|-) (?P<index>\S+)"
 )
 # What uv takes as a Linux platform; a base with another glibc resolves for the nearest older one.
 _UV_GLIBC: Final = (17, 28, *range(31, 41))
@@ -58,7 +60,9 @@ def parse(text: str, *, file: str) -> Lock:
     constraints: list[str] = []
     nightlies: dict[str, str] = {}
     wheels: list[LockedWheel] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        if not is_printable(line) or "\t" in line:
+            raise _problem(file, number, "a lock has no control characters; run `assay lock --refresh` for the cell")
         if number == 1:
             if line != _TITLE:
                 raise _problem(file, 1, "not a lock of this format; run `assay lock --refresh` for the cell")
@@ -71,6 +75,8 @@ def parse(text: str, *, file: str) -> Lock:
             elif key == "nightly":
                 name, _, date = value.partition(" ")
                 nightlies[name] = date
+            elif key not in _FIELDS or key in fields:
+                raise _problem(file, number, f"{key[:40]!r} is no line of a lock's header, or stands twice")
             else:
                 fields[key] = value
         elif line.strip():
@@ -95,7 +101,9 @@ def parse(text: str, *, file: str) -> Lock:
             wheels=tuple(wheels),
         )
     except ValidationError as error:
-        raise _problem(file, 0, str(error.errors(include_url=False)[0]["msg"])) from error
+        first = error.errors(include_url=False)[0]
+        where = str(first["loc"][0]) if first["loc"] else "header"
+        raise _problem(file, 0, f"{where}: {first['msg']}; run `assay lock --refresh` for the cell") from error
 
 
 # The locks of a matrix have most of their lines in common.
@@ -122,9 +130,19 @@ def wanted(cell: Cell) -> tuple[str, ...]:
     return (*cell.requirements, *(f"!{requirement}" for requirement in cell.forced_requirements))
 
 
-def stale_reason(lock: Lock, cell: Cell, *, glibc: str) -> str | None:
-    """Tell in words why a lock no longer answers its cell, or None when it does."""
+def stale_reason(lock: Lock, cell: Cell, *, glibc: str, pulled: bool = True) -> str | None:
+    """Tell in words why a lock no longer answers its cell, or None when it does.
+
+    Args:
+        lock: the lock.
+        cell: the cell whose folder it lies in.
+        glibc: of the cell's base.
+        pulled: whether the base comes from a registry, by its digest; a base that is made here has none.
+    """
+    if lock.base_digest is not None and not pulled:
+        return f"the base {cell.base} is made here and has no digest, the lock names one"
     for what, have, want in (
+        ("the cell is", lock.cell, cell.id),
         ("the requirements are", lock.requirements, wanted(cell)),
         ("the constraints are", lock.constraints, cell.constraints),
         ("Python is", lock.python, cell.python),

@@ -45,9 +45,10 @@ def one_line(text: str) -> str:
 def json_text(value: Any, *, indent: int | None = 1) -> str:
     r"""Return JSON whose strings hold no raw control character: `\u009b`, also for a lone surrogate.
 
-    Readers get the value back exactly.
+    Readers get the value back exactly. Without `indent` it has no spaces.
     """
-    return _UNSAFE.sub(_escaped, json.dumps(value, indent=indent, ensure_ascii=False))
+    separators = (",", ":") if indent is None else None
+    return _UNSAFE.sub(_escaped, json.dumps(value, indent=indent, separators=separators, ensure_ascii=False))
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -61,7 +61,7 @@ _QUOTED: Final = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
 _NAMED: Final = re.compile(
     rf"(?<![A-Za-z0-9_.-])(?P<head>(?P<quote>[\"']?)(?P<name>[A-Za-z_][A-Za-z0-9_.-]{{0,80}})(?P=quote)\s?[=:]\s?"
     rf"|--(?P<flag>[a-z][a-z0-9-]{{0,80}})\s)"
-    rf"(?P<value>{_QUOTED}|[^\s,;)&\]}}\"']+)"
+    rf"(?P<value>{_QUOTED}|\[[^\]\n]{{0,500}}\]|[^\s,;()&\[\]{{}}\"'][^\s,;)&\]}}\"']*)"
 )
 
 
@@ -120,7 +120,10 @@ def hide(text: str, values: Iterable[str] = ()) -> str:
 
 
 def _named(match: re.Match[str]) -> str:
-    if not is_secret_name(match["name"] or match["flag"], strict=True):
+    name = match["name"] or match["flag"]
+    # "token: it has expired" is a sentence; `api_key: ...` and `"token": ...` are settings.
+    sentence = bool(match["name"]) and ":" in match["head"] and not match["quote"] and len(_WORD.findall(name)) < 2
+    if sentence or not is_secret_name(name, strict=True):
         return match[0]
     value = match["value"]
     if value.lower() in _PLAIN or value.isdecimal() or value.lower() in {"bearer", "basic"} or HIDDEN in value:

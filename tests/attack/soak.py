@@ -33,7 +33,7 @@ import attack_readers  # noqa: E402 - found through the line above
 from attack_mutate import mutated  # noqa: E402
 from attack_servers import serving  # noqa: E402
 from publish_tools import NOW, both, candidate, gear, key_pair, policy, publish  # noqa: E402
-from registry_tools import push_image, real_registry, registry_program  # noqa: E402
+from registry_tools import put_image, real_registry, registry_program  # noqa: E402
 from tiny_image import TINY, write_tiny  # noqa: E402
 
 from assay.adapters.docker_engine import DockerEngine  # noqa: E402
@@ -46,6 +46,7 @@ from assay.reference import Reference, Repository  # noqa: E402
 
 WARM_ROUNDS: Final = 10
 """Rounds after which caches are full, and nothing may grow any more."""
+RUN: Final = f"soak-{os.getpid()}"
 MORE_MB: Final = 60
 MORE_HANDLES: Final = 5
 
@@ -74,7 +75,7 @@ def state(folder: Path, *, engine: bool) -> State:
     resident = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS:"))
     containers = 0
     if engine:
-        said = subprocess.run(["docker", "ps", "-aq", "--filter", "label=assay.run=soak"], capture_output=True, check=False)
+        said = subprocess.run(["docker", "ps", "-aq", "--filter", f"label=assay.run={RUN}"], capture_output=True, check=False)
         containers = len(said.stdout.split())
     return State(
         megabytes=resident // 1000,
@@ -106,9 +107,9 @@ class Soak:
         self.wheel = folder / "evil-1.0-cp312-cp312-linux_x86_64.whl"
         self.key = key_pair(folder)
         if host is not None:
-            self.registry = connect(insecure=True)
+            self.registry = connect()
             self.rules = policy(host, signatures="required")
-            push_image(self.registry, self._staging(), "key")
+            put_image(self.registry, self._staging(), "key")
 
     def _staging(self) -> Repository:
         assert self.rules.repositories is not None
@@ -148,7 +149,7 @@ class Soak:
         assert self.engine is not None
         with tempfile.TemporaryDirectory(prefix="tiny-", dir=self.folder) as name:
             self.engine.load(write_tiny(Path(name)))
-        spec = ContainerSpec(image=TINY, command=("/bin/sh", "-c", "exit 3"), run="soak")
+        spec = ContainerSpec(image=TINY, command=("/bin/sh", "-c", "exit 3"), run=RUN)
         with self.engine.container(spec) as container:
             container.start()
             container.wait(timeout=30)
@@ -158,8 +159,11 @@ class Soak:
         publish(candidate(), self.rules, both, tools)
         assert self.rules.repositories is not None
         reference = Reference.parse(f"{self.rules.repositories.release_of('demo')}:sm120-verified")
-        found = verify(reference, registry=self.registry, verifier=tools.verifier, now=NOW)
-        assert found is not None
+        found = verify(
+            reference, registry=self.registry, verifier=tools.verifier, level=None, target=None, policy=None, suite=None, now=NOW,
+            signed=True,
+        )  # fmt: skip
+        assert found.ok, found
 
     def broken_registry(self) -> None:
         broken = self.rng.choice((b"", b"{", b"[" * 10_000))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.errors import UsageError
+from assay.printable import is_printable
 from assay.serving.command import ServerCommand
-from assay.serving.deploy import FORMATS, Deployment, Format, Service, name_of, render, unit_word
+from assay.serving.deploy import FORMATS, Deployment, Format, Service, name_of, render, secrets_of, unit_word
 from assay.serving.knowledge import load_server_flags
 from assay.serving.launching import Decided
 
@@ -76,24 +79,90 @@ def test_docker_words_come_back_as_they_were() -> None:
     assert "127.0.0.1:8000:8000" == words[words.index("--publish") + 1]
 
 
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), max_size=40))
-@settings(max_examples=25, deadline=None)
+REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.][A-Za-z0-9_.-]*)\)")
+
+
+def expanded(text: str, environment: dict[str, str]) -> str:
+    """Return what Kubernetes makes of a command, argument or variable (third_party/forked/golang/expansion)."""
+    return REFERENCE.sub(lambda m: "$" if m[0] == "$$" else environment.get(m[1], m[0]), text)
+
+
+def unit_words(unit: str) -> list[str]:
+    """Return the words of ExecStart= as systemd splits them (systemd.syntax(7), service(5), unit(5))."""
+    line = re.search(r"(?ms)^ExecStart=(.*?[^\\])\n", unit)
+    assert line is not None
+    text = line[1].replace("\\\n", " ")
+    words: list[str] = []
+    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|(?:[^\s"\\]|\\.)+', text):
+        plain = re.sub(r"\\(.)", r"\1", match[0].removeprefix('"').removesuffix('"'))
+        words.append(plain.replace("%%", "%").replace("$$", "$"))
+    return words
+
+
+def folder_in(words: list[str]) -> str:
+    """Return the model's folder as docker reads it from --volume or --mount."""
+    for option, text in pairwise(words):
+        if option == "--volume" and text.endswith(":ro"):
+            source, target, _ = text.split(":")
+            assert source == target
+            return source
+        if option == "--mount" and "readonly" in text:
+            (fields,) = csv.reader([text])
+            found = dict(field.partition("=")[::2] for field in fields)
+            assert found["source"] == found["target"]
+            return found["source"]
+    raise AssertionError("no model folder is mounted")
+
+
+def hostile() -> st.SearchStrategy[str]:
+    pieces = st.sampled_from(
+        [
+            "$(HF_HOME)",
+            "$$(HF_HOME)$$",
+            "$",
+            "$$$",
+            "x #y: z",
+            "k: v",
+            "'",
+            '"',
+            "\\",
+            "%h",
+            "{{ x }}",
+            "a:/etc",
+            ",",
+            "é",
+        ]
+    )
+    letters = st.characters(min_codepoint=32, max_codepoint=0x2FF).filter(is_printable)
+    return st.lists(st.one_of(pieces, st.text(letters, max_size=8)), max_size=5).map("".join)
+
+
+@given(hostile())
+@settings(max_examples=200, deadline=None)
 def test_any_value_survives_every_format(value: str) -> None:
-    one = service(flags={"x": f"v{value}"}, env={"E": value}, model=f"m{value}")
+    folder = f"/m {value}"
+    one = service(flags={"x": f"v{value}"}, env={"E": value}, model=f"m{value}", folder=folder)
     what = deployment(one)
+
+    (unit,) = render("systemd", what, TEMPLATES).values()
+    assert one.argv[1:] == after(unit_words(unit), "assay/x:y")
+    assert f"E={value}" in unit_words(unit)
 
     (words,) = docker_words(written("docker", what))
     assert one.argv[1:] == after(words, "assay/x:y")
     assert f"E={value}" in words
 
+    assert f"/m {value}" == folder_in(words)
     composed = yaml.safe_load(written("compose", what))["services"]["one"]
+    assert [folder, folder] == [composed["volumes"][1][key].replace("$$", "$") for key in ("source", "target")]
     assert one.argv == [*composed["entrypoint"], *(str(word).replace("$$", "$") for word in composed["command"])]
     assert value == composed["environment"]["E"].replace("$$", "$")
 
     manifests = [one for one in yaml.safe_load_all(written("kubernetes", what)) if one]
     container = next(m for m in manifests if m["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    assert one.argv == [*container["command"], *container["args"]]
-    assert {"name": "E", "value": value} in container["env"]
+    around = {"HF_HOME": "/cache/huggingface", "E": value}
+    assert one.argv == [expanded(word, around) for word in (*container["command"], *container["args"])]
+    assert {"E": value} == {e["name"]: expanded(e["value"], {}) for e in container["env"] if e["name"] == "E"}
 
 
 def test_a_gpu_can_be_named() -> None:
@@ -111,7 +180,8 @@ def test_a_model_folder_is_mounted_where_it_is() -> None:
     composed = yaml.safe_load(written("compose", what))["services"]["one"]
 
     assert "/models/my model:/models/my model:ro" in words
-    assert "/models/my model:/models/my model:ro" in composed["volumes"]
+    mounted = {"type": "bind", "source": "/models/my model", "target": "/models/my model", "read_only": True}
+    assert mounted in composed["volumes"]
 
 
 def test_reasons_and_notes_stay_comments() -> None:
@@ -219,3 +289,28 @@ def test_a_unit_holds_no_line_break() -> None:
 )
 def test_names(model: str, name: str) -> None:
     assert name == name_of(model)
+
+
+@pytest.mark.parametrize("value", ["a\x1b[31m", "\u202ex", "a\rb", "\x9b31m", "nul\0", "\udcff"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_control_characters_are_refused(form: Format, value: str) -> None:
+    for one in (service(env={"E": value}), service(flags={"x": value}), service(model=value), service(folder=value)):
+        with pytest.raises(UsageError, match="control characters"):
+            render(form, deployment(one), TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    "more", [{"gpu": "0; reboot"}, {"gpu": 'x"'}, {"listen": "0.0.0.0:1:2"}, {"gpu_resource": "x: 1}\n  evil"}]
+)
+def test_addresses_and_gpus_have_their_own_form(more: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="cannot be one"):
+        render("compose", deployment(**more), TEMPLATES)
+
+
+def test_secrets_are_named_and_stand_in_no_comment() -> None:
+    one = service(flags={"api-key": "topsecret1"}, env={"HF_TOKEN": "topsecret2", "PGPASSWORD": "topsecret3"})
+
+    assert ["--api-key", "HF_TOKEN", "PGPASSWORD"] == secrets_of(deployment(one))
+    for form in FORMATS:
+        for text in render(form, deployment(one), TEMPLATES).values():
+            assert not [line for line in text.splitlines() if line.lstrip().startswith("#") and "topsecret" in line]

@@ -52,6 +52,18 @@ Change = Callable[[str], str]
         ("suite: bookworm", "suite: 'bookworm; true'", "is not allowed here"),
         ("packages: [python3]", "packages: ['python3 && reboot']", "is not allowed here"),
         ('"https://nightly.example/whl/cu130"', "'https://x/$(id)'", "is not allowed here"),
+        (
+            '"https://nightly.example/whl/cu130"',
+            "'https://user:s3cr3t@x/simple'",
+            "must hold no user, password or token",
+        ),
+        ('"https://nightly.example/whl/cu130"', "'https://t0ken@x/simple'", "name a netrc file with it: NETRC"),
+        (
+            '"https://nightly.example/whl/cu130"',
+            "'https://x/simple?access_token=s3cr3t'",
+            "must hold no user, password",
+        ),
+        ('"https://nightly.example/whl/cu130"', "'https://x/hf_s3cr3ts3cr3ts3cr3t/simple'", "must hold no user"),
         ("memory_gib: 32", "memory_gib: lots", "targets.sm_120.memory_gib: must be a number, not 'lots'"),
         ("kind: bootstrap", "kind: bootstrp", "must be one of 'registry', 'bootstrap', not 'bootstrp'"),
         ('need: {cuda: ">=12.8"}', 'need: {cuda: ">=12,8x"}', "'>=12,8x' is not a version condition"),
@@ -95,6 +107,12 @@ def test_a_wrong_image_says_where(matrix_text: str, image_text: str, old: str, n
 
     assert any(message in problem for problem in found), found
     assert all(problem.startswith("images/serving/image.yaml:") for problem in found)
+
+
+def test_the_refused_password_is_not_repeated(matrix_text: str, image_text: str) -> None:
+    text = matrix_text.replace("https://nightly.example/whl/cu130", "https://user:s3cr3t@x/simple")
+
+    assert "s3cr3t" not in str(problems(text, image_text))
 
 
 def test_line_and_column_are_those_of_the_word(matrix_text: str, image_text: str) -> None:

@@ -193,8 +193,8 @@ def test_what_was_measured_comes_first_and_what_nobody_knows_last() -> None:
 
 def test_a_cells_page_shows_its_lock_beside_what_was_read_inside() -> None:
     wheel = LockedWheel(name="torch", version="2.8.0", filename="torch-2.8.0.whl", sha256="ab" * 32, size=888_000_000)
-    lock = Lock(cell=CELLS[0].id, python="3.12", platform="x", requirements=(), base="slim", wheels=(wheel,),
-                nightlies={"torch": "20261118"})  # fmt: skip
+    lock = Lock(cell=CELLS[0].id, python="3.12", platform="x86_64-manylinux_2_36", requirements=(), base="slim",
+                wheels=(wheel,), nightlies={"torch": "20261118"})  # fmt: skip
     inside = probe(CELLS[0].id, Outcome.WORKS).model_copy(update={"packages": {"torch": "2.9.1"}})
     locked = gather([], CELLS[:1], made=sites.START, locks={CELLS[0].id: lock})
     read = gather([inside], CELLS[:1], made=sites.START, locks={CELLS[0].id: lock})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from assay.adapters.regular import read_regular
 from assay.digest import sha256_of
 from assay.errors import StoreError
 from assay.record import AnyRecord, parse
@@ -40,7 +41,7 @@ class KeptRecords:
         seen: set[tuple[str, bytes]] = set()
         for name, path in paths:
             try:
-                raw = path.read_bytes()
+                raw = read_regular(path)
                 record = parse(raw, source=name)
             except (OSError, StoreError):
                 continue

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from assay.errors import Interrupted, ToolError
+from assay.secret import hide, words_without
 
 __all__ = ["Completed", "find", "run"]
 
@@ -107,7 +108,8 @@ def run(
     executable = find(words[0])
     if executable is None:
         raise ToolError(f"{words[0]} is not installed (not found on PATH)", hint=hint)
-    LOG.info("$ %s", shlex.join(words))
+    shown = shlex.join(words_without(words))
+    LOG.info("$ %s", shown)
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -130,7 +132,7 @@ def run(
             raise Interrupted(f"{words[0]} was stopped")
     except subprocess.TimeoutExpired:
         _end(process)
-        raise ToolError(f"{shlex.join(words)}: still running after {timeout:g} s, stopped", hint=hint) from None
+        raise ToolError(f"{shown}: still running after {timeout:g} s, stopped", hint=hint) from None
     except BaseException:
         _end(process)
         raise
@@ -217,7 +219,7 @@ def _failure(done: Completed) -> str:
         with suppress(ValueError):
             how = f"was killed by {signal.Signals(-code).name}"
     words = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace").splitlines()[-12:]
-    return "\n".join([f"{shlex.join(done.argv)} {how}", *(f"  {line}" for line in words)])
+    return "\n".join([f"{shlex.join(words_without(done.argv))} {how}", *(f"  {hide(line)}" for line in words)])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from assay.adapters.kept_records import is_intact
 from assay.adapters.locks import locked, no_space
+from assay.adapters.regular import read_regular
 from assay.digest import DIGEST, sha256_of
 from assay.errors import StoreError
 from assay.ports.store import SUMMARY
@@ -193,7 +194,7 @@ class FileStore:
         if not DIGEST.fullmatch(digest):
             return None
         try:
-            data = self._document_path(digest).read_bytes()
+            data = read_regular(self._document_path(digest))
         except FileNotFoundError:
             return None
         if sha256_of(data) != digest:
@@ -206,8 +207,8 @@ class FileStore:
     def last_run(self) -> RunSummary | None:
         """Return the newest summary; names of runs begin with the time, so they sort by it."""
         for path in sorted(self.root.glob(f"*/{SUMMARY}"), reverse=True):
-            with suppress(OSError, ValidationError):
-                return RunSummary.model_validate_json(path.read_bytes())
+            with suppress(OSError, StoreError, ValidationError):
+                return RunSummary.model_validate_json(read_regular(path))
         return None
 
     @contextmanager
@@ -237,7 +238,7 @@ class FileStore:
 
 def _read(path: Path) -> AnyRecord:
     """Read a record or a draft of one, or raise StoreError if it is not what was written."""
-    raw = path.read_bytes()
+    raw = read_regular(path)
     record = parse(raw, source=path.name)
     if not is_intact(path, raw):
         raise StoreError(f"{path.name} was edited after it was written, and does not count")

@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 from assay import __version__
 from assay.audit.findings import RULES, AuditReport, Finding
 from assay.model.outcome import Severity
+from assay.printable import one_line, printable
 
 __all__ = ["junit", "sarif", "text"]
 
@@ -114,12 +115,12 @@ def junit(reports: Sequence[AuditReport]) -> str:
         rules = {rule: [item for item in report.findings if item.rule == rule] for rule in RULES}
         failed = sum(any(item.severity is Severity.ERROR for item in items) for items in rules.values())
         lines.append(
-            f'<testsuite name={quoteattr(report.name)} tests="{len(rules)}" failures="{failed}" '
+            f'<testsuite name={quoteattr(one_line(report.name))} tests="{len(rules)}" failures="{failed}" '
             f'time="{report.seconds:.3f}">'
         )
         for rule, items in rules.items():
             name = f"{rule} {RULES[rule]}"
-            lines.append(f"<testcase classname={quoteattr(report.name)} name={quoteattr(name)}>")
+            lines.append(f"<testcase classname={quoteattr(one_line(report.name))} name={quoteattr(name)}>")
             errors = [item for item in items if item.severity is Severity.ERROR]
             others = [item for item in items if item.severity is Severity.WARNING]
             if errors:
@@ -140,4 +141,4 @@ def _line(item: Finding) -> str:
 
 def _clean(words: str) -> str:
     """XML 1.0 has no control characters."""
-    return "".join(char if char >= " " or char in "\n\t" else "?" for char in words)
+    return printable(words)

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from assay import console
+from assay.adapters.store import write_whole
 from assay.cli.common import project_option
 from assay.cli.serving import Place, extra_env, extra_flags, profile_named, resolve_place, shipped
 from assay.errors import UsageError
 from assay.nearest import suggestion
-from assay.serving.deploy import FORMATS, Deployment, render
+from assay.serving.deploy import FORMATS, Deployment, render, secrets_of
 
 __all__ = ["command"]
 
@@ -58,12 +59,11 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
                 console.data(f"# ==> {name} <==")
             console.data(text)
         return 0
-    output.mkdir(parents=True, exist_ok=True)
+    # What holds a secret is for its owner alone, from its first byte on.
+    readable = 0o600 if secrets_of(deployment) else 0o644
     for name, text in files.items():
         path = output / name
-        path.write_text(text, encoding="utf-8")
-        if name.endswith(".sh"):
-            path.chmod(0o755)
+        write_whole(path, text.encode(), mode=(readable | readable >> 2 & 0o111) if name.endswith(".sh") else readable)
         console.say(f"wrote {path}")
     return 0
 
@@ -140,6 +140,11 @@ def _wanted(place: Place, models: tuple[str, ...], profiles: tuple[str, ...]) ->
 def _say(deployment: Deployment) -> None:
     for note in deployment.notes:
         console.say(note)
+    if names := secrets_of(deployment):
+        console.warn(
+            f"{', '.join(names)}: the secret stands in what is written; leave it out here to give it where it runs "
+            "(an env_file, a Secret with secretKeyRef)"
+        )
     if deployment.plan is None:
         return
     console.say("memory, GiB: server, weights, cache, tokens in it, the rest, total, fraction")

@@ -13,8 +13,9 @@ from assay.adapters.uv_resolver import UvResolver
 from assay.audit.findings import Finding
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.cli.render import write_generated
+from assay.cli.render import drifted, write_generated
 from assay.cli.world import digest_of_image, index_versions
+from assay.errors import ConfigError
 from assay.flows.lock import Judge, Locker, LockResult, LockStatus
 from assay.model.cell import Cell
 from assay.model.lock import Lock
@@ -31,7 +32,9 @@ _BAD = {LockStatus.FAILING, LockStatus.CONFLICT, LockStatus.MISSING, LockStatus.
 @project_option
 @format_option("text", "json")
 @click.option("--refresh", is_flag=True, help="Resolve again, also where the lock still answers the recipe.")
-@click.option("--check", is_flag=True, help="Change nothing; fail where a lock does not answer its recipe.")
+@click.option(
+    "--check", is_flag=True, help="Change nothing; fail where a lock does not answer its recipe, or a file was edited."
+)
 @click.option("--audit/--no-audit", default=True, help="Audit each new lock by metadata and symbols.  [default: audit]")
 @click.option("--repair", is_flag=True, help="Add constraints that mend what the audit finds to the recipe.")
 def command(
@@ -64,13 +67,20 @@ def command(
         repair=repair,
     )
     results: list[LockResult] = []
-    for result in locker.run([(cell, files.lock(cell)) for cell in cells], refresh=refresh, check=check):
+    for result in locker.run(
+        [(cell, _current(files, cell, refresh=refresh)) for cell in cells], refresh=refresh, check=check
+    ):
         results.append(result)
         _tell(result)
         if not check:
             _keep(files, result)
+    drift = drifted(files, plan, cells) if check else []
     if not check:
         write_generated(files, load(project)[1] if repair else plan)
+    for path in drift:
+        console.warn(
+            f"{path} is not what the recipe, the lock and the template give; run `assay lock` or `assay render`"
+        )
     if form == "json":
         console.json_data({"version": 1, "locks": [_json(result) for result in results]})
     bad = [result for result in results if result.status in _BAD]
@@ -80,7 +90,17 @@ def command(
         f"{len(good)} of {len(results)} cells have a lock that answers their recipe"
         + (f"; the audit of {failing} of these locks fails" if failing else "")
     )
-    return 1 if bad else 0
+    return 1 if bad or drift else 0
+
+
+def _current(files: ProjectFiles, cell: Cell, *, refresh: bool) -> Lock | None:
+    """Return the lock of a cell; one that cannot be read is no lock where a new one is asked for."""
+    try:
+        return files.lock(cell)
+    except ConfigError:
+        if not refresh:
+            raise
+        return None
 
 
 def _judge(files: ProjectFiles, plan: Plan) -> Judge:

@@ -13,7 +13,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import click
 
@@ -52,10 +53,24 @@ def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
         console.say(said.getvalue().rstrip("\n"))
         return _flushed(2)
     except (KeyboardInterrupt, click.Abort):
-        console.say("interrupted")
-        return _flushed(_INTERRUPTED)
+        return _interrupted()
     except Exception as error:  # noqa: BLE001 - the last catch
+        if _stopped:
+            # A signal inside an import comes out as whatever the importer makes of it.
+            return _interrupted()
+        if isinstance(error, OSError) and _by_click(error):
+            return _unwritten(OutputError(f"standard output cannot be written: {error.strerror}"))
         return _bug(error, argv)
+
+
+def _by_click(error: OSError) -> bool:
+    """Tell whether an error came from what click prints itself: --help, --version."""
+    return any(frame.f_globals.get("__name__") == "click.utils" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _interrupted() -> int:
+    console.say("interrupted")
+    return _flushed(_INTERRUPTED)
 
 
 def _unwritten(error: OutputError | BrokenPipeError) -> int:
@@ -76,20 +91,32 @@ def _flushed(code: int) -> int:
     return code
 
 
+_stopped: list[int] = []
+"""The signals that asked this process to end."""
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    _stopped.append(number)
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def _signals() -> Iterator[None]:
     """End on SIGTERM, which service managers and CI systems send, in the same clean way as on Ctrl-C."""
+    _stopped.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Who starts a program with Ctrl-C ignored, as `nohup` and `&` in scripts do, means it.
+    numbers = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in numbers:
+            signal.signal(number, _stop)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
 def _ready_streams() -> None:
@@ -109,10 +136,11 @@ def _bug(error: BaseException, argv: Sequence[str]) -> int:
     """Tell of a bug what a report of it needs, without secrets, and keep the traceback in a file."""
     secrets = values_of(os.environ)
     command = shlex.join(["assay", *words_without(argv, secrets)])
-    head = "\n".join([
-        f"assay {__version__}, Python {platform.python_version()}, {platform.platform()}",
-        f"command: {command}",
-    ])  # fmt: skip
+    system = os.uname()
+    head = (
+        f"assay {__version__}, Python {platform.python_version()}, {system.sysname} {system.release} {system.machine}\n"
+        f"command: {command}"
+    )
     trace = hide("".join(traceback.format_exception(error)), secrets)
     what = f"{type(error).__name__}: {hide(str(error), secrets)[:300]}".rstrip(": ")
     if isinstance(error, MemoryError):

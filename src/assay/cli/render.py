@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from assay import console, render, schema
+from assay import console, lockfile, render, schema
 from assay.adapters.project_files import ProjectFiles, write_text
 from assay.cli.common import load, project_option
 from assay.errors import NothingSelected
@@ -14,7 +15,7 @@ from assay.model.cell import Cell
 from assay.plan import Plan
 from assay.select import select as select_cells
 
-__all__ = ["command", "generated", "write_generated"]
+__all__ = ["command", "drifted", "edited_locks", "generated", "write_generated"]
 
 
 @click.command("render")
@@ -27,17 +28,37 @@ def command(project: Path | None, *, check: bool) -> int:
         changed = write_generated(files, plan)
         console.say(f"{changed} files changed" if changed else "everything is as it should be")
         return 0
-    drift = [
-        str(path.relative_to(files.root))
-        for path, text in generated(files, plan).items()
-        if not path.is_file() or path.read_text() != text
-    ]
+    drift = [str(path.relative_to(files.root)) for path, text in generated(files, plan).items() if _differs(path, text)]
+    drift += [str(path.relative_to(files.root)) for path in edited_locks(files, plan.cells)]
     drift += [f"{path.relative_to(files.root)}: the matrix has no such cell" for path in _stray(files, plan)]
     for line in drift:
         console.data(line)
     if drift:
         console.say("generated files differ from what recipes, locks and templates give; run `assay render`")
     return 1 if drift else 0
+
+
+def _differs(path: Path, text: str) -> bool:
+    return not path.is_file() or path.read_bytes() != text.encode()
+
+
+def edited_locks(files: ProjectFiles, cells: Iterable[Cell]) -> list[Path]:
+    """Return the lock files that are not what assay writes for the lock they hold."""
+    found: list[Path] = []
+    for cell in cells:
+        lock = None if cell.kind == "external" else files.lock(cell)
+        path = files.cell_folder(cell) / "lock.txt"
+        if lock is not None and _differs(path, lockfile.dump(lock)):
+            found.append(path)
+    return found
+
+
+def drifted(files: ProjectFiles, plan: Plan, cells: Iterable[Cell]) -> list[str]:
+    """Return the generated files of cells that are not what recipes, locks and templates give, by relative path."""
+    chosen = list(cells)
+    folders = {files.cell_folder(cell) for cell in chosen}
+    paths = [path for path, text in generated(files, plan).items() if path.parent in folders and _differs(path, text)]
+    return [str(path.relative_to(files.root)) for path in (*paths, *edited_locks(files, chosen))]
 
 
 def generated(files: ProjectFiles, plan: Plan) -> dict[Path, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import click
 
@@ -36,6 +37,9 @@ __all__ = [
     "resolve_place",
     "shipped",
 ]
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FLAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -182,6 +186,8 @@ def extra_flags(sets: tuple[str, ...]) -> Flags:
     flags: Flags = {}
     for text in sets:
         name, equals, value = text.lstrip("-").partition("=")
+        if not _FLAG.fullmatch(name):
+            raise UsageError(f"--set {name[:40]!r}: the name of a flag has letters, digits, '.', '_' and '-'")
         words = shlex.split(value) if equals and not value.startswith("{") else [value]
         flags[name] = "true" if not equals else (tuple(words) if len(words) > 1 else "".join(words))
     return flags
@@ -193,7 +199,9 @@ def extra_env(envs: tuple[str, ...]) -> dict[str, str]:
     for text in envs:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--env {text!r}: write NAME=VALUE")
+            raise UsageError(f"--env {name[:40]!r}: write NAME=VALUE")
+        if not _VARIABLE.fullmatch(name):
+            raise UsageError(f"--env {name[:40]!r}: a name has ASCII letters, digits and '_', and no digit comes first")
         found[name] = value
     return found
 

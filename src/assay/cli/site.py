@@ -10,6 +10,7 @@ from assay import claims as ledger
 from assay import console, site
 from assay.adapters.kept_records import is_intact
 from assay.adapters.project_files import ProjectFiles
+from assay.adapters.regular import read_regular
 from assay.adapters.store import FileStore, write_whole
 from assay.diagnose import default_library
 from assay.diagnose.text import clean
@@ -60,7 +61,7 @@ def _records(folders: Iterable[Path]) -> list[AnyRecord]:
     found: list[AnyRecord] = []
     for name, path in sorted(paths.items()):
         try:
-            raw = path.read_bytes()
+            raw = read_regular(path)
             record = parse(raw, source=name)
             if not is_intact(path, raw):
                 raise StoreError("it was edited after it was written, and does not count")

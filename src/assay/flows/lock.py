@@ -199,7 +199,8 @@ class Locker:
     def _stale(self, cell: Cell, lock: Lock | None) -> str | None:
         if lock is None:
             return "there is no lock"
-        return lockfile.stale_reason(lock, cell, glibc=self._matrix.bases[cell.base].glibc)
+        base = self._matrix.bases[cell.base]
+        return lockfile.stale_reason(lock, cell, glibc=base.glibc, pulled=base.kind == "registry")
 
     def _checked(self, cell: Cell, lock: Lock | None) -> LockResult:
         stale = self._stale(cell, lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from assay.model.profile import Engine
 from assay.ports.api import ApiClient
 from assay.ports.server import Facts, RunningServer, ServerHost, ServerSpec
 from assay.record import ServeStatus
+from assay.secret import hide
 from assay.serving.chosen import Chosen, from_log, from_server_info
 from assay.serving.command import ServerCommand
 from assay.serving.helptext import HelpOption, parse_help
@@ -96,7 +98,7 @@ def started(
         try:
             yield _wait(server, client, command.engine.health, began=began, patience=patience, say=say)
         finally:
-            keep(command.redacted(server.log()))
+            keep(command.redacted(server.log(), os.environ))
 
 
 def _wait(
@@ -124,7 +126,7 @@ def _wait(
             return Started(server=server, status=ServeStatus.TIMED_OUT, seconds=passed, reason=reason)
         if passed - told >= _SAY_EVERY:
             told = passed
-            say(f"waiting for the server, {passed:.0f} s: {_last_line(server.log())}")
+            say(f"waiting for the server, {passed:.0f} s: {hide(_last_line(server.log()))}")
         time.sleep(_POLL_SECONDS)
 
 

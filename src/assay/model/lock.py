@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import StringConstraints
 
 from assay.model.base import Value
-from assay.model.text import ImageName, VersionText
+from assay.model.text import Date, ImageName, PlainText, Slug, VersionText
 
 __all__ = ["HEAVY_BYTES", "MEDIUM_BYTES", "SHELVES", "Lock", "LockedWheel", "Need", "Place", "Sha256", "place_of"]
 
@@ -28,6 +28,7 @@ Place = tuple[int, str]
 Need = tuple[str, str]
 """A requirement with an exact version and a hash, and the name of its index."""
 
+WheelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -46,7 +47,7 @@ def place_of(name: str, size: int | None, filename: str) -> Place:
 class LockedWheel(Value):
     """One file of the lock, by content."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$")]
+    name: WheelName
     """Normalised distribution name."""
     version: VersionText
     filename: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$")]
@@ -82,22 +83,22 @@ class Lock(Value):
     """Everything that decides what is installed in a cell."""
 
     schema_version: int = 1
-    cell: str
-    python: str
+    cell: PlainText
+    python: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]{1,2}$")]
     """`3.11`."""
-    platform: str
+    platform: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+-manylinux_[0-9]{1,2}_[0-9]{1,3}$")]
     """What the resolver was told, `x86_64-manylinux_2_36`."""
-    requirements: tuple[str, ...]
+    requirements: tuple[PlainText, ...]
     """What was asked for; a lock is stale when the recipe asks for something else."""
-    constraints: tuple[str, ...] = ()
+    constraints: tuple[PlainText, ...] = ()
     """Limits on packages that others ask for, as in the recipe."""
-    base: str
+    base: Slug
     """Name of the base in matrix.yaml."""
-    base_digest: str | None = None
+    base_digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
     """Digest of a base image from a registry; a bootstrapped base is known by its recipe."""
-    as_of: str | None = None
+    as_of: Date | None = None
     """Only files uploaded before this date were considered (ISO date)."""
-    nightlies: dict[str, str] = {}
+    nightlies: dict[WheelName, Annotated[str, StringConstraints(pattern=r"^[0-9]{8}$")]] = {}
     """Distribution -> build date (`20261118`) of what was resolved from a nightly index."""
     wheels: tuple[LockedWheel, ...]
 

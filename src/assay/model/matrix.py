@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from assay.model.base import Value
 from assay.model.policy import Policy
@@ -24,6 +24,7 @@ from assay.model.text import (
     TargetName,
     VersionText,
 )
+from assay.secret import has_password, hide
 
 __all__ = [
     "Axis",
@@ -90,10 +91,20 @@ class BootstrapBase(Value):
 Base = Annotated[RegistryBase | BootstrapBase, Field(discriminator="kind")]
 
 
+def _open_address(url: str) -> str:
+    if has_password(url) or hide(url) != url:
+        raise ValueError(
+            "an index's address must hold no user, password or token: it is written into Dockerfiles and given to "
+            "programs as an argument; leave it out here, and name a netrc file with it: NETRC for `assay lock`, "
+            "ASSAY_NETRC for builds (docs/how-to/site.md)"
+        )
+    return url
+
+
 class Index(Value):
     """Where wheels come from. `pypi` without an address is the default of the client."""
 
-    url: Annotated[str, Field(pattern=r"^(https?|file)://[^\s\"'`$\\]+$")] | None = None
+    url: Annotated[str, Field(pattern=r"^(https?|file)://[^\s\"'`$\\]+$"), AfterValidator(_open_address)] | None = None
     nightly: bool = False
     keeps_days: Annotated[int, Field(gt=0)] | None = None
     """How long a nightly index keeps a build, days; a lock older than that is warned about."""

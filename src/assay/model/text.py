@@ -14,6 +14,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
+from assay.printable import is_printable
+
 __all__ = [
     "NUMBER_OR_TEXT",
     "AptPackage",
@@ -60,7 +62,7 @@ def _date(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if not is_printable(text) or "\n" in text or "\t" in text:
         raise ValueError("must be one line without control characters")
     return text
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from assay.errors import UsageError
-from assay.model.profile import Flags, Profile
+from assay.model.profile import Flags, FlagValue, Profile
+from assay.secret import HIDDEN, hide, is_secret_name, redacted, values_of, words_without
 from assay.serving.flags import (
     FlagFinding,
     apply,
@@ -23,10 +23,6 @@ from assay.serving.helptext import HelpOption
 from assay.serving.knowledge import EngineFlags
 
 __all__ = ["ServerCommand", "prepare", "shm_bytes", "with_features_off"]
-
-# HF_TOKEN, VLLM_API_KEY, --api-key; not --max-total-tokens or TOKENIZERS_PARALLELISM.
-_SECRET: Final = re.compile(r"(?:^|[_-])(?:token|secret|password|key)$", re.IGNORECASE)
-_HIDDEN: Final = "***"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +58,31 @@ class ServerCommand:
         """The command as it may be kept and shown: without passwords, keys and tokens."""
         return replace(
             self,
-            flags={name: _HIDDEN if _SECRET.search(name) else value for name, value in self.flags.items()},
-            env={name: _HIDDEN if _SECRET.search(name) else value for name, value in self.env.items()},
+            flags={name: self._kept(name, value) for name, value in self.flags.items()},
+            env=redacted(self.env),
+            program=tuple(words_without(self.program)),
         )
 
-    def redacted(self, text: str) -> str:
-        """Return a log of its server without the command's secrets; servers print their arguments."""
-        for name, value in [*self.flags.items(), *self.env.items()]:
-            if _SECRET.search(name):
-                for secret in [value] if isinstance(value, str) else value:
-                    text = text.replace(secret, _HIDDEN) if len(secret) > 3 else text
-        return text
+    def _kept(self, name: str, value: FlagValue) -> FlagValue:
+        if is_secret_name(name):
+            return HIDDEN
+        return hide(value) if isinstance(value, str) else tuple(map(hide, value))
+
+    @property
+    def secrets(self) -> list[str]:
+        """The names of its flags and variables that hold secrets."""
+        flags = [f"--{name}" for name, value in self.flags.items() if self._kept(name, value) != value]
+        kept = redacted(self.env)
+        return [*flags, *(name for name, value in self.env.items() if kept[name] != value)]
+
+    def redacted(self, text: str, environ: Mapping[str, str] | None = None) -> str:
+        """Return a log of its server without secrets: servers print their arguments and what surrounds them.
+
+        Args:
+            text: the log.
+            environ: the environment that a server of this machine inherits.
+        """
+        return hide(text, values_of(self.flags, self.env, environ or {}))
 
     def argv(self, *, host: str = "{host}", port: str = "{port}") -> list[str]:
         """Return the whole command line."""

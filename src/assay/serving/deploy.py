@@ -16,12 +16,26 @@ from jinja2 import DictLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from assay.errors import UsageError
+from assay.printable import is_printable
+from assay.secret import words_without
 from assay.serving.command import ServerCommand
 from assay.serving.flags import command_line
 from assay.serving.launching import Decided
 from assay.serving.memory import MemoryPlan, Share
 
-__all__ = ["CACHE", "FORMATS", "PORT", "Deployment", "Format", "Service", "name_of", "render", "unit_word"]
+__all__ = [
+    "CACHE",
+    "FORMATS",
+    "PORT",
+    "Deployment",
+    "Format",
+    "Service",
+    "bind",
+    "name_of",
+    "render",
+    "secrets_of",
+    "unit_word",
+]
 
 Format = Literal["docker", "compose", "kubernetes", "systemd"]
 FORMATS: Final[tuple[Format, ...]] = ("docker", "compose", "kubernetes", "systemd")
@@ -29,6 +43,10 @@ PORT: Final = 8000
 """Where a server listens inside its container."""
 CACHE: Final = "/cache/huggingface"
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\ufeff\u2028\u2029]")
+_EXPANDED: Final = re.compile(r"\$\$+|\$(?=\()")
+_GPU: Final = re.compile(r"all|[0-9]+(?:,[0-9]+)*|(?:GPU|MIG)-[0-9A-Fa-f-]+")
+_ADDRESS: Final = re.compile(r"[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\]")
+_RESOURCE: Final = re.compile(r"[a-z0-9.-]+/[A-Za-z0-9._-]+")
 _FILES: Final[dict[Format, str]] = {
     "docker": "launch.sh",
     "compose": "compose.yaml",
@@ -89,6 +107,12 @@ class Service:
         return self.decided.reasons
 
     @property
+    def mounts(self) -> list[list[str]]:
+        """The folders of the machine, each as docker's option and value."""
+        model = [bind(self.folder, self.folder, read_only=True)] if self.folder else []
+        return [bind(self.cache, CACHE), *model]
+
+    @property
     def shm_megabytes(self) -> int:
         """Shared memory, MiB."""
         return max(self.command.shm >> 20, 64)
@@ -118,6 +142,11 @@ class Deployment:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
+def secrets_of(deployment: Deployment) -> list[str]:
+    """Return the names of flags and variables whose secrets stand in what is written."""
+    return sorted({name for service in deployment.services for name in service.command.secrets})
+
+
 def name_of(text: str) -> str:
     """Return a name for a container, service or unit: `Qwen/Qwen3-32B-AWQ` becomes `qwen3-32b-awq`."""
     name = re.sub(r"[^a-z0-9]+", "-", text.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")
@@ -136,6 +165,7 @@ def render(form: Format, deployment: Deployment, templates: Mapping[str, str]) -
             hint="use --format compose, or share the GPU in the device plugin and name it: "
             "--gpu-resource nvidia.com/gpu.shared",
         )
+    _check(deployment)
     environment = _environment(templates)
     text = environment.get_template(f"{form}.j2").render(
         deployment=deployment,
@@ -146,6 +176,35 @@ def render(form: Format, deployment: Deployment, templates: Mapping[str, str]) -
         return {_FILES[form]: text}
     units = [part for part in re.split(r"(?m)^#### ", text) if part.strip()]
     return {name: body for name, _, body in (unit.partition("\n") for unit in units)}
+
+
+def _check(deployment: Deployment) -> None:
+    """Refuse what no format can hold exactly, or what would change the reading of the rest.
+
+    Raises:
+        UsageError: a value has control characters, or an address, GPU or resource is none.
+    """
+    for what, value, pattern in (
+        ("--listen", deployment.listen, _ADDRESS),
+        ("--gpu", deployment.gpu, _GPU),
+        ("--gpu-resource", deployment.gpu_resource, _RESOURCE),
+    ):
+        if not pattern.fullmatch(value):
+            raise UsageError(f"{what} {value[:60]!r} cannot be one", hint="see `assay launch --help`")
+    for service in deployment.services:
+        values = [service.image, service.cache, service.folder or "", *service.argv]
+        for value in (*values, *service.env, *service.env.values()):
+            if not is_printable(value):
+                raise UsageError(f"{value[:60]!r} has control characters, which a deployment cannot hold")
+
+
+def bind(source: str, target: str, *, read_only: bool = False) -> list[str]:
+    """Return docker's words for a folder in a container; where a `:` in its name would split it, as CSV."""
+    if ":" not in source:
+        return ["--volume", f"{source}:{target}" + (":ro" if read_only else "")]
+    fields = ["type=bind", f"source={source}", f"target={target}", *(["readonly"] if read_only else [])]
+    quoted = ['"' + field.replace('"', '""') + '"' if re.search(r'[",\n]', field) else field for field in fields]
+    return ["--mount", ",".join(quoted)]
 
 
 def _environment(templates: Mapping[str, str]) -> SandboxedEnvironment:
@@ -164,6 +223,8 @@ def _environment(templates: Mapping[str, str]) -> SandboxedEnvironment:
         "unit": unit_word,
         "comment": _comment,
         "dollars": _dollars,
+        "kubernetes": lambda value: _yaml(_references(value)),
+        "shown": lambda words: _comment(" ".join(words_without(words))),
     }
     return environment
 
@@ -186,6 +247,13 @@ def _dollars(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("$", "$$")
     return [_dollars(part) for part in value]
+
+
+def _references(value: Any) -> Any:
+    """Escape `$(NAME)`, which Kubernetes replaces in commands, arguments and variables, and `$$`, which it halves."""
+    if isinstance(value, str):
+        return _EXPANDED.sub(lambda match: match[0] * 2, value)
+    return [_references(part) for part in value]
 
 
 def unit_word(value: object) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from assay.printable import one_line
 from assay.record import BenchRecord, BenchSeries
 from assay.serving.csvtext import labels
 
@@ -99,14 +100,15 @@ def line_plot(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
     def place(x: float, y: float) -> tuple[float, float]:
         return round(_LEFT + x / most_x * wide, 1), round(_TOP + high - y / most_y * high, 1)
 
+    name = escape(one_line(up))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_HEIGHT}" role="img">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escape(one_line(title))}</title>",
         "<style>text {font: 12px sans-serif}</style>",
         f'<rect width="{width}" height="{_HEIGHT}" fill="white"/>',
-        f'<text x="{_LEFT}" y="22" font-size="15">{escape(title)}</text>',
-        f'<text x="{_LEFT + wide / 2}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(across)}</text>',
-        f'<text transform="translate(16 {_TOP + high / 2}) rotate(-90)" text-anchor="middle">{escape(up)}</text>',
+        f'<text x="{_LEFT}" y="22" font-size="15">{escape(one_line(title))}</text>',
+        f'<text x="{_LEFT + wide / 2}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(one_line(across))}</text>',
+        f'<text transform="translate(16 {_TOP + high / 2}) rotate(-90)" text-anchor="middle">{name}</text>',
     ]
     for number in range(round(most_y / step) + 1):
         _, y = place(0, number * step)
@@ -128,5 +130,5 @@ def line_plot(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
             f'<line x1="{side + 15}" y1="{y}" x2="{side + 40}" y2="{y}" stroke="{colour}" '
             f'stroke-width="2" stroke-dasharray="{dash}"/>'
         )
-        parts.append(f'<text x="{side + 46}" y="{y + 4}">{escape(line.name)}</text>')
+        parts.append(f'<text x="{side + 46}" y="{y + 4}">{escape(one_line(line.name))}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

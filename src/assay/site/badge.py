@@ -7,6 +7,7 @@ from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 from assay.model.outcome import Outcome
+from assay.printable import one_line
 from assay.site.model import Result, Site, Source
 
 __all__ = ["badge", "badges"]
@@ -26,6 +27,7 @@ _CHARACTER: Final = 6.6
 
 def badge(label: str, value: str, colour: str) -> bytes:
     """Return a badge of two fields."""
+    label, value = one_line(label), one_line(value)
     left, right = (round(len(text) * _CHARACTER) + 12 for text in (label, value))
     title = f"{label}: {value}"
     text = (

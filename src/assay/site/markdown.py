@@ -7,24 +7,25 @@ from typing import Final
 
 from assay.errors import UsageError
 from assay.model.outcome import Outcome
+from assay.printable import one_line
 from assay.site.model import CellPage, Result, Site, Source
 
-__all__ = ["BEGIN", "END", "between_markers", "table"]
+__all__ = ["BEGIN", "END", "between_markers", "cell_text", "table"]
 
 BEGIN: Final = "<!-- assay matrix: begin -->"
 END: Final = "<!-- assay matrix: end -->"
 _MARK: Final = {Source.MEASURED: "", Source.PREDICTED: " (predicted)", Source.CLAIMED: " (claimed)"}
 
 
-def _cell(text: str) -> str:
+def cell_text(text: str) -> str:
     """Make text harmless inside a table of GitHub's Markdown."""
+    text = one_line(text)
     for old, new in (
         ("\\", "\\\\"),
         ("|", "\\|"),
         ("<", "&lt;"),
         (">", "&gt;"),
         ("`", "\\`"),
-        ("\n", " "),
         ("[", "\\["),
     ):
         text = text.replace(old, new)
@@ -51,15 +52,15 @@ def table(site: Site, *, measured: bool = False) -> str:
             found = {cell: {f: r if _ran(r) else None for f, r in row.items()} for cell, row in found.items()}
             pages = [page for page in pages if any(found[page.id].values())]
             if not pages:
-                parts += [f"**{_cell(target)}**: nothing has been measured yet.", ""]
+                parts += [f"**{cell_text(target)}**: nothing has been measured yet.", ""]
                 continue
             notes = sorted({r.note for page in pages for r in found[page.id].values() if r and r.note})
-            parts += [f"**{_cell(target)}**, measured on {_cell('; '.join(notes))}", ""]
+            parts += [f"**{cell_text(target)}**, measured on {cell_text('; '.join(notes))}", ""]
         else:
             pages = [page for page in pages if page.build or any(found[page.id].values())]
             if not pages:
                 continue
-            parts += [f"**{_cell(target)}**", ""]
+            parts += [f"**{cell_text(target)}**", ""]
         parts += _table(site, pages, found, builds=not measured)
     if not parts:
         return "Nothing is recorded yet.\n"
@@ -77,14 +78,14 @@ def _ran(result: Result | None) -> bool:
 def _table(
     site: Site, pages: Sequence[CellPage], found: Mapping[str, Mapping[str, Result | None]], *, builds: bool
 ) -> list[str]:
-    lines = ["| | " + " | ".join(_cell(page.id) for page in pages) + " |", "|---" * (1 + len(pages)) + "|"]
+    lines = ["| | " + " | ".join(cell_text(page.id) for page in pages) + " |", "|---" * (1 + len(pages)) + "|"]
     if builds:
         said = [page.build.status if page.build else "not built" for page in pages]
         lines.append("| build | " + " | ".join(said) + " |")
     for feature in site.features:
         row = [found[page.id][feature] for page in pages]
         if any(row):
-            lines.append(f"| {_cell(feature)} | " + " | ".join(map(_say, row)) + " |")
+            lines.append(f"| {cell_text(feature)} | " + " | ".join(map(_say, row)) + " |")
     return [*lines, ""]
 
 

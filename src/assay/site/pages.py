@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,6 +15,7 @@ from markupsafe import Markup
 
 from assay.digest import sha256_of
 from assay.model.outcome import Outcome
+from assay.printable import json_text, printable
 from assay.site.charts import svg
 from assay.site.gather import megabytes, speeds
 from assay.site.model import CellPage, Event, Result, Site, Source
@@ -59,7 +59,7 @@ def _blank(text: str) -> str:
 def _safe(name: str) -> str:
     """Return a file name for any text: itself where it is harmless, else with a digest of what was replaced."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:120].lstrip(".") or "_"
-    return plain if plain == name else f"{plain}-{sha256_of(name.encode())[7:15]}"
+    return plain if plain == name else f"{plain}-{sha256_of(name.encode(errors='backslashreplace'))[7:15]}"
 
 
 def cell_file(cell: str) -> str:
@@ -85,7 +85,7 @@ def _policy(style: str, script: str) -> str:
 
 def _json(value: Any) -> Markup:
     """Serialise for a script element: nothing in it can end the element or open a comment."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json_text(value, indent=None)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704
 
 
@@ -185,7 +185,7 @@ class _Renderer:
             up="../" if "/" in path else "",
             **values,
         )  # fmt: skip
-        return path, html.encode()
+        return path, printable(html).encode()
 
     def index(self) -> tuple[str, bytes]:
         data = {

@@ -1,0 +1,36 @@
+"""Reads files that others may have put there: regular files alone, and never more than a bound."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from assay.errors import StoreError
+
+__all__ = ["MOST", "read_regular"]
+
+MOST: Final = 64 << 20
+"""Bytes of a record or document; the largest that assay wrote has some 2 MB."""
+
+
+def read_regular(path: Path, *, limit: int = MOST) -> bytes:
+    """Return the bytes of a regular file.
+
+    A pipe or a device among records would never end, so it is not waited for.
+
+    Raises:
+        StoreError: it is something else, or has more bytes than the limit.
+        OSError: it is missing or cannot be read.
+    """
+    # Without O_NONBLOCK the opening of a pipe waits for a writer.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{path} is not a regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise StoreError(f"{path} has more than {limit >> 20} MiB, and is not read")
+    return data

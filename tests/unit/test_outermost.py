@@ -1,0 +1,109 @@
+"""Whatever a command raises, its caller gets a message and an exit code, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from assay.cli.outermost import BUG, guarded
+from assay.errors import NothingSelected, OutputError
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def work() -> int:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            NothingSelected("nothing is selected", hint="name a cell"),
+            3,
+            "error: nothing is selected\n  try: name a cell\n",
+        ),
+        (click.UsageError("no such option \x1b[2J"), 2, "Error: no such option"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (click.Abort(), 130, "interrupted\n"),
+        (OutputError("standard output is closed"), 1, "error: standard output is closed\n"),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_what_is_expected_is_told(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code == guarded(raising(error), ["plan"])
+
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "bug" not in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), MemoryError(), RecursionError("deep"), OSError(5, "Input/output error")]
+)
+def test_a_bug_is_told_with_a_report_and_its_own_code(
+    error: Exception, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    assert BUG == guarded(raising(error), ["plan", "--project", "x y"]) == 70
+
+    shown = capsys.readouterr().err
+    (report,) = tmp_path.glob("assay-bug-*.txt")
+    assert "error: this is a bug of assay: " in shown
+    assert str(report) in shown
+    assert "command: assay plan --project 'x y'" in shown
+    assert re.search(r"^assay \S+, Python 3\.\d+\.\d+", shown, re.MULTILINE)
+    assert "Traceback" not in shown
+    assert "Traceback" in report.read_text()
+    assert 0o600 == report.stat().st_mode & 0o777
+
+
+def test_the_report_of_a_bug_holds_no_secret(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("ASSAY_KEY_PASSWORD", "from-the-environment")
+    error = ValueError("GET https://user:in-address@host with from-the-environment")
+
+    guarded(raising(error), ["launch", "x", "--env", "PGPASSWORD=in-argument", "--set", "api-key=in-flag"])
+
+    (report,) = tmp_path.glob("assay-bug-*.txt")
+    told = capsys.readouterr().err + report.read_text()
+    # The line of this test that raises is quoted in the traceback of the file.
+    for secret in ("from-the-environment", "in-address@host", "in-argument", "in-flag"):
+        assert secret not in told
+
+
+def test_without_a_place_for_the_file_the_traceback_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+
+    assert BUG == guarded(raising(KeyError("x")), [])
+
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_signal_inside_an_import_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        try:
+            os.kill(os.getpid(), 15)
+            for _ in range(1000):
+                pass
+        except KeyboardInterrupt as error:
+            # What Python 3.11 makes of anything that is raised inside `__set_name__`.
+            raise RuntimeError("Error calling __set_name__") from error
+        return 0
+
+    assert 130 == guarded(work, [])
+    assert "interrupted\n" == capsys.readouterr().err
