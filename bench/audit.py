@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,19 +187,24 @@ class Released:
     def __init__(self) -> None:
         self._cache = FactsCache()
         self._more: dict[str, WheelFacts] = {}
+        self._origins = SimpleIndex().origins()
 
-    def get(self, sha256: str) -> WheelFacts | None:
-        return self._more.get(sha256) or self._cache.get(sha256)
+    def get(self, sha256: str, *, origins: Container[str] = ()) -> WheelFacts | None:
+        return self._more.get(sha256) or self._cache.get(sha256, origins=origins)
 
     def put(self, facts: WheelFacts) -> None:
         self._cache.put(facts)
 
-    def named(self, name: str) -> Iterable[WheelFacts]:
-        return self._cache.named(name)
+    def named(self, name: str, *, origins: Container[str] = ()) -> Iterable[WheelFacts]:
+        return self._cache.named(name, origins=origins)
 
     def another(self, lock: Lock, number: int, *, native: bool) -> Lock:
         """Return a lock with another release of one wheel, with libraries or without, of nobody else's."""
-        known = {wheel.sha256: facts for wheel in lock.wheels if (facts := self._cache.get(wheel.sha256)) is not None}
+        known = {
+            wheel.sha256: facts
+            for wheel in lock.wheels
+            if (facts := self._cache.get(wheel.sha256, origins=self._origins)) is not None
+        }
         able = [
             wheel
             for wheel in lock.wheels

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from assay import yamltext
@@ -15,6 +17,10 @@ from assay.select import DERIVED, condition_fault
 
 __all__ = ["Project", "load"]
 
+MAX_POINTS: Final = 20_000
+"""Points of one image and of all together; they take some ten seconds and 200 MB."""
+TOLD: Final = 100
+"""Unknown values of one image that are told."""
 _FOLDER: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 """Names of images: they stand in paths, in cell ids and in names of repositories."""
 
@@ -33,10 +39,12 @@ class Project:
         if axis == "base":
             known = identifier in self.matrix.bases
             return AxisValue(id=identifier, version=None) if known else None
-        declared = self.matrix.axes.get(axis)
-        if declared is None:
-            return None
-        return next((value for value in declared.values if value.id == identifier), None)
+        return self._values.get(axis, {}).get(identifier)
+
+    @cached_property
+    def _values(self) -> Mapping[str, Mapping[str, AxisValue]]:
+        # Of two values with one id the first counts.
+        return {name: {value.id: value for value in reversed(axis.values)} for name, axis in self.matrix.axes.items()}
 
 
 def load(matrix_text: str, image_texts: Mapping[str, str], *, matrix_file: str = "matrix.yaml") -> Project:
@@ -74,6 +82,7 @@ def load(matrix_text: str, image_texts: Mapping[str, str], *, matrix_file: str =
         problems += _check_matrix(matrix, documents["matrix.yaml"], image_texts)
         for name, image in images.items():
             problems += _Check(matrix, image, documents[name]).run()
+        problems += _check_sum(images) if not problems else []
     if problems or matrix is None:
         raise ConfigError(problems)
     return Project(matrix=matrix, images=images, documents=documents)
@@ -101,6 +110,14 @@ def _check_matrix(matrix: Matrix, document: yamltext.Document, image_names: Iter
     for position, exclusion in enumerate(matrix.exclude):
         problems += _check_match(matrix, exclusion.match, document, ("exclude", position, "match"))
     return problems + _check_cycles(matrix, document)
+
+
+def _check_sum(images: Mapping[str, Image]) -> list[Problem]:
+    points = sum(math.prod(map(len, image.axes.values())) + len(image.include) for image in images.values())
+    if points <= MAX_POINTS:
+        return []
+    message = f"all images together make {points} points, more than {MAX_POINTS}"
+    return [Problem(file="matrix.yaml", message=message)]
 
 
 def _check_cycles(matrix: Matrix, document: yamltext.Document) -> list[Problem]:
@@ -142,15 +159,26 @@ class _Check:
         self.image = image
         self.document = document
         self.problems: list[Problem] = []
+        self._ids: dict[str, dict[str, None]] = {"base": dict.fromkeys(matrix.bases)}
 
     def run(self) -> list[Problem]:
         image = self.image
         self.target_names(image.targets, ("targets",))
-        if image.external is None:
+        if image.external is None and self.size():
             self.axis_values()
             self.axis_names()
             self.conditions()
         return self.problems
+
+    def size(self) -> bool:
+        """Count the points before there are any; returns whether there are not too many."""
+        points = math.prod(map(len, self.image.axes.values())) if self.image.axes else 0
+        points += len(self.image.include) + len(self.image.controls)
+        if points > MAX_POINTS:
+            axes = " x ".join(f"{axis} ({len(values)})" for axis, values in self.image.axes.items())
+            message = f"{axes} make {points} points, more than {MAX_POINTS}; list fewer values, or points in `include`"
+            self.add(("axes",), message)
+        return points <= MAX_POINTS
 
     def axis_values(self) -> None:
         image = self.image
@@ -194,12 +222,13 @@ class _Check:
         self.problems.append(self.document.problem(path, message, at_key=at_key))
 
     def value(self, axis: str, value: str, path: tuple[str | int, ...]) -> None:
-        if axis == "base":
-            known: list[str] = list(self.matrix.bases)
-        elif axis in self.matrix.axes:
-            known = [item.id for item in self.matrix.axes[axis].values]
-        else:
+        if len(self.problems) >= TOLD:
+            return
+        if axis != "base" and axis not in self.matrix.axes:
             self.add(path, f"no axis {axis!r}{suggestion(axis, [*self.matrix.axes, 'base'])}", at_key=True)
             return
+        if axis not in self._ids:
+            self._ids[axis] = dict.fromkeys(item.id for item in self.matrix.axes[axis].values)
+        known = self._ids[axis]
         if value not in known:
             self.add(path, f"the axis {axis} has no value {value!r}{suggestion(value, known)}")

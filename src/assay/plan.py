@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from jinja2 import StrictUndefined, Template, TemplateError, meta
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import TemplateError
 from packaging.requirements import InvalidRequirement, Requirement
 
 from assay.errors import ConfigError, NothingSelected, Problem, UsageError
@@ -22,11 +21,11 @@ from assay.matrix import Project
 from assay.model.cell import Cell, Excluded, oci_tag
 from assay.model.matrix import Axis, AxisValue, Control, Image, Match, Matrix
 from assay.nearest import suggestion
+from assay.requirement_text import fill, names_in
 from assay.select import CONDITION, Facts, facts_of, fault, matches, plain_value, select
 
 __all__ = ["Plan", "make", "render_requirements", "shard"]
 
-_JINJA = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _BASE = Axis(values=())
 """How the one axis stands in a cell id that the matrix does not declare: `base`."""
 
@@ -97,14 +96,16 @@ def make(project: Project) -> Plan:
             if isinstance(item, Excluded):
                 excluded.append(item)
                 continue
-            if item.id in owners:
+            # Some file systems make no difference between letters and capitals.
+            key = item.id.lower()
+            if key in owners:
                 message = (
                     f"two cells have the id {item.id!r}; name the axis that tells them apart in `id`"
-                    if owners[item.id] == name
-                    else f"the cell id {item.id!r} is taken by the image {owners[item.id]!r}; rename one image"
+                    if owners[key] == name
+                    else f"the cell id {item.id!r} is taken by the image {owners[key]!r}; rename one image"
                 )
                 problems.append(project.documents[name].problem(("id",), message))
-            owners[item.id] = name
+            owners[key] = name
             try:
                 oci_tag(item.id)
             except ValueError as error:
@@ -154,7 +155,7 @@ def render_requirements(texts: Iterable[str], point: Mapping[str, AxisValue]) ->
     result: list[str] = []
     for text in texts:
         try:
-            filled = _compiled(text).render(dict(point)).strip() if "{" in text else text.strip()
+            filled = fill(text, point) if "{" in text else text.strip()
         except TemplateError as error:
             raise ValueError(f"{text!r}: {error}") from error
         if not filled:
@@ -167,20 +168,6 @@ def render_requirements(texts: Iterable[str], point: Mapping[str, AxisValue]) ->
 @lru_cache(maxsize=64)
 def _version(text: str) -> AxisValue:
     return AxisValue(id=text, version=text)
-
-
-@lru_cache(maxsize=4096)
-def _compiled(text: str) -> Template:
-    return _JINJA.from_string(text)
-
-
-@lru_cache(maxsize=4096)
-def _names(text: str) -> Collection[str]:
-    """Return the names that a requirement asks for; of one that is not Jinja none, since filling it in fails."""
-    try:
-        return sorted(meta.find_undeclared_variables(_JINJA.parse(text)))
-    except TemplateError:
-        return ()
 
 
 @lru_cache(maxsize=4096)
@@ -360,7 +347,7 @@ class _Expansion:
         try:
             for text in texts:
                 # Few of the axes stand in a requirement, so that many cells have it in common.
-                key = (text, *(point[axis].id if axis in point else None for axis in _names(text)))
+                key = (text, *(point[axis].id if axis in point else None for axis in names_in(text)))
                 if key not in self._filled:
                     self._filled[key] = render_requirements([text], point)
                 result += self._filled[key]

@@ -22,7 +22,9 @@ __all__ = ["Document", "Node", "load", "parse"]
 Node = str | None | list["Node"] | dict[str, "Node"]
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=Value)
-_MAX_NODES: Final = 200_000
+_MAX_NODES: Final = 100_000
+_MAX_TEXT: Final = 4 << 20
+"""Characters of a file; the largest of this project has 150 000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,23 @@ class Document:
         return Problem(file=self.file, message=message)
 
 
+class _Loader(yaml.BaseLoader):
+    """Stops at too many values before there is a tree of them."""
+
+    count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Read one value and those in it."""
+        self.count += 1
+        if self.count > _MAX_NODES:
+            raise _TooMany
+        return super().compose_node(parent, index)
+
+
+class _TooMany(Exception):
+    """There are more values than a file can have."""
+
+
 class _Builder:
     def __init__(self, file: str) -> None:
         self.file = file
@@ -55,9 +74,7 @@ class _Builder:
     def build(self, node: yaml.Node, path: Path, open_nodes: frozenset[int]) -> Node:
         self.count += 1
         if self.count > _MAX_NODES:
-            raise ConfigError(
-                [Problem(file=self.file, message=f"more than {_MAX_NODES} values; aliases that multiply?")]
-            )
+            raise _too_many(self.file)
         line, column = node.start_mark.line + 1, node.start_mark.column + 1
         self.marks[path] = (line, column)
         if id(node) in open_nodes:
@@ -83,14 +100,23 @@ class _Builder:
         return result
 
 
+def _too_many(file: str) -> ConfigError:
+    return ConfigError([Problem(file=file, message=f"more than {_MAX_NODES} values; aliases that multiply?")])
+
+
 def load(text: str, *, file: str) -> Document:
     """Read one YAML document.
 
     Raises:
-        ConfigError: the text is not YAML, has duplicate keys, or holds more than one document.
+        ConfigError: the text is not YAML, has duplicate keys, holds more than one document, or is absurdly large.
     """
+    if len(text) > _MAX_TEXT:
+        what = f"{len(text)} characters, more than {_MAX_TEXT}: split it, or remove what was generated"
+        raise ConfigError([Problem(file=file, message=what)])
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=_Loader)
+    except _TooMany as error:
+        raise _too_many(file) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)

@@ -48,6 +48,7 @@ from assay.probes import declarations
 ROOT = Path(__file__).parents[2]
 ELF = ROOT / "tests" / "fixtures" / "elf"
 SHA = "a" * 64
+HERE = "https://index.example/simple"
 
 
 def test_facts_of_a_real_library_come_back_as_they_were() -> None:
@@ -238,11 +239,11 @@ def test_brief_facts_are_never_kept_or_shared_in_place_of_whole_ones(tmp_path: P
 
 def test_what_is_learnt_later_of_brief_facts_is_kept_beside_the_names_that_were_left_out(tmp_path: Path) -> None:
     """Wheels that were read in part are brief too, and the audit may read one of their libraries afterwards."""
-    partly = large().model_copy(update={"complete": False})
+    partly = large().model_copy(update={"complete": False, "origin": HERE})
     unread = library("torch/lib/libother.so", scope="listed")
     FactsCache(tmp_path).put(partly.model_copy(update={"libraries": (*partly.libraries, unread)}))
     cache = FactsCache(tmp_path)
-    brief = cache.get(SHA)
+    brief = cache.get(SHA, origins={HERE})
     assert brief is not None
     assert brief.is_brief
     read = library("torch/lib/libother.so", defined=("other",))
@@ -250,7 +251,7 @@ def test_what_is_learnt_later_of_brief_facts_is_kept_beside_the_names_that_were_
     cache.put(more)
 
     assert partly.model_copy(update={"libraries": (*partly.libraries, read)}) == cache.whole(SHA)
-    assert more == cache.get(SHA) == FactsCache(tmp_path).get(SHA)
+    assert more == cache.get(SHA, origins={HERE}) == FactsCache(tmp_path).get(SHA, origins={HERE})
 
 
 def test_facts_without_most_names_of_kernels_are_brief_too() -> None:

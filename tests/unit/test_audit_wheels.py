@@ -25,6 +25,9 @@ class Index:
             for name in self._names
         )
 
+    def origins(self, index: str | None = None) -> frozenset[str]:
+        return frozenset({"https://x.example"})
+
 
 OLD = "a-1.0-cp312-cp312-manylinux_2_17_x86_64.whl"
 NEW = "a-1.1-cp312-cp312-manylinux_2_17_x86_64.whl"

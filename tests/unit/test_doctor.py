@@ -82,6 +82,9 @@ class Index:
             raise PackageIndexError(f"{index} cannot be reached")
         return (IndexFile(project=project, filename=f"{project}-1.whl", url="https://x.invalid/1.whl"),)
 
+    def origins(self, index: str | None = None) -> frozenset[str]:
+        return frozenset({"https://x.invalid"})
+
 
 def digests(image: str) -> str:
     """Docker Hub has everything, a registry called dead does not answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,9 @@ from packaging.version import InvalidVersion, Version
 
 from assay.adapters.store import write_whole
 from assay.audit.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, filled, load_brief, load_facts
+from assay.budget import FACTS, Budget, Limits
 from assay.errors import StoreError, WheelError
+from assay.foreign import ForeignError, read_json
 
 __all__ = ["FactsCache", "default_folder"]
 
@@ -22,7 +24,9 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SUFFIX: Final = ".facts.json.gz"
 BRIEF_FROM: Final = 24 << 10
 """Bytes of facts from which on a brief form stands beside them."""
-BRIEF_FORM: Final = 3
+_EXPORT: Final = Limits(unpacked=64 << 30, kept=0, steps=0, items=1_000_000, seconds=6 * 3600)
+"""One exported file: two readings of any number of wheels that a person would move."""
+BRIEF_FORM: Final = 4
 """Raised when what is brief changes."""
 
 
@@ -54,8 +58,12 @@ class FactsCache:
                     self._paths[sha256] = path
         return self._paths
 
-    def get(self, sha256: str) -> WheelFacts | None:
+    def get(self, sha256: str, *, origins: Container[str] = ()) -> WheelFacts | None:
         """Return what is known of a wheel; see the port."""
+        facts = self._get(sha256)
+        return facts if facts is not None and facts.good_for(origins) else None
+
+    def _get(self, sha256: str) -> WheelFacts | None:
         if sha256 in self._loaded:
             return self._loaded[sha256]
         path = self._index().get(sha256)
@@ -89,7 +97,7 @@ class FactsCache:
         """Keep facts; see the port."""
         if not _SHA256.fullmatch(facts.sha256):
             return
-        known = self.get(facts.sha256)
+        known = self._get(facts.sha256)
         if known is not None and known.complete and not facts.complete:
             return
         kept = facts
@@ -106,6 +114,11 @@ class FactsCache:
                 f"facts cannot be kept: {error.message}", hint="set ASSAY_CACHE to another folder"
             ) from error
         self._loaded[facts.sha256] = facts
+        before = self._index().get(facts.sha256)
+        if before is not None and before != path:
+            # Other bytes under this sha256 gave it another name.
+            with suppress(OSError):
+                before.unlink(missing_ok=True)
         self._index()[facts.sha256] = path
         # Whoever audits next should not have to wait for it.
         with suppress(OSError):
@@ -113,9 +126,11 @@ class FactsCache:
             if place is not None:
                 _made_brief(facts, place)
 
-    def named(self, name: str) -> Iterable[WheelFacts]:
-        """Return all facts of a distribution, newest version first."""
-        found = [self.get(sha256) for sha256, path in self._index().items() if path.parent.name == name]
+    def named(self, name: str, *, origins: Container[str] = ()) -> Iterable[WheelFacts]:
+        """Return all facts of a distribution, newest version first; see the port."""
+        found = [
+            self.get(sha256, origins=origins) for sha256, path in self._index().items() if path.parent.name == name
+        ]
         return sorted((facts for facts in found if facts), key=lambda facts: _version(facts.version), reverse=True)
 
     def listed(self) -> list[tuple[str, str, str, int]]:
@@ -133,31 +148,44 @@ class FactsCache:
             yield json.dumps({"sha256": sha256, "bytes": len(data)}).encode() + b"\n"
             yield data
 
-    def take(self, data: bytes, *, source: str) -> int:
+    def take(self, data: bytes, *, source: str, budget: Budget | None = None) -> int:
         """Keep the facts of an exported file; returns how many.
 
         Raises:
-            WheelError: the file is damaged; nothing of it is kept.
+            WheelError: the file is damaged, or holds more than the budget allows; nothing of it is kept.
         """
-        found: list[WheelFacts] = []
-        at = 0
-        while at < len(data):
-            end = data.find(b"\n", at, at + 4096)
-            try:
-                head = json.loads(data[at:end])
-                size = int(head["bytes"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise WheelError(f"{source} is no export of facts, or is damaged at byte {at}") from error
-            if end < 0 or size < 0 or end + 1 + size > len(data):
-                raise WheelError(f"{source} is cut short")
-            facts = load_facts(data[end + 1 : end + 1 + size], source=source)
-            if facts.sha256 != head.get("sha256"):
-                raise WheelError(f"{source}: facts of another wheel than announced at byte {at}")
-            found.append(facts)
-            at = end + 1 + size
-        for facts in found:
+        whole = budget or Budget(source, _EXPORT)
+        # Twice: all are checked before one is kept, and together they may be too large to be held.
+        for _ in _exported(data, source, whole):
+            pass
+        count = 0
+        for facts in _exported(data, source, whole):
             self.put(facts)
-        return len(found)
+            count += 1
+        return count
+
+
+def _exported(data: bytes, source: str, whole: Budget) -> Iterator[WheelFacts]:
+    """Yield the facts in an exported file, one at a time."""
+    at = 0
+    while at < len(data):
+        end = data.find(b"\n", at, at + 4096)
+        try:
+            head = read_json(data[at : max(end, at)], limit=4096, depth=2)
+            size, sha256 = head["bytes"], head["sha256"]
+        except (ForeignError, KeyError, TypeError) as error:
+            raise WheelError(f"{source} is no export of facts, or is damaged at byte {at}") from error
+        if type(size) is not int or size < 0:
+            raise WheelError(f"{source} is no export of facts, or is damaged at byte {at}")
+        if end < 0 or end + 1 + size > len(data):
+            raise WheelError(f"{source} is cut short")
+        whole.take(items=1)
+        facts = load_facts(data[end + 1 : end + 1 + size], source=source, budget=Budget(source, FACTS))
+        whole.take(unpacked=size)
+        if facts.sha256 != sha256:
+            raise WheelError(f"{source}: facts of another wheel than announced at byte {at}")
+        yield facts
+        at = end + 1 + size
 
 
 def _brief_place(sha256: str, path: Path) -> Path | None:

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final, Self, cast
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
-from urllib3.util.retry import Retry
 
+from assay.adapters.patience import FAULTS, Rate, TooSlow, body_chunks, session
 from assay.errors import PackageIndexError, WheelError
+from assay.foreign import ForeignError, read_integer
 
 __all__ = ["HttpFile", "session"]
 
-CHUNK: Final = 1 << 20
-TIMEOUT: Final = (10, 60)
+TIMEOUT: Final = (10, 30)
 """Seconds to connect, and to wait for the next byte."""
 RESUMES: Final = 5
+PROGRESS: Final = 1 << 20
+"""Bytes after which a break counts as the first one again."""
 TAIL: Final = 128 * 1024
 MAX_WITHOUT_RANGES: Final = 4 << 30
-_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-def session() -> requests.Session:
-    """Return a session that retries what may pass by itself; proxies and certificates come from the environment."""
-    made = requests.Session()
-    retry = Retry(
-        total=4,
-        backoff_factor=0.4,
-        status_forcelist=(429, 500, 502, 503, 504),
-        allowed_methods=("GET", "HEAD"),
-        raise_on_status=False,
-        respect_retry_after_header=True,
-    )
-    adapter = HTTPAdapter(max_retries=retry, pool_maxsize=16)
-    made.mount("https://", adapter)
-    made.mount("http://", adapter)
-    # Wheels are compressed already; a second encoding would make ranges mean something else.
-    made.headers["Accept-Encoding"] = "identity"
-    return made
+MAX_FILE: Final = 64 << 30
+"""Bytes of the largest file that is read at all; the largest known wheels have 3 GB."""
+SECONDS: Final = 600.0
+SLOWEST: Final = 64 << 10
+"""A file may take `SECONDS`, and one more for each so many bytes: 900 MB four hours."""
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)")
 
 
 class HttpFile:
@@ -61,7 +49,12 @@ class HttpFile:
         self.ranges = True
         self._etag: str | None = None
         self._tail = b""
+        self._begun = time.monotonic()
+        self._seconds = SECONDS
         self.size = self._open()
+        self._seconds += self.size / SLOWEST
+        if self.size > MAX_FILE:
+            raise PackageIndexError(f"{self._name}: the server has {self.size} bytes, more than {MAX_FILE >> 30} GiB")
         if size is not None and size != self.size:
             raise PackageIndexError(f"{self._name}: the server has {self.size} bytes, the index says {size}")
 
@@ -86,12 +79,15 @@ class HttpFile:
             return self._length(answer)
 
     def _length(self, answer: requests.Response) -> int:
-        text = answer.headers.get("Content-Length", "")
-        if answer.status_code != 200 or not text.isdigit() or int(text) > MAX_WITHOUT_RANGES:
+        try:
+            length = read_integer(answer.headers.get("Content-Length", ""), most=MAX_WITHOUT_RANGES)
+        except ForeignError:
+            length = -1
+        if answer.status_code != 200 or length < 0:
             raise PackageIndexError(
                 f"{self._name}: the server offers no ranges and tells no size that could be read wholly"
             )
-        return int(text)
+        return length
 
     def _get(self, wanted: str | None) -> requests.Response:
         headers = {"Range": wanted} if wanted else {}
@@ -99,7 +95,7 @@ class HttpFile:
             self.requests += 1
         try:
             answer = self._http.get(self._url, headers=headers, stream=True, timeout=TIMEOUT)
-        except requests.RequestException as error:
+        except FAULTS as error:
             raise PackageIndexError(f"{self._name}: {_brief(error)}", hint="check the network and the index") from error
         if answer.status_code not in {200, 206, 416}:
             answer.close()
@@ -111,7 +107,7 @@ class HttpFile:
         if not match or match.group(3) == "*":
             raise PackageIndexError(
                 f"{self._name}: the server sent a part without saying which "
-                f"(Content-Range: {answer.headers.get('Content-Range')!r})"
+                f"(Content-Range: {answer.headers.get('Content-Range', '')[:80]!r})"
             )
         first, last, total = int(match.group(1)), int(match.group(2)), int(match.group(3))
         if not 0 <= first <= last < total:
@@ -130,15 +126,12 @@ class HttpFile:
 
     def _chunks(self, answer: requests.Response) -> Iterator[bytes]:
         try:
-            while True:
-                # read(amt) of urllib3 is typed for any file object; here it gives bytes.
-                chunk = cast("bytes", answer.raw.read(CHUNK, decode_content=False))
-                if not chunk:
-                    return
+            left = self._begun + self._seconds - time.monotonic()
+            for chunk in body_chunks(answer.raw, Rate(self._name, seconds=max(left, 0.0))):
                 with self._lock:
                     self.fetched += len(chunk)
                 yield chunk
-        except (HTTPError, OSError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             raise PackageIndexError(f"{self._name}: the connection broke: {_brief(error)}") from error
 
     def _part(self, offset: int, length: int | None) -> requests.Response:
@@ -151,7 +144,7 @@ class HttpFile:
             if self._content_range(answer) != (offset, last, self.size):
                 raise PackageIndexError(
                     f"{self._name}: asked for bytes {offset}-{last}/{self.size}, "
-                    f"got {answer.headers.get('Content-Range')}; the file changed or the server is wrong"
+                    f"got {answer.headers.get('Content-Range', '')[:80]}; the file changed or the server is wrong"
                 )
             self._same_file(answer)
         except PackageIndexError:
@@ -179,6 +172,8 @@ class HttpFile:
             try:
                 with closing(self._part(offset, length)) as answer:
                     return self._body(answer, length)
+            except TooSlow:
+                raise
             except PackageIndexError as error:
                 if attempt == RESUMES - 1 or "connection broke" not in error.message:
                     raise
@@ -201,11 +196,13 @@ class HttpFile:
         at = offset
         failures = 0
         while at < self.size:
+            resumed = at
             try:
-                yield_from = self._stream_once(at)
-                for chunk in yield_from:
+                for chunk in self._stream_once(at):
                     at += len(chunk)
-                    failures = 0
+                    # A server that breaks off after a byte each time makes no progress.
+                    if at - resumed >= PROGRESS:
+                        failures = 0
                     yield chunk
                 if at < self.size:
                     raise PackageIndexError(f"{self._name}: the connection broke: {at} of {self.size} bytes came")

@@ -8,7 +8,6 @@ files), then what pip's environment adds.
 from __future__ import annotations
 
 import configparser
-import json
 import os
 import re
 import sys
@@ -30,17 +29,22 @@ from packaging.utils import (
 from packaging.version import Version
 
 from assay.adapters import process
-from assay.adapters.http_ranges import HttpFile, session
+from assay.adapters.http_ranges import HttpFile
 from assay.adapters.local_wheels import LocalFile, path_of_url
+from assay.adapters.patience import FAULTS, Rate, body_chunks, session
 from assay.adapters.uv_resolver import uv_program
-from assay.errors import PackageIndexError
+from assay.budget import INDEX_PAGE, Budget
+from assay.errors import PackageIndexError, WheelError
+from assay.foreign import read_json
 from assay.model.matrix import Index
-from assay.ports.index import IndexFile
+from assay.ports.index import IndexFile, origin_of
 
 __all__ = ["Addresses", "SimpleIndex", "WebWheels", "default_addresses", "parse_html", "parse_json", "versions"]
 
 ACCEPT: Final = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
-MAX_PAGE: Final = 64 << 20
+MAX_PAGE: Final = INDEX_PAGE.unpacked
+SLICE: Final = 256 << 10
+"""Characters of a page that are parsed before the budget is asked again."""
 _SHA256: Final = re.compile(r"sha256[=:]([0-9a-fA-F]{64})")
 
 
@@ -112,8 +116,9 @@ def _pip_settings(env: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Links(HTMLParser):
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
         super().__init__()
+        self._budget = budget
         self.found: list[dict[str, str]] = []
         self.base: str | None = None
 
@@ -122,6 +127,7 @@ class _Links(HTMLParser):
         if tag == "base" and self.base is None:
             self.base = values.get("href")
         elif tag == "a" and values.get("href"):
+            self._budget.take(items=1, kept=sum(map(len, values.values())))
             self.found.append(values)
 
 
@@ -141,14 +147,27 @@ def _file(project: str, filename: str, url: str, sha256: str | None, **more: Any
     return IndexFile(project=project, filename=filename, url=url, sha256=sha256.lower() if sha256 else None, **more)
 
 
-def parse_html(text: str, *, url: str, project: str) -> tuple[IndexFile, ...]:
-    """Read a PEP 503 page, or any page with links to files."""
-    parser = _Links()
-    parser.feed(text)
-    base = urljoin(url, parser.base) if parser.base else url
+def parse_html(text: str, *, url: str, project: str, budget: Budget | None = None) -> tuple[IndexFile, ...]:
+    """Read a PEP 503 page, or any page with links to files. A link that is no address is left out.
+
+    Raises:
+        PackageIndexError: it has more links than a page can have, or takes too long to read.
+    """
+    budget = budget or Budget("the page", INDEX_PAGE)
+    parser = _Links(budget)
+    try:
+        for first in range(0, len(text), SLICE):
+            budget.take(unpacked=SLICE)
+            parser.feed(text[first : first + SLICE])
+    except WheelError as error:
+        raise PackageIndexError(f"{_host(url)}: the list of files of {project}: {error.message}") from error
+    base = _joined(url, parser.base) or url
     files: list[IndexFile] = []
     for link in parser.found:
-        address, fragment = urldefrag(urljoin(base, link["href"]))
+        joined = _joined(base, link["href"])
+        if joined is None:
+            continue
+        address, fragment = urldefrag(joined)
         match = _SHA256.search(fragment)
         file = _file(
             project,
@@ -164,19 +183,35 @@ def parse_html(text: str, *, url: str, project: str) -> tuple[IndexFile, ...]:
     return tuple(files)
 
 
-def parse_json(text: str, *, url: str, project: str) -> tuple[IndexFile, ...]:
+def _joined(base: str, address: str | None) -> str | None:
+    """Return an address of a page made whole; None where it is none."""
+    if not address:
+        return None
+    try:
+        joined = urljoin(base, address)
+        parts = urlsplit(joined)
+        usable = parts.scheme in {"http", "https", "file"} and parts.port != 0
+    except ValueError:
+        return None
+    # A page from a server does not name files of this machine.
+    return joined if usable and (parts.scheme != "file" or base.startswith("file:")) else None
+
+
+def parse_json(text: str, *, url: str, project: str, budget: Budget | None = None) -> tuple[IndexFile, ...]:
     """Read a PEP 691 document.
 
     Raises:
         PackageIndexError: it is none.
     """
     try:
-        document = json.loads(text)
+        document = read_json(text, limit=MAX_PAGE, items=20 * INDEX_PAGE.items)
+        budget = budget or Budget("the document", INDEX_PAGE)
+        budget.take(items=len(document["files"]), unpacked=len(text))
         files = [
             _file(
                 project,
                 str(item["filename"]),
-                urldefrag(urljoin(url, item["url"]))[0],
+                urldefrag(joined)[0],
                 item.get("hashes", {}).get("sha256"),
                 size=item.get("size"),
                 requires_python=item.get("requires-python"),
@@ -184,14 +219,18 @@ def parse_json(text: str, *, url: str, project: str) -> tuple[IndexFile, ...]:
                 metadata=bool(item.get("core-metadata", item.get("dist-info-metadata", False))),
             )
             for item in document["files"]
+            if (joined := _joined(url, item["url"])) is not None
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (WheelError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackageIndexError(f"{_host(url)}: the list of files of {project} is not what it should be") from error
     return tuple(file for file in files if file)
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).hostname or url
+    try:
+        return urlsplit(url).hostname or url
+    except ValueError:
+        return url
 
 
 class SimpleIndex:
@@ -213,6 +252,7 @@ class SimpleIndex:
         self._default = default
         self._http = http or session()
         self._known: dict[tuple[str, str], tuple[IndexFile, ...]] = {}
+        self._places: dict[str, frozenset[str]] = {}
 
     def _addresses(self, index: str) -> Addresses:
         named = self._indexes.get(index)
@@ -230,12 +270,26 @@ class SimpleIndex:
             found: dict[tuple[str, str | None], IndexFile] = {}
             for url in addresses.simple:
                 for file in self._page(url.rstrip("/") + f"/{name}/", name):
-                    found.setdefault((file.filename, file.sha256), file)
+                    found.setdefault((file.filename, file.sha256), file.model_copy(update={"announced_by": url}))
             for url in addresses.links:
                 for file in self._flat(url, name):
-                    found.setdefault((file.filename, file.sha256), file)
+                    found.setdefault((file.filename, file.sha256), file.model_copy(update={"announced_by": url}))
             self._known[index, name] = tuple(found.values())
         return self._known[index, name]
+
+    def origins(self, index: str | None = None) -> frozenset[str]:
+        """Return where files of an index can come from; see the port. An index that cannot be found out has none."""
+        names = [*self._indexes, "pypi"] if index is None else [index]
+        return frozenset().union(*(self._origins_of(name) for name in names))
+
+    def _origins_of(self, index: str) -> frozenset[str]:
+        if index not in self._places:
+            try:
+                addresses = self._addresses(index)
+            except PackageIndexError:
+                addresses = Addresses()
+            self._places[index] = frozenset(map(origin_of, (*addresses.simple, *addresses.links)))
+        return self._places[index]
 
     def _page(self, url: str, project: str) -> tuple[IndexFile, ...]:
         if urlsplit(url).scheme == "file":
@@ -271,18 +325,19 @@ class SimpleIndex:
 
     def _fetch(self, url: str) -> tuple[str | None, str, str]:
         try:
-            answer = self._http.get(url, headers={"Accept": ACCEPT}, timeout=(10, 60), stream=True)
+            answer = self._http.get(url, headers={"Accept": ACCEPT}, timeout=(10, 30), stream=True)
+            rate = Rate(f"the list of files at {_host(url)}", seconds=INDEX_PAGE.seconds)
             with answer:
                 if answer.status_code == 404:
                     return None, "", url
                 if answer.status_code != 200:
                     raise PackageIndexError(f"{_host(url)} answers {answer.status_code} for {url}")
                 data = bytearray()
-                for chunk in answer.iter_content(1 << 16):
+                for chunk in body_chunks(answer.raw, rate, decode=True):
                     data += chunk
                     if len(data) > MAX_PAGE:
                         raise PackageIndexError(f"{_host(url)}: a list of files of more than {MAX_PAGE} bytes")
-        except requests.RequestException as error:
+        except FAULTS as error:
             raise PackageIndexError(
                 f"{_host(url)} cannot be asked: {type(error).__name__}", hint="check the network and the index address"
             ) from error

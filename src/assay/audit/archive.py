@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Final, NamedTuple
 
+from assay.budget import WHEEL, Budget
 from assay.errors import WheelError
 
 __all__ = ["TAIL", "Directory", "Member", "find_directory", "local_header_size", "read_directory"]
 
 TAIL: Final = 128 * 1024
 """Bytes at the end of a wheel that usually hold its whole directory."""
-MAX_DIRECTORY: Final = 64 << 20
+MAX_DIRECTORY: Final = 32 << 20
+MAX_FILES: Final = 200_000
+"""torch has 12 000."""
+MAX_PATH: Final = 4096
 MAX_MEMBER: Final = 16 << 30
 LOCAL_HEADER: Final = 30
 STORED, DEFLATED = 0, 8
@@ -85,7 +90,7 @@ def find_directory(tail: bytes, size: int) -> Directory | int:
             if fields[0] != b"PK\6\6":
                 _no_zip64()
             count, length, offset = fields[7], fields[8], fields[9]
-    if length > MAX_DIRECTORY or length < count * _ENTRY.size or offset + length > start + at:
+    if length > MAX_DIRECTORY or count > MAX_FILES or length < count * _ENTRY.size or offset + length > start + at:
         raise WheelError(f"a directory of {length} bytes at {offset} for {count} files in {size} bytes")
     return Directory(offset, length, count)
 
@@ -94,12 +99,15 @@ def _no_zip64() -> int:
     raise WheelError("the zip64 end record is missing or damaged")
 
 
-def read_directory(data: bytes, directory: Directory) -> tuple[Member, ...]:
-    """Read the central directory.
+def read_directory(data: bytes, directory: Directory, *, budget: Budget | None = None) -> tuple[Member, ...]:
+    """Read the central directory; the files come in the order in which they lie in the archive.
 
     Raises:
-        WheelError: it is damaged, or a file in it is encrypted, packed in an unknown way, or absurdly large.
+        WheelError: it is damaged, or a file in it is encrypted, packed in an unknown way, absurdly large, or lies where
+            another one does.
     """
+    budget = budget or Budget("the archive", WHEEL)
+    budget.take(items=directory.files, steps=directory.files)
     members: dict[str, Member] = {}
     at = 0
     for number in range(directory.files):
@@ -113,6 +121,8 @@ def read_directory(data: bytes, directory: Directory) -> tuple[Member, ...]:
         at += _ENTRY.size + names + extras + comments
         size, compressed, header = _zip64(extra, size, compressed, header)
         text = name.decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        if len(name) > MAX_PATH:
+            raise WheelError(f"a file with a name of {len(name)} bytes")
         if flags & 1:
             raise WheelError(f"{text} is encrypted")
         if size > MAX_MEMBER or header + LOCAL_HEADER + compressed > directory.offset:
@@ -123,7 +133,12 @@ def read_directory(data: bytes, directory: Directory) -> tuple[Member, ...]:
         if text in members:
             raise WheelError(f"{text} stands twice in the archive")
         members[text] = Member(text, method, crc, compressed, size, header)
-    return tuple(sorted(members.values(), key=lambda member: member.header))
+    ordered = tuple(sorted(members.values(), key=lambda member: member.header))
+    for one, following in itertools.pairwise(ordered):
+        # The same bytes would be unpacked again and again, and each time be within what a file may have.
+        if one.header + LOCAL_HEADER + one.compressed > following.header:
+            raise WheelError(f"{following.name} lies within {one.name}: files overlap")
+    return ordered
 
 
 def _zip64(extra: bytes, size: int, compressed: int, header: int) -> tuple[int, int, int]:

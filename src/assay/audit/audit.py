@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from assay.audit.context import Context, TargetGpu, label
-from assay.audit.facts import WheelFacts
+from assay.audit.facts import Library, WheelFacts
 from assay.audit.features import predictions
 from assay.audit.findings import AuditReport, CodeRow, Finding, verdict_of
 from assay.audit.knowledge import Knowledge
@@ -120,18 +120,26 @@ def _shown_by_libraries(context: Context) -> _Shown:
     return native[0].once((*key, *context.targets), beside, lambda: _apply(seen))
 
 
+def _unreadable(library: Library) -> Iterator[str]:
+    """Yield what of a library could not be read; that containers do not fill their section is no loss."""
+    if library.problem is not None:
+        yield library.problem
+    if library.gpu is not None:
+        yield from (trouble for trouble in library.gpu.damage if not trouble.startswith("containers cover"))
+
+
 def _apply(context: Context) -> _Shown:
     """Apply the rules about libraries."""
     for wheel in context.installation.native:
         for library in wheel.libraries:
-            if library.problem is not None:
+            for trouble in _unreadable(library):
                 context.add(
                     Finding(
                         rule="F1",
                         severity=Severity.WARNING,
                         package=label(wheel),
                         library=library.path,
-                        message=f"could not be read: {library.problem}",
+                        message=f"could not be read: {trouble}",
                     )
                 )
     before = len(context.findings)

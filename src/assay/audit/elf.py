@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Final, NamedTuple
 
-from assay.audit.image import Image, Unread
+from assay.audit.image import BudgetedImage, Image, Unread
+from assay.budget import LIBRARY, Budget
 from assay.errors import WheelError
 
 __all__ = [
@@ -35,10 +36,12 @@ MACHINES: Final = {62: "x86_64", 183: "aarch64", 190: "cuda"}
 BINDINGS: Final = {0: "local", 1: "global", 2: "weak", 10: "unique"}
 _BOUND: Final = tuple(BINDINGS.get(number, "other") for number in range(16))
 VISIBILITIES: Final = ("default", "internal", "hidden", "protected")
-MAX_SYMBOLS: Final = 8_000_000
-MAX_STRINGS: Final = 256 << 20
+MAX_SYMBOLS: Final = LIBRARY.items
+MAX_STRINGS: Final = 64 << 20
 MAX_HEADERS: Final = 65_535
 MAX_NAME: Final = 1 << 16
+AT_ONCE: Final = 1024
+"""Names cut out before the budget is asked again: each may have `MAX_NAME` characters."""
 
 _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
@@ -227,14 +230,17 @@ class _Layout:
 class _Strings:
     """A string table; names are read where they are asked for, and asked-for places are checked."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, budget: Budget) -> None:
         self._data = data
+        self._budget = budget
 
     def at(self, offset: int) -> str:
         end = self._data.find(b"\0", offset)
         if offset >= len(self._data) or end < 0 or end - offset > MAX_NAME:
             raise WheelError(f"a name at {offset} of a string table of {len(self._data)} bytes")
-        return self._data[offset:end].decode("utf-8", "backslashreplace")
+        name = self._data[offset:end]
+        self._budget.take(kept=len(name) if name.isascii() else 4 * len(name), steps=1, items=1)
+        return name.decode("utf-8", "backslashreplace")
 
 
 def _gnu_hash_symbols(image: Image, offset: int) -> int:
@@ -294,21 +300,22 @@ def _name_table(image: Image, header: ElfHeader) -> bytes | None:
 
 
 def _section_names(
-    image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]]
+    image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]], budget: Budget
 ) -> tuple[Section, ...]:
     table = _name_table(image, header)
     if table is None:
         return ()
-    names = _Strings(table)
+    names = _Strings(table, budget)
     return tuple(Section(names.at(s[0]), s[3], 0 if s[1] == _SHT_NOBITS else s[4]) for s in sections[1:])
 
 
-def section_name_table(image: Image) -> bytes:
+def section_name_table(image: Image, *, budget: Budget | None = None) -> bytes:
     """Return the bytes in which the names of sections stand, each ended by a zero; empty without sections.
 
     Raises:
         WheelError: it is damaged, or no 64-bit little-endian ELF file.
     """
+    image = BudgetedImage(image, budget or Budget("the file", LIBRARY))
     return _name_table(image, read_header(image.read(0, min(64, image.size)))) or b""
 
 
@@ -326,7 +333,7 @@ def _count_symbols(image: Image, layout: _Layout, sections: list[tuple[int, int,
 
 
 def _read_needed_versions(
-    image: Image, offset: int, count: int, strings: _Strings
+    image: Image, offset: int, count: int, strings: _Strings, budget: Budget
 ) -> tuple[dict[str, tuple[str, ...]], dict[int, str]]:
     """Read `.gnu.version_r`: versions asked of each file, and the name behind each version index."""
     files: dict[str, tuple[str, ...]] = {}
@@ -346,6 +353,7 @@ def _read_needed_versions(
             if step == 0:
                 break
         name_of_file = strings.at(file)
+        budget.take(steps=len(files.get(name_of_file, ())))
         files[name_of_file] = tuple(sorted({*files.get(name_of_file, ()), *wanted}))
         offset += following
         if following == 0:
@@ -369,19 +377,42 @@ def _read_defined_versions(image: Image, offset: int, count: int, strings: _Stri
     return names
 
 
+def _endless() -> int:
+    raise WheelError(f"a symbol has a name of more than {MAX_NAME} bytes")
+
+
+def _alike(names: list[int], heads: list[int], versions: tuple[int, ...]) -> dict[tuple[int, int], list[int]]:
+    """Return the places of the names of symbols that have everything else in common."""
+    places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    numbers = versions or tuple(repeat(1, len(heads)))
+    for first in range(0, len(names), MAX_HEADERS):
+        some = slice(first, first + MAX_HEADERS)
+        for at, key in zip(names[some], zip(heads[some], numbers[some], strict=True), strict=True):
+            places[key].append(at)
+        if len(places) > MAX_HEADERS:
+            raise WheelError(f"symbols of more than {MAX_HEADERS} kinds")
+    return places
+
+
 def read_symbols(
-    table: bytes, strings: bytes, versions: tuple[int, ...], needed: dict[int, str], defined: dict[int, str]
+    table: bytes,
+    strings: bytes,
+    versions: tuple[int, ...],
+    needed: dict[int, str],
+    defined: dict[int, str],
+    *,
+    budget: Budget | None = None,
 ) -> tuple[SymbolGroup, ...]:
     """Decode a dynamic symbol table with its strings and version indexes; nameless and local symbols are left out."""
+    budget = budget or Budget("the symbol table", LIBRARY)
+    budget.take(items=len(table) // _SYM.size)
     # There are hundreds of thousands, so that nothing is done for each that can be done for all that are alike.
     words = array("I", table)
     if sys.byteorder == "big":
         words.byteswap()
     # Of the six words of a symbol: its name, then info, other and section index as one number.
     names_at, heads = words[::_SYM_WORDS].tolist(), words[1::_SYM_WORDS].tolist()
-    places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for at, key in zip(names_at, zip(heads, versions or repeat(1, len(heads)), strict=True), strict=True):
-        places[key].append(at)
+    places = _alike(names_at, heads, versions)
     # Names are cut out of one text, in which a byte is a character.
     text, ascii_alone = strings.decode("latin-1"), strings.isascii()
     find, last = text.find, text.rfind("\0")
@@ -392,50 +423,58 @@ def read_symbols(
             continue
         if max(ats) > last:
             raise WheelError(f"a symbol has its name at {max(ats)}, outside a string table of {len(text)} bytes")
-        names = [text[at : find("\0", at)] for at in ats if at]
-        if max(map(len, names), default=0) > MAX_NAME:
-            raise WheelError(f"a symbol has a name of more than {MAX_NAME} bytes")
+        # Index 0 is local, 1 is the base version: neither is a version by name.
+        index = number & 0x7FFF
+        version = (defined if section else needed).get(index) if index > 1 else None
+        names: list[str] = []
+        for first in range(0, len(ats), AT_ONCE):
+            # Names may overlap, so that their sum is not bounded by the table they stand in.
+            some = ats[first : first + AT_ONCE]
+            fresh = [text[at : end if (end := find("\0", at, at + MAX_NAME)) > 0 else _endless()] for at in some if at]
+            # A version stands behind each name later; what is not ASCII takes up to four times as much.
+            kept = sum(map(len, fresh)) + len(fresh) * len(version or "")
+            budget.take(kept=kept if ascii_alone else 4 * kept)
+            names += fresh
         if not ascii_alone:
             names = [
                 name if name.isascii() else name.encode("latin-1").decode("utf-8", "backslashreplace") for name in names
             ]
-        # Index 0 is local, 1 is the base version: neither is a version by name.
-        index = number & 0x7FFF
-        version = (defined if section else needed).get(index) if index > 1 else None
         is_defined = section != 0 and (index != 0 or not versions)
         joined[_BOUND[binding], VISIBILITIES[head >> 8 & 3], is_defined, version, not number & 0x8000].extend(names)
     return tuple(SymbolGroup(*key, tuple(names)) for key, names in joined.items() if names)
 
 
-def read_elf(image: Image, *, sections: bool = True) -> ElfLibrary:
+def read_elf(image: Image, *, sections: bool = True, budget: Budget | None = None) -> ElfLibrary:
     """Read one shared object.
 
     Args:
         image: its bytes.
         sections: whether names of sections are wanted, which may stand far from everything else.
+        budget: what it may cost; by default what any library may.
 
     Raises:
-        WheelError: it is damaged, or no 64-bit little-endian ELF file.
+        WheelError: it is damaged, no 64-bit little-endian ELF file, or costs more than the budget.
         Unread: a part that is needed was not kept; fetch it and call again.
     """
     try:
-        return _read_elf(image, wanted=sections)
+        budget = budget or Budget("the library", LIBRARY)
+        return _read_elf(BudgetedImage(image, budget), wanted=sections, budget=budget)
     except struct.error as error:
         raise WheelError(f"a table is cut short: {error}") from error
 
 
-def _read_elf(image: Image, *, wanted: bool) -> ElfLibrary:
+def _read_elf(image: Image, *, wanted: bool, budget: Budget) -> ElfLibrary:
     header = read_header(image.read(0, min(64, image.size)))
     layout = _Layout(image, header)
     raw_sections = _sections(image, header)
-    sections = _section_names(image, header, raw_sections) if wanted else ()
+    sections = _section_names(image, header, raw_sections, budget) if wanted else ()
     if not layout.dynamic or _STRTAB not in layout.tags or _SYMTAB not in layout.tags:
         return ElfLibrary(machine=header.machine, sections=sections)
     tags = layout.tags
     if tags.get(_STRSZ, 0) > MAX_STRINGS:
         raise WheelError(f"a string table of {tags[_STRSZ]} bytes")
     raw_strings = image.read(layout.offset(tags[_STRTAB]), tags.get(_STRSZ, 0))
-    strings = _Strings(raw_strings)
+    strings = _Strings(raw_strings, budget)
     count = _count_symbols(image, layout, raw_sections)
     if count > MAX_SYMBOLS:
         raise WheelError(f"{count} symbols")
@@ -448,7 +487,7 @@ def _read_elf(image: Image, *, wanted: bool) -> ElfLibrary:
         versions = struct.unpack(f"<{count}H", image.read(layout.offset(tags[_VERSYM]), count * 2))
     if _VERNEED in tags:
         needs, needed = _read_needed_versions(
-            image, layout.offset(tags[_VERNEED]), tags.get(_VERNEEDNUM, MAX_HEADERS), strings
+            image, layout.offset(tags[_VERNEED]), tags.get(_VERNEEDNUM, MAX_HEADERS), strings, budget
         )
     if _VERDEF in tags:
         defined = _read_defined_versions(
@@ -460,7 +499,7 @@ def _read_elf(image: Image, *, wanted: bool) -> ElfLibrary:
         needed=tuple(strings.at(value) for value in layout.lists[_NEEDED]),
         rpath=_paths(strings, tags.get(_RPATH)),
         runpath=_paths(strings, tags.get(_RUNPATH)),
-        groups=read_symbols(table, raw_strings, versions, needed, defined),
+        groups=read_symbols(table, raw_strings, versions, needed, defined, budget=budget),
         needed_versions=needs,
         defined_versions=tuple(sorted(set(defined.values()))),
         sections=sections,

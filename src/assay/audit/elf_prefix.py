@@ -14,6 +14,7 @@ import struct
 from typing import Final, NamedTuple
 
 from assay.audit.elf import ElfLibrary, SymbolGroup, read_header, read_symbols
+from assay.budget import LIBRARY, Budget
 from assay.errors import WheelError
 
 __all__ = ["NeedMore", "read_prefix"]
@@ -22,7 +23,10 @@ _SYM: Final = struct.Struct("<IBBHQQ")
 _NULL: Final = b"\0" * 24
 _BINDINGS: Final = frozenset({0, 1, 2, 10})
 _TYPES: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 10})
-_LIBRARY: Final = re.compile(r"[\w.+\-]+\.so(?:\.[\w.]+)*")
+_LIBRARY: Final = re.compile(r"[\w.+\-]{1,255}\.so(?:\.[\w.]+)?")
+MAX_LIBRARY: Final = 255
+MAX_WORD: Final = 4096
+"""Bytes of a version's name."""
 _NONZERO: Final = re.compile(rb"[^\0]")
 _MIN_SYMBOLS: Final = 3
 SEARCHED: Final = 4 << 20
@@ -38,7 +42,7 @@ class NeedMore(Exception):
         self.size = size
 
 
-def read_prefix(data: bytes, size: int) -> ElfLibrary | None:
+def read_prefix(data: bytes, size: int, *, budget: Budget | None = None) -> ElfLibrary | None:
     """Read symbols, versions and library names from the first bytes of a file of `size` bytes.
 
     Returns None if the file is laid out so that its first bytes do not tell. The result's `needed` has no order
@@ -46,8 +50,9 @@ def read_prefix(data: bytes, size: int) -> ElfLibrary | None:
 
     Raises:
         NeedMore: the tables go on beyond `data`.
-        WheelError: not a 64-bit little-endian ELF file.
+        WheelError: not a 64-bit little-endian ELF file, or more to read than the budget allows.
     """
+    budget = budget or Budget("the library", LIBRARY)
     header = read_header(data[:64])
     start = _symbols_start(data, header.phoff + header.phnum * header.phentsize)
     if start is None:
@@ -55,6 +60,7 @@ def read_prefix(data: bytes, size: int) -> ElfLibrary | None:
             _more(data, size)
         return None
     count = _symbols_count(data, start)
+    budget.take(steps=count)
     strings = start + count * _SYM.size
     if strings + _SYM.size > len(data):
         _more(data, size)
@@ -65,18 +71,25 @@ def read_prefix(data: bytes, size: int) -> ElfLibrary | None:
         return None
     if strings + last + 4096 > len(data):
         _more(data, size, strings + last + count * 2 + 8192)
-    found = _versions(data, strings, last, count, size)
+    found = _versions(data, strings, last, count, size=size, budget=budget)
     if found is None:
         return None
     text = data[strings : found.end]
+    budget.take(unpacked=len(text))
+    if last >= len(text):
+        return None
     try:
-        groups = read_symbols(table, text, found.versions, found.named, found.defined)
+        groups = read_symbols(table, text, found.versions, found.named, found.defined, budget=budget)
     except WheelError:
+        if budget.spent:
+            raise
         return None
     if not all(_are_names(group) for group in groups):
         return None
+    ends = text.count(b"\0")
+    budget.take(items=ends, kept=len(text))
     words = {word.decode("ascii", "replace") for word in text.split(b"\0")}
-    libraries = sorted(word for word in words if _LIBRARY.fullmatch(word))
+    libraries = sorted(word for word in words if len(word) <= MAX_LIBRARY and _LIBRARY.fullmatch(word))
     # Whether it is DT_RPATH or DT_RUNPATH stands in .dynamic; the former reaches further.
     folders = tuple(folder for word in sorted(words) if "$ORIGIN" in word for folder in word.split(":") if folder)
     return ElfLibrary(
@@ -160,7 +173,7 @@ def _symbols_count(data: bytes, start: int) -> int:
     return (at - start) // 24
 
 
-def _versions(data: bytes, strings: int, last: int, count: int, size: int) -> _Tables | None:
+def _versions(data: bytes, strings: int, last: int, count: int, *, size: int, budget: Budget) -> _Tables | None:
     """Find where the strings end: where a version table of `count` numbers and its requirements follow."""
     end = data.find(b"\0", strings + last)
     if end < 0:
@@ -174,7 +187,10 @@ def _versions(data: bytes, strings: int, last: int, count: int, size: int) -> _T
         following = (table + 2 * count + 7) // 8 * 8
         if following + 4096 > len(data):
             _more(data, size, following + 8192)
-        read = _read_versions(data, strings, end, count)
+        budget.take(steps=1)
+        read = _read_versions(data, strings, end, count, budget)
+        if read is not None:
+            budget.take(steps=count)
         if read is not None and _explains(data, strings - count * _SYM.size, read):
             fits.append(read)
         if fits and (table > fits[0].end + 17 or data[end : end + 1] != b"\0"):
@@ -216,35 +232,37 @@ def _explains(data: bytes, start: int, tables: _Tables) -> bool:
     return len(unversioned) < 2
 
 
-def _read_versions(data: bytes, strings: int, end: int, count: int) -> _Tables | None:
+def _read_versions(data: bytes, strings: int, end: int, count: int, budget: Budget) -> _Tables | None:
     table = end + (end & 1)
     at = (table + 2 * count + 7) // 8 * 8
     if at + 20 > len(data) or data[at : at + 2] != b"\1\0":
         return None
-    versions = struct.unpack_from(f"<{count}H", data, table)
-    if versions[0] != 0:
+    if data[table : table + 2] != b"\0\0":
         return None
+    budget.take(steps=count)
+    versions = struct.unpack_from(f"<{count}H", data, table)
     defined: dict[int, str] = {}
     if struct.unpack_from("<HH", data, at) == (1, 1):
-        parsed = _definitions(data, strings, end, at)
+        parsed = _definitions(data, strings, end, at, budget)
         if parsed is not None:
             defined, at = parsed
-    requirements = _requirements(data, strings, end, at)
+    requirements = _requirements(data, strings, end, at, budget)
     return None if requirements is None else _Tables(end, versions, *requirements, defined)
 
 
 def _text(data: bytes, strings: int, end: int, offset: int) -> str | None:
-    stop = data.find(b"\0", strings + offset, end)
+    stop = data.find(b"\0", strings + offset, min(end, strings + offset + MAX_WORD))
     if offset <= 0 or stop < 0:
         return None
     word = data[strings + offset : stop]
     return word.decode("ascii") if word.isascii() and word.decode("ascii").isprintable() else None
 
 
-def _definitions(data: bytes, strings: int, end: int, at: int) -> tuple[dict[int, str], int] | None:
+def _definitions(data: bytes, strings: int, end: int, at: int, budget: Budget) -> tuple[dict[int, str], int] | None:
     names: dict[int, str] = {}
     last = at
     while at + 28 <= len(data):
+        budget.take(steps=1, items=1)
         version, flags, index, entries, _, aux, step = struct.unpack_from("<HHHHIII", data, at)
         if version != 1 or not 0 < entries <= 64 or not 20 <= aux <= 1 << 16 or at + aux + 4 > len(data):
             return None
@@ -261,7 +279,7 @@ def _definitions(data: bytes, strings: int, end: int, at: int) -> tuple[dict[int
 
 
 def _requirements(
-    data: bytes, strings: int, end: int, at: int
+    data: bytes, strings: int, end: int, at: int, budget: Budget
 ) -> tuple[dict[str, tuple[str, ...]], dict[int, str]] | None:
     files: dict[str, tuple[str, ...]] = {}
     named: dict[int, str] = {}
@@ -270,10 +288,11 @@ def _requirements(
         name_of_file = _text(data, strings, end, file)
         if version != 1 or not 0 < entries < 512 or aux != 16 or name_of_file is None:
             return None
-        if not _LIBRARY.fullmatch(name_of_file):
+        if len(name_of_file) > MAX_LIBRARY or not _LIBRARY.fullmatch(name_of_file):
             return None
         wanted: set[str] = set()
         place = at + aux
+        budget.take(steps=entries + len(files.get(name_of_file, ())), items=1)
         for _ in range(entries):
             if place + 16 > len(data):
                 return None
@@ -281,6 +300,7 @@ def _requirements(
             word = _text(data, strings, end, name)
             if word is None:
                 return None
+            budget.take(kept=len(word))
             named[index & 0x7FFF] = word
             if not flags & 2:
                 wanted.add(word)

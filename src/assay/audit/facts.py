@@ -12,7 +12,7 @@ import posixpath
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
@@ -33,8 +33,10 @@ from assay.audit.symbols import (
     torch_symbols,
     uses_cxx11,
 )
+from assay.budget import FACTS, Budget
 from assay.errors import WheelError
 from assay.model.base import Value
+from assay.model.text import Distribution, PathVersion
 
 __all__ = [
     "NAMED",
@@ -62,10 +64,8 @@ __all__ = [
 READER: Final = 3
 """Raised when the readers learn something new: facts of an older reader are read again."""
 _DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
-MAX_FACTS: Final = 128 << 20
+MAX_FACTS: Final = FACTS.unpacked
 """Bytes of text of one wheel's facts; torch has 17 MB."""
-_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}")
 
 Reference = tuple[str, str | None]
 """A symbol's name and the version asked for."""
@@ -407,15 +407,17 @@ class WheelFacts(_Fact):
     schema_version: Literal[1] = 1
     reader: int = 0
     """`READER` of who read the wheel. Its default is no reader at all: defaults are not written down."""
-    name: str
+    name: Distribution
     """Normalised distribution name."""
-    version: str
+    version: PathVersion
     filename: str
     sha256: str
     """Of the wheel file; `image:<digest>/<name>` for what was found installed in an image."""
     size: int | None = None
     complete: bool = False
     """Every shared object was read wholly, and the file had the sha256 it is kept by."""
+    origin: str | None = None
+    """Where facts read in part come from: the index that announced the sha256, which nobody has checked."""
     tags: tuple[str, ...] = ()
     """As the WHEEL file has them; never trusted for what the code needs."""
     requires_dist: tuple[str, ...] = ()
@@ -430,6 +432,14 @@ class WheelFacts(_Fact):
     files: dict[str, str] = {}
     """Folder relative to site-packages -> its files, a line `name digest` each, as RECORD has them; the digest is the
     beginning of the file's sha256 in base64. The wheel's own `.dist-info` is left out."""
+
+    def good_for(self, origins: Container[str]) -> bool:
+        """Whether these are facts of a wheel with this sha256 from one of these places.
+
+        An index can announce the sha256 of another one's wheel and serve other bytes; only who has read all of them
+        knows. Facts read in part are therefore those of the place they were read from, and of no other.
+        """
+        return self.complete or (self.origin is not None and self.origin in origins)
 
     @property
     def is_torch(self) -> bool:
@@ -643,12 +653,13 @@ def _left_out(facts: WheelFacts) -> Iterator[bytes]:
             yield from (group.text for group in library.gpu.groups if group.size)
 
 
-def load_facts(data: bytes, *, source: str) -> WheelFacts:
+def load_facts(data: bytes, *, source: str, budget: Budget | None = None) -> WheelFacts:
     """Read facts back.
 
     Raises:
-        WheelError: the bytes are no facts of this schema; facts of a newer reader are refused as well.
+        WheelError: the bytes are no facts of this schema, or too many; facts of a newer reader are refused as well.
     """
+    budget = budget or Budget(source, FACTS)
     try:
         unpacker = zlib_ng.decompressobj(31)
         text = unpacker.decompress(data, MAX_FACTS)
@@ -656,6 +667,8 @@ def load_facts(data: bytes, *, source: str) -> WheelFacts:
             raise WheelError(f"{source} does not unpack to facts of less than {MAX_FACTS} bytes")
     except _DAMAGED as error:
         raise WheelError(f"{source} holds no wheel facts: {error}") from error
+    # Each text, list and object becomes a Python object some fifty times its size.
+    budget.take(unpacked=len(text), kept=len(text), items=text.count(b'"') // 2 + text.count(b"[") + text.count(b"{"))
     facts = _parsed(text, source=source)
     if facts.is_brief:
         raise WheelError(f"{source} holds facts that leave out names")
@@ -693,12 +706,11 @@ def _parsed(text: bytes, *, source: str) -> WheelFacts:
     try:
         facts = WheelFacts.model_validate_json(text)
     except ValidationError as error:
-        raise WheelError(f"{source} holds no wheel facts: {error}") from error
-    if not _NAME.fullmatch(facts.name) or not _VERSION.fullmatch(facts.version):
-        # Names become paths, and facts come from other machines.
-        raise WheelError(
-            f"{source} holds facts of {facts.name[:80]!r} {facts.version[:80]!r}, which is no distribution"
-        )
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))[:80]
+        if where in {"name", "version"}:
+            raise WheelError(f"{source} holds facts of something that is no distribution: {where}") from error
+        raise WheelError(f"{source} holds no wheel facts: {where}: {first['msg'][:200]}") from error
     if facts.reader > READER:
         raise WheelError(f"{source} was written by a newer assay", hint="upgrade assay")
     return facts

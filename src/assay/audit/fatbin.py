@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 from ahocorasick_rs import BytesAhoCorasick
 
+from assay.budget import LIBRARY, Budget
+
 __all__ = ["Container", "Entry", "FatbinWalker", "cubin_target", "walk"]
 
 _CONTAINER: Final = struct.Struct("<IHHQ")
@@ -96,8 +98,9 @@ class FatbinWalker:
     drops those.
     """
 
-    def __init__(self, *, keep: int = 8 << 20) -> None:
+    def __init__(self, *, keep: int = 8 << 20, budget: Budget | None = None) -> None:
         self.containers: list[Container] = []
+        self._budget = budget or Budget("the file", LIBRARY)
         self._keep = keep
         self._carry = b""  # of the chunks before: a header or a magic number cut in two
         self._data = b""  # what is being looked at
@@ -186,6 +189,7 @@ class FatbinWalker:
         if header + entry.size > left:
             self._close(f"an entry of {entry.size} bytes with {left - header} left")
             return self._advance(left)
+        self._budget.take(items=1, steps=1)
         self._entries.append(entry)
         if self._better(entry):
             self._taking = (entry, [], entry.size)
@@ -212,6 +216,7 @@ class FatbinWalker:
 
     def _close(self, damage: str | None) -> None:
         sample = (self._sample[0], b"".join(self._sample[1])) if self._sample else None
+        self._budget.take(items=1, steps=1)
         self.containers.append(Container(self._start, self._end - self._start, tuple(self._entries), sample, damage))
         self._end = 0
         self._entries = []
@@ -223,6 +228,7 @@ class FatbinWalker:
         data = self._data
         found = data.find(_MAGIC, self._pos)
         while found >= 0:
+            self._budget.take(steps=1)
             if (self._base + found) % 8:
                 found = data.find(_MAGIC, found + 1)
                 continue
@@ -251,9 +257,9 @@ class FatbinWalker:
         return not isinstance(read, str) and read[1] + read[0].size <= size
 
 
-def walk(chunks: Iterable[bytes]) -> list[Container]:
+def walk(chunks: Iterable[bytes], *, budget: Budget | None = None) -> list[Container]:
     """Walk a whole file given in chunks."""
-    walker = FatbinWalker()
+    walker = FatbinWalker(budget=budget)
     for chunk in chunks:
         walker.feed(chunk)
     return walker.finish()

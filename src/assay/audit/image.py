@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Protocol
 
+from assay.budget import Budget
 from assay.errors import WheelError
 
-__all__ = ["FileImage", "Image", "SparseImage", "Unread"]
+__all__ = ["BudgetedImage", "FileImage", "Image", "SparseImage", "Unread"]
 
 
 class Unread(Exception):
@@ -51,6 +52,20 @@ class FileImage:
         """Return exactly `length` bytes; `WheelError` outside the file."""
         _inside(offset, length, self.size)
         return bytes(self._view[offset : offset + length])
+
+
+class BudgetedImage:
+    """A file each read of which is charged."""
+
+    def __init__(self, image: Image, budget: Budget) -> None:
+        self._image = image
+        self._budget = budget
+        self.size = image.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes; raises as `Image.read` does, and `WheelError` beyond the budget."""
+        self._budget.take(unpacked=max(length, 0), steps=1)
+        return self._image.read(offset, length)
 
 
 class SparseImage:

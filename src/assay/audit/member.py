@@ -15,6 +15,7 @@ from assay.audit.facts import CodeGroup, GpuCode, Library, library_facts, target
 from assay.audit.fatbin import Container, FatbinWalker
 from assay.audit.image import SparseImage, Unread
 from assay.audit.kernels import kernel_names
+from assay.budget import LIBRARY, Budget
 from assay.errors import WheelError
 
 __all__ = ["MemberReader", "gpu_code"]
@@ -24,6 +25,8 @@ FRONT: Final = 24 << 20
 RECENT: Final = 8 << 20
 """Bytes kept of what came last: at the end of a file stand the tables that say where others are."""
 KERNELS_PER_GROUP: Final = 3000
+TOLD: Final = 8
+"""Faults of GPU code that are told of one library."""
 _ARCHS: Final = re.compile(rb"(?:sm_\d{2,3}[af]? ?|compute_\d{2,3}[af]? ?){2,}")
 _LONGEST: Final = len(b"compute_120a ")
 _PYBIND: Final = b"Python version mismatch: module was compiled for Python %s"
@@ -44,9 +47,14 @@ class MemberReader:
         path: where it lies in the wheel or image.
         size: bytes it has.
         ranges: (offset, length) to keep beside, for a second pass over what cannot be read again at will.
+        budget: of the wheel or image, of which this file gets a part.
     """
 
-    def __init__(self, path: str, size: int, *, ranges: Iterable[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self, path: str, size: int, *, ranges: Iterable[tuple[int, int]] = (), budget: Budget | None = None
+    ) -> None:
+        self._budget = budget.part("it", LIBRARY) if budget else Budget("it", LIBRARY)
+        self._over: WheelError | None = None
         self.path = path
         self.size = size
         self._image = SparseImage(size)
@@ -56,7 +64,7 @@ class MemberReader:
         self._at = 0
         self._wanted = [(at, at + length) for at, length in ranges]
         self._asked: set[tuple[int, int]] = set()
-        self._walker = FatbinWalker()
+        self._walker = FatbinWalker(budget=self._budget)
         self._notes: dict[str, str] = {}
         self._tail = b""
         self._kernels: dict[int, tuple[str, ...]] = {}
@@ -99,11 +107,20 @@ class MemberReader:
         self._tail = chunk[-_OVERLAP:] if len(chunk) >= _OVERLAP else (tail + chunk)[-_OVERLAP:]
         if not self._may_be_data(start) and self._walker.pass_over(len(chunk)):
             return
+        try:
+            if self._walk(chunk):
+                self._look(chunk, tail)
+        except WheelError as error:
+            # Only the budget does that: the rest of the file passes unread, and `finish` tells.
+            self._over, self._is_elf = error, False
+            self._walker = FatbinWalker(budget=self._budget)
+
+    def _walk(self, chunk: bytes) -> bool:
+        """Look for GPU code; returns whether bytes lie outside of it."""
         outside = self._walker.feed(chunk)
         if len(self._walker.containers) > self._named:
             self._name_kernels()
-        if outside:
-            self._look(chunk, tail)
+        return outside
 
     def _may_be_data(self, start: int) -> bool:
         """Whether any of the bytes from `start` to here may be data that is loaded."""
@@ -116,6 +133,7 @@ class MemberReader:
 
     def _plan(self) -> None:
         for offset, length in wanted_ranges(self._image):
+            self._budget.take(steps=1)
             # What has passed already is either in the front or has to be read again.
             if length and offset >= self._at and (offset, length) not in self._asked:
                 self._asked.add((offset, length))
@@ -133,10 +151,12 @@ class MemberReader:
             named = self._by_target[_targets(container)]
             if container.sample is not None and len(named) < KERNELS_PER_GROUP:
                 try:
-                    self._kernels[container.offset] = kernel_names(*container.sample)
+                    self._kernels[container.offset] = kernel_names(*container.sample, budget=self._budget)
+                    self._budget.take(items=len(self._kernels[container.offset]))
                     named.update(self._kernels[container.offset])
                 except WheelError as error:
-                    self._damage.append(str(error))
+                    if len(self._damage) < TOLD:
+                        self._damage.append(str(error))
             containers[index] = container._replace(sample=None)
         self._named = len(containers)
 
@@ -175,6 +195,8 @@ class MemberReader:
         """
         if self._at != self.size:
             raise WheelError(f"{self.path}: {self._at} bytes came where {self.size} were announced")
+        if self._over is not None:
+            raise WheelError(f"{self.path}: {self._over.message}", hint=self._over.hint)
         if not self._front_done:
             self._close_front()
         if not self._is_elf:
@@ -189,7 +211,7 @@ class MemberReader:
         sections = True
         for _ in range(64):
             try:
-                return read_elf(self._image, sections=sections)
+                return read_elf(self._image, sections=sections, budget=self._budget.part("it", LIBRARY))
             except Unread as missing:
                 if self._recent and missing.offset >= self._at - self._recent_size:
                     at = self._at - self._recent_size
@@ -255,5 +277,5 @@ def gpu_code(
             CodeGroup(sass=key[0], ptx=key[1], containers=count, kernels=tuple(sorted(names[key])[:KERNELS_PER_GROUP]))
             for key, count in sorted(counts.items())
         ),
-        damage=tuple(dict.fromkeys(troubles))[:8],
+        damage=tuple(dict.fromkeys(troubles))[:TOLD],
     )

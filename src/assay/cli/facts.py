@@ -58,10 +58,10 @@ def list_facts(facts: Path | None, form: str) -> int:
 @index_option
 @facts_option
 def read_facts(wheels: Sequence[str], python: str, indexes: Sequence[str], facts: Path | None) -> int:
-    """Read wheels from the package index now, so that audits need not."""
+    """Read wheels from the package index now, whole, so that audits need not. A wrong sha256 is refused."""
     auditor, index = make_auditor({}, facts=facts, tell=progress()), where_to_look(indexes)
     for word in wheels:
-        got = auditor.read(wheel_of(word, python, index))
+        got = auditor.read(wheel_of(word, python, index), whole=True)
         console.say(f"{got.name} {got.version}: {len(got.libraries)} libraries")
     return 0
 
@@ -76,7 +76,7 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
         if form == "json":
             console.data(found.model_dump_json(indent=1, exclude_defaults=True))
             continue
-        console.data(f"{found.filename}  sha256:{found.sha256}  {'complete' if found.complete else 'read in part'}")
+        console.data(f"{found.filename}  sha256:{found.sha256}  {_state(found)}")
         for line in found.requires_dist:
             console.data(f"  requires {line}")
         if found.cubins:
@@ -190,6 +190,10 @@ def history(file: Path, facts: Path | None) -> int:
     file.write_bytes(data)
     console.say(f"{len(exports)} releases in {file}, {len(data)} bytes: {', '.join(exports)}")
     return 0
+
+
+def _state(found: WheelFacts) -> str:
+    return "complete" if found.complete else f"read in part from {found.origin or 'an unknown place'}"
 
 
 def _chosen(cache: FactsCache, words: Sequence[str]) -> list[WheelFacts]:

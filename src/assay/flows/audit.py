@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
 from assay.errors import AssayError, PackageIndexError, WheelError
 from assay.flows.build import Judgement
-from assay.flows.read_wheel import Depth, Progress, read_library, read_wheel
+from assay.flows.read_wheel import SMALL, Depth, Progress, read_library, read_wheel
 from assay.model.cell import Cell
 from assay.model.lock import Lock, LockedWheel
 from assay.model.matrix import Base as MatrixBase
@@ -80,16 +80,28 @@ class _Metered:
             return sum(source.fetched for file in files for source in self._opened.pop(file.url, ()))
 
 
+class _Origins(Container[str]):
+    """The origins of an index, found out when the first facts read in part are met: a program may have to be asked."""
+
+    def __init__(self, index: PackageIndex, name: str | None = None) -> None:
+        self._index = index
+        self._name = name
+
+    def __contains__(self, origin: object) -> bool:
+        return origin in self._index.origins(self._name)
+
+
 class _Others(Mapping[str, Sequence[WheelFacts]]):
     """Facts of all known versions of a distribution, read when something has to be suggested."""
 
-    def __init__(self, facts: FactsStore) -> None:
+    def __init__(self, facts: FactsStore, index: PackageIndex) -> None:
         self._facts = facts
+        self._index = index
         self._read: dict[str, tuple[WheelFacts, ...]] = {}
 
     def __getitem__(self, name: str) -> Sequence[WheelFacts]:
         if name not in self._read:
-            self._read[name] = tuple(self._facts.named(name))
+            self._read[name] = tuple(self._facts.named(name, origins=_Origins(self._index)))
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -131,7 +143,7 @@ class Auditor:
         self._quick = quick
         self._demangle = demangle
         self._progress = progress
-        self._others = _Others(facts)
+        self._others = _Others(facts, index)
         self._sufficient: dict[str, Obtained] = {}
         self._one_at_a_time: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -183,8 +195,11 @@ class Auditor:
 
     def known(self, lock: Lock) -> tuple[WheelFacts, ...]:
         """Return the facts of those wheels of a lock that have been read."""
-        found = (self._facts.get(wheel.sha256) for wheel in lock.wheels if wheel.is_wheel)
+        found = (self._kept(wheel) for wheel in lock.wheels if wheel.is_wheel)
         return tuple(facts for facts in found if facts is not None)
+
+    def _kept(self, wheel: LockedWheel) -> WheelFacts | None:
+        return self._facts.get(wheel.sha256, origins=_Origins(self._index, wheel.index))
 
     def judge_installed(
         self,
@@ -295,13 +310,17 @@ class Auditor:
     def _at_hand(self, wheel: LockedWheel, ahead: Mapping[str, Obtained]) -> Obtained | None:
         """Return what was read ahead or is known of a wheel: where both, the file, and what was learnt of it since."""
         read, known = ahead.get(wheel.sha256), self._known(wheel)
+        if read is not None and read.file is not None and not read.facts.good_for(_Origins(self._index, wheel.index)):
+            read = None  # another index of this project announces the same sha256
         return replace(read, facts=known.facts) if read is not None and known is not None else read or known
 
     def _known(self, wheel: LockedWheel) -> Obtained | None:
         """Return what is known of a wheel already, if that suffices; facts that do are asked for once."""
         known = self._sufficient.get(wheel.sha256)
+        if known is not None and not known.facts.good_for(_Origins(self._index, wheel.index)):
+            known = None
         if known is None and wheel.is_wheel:
-            facts = self._facts.get(wheel.sha256)
+            facts = self._kept(wheel)
             if facts is not None and self._enough(facts):
                 known = self._sufficient[wheel.sha256] = Obtained(facts=facts)
         return known
@@ -312,7 +331,7 @@ class Auditor:
             return Obtained(facts=_unknown(wheel), problem=_problem(wheel, "a source archive: it has no libraries yet"))
         if (there := self._known(wheel)) is not None:
             return there
-        known = self._facts.get(wheel.sha256)
+        known = self._kept(wheel)
         try:
             file = self._find(wheel)
             return Obtained(facts=self.read(file), file=file)
@@ -334,8 +353,11 @@ class Auditor:
             hint="the index no longer has it, or another file of this name: lock again",
         )
 
-    def read(self, file: IndexFile) -> WheelFacts:
+    def read(self, file: IndexFile, *, whole: bool = False) -> WheelFacts:
         """Return the facts of a file, as deep as it matters; what was read is kept.
+
+        Args:
+            whole: read all of it, so that its sha256 is checked and its facts can be shared.
 
         Raises:
             WheelError, PackageIndexError: it cannot be read.
@@ -344,10 +366,10 @@ class Auditor:
         with self._guard:
             lock = self._one_at_a_time.setdefault(key, threading.Lock())
         with lock:
-            known = self._facts.get(file.sha256) if file.sha256 else None
-            if known is not None and self._enough(known):
+            known = self._facts.get(file.sha256, origins={file.origin}) if file.sha256 else None
+            if known is not None and (known.complete if whole else self._enough(known)):
                 return known
-            facts = self._read(file, self._first_depth(file))
+            facts = self._read(file, Depth.FULL if whole else self._first_depth(file))
             if not facts.complete and self._worth_all(facts):
                 facts = self._read(file, Depth.FULL)
             if facts.sha256:
@@ -357,7 +379,8 @@ class Auditor:
     def _read(self, file: IndexFile, depth: Depth) -> WheelFacts:
         # A full read keeps some 100 MB, and unpacking keeps a core busy: more at once gain nothing.
         with self._full if depth is Depth.FULL else nullcontext():
-            return read_wheel(file, self._wheels, depth=depth, progress=self._progress)
+            small = 0 if self._quick else SMALL
+            return read_wheel(file, self._wheels, depth=depth, small=small, progress=self._progress)
 
     def _first_depth(self, file: IndexFile) -> Depth:
         try:

@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.parser import HeaderParser
 from typing import Final
 
 from packaging.utils import canonicalize_name
@@ -22,6 +21,8 @@ from assay.audit.findings import AuditReport, Finding
 from assay.audit.image import Unread
 from assay.audit.linker import Base, Installation
 from assay.audit.member import MemberReader
+from assay.audit.metadata import read_metadata, read_tags
+from assay.budget import IMAGE, Budget
 from assay.errors import EngineError, WheelError
 from assay.flows.ahead import Ahead
 from assay.flows.audit import Auditor
@@ -46,8 +47,8 @@ _SYSTEM: Final = re.compile(
     r"|^/(?:usr/local/lib|opt/[^/]+/lib)/libpython[^/]+$"
 )
 _COMPILERS: Final = {"nvcc": "cuda-toolkit", "gcc": "gcc", "g++": "g++", "cc": "gcc", "clang": "clang"}
-_VERSIONS: Final = re.compile(r"(GLIBC|GLIBCXX|CXXABI)_(\d+(?:\.\d+)*)$")
-_CUDA: Final = re.compile(r"^cuda\s*(?::[^=]*)?=\s*['\"]([\d.]+)['\"]", re.MULTILINE)
+_VERSIONS: Final = re.compile(r"(GLIBC|GLIBCXX|CXXABI)_([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})$")
+_CUDA: Final = re.compile(r"^cuda[ \t]*(?::[^=\n]*)?=[ \t]*['\"]([0-9.]{1,20})['\"]", re.MULTILINE)
 
 
 @dataclass
@@ -70,6 +71,9 @@ class ImageContents:
     """Libraries that are others than the locked wheel's."""
     present: set[str] = field(default_factory=set)
     """All files and links with a library's name."""
+    problems: list[Finding] = field(default_factory=list)
+    """What is installed and could not be read."""
+    budget: Budget = field(default_factory=lambda: Budget("the image", IMAGE))
 
 
 def audit_image(
@@ -103,7 +107,7 @@ def audit_image(
     known = {installed_path(library.path): library for wheel in wheels for library in wheel.libraries}
     contents = read_image(engine, reference, tell, known=known)
     installation = installed(contents, name=reference, env=info.env, digest=info.digest or info.id)
-    problems: list[Finding] = []
+    problems: list[Finding] = [*contents.problems]
     if lock is not None:
         problems += _not_as_locked(installation, lock)
         problems += _not_their_files(contents, name=reference, wheels=wheels, installation=installation)
@@ -185,7 +189,7 @@ def read_image(
         if not wanted:
             return contents
         with engine.image_files(reference) as files:
-            _take(contents, _again(_told(files, f"{reference}, once more", tell), wanted))
+            _take(contents, _again(contents, _told(files, f"{reference}, once more", tell), wanted))
     for path in contents.again:
         contents.libraries[path] = Library(path=path, size=0, scope="listed", problem="its tables lie too far apart")
     return contents
@@ -279,11 +283,11 @@ def _first(contents: ImageContents, files: Iterable[ImageFile]) -> _Events:
         site = _SITE.match(file.path)
         rest = site.group("rest") if site else ""
         if site and (_DIST.match(rest) or rest == "torch/version.py"):
-            contents.texts[file.path] = _text(file)
+            contents.texts[file.path] = _text(contents, file)
         elif file.path in {"/var/lib/dpkg/status", "/etc/ld.so.conf", "/etc/os-release", "/usr/lib/os-release"} or (
             file.path.startswith(("/etc/ld.so.conf.d/", "/var/lib/dpkg/status.d/"))
         ):
-            contents.loader[file.path] = _text(file)
+            contents.loader[file.path] = _text(contents, file)
         elif base in _COMPILERS and "/bin/" in file.path:
             contents.programs.add(base)
         elif is_library(file.path) and (site or _SYSTEM.match(file.path)):
@@ -298,14 +302,16 @@ def _reader(contents: ImageContents, file: ImageFile, rest: str) -> _Reading:
         contents.replaced.add(file.path)
     elif known is not None and known.digest is not None and known.scope != "listed":
         return _Hash(file.path, known)
-    return MemberReader(file.path, file.size)
+    return MemberReader(file.path, file.size, budget=contents.budget)
 
 
-def _again(files: Iterable[ImageFile], wanted: Mapping[str, list[tuple[int, int]]]) -> _Events:
+def _again(contents: ImageContents, files: Iterable[ImageFile], wanted: Mapping[str, list[tuple[int, int]]]) -> _Events:
     left = set(wanted)
     for file in files:
         if file.path in left:
-            yield from _bytes(file, MemberReader(file.path, file.size, ranges=wanted[file.path]))
+            yield from _bytes(
+                file, MemberReader(file.path, file.size, ranges=wanted[file.path], budget=contents.budget)
+            )
             left.discard(file.path)
         if not left:
             return
@@ -319,9 +325,11 @@ def _bytes(file: ImageFile, reader: _Reading) -> _Events:
     yield None
 
 
-def _text(file: ImageFile) -> bytes:
+def _text(contents: ImageContents, file: ImageFile) -> bytes:
     with file.open() as stream:
-        return stream.read(MAX_TEXT)
+        data = stream.read(MAX_TEXT)
+    contents.budget.take(kept=len(data), items=1)
+    return data
 
 
 def _resolve(contents: ImageContents, path: str) -> str:
@@ -368,7 +376,9 @@ def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], dig
     for link in contents.links:
         aliases.setdefault(_resolve(contents, link), []).append(link)
     wheels = [
-        _wheel(contents, site, dist, files, digest) for dist, files in sorted(dists.items()) if "METADATA" in files
+        wheel
+        for dist, files in sorted(dists.items())
+        if "METADATA" in files and (wheel := _wheel_or_problem(contents, site, dist, files, digest)) is not None
     ]
     owned = {library.path for wheel in wheels for library in wheel.libraries}
     stray = [
@@ -396,9 +406,22 @@ def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], dig
     )
 
 
+def _wheel_or_problem(
+    contents: ImageContents, site: str, dist: str, files: Mapping[str, bytes], digest: str
+) -> WheelFacts | None:
+    """Return the facts of an installed distribution; of one whose METADATA is none, note why it has none."""
+    try:
+        return _wheel(contents, site, dist, files, digest)
+    except WheelError as error:
+        contents.problems.append(
+            Finding(rule="F1", severity=Severity.WARNING, package=dist[:120], message=error.message)
+        )
+        return None
+
+
 def _wheel(contents: ImageContents, site: str, dist: str, files: Mapping[str, bytes], digest: str) -> WheelFacts:
-    metadata = HeaderParser().parsestr(files["METADATA"].decode("utf-8", "replace"))
-    name = canonicalize_name(metadata.get("Name") or dist.partition("-")[0])
+    metadata = read_metadata(files["METADATA"].decode("utf-8", "replace"), budget=contents.budget)
+    name = metadata.name
     paths = [
         line.rsplit(",", 2)[0].strip('"') for line in files.get("RECORD", b"").decode("utf-8", "replace").splitlines()
     ]
@@ -415,13 +438,13 @@ def _wheel(contents: ImageContents, site: str, dist: str, files: Mapping[str, by
     wheel = files.get("WHEEL", b"").decode("utf-8", "replace")
     return WheelFacts(
         name=name,
-        version=metadata.get("Version") or "0",
+        version=metadata.version or "0",
         filename=dist,
         sha256=f"{digest}/{name}",
         complete=True,
-        tags=tuple(HeaderParser().parsestr(wheel).get_all("Tag") or ()),
-        requires_dist=tuple(" ".join(line.split()) for line in metadata.get_all("Requires-Dist") or []),
-        requires_python=metadata.get("Requires-Python"),
+        tags=read_tags(wheel, budget=contents.budget),
+        requires_dist=metadata.requires_dist,
+        requires_python=metadata.requires_python,
         libraries=tuple(libraries),
         cuda=cuda.group(1) if cuda and name == "torch" else None,
     )

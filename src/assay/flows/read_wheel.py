@@ -11,18 +11,19 @@ import base64
 import csv
 import hashlib
 import posixpath
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from email.parser import HeaderParser
 from enum import StrEnum
 from pathlib import PurePosixPath
 from re import MULTILINE
 from re import compile as pattern
 from typing import Any, Final, cast
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
 from zlib_ng import zlib_ng
 
 from assay.audit.archive import (
@@ -41,6 +42,8 @@ from assay.audit.elf_prefix import NeedMore, read_prefix
 from assay.audit.facts import READER, Library, WheelFacts, installed_path, library_facts
 from assay.audit.fatbin import cubin_target
 from assay.audit.member import MemberReader
+from assay.audit.metadata import read_metadata, read_tags
+from assay.budget import LIBRARY, PREFIX_AT_ONCE, WHEEL, Budget
 from assay.errors import PackageIndexError, WheelError
 from assay.flows.ahead import Ahead
 from assay.ports.index import IndexFile
@@ -60,6 +63,14 @@ AT_ONCE: Final = 6
 """Members of one wheel whose first bytes are asked for at the same time."""
 FIRST_PREFIX: Final = 32 << 10
 MAX_TEXT: Final = 4 << 20
+MAX_PREFIX: Final = 64 << 20
+"""Bytes of a library's beginning that are kept to read its tables from."""
+MAX_RATIO: Final = 64
+"""Symbol tables are packed to a third or a tenth; what is packed more than this is none."""
+MAX_NAME: Final = 255
+"""Bytes of a file's name (NAME_MAX of Linux)."""
+SMALL: Final = 8 << 20
+"""Wheels up to this size are read whole where an index announces their hash: it takes one request, and checks it."""
 CUBIN_START: Final = 4 << 10
 """Packed bytes of a cubin that suffice for its header."""
 MAX_RECORD: Final = 4 << 20
@@ -72,7 +83,7 @@ _SHA256: Final = pattern(r"sha256=([A-Za-z0-9_-]{43})")
 _LIBRARY: Final = pattern(r"\.so(?:\.\d+)*$|\.so\.[\w.]+$")
 _DIST_INFO: Final = pattern(r"^[^/]+\.dist-info/(METADATA|WHEEL)$")
 _RECORD: Final = pattern(r"^[^/]+\.dist-info/RECORD$")
-_CUDA: Final = pattern(r"^cuda\s*(?::[^=]*)?=\s*['\"]([\d.]+)['\"]", MULTILINE)
+_CUDA: Final = pattern(r"^cuda[ \t]*(?::[^=\n]*)?=[ \t]*['\"]([0-9.]{1,20})['\"]", MULTILINE)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is read, bytes done and bytes in all."""
@@ -91,7 +102,8 @@ class Depth(StrEnum):
 
 def is_library(name: str) -> bool:
     """Tell whether a file name is that of a shared object."""
-    return _LIBRARY.search(PurePosixPath(name).name) is not None
+    last = PurePosixPath(name).name
+    return len(last) <= MAX_NAME and _LIBRARY.search(last) is not None
 
 
 def _bounded(member: Member) -> None:
@@ -107,25 +119,43 @@ def _is_text(member: Member) -> bool:
 
 
 def read_wheel(
-    file: IndexFile, source: WheelSource, *, depth: Depth = Depth.FULL, progress: Progress | None = None
+    file: IndexFile,
+    source: WheelSource,
+    *,
+    depth: Depth = Depth.FULL,
+    small: int = 0,
+    progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> WheelFacts:
     """Read one wheel.
 
+    Args:
+        small: bytes up to which a wheel whose hash is announced is read whole in place of its symbols.
+        budget: what it may cost; by default what any wheel may.
+
     Raises:
-        WheelError: it is no wheel, or damaged.
+        WheelError: it is no wheel, damaged, or costs more than the budget.
         PackageIndexError: its bytes cannot be had, or are not those the index announced.
     """
     try:
         with source.open(file) as opened:
-            reading = _Reading(file, opened, progress)
-            return reading.full() if depth is Depth.FULL else reading.part(symbols=depth is Depth.SYMBOLS)
+            reading = _Reading(file, opened, progress, budget or Budget("the wheel", WHEEL))
+            whole = depth is Depth.SYMBOLS and file.sha256 is not None and opened.size <= small
+            return reading.full() if whole or depth is Depth.FULL else reading.part(symbols=depth is Depth.SYMBOLS)
     except WheelError as error:
         if error.message.startswith(file.filename):
             raise
         raise WheelError(f"{file.filename}: {error.message}", hint=error.hint) from error
 
 
-def read_library(file: IndexFile, source: WheelSource, path: str, progress: Progress | None = None) -> Library:
+def read_library(
+    file: IndexFile,
+    source: WheelSource,
+    path: str,
+    progress: Progress | None = None,
+    *,
+    budget: Budget | None = None,
+) -> Library:
     """Read one library of a wheel wholly, without the rest of the wheel.
 
     Raises:
@@ -133,7 +163,7 @@ def read_library(file: IndexFile, source: WheelSource, path: str, progress: Prog
         PackageIndexError: its bytes cannot be had.
     """
     with source.open(file) as opened:
-        reading = _Reading(file, opened, progress)
+        reading = _Reading(file, opened, progress, budget or Budget("the wheel", WHEEL))
         for member in reading.members():
             if member.name == path:
                 return reading.library(member)
@@ -147,6 +177,8 @@ class _Inflating:
     member: Member
     start: int
     """Where its data begins in the wheel."""
+    budget: Budget
+    """Of the wheel."""
     states: list[tuple[int, int, Any]] = field(default_factory=list)
     taken: int = 0
     made: int = 0
@@ -182,6 +214,7 @@ class _Inflating:
 
     def _out(self, data: bytes) -> bytes:
         self.made += len(data)
+        self.budget.take(unpacked=len(data))
         if self.made > self.member.size:
             raise WheelError(f"{self.member.name} unpacks to more than the {self.member.size} bytes it claims")
         self.crc = zlib_ng.crc32(data, self.crc)
@@ -206,6 +239,7 @@ class _Inflating:
             while chunk and len(kept) < length:
                 data = unpacker.decompress(chunk, CHUNK)
                 chunk = unpacker.unconsumed_tail
+                self.budget.take(unpacked=len(data))
                 low = max(0, offset - made)
                 made += len(data)
                 kept += data[low : low + length - len(kept)] if low < len(data) else b""
@@ -261,7 +295,9 @@ class _Pass:
 class _Reading:
     """One wheel being read."""
 
-    def __init__(self, file: IndexFile, source: ByteSource, progress: Progress | None) -> None:
+    def __init__(self, file: IndexFile, source: ByteSource, progress: Progress | None, budget: Budget) -> None:
+        self._budget = budget
+        self._large = threading.Semaphore(1)
         self._file = file
         self._source = source
         self._progress = progress or (lambda *_: None)
@@ -284,7 +320,7 @@ class _Reading:
             data = tail[place.offset - start : place.offset - start + place.size]
         else:
             data = self._source.read(place.offset, place.size)
-        return read_directory(data, place)
+        return read_directory(data, place, budget=self._budget)
 
     def full(self) -> WheelFacts:
         """Read everything in one pass: fetching, unpacking and parsing each have a thread."""
@@ -297,7 +333,7 @@ class _Reading:
             for item in unpacked:
                 match item:
                     case Member():
-                        reader = MemberReader(item.name, item.size)
+                        reader = MemberReader(item.name, item.size, budget=self._budget)
                     case bytes():
                         assert reader is not None
                         reader.feed(item)
@@ -326,7 +362,7 @@ class _Reading:
             through.skip_to(start)
             if is_library(member.name):
                 yield member
-                inflating = _Inflating(member, start)
+                inflating = _Inflating(member, start, self._budget)
                 for chunk in through.chunks(member.compressed):
                     yield from inflating.feed(chunk)
                     self._progress(self._file.filename, through.at, self._source.size)
@@ -382,20 +418,34 @@ class _Reading:
         extra = local_header_size(data, member)
         return member.header + extra, data[extra : extra + member.compressed]
 
-    def _prefix(self, member: Member) -> Library | None:
+    def _large_prefix(self, member: Member) -> Library | None:
+        """Begin again, one library at a time: what is kept of them together would be too much."""
+        with self._large:
+            return self._prefix(member, large=True)
+
+    def _listed_or_read(self, member: Member) -> Library | None:
+        return self.library(member) if member.compressed <= LAZY else _listed(member)
+
+    def _prefix(self, member: Member, *, large: bool = False) -> Library | None:
         """Read symbols from the first bytes, asking for twice as much each time; None if it is no ELF file."""
         start, packed = self._begin(member, FIRST_PREFIX)
-        inflating = _Inflating(member, start)
+        inflating = _Inflating(member, start, self._budget)
+        budget = self._budget.part("it", LIBRARY)
         data = bytearray()
         fresh = packed
         while True:
             for piece in inflating.feed(fresh):
                 data += piece
+                if len(data) > min(MAX_PREFIX, MAX_RATIO * len(packed) + CHUNK):
+                    return self._listed_or_read(member)
+            if len(data) > PREFIX_AT_ONCE and not large:
+                data.clear()
+                return self._large_prefix(member)
             whole = len(packed) >= member.compressed
             if not is_elf(bytes(data[:4])):
                 return None
             try:
-                elf = read_prefix(bytes(data), len(data) if whole else member.size)
+                elf = read_prefix(bytes(data), len(data) if whole else member.size, budget=budget)
             except NeedMore as more:
                 if len(packed) >= max(LAZY, member.compressed // 4) or whole:
                     break
@@ -409,11 +459,11 @@ class _Reading:
             if elf is not None:
                 return library_facts(member.name, member.size, elf, scope="prefix")
             break
-        return self.library(member) if member.compressed <= LAZY else _listed(member)
+        return self._listed_or_read(member)
 
     def _library(self, member: Member, start: int) -> Library | None:
-        inflating = _Inflating(member, start)
-        reader = MemberReader(member.name, member.size)
+        inflating = _Inflating(member, start, self._budget)
+        reader = MemberReader(member.name, member.size, budget=self._budget)
         packed = Ahead(self._ranges(start, member.compressed), ahead=2)
         try:
             for chunk in packed:
@@ -432,12 +482,13 @@ class _Reading:
             return Library(path=reader.path, size=reader.size, scope="listed", problem=error.message)
 
     def _whole(self, member: Member, data: bytes) -> bytes:
-        inflating = _Inflating(member, 0)
+        inflating = _Inflating(member, 0, self._budget)
         text = b"".join(inflating.feed(data))
         inflating.check()
         return text
 
     def _text(self, member: Member, data: bytes) -> None:
+        self._budget.take(kept=member.size, items=1)
         self._texts[member.name] = self._whole(member, data).decode("utf-8", "replace")
 
     def _cubin(self, member: Member, data: bytes) -> None:
@@ -456,16 +507,16 @@ class _Reading:
         texts = {name.rpartition("/")[2]: text for name, text in self._texts.items() if ".dist-info/" in name}
         if "METADATA" not in texts:
             raise WheelError("no wheel: it has no METADATA")
-        metadata = HeaderParser().parsestr(texts["METADATA"])
-        tags = HeaderParser().parsestr(texts.get("WHEEL", "")).get_all("Tag") or []
-        name = canonicalize_name(metadata.get("Name") or "")
-        version = metadata.get("Version") or ""
+        metadata = read_metadata(texts["METADATA"], budget=self._budget)
+        name, version = metadata.name, metadata.version
         try:
             from_name = parse_wheel_filename(self._file.filename)
         except InvalidWheelFilename as error:
             raise WheelError(f"no wheel: {error}") from error
-        if not name or name != from_name[0]:
-            raise WheelError(f"its METADATA is that of {name or 'nothing'!r}")
+        if name != from_name[0]:
+            raise WheelError(f"its METADATA is that of {name!r}")
+        if version is not None and Version(version) != from_name[1]:
+            raise WheelError(f"its METADATA has the version {version}, its name says {from_name[1]}")
         digests = _digests(texts.get("RECORD", ""))
         hexadecimal = {path: _hex(digests[path]) for library in libraries if (path := library.path) in digests}
         cuda = _CUDA.search(self._texts.get("torch/version.py", ""))
@@ -477,9 +528,10 @@ class _Reading:
             sha256=sha256,
             size=self._source.size,
             complete=complete,
-            tags=tuple(tags),
-            requires_dist=tuple(" ".join(line.split()) for line in metadata.get_all("Requires-Dist") or []),
-            requires_python=metadata.get("Requires-Python"),
+            origin=None if complete else self._file.origin,
+            tags=read_tags(texts.get("WHEEL", ""), budget=self._budget),
+            requires_dist=metadata.requires_dist,
+            requires_python=metadata.requires_python,
             libraries=tuple(
                 library.model_copy(update={"digest": hexadecimal.get(library.path)})
                 for library in sorted(libraries, key=lambda library: library.path)

@@ -51,7 +51,7 @@ class Target(Value):
 
     name: PlainText
     """The cards that have it: `GeForce RTX 5090`."""
-    compute_capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$"), WithJsonSchema(NUMBER_OR_TEXT)]
+    compute_capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$"), WithJsonSchema(NUMBER_OR_TEXT)]
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Memory of the named card, GiB."""
     shared_memory_per_block: Annotated[int, Field(gt=0)]
@@ -64,6 +64,10 @@ class Target(Value):
     """What TORCH_CUDA_ARCH_LIST is for source builds."""
 
 
+Glibc = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$"), WithJsonSchema(NUMBER_OR_TEXT)]
+"""A release of the C library: `2.36`."""
+
+
 class RegistryBase(Value):
     """A base image that a registry has."""
 
@@ -71,7 +75,7 @@ class RegistryBase(Value):
     image: ImageReference
     python: VersionText
     """The `python3` that the distribution's packages install, `3.12`."""
-    glibc: VersionText
+    glibc: Glibc
     cuda: VersionText | None = None
     """The CUDA toolkit inside, if any."""
 
@@ -83,7 +87,7 @@ class BootstrapBase(Value):
     distribution: Literal["debian"]
     suite: Annotated[str, Field(pattern=r"^[a-z]+$")]
     python: VersionText
-    glibc: VersionText
+    glibc: Glibc
     packages: tuple[AptPackage, ...] = ()
     cuda: None = None
 
@@ -203,7 +207,7 @@ class Axis(Value):
         return self
 
 
-Condition = PlainText
+Condition = Annotated[PlainText, Field(max_length=1000)]
 """A value's id, a glob over ids, or a version condition (`>=12.8`)."""
 Point = dict[Name, Slug]
 """Axis -> id of one of its values."""
@@ -303,7 +307,7 @@ class Healthcheck(Value):
 
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_-]*$")]
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    start_period: Annotated[str, Field(pattern=r"^\d+[smh]$")] = "600s"
+    start_period: Annotated[str, Field(pattern=r"^[0-9]{1,9}[smh]$")] = "600s"
 
 
 class Image(Value):

@@ -72,7 +72,7 @@ class Profile(Value):
     drop: tuple[FlagName, ...] = ()
     """Flags of the profile it extends that do not hold here."""
     env: dict[EnvName, PlainText] = {}
-    shm_size: Annotated[str, Field(pattern=r"^[1-9]\d*[kmg]$")] | None = None
+    shm_size: Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]$")] | None = None
     claims: tuple[Claim, ...] = ()
 
     @field_validator("flags", mode="before")

@@ -21,10 +21,12 @@ __all__ = [
     "AptPackage",
     "ArchList",
     "Date",
+    "Distribution",
     "EnvName",
     "ImageName",
     "ImageReference",
     "Name",
+    "PathVersion",
     "PlainText",
     "Slug",
     "Specifier",
@@ -67,7 +69,7 @@ def _plain(text: str) -> str:
     return text
 
 
-_ARCH: Final = re.compile(r"(?:[1-9]\d?\.\d[af]?(?:\+PTX)?)(?:[; ](?:[1-9]\d?\.\d[af]?(?:\+PTX)?))*")
+_ARCH: Final = re.compile(r"(?:[1-9][0-9]?\.[0-9][af]?(?:\+PTX)?)(?:[; ](?:[1-9][0-9]?\.[0-9][af]?(?:\+PTX)?))*")
 
 
 def _arch_list(text: str) -> str:
@@ -82,6 +84,10 @@ Specifier = Annotated[str, AfterValidator(_specifier), WithJsonSchema({"type": "
 """A PEP 440 condition, `>=12.8`."""
 Date = Annotated[str, AfterValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
 """An ISO date."""
+Distribution = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=200)]
+"""A normalised name of a distribution; it cannot be anything but one component of a path."""
+PathVersion = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}$")]
+"""A version as a file of it is named; it cannot be anything but a part of one component of a path."""
 ArchList = Annotated[str, AfterValidator(_arch_list), WithJsonSchema(NUMBER_OR_TEXT)]
 """What TORCH_CUDA_ARCH_LIST takes."""
 PlainText = Annotated[str, AfterValidator(_plain)]
@@ -90,7 +96,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length
 """A name that is also an identifier: axes."""
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=60)]
 """A name of an image, base, index or group; also a path component and part of a repository name."""
-TargetName = Annotated[str, StringConstraints(pattern=r"^sm_[1-9]\d{1,2}$")]
+TargetName = Annotated[str, StringConstraints(pattern=r"^sm_[1-9][0-9]{1,2}$")]
 """A GPU architecture, `sm_120`."""
 Slug = Annotated[
     str,
@@ -103,7 +109,7 @@ AptPackage = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+(?:
 ImageReference = Annotated[
     str,
     StringConstraints(
-        pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*(?::\d+)?(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
+        pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*(?::[0-9]+)?(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
         r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[0-9a-f]{64})?$"
     ),
 ]

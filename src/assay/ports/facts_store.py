@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Protocol
 
 from assay.audit.facts import WheelFacts
@@ -13,14 +13,18 @@ __all__ = ["FactsStore"]
 class FactsStore(Protocol):
     """Facts by the sha256 of the wheel they were read from."""
 
-    def get(self, sha256: str) -> WheelFacts | None:
-        """Return what is known of a wheel; damaged or outdated facts are as good as none."""
+    def get(self, sha256: str, *, origins: Container[str] = ()) -> WheelFacts | None:
+        """Return what is known of a wheel; damaged or outdated facts are as good as none.
+
+        Args:
+            origins: places from which facts read in part count too; see `WheelFacts.good_for`.
+        """
         ...
 
     def put(self, facts: WheelFacts) -> None:
         """Keep facts; complete ones are never replaced by incomplete ones."""
         ...
 
-    def named(self, name: str) -> Iterable[WheelFacts]:
-        """Return all facts of a distribution, newest version first."""
+    def named(self, name: str, *, origins: Container[str] = ()) -> Iterable[WheelFacts]:
+        """Return all facts of a distribution that `get` would return, newest version first."""
         ...

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from assay.model.base import Value
 
-__all__ = ["IndexFile", "PackageIndex"]
+__all__ = ["IndexFile", "PackageIndex", "origin_of"]
+
+
+def origin_of(address: str) -> str:
+    """Return an address without what is secret or changes in it: no user, no query, no fragment."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path.rstrip('/')}"
 
 
 class IndexFile(Value):
@@ -23,6 +30,13 @@ class IndexFile(Value):
     yanked: bool = False
     metadata: bool = False
     """Whether METADATA lies beside the file as `<url>.metadata` (PEP 658)."""
+    announced_by: str | None = None
+    """Address of the index whose list has the file and its sha256; None for a file that was named by its address."""
+
+    @property
+    def origin(self) -> str:
+        """Who vouches for the sha256 until the bytes were read."""
+        return origin_of(self.announced_by or self.url)
 
 
 class PackageIndex(Protocol):
@@ -36,4 +50,8 @@ class PackageIndex(Protocol):
         Raises:
             PackageIndexError: the index does not answer or answers nonsense.
         """
+        ...
+
+    def origins(self, index: str | None = None) -> frozenset[str]:
+        """Return the origins that files of an index can have; without a name, those of all indexes that are asked."""
         ...
