@@ -195,8 +195,17 @@ def registry_answers(tally: Tally, seed: int, cases: Iterable[int], folder: Path
         spoil = set() if number == 0 else {rng.randrange(12) for _ in range(rng.choice((1, 1, 3)))}
         asked = [0]
 
-        def answer(_method: str, path: str, _headers: Mapping[str, str]) -> Answer:
+        asks = number > 0 and rng.random() < 0.25
+        token = hostile_json(
+            b'{"token": "x", "access_token": "y", "expires_in": 300, "issued_at": "2026-11-20T12:00:00Z"}', rng
+        )
+
+        def answer(_method: str, path: str, headers: Mapping[str, str]) -> Answer:
             asked[0] += 1
+            if path.startswith("/token"):
+                return 200, {"Content-Type": "application/json"}, token
+            if asks and "Authorization" not in headers:
+                return 401, {"WWW-Authenticate": f'Bearer realm="http://{headers["Host"]}/token",service="x"'}, b"{}"
             good = _registry_answer(registry, repository, path)
             return _spoiled(good, rng) if asked[0] - 1 in spoil else good
 

@@ -120,7 +120,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     _reader("docker-config", ["adapters.registry_auth"], m.docker_configs, m.read_docker_config, mutate=hostile_json),
     _reader("reference", ["reference"], m.references, m.read_reference, mutate=hostile_text),
     _generated("made-up-json", ["foreign", "oci", "evidence", "record", "audit.facts"], m.read_any_json),
-    _server("registry-answers", ["adapters.registry", "adapters.registry_http", "flows.verify", "flows.collect"],
+    _server("registry-answers", ["adapters.registry", "adapters.registry_http", "flows.verify", "flows.collect", "adapters.registry_failures", "adapters.registry_tokens"],
     s.registry_answers,
             deadline=60, share=0.4),
     _server("index-answers", ["adapters.simple_index", "adapters.http_ranges", "adapters.http_exchange"],
