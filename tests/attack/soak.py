@@ -2,7 +2,8 @@
 
 One process does it all, as a service would: audits of small wheels, an image that is built and published to a registry
 of this machine where an engine and a registry program are there, and what goes wrong in between: damaged wheels, a
-registry that breaks off, a killed command. Memory, file handles, temporary files, threads and containers have to stay flat.
+registry that breaks off, a killed command. Memory, file handles, temporary files, threads and containers have to stay
+flat.
 Prints a line for each minute. Exit code 1: something grew or failed.
 """
 
