@@ -30,6 +30,7 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return False
 
+
 _LONGEST: Final = 1024
 
 

@@ -109,7 +109,7 @@ def attacked(attack: Attack, seed: int, seconds: float) -> Outcome:
     size = 10 if attack.isolated else BATCH
     least = 5 if attack.isolated else FEWEST
     while time.monotonic() < until or at < least:
-        left = max(until - time.monotonic(), 30.0 if at < least else 1.0)
+        left = max(until - time.monotonic(), 10.0 if at < least else 1.0)
         last = at + size if time.monotonic() < until else least
         document, at = batch(attack, seed, at, max(last, at + 1), seconds=left)
         outcome.add(document)
