@@ -69,19 +69,22 @@ def matrices() -> tuple[bytes, ...]:
 
 def recipes() -> tuple[bytes, ...]:
     """The recipes of images."""
-    return tuple(path.read_bytes() for path in sorted(ROOT.glob("images/*/image.yaml")))
+    return ((ROOT / "images" / "sglang-blackwell" / "image.yaml").read_bytes(),)
+
+
+def _images() -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in sorted(ROOT.glob("images/*/image.yaml"))}
 
 
 def read_matrix(data: bytes, _folder: Path) -> None:
     """Read a matrix with the recipes of this project, and make a plan."""
-    images = {path.parent.name: path.read_text() for path in sorted(ROOT.glob("images/*/image.yaml"))[:2]}
-    plan.make(matrix.load(data.decode(errors="replace"), images))
+    plan.make(matrix.load(data.decode(errors="replace"), _images()))
 
 
 def read_recipe(data: bytes, _folder: Path) -> None:
     """Read a recipe with the matrix of this project, make a plan, and add a constraint."""
     text = data.decode(errors="replace")
-    plan.make(matrix.load((ROOT / "matrix.yaml").read_text(), {"evil": text}))
+    plan.make(matrix.load((ROOT / "matrix.yaml").read_text(), _images() | {"sglang-blackwell": text}))
     recipe.with_constraints(text, {"torch": "2.8.0"}, ["numpy<2"], comments=["why"], file="image.yaml")
 
 

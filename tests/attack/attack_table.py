@@ -53,7 +53,8 @@ def _reader(
             rng = random.Random(f"{name}:{seed}:{number}")
             # The first cases are the good ones and the crafted bombs, as they are.
             data = texts[number] if number < len(texts) else mutate(rng.choice(texts), rng)
-            tally.case(number, lambda: read(data, folder), refusals)
+            # The first one is good: a reader that refuses everything survives everything.
+            tally.case(number, lambda: read(data, folder), refusals if number else ())
 
     return Attack(name=name, covers=tuple(covers), run=run, share=share)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,6 +33,7 @@ _QUANTISED: Final = {
     "compressed-tensors": 1.0,
 }
 
+_DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _LARGEST: Final = 10**9
 """No layer, head, vocabulary or context of a model is larger; what follows is multiplied."""
 
@@ -110,9 +112,11 @@ def _number(config: Mapping[str, Any], *names: str, default: int | None = None) 
     for name in names:
         value = config.get(name)
         if value is not None and not isinstance(value, bool | dict | list):
-            if not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+            # Numbers of the models that ship with assay come out of YAML as text.
+            number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+            if not isinstance(number, int | float) or not 0 <= number <= _LARGEST:
                 raise UsageError(f"{name} of the model's config.json is no number from 0 to {_LARGEST}")
-            return int(value)
+            return int(number)
     if default is None:
         raise UsageError(f"the model's config.json does not say {names[0]}; name the memory with --memory-fraction")
     return default
