@@ -110,7 +110,7 @@ class CosignVerifier:
             argv += ["--check-claims=false", "--type", statement.predicate_type, *self._arguments]
             if self._left <= 0:
                 raise EvidenceError(f"the signature of {statement.digest[:19]} was not checked: there are too many")
-            done = process.run(argv, timeout=min(_SECONDS, self._left), check=False, merge=True, hint=_HINT)
+            done = process.run(argv, timeout=_SECONDS, check=False, merge=True, hint=_HINT)
             self._left -= done.seconds
         if done.returncode == 0:
             return f"{self._identity} ({self._issuer})"
