@@ -136,9 +136,8 @@ def test_headers_that_never_end_are_given_up(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        patience.Rate.__init__, "__kwdefaults__", {**patience.Rate.__init__.__kwdefaults__, "window": 1.0}
-    )
+    defaults = patience.Rate.__init__.__kwdefaults__ or {}
+    monkeypatch.setattr(patience.Rate.__init__, "__kwdefaults__", {**defaults, "window": 1.0})
     head = b"HTTP/1.1 206 Partial\r\nContent-Length: 1000\r\nContent-Range: bytes 0-999/1000\r\n\r\n"
     with trickling(head, b"x", 0.1) as address, pytest.raises(PackageIndexError, match="too slow"):
         HttpFile(session(), f"{address}/{NAME}")

@@ -477,7 +477,7 @@ def _read_elf(image: Image, *, wanted: bool, budget: Budget) -> ElfLibrary:
     strings = _Strings(raw_strings, budget)
     count = _count_symbols(image, layout, raw_sections)
     if count > MAX_SYMBOLS:
-        raise WheelError(f"{count} symbols")
+        raise WheelError(f"it has {count} symbols, more than {MAX_SYMBOLS}: refused")
     table = image.read(layout.offset(tags[_SYMTAB]), count * _SYM.size)
     needs: dict[str, tuple[str, ...]] = {}
     needed: dict[int, str] = {}
