@@ -32,6 +32,8 @@ _VOCABULARY: Final = frozenset({
 _KEY_KINDS: Final = frozenset({
     "API", "ACCESS", "PRIVATE", "ENCRYPTION", "SIGNING", "ACCOUNT", "MASTER", "SSH", "DEPLOY", "ADMIN", "LICENSE",
 })  # fmt: skip
+_KEY_FILES: Final = frozenset({"--key", "--sign-key", "--cosign-key"})
+"""Options of assay that name a file with a key."""
 _PLACES: Final = frozenset({"PWD", "OLDPWD"})
 """Folders, whatever their names end in."""
 
@@ -150,5 +152,6 @@ def words_without(argv: Iterable[str], values: Iterable[str] = ()) -> list[str]:
             shown.append(f"{name}={HIDDEN}")
         else:
             shown.append(hide(word, values))
-        hidden_next = not hidden_next and word.startswith("-") and not equals and is_secret_name(word.lstrip("-"))
+        flag = not hidden_next and word.startswith("-") and not equals and word not in _KEY_FILES
+        hidden_next = flag and is_secret_name(word.lstrip("-"))
     return shown

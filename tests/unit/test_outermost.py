@@ -34,6 +34,8 @@ def raising(error: BaseException) -> Callable[[], int]:
         (click.Abort(), 130, "interrupted\n"),
         (OutputError("standard output is closed"), 1, "error: standard output is closed\n"),
         (BrokenPipeError(), 0, ""),
+        (OSError(36, "File name too long", "x" * 5000), 1, "x: File name too long\n"),
+        (PermissionError(13, "Permission denied", b"/a\xff"), 1, "error: /a\\udcff: Permission denied\n"),
     ],
 )
 def test_what_is_expected_is_told(

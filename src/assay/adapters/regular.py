@@ -9,10 +9,20 @@ from typing import Final
 
 from assay.errors import StoreError
 
-__all__ = ["MOST", "read_regular"]
+__all__ = ["MOST", "file_below", "read_regular"]
 
 MOST: Final = 64 << 20
 """Bytes of a record or document; the largest that assay wrote has some 2 MB."""
+
+
+def file_below(root: Path, relative: str) -> Path | None:
+    """Return a regular file below a folder; None for anything else that a record may name as its log."""
+    try:
+        path = root / relative
+        return path if path.is_file() and path.resolve().is_relative_to(root.resolve()) else None
+    except (OSError, ValueError, RuntimeError):
+        # Too long, a NUL in it, a link to itself.
+        return None
 
 
 def read_regular(path: Path, *, limit: int = MOST) -> bytes:

@@ -12,6 +12,7 @@ import click
 from assay import console
 from assay.adapters.kept_records import intact_records
 from assay.adapters.project_files import find_root
+from assay.adapters.regular import file_below
 from assay.adapters.store import FileStore
 from assay.cli.common import format_option, load, project_option
 from assay.diagnose import SATURATED, Contrast, Diagnosis, Report, Stage, default_library, examine
@@ -73,8 +74,8 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
         )
 
     def open_log(relative: str) -> BinaryIO | None:
-        path = store.root / relative
-        return path.open("rb") if path.is_file() and path.resolve().is_relative_to(store.root.resolve()) else None
+        path = file_below(store.root, relative)
+        return path.open("rb") if path is not None else None
 
     findings = diagnose_run(records, name, open_log=open_log, points=_points(project))
     if form == "json":

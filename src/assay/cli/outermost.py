@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import platform
@@ -26,6 +27,11 @@ __all__ = ["BUG", "guarded"]
 
 BUG: Final = 70
 """The exit code of a bug of assay: EX_SOFTWARE of sysexits(3)."""
+_OF_THE_MACHINE: Final = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOSPC, errno.EPERM,
+    errno.EROFS,
+})  # fmt: skip
+"""What a person has to mend, where the error names a file."""
 _INTERRUPTED: Final = 130
 
 
@@ -58,9 +64,17 @@ def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
         if _stopped:
             # A signal inside an import comes out as whatever the importer makes of it.
             return _interrupted()
-        if isinstance(error, OSError) and _by_click(error):
-            return _unwritten(OutputError(f"standard output cannot be written: {error.strerror}"))
-        return _bug(error, argv)
+        return _unexpected(error, argv)
+
+
+def _unexpected(error: Exception, argv: Sequence[str]) -> int:
+    """Tell of an error that no command expected: of the machine if that is where it comes from, else of a bug."""
+    if isinstance(error, OSError) and _by_click(error):
+        return _unwritten(OutputError(f"standard output cannot be written: {error.strerror}"))
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
+        console.fail(f"{os.fsdecode(error.filename)[:400]}: {error.strerror}", hint="check the path, rights and space")
+        return _flushed(1)
+    return _bug(error, argv)
 
 
 def _by_click(error: OSError) -> bool:

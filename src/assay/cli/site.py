@@ -10,7 +10,7 @@ from assay import claims as ledger
 from assay import console, site
 from assay.adapters.kept_records import is_intact
 from assay.adapters.project_files import ProjectFiles
-from assay.adapters.regular import read_regular
+from assay.adapters.regular import file_below, read_regular
 from assay.adapters.store import FileStore, write_whole
 from assay.diagnose import default_library
 from assay.diagnose.text import clean
@@ -159,9 +159,9 @@ def _claims(root: Path) -> list[site.Claim]:
 
 
 def _excerpt(root: Path, relative: str) -> site.LogExcerpt | None:
-    path = root / relative
     # A record of another machine may name any path; only what lies in build_logs/ is shown.
-    if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+    path = file_below(root, relative)
+    if path is None:
         return None
     with path.open("rb") as log:
         size = log.seek(0, os.SEEK_END)
