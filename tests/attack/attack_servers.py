@@ -51,9 +51,10 @@ def serving(handler: Handler) -> Iterator[str]:
 
         def handle_one_request(self) -> None:
             # A client that has read enough hangs up.
-            with contextlib.suppress(OSError):
-                return super().handle_one_request()
-            self.close_connection = True
+            try:
+                super().handle_one_request()
+            except OSError:
+                self.close_connection = True
 
         def _answer(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)

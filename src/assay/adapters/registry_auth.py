@@ -8,7 +8,6 @@ standard output, never stand in an argument list, and are left out of every repr
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import re
 from collections.abc import Callable, Mapping
