@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -147,7 +148,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def _changed(value: Any, path: tuple[Any, ...], rng: random.Random) -> Any:
     if not path:
-        return rng.choice(WEIRD)
+        return copy.deepcopy(rng.choice(WEIRD))
     holder = value
     for key in path[:-1]:
         holder = holder[key]
@@ -155,13 +156,13 @@ def _changed(value: Any, path: tuple[Any, ...], rng: random.Random) -> Any:
     if kind == 0:
         del holder[path[-1]]
     elif kind == 1 and isinstance(holder, dict):
-        holder[rng.choice(("x", "", "__class__", "schema_version", "kind"))] = rng.choice(WEIRD)
+        holder[rng.choice(("x", "", "__class__", "schema_version", "kind"))] = copy.deepcopy(rng.choice(WEIRD))
     elif kind == 2 and isinstance(holder[path[-1]], str):
         holder[path[-1]] += str(rng.choice(WEIRD))
     elif kind == 3 and isinstance(holder[path[-1]], list):
         holder[path[-1]] = holder[path[-1]] * rng.choice((2, 1000))
     else:
-        holder[path[-1]] = rng.choice(WEIRD)
+        holder[path[-1]] = copy.deepcopy(rng.choice(WEIRD))
     return value
 
 
