@@ -49,7 +49,7 @@ class HelpOption:
 
 
 LONGEST: Final = 1 << 20
-"""Characters of a help text that are read; the longest known one, of vLLM, has 150 000."""
+"""Characters of a help text that are read."""
 
 _LONGEST_LINE: Final = 4000
 
