@@ -20,20 +20,31 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 ROOT: Final = Path(__file__).parent
 PYPROJECT: Final = ROOT / "pyproject.toml"
+REQUIREMENTS: Final = ROOT / "tools" / "requirements"
+# Locked file -> what of pyproject.toml stands in it beside the dependencies of the project.
+LOCKED: Final = {
+    "use": ("--extra", "sign", "--group", "tools"),
+    "dev": ("--extra", "sign", "--group", "tools", "--group", "dev", "--constraints", "tools/requirements/use.txt"),
+}
 # What the README's matrix is made with; without --check this writes it.
 README_MATRIX: Final = ("--records", "docs/records", "--measured", "--into", "README.md")
 # Ctrl-C reaches the program too; nox would kill it after 0.3 s, long before a build can be stopped cleanly.
 PATIENCE: Final = 60.0
 
 
-def environment(session: nox.Session, *groups: str, extras: str = "", options: tuple[str, ...] = ()) -> None:
-    """Install the project, editable, and dependency groups, unless that was done for this very pyproject.toml."""
+def environment(session: nox.Session, locked: str = "use") -> None:
+    """Install the project, editable, with the packages of a locked file, each by its hash.
+
+    Nothing is done where that was done for the very same files. Only wheels are taken: what a source archive needs to
+    be built has no hash. The project itself is built with the locked hatchling.
+    """
+    requirements = REQUIREMENTS / f"{locked}.txt"
     stamp = Path(session.virtualenv.location) / ".assay"
-    wanted = f"{hashlib.sha256(PYPROJECT.read_bytes()).hexdigest()} {' '.join([*groups, extras])}"
+    wanted = hashlib.sha256(PYPROJECT.read_bytes() + requirements.read_bytes()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
         return
-    pyproject = nox.project.load_toml(PYPROJECT)
-    session.install(*options, "-e", f".{extras}", *nox.project.dependency_groups(pyproject, *groups))
+    session.install("--require-hashes", "--only-binary", ":all:", "-r", str(requirements))
+    session.install("--no-deps", "--no-build-isolation", "-e", ".")
     stamp.write_text(wanted)
 
 
@@ -68,7 +79,7 @@ def probe(session: nox.Session) -> None:
 @nox.session
 def publish(session: nox.Session) -> None:
     """Publish what the policy allows: `-- …` as for `assay publish`."""
-    environment(session, extras="[sign]")
+    environment(session)
     run(session, "assay", "publish", *session.posargs)
 
 
@@ -82,23 +93,40 @@ def report(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, all of them or `-- PYTEST ARGUMENTS`."""
-    environment(session, "test", "browser")
+    environment(session, "dev")
     run(session, "python", "-m", "pytest", *session.posargs)
 
 
 @nox.session(venv_backend="uv")
 def lowest(session: nox.Session) -> None:
     """Run the unit tests with the oldest versions that pyproject.toml allows."""
-    environment(session, "test", options=("--resolution", "lowest-direct"))
+    pyproject = nox.project.load_toml(PYPROJECT)
+    groups = nox.project.dependency_groups(pyproject, "test")
+    session.install("--resolution", "lowest-direct", "-e", ".", *groups)
     run(session, "python", "-m", "pytest", "-q", "tests/unit", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
-    environment(session, "lint")
+    """Check style, formatting and the example workflow."""
+    environment(session, "dev")
     run(session, "ruff", "check", ".", *session.posargs)
     run(session, "ruff", "format", "--check", ".")
+    run(session, "zizmor", "--offline", "--quiet", "docs/examples/github-actions.yml")
+
+
+@nox.session(venv_backend="none")
+def locks(session: nox.Session) -> None:
+    """Renew the locked files of tools/requirements: `-- --upgrade` takes the newest versions."""
+    files = [(REQUIREMENTS / f"{name}.txt", (*options, "pyproject.toml")) for name, options in LOCKED.items()]
+    files.append((ROOT / "templates" / "source-tools.txt", ("--no-header", "--group", "source-builds")))
+    for path, options in files:
+        session.run(
+            "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes",
+            "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s locks",
+            *options, "--output-file", str(path), *session.posargs,
+            external=True,
+        )  # fmt: skip
 
 
 @nox.session
@@ -111,7 +139,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Check that nothing generated has drifted and that what is documented holds."""
-    environment(session, "test", "browser")
+    environment(session, "dev")
     run(session, "assay", "render", "--check")
     run(session, "python", "docs/generate.py", "--check")
     run(session, "assay", "report", *README_MATRIX, "--check")
@@ -121,15 +149,29 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def faults(session: nox.Session) -> None:
     """Publish over a registry that fails at every step, and print how many faults were tried and survived."""
-    environment(session, "test")
+    environment(session, "dev")
     session.env["ASSAY_ALL_FAULTS"] = "1"
     run(session, "pytest", "-q", "tests/integration/test_publish_faults.py", *session.posargs)
 
 
 @nox.session
+def attack(session: nox.Session) -> None:
+    """Attack readers, servers and environments with generated faults: `-- [SECONDS]`, ten minutes by default."""
+    environment(session, "dev")
+    run(session, "python", "tests/attack/campaign.py", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Plan, audit, build, publish and verify in a loop beside faults: `-- [MINUTES]`, an hour by default."""
+    environment(session, "dev")
+    run(session, "python", "tests/attack/soak.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks, all that need no GPU or `-- NAME…`; each prints the ratios of one run as a table."""
-    environment(session, "test", "browser")
+    environment(session, "dev")
     wanted = session.posargs or sorted(
         path.stem for path in (ROOT / "bench").glob("*.py") if not path.stem.startswith("_")
     )

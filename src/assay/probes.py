@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
@@ -236,20 +237,15 @@ class HarnessResult(Value):
 
 
 def devices(facts: Facts | None) -> tuple[Device, ...]:
-    """Return the devices of a record."""
+    """Return the devices of a record; an entry of the image's answer that describes no device is left out."""
+    found: list[Device] = []
     if facts is None:
         return ()
-    return tuple(
-        Device(
-            name=item["name"],
-            capability=item["capability"],
-            memory_bytes=item["memory_bytes"],
-            uuid=item.get("uuid", ""),
-            driver=facts.driver,
-            cuda=facts.cuda,
-        )
-        for item in facts.devices
-    )
+    for item in facts.devices:
+        known = {key: value for key, value in item.items() if key in {"name", "capability", "memory_bytes", "uuid"}}
+        with suppress(ValidationError):
+            found.append(Device.model_validate({**known, "driver": facts.driver, "cuda": facts.cuda}))
+    return tuple(found)
 
 
 def judge(ended: Ended, *, timeout: float, device_worked: bool = False) -> FeatureResult:

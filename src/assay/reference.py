@@ -31,6 +31,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_LONGEST: Final = 1024
+
+
 @dataclass(frozen=True, kw_only=True, order=True)
 class Repository:
     """A repository of a registry."""
@@ -46,6 +49,8 @@ class Repository:
         Raises:
             UsageError: the text is not the name of a repository.
         """
+        if len(text) > _LONGEST:
+            raise UsageError(f"the name of a repository has at most {_LONGEST} characters, this one {len(text)}")
         head, slash, rest = text.partition("/")
         if slash and ("." in head or ":" in head or head == "localhost"):
             host, path = head, rest
@@ -82,6 +87,8 @@ class Reference:
         Raises:
             UsageError: the text is not a reference.
         """
+        if len(text) > _LONGEST:
+            raise UsageError(f"a reference has at most {_LONGEST} characters, this one {len(text)}")
         name, at, digest = text.partition("@")
         if at and not DIGEST.fullmatch(digest):
             raise UsageError(f"{text!r}: {digest!r} is not a digest", hint="a digest is sha256: and 64 hex digits")

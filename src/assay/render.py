@@ -47,6 +47,9 @@ LABEL_PREFIX: Final = "dev.assay."
 TOOLS_FILE: Final = "tools.txt"
 """Below templates/: the installer inside the build, with its hash; part of every Dockerfile."""
 
+SOURCE_TOOLS_FILE: Final = "source-tools.txt"
+"""Below templates/: what a source build needs to make a wheel, with hashes; `nox -s locks` renews it."""
+
 TOOL_SCHEMA: Final = 1
 """Raised when assay builds the same Dockerfile in another way."""
 
@@ -176,6 +179,7 @@ def dockerfile(
                 tools=templates[TOOLS_FILE].strip(),
                 layers=layers_of(lock, indexes),
                 source_builds=_sources(cell),
+                source_tools=templates.get(SOURCE_TOOLS_FILE, "").strip(),
                 toolkit=_has_compiler(lock) and base.cuda is None,
                 site_packages=f"/opt/venv/lib/python{lock.python}/site-packages",
                 flashinfer_arch_list=flashinfer_arch_list(cell.arch_list),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from assay import lockfile, matrix, plan, render
 from assay.errors import ConfigError
@@ -133,8 +135,12 @@ def test_a_source_value_is_compiled_against_the_cell_for_its_targets(
     text = rendered(project, on_devel, templates, base_digest="sha256:" + "c" * 64)
     stage = text[text.index("FROM python AS source-kernel") : text.index("AS image")]
 
-    assert "git clone --quiet --depth 1 --branch v1" in stage
+    assert "git fetch --quiet --depth 1 origin refs/tags/v1:refs/tags/v1\n" in stage
+    assert "rev-parse" not in stage
     assert "cd /src/sub" in stage
+    assert "uv pip install --quiet --python /opt/venv/bin/python --require-hashes --no-build --requirements -" in stage
+    assert re.search(r"^setuptools==\S+ ", stage, re.MULTILINE)
+    assert stage.count("--hash=sha256:") >= 8
     assert "export TORCH_CUDA_ARCH_LIST=12.0+PTX FLASHINFER_CUDA_ARCH_LIST=12.0f" in stage
     assert """export A='it'"'"'s'""" in stage
     assert stage.count("COPY --link --from=wheel-") == 2
@@ -157,6 +163,33 @@ def test_a_program_finds_the_builtins_of_nvrtc_without_torch(
 
     assert linked is ("builtins=libnvrtc-builtins.so.13.0\n" in text)
     assert "COPY --link --from=toolkit /out/ /\n" in text
+
+
+def test_a_pinned_source_fails_where_its_tag_has_moved(
+    project: matrix.Project, cell: Cell, templates: dict[str, str]
+) -> None:
+    pinned = SourceTree(git="https://github.com/x/y", ref="v1", commit="a" * 40)
+    exact = SourceTree(git="https://github.com/x/y", ref="b" * 40)
+    texts = [
+        rendered(
+            project,
+            cell.model_copy(
+                update={"base": "devel", "point": cell.point | {"kernel": AxisValue(id="s", version="1", source=tree)}}
+            ),
+            templates,
+            base_digest="sha256:" + "c" * 64,
+        )
+        for tree in (pinned, exact)
+    ]
+
+    assert f'if [ "$found" != {"a" * 40} ]; then' in texts[0]
+    assert f"git fetch --quiet --depth 1 origin {'b' * 40}\n" in texts[1]
+
+
+@pytest.mark.parametrize("ref", ["main", "master", "HEAD", "refs/heads/x", "origin/x"])
+def test_a_branch_is_no_source(ref: str) -> None:
+    with pytest.raises(ValidationError, match="is a branch, which moves"):
+        SourceTree(git="https://github.com/x/y", ref=ref)
 
 
 @pytest.mark.parametrize(

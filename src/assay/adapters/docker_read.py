@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, cast
+from typing import IO, Any, BinaryIO, Final, Literal, cast
 
 from assay.adapters import process
 from assay.adapters.docker_errors import translated
@@ -224,4 +224,30 @@ def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> BinaryIO:
     file = tar.extractfile(member) if member.isfile() else None
     if file is None:
         raise EngineError(f"{_absolute(member.name)} is not a file, so it has no bytes of its own")
-    return cast("BinaryIO", file)
+    return cast("BinaryIO", _Member(file, _absolute(member.name)))
+
+
+class _Member(io.RawIOBase):
+    """The bytes of an entry; a stream that is damaged or ends early is an error of assay's."""
+
+    def __init__(self, file: IO[bytes], path: str) -> None:
+        self._file = file
+        self._path = path
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except tarfile.TarError as error:
+            raise EngineError(f"{self._path}: the engine's archive is damaged: {error}") from error
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any, Final
 import requests
 
 from assay.errors import UsageError
+from assay.foreign import ForeignError, read_json
 from assay.model.base import Value
 from assay.model.text import Date, PlainText
 from assay.ports.models import FoundModel
@@ -99,8 +99,8 @@ class ModelFiles:
 def _of_folder(folder: Path) -> FoundModel:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        config = read_json(path.read_bytes())
+    except (ForeignError, OSError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, Mapping):
         raise UsageError(f"{path} is not an object")

@@ -8,7 +8,6 @@ standard output, never stand in an argument list, and are left out of every repr
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -148,7 +147,7 @@ def _entry(entry: Mapping[str, Any], name: str) -> Credentials | None:
     if isinstance(auth := entry.get("auth"), str) and auth:
         try:
             username, _, password = base64.b64decode(auth, validate=True).decode().rstrip("\0").partition(":")
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise RegistryError(f"the entry of {name} in config.json is damaged", hint="docker login again") from error
     token = str(entry.get("identitytoken", ""))
     if not (username or token):

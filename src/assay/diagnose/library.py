@@ -94,6 +94,10 @@ class _Reader:
             where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
             self.problems.append(Problem(file=source, line=where[0], column=where[1], message=str(error.problem)))
             return
+        except yaml.YAMLError as error:
+            words = str(error).partition("\n")[0]
+            self.problems.append(Problem(file=source, message=f"not readable as YAML: {words}"))
+            return
         twice: list[yaml.Node] = []
         if isinstance(root, yaml.MappingNode) and any(key.value == "table" for key, _ in root.value):
             self._table(source, root, twice)

@@ -6,6 +6,7 @@ Memory is a block and its margins, whatever the log's size or the length of its 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -21,6 +22,7 @@ from assay.diagnose.text import Level, clean, level_of, peel
 __all__ = ["BLOCK", "SAMPLE", "SATURATED", "Found", "Hit", "Scanner"]
 
 BLOCK: Final = 1 << 20
+_PIECE: Final = 1 << 16
 _AHEAD: Final = 32 << 10
 """Bytes kept after the searched part, so that every hit sees the lines that follow it."""
 _BEHIND: Final = 16 << 10
@@ -163,13 +165,7 @@ class Scanner:
 
     def _search(self, limit: int) -> None:
         buffer, begin = self._buffer, self._done
-        literals, spent = self._literals, self._spent
-        window = memoryview(buffer)[begin : limit + self._longest - 1]
-        found = self._automaton.find_matches_as_indexes(window, overlapping=True)
-        if spent:
-            found = [match for match in found if literals[match[0]] not in spent]
-        places = [(begin + start, index) for index, start, _ in found]
-        places.sort()
+        literals = self._literals
         # Carriage returns are seldom: where there are none, no line has to be looked through for them.
         plain = buffer.find(b"\r", max(0, begin - _HALF_LINE), limit + _HALF_LINE) < 0
         rfind, find, count = buffer.rfind, buffer.find, buffer.count
@@ -178,9 +174,7 @@ class Scanner:
         end = -1
         start = last = -1
         raw = b""
-        for at, index in places:
-            if at >= limit:
-                break
+        for at, index in self._places(begin, limit):
             if at >= end:
                 line += count(b"\n", offset, at)
                 offset = at
@@ -213,6 +207,16 @@ class Scanner:
         self._line += buffer.count(b"\n", begin, limit)
         cut = max(0, limit - _BEHIND)
         self._buffer, self._done = buffer[cut:], limit - cut
+
+    def _places(self, begin: int, limit: int) -> Iterator[tuple[int, int]]:
+        """Yield where literals begin, and which; a piece at a time, for a log may be made of nothing else."""
+        literals, spent, view = self._literals, self._spent, memoryview(self._buffer)
+        for first in range(begin, limit, _PIECE):
+            last = min(limit, first + _PIECE)
+            found = self._automaton.find_matches_as_indexes(view[first : last + self._longest - 1], overlapping=True)
+            if spent:
+                found = [match for match in found if literals[match[0]] not in spent]
+            yield from sorted((first + start, index) for index, start, _ in found if first + start < last)
 
     def _segment(self, at: int) -> tuple[int, int]:
         """Return where the line around `at` begins and ends; a carriage return ends a line as well."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from assay import __version__, probes, record
 from assay.errors import EngineError, EngineMissing, GpuMissing, StoreError
 from assay.flows import unfinished
+from assay.foreign import read_json
 from assay.model.outcome import Outcome
 from assay.ports.executor import Executor, Leases, Limits, Place, Ran, Request
 from assay.ports.store import RunFolder, Store
@@ -331,7 +331,7 @@ def _parse(document: bytes | None) -> tuple[HarnessResult, str]:
     if document is None:
         return _EMPTY, "there is no result document"
     try:
-        return HarnessResult.model_validate(json.loads(document)), ""
+        return HarnessResult.model_validate(read_json(document, constants=True)), ""
     except (ValueError, ValidationError) as error:
         return _EMPTY, f"the result document cannot be read: {str(error).splitlines()[0]}"
 

@@ -206,7 +206,8 @@ class _Inflating:
             self.states.append((self.taken, self.made, unpacker.copy()))
         self.taken += len(chunk)
         try:
-            while chunk:
+            # Behind the end of the stream the unpacker gives nothing, and keeps what it was given.
+            while chunk and not unpacker.eof:
                 data = unpacker.decompress(chunk, CHUNK)
                 chunk = unpacker.unconsumed_tail
                 yield self._out(data)
@@ -237,7 +238,7 @@ class _Inflating:
             size = min(CHUNK, self.member.compressed - taken)
             chunk = source.read(self.start + taken, size)
             taken += size
-            while chunk and len(kept) < length:
+            while chunk and len(kept) < length and not unpacker.eof:
                 data = unpacker.decompress(chunk, CHUNK)
                 chunk = unpacker.unconsumed_tail
                 self.budget.take(unpacked=len(data))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from assay.model.base import Value
 from assay.model.policy import Policy
@@ -113,14 +114,32 @@ class Index(Value):
     """How long a nightly index keeps a build, days; a lock older than that is warned about."""
 
 
+_BRANCHES: Final = frozenset({"main", "master", "develop", "dev", "trunk", "head", "nightly"})
+
+
 class SourceTree(Value):
     """A source to compile instead of a wheel to install."""
 
     git: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9._~/-]+$")]
     ref: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+    """A tag, or a whole commit hash. A branch moves, and is refused."""
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """The commit of the tag: the build fails when the tag is another one by then."""
     subdirectory: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = None
     env: dict[EnvName, PlainText] = {}
     """Environment of the compilation, beside TORCH_CUDA_ARCH_LIST and MAX_JOBS."""
+
+    @field_validator("ref")
+    @classmethod
+    def _does_not_move(cls, ref: str) -> str:
+        if ref.lower() in _BRANCHES or ref.startswith(("refs/", "origin/")):
+            raise ValueError(f"{ref!r} is a branch, which moves; name a tag or a whole commit hash")
+        return ref
+
+    @property
+    def is_commit(self) -> bool:
+        """Tell whether `ref` is a commit hash."""
+        return re.fullmatch(r"[0-9a-f]{40}", self.ref) is not None
 
 
 class AxisValue(Value):

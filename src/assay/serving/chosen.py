@@ -6,11 +6,11 @@ never a guess.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Final
 
+from assay.foreign import read_json
 from assay.model.profile import Engine
 
 __all__ = ["Chosen", "from_log", "from_server_info"]
@@ -146,7 +146,7 @@ def _number(chosen: Chosen, key: str, pattern: re.Pattern[str], text: str, group
 def from_server_info(body: bytes) -> Chosen:
     """Return what SGLang's /server_info (before: /get_server_info) tells; nothing from any other body."""
     try:
-        said = json.loads(body)
+        said = read_json(body, constants=True)
     except ValueError:
         return {}
     if not isinstance(said, dict):

@@ -48,10 +48,18 @@ class HelpOption:
         return tuple(dict.fromkeys([*found, *(name for name in _FLAG.findall(text) if name not in self.names)]))
 
 
+LONGEST: Final = 1 << 20
+"""Characters of a help text that are read."""
+
+_LONGEST_LINE: Final = 4000
+
+
 def parse_help(text: str) -> Mapping[str, HelpOption]:
     """Return every long option by each of its names; an empty mapping if the text is no argparse help."""
     declared: list[tuple[str, list[str]]] = []
-    for line in text.splitlines():
+    for whole in text[:LONGEST].splitlines():
+        # The expressions try every split of a line's spaces.
+        line = whole[:_LONGEST_LINE]
         if match := _OPTION.match(line):
             declared.append((match["names"], [match["text"]] if match["text"] else []))
         elif declared and (continued := _CONTINUED.match(line)):

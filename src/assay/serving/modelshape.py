@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +32,10 @@ _QUANTISED: Final = {
     "bitsandbytes": 0.5 + 4 / 64,
     "compressed-tensors": 1.0,
 }
+
+_DIGITS: Final = re.compile(r"[0-9]{1,10}")
+_LARGEST: Final = 10**9
+"""No layer, head, vocabulary or context of a model is larger; what follows is multiplied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +112,11 @@ def _number(config: Mapping[str, Any], *names: str, default: int | None = None) 
     for name in names:
         value = config.get(name)
         if value is not None and not isinstance(value, bool | dict | list):
-            return int(value)
+            # Numbers of the models that ship with assay come out of YAML as text.
+            number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+            if not isinstance(number, int | float) or not 0 <= number <= _LARGEST:
+                raise UsageError(f"{name} of the model's config.json is no number from 0 to {_LARGEST}")
+            return int(number)
     if default is None:
         raise UsageError(f"the model's config.json does not say {names[0]}; name the memory with --memory-fraction")
     return default
@@ -131,14 +140,18 @@ def shape_of(config: Mapping[str, Any], *, weight_bytes: int | None = None, kv_t
     layers = _number(config, "num_hidden_layers", "n_layer")
     heads = _number(config, "num_attention_heads", "n_head")
     kv_heads = _number(config, "num_key_value_heads", default=heads)
-    width = _number(config, "head_dim", default=hidden // heads)
+    width = _number(config, "head_dim", default=hidden // max(heads, 1))
+    if not hidden or not heads or not layers:
+        raise UsageError("the model's config.json has a zero for its size, layers or heads, so it is no model")
     inner = _number(config, "intermediate_size", "ffn_dim", default=4 * hidden)
     vocabulary = _number(config, "vocab_size")
     element = _BYTES.get(str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"), 2.0)
     cached = _BYTES.get(kv_type or "auto", element) if kv_type and kv_type != "auto" else element
-    if (rank := config.get("kv_lora_rank")) is not None:
+    if config.get("kv_lora_rank") is not None:
         # Multi-head latent attention keeps one compressed vector and the rotary part (DeepSeek-V2, section 2.1).
-        per_token = layers * (int(rank) + _number(config, "qk_rope_head_dim", default=64)) * cached
+        per_token = (
+            layers * (_number(config, "kv_lora_rank") + _number(config, "qk_rope_head_dim", default=64)) * cached
+        )
     else:
         per_token = 2 * layers * kv_heads * width * cached
     reckoned = _weights(config, outer, hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, width=width,

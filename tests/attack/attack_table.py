@@ -1,0 +1,210 @@
+"""What is attacked: each reader of what others wrote, each server assay talks to, each way to be stopped."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import attack_readers
+import attack_readers_more
+import attack_servers
+from attack_child import Tally
+from attack_mutate import hostile_json, hostile_text, mutated
+
+__all__ = ["ATTACKS", "NOT_FOREIGN", "Attack", "attack"]
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """One thing that is attacked."""
+
+    name: str
+    covers: tuple[str, ...]
+    """The modules of assay whose reading this exercises."""
+    run: Callable[[Tally, int, Iterable[int], Path], None]
+    deadline: float = 10.0
+    """Seconds for one case."""
+    share: float = 1.0
+    """Cases, compared with the others."""
+    isolated: bool = False
+    """Whether a batch is small, because each case is slow."""
+
+
+def _reader(
+    name: str,
+    covers: Sequence[str],
+    seeds: Callable[[], Sequence[bytes]],
+    read: Callable[[bytes, Path], None],
+    *,
+    mutate: Mutation = mutated,
+    share: float = 1.0,
+    refusals: tuple[type[BaseException], ...] = attack_readers.REFUSALS,
+) -> Attack:
+    def run(tally: Tally, seed: int, cases: Iterable[int], folder: Path) -> None:
+        texts = list(seeds())
+        for number in cases:
+            if tally.is_over:
+                return
+            rng = random.Random(f"{name}:{seed}:{number}")
+            # The first cases are the good ones and the crafted bombs, as they are.
+            data = texts[number] if number < len(texts) else mutate(rng.choice(texts), rng)
+            # The first one is good: a reader that refuses everything survives everything.
+            tally.case(number, lambda: read(data, folder), refusals if number else ())
+
+    return Attack(name=name, covers=tuple(covers), run=run, share=share)
+
+
+def _generated(name: str, covers: Sequence[str], read: Callable[[bytes, Path], None]) -> Attack:
+    """Return an attack with JSON that Hypothesis makes up."""
+
+    def run(tally: Tally, seed: int, cases: Iterable[int], folder: Path) -> None:
+        numbers = iter(cases)
+        documents = attack_readers_more.generated_documents(seed, len(range(*_span(cases))))
+        for number, data in zip(numbers, documents, strict=False):
+            if tally.is_over:
+                return
+            tally.case(number, lambda data=data: read(data, folder), attack_readers.REFUSALS)  # type: ignore[misc]
+
+    return Attack(name=name, covers=tuple(covers), run=run)
+
+
+def _span(cases: Iterable[int]) -> tuple[int, int]:
+    assert isinstance(cases, range)
+    return cases.start, cases.stop
+
+
+def _server(name: str, covers: Sequence[str], run: Callable[..., None], *, deadline: float, share: float) -> Attack:
+    return Attack(name=name, covers=tuple(covers), run=run, deadline=deadline, share=share, isolated=True)
+
+
+r = attack_readers
+m = attack_readers_more
+s = attack_servers
+ATTACKS: Final[tuple[Attack, ...]] = (
+    _reader("server-info", ["serving.chosen"], m.server_infos, m.read_server_info, mutate=hostile_json),
+    _reader("elf", ["audit.elf", "audit.image"], r.libraries, r.read_elf, share=3),
+    _reader("elf-prefix", ["audit.elf_prefix"], r.libraries, r.read_elf_prefix),
+    _reader(
+        "fatbin",
+        ["audit.fatbin", "audit.kernels", "audit.kernel_search", "audit.member"],
+        r.gpu_libraries,
+        r.read_member,
+        share=3,
+    ),
+    _reader("wheel", ["audit.archive", "flows.read_wheel", "audit.metadata"], r.wheels, r.read_wheel, share=3),
+    _reader("wheel-in-parts", ["audit.archive", "flows.read_wheel"], r.wheels, r.read_wheel_parts, share=2),
+    _reader("wheel-metadata", ["audit.metadata", "flows.read_wheel"], r.metadata, r.read_metadata, mutate=hostile_text),
+    _reader("facts", ["audit.facts"], r.facts, r.read_facts, mutate=hostile_json, share=2),
+    _reader("facts-packed", ["audit.facts", "adapters.facts_cache"], r.facts_exports, r.take_facts, share=2),
+    _reader("record", ["record", "adapters.kept_records"], r.records, r.read_record, mutate=hostile_json, share=2),
+    _reader("statement", ["evidence"], r.statements, r.read_statement, mutate=hostile_json, share=2),
+    _reader("evidence-packed", ["evidence"], r.packed_evidence, r.unpack_evidence),
+    _reader("bundle", ["evidence", "adapters.dsse", "bundles"], r.bundles, r.read_bundle, mutate=hostile_json),
+    _reader("manifest", ["oci"], r.manifests, r.read_manifest, mutate=hostile_json, share=2),
+    _reader("lock", ["lockfile"], m.locks, m.read_lock, mutate=hostile_text),
+    _reader(
+        "matrix",
+        ["matrix", "yamltext", "recipe", "model.matrix", "model.text"],
+        m.matrices,
+        m.read_matrix,
+        mutate=hostile_text,
+    ),
+    _reader("image-recipe", ["matrix", "yamltext", "recipe"], m.recipes, m.read_recipe, mutate=hostile_text),
+    _reader("log", ["diagnose", "diagnose.stream", "diagnose.text"], m.logs, m.read_log, mutate=hostile_text, share=2),
+    _reader(
+        "failure-library",
+        ["diagnose.library", "diagnose.model"],
+        m.failures,
+        m.read_failures,
+        mutate=hostile_text,
+        share=0.3,
+    ),
+    _reader("index-page", ["adapters.simple_index"], m.index_pages, m.read_index_page, mutate=hostile_text, share=2),
+    _reader(
+        "index-json", ["adapters.simple_index"], m.index_documents, m.read_index_json, mutate=hostile_json, share=2
+    ),
+    _reader("server-help", ["serving.helptext"], m.helps, m.read_help, mutate=hostile_text),
+    _reader(
+        "model-config",
+        ["serving.modelshape", "adapters.model_files"],
+        m.model_configs,
+        m.read_model,
+        mutate=hostile_json,
+    ),
+    _reader("probe-result", ["probes", "claims", "flows.probe"], m.probe_results, m.read_probe, mutate=hostile_json),
+    _reader("image-layers", ["adapters.docker_read", "flows.audit_image"], m.image_exports, m.read_image),
+    _reader("challenge", ["adapters.registry_auth"], m.challenges, m.read_challenge, mutate=hostile_text),
+    _reader("docker-config", ["adapters.registry_auth"], m.docker_configs, m.read_docker_config, mutate=hostile_json),
+    _reader("reference", ["reference"], m.references, m.read_reference, mutate=hostile_text),
+    _generated("made-up-json", ["foreign", "oci", "evidence", "record", "audit.facts"], m.read_any_json),
+    _server(
+        "registry-answers",
+        [
+            "adapters.registry",
+            "adapters.registry_http",
+            "flows.verify",
+            "flows.collect",
+            "adapters.registry_failures",
+            "adapters.registry_tokens",
+        ],
+        s.registry_answers,
+        deadline=60,
+        share=0.4,
+    ),
+    _server(
+        "index-answers",
+        ["adapters.simple_index", "adapters.http_ranges", "adapters.http_exchange"],
+        s.index_answers,
+        deadline=60,
+        share=0.3,
+    ),
+    _server(
+        "model-server-answers",
+        ["adapters.openai_client", "flows.api_answers", "flows.api_checks"],
+        s.model_server_answers,
+        deadline=30,
+        share=0.2,
+    ),
+    _server("environments", ["cli", "console"], s.environments, deadline=30, share=0.02),
+    _server("kills", ["adapters.store", "adapters.facts_cache"], s.kills, deadline=60, share=0.02),
+)
+
+NOT_FOREIGN: Final[dict[str, str]] = {
+    # Modules that decode, but nothing that a stranger writes.
+    "adapters.bootstrap": "dpkg's answers and os-release of a base that was just made from signed packages",
+    "adapters.buildx": "the metadata file that buildx itself writes into a private folder",
+    "adapters.cosign": "cosign's exit code and bundle; the bundle is read by evidence",
+    "adapters.docker_container": "Docker's API, whose daemon is as good as root",
+    "adapters.docker_engine": "Docker's API, whose daemon is as good as root",
+    "adapters.host": "files of the machine's own administrator",
+    "adapters.journal": "assay's own journal, in the user's folder",
+    "adapters.local_executor": "the harness result, judged by probes",
+    "adapters.local_server": "what assay's own helper writes into a private folder",
+    "adapters.project_files": "reads text; matrix, lockfile and yamltext judge it",
+    "adapters.server_container": "Docker's API, whose daemon is as good as root",
+    "adapters.knowledge_files": "knowledge that ships with assay",
+    "adapters.oci_archive": "writes",
+    "cli.bisect": "documents that assay itself wrote",
+    "cli.probe": "documents that assay itself wrote",
+    "flows.bisect": "the state of a bisection that assay itself wrote",
+    "serving.flags": "arguments of the person who runs assay",
+    "site.gather": "reports of the project's own records",
+    "adapters.uv_resolver": "uv's answers; names and hashes are judged by the lock's types",
+    "adapters.demangle": "a lookup",
+    "audit.history": "knowledge that ships with assay",
+    "audit.knowledge": "knowledge that ships with assay",
+    "serving.knowledge": "knowledge that ships with assay",
+    "serving.profiles": "profiles of the project, by yamltext",
+    "sbom": "writes",
+    "schema": "writes",
+}
+
+
+def attack(name: str) -> Attack:
+    """Return an attack by its name."""
+    return next(one for one in ATTACKS if one.name == name)
