@@ -33,6 +33,8 @@ _OF_THE_MACHINE: Final = frozenset({
 })  # fmt: skip
 """What a person has to mend, where the error names a file."""
 _INTERRUPTED: Final = 130
+_AGAIN: Final = 0.01
+"""Seconds until an interrupt that was lost is sent once more."""
 
 
 def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
@@ -114,6 +116,16 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """Ask for the end once more where code in C was running, which prints an interrupt and goes on."""
+    if not _stopped or not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), _stopped[-1]))
+    again.daemon = True
+    again.start()
+
+
 @contextmanager
 def _signals() -> Iterator[None]:
     """End on SIGTERM, which service managers and CI systems send, in the same clean way as on Ctrl-C."""
@@ -124,11 +136,14 @@ def _signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     # Who starts a program with Ctrl-C ignored, as `nohup` and `&` in scripts do, means it.
     numbers = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    hook = sys.unraisablehook
     try:
         for number in numbers:
             signal.signal(number, _stop)
+        sys.unraisablehook = _unraisable
         yield
     finally:
+        sys.unraisablehook = hook
         for number in numbers:
             signal.signal(number, before[number])
 
