@@ -122,9 +122,16 @@ def _sensible(text: str) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without sizes of a terminal that are no sensible numbers."""
-    sizes = {"COLUMNS", "LINES"}
-    return {name: value for name, value in os.environ.items() if name not in sizes or _sensible(value)}
+    """Return the environment without sizes of a terminal that are no sensible numbers, and without empty wishes.
+
+    rich before 13.9.3 takes an empty FORCE_COLOR for a wish.
+    """
+    sizes, wishes = {"COLUMNS", "LINES"}, {"FORCE_COLOR", "TTY_COMPATIBLE"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name not in sizes or _sensible(value)) and (name not in wishes or value)
+    }
 
 
 def _console(*, stderr: bool) -> Console:
