@@ -114,7 +114,7 @@ def read_log(data: bytes, _folder: Path) -> None:
 
 def failures() -> tuple[bytes, ...]:
     """The library of failures, cut to a few entries."""
-    text = (ROOT / "knowledge" / "failures.yaml").read_bytes()
+    text = (ROOT / "knowledge" / "failures" / "abi.yaml").read_bytes()
     entries = text.split(b"\n- ")
     return (b"\n- ".join(entries[:6]) + b"\n",)
 

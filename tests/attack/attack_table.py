@@ -189,6 +189,8 @@ NOT_FOREIGN: Final[dict[str, str]] = {
     "adapters.server_container": "Docker's API, whose daemon is as good as root",
     "adapters.knowledge_files": "knowledge that ships with assay",
     "adapters.oci_archive": "writes",
+    "diagnose.calibration": "knowledge that ships with assay",
+    "diagnose.corpus": "labels of logs that ship with assay's own tests",
     "cli.bisect": "documents that assay itself wrote",
     "cli.probe": "documents that assay itself wrote",
     "flows.bisect": "the state of a bisection that assay itself wrote",

@@ -499,3 +499,9 @@ def test_a_prefix_that_costs_too_much_is_refused() -> None:
     assert read_prefix(data, len(data)) is not None
     with pytest.raises(WheelError, match=r"x\.so"):
         read_prefix(data, len(data), budget=Budget("x.so", SMALL))
+
+
+def test_a_page_with_a_tag_that_does_not_end_is_refused() -> None:
+    """8 MB of attributes were looked at from the start with each slice of the page."""
+    with pytest.raises(PackageIndexError, match="a tag of more than"):
+        parse_html("<a " + "x=y " * 200_000, url="https://x.example/simple/a/", project="a")

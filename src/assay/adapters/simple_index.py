@@ -159,6 +159,9 @@ def parse_html(text: str, *, url: str, project: str, budget: Budget | None = Non
         for first in range(0, len(text), SLICE):
             budget.take(unpacked=SLICE)
             parser.feed(text[first : first + SLICE])
+            if len(parser.rawdata) > SLICE:
+                # What is not parsed yet is looked at again with each slice.
+                raise WheelError(f"it has a tag of more than {SLICE} characters")
     except WheelError as error:
         raise PackageIndexError(f"{_host(url)}: the list of files of {project}: {error.message}") from error
     base = _joined(url, parser.base) or url

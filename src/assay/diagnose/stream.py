@@ -35,6 +35,9 @@ SATURATED: Final = 300
 SAMPLE: Final = 256 << 10
 _DROPPED: Final = 3000
 """So many lines that only quote or inform of an entry are looked at."""
+_DROPPED_IN_LINE: Final = 4
+"""So often may one line quote an entry before the rest of the line is passed over for it: data of megabytes in one line
+may quote them all, a thousand times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +128,7 @@ class Scanner:
         self._spent: set[bytes] = set()  # anchors whose entries are all saturated
         self._full: set[str] = set()  # entries whose kept lines no other line can push out
         self._dropped: dict[str, int] = {}
+        self._dropped_in: dict[str, tuple[int, int]] = {}  # entry -> the line that quoted it last, and how often
         self._latest: dict[str, _Place] = {}
         self._telling = Telling()
         self._last: bytes = b""
@@ -286,6 +290,11 @@ class Scanner:
         quote = None if informs else quoted(text, at, above)
         if informs or quote in {"command", "data"}:
             self._dropped[entry.id] = self._dropped.get(entry.id, 0) + 1
+            where, times = self._dropped_in.get(entry.id, (line, 0))
+            times = times + 1 if where == line else 1
+            self._dropped_in[entry.id] = line, times
+            if times >= _DROPPED_IN_LINE:
+                self._at[entry.id] = line
             if self._dropped[entry.id] >= _DROPPED:
                 self._saturate(entry.id)
             return
