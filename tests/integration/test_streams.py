@@ -110,7 +110,7 @@ def of_assay(err: bytes) -> bool:
     return b"/assay/" in err or not err.rstrip().endswith(b"KeyboardInterrupt")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_at_any_moment_ends_the_process(number: signal.Signals, project: Project) -> None:
     chance = random.Random(7)
     for _ in range(12):

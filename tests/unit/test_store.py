@@ -79,6 +79,20 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert [] == list((tmp_path / "a").iterdir())
 
 
+def test_a_signal_while_a_file_is_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("assay.adapters.store.os.fsync", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "b.json", b"x")
+
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_runs_that_start_at_once_have_folders_of_their_own(store: FileStore) -> None:
     names: list[str] = []
 

@@ -128,12 +128,13 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """End on SIGTERM, which service managers and CI systems send, in the same clean way as on Ctrl-C."""
+    """End on SIGTERM, which service managers and CI systems send, and on SIGHUP, which a closed terminal sends, in
+    the same clean way as on Ctrl-C."""
     _stopped.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     # Who starts a program with Ctrl-C ignored, as `nohup` and `&` in scripts do, means it.
     numbers = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     hook = sys.unraisablehook
