@@ -32,7 +32,7 @@ from assay.audit.image import FileImage
 from assay.audit.kernels import kernel_names
 from assay.audit.member import MemberReader
 from assay.audit.metadata import read_metadata
-from assay.budget import FACTS, LIBRARY, MEASURED, READERS, WHEEL, Budget, Limits
+from assay.budget import FACTS, INDEX_PAGE, LIBRARY, MEASURED, READERS, WHEEL, Budget, Limits
 from assay.errors import PackageIndexError, WheelError
 from assay.flows.read_wheel import Depth, is_library, read_wheel
 from assay.ports.index import IndexFile
@@ -505,3 +505,9 @@ def test_a_page_with_a_tag_that_does_not_end_is_refused() -> None:
     """8 MB of attributes were looked at from the start with each slice of the page."""
     with pytest.raises(PackageIndexError, match="a tag of more than"):
         parse_html("<a " + "x=y " * 200_000, url="https://x.example/simple/a/", project="a")
+
+
+def test_a_page_of_nothing_but_brackets_is_refused() -> None:
+    """8 MB of `<` took 8 s: the parser looks at each."""
+    with pytest.raises(PackageIndexError, match="steps to read"):
+        parse_html("<" * (INDEX_PAGE.steps + 1), url="https://x.example/simple/a/", project="a")

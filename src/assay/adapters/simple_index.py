@@ -157,8 +157,9 @@ def parse_html(text: str, *, url: str, project: str, budget: Budget | None = Non
     parser = _Links(budget)
     try:
         for first in range(0, len(text), SLICE):
-            budget.take(unpacked=SLICE)
-            parser.feed(text[first : first + SLICE])
+            piece = text[first : first + SLICE]
+            budget.take(unpacked=SLICE, steps=piece.count("<"))
+            parser.feed(piece)
             if len(parser.rawdata) > SLICE:
                 # What is not parsed yet is looked at again with each slice.
                 raise WheelError(f"it has a tag of more than {SLICE} characters")
