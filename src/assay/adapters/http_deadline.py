@@ -97,14 +97,8 @@ class _Plain(HTTPConnection):
         super().request(*args, **options)
 
 
-class _Tls(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _hold(self)
-
-    def request(self, *args: Any, **options: Any) -> None:
-        _hold(self)
-        super().request(*args, **options)
+class _Tls(_Plain, HTTPSConnection):
+    """The same over TLS: all that `_Plain` calls is HTTPSConnection's."""
 
 
 class _PlainPool(HTTPConnectionPool):
