@@ -12,7 +12,7 @@ import pytest
 
 from assay.adapters.store import FileStore
 from assay.cli import main
-from assay.flows.diagnose import diagnose_run, failures
+from assay.flows.diagnose import contrast_of_versions, diagnose_run, failures
 from assay.model.outcome import Outcome, Verdict
 from assay.record import (
     AnyRecord,
@@ -208,3 +208,15 @@ def test_the_known_failures_are_listed(capsys: pytest.CaptureFixture[str]) -> No
 
     assert len(entries) > 100
     assert {"id", "class", "cause", "fix", "sources"} <= set(entries[0])
+
+
+def test_an_image_without_the_engine_that_a_log_names_is_no_comparison() -> None:
+    works = probe("plain", Outcome.WORKS, "2.11.0")
+    serves = works.model_copy(update={"cell": "serves", "packages": {"torch": "2.14.0", "vllm": "0.33.0"}})
+
+    assert contrast_of_versions([works], {"torch": "2.13.0", "vllm": "0.33.0"}) is None
+
+    found = contrast_of_versions([works, serves], {"torch": "2.13.0", "vllm": "0.33.0"})
+
+    assert found is not None
+    assert ("serves", "serves works; take over from it torch: 2.13.0 -> 2.14.0") == (found.works, found.suggestion)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, get_args
 
 from assay.diagnose import CellFacts, Contrast, Report, Stage, contrast, default_library, examine, recorded, unknown
 from assay.diagnose.text import clean
 from assay.model.outcome import Outcome, Verdict
+from assay.model.profile import Engine
 from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, ServeStatus
 
 __all__ = ["Finding", "Subject", "contrast_of_versions", "diagnose_run", "failures", "working"]
@@ -16,6 +17,8 @@ __all__ = ["Finding", "Subject", "contrast_of_versions", "diagnose_run", "failur
 _FAILED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED}
 _BUILD_FAILED: Final = {BuildStatus.FAILED, BuildStatus.TIMED_OUT, BuildStatus.ENGINE_FAILED, BuildStatus.REFUSED}
 _SERVE_FAILED: Final = {ServeStatus.FAILED, ServeStatus.CRASHED, ServeStatus.TIMED_OUT}
+
+_ENGINES: Final = frozenset(get_args(Engine))
 
 Opener = Callable[[str], BinaryIO | None]
 """Opens a log by its path relative to build_logs/; None where it is gone."""
@@ -189,7 +192,10 @@ def diagnose_run(
 
 
 def contrast_of_versions(records: Iterable[AnyRecord], versions: Mapping[str, str]) -> Contrast | None:
-    """Compare the versions that a log names with the nearest image that was seen to serve or to pass every probe."""
+    """Compare the versions that a log names with the nearest image that was seen to serve or to pass every probe.
+
+    An image without the engine that the log names is no comparison: it says nothing of that engine.
+    """
     latest: dict[str, tuple[bool, dict[str, str]]] = {}
     for record in records:
         if isinstance(record, ServeRecord):
@@ -201,7 +207,7 @@ def contrast_of_versions(records: Iterable[AnyRecord], versions: Mapping[str, st
     found = [
         CellFacts(cell=cell, parts={k: v for k, v in packages.items() if k.lower().replace("-", "_") in named})
         for cell, (works, packages) in latest.items()
-        if works
+        if works and (_ENGINES & named) <= packages.keys()
     ]
     shared = {name.lower().replace("-", "_") for facts in found for name in facts.parts}
     parts = {name: version for name, version in versions.items() if name.lower().replace("-", "_") in shared}
