@@ -15,26 +15,26 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from assay.adapters.demangle import demangle
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
-from assay.adapters.simple_index import SimpleIndex, WebWheels
-from assay.adapters.uv_resolver import uv_program
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.host.demangle import demangle
+from assay.adapters.index.simple import SimpleIndex, WebWheels
+from assay.adapters.index.uv import uv_program
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
-from assay.audit.facts import WheelFacts
 from assay.audit.linker import Base, Installation
-from assay.audit.member import MemberReader
 from assay.audit.promised import promised
 from assay.cli.auditing import collect_seldom, make_auditor
 from assay.cli.common import load
 from assay.cli.wheels import choose_wheel
-from assay.flows.audit import Auditor
-from assay.flows.read_wheel import Depth, read_wheel
-from assay.model.cell import Cell
-from assay.model.lock import Lock
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.pipeline.audit import Auditor
+from assay.pipeline.read_wheel import Depth, read_wheel
 from assay.ports.index import IndexFile
 from assay.ports.wheel_source import ByteSource
+from assay.wheels.facts import WheelFacts
+from assay.wheels.member import MemberReader
 
 PYTHON = "3.11"
 TORCH = ("2.8.0", "2.9.1", "2.11.0", "2.13.0")

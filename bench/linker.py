@@ -19,20 +19,20 @@ from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
 
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
-from assay.adapters.simple_index import SimpleIndex, WebWheels
-from assay.adapters.uv_resolver import uv_program
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.index.simple import SimpleIndex, WebWheels
+from assay.adapters.index.uv import uv_program
 from assay.audit.context import Context
-from assay.audit.facts import Library, WheelFacts, installed_path
 from assay.audit.knowledge import DispatchFile
 from assay.audit.linker import Base, Installation, Where
-from assay.audit.rules_link import link_rules
-from assay.audit.rules_torch import torch_rules
-from assay.audit.rules_versions import version_rules
-from assay.audit.symbols import is_driver_symbol
+from assay.audit.rules.link import link_rules
+from assay.audit.rules.torch import torch_rules
+from assay.audit.rules.versions import version_rules
 from assay.cli.wheels import choose_wheel
-from assay.flows.audit import Auditor
+from assay.pipeline.audit import Auditor
+from assay.wheels.facts import Library, WheelFacts, installed_path
+from assay.wheels.symbols import is_driver_symbol
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 TORCH = ("2.8.0", "2.9.1")

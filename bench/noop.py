@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from project_tools import Project, lock_text  # noqa: E402
 from tiny_image import TINY, write_tiny  # noqa: E402
 
-from assay.adapters.docker_engine import DockerEngine  # noqa: E402
+from assay.adapters.docker.engine import DockerEngine  # noqa: E402
 from assay.errors import EngineError  # noqa: E402
 
 ROUNDS = 3

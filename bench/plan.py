@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from assay import lockfile, matrix, plan, render
-from assay.model.cell import Cell
-from assay.model.lock import Lock, LockedWheel
+from assay.matrix import loading as matrix
+from assay.matrix import lockfile, plan, render
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock, LockedWheel
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = {path.name: path.read_text() for path in (ROOT / "templates").iterdir() if path.suffix in {".j2", ".txt"}}

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-from assay import probes
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.docker_executor import DockerExecutor
-from assay.adapters.probe_suite import find_suite, load_suite
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.executors.docker import DockerExecutor
+from assay.adapters.executors.probe_suite import find_suite, load_suite
 from assay.errors import UsageError
+from assay.evidence import suite as probes
+from assay.evidence.suite import HarnessResult
 from assay.ports.executor import Request
-from assay.probes import HarnessResult
 
 PROGRAM = """
 FEATURE = "{name}"

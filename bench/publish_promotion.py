@@ -31,17 +31,17 @@ import docker
 from publish_tools import NOW, both, candidate, gear, key_pair, policy, publish
 from registry_tools import FaultyProxy, real_registry
 
-from assay import lockfile
-from assay.adapters.registry import HttpRegistry, connect
-from assay.adapters.registry_auth import Anonymous
-from assay.adapters.store import FileStore
-from assay.digest import sha256_of
-from assay.flows.publish import Candidate
-from assay.model.outcome import Outcome
-from assay.model.policy import Policy
-from assay.oci import MANIFEST, Descriptor, Manifest
-from assay.record import AuditRecord, ProbeRecord, Record, parse
-from assay.reference import Reference, Repository
+from assay.adapters.files.records import FileStore
+from assay.adapters.registry.auth import Anonymous
+from assay.adapters.registry.client import HttpRegistry, connect
+from assay.evidence.oci import MANIFEST, Descriptor, Manifest
+from assay.evidence.record import AuditRecord, ProbeRecord, Record, parse
+from assay.evidence.reference import Reference, Repository
+from assay.foundation.digest import sha256_of
+from assay.foundation.outcome import Outcome
+from assay.matrix import lockfile
+from assay.matrix.policy import Policy
+from assay.pipeline.publish import Candidate
 
 LAYERS = 3
 BLOCK = 1 << 20

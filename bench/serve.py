@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.adapters.local_server import free_port
-from assay.adapters.openai_client import OpenAiClient
+from assay.adapters.executors.local_server import free_port
+from assay.adapters.http.openai import OpenAiClient
 from assay.serving.load import Job, Workload, summarise
 
 INSTANT = Path(__file__).with_name("instant_server.py")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import site_cells as sites
 
-from assay.site import gather, render
+from assay.pages import gather, render
 
 PAINT = "return performance.getEntriesByType('paint').find(e => e.name === 'first-contentful-paint')?.startTime"
 READY = "return document.documentElement.dataset.ready === 'yes' ? performance.now() : null"

@@ -24,14 +24,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from assay import render
-from assay.adapters import site
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.project_files import ProjectFiles
-from assay.lockfile import dump
-from assay.model.cell import Cell
-from assay.model.lock import Lock, LockedWheel
-from assay.plan import make
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.host import settings as site
+from assay.matrix import render
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.lockfile import dump
+from assay.matrix.plan import make
 
 ROOT = Path(__file__).parents[1]
 PLAIN = ("bench/plain:0", "bench/plain:1")

@@ -11,14 +11,14 @@ from typing import Any, TypeGuard
 
 import click
 
-from assay import schema
-from assay.adapters.kept_records import is_intact
-from assay.adapters.project_files import ProjectFiles
+from assay.adapters.files.kept_records import is_intact
+from assay.adapters.files.project import ProjectFiles
 from assay.cli import COMMANDS, root
-from assay.lockfile import lock_digest
-from assay.model.outcome import Outcome
-from assay.plan import make
-from assay.record import AnyRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
+from assay.evidence.record import AnyRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
+from assay.foundation.outcome import Outcome
+from assay.matrix.lockfile import lock_digest
+from assay.matrix.plan import make
+from assay.pipeline import schema
 
 HERE = Path(__file__).parent
 INTRODUCTION = {

@@ -12,8 +12,8 @@ import re
 import sys
 from pathlib import Path
 
-from assay.audit.elf import read_elf
-from assay.audit.image import FileImage
+from assay.wheels.bytes_at import FileImage
+from assay.wheels.elf import read_elf
 
 
 def exports(prefix: Path) -> tuple[str, set[str]]:

@@ -20,22 +20,24 @@ from site_cells import records as site_records
 from wheels import facts as made_facts
 from wheels import library, wheel_bytes
 
-from assay import evidence, foreign, oci, record
-from assay.adapters.dsse import KeyVerifier
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.kept_records import is_intact
-from assay.audit.elf import data_ranges, is_elf, section_name_table, wanted_ranges
-from assay.audit.elf import read_elf as elf
-from assay.audit.elf_prefix import NeedMore, read_prefix
-from assay.audit.facts import brief_facts, dump_brief, dump_facts, load_brief, load_facts
-from assay.audit.fatbin import walk
-from assay.audit.image import FileImage, Unread
-from assay.audit.member import MemberReader
-from assay.digest import sha256_of
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.kept_records import is_intact
+from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import AssayError
-from assay.flows.read_wheel import Depth
-from assay.flows.read_wheel import read_wheel as wheel_facts
+from assay.evidence import oci, record
+from assay.evidence import statements as evidence
+from assay.foundation import foreign
+from assay.foundation.digest import sha256_of
+from assay.pipeline.read_wheel import Depth
+from assay.pipeline.read_wheel import read_wheel as wheel_facts
 from assay.ports.index import IndexFile
+from assay.wheels.bytes_at import FileImage, Unread
+from assay.wheels.elf import data_ranges, is_elf, section_name_table, wanted_ranges
+from assay.wheels.elf import read_elf as elf
+from assay.wheels.elf_prefix import NeedMore, read_prefix
+from assay.wheels.facts import brief_facts, dump_brief, dump_facts, load_brief, load_facts
+from assay.wheels.fatbin import walk
+from assay.wheels.member import MemberReader
 
 ROOT: Final = Path(__file__).parents[2]
 FIXTURES: Final = ROOT / "tests" / "fixtures"

@@ -28,17 +28,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
-from assay import lockfile, matrix, plan, probes, recipe
-from assay.adapters.docker_read import image_files
-from assay.adapters.model_files import ModelFiles
-from assay.adapters.registry_auth import DockerConfig
-from assay.adapters.registry_auth import challenges as read_challenges
-from assay.adapters.simple_index import parse_html, parse_json
+from assay.adapters.docker.read import image_files
+from assay.adapters.files.model_files import ModelFiles
+from assay.adapters.index.simple import parse_html, parse_json
+from assay.adapters.registry.auth import DockerConfig
+from assay.adapters.registry.auth import challenges as read_challenges
 from assay.diagnose import examine, parse_library
-from assay.flows.audit_image import installed
-from assay.flows.audit_image import read_image as image_contents
-from assay.flows.probe import _parse as result_of
-from assay.reference import Reference, Repository
+from assay.evidence import suite as probes
+from assay.evidence.reference import Reference, Repository
+from assay.matrix import loading as matrix
+from assay.matrix import lockfile, plan, recipe
+from assay.pipeline.audit_image import installed
+from assay.pipeline.audit_image import read_image as image_contents
+from assay.pipeline.probe import _parse as result_of
 from assay.serving.chosen import from_server_info
 from assay.serving.helptext import parse_help
 from assay.serving.modelshape import shape_of

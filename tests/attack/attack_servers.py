@@ -25,13 +25,13 @@ from attack_child import Tally
 from attack_mutate import WEIRD, hostile_json, hostile_text, mutated
 from publish_tools import both, candidate, gear, policy, publish
 
-from assay import oci
-from assay.adapters.fake_registry import FakeRegistry
-from assay.adapters.openai_client import OpenAiClient
+from assay.adapters.http.openai import OpenAiClient
+from assay.adapters.registry.fake import FakeRegistry
 from assay.cli import main
-from assay.digest import sha256_of
 from assay.errors import AssayError
-from assay.reference import Repository
+from assay.evidence import oci
+from assay.evidence.reference import Repository
+from assay.foundation.digest import sha256_of
 
 Answer = tuple[int, dict[str, str], bytes]
 Handler = Callable[[str, str, Mapping[str, str]], Answer]

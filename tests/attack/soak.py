@@ -37,13 +37,13 @@ from publish_tools import NOW, both, candidate, gear, key_pair, policy, publish 
 from registry_tools import put_image, real_registry, registry_program  # noqa: E402
 from tiny_image import TINY, write_tiny  # noqa: E402
 
-from assay.adapters.docker_engine import DockerEngine  # noqa: E402
-from assay.adapters.registry import connect  # noqa: E402
+from assay.adapters.docker.engine import DockerEngine  # noqa: E402
+from assay.adapters.registry.client import connect  # noqa: E402
 from assay.cli import main  # noqa: E402
 from assay.errors import AssayError  # noqa: E402
-from assay.flows.verify import verify  # noqa: E402
+from assay.evidence.reference import Reference, Repository  # noqa: E402
+from assay.pipeline.verify import verify  # noqa: E402
 from assay.ports.engine import ContainerSpec  # noqa: E402
-from assay.reference import Reference, Repository  # noqa: E402
 
 WARM_ROUNDS: Final = 10
 """Rounds after which caches are full, and nothing may grow any more."""

@@ -16,9 +16,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from assay.diagnose import default_library
-from assay.model.outcome import Outcome
-from assay.record import BenchRecord, BuildRecord
-from assay.site import Cause, Claim, gather, render
+from assay.evidence.record import BenchRecord, BuildRecord
+from assay.foundation.outcome import Outcome
+from assay.pages import Cause, Claim, gather, render
 
 pytestmark = pytest.mark.browser
 

@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 from tiny_image import TINY, write_tiny
 
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.fake_engine import FakeEngine, FakeImage, Process
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.docker.fake_engine import FakeEngine, FakeImage, Process
 from assay.errors import EngineError, EngineMissing, GpuMissing, RegistryError
 from assay.ports.engine import ContainerSpec, Engine, run
 

@@ -15,16 +15,16 @@ import elf_maker
 import pytest
 from wheels import FileServer, serving, wheel_bytes
 
-from assay.adapters import patience
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.http_ranges import HttpFile
-from assay.adapters.knowledge_files import load_knowledge
-from assay.adapters.patience import session
-from assay.adapters.simple_index import Addresses, SimpleIndex, WebWheels
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import load_knowledge
+from assay.adapters.http import patience
+from assay.adapters.http.patience import session
+from assay.adapters.index.ranges import HttpFile
+from assay.adapters.index.simple import Addresses, SimpleIndex, WebWheels
 from assay.errors import PackageIndexError
-from assay.flows import audit
-from assay.flows.audit import Auditor
-from assay.model.lock import LockedWheel
+from assay.matrix.lock import LockedWheel
+from assay.pipeline import audit
+from assay.pipeline.audit import Auditor
 from assay.ports.index import IndexFile
 
 NAME = "evil-1.0-cp312-cp312-linux_x86_64.whl"

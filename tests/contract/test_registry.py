@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from registry_tools import put_image, real_registry
 
-from assay.adapters.fake_registry import FakeRegistry
-from assay.adapters.registry import HttpRegistry
-from assay.adapters.registry_auth import Anonymous
-from assay.adapters.registry_http import Transport
-from assay.digest import sha256_of
+from assay.adapters.registry.auth import Anonymous
+from assay.adapters.registry.client import HttpRegistry
+from assay.adapters.registry.fake import FakeRegistry
+from assay.adapters.registry.http import Transport
 from assay.errors import ManifestMismatch, RegistryError
-from assay.oci import EMPTY_BYTES, MANIFEST, Descriptor, Manifest, artifact, fallback_tag, index_of
+from assay.evidence.oci import EMPTY_BYTES, MANIFEST, Descriptor, Manifest, artifact, fallback_tag, index_of
+from assay.evidence.reference import Repository
+from assay.foundation.digest import sha256_of
 from assay.ports.registry import Registry
-from assay.reference import Repository
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from wheels import FileServer, serving, wheel_bytes
 
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.http_ranges import HttpFile, session
-from assay.adapters.knowledge_files import load_knowledge
-from assay.adapters.local_wheels import LocalFile
-from assay.adapters.simple_index import Addresses, SimpleIndex, WebWheels, parse_json
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import load_knowledge
+from assay.adapters.index.local import LocalFile
+from assay.adapters.index.ranges import HttpFile, session
+from assay.adapters.index.simple import Addresses, SimpleIndex, WebWheels, parse_json
 from assay.errors import AssayError, PackageIndexError, WheelError
-from assay.flows.audit import Auditor
-from assay.flows.read_wheel import Depth, read_library, read_wheel
-from assay.model.lock import LockedWheel
-from assay.model.matrix import Index
+from assay.matrix.lock import LockedWheel
+from assay.matrix.model import Index
+from assay.pipeline.audit import Auditor
+from assay.pipeline.read_wheel import Depth, read_library, read_wheel
 from assay.ports.index import IndexFile
 from assay.ports.wheel_source import ByteSource
 

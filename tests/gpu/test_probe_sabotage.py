@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from assay import probes
-from assay.model.outcome import Outcome
-from assay.probes import Declaration, HarnessResult
-from assay.record import ProbeRecord
+from assay.evidence import suite as probes
+from assay.evidence.record import ProbeRecord
+from assay.evidence.suite import Declaration, HarnessResult
+from assay.foundation.outcome import Outcome
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(7200)]
 

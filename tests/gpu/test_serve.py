@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.local_server import LocalServerHost
-from assay.adapters.openai_client import OpenAiClient
-from assay.adapters.store import FileStore
-from assay.flows.bench import Contestant, LoadShape, bench
-from assay.flows.serve_check import ServeRequest, serve_check
-from assay.model.profile import Engine
-from assay.record import ServeStatus
+from assay.adapters.executors.local_server import LocalServerHost
+from assay.adapters.files.records import FileStore
+from assay.adapters.http.openai import OpenAiClient
+from assay.evidence.record import ServeStatus
+from assay.pipeline.bench import Contestant, LoadShape, bench
+from assay.pipeline.serve_check import ServeRequest, serve_check
 from assay.serving.knowledge import load_server_flags
+from assay.serving.profile import Engine
 from assay.serving.profiles import load_profiles
 
 ROOT = Path(__file__).parents[2]

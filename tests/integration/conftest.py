@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 from base_image import RECIPE, Bootstrapped
 
-from assay.adapters.bootstrap import DebootstrapBases, missing_tools
-from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.docker.bootstrap import DebootstrapBases, missing_tools
+from assay.adapters.docker.engine import DockerEngine
 from assay.ports.base import BaseImage
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from wheels import facts
 
-from assay.adapters.knowledge_files import load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.audit.audit import audit
-from assay.audit.facts import Library
 from assay.audit.linker import Base, Installation
-from assay.audit.member import MemberReader
-from assay.model.outcome import Verdict
+from assay.foundation.outcome import Verdict
+from assay.wheels.facts import Library
+from assay.wheels.member import MemberReader
 
 KNOWLEDGE = load_knowledge(Path(__file__).parents[2] / "knowledge")
 CONSUMER = 'namespace inner { int one(); int two(); } extern "C" int PyInit__x() { return inner::one(); }'

@@ -12,19 +12,19 @@ import pytest
 from project_tools import Project
 from wheels import FileServer, library, serving, wheel_bytes
 
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.knowledge_files import load_knowledge
-from assay.adapters.simple_index import Addresses, SimpleIndex, WebWheels
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import load_knowledge
+from assay.adapters.index.simple import Addresses, SimpleIndex, WebWheels
 from assay.audit.audit import Audited, audit
-from assay.audit.facts import Library
 from assay.audit.findings import AuditReport
 from assay.audit.linker import Installation
 from assay.cli.common import load
-from assay.flows.audit import Auditor, Obtained
-from assay.model.cell import Cell
-from assay.model.lock import Lock, LockedWheel
-from assay.model.matrix import Matrix
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.model import Matrix
+from assay.pipeline.audit import Auditor, Obtained
 from assay.ports.index import IndexFile
+from assay.wheels.facts import Library
 
 ROOT = Path(__file__).parents[2]
 ELF = ROOT / "tests" / "fixtures" / "elf"
@@ -173,8 +173,8 @@ def test_what_is_learnt_of_a_wheel_for_one_cell_is_known_to_the_next(
         read.append(path)
         return library(path).model_copy(update={"notes": {"read": "wholly"}})
 
-    monkeypatch.setattr("assay.flows.audit.audit", doubting)
-    monkeypatch.setattr("assay.flows.audit.read_library", reading)
+    monkeypatch.setattr("assay.pipeline.audit.audit", doubting)
+    monkeypatch.setattr("assay.pipeline.audit.read_library", reading)
     audited(auditor, matrix, locked(cells, [thing], [thing], [thing]))
 
     assert sorted(NATIVE) == sorted(read)

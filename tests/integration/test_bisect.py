@@ -18,10 +18,10 @@ import pytest
 from local_index import LocalIndex, served
 from python_image import PREFIX, write_python_image
 
-from assay.adapters.bootstrap import LABEL_FACTS
-from assay.adapters.docker_engine import DockerEngine
-from assay.model.matrix import BootstrapBase
-from assay.render import base_reference
+from assay.adapters.docker.bootstrap import LABEL_FACTS
+from assay.adapters.docker.engine import DockerEngine
+from assay.matrix.model import BootstrapBase
+from assay.matrix.render import base_reference
 
 # Some twenty builds and probes: minutes on an engine that has other work.
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]

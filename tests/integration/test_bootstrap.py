@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from base_image import RECIPE, Bootstrapped
 
-from assay.adapters.bootstrap import DebootstrapBases
-from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.docker.bootstrap import DebootstrapBases
+from assay.adapters.docker.engine import DockerEngine
 from assay.errors import ToolError
 from assay.ports.engine import ContainerSpec, run
 
@@ -73,7 +73,7 @@ def test_a_base_that_is_not_what_locks_were_made_for_is_refused(
 
     monkeypatch.setattr(DebootstrapBases, "_bootstrap", pretend)
     facts = {"python": bootstrapped.base.python, "glibc": bootstrapped.base.glibc, "symbols": {}, "packages": {}}
-    monkeypatch.setattr("assay.adapters.bootstrap._facts", lambda target: facts)
+    monkeypatch.setattr("assay.adapters.docker.bootstrap._facts", lambda target: facts)
     other = RECIPE.model_copy(update={"python": "3.13"})
 
     with pytest.raises(ToolError, match=r"python 3\.11\.[0-9]+, its recipe says 3\.13"):

@@ -18,7 +18,7 @@ from project_tools import Project
 from registry_tools import real_registry
 from tiny_image import TINY, write_tiny
 
-from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.docker.engine import DockerEngine
 
 pytestmark = pytest.mark.engine
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.cosign import CosignSigner, CosignVerifier
-from assay.adapters.dsse import KeyVerifier
+from assay.adapters.signing.cosign import CosignSigner, CosignVerifier
+from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import EvidenceError
-from assay.evidence import Kind, Statement, make_bundle
+from assay.evidence.statements import Kind, Statement, make_bundle
 
 STATEMENT = Statement.make(Kind.REVOCATION, name="x", digest="sha256:" + "d" * 64, predicate={}).raw
 
@@ -48,7 +48,7 @@ def test_what_goes_into_the_log(tmp_path: Path, key: str | None, log: bool, logg
 
 
 def test_time_for_signatures_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.adapters.cosign._ALL_SECONDS", 1e-9)
+    monkeypatch.setattr("assay.adapters.signing.cosign._ALL_SECONDS", 1e-9)
     program = stand_in(tmp_path, b"")
     verifier = CosignVerifier(KeyVerifier([]), identity="a", issuer="b", program=str(program))
     signed = [

@@ -17,7 +17,7 @@ import pytest
 from registry_tools import real_registry
 from tiny_image import TINY, write_tiny
 
-from assay.adapters.docker_engine import DockerEngine
+from assay.adapters.docker.engine import DockerEngine
 from assay.errors import EngineError, EngineMissing, RegistryError
 from assay.ports.engine import Bind, ContainerSpec, run
 
@@ -86,7 +86,7 @@ def test_a_registry_that_wants_a_login_is_named(engine: DockerEngine, tmp_path: 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(engine: DockerEngine, name: str) -> None:
     program = textwrap.dedent(f"""
         import time
-        from assay.adapters.docker_engine import DockerEngine
+        from assay.adapters.docker.engine import DockerEngine
         from assay.ports.engine import ContainerSpec
         spec = ContainerSpec(image="{TINY}", run="{name}", command=("sleep", "600"), workspace="/assay/work")
         with DockerEngine().container(spec) as container:

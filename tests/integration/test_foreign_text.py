@@ -12,10 +12,9 @@ from xml.dom import minidom
 import pytest
 from project_tools import Project
 
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
 from assay.cli import main
-from assay.model.outcome import Outcome, Verdict
-from assay.record import (
+from assay.evidence.record import (
     AuditRecord,
     BenchRecord,
     BuildRecord,
@@ -28,6 +27,7 @@ from assay.record import (
     ServeStatus,
     now,
 )
+from assay.foundation.outcome import Outcome, Verdict
 
 HOSTILE = "\x1b[2J\x1b[31mX\x1b]0;t\x07\x9b31m\x00\x08\r\u202eok\u2066\u2028\ufeff\uffff\U000e0041<script>]]>|`"
 FORBIDDEN = (

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
 from assay.cli import main_inner
-from assay.record import Device, ServeRecord, ServeStatus, now
+from assay.evidence.record import Device, ServeRecord, ServeStatus, now
 
 ROOT = Path(__file__).parents[2]
 NEW = "sglang-blackwell-cu130-torch2.14.1-sglang0.5.23-sglk0.4.10-fi0.7.2"

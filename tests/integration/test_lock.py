@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from local_index import LocalIndex, served
 
-from assay import lockfile, matrix, plan
-from assay.adapters.simple_index import versions
-from assay.adapters.uv_resolver import UvResolver
+from assay.adapters.index.simple import versions
+from assay.adapters.index.uv import UvResolver
 from assay.audit.findings import Finding
 from assay.errors import PackageIndexError
-from assay.flows.lock import Judge, Locker, LockResult, LockStatus
-from assay.model.cell import Cell
-from assay.model.lock import Lock
-from assay.model.outcome import Severity
+from assay.foundation.outcome import Severity
+from assay.matrix import loading as matrix
+from assay.matrix import lockfile, plan
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.pipeline.lock import Judge, Locker, LockResult, LockStatus
 
 MATRIX = """\
 targets:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from assay.adapters.local_server import free_port
-from assay.adapters.openai_client import OpenAiClient
+from assay.adapters.executors.local_server import free_port
+from assay.adapters.http.openai import OpenAiClient
 from assay.serving.load import Job, Workload, summarise
 
 SERVER = Path(__file__).parents[1] / "support" / "openai_server.py"
@@ -346,7 +346,7 @@ def test_text_that_holds_the_end_mark_does_not_end_the_stream(scripted: Callable
 
 
 def test_an_answer_without_end_is_given_up(scripted: Callable[..., Scripted], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.adapters.http_exchange.LARGEST", 1 << 20)
+    monkeypatch.setattr("assay.adapters.http.exchange.LARGEST", 1 << 20)
     server = scripted((HEAD, *[chunk(b"x" * 65536)] * 100))
 
     reply = OpenAiClient().call("GET", f"{server.base}/metrics", timeout=10)

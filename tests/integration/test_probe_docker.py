@@ -12,14 +12,14 @@ from uuid import uuid4
 import pytest
 from base_image import Bootstrapped
 
-from assay import probes
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.docker_executor import DockerExecutor
-from assay.adapters.probe_suite import load_suite
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.executors.docker import DockerExecutor
+from assay.adapters.executors.probe_suite import load_suite
 from assay.errors import GpuMissing, UsageError
+from assay.evidence import suite as probes
+from assay.evidence.suite import HarnessResult
 from assay.ports.engine import LABEL_RUN
 from assay.ports.executor import Limits, Request
-from assay.probes import HarnessResult
 
 pytestmark = pytest.mark.engine
 

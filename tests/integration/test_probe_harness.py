@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from probe_suite import write_suite
 
-from assay import probes
-from assay.adapters.local_executor import LocalExecutor
-from assay.model.outcome import Outcome
+from assay.adapters.executors.local import LocalExecutor
+from assay.evidence import suite as probes
+from assay.evidence.suite import Declaration, HarnessResult
+from assay.foundation.outcome import Outcome
 from assay.ports.executor import Place, Request
-from assay.probes import Declaration, HarnessResult
 
 PROGRAM = """
 FEATURE = "toy"

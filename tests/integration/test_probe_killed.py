@@ -14,11 +14,11 @@ from probe_suite import write_suite
 from project_tools import Project
 from python_image import write_python_image
 
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.store import FileStore
-from assay.model.outcome import Outcome
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.files.records import FileStore
+from assay.evidence.record import ProbeRecord
+from assay.foundation.outcome import Outcome
 from assay.ports.engine import LABEL_RUN
-from assay.record import ProbeRecord
 
 LOCAL = ("probe", "--executor", "local", "--gpus", "0")
 FEATURES = ("a-quick", "b-random", "c-held", "d-last")

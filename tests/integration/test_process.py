@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.buildx import Buildx
-from assay.adapters.process import run
+from assay.adapters.docker.buildx import Buildx
+from assay.adapters.host.process import run
 from assay.errors import StoreError, ToolError
 from assay.ports.builder import BuildTask
 

@@ -23,20 +23,20 @@ from publish_tools import key_pair
 from python_image import write_server_image
 from registry_tools import put_image, real_registry
 
-from assay import lockfile
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.probe_suite import find_suite, suite_digest
-from assay.adapters.process import run
-from assay.adapters.registry import HttpRegistry, connect
-from assay.adapters.registry_auth import Anonymous
-from assay.adapters.store import FileStore
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.executors.probe_suite import find_suite, suite_digest
+from assay.adapters.files.records import FileStore
+from assay.adapters.host.process import run
+from assay.adapters.registry.auth import Anonymous
+from assay.adapters.registry.client import HttpRegistry, connect
 from assay.cli import main
 from assay.errors import EvidenceError
-from assay.evidence import open_bundle
-from assay.model.outcome import Outcome, Verdict
-from assay.oci import Manifest, artifact, fallback_tag, index_of
-from assay.record import AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, now
-from assay.reference import Repository
+from assay.evidence.oci import Manifest, artifact, fallback_tag, index_of
+from assay.evidence.record import AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, now
+from assay.evidence.reference import Repository
+from assay.evidence.statements import open_bundle
+from assay.foundation.outcome import Outcome, Verdict
+from assay.matrix import lockfile
 
 pytestmark = pytest.mark.registry
 

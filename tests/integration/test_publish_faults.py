@@ -24,21 +24,21 @@ import pytest
 from publish_tools import NOW, SUITE, audit, candidate, gear, key_pair, policy, probe, publish
 from registry_tools import Exchange, Fault, FaultyProxy, free_port, put_image, real_registry, registry_program
 
-from assay.adapters.dsse import KeyVerifier
-from assay.adapters.registry import HttpRegistry
-from assay.adapters.registry_auth import Anonymous
-from assay.adapters.registry_http import Transport
+from assay.adapters.registry.auth import Anonymous
+from assay.adapters.registry.client import HttpRegistry
+from assay.adapters.registry.http import Transport
+from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import AssayError, PolicyRefused, RegistryBroken, RegistryError
-from assay.evidence import evidence_tag, evidence_tag_prefix
-from assay.flows.attach import collect
-from assay.flows.retag import Gear
-from assay.flows.revoke import revoke
-from assay.flows.verify import Verification, verify
-from assay.model.policy import Policy
-from assay.oci import Manifest
-from assay.policy import Why
-from assay.record import Record
-from assay.reference import Reference, Repository
+from assay.evidence.oci import Manifest
+from assay.evidence.policy import Why
+from assay.evidence.record import Record
+from assay.evidence.reference import Reference, Repository
+from assay.evidence.statements import evidence_tag, evidence_tag_prefix
+from assay.matrix.policy import Policy
+from assay.pipeline.attach import collect
+from assay.pipeline.retag import Gear
+from assay.pipeline.revoke import revoke
+from assay.pipeline.verify import Verification, verify
 
 pytestmark = pytest.mark.registry
 
@@ -465,7 +465,7 @@ def test_eight_publishers_at_once_lose_nothing(stage: Stage, attempt: int, capsy
 
 def test_an_index_overwritten_by_a_stranger_is_made_anew(stage: Stage) -> None:
     """Another program rewrites the fallback index without our entries; publishing again brings them back."""
-    from assay.oci import fallback_tag, index_of
+    from assay.evidence.oci import fallback_tag, index_of
 
     image = stage.fresh()
     stage.run()

@@ -20,19 +20,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from publish_tools import NOW, SUITE, both, candidate, gear, key_pair, policy, publish
 from registry_tools import put_image, real_registry
 
-from assay.adapters.cosign import CosignSigner, CosignVerifier
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.dsse import KeyVerifier
-from assay.adapters.process import run
-from assay.adapters.registry import HttpRegistry, connect
-from assay.adapters.registry_auth import Anonymous
-from assay.evidence import Kind, Statement, record_of
-from assay.flows.publish import stage
-from assay.flows.verify import Verification, verify
-from assay.oci import Manifest
-from assay.policy import Why
-from assay.record import dump
-from assay.reference import Reference, Repository
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.host.process import run
+from assay.adapters.registry.auth import Anonymous
+from assay.adapters.registry.client import HttpRegistry, connect
+from assay.adapters.signing.cosign import CosignSigner, CosignVerifier
+from assay.adapters.signing.dsse import KeyVerifier
+from assay.evidence.oci import Manifest
+from assay.evidence.policy import Why
+from assay.evidence.record import dump
+from assay.evidence.reference import Reference, Repository
+from assay.evidence.statements import Kind, Statement, record_of
+from assay.pipeline.publish import stage
+from assay.pipeline.verify import Verification, verify
 
 pytestmark = pytest.mark.registry
 

@@ -20,11 +20,11 @@ from project_tools import MATRIX, Project
 from python_image import PREFIX, write_python_image
 from registry_tools import copy_image, real_registry
 
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.registry import connect
-from assay.adapters.registry_auth import Anonymous
-from assay.evidence import Kind
-from assay.reference import Repository
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.registry.auth import Anonymous
+from assay.adapters.registry.client import connect
+from assay.evidence.reference import Repository
+from assay.evidence.statements import Kind
 
 pytestmark = [pytest.mark.engine, pytest.mark.registry]
 

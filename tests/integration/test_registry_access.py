@@ -23,15 +23,15 @@ from publish_tools import NOW, both, candidate, gear, policy, publish
 from registry_tools import free_port, put_image, real_registry, registry_program
 from token_server import TokenServer
 
-from assay.adapters import registry_http
-from assay.adapters.registry import HttpRegistry
-from assay.adapters.registry_auth import Anonymous, Credentials, CredentialSource, DockerConfig
-from assay.adapters.registry_http import Transport
-from assay.digest import sha256_of
+from assay.adapters.registry import http as registry_http
+from assay.adapters.registry.auth import Anonymous, Credentials, CredentialSource, DockerConfig
+from assay.adapters.registry.client import HttpRegistry
+from assay.adapters.registry.http import Transport
 from assay.errors import RegistryError, TagImmutable
-from assay.flows.verify import verify
-from assay.oci import Descriptor, index_of
-from assay.reference import Reference, Repository
+from assay.evidence.oci import Descriptor, index_of
+from assay.evidence.reference import Reference, Repository
+from assay.foundation.digest import sha256_of
+from assay.pipeline.verify import verify
 
 # bcrypt of the password below, as `htpasswd -B` writes it.
 PASSWORD = "s3cret-word"

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from misbehaving import Reply, misbehaving, trickle
 
-from assay.adapters.registry import HttpRegistry
-from assay.adapters.registry_auth import Anonymous, Challenge, Credentials, DockerConfig
-from assay.adapters.registry_http import Transport
-from assay.adapters.registry_realm import REALMS_VARIABLE, same_house
-from assay.adapters.registry_tokens import token_of, token_request
+from assay.adapters.registry.auth import Anonymous, Challenge, Credentials, DockerConfig
+from assay.adapters.registry.client import HttpRegistry
+from assay.adapters.registry.http import Transport
+from assay.adapters.registry.realm import REALMS_VARIABLE, same_house
+from assay.adapters.registry.tokens import token_of, token_request
 from assay.errors import RegistryContent, RegistryError
-from assay.oci import INDEX, MANIFEST, Descriptor
-from assay.reference import Repository
+from assay.evidence.oci import INDEX, MANIFEST, Descriptor
+from assay.evidence.reference import Repository
 
 DEEP = b"[" * 500_000 + b"]" * 500_000
 DIGEST = "sha256:" + "1" * 64
@@ -100,7 +100,7 @@ def test_words_of_an_error_that_are_none(status: int, body: bytes) -> None:
 
 
 def _index() -> Any:
-    from assay.oci import index_of
+    from assay.evidence.oci import index_of
 
     made = index_of([])
     object.__setattr__(made, "digest", DIGEST)
@@ -189,7 +189,7 @@ def test_all_exchanges_together_end() -> None:
 
 
 def test_what_takes_long_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.adapters.http_deadline.SAID_AFTER", 0.1)
+    monkeypatch.setattr("assay.adapters.http.deadline.SAID_AFTER", 0.1)
 
     def answer(_method: str, path: str) -> Reply:
         time.sleep(0.4 if path != "/v2/" else 0)

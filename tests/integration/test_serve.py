@@ -19,19 +19,19 @@ import pytest
 from python_image import SERVER_IMAGE, write_server_image
 from serve_checked import FACTS, HELP, KNOWLEDGE, PROFILES, ROOT, SERVER, LocalHost, check, failed, quiet, request
 
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.local_server import LocalServerHost, free_port
-from assay.adapters.openai_client import OpenAiClient
-from assay.adapters.server_container import ContainerServerHost
-from assay.adapters.store import FileStore
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.executors.local_server import LocalServerHost, free_port
+from assay.adapters.executors.server_container import ContainerServerHost
+from assay.adapters.files.records import FileStore
+from assay.adapters.http.openai import OpenAiClient
 from assay.errors import EngineError, UsageError
-from assay.flows.bench import Contestant, LoadShape, bench
-from assay.flows.serve_check import serve_check
-from assay.model.profile import Profile
+from assay.evidence.record import ServeRecord, ServeStatus
+from assay.pipeline.bench import Contestant, LoadShape, bench
+from assay.pipeline.serve_check import serve_check
 from assay.ports.engine import Bind
 from assay.ports.models import FoundModel
 from assay.ports.server import ServerSpec
-from assay.record import ServeRecord, ServeStatus
+from assay.serving.profile import Profile
 
 
 @pytest.fixture

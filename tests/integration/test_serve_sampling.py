@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from serve_checked import check, failed
 
-from assay.adapters.store import FileStore
-from assay.record import ServeStatus
+from assay.adapters.files.records import FileStore
+from assay.evidence.record import ServeStatus
 
 
 @pytest.fixture

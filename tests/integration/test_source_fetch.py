@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jinja2 import Environment
 
-from assay.model.matrix import SourceTree
+from assay.matrix.model import SourceTree
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 URL = "https://source.example/x"

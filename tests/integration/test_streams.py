@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from project_tools import Project
 
-from assay.adapters.store import FileStore
-from assay.digest import sha256_of
-from assay.model.outcome import Outcome
-from assay.record import FeatureResult, ProbeRecord, now
+from assay.adapters.files.records import FileStore
+from assay.evidence.record import FeatureResult, ProbeRecord, now
+from assay.foundation.digest import sha256_of
+from assay.foundation.outcome import Outcome
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 CLEAN = (b"Traceback", b"Exception ignored", b"bug of assay")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.model.matrix import BootstrapBase
+from assay.matrix.model import BootstrapBase
 from assay.ports.base import BaseImage
 
 RECIPE = BootstrapBase.model_validate(

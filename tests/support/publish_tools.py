@@ -16,16 +16,16 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from assay.adapters.dsse import KeySigner, KeyVerifier
-from assay.adapters.journal import FileJournal
-from assay.flows.publish import Candidate, execute, propose, stage
-from assay.flows.retag import Gear
-from assay.flows.verify import Verification
-from assay.model.lock import Lock, LockedWheel
-from assay.model.outcome import Outcome, Verdict
-from assay.model.policy import Policy
+from assay.adapters.files.journal import FileJournal
+from assay.adapters.signing.dsse import KeySigner, KeyVerifier
+from assay.evidence.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record
+from assay.foundation.outcome import Outcome, Verdict
+from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.policy import Policy
+from assay.pipeline.publish import Candidate, execute, propose, stage
+from assay.pipeline.retag import Gear
+from assay.pipeline.verify import Verification
 from assay.ports.registry import Registry
-from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SUITE = "sha256:" + "5" * 64

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from assay.adapters.oci_archive import ImageConfig, write_archive
+from assay.adapters.docker.oci_archive import ImageConfig, write_archive
 
 SERVER_IMAGE = "assay/test-server:1"
 PREFIX = f"usr/lib/{Path(sysconfig.get_path('stdlib')).resolve().name}"

@@ -19,10 +19,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-from assay.digest import sha256_of
-from assay.oci import MANIFEST, Descriptor, Manifest
+from assay.evidence.oci import MANIFEST, Descriptor, Manifest
+from assay.evidence.reference import Repository
+from assay.foundation.digest import sha256_of
 from assay.ports.registry import Registry
-from assay.reference import Repository
 
 PROGRAMS = ("docker-registry", "registry")
 

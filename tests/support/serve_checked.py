@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from assay.adapters.local_server import LocalServerHost
-from assay.adapters.openai_client import OpenAiClient
-from assay.adapters.store import FileStore
-from assay.flows.serve_check import ServeRequest, serve_check
+from assay.adapters.executors.local_server import LocalServerHost
+from assay.adapters.files.records import FileStore
+from assay.adapters.http.openai import OpenAiClient
+from assay.evidence.record import Device, ServeRecord
+from assay.pipeline.serve_check import ServeRequest, serve_check
 from assay.ports.server import Facts, ServerHost
-from assay.record import Device, ServeRecord
 from assay.serving.knowledge import load_server_flags
 from assay.serving.profiles import load_profiles
 

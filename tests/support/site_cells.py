@@ -6,10 +6,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from assay.model.cell import Cell
-from assay.model.matrix import AxisValue
-from assay.model.outcome import Outcome, Verdict
-from assay.record import (
+from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
     BenchRecord,
@@ -22,6 +19,9 @@ from assay.record import (
     ProbeRecord,
     Spread,
 )
+from assay.foundation.outcome import Outcome, Verdict
+from assay.matrix.cell import Cell
+from assay.matrix.model import AxisValue
 
 __all__ = ["FEATURES", "START", "cells", "records"]
 

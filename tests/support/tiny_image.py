@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from assay.adapters.oci_archive import ImageConfig, write_archive
+from assay.adapters.docker.oci_archive import ImageConfig, write_archive
 
 TINY = "assay/test-tiny:1"
 PROGRAMS = ("sh", "cat", "sleep", "head", "tail", "id", "ls", "mkdir", "env", "kill", "touch", "rm", "tr", "wc", "grep")

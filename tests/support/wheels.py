@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from assay.audit.facts import READER, CodeGroup, GpuCode, Library, WheelFacts
 from assay.audit.linker import Installation
+from assay.wheels.facts import READER, CodeGroup, GpuCode, Library, WheelFacts
 
 
 def wheel_bytes(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.audit.archive import TAIL, Member, find_directory, local_header_size, read_directory
 from assay.errors import WheelError
+from assay.wheels.archive import TAIL, Member, find_directory, local_header_size, read_directory
 
 
 def archive(files: dict[str, bytes], *, comment: bytes = b"", method: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 from wheels import facts, library
 
-from assay.adapters.knowledge_files import load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
-from assay.audit.facts import CodeGroup, GpuCode, WheelFacts
 from assay.audit.formats import text
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
 from assay.audit.promised import promised
-from assay.audit.tags import fits_platform, platform_of, platform_words, python_of
-from assay.cards import Named
 from assay.cli.asking import Asker, Question
 from assay.cli.audit_wheels import Asked, answer_grid, answer_one, questions
 from assay.errors import PackageIndexError, QuestionError, UsageError
-from assay.flows.audit import Auditor
-from assay.model.outcome import Outcome, Severity, Verdict
+from assay.foundation.outcome import Outcome, Severity, Verdict
+from assay.matrix.cards import Named
+from assay.pipeline.audit import Auditor
 from assay.ports.index import IndexFile
+from assay.wheels.facts import CodeGroup, GpuCode, WheelFacts
+from assay.wheels.tags import fits_platform, platform_of, platform_words, python_of
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = Base(name="not given", known=False)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from wheels import library
 
 from assay.audit.binding import Group, asked_of, is_of_cuda, left
-from assay.audit.facts import Library, brief_library
-from assay.audit.symbols import Owner
+from assay.wheels.facts import Library, brief_library
+from assay.wheels.symbols import Owner
 
 RUNTIME = frozenset({"libc.so.6", "libstdc++.so.6"})
 PYTHON = frozenset({"PyList_New", "_Py_NoneStruct", "malloc"})

@@ -16,11 +16,11 @@ from elftools.elf.sections import SymbolTableSection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.audit.elf import ElfLibrary, data_ranges, read_elf
-from assay.audit.elf_prefix import NeedMore, read_prefix
-from assay.audit.image import FileImage, SparseImage, Unread
-from assay.audit.member import MemberReader
 from assay.errors import WheelError
+from assay.wheels.bytes_at import FileImage, SparseImage, Unread
+from assay.wheels.elf import ElfLibrary, data_ranges, read_elf
+from assay.wheels.elf_prefix import NeedMore, read_prefix
+from assay.wheels.member import MemberReader
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FILES = sorted([*(FIXTURES / "elf").glob("*.so*"), *(FIXTURES / "fatbin").glob("*.so")])
@@ -180,8 +180,8 @@ def test_streaming_gives_the_same_as_the_whole_file(path: Path, step: int) -> No
 
 def test_what_has_passed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for nothing but the header, everything comes through `reread`."""
-    monkeypatch.setattr("assay.audit.member.FRONT", 64)
-    monkeypatch.setattr("assay.audit.member.RECENT", 64)
+    monkeypatch.setattr("assay.wheels.member.FRONT", 64)
+    monkeypatch.setattr("assay.wheels.member.RECENT", 64)
     data = (FIXTURES / "elf" / "libconsumer.so").read_bytes()
     asked: list[tuple[int, int]] = []
 

@@ -16,11 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wheels import facts, library
 
-from assay.adapters.demangle import demangle
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
-from assay.audit.elf import read_elf
-from assay.audit.facts import (
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.host.demangle import demangle
+from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
+from assay.audit.formats import junit, sarif, text
+from assay.audit.history import TorchHistory
+from assay.audit.linker import Base, Installation
+from assay.diagnose import default_library
+from assay.errors import WheelError
+from assay.evidence.suite import declarations
+from assay.foundation.outcome import Outcome, Severity, Verdict
+from assay.wheels.bytes_at import FileImage
+from assay.wheels.elf import read_elf
+from assay.wheels.facts import (
     NAMED,
     READER,
     CodeGroup,
@@ -34,16 +43,7 @@ from assay.audit.facts import (
     library_facts,
     load_facts,
 )
-from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
-from assay.audit.formats import junit, sarif, text
-from assay.audit.history import TorchHistory
-from assay.audit.image import FileImage
-from assay.audit.linker import Base, Installation
-from assay.audit.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
-from assay.diagnose import default_library
-from assay.errors import WheelError
-from assay.model.outcome import Outcome, Severity, Verdict
-from assay.probes import declarations
+from assay.wheels.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
 
 ROOT = Path(__file__).parents[2]
 ELF = ROOT / "tests" / "fixtures" / "elf"
@@ -173,7 +173,7 @@ def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(t
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
 def test_a_table_of_exports_has_what_stands_in_it_and_nothing_else(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names are numbers here, and their own hashes."""
-    monkeypatch.setattr("assay.audit.facts._key", int)
+    monkeypatch.setattr("assay.wheels.facts._key", int)
     source = random.Random(size)
     there = {source.getrandbits(64) for _ in range(size)} | ({0, 2**64 - 1} if size == 1000 else set())
     table = ExportTable(count=len(there), cxx11=False, hashes=array("Q", sorted(there)).tobytes())
@@ -437,7 +437,7 @@ def test_every_cause_is_a_known_failure() -> None:
     """What a finding calls its cause must be found by `assay diagnose`."""
     known = set(default_library().entries)
     used = {need.cause for need in load_knowledge(ROOT / "knowledge").needs.needs if need.cause}
-    for path in (ROOT / "src" / "assay" / "audit").glob("*.py"):
+    for path in (ROOT / "src" / "assay" / "audit").rglob("*.py"):
         used |= set(re.findall(r'"((?:abi|arch|lib|res|audit|drv)-[a-z0-9-]+)"', path.read_text()))
 
     assert set() == used - known

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.audit.elf import read_elf, read_header
-from assay.audit.facts import CodeGroup, Library
-from assay.audit.fatbin import Entry, FatbinWalker, cubin_target, walk
 from assay.audit.gpu import Run, capability_of, group_runs, jit, runs
-from assay.audit.image import FileImage
-from assay.audit.kernels import kernel_names
-from assay.audit.member import MemberReader
 from assay.errors import WheelError
+from assay.wheels.bytes_at import FileImage
+from assay.wheels.elf import read_elf, read_header
+from assay.wheels.facts import CodeGroup, Library
+from assay.wheels.fatbin import Entry, FatbinWalker, cubin_target, walk
+from assay.wheels.kernels import kernel_names
+from assay.wheels.member import MemberReader
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "fatbin"
 RELOCATABLE = "fat_rdc.so"

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wheels import facts, library, untouched
 
-from assay.adapters.knowledge_files import load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
-from assay.audit.facts import CodeGroup, GpuCode, WheelFacts
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
-from assay.model.outcome import Outcome
+from assay.foundation.outcome import Outcome
+from assay.wheels.facts import CodeGroup, GpuCode, WheelFacts
 
 VERSIONS = {
     "torch": ("2.8.0", "2.9.1"),

@@ -11,8 +11,8 @@ import pytest
 
 from assay.audit.findings import AuditReport, CodeRow, Finding, Prediction
 from assay.audit.grid import Cell, Column, Grid, Row, State, cell_of, unanswered
-from assay.audit.grid_formats import grid_badge, grid_html, grid_markdown, grid_text
-from assay.model.outcome import Outcome, Severity, Verdict
+from assay.foundation.outcome import Outcome, Severity, Verdict
+from assay.pages.grid import grid_badge, grid_html, grid_markdown, grid_text
 
 EXT, TORCH = "my-ext 1.0", "torch 2.9.1"
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from wheels import wheel_bytes
 
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.fake_engine import FakeEngine, FakeImage
-from assay.adapters.knowledge_files import load_knowledge
-from assay.adapters.simple_index import SimpleIndex, WebWheels
+from assay.adapters.docker.fake_engine import FakeEngine, FakeImage
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import load_knowledge
+from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.audit.findings import AuditReport, Finding
-from assay.audit.member import MemberReader
 from assay.errors import EngineError
-from assay.flows.audit import Auditor
-from assay.flows.audit_image import audit_image, read_image
-from assay.flows.read_wheel import read_wheel
-from assay.model.lock import Lock, LockedWheel
-from assay.model.outcome import Severity
+from assay.foundation.outcome import Severity
+from assay.matrix.lock import Lock, LockedWheel
+from assay.pipeline.audit import Auditor
+from assay.pipeline.audit_image import audit_image, read_image
+from assay.pipeline.read_wheel import read_wheel
 from assay.ports.index import IndexFile
+from assay.wheels.member import MemberReader
 
 ROOT = Path(__file__).parents[2]
 ELF = ROOT / "tests" / "fixtures" / "elf"
@@ -173,9 +173,9 @@ def test_no_facts_of_the_wheel_are_no_reason_to_fail(auditor: Auditor, lock: Loc
 
 
 def test_a_file_whose_tables_have_passed_is_read_in_a_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.audit.member.FRONT", 64)
-    monkeypatch.setattr("assay.audit.member.RECENT", 64)
-    monkeypatch.setattr("assay.flows.audit_image.CHUNK", 64)
+    monkeypatch.setattr("assay.wheels.member.FRONT", 64)
+    monkeypatch.setattr("assay.wheels.member.RECENT", 64)
+    monkeypatch.setattr("assay.pipeline.audit_image.CHUNK", 64)
     contents = read_image(image(FILES), "made:1")
     libraries = {path: library for path, library in contents.libraries.items() if library.scope == "full"}
 
@@ -184,7 +184,7 @@ def test_a_file_whose_tables_have_passed_is_read_in_a_second_pass(monkeypatch: p
 
 
 def test_a_long_reading_says_how_far_it_is(auditor: Auditor, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.flows.audit_image.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("assay.pipeline.audit_image.EVERY_SECONDS", 0.0)
     said: list[str] = []
     audit_image(image(FILES), "made:1", auditor, targets=(), lock=lock, tell=said.append)
 

@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wheels import facts, library, untouched
 
-from assay.adapters.knowledge_files import load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.audit.audit import audit
 from assay.audit.context import Context, TargetGpu
-from assay.audit.facts import CodeGroup, GpuCode, Library, WheelFacts
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
-from assay.audit.rules_link import link_rules, soname_cause
-from assay.flows.audit import base_of
-from assay.model.matrix import BootstrapBase
-from assay.model.outcome import Outcome, Severity, Verdict
+from assay.audit.rules.link import link_rules, soname_cause
+from assay.foundation.outcome import Outcome, Severity, Verdict
+from assay.matrix.model import BootstrapBase
+from assay.pipeline.audit import base_of
+from assay.wheels.facts import CodeGroup, GpuCode, Library, WheelFacts
 
 ROOT = Path(__file__).parents[2]
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"

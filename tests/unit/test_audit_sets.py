@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 from wheels import facts, library, wheel_bytes
 
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.fake_engine import FakeEngine, FakeImage
-from assay.adapters.knowledge_files import load_knowledge
-from assay.adapters.simple_index import SimpleIndex, WebWheels
+from assay.adapters.docker.fake_engine import FakeEngine, FakeImage
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import load_knowledge
+from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
-from assay.audit.facts import WheelFacts
 from assay.audit.findings import RULES, AuditReport, Finding
 from assay.audit.linker import Base, Installation
-from assay.flows.audit import Auditor
-from assay.flows.audit_image import audit_image
-from assay.flows.read_wheel import Depth, read_wheel
-from assay.model.lock import HEAVY_BYTES, Lock, LockedWheel
-from assay.model.outcome import Outcome, Severity, Verdict
+from assay.foundation.outcome import Outcome, Severity, Verdict
+from assay.matrix.lock import HEAVY_BYTES, Lock, LockedWheel
+from assay.pipeline.audit import Auditor
+from assay.pipeline.audit_image import audit_image
+from assay.pipeline.read_wheel import Depth, read_wheel
 from assay.ports.index import IndexFile
+from assay.wheels.facts import WheelFacts
 
 ROOT = Path(__file__).parents[2]
 SITE = "/opt/venv/lib/python3.11/site-packages"

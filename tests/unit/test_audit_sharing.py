@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from wheels import facts, library
 
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.fake_registry import FakeRegistry
-from assay.audit.facts import READER, WheelFacts, dump_facts, load_facts
-from assay.digest import sha256_of
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.registry.fake import FakeRegistry
 from assay.errors import RegistryError, WheelError
-from assay.flows.share_facts import ARTIFACT, LAYER, READER_KEY, TITLE, WHEEL, pull_facts, push_facts
-from assay.oci import EMPTY_BYTES, Descriptor, bundle
-from assay.reference import Reference
+from assay.evidence.oci import EMPTY_BYTES, Descriptor, bundle
+from assay.evidence.reference import Reference
+from assay.foundation.digest import sha256_of
+from assay.pipeline.share_facts import ARTIFACT, LAYER, READER_KEY, TITLE, WHEEL, pull_facts, push_facts
+from assay.wheels.facts import READER, WheelFacts, dump_facts, load_facts
 
 PLACE = Reference.parse("registry.test/team/facts:v1")
 ONE = facts("torch", "2.8.0", library("torch/lib/libc10.so", defined=("_ZN3c105checkEv",)), sha256="1" * 64)

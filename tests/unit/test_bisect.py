@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assay.bisect import Answer, State, Trial, answer, begin, propose, remaining
+from assay.matrix.bisection import Answer, State, Trial, answer, begin, propose, remaining
 
 THOUSAND = [f"1.0.dev{i:04d}" for i in range(1000)]
 

@@ -8,15 +8,8 @@ from typing import Any
 
 import pytest
 
-from assay import matrix, plan
-from assay.between import Line, line_between, texts
-from assay.bisect import State, Trial, propose
 from assay.errors import StoreError, UsageError
-from assay.flows.bisect import Walk, known, resume, run, saved_state, trial_of, walk
-from assay.model.cell import Cell
-from assay.model.matrix import AxisValue, Index
-from assay.model.outcome import Outcome, Verdict
-from assay.record import (
+from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
     BuildRecord,
@@ -25,6 +18,14 @@ from assay.record import (
     FeatureResult,
     ProbeRecord,
 )
+from assay.foundation.outcome import Outcome, Verdict
+from assay.matrix import loading as matrix
+from assay.matrix import plan
+from assay.matrix.between import Line, line_between, texts
+from assay.matrix.bisection import State, Trial, propose
+from assay.matrix.cell import Cell
+from assay.matrix.model import AxisValue, Index
+from assay.pipeline.bisect import Walk, known, resume, run, saved_state, trial_of, walk
 
 WHEN = datetime(2026, 11, 1, tzinfo=UTC)
 TORCH = [f"2.{minor}.0" for minor in range(20)]

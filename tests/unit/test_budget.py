@@ -20,22 +20,22 @@ import pytest
 import zstandard
 from wheels import facts, library, wheel_bytes
 
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.simple_index import WebWheels, parse_html, parse_json
-from assay.audit import elf, elf_prefix
-from assay.audit.archive import Directory, read_directory
-from assay.audit.elf import read_elf
-from assay.audit.elf_prefix import read_prefix
-from assay.audit.facts import load_facts
-from assay.audit.fatbin import FLAG_ZSTD, Entry, walk
-from assay.audit.image import FileImage
-from assay.audit.kernels import kernel_names
-from assay.audit.member import MemberReader
-from assay.audit.metadata import read_metadata
-from assay.budget import FACTS, INDEX_PAGE, LIBRARY, MEASURED, READERS, WHEEL, Budget, Limits
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.index.simple import WebWheels, parse_html, parse_json
 from assay.errors import PackageIndexError, WheelError
-from assay.flows.read_wheel import Depth, is_library, read_wheel
+from assay.foundation.budget import FACTS, INDEX_PAGE, LIBRARY, MEASURED, READERS, WHEEL, Budget, Limits
+from assay.pipeline.read_wheel import Depth, is_library, read_wheel
 from assay.ports.index import IndexFile
+from assay.wheels import elf, elf_prefix
+from assay.wheels.archive import Directory, read_directory
+from assay.wheels.bytes_at import FileImage
+from assay.wheels.elf import read_elf
+from assay.wheels.elf_prefix import read_prefix
+from assay.wheels.facts import load_facts
+from assay.wheels.fatbin import FLAG_ZSTD, Entry, walk
+from assay.wheels.kernels import kernel_names
+from assay.wheels.member import MemberReader
+from assay.wheels.metadata import read_metadata
 
 SOURCE = Path(__file__).parents[2] / "src" / "assay"
 NAME = "evil-1.0-cp312-cp312-linux_x86_64.whl"
@@ -246,7 +246,7 @@ def test_no_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("assay.audit.kernels._unzstd", full)
+    monkeypatch.setattr("assay.wheels.kernels._unzstd", full)
     with pytest.raises(MemoryError):
         kernel_names(Entry("sass", "90", None, 8, 8, "zstd", 0), bytes(8))
 
@@ -426,18 +426,18 @@ def test_a_document_of_an_index_that_is_none_is_refused(text: str) -> None:
 
 FOREIGN = ("bytes", "Image", "IndexFile", "ByteSource")
 """Types of parameters through which foreign bytes come in."""
-PLACES = ("audit", "flows/read_wheel.py", "adapters/facts_cache.py", "adapters/simple_index.py")
+PLACES = ("audit", "wheels", "pipeline/read_wheel.py", "adapters/files/facts_cache.py", "adapters/index/simple.py")
 BOUNDED = {
-    "assay.adapters.simple_index:WebWheels.open": "opens, reads nothing",
-    "assay.audit.archive:find_directory": "the last bytes of a file, once",
-    "assay.audit.archive:local_header_size": "30 bytes",
-    "assay.audit.elf:data_ranges": "program headers, at most 65 535",
-    "assay.audit.elf:is_elf": "4 bytes",
-    "assay.audit.elf:read_header": "64 bytes",
-    "assay.audit.elf:wanted_ranges": "headers and one dynamic section of at most 1 MiB",
-    "assay.audit.facts:load_brief": "a file that this machine made of facts that were read with a budget",
-    "assay.audit.fatbin:cubin_target": "64 bytes",
-    "assay.audit.image:SparseImage.add": "keeps what it is given; who gives bounds it",
+    "assay.adapters.index.simple:WebWheels.open": "opens, reads nothing",
+    "assay.wheels.archive:find_directory": "the last bytes of a file, once",
+    "assay.wheels.archive:local_header_size": "30 bytes",
+    "assay.wheels.elf:data_ranges": "program headers, at most 65 535",
+    "assay.wheels.elf:is_elf": "4 bytes",
+    "assay.wheels.elf:read_header": "64 bytes",
+    "assay.wheels.elf:wanted_ranges": "headers and one dynamic section of at most 1 MiB",
+    "assay.wheels.facts:load_brief": "a file that this machine made of facts that were read with a budget",
+    "assay.wheels.fatbin:cubin_target": "64 bytes",
+    "assay.wheels.bytes_at:SparseImage.add": "keeps what it is given; who gives bounds it",
     "assay.audit.history:TorchHistory.load": "a file that comes with assay",
 }
 """Functions that take foreign bytes and need no budget, and why."""
@@ -449,7 +449,7 @@ def entrances() -> dict[str, ast.FunctionDef | ast.ClassDef]:
     paths = [
         path
         for place in PLACES
-        for path in ([SOURCE / place] if place.endswith(".py") else (SOURCE / place).glob("*.py"))
+        for path in ([SOURCE / place] if place.endswith(".py") else (SOURCE / place).rglob("*.py"))
     ]
     for path in paths:
         module = "assay." + ".".join(path.relative_to(SOURCE).with_suffix("").parts)
@@ -471,14 +471,14 @@ def takes_foreign(node: ast.FunctionDef) -> bool:
     return any(isinstance(a.annotation, ast.Name) and a.annotation.id in FOREIGN for a in arguments)
 
 
-FED = {"assay.audit.fatbin:FatbinWalker.feed", "assay.audit.member:MemberReader.feed"}
+FED = {"assay.wheels.fatbin:FatbinWalker.feed", "assay.wheels.member:MemberReader.feed"}
 """Methods of readers that got their budget when they were made."""
 
 
 def test_every_reader_of_foreign_bytes_has_a_budget_or_a_reason() -> None:
     unknown = entrances().keys() - READERS.keys() - BOUNDED.keys() - FED
 
-    assert not unknown, "add a `budget` and an entry in assay.budget.READERS, or here why it needs none"
+    assert not unknown, "add a `budget` and an entry in assay.foundation.budget.READERS, or here why it needs none"
     assert not BOUNDED.keys() - entrances().keys()
 
 

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from assay import matrix, plan, render
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
 from assay.cli.build import _failed_as_it_must, _without_audit
 from assay.errors import EngineError, EngineMissing, UsageError
-from assay.flows.build import KEY_LABEL, BuildFlow, BuildOptions, Job, Judgement, Prepared, exit_code
-from assay.model.cell import Cell
-from assay.model.lock import Lock
-from assay.model.matrix import Base, Expectation
-from assay.model.outcome import Verdict
+from assay.evidence.record import BuildRecord, BuildStatus
+from assay.foundation.outcome import Verdict
+from assay.matrix import loading as matrix
+from assay.matrix import plan, render
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.matrix.model import Base, Expectation
+from assay.pipeline.build import KEY_LABEL, BuildFlow, BuildOptions, Job, Judgement, Prepared, exit_code
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
-from assay.record import BuildRecord, BuildStatus
 
 
 class FakeBuilder:
@@ -196,7 +197,7 @@ def test_what_is_there_is_left_alone_with_one_question(world: World, cells: Sequ
 def test_a_stale_image_says_why(
     world: World, cells: Sequence[Cell], labels: dict[str, str] | None, reason: str
 ) -> None:
-    from assay.lockfile import lock_digest
+    from assay.matrix.lockfile import lock_digest
 
     known = (
         {} if labels is None else {k: lock_digest(lock_of(cells[0])) if v == "SAME" else v for k, v in labels.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.buildx import Buildx, _step, failure_lines
+from assay.adapters.docker.buildx import Buildx, _step, failure_lines
 from assay.errors import EngineMissing
 from assay.ports.builder import BuildEnd, BuildTask
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.card_names import load_cards
-from assay.cards import sm
+from assay.adapters.host.card_names import load_cards
 from assay.cli import main
 from assay.cli.targets import GPU, beside
 from assay.errors import ConfigError, UsageError
+from assay.matrix.cards import sm
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from assay.debian import installed, newest_symbols, upstream_version
+from assay.wheels.debian import installed, newest_symbols, upstream_version
 
 STATUS = """\
 Package: zlib1g

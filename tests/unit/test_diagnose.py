@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.diagnose import CauseClass, CellFacts, Kind, Stage, contrast, default_library, diagnose, examine
-from assay.model.outcome import Outcome
+from assay.foundation.outcome import Outcome
 
 HELP = Path(__file__).parents[1] / "assets" / "serve"
 NOISE = Path(__file__).parents[1] / "data" / "diagnose" / "noise"

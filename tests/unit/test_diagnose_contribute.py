@@ -11,7 +11,7 @@ from assay.cli import main
 from assay.diagnose import examine
 from assay.diagnose.corpus import cases
 from assay.diagnose.strip import excerpt, strip
-from assay.flows.contribute import contribution
+from assay.pipeline.contribute import contribution
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
 

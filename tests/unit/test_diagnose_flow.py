@@ -10,11 +10,9 @@ from typing import BinaryIO
 
 import pytest
 
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
 from assay.cli import main
-from assay.flows.diagnose import contrast_of_versions, diagnose_run, failures
-from assay.model.outcome import Outcome, Verdict
-from assay.record import (
+from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
     BuildRecord,
@@ -25,6 +23,8 @@ from assay.record import (
     ServeRecord,
     ServeStatus,
 )
+from assay.foundation.outcome import Outcome, Verdict
+from assay.pipeline.diagnose import contrast_of_versions, diagnose_run, failures
 
 WHEN = datetime(2026, 11, 1, tzinfo=UTC)
 GPU = (Device(name="RTX 5090", capability="12.0", memory_bytes=1),)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from assay.diff import Change, Direction, changes, side
-from assay.model.outcome import Outcome, Verdict
-from assay.record import (
+from assay.evidence.diff import Change, Direction, changes, side
+from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
     BenchRecord,
@@ -19,6 +18,7 @@ from assay.record import (
     ServeRecord,
     ServeStatus,
 )
+from assay.foundation.outcome import Outcome, Verdict
 
 WHEN = datetime(2026, 11, 1, tzinfo=UTC)
 GPU = (Device(name="RTX 5090", capability="12.0", memory_bytes=1),)

@@ -10,13 +10,13 @@ import pytest
 from project_tools import lock_text
 
 import assay.cli.bisect as command
-from assay.adapters.store import FileStore
-from assay.bisect import Trial
+from assay.adapters.files.records import FileStore
 from assay.cli import main
 from assay.errors import EngineError
-from assay.model.cell import Cell
-from assay.model.outcome import Outcome
-from assay.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+from assay.evidence.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+from assay.foundation.outcome import Outcome
+from assay.matrix.bisection import Trial
+from assay.matrix.cell import Cell
 
 WHEN = datetime(2026, 11, 1, tzinfo=UTC)
 VERSIONS = [f"{i}.0" for i in range(1, 17)]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.kept_records import is_intact
-from assay.adapters.project_files import ProjectFiles
-from assay.lockfile import lock_digest
-from assay.plan import make
-from assay.record import BuildRecord, BuildStatus, parse
+from assay.adapters.files.kept_records import is_intact
+from assay.adapters.files.project import ProjectFiles
+from assay.evidence.record import BuildRecord, BuildStatus, parse
+from assay.matrix.lockfile import lock_digest
+from assay.matrix.plan import make
 
 ROOT = Path(__file__).parents[2]
 FILES = ProjectFiles(ROOT)

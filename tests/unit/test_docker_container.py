@@ -9,8 +9,8 @@ import docker.errors
 import pytest
 import requests
 
-from assay.adapters import docker_container
-from assay.adapters.docker_container import DockerContainer
+from assay.adapters.docker import container as docker_container
+from assay.adapters.docker.container import DockerContainer
 from assay.errors import EngineError
 from assay.ports.engine import ContainerSpec
 
@@ -49,7 +49,7 @@ def container(*answers: Exception | None) -> tuple[DockerContainer, list[str]]:
     ids=["at once", "gone", "slow", "slow and then under way"],
 )
 def test_a_container_is_gone_in_the_end(answers: tuple[Exception | None, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.adapters.docker_container.time.sleep", lambda _: None)
+    monkeypatch.setattr("assay.adapters.docker.container.time.sleep", lambda _: None)
     found, asked = container(*answers)
 
     found.remove()

@@ -6,7 +6,7 @@ import docker.errors
 import pytest
 import requests.exceptions
 
-from assay.adapters.docker_errors import HINT_ENGINE, HINT_GROUP, translated
+from assay.adapters.docker.errors import HINT_ENGINE, HINT_GROUP, translated
 from assay.errors import EngineMissing
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from assay.adapters.docker_container import archive, exit_of
-from assay.adapters.docker_engine import _split
-from assay.adapters.docker_read import Reader, gpu_access, image_files, read_image
+from assay.adapters.docker.container import archive, exit_of
+from assay.adapters.docker.engine import _split
+from assay.adapters.docker.read import Reader, gpu_access, image_files, read_image
 from assay.errors import EngineError
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.fake_engine import FakeEngine
-from assay.adapters.host import LocalHost, read_gpus
+from assay.adapters.docker.fake_engine import FakeEngine
+from assay.adapters.host.info import LocalHost, read_gpus
 from assay.errors import PackageIndexError, RegistryError
-from assay.flows.doctor import Check, DoctorFlow, Needs, State, exit_code
-from assay.model.matrix import Target
+from assay.matrix.model import Target
+from assay.pipeline.doctor import Check, DoctorFlow, Needs, State, exit_code
 from assay.ports.engine import EngineInfo
 from assay.ports.host import Credential, HostGpu
 from assay.ports.index import IndexFile

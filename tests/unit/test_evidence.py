@@ -14,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from publish_tools import LOCK, NOW, SUITE, audit, both, key_pair, policy, probe
 
-from assay.adapters.dsse import KeySigner, KeyVerifier
-from assay.adapters.journal import FileJournal
-from assay.adapters.kept_records import KeptRecords
-from assay.digest import sha256_of
+from assay.adapters.files.journal import FileJournal
+from assay.adapters.files.kept_records import KeptRecords
+from assay.adapters.signing.dsse import KeySigner, KeyVerifier
 from assay.errors import EvidenceError, ToolError
-from assay.evidence import (
+from assay.evidence.oci import MANIFEST, Descriptor, artifact
+from assay.evidence.policy import judge
+from assay.evidence.record import dump, file_name
+from assay.evidence.sbom import cyclonedx
+from assay.evidence.statements import (
     BLOB_LIMIT,
     PAYLOAD,
     Kind,
@@ -38,12 +41,9 @@ from assay.evidence import (
     unpack,
     verdict_of,
 )
-from assay.model.policy import Requirement
-from assay.oci import MANIFEST, Descriptor, artifact
-from assay.policy import judge
+from assay.foundation.digest import sha256_of
+from assay.matrix.policy import Requirement
 from assay.ports.journal import Transition
-from assay.record import dump, file_name
-from assay.sbom import cyclonedx
 
 test_result.__test__ = False  # type: ignore[attr-defined]  # the name is in-toto's
 DIGEST = "sha256:" + "d" * 64

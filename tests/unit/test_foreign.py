@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.foreign import ForeignError, read_integer, read_json, read_pause, read_time, read_url, sane_time
+from assay.foundation.foreign import ForeignError, read_integer, read_json, read_pause, read_time, read_url, sane_time
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 VALUES = st.recursive(

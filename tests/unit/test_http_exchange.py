@@ -9,8 +9,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.adapters.http_exchange import Answer, Connection, request_bytes
-from assay.adapters.openai_client import _events, _sample
+from assay.adapters.http.exchange import Answer, Connection, request_bytes
+from assay.adapters.http.openai import _events, _sample
 
 
 def chunk(data: bytes) -> bytes:

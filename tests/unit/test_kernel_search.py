@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from assay.adapters.knowledge_files import load_knowledge
-from assay.audit.kernel_search import searcher
+from assay.adapters.files.knowledge import load_knowledge
+from assay.wheels.kernel_search import searcher
 
 PATTERNS = sorted(
     {

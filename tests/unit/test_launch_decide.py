@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 
 from assay.errors import UsageError
-from assay.model.outcome import Outcome, Verdict
-from assay.record import AnyRecord, AuditRecord, Device, FeatureResult, ProbeRecord, ServeRecord, ServeStatus, file_name
+from assay.evidence.record import (
+    AnyRecord,
+    AuditRecord,
+    Device,
+    FeatureResult,
+    ProbeRecord,
+    ServeRecord,
+    ServeStatus,
+    file_name,
+)
+from assay.foundation.outcome import Outcome, Verdict
 from assay.serving.command import ServerCommand, prepare
 from assay.serving.knowledge import load_server_flags
 from assay.serving.launching import decide

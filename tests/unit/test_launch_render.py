@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.errors import UsageError
-from assay.printable import is_printable
+from assay.foundation.printable import is_printable
 from assay.serving.command import ServerCommand
 from assay.serving.deploy import FORMATS, Deployment, Format, Service, name_of, render, secrets_of, unit_word
 from assay.serving.knowledge import load_server_flags

@@ -7,9 +7,10 @@ import time
 import pytest
 from project_tools import IMAGE, MATRIX
 
-from assay import matrix, yamltext
 from assay.errors import ConfigError
-from assay.plan import make, render_requirements
+from assay.foundation import yamltext
+from assay.matrix import loading as matrix
+from assay.matrix.plan import make, render_requirements
 
 
 def cube(side: int, axes: str = "abc") -> tuple[str, str]:

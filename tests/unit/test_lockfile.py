@@ -6,12 +6,13 @@ from datetime import date
 
 import pytest
 
-from assay import lockfile, matrix, plan
 from assay.errors import ConfigError
-from assay.flows.lock import age_warning, changes, pick_nightly
-from assay.model.cell import Cell
-from assay.model.lock import Lock, LockedWheel
-from assay.model.matrix import AxisValue
+from assay.matrix import loading as matrix
+from assay.matrix import lockfile, plan
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.model import AxisValue
+from assay.pipeline.lock import age_warning, changes, pick_nightly
 
 
 def wheel(name: str, version: str = "1.0", *, size: int | None = 10, index: str = "pypi") -> LockedWheel:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from assay import matrix
 from assay.errors import ConfigError
+from assay.matrix import loading as matrix
 
 
 def problems(matrix_text: str, image_text: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.oci_archive import ImageConfig, write_archive
+from assay.adapters.docker.oci_archive import ImageConfig, write_archive
 
 
 def write(folder: Path, name: str, *, content: bytes = b"layer", created: int = 0) -> tuple[str, dict[str, bytes]]:

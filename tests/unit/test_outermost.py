@@ -20,7 +20,7 @@ from assay.errors import (
     ToolError,
     WheelError,
 )
-from assay.printable import is_printable
+from assay.foundation.printable import is_printable
 
 
 def raising(error: BaseException) -> Callable[[], int]:

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 from urllib3.response import HTTPResponse
 
-from assay.adapters import patience
-from assay.adapters.patience import Rate, TooSlow, body_chunks, session
+from assay.adapters.http import patience
+from assay.adapters.http.patience import Rate, TooSlow, body_chunks, session
 
 
 class Clock:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay import matrix, plan
 from assay.errors import ConfigError, NothingSelected, UsageError
-from assay.model.cell import oci_tag
+from assay.matrix import loading as matrix
+from assay.matrix import plan
+from assay.matrix.cell import oci_tag
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
 from assay.audit.findings import AuditReport, Finding, verdict_of
 from assay.errors import StoreError
-from assay.flows.audit import keep_record
-from assay.model.outcome import Outcome, Severity, Verdict
-from assay.model.policy import Level
-from assay.policy import Why, judge
-from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record, dump, parse
+from assay.evidence.policy import Why, judge
+from assay.evidence.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record, dump, parse
+from assay.foundation.outcome import Outcome, Severity, Verdict
+from assay.matrix.policy import Level
+from assay.pipeline.audit import keep_record
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64

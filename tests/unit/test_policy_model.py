@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from assay.model.outcome import Verdict
-from assay.model.policy import Level, Policy, Repositories, Requirement, alias_of, suffix_of
+from assay.foundation.outcome import Verdict
+from assay.matrix.policy import Level, Policy, Repositories, Requirement, alias_of, suffix_of
 
 VERIFIED: dict[str, Any] = {
     "max_age_days": "90",

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay import console
 from assay.audit.formats import junit
+from assay.cli import console
 from assay.errors import OutputError
-from assay.model.outcome import Outcome
-from assay.printable import is_printable, json_text, one_line, printable
-from assay.site.badge import badge
-from assay.site.markdown import cell_text
+from assay.foundation.outcome import Outcome
+from assay.foundation.printable import is_printable, json_text, one_line, printable
+from assay.pages.badge import badge
+from assay.pages.markdown import cell_text
 
 HOSTILE = (
     "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x1b[2J\x1b[Hok: verified", "\x9b31m", "a\rok: verified", "\x00\x08\x7f",

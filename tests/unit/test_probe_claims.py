@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from assay import claims, probes
-from assay.claims import Claim, Line
 from assay.errors import ConfigError
-from assay.model.outcome import Outcome, Verdict
-from assay.record import AuditRecord, Device, FeatureResult, ProbeRecord
+from assay.evidence import claims
+from assay.evidence import suite as probes
+from assay.evidence.claims import Claim, Line
+from assay.evidence.record import AuditRecord, Device, FeatureResult, ProbeRecord
+from assay.foundation.outcome import Outcome, Verdict
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LEDGERS = sorted((Path(__file__).parents[2] / "images").glob("*/claims.yaml"))

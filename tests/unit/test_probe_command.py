@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from assay import matrix, plan
-from assay.adapters.fake_container import FakeImage
-from assay.adapters.fake_engine import FakeEngine
-from assay.adapters.store import FileStore
+from assay.adapters.docker.fake_container import FakeImage
+from assay.adapters.docker.fake_engine import FakeEngine
+from assay.adapters.files.records import FileStore
 from assay.cli.probe import subjects_of
 from assay.errors import NothingSelected
-from assay.render import LABEL_PREFIX
+from assay.matrix import loading as matrix
+from assay.matrix import plan
+from assay.matrix.render import LABEL_PREFIX
 
 
 @pytest.fixture

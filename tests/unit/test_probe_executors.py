@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.docker_executor import DockerExecutor
-from assay.adapters.fake_container import Process
-from assay.adapters.fake_engine import FakeEngine, FakeImage
-from assay.adapters.gpu_leases import FileLeases
-from assay.adapters.local_executor import visible_gpus
+from assay.adapters.docker.fake_container import Process
+from assay.adapters.docker.fake_engine import FakeEngine, FakeImage
+from assay.adapters.executors.docker import DockerExecutor
+from assay.adapters.executors.gpu_leases import FileLeases
+from assay.adapters.executors.local import visible_gpus
 from assay.errors import EngineMissing, GpuMissing, StoreError, UsageError
 from assay.ports.executor import Request
 

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import pytest
 
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
 from assay.errors import GpuMissing
-from assay.flows.probe import Options, ProbeFlow, Subject, exit_code
-from assay.model.outcome import Outcome
+from assay.evidence.record import ProbeRecord
+from assay.foundation.outcome import Outcome
+from assay.pipeline.probe import Options, ProbeFlow, Subject, exit_code
 from assay.ports.executor import Place, Ran, Request
-from assay.record import ProbeRecord
 
 DECLARE = 'FEATURE = "{0}"\nREQUIRES = {1!r}\nTIMEOUT = 5\nGPUS = {2}\nWARM = True\n'
 SUITE = {

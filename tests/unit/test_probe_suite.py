@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from assay.adapters.probe_suite import suite_digest
+from assay.adapters.executors.probe_suite import suite_digest
 
 
 def test_the_digest_is_the_one_that_the_harness_records(root: Path) -> None:

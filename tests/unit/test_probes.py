@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay import probes
 from assay.errors import ConfigError, UsageError
-from assay.model.outcome import Outcome
-from assay.probes import Declaration, Ended, Facts, HarnessResult
-from assay.record import Device, FeatureResult, ProbeRecord
+from assay.evidence import suite as probes
+from assay.evidence.record import Device, FeatureResult, ProbeRecord
+from assay.evidence.suite import Declaration, Ended, Facts, HarnessResult
+from assay.foundation.outcome import Outcome
 
 H200 = Device(name="NVIDIA H200", capability="9.0", memory_bytes=1, driver="580.1", cuda="13.0")
 

@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from assay import matrix, plan
 from assay.cli.progress import BuildProgress
-from assay.model.cell import Cell
-from assay.record import BuildRecord, BuildStatus, now
+from assay.evidence.record import BuildRecord, BuildStatus, now
+from assay.matrix import loading as matrix
+from assay.matrix import plan
+from assay.matrix.cell import Cell
 
 
 class Screen(io.StringIO):

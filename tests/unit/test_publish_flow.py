@@ -10,19 +10,19 @@ import pytest
 from publish_tools import NOW, SUITE, audit, both, candidate, gear, key_pair, policy, probe, publish
 from registry_tools import put_image
 
-from assay.adapters.fake_registry import FakeRegistry
-from assay.adapters.journal import FileJournal
+from assay.adapters.files.journal import FileJournal
+from assay.adapters.registry.fake import FakeRegistry
 from assay.errors import PolicyRefused, RegistryBroken, RegistryError, TagImmutable, UsageError
-from assay.evidence import Kind
-from assay.flows.attach import collect
-from assay.flows.publish import propose, stage
-from assay.flows.revoke import revoke
-from assay.flows.verify import Verification, verify
-from assay.model.policy import Policy, Signatures
-from assay.oci import Manifest, fallback_tag, index_of
-from assay.policy import Why
-from assay.record import dump
-from assay.reference import Reference, Repository
+from assay.evidence.oci import Manifest, fallback_tag, index_of
+from assay.evidence.policy import Why
+from assay.evidence.record import dump
+from assay.evidence.reference import Reference, Repository
+from assay.evidence.statements import Kind
+from assay.matrix.policy import Policy, Signatures
+from assay.pipeline.attach import collect
+from assay.pipeline.publish import propose, stage
+from assay.pipeline.revoke import revoke
+from assay.pipeline.verify import Verification, verify
 
 HOST = "registry.test"
 STAGING = Repository(host=HOST, path="team/staging/demo")
@@ -380,8 +380,8 @@ def test_evidence_of_another_digest_does_not_carry_over(
     registry: FakeRegistry, image: Manifest, tmp_path: Path
 ) -> None:
     """A replay: the genuine, signed bundle of one image attached to another."""
-    from assay.evidence import BUNDLE, DIGEST_NOTE
-    from assay.oci import Descriptor, artifact
+    from assay.evidence.oci import Descriptor, artifact
+    from assay.evidence.statements import BUNDLE, DIGEST_NOTE
 
     tools = gear(registry, tmp_path, key=key_pair(tmp_path))
     publish(candidate(), policy(HOST), both, tools)

@@ -13,10 +13,13 @@ import pytest
 from publish_tools import CELL, NOW, audit, both, candidate, gear, key_pair, policy, probe, publish
 from registry_tools import put_image
 
-from assay.adapters.dsse import KeySigner, KeyVerifier
-from assay.adapters.fake_registry import FakeRegistry
-from assay.digest import sha256_of
-from assay.evidence import (
+from assay.adapters.registry.fake import FakeRegistry
+from assay.adapters.signing.dsse import KeySigner, KeyVerifier
+from assay.evidence.oci import EMPTY_BYTES, MANIFEST, Descriptor, Manifest, artifact, fallback_tag, index_of
+from assay.evidence.policy import Why
+from assay.evidence.record import dump
+from assay.evidence.reference import Reference, Repository
+from assay.evidence.statements import (
     DIGEST_NOTE,
     PAYLOAD,
     Kind,
@@ -26,15 +29,12 @@ from assay.evidence import (
     record_statement,
     void,
 )
-from assay.flows.attach import attach, collect
-from assay.flows.collect import PIECES, STRANGERS
-from assay.flows.recommend import from_registry
-from assay.flows.revoke import revoke
-from assay.flows.verify import Verification, verify
-from assay.oci import EMPTY_BYTES, MANIFEST, Descriptor, Manifest, artifact, fallback_tag, index_of
-from assay.policy import Why
-from assay.record import dump
-from assay.reference import Reference, Repository
+from assay.foundation.digest import sha256_of
+from assay.pipeline.attach import attach, collect
+from assay.pipeline.collect import PIECES, STRANGERS
+from assay.pipeline.recommend import from_registry
+from assay.pipeline.revoke import revoke
+from assay.pipeline.verify import Verification, verify
 
 HOST = "registry.test"
 STAGING = Repository.parse(f"{HOST}/team/staging/demo")

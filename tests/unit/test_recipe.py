@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from assay import recipe
 from assay.errors import UsageError
+from assay.matrix import recipe
 
 RECIPE = """\
 # A recipe.

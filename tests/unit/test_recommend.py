@@ -8,11 +8,11 @@ from pathlib import Path
 from publish_tools import NOW, audit, both, candidate, gear, policy, probe, publish
 from registry_tools import put_image
 
-from assay.adapters.dsse import KeyVerifier
-from assay.adapters.fake_registry import FakeRegistry
-from assay.flows.recommend import from_records, from_registry, rank
-from assay.model.outcome import Outcome
-from assay.reference import Repository
+from assay.adapters.registry.fake import FakeRegistry
+from assay.adapters.signing.dsse import KeyVerifier
+from assay.evidence.reference import Repository
+from assay.foundation.outcome import Outcome
+from assay.pipeline.recommend import from_records, from_registry, rank
 
 DIGEST = "sha256:" + "a" * 64
 RELEASE = Repository(host="r.test", path="team/demo")

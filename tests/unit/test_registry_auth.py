@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from assay.adapters.process import Completed
-from assay.adapters.registry_auth import Challenge, Credentials, DockerConfig, challenges
+from assay.adapters.host.process import Completed
+from assay.adapters.registry.auth import Challenge, Credentials, DockerConfig, challenges
 from assay.errors import RegistryError, ToolError
-from assay.reference import DOCKER_HUB
+from assay.evidence.reference import DOCKER_HUB
 
 
 def config(folder: Path, value: dict[str, Any]) -> Path:

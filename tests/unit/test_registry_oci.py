@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.digest import sha256_of
 from assay.errors import ManifestMismatch, RegistryError
-from assay.oci import DOCKER_MANIFEST, EMPTY, INDEX, MANIFEST, Descriptor, Manifest, artifact, fallback_tag, index_of
+from assay.evidence.oci import (
+    DOCKER_MANIFEST,
+    EMPTY,
+    INDEX,
+    MANIFEST,
+    Descriptor,
+    Manifest,
+    artifact,
+    fallback_tag,
+    index_of,
+)
+from assay.foundation.digest import sha256_of
 
 LAYER = Descriptor(media_type="a/b", digest=sha256_of(b"x"), size=1)
 KEYS = ["mediaType", "config", "layers", "manifests", "subject", "digest", "size", "annotations", "artifactType"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.errors import UsageError
-from assay.reference import Reference, Repository
+from assay.evidence.reference import Reference, Repository
 
 DIGEST = "sha256:" + "a" * 64
 

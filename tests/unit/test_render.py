@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from assay import lockfile, matrix, plan, render
 from assay.errors import ConfigError
-from assay.model.cell import Cell
-from assay.model.lock import SHELVES, Lock, LockedWheel
-from assay.model.matrix import AxisValue, SourceTree
+from assay.matrix import loading as matrix
+from assay.matrix import lockfile, plan, render
+from assay.matrix.cell import Cell
+from assay.matrix.lock import SHELVES, Lock, LockedWheel
+from assay.matrix.model import AxisValue, SourceTree
 
 
 @pytest.fixture

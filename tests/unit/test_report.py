@@ -9,10 +9,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from assay import matrix, plan, report
-from assay.model.cell import Cell
-from assay.model.outcome import Outcome
-from assay.record import AnyRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, RunSummary
+from assay.evidence import report
+from assay.evidence.record import AnyRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, RunSummary
+from assay.foundation.outcome import Outcome
+from assay.matrix import loading as matrix
+from assay.matrix import plan
+from assay.matrix.cell import Cell
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "1" * 64

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from assay import schema
+from assay.pipeline import schema
 
 CASES = {"matrix.schema.json": ["matrix.yaml"], "image.schema.json": ["images/*/image.yaml"]}
 

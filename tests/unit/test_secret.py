@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.adapters import process
-from assay.secret import HIDDEN, has_password, hide, is_secret_name, redacted, values_of, words_without
+from assay.adapters.host import process
+from assay.foundation.secret import HIDDEN, has_password, hide, is_secret_name, redacted, values_of, words_without
 from assay.serving.command import ServerCommand
 from assay.serving.knowledge import load_server_flags
 

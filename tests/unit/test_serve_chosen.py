@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from assay.model.profile import Engine
 from assay.serving.chosen import Chosen, from_log, from_server_info
+from assay.serving.profile import Engine
 
 OLD_SGLANG = """
 [2025-08-25 15:31:01] Attention backend not specified. Use flashinfer backend by default.

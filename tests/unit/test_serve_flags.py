@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from assay.model.profile import Engine, Flags
 from assay.serving.flags import apply, check_flags, check_known, command_line, modernise, switch
 from assay.serving.helptext import HelpOption, parse_help
 from assay.serving.knowledge import EngineFlags, FlagHistory, ServerFlags, Setting, load_server_flags
+from assay.serving.profile import Engine, Flags
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from typing import Literal
 
 import pytest
 
-from assay.flows.serve import server_help
-from assay.model.profile import Engine
+from assay.pipeline.serve import server_help
 from assay.ports.server import Facts, Output, RunningServer, ServerSpec
 from assay.serving.knowledge import load_server_flags
+from assay.serving.profile import Engine
 
 ROOT = Path(__file__).parents[2]
 KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.record import BenchRecord
+from assay.evidence.record import BenchRecord
 from assay.serving.csvtext import COMPARISON, comparison_csv, labels, series_csv
 from assay.serving.load import Sample, Workload, percentile, spread, standard_load, summarise
 from assay.serving.plots import Line, line_plot, plots

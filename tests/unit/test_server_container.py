@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from assay.adapters.docker_read import read_info
-from assay.adapters.fake_engine import FakeEngine, FakeImage, Process
-from assay.adapters.server_container import ContainerServerHost
+from assay.adapters.docker.fake_engine import FakeEngine, FakeImage, Process
+from assay.adapters.docker.read import read_info
+from assay.adapters.executors.server_container import ContainerServerHost
 from assay.cli.serving import Options, mount, mounts_of, named_model
 from assay.errors import EngineError, UsageError
 from assay.ports.engine import Bind, ContainerSpec, EngineInfo
@@ -162,7 +162,7 @@ def test_mounts_that_cannot_be(tmp_path: Path, text: str) -> None:
 
 
 def info_of(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], **more: Any) -> EngineInfo:
-    monkeypatch.setattr("assay.adapters.docker_read._buildx", lambda: None)
+    monkeypatch.setattr("assay.adapters.docker.read._buildx", lambda: None)
     return read_info({"ServerVersion": "26.1.5", **said}, {}, local=True, **more)
 
 

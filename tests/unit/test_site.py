@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from assay.diagnose import default_library
 from assay.errors import UsageError
-from assay.model.lock import Lock, LockedWheel
-from assay.model.outcome import Outcome, Verdict
-from assay.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
-from assay.site import (
+from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+from assay.foundation.outcome import Outcome, Verdict
+from assay.matrix.lock import Lock, LockedWheel
+from assay.pages import (
     Cause,
     Claim,
     LogExcerpt,
@@ -33,7 +33,7 @@ from assay.site import (
     render,
     table,
 )
-from assay.site.charts import ticks
+from assay.pages.charts import ticks
 
 CELLS = sites.cells(6)
 CLAIM = Claim(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
 from assay.cli import main
-from assay.model.outcome import Outcome
-from assay.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, dump, file_name
+from assay.evidence.record import BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord, dump, file_name
+from assay.foundation.outcome import Outcome
 
 WHEN = datetime(2026, 11, 1, tzinfo=UTC)
 MATRIX = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters import site
+from assay.adapters.host import settings as site
 from assay.errors import UsageError
 
 

@@ -12,10 +12,10 @@ from typing import NoReturn
 
 import pytest
 
-from assay.adapters.locks import locked
-from assay.adapters.store import FileStore, write_whole
+from assay.adapters.files.locks import locked
+from assay.adapters.files.records import FileStore, write_whole
 from assay.errors import StoreError
-from assay.record import AnyRecord, BuildRecord, BuildStatus
+from assay.evidence.record import AnyRecord, BuildRecord, BuildStatus
 
 
 def record(cell: str = "c", second: int = 0, *, run: str = "r") -> BuildRecord:
@@ -85,7 +85,7 @@ def test_a_signal_while_a_file_is_written_leaves_nothing_behind(
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("assay.adapters.store.os.fsync", interrupt)
+    monkeypatch.setattr("assay.adapters.files.records.os.fsync", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         write_whole(tmp_path / "b.json", b"x")
@@ -201,7 +201,7 @@ def test_drafts_that_another_process_takes_meanwhile_are_left_to_it(
         with locked(path) as held:
             yield held
 
-    monkeypatch.setattr("assay.adapters.store.locked", late)
+    monkeypatch.setattr("assay.adapters.files.records.locked", late)
 
     assert [] == store.adopt()
     assert 1 == len(list(store.records()))
@@ -214,7 +214,7 @@ def test_drafts_that_cannot_be_locked_are_told(store: FileStore, monkeypatch: py
     def refused(path: Path) -> NoReturn:
         raise StoreError(f"{path.parent} cannot be written: Permission denied")
 
-    monkeypatch.setattr("assay.adapters.store.locked", refused)
+    monkeypatch.setattr("assay.adapters.files.records.locked", refused)
 
     with pytest.raises(StoreError, match="Permission denied"):
         store.adopt()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay import yamltext
 from assay.errors import ConfigError
+from assay.foundation import yamltext
 
 
 @pytest.mark.parametrize(

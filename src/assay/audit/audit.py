@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from assay.audit.context import Context, TargetGpu, label
-from assay.audit.facts import Library, WheelFacts
 from assay.audit.features import predictions
 from assay.audit.findings import AuditReport, CodeRow, Finding, Prediction, verdict_of
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Installation
-from assay.audit.rules_alternatives import alternative_rules
-from assay.audit.rules_gpu import gpu_rules
-from assay.audit.rules_link import link_rules
-from assay.audit.rules_requirements import requirement_rules
-from assay.audit.rules_sets import set_rules
-from assay.audit.rules_torch import torch_rules
-from assay.audit.rules_versions import version_rules
-from assay.model.outcome import Severity
+from assay.audit.rules.alternatives import alternative_rules
+from assay.audit.rules.gpu import gpu_rules
+from assay.audit.rules.link import link_rules
+from assay.audit.rules.requirements import requirement_rules
+from assay.audit.rules.sets import set_rules
+from assay.audit.rules.torch import torch_rules
+from assay.audit.rules.versions import version_rules
+from assay.foundation.outcome import Severity
+from assay.wheels.facts import Library, WheelFacts
 
 __all__ = ["Audited", "audit"]
 

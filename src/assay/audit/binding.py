@@ -12,8 +12,8 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from assay.audit.facts import Library, Reference, plain_lines, versioned_lines
-from assay.audit.symbols import Owner, owner
+from assay.wheels.facts import Library, Reference, plain_lines, versioned_lines
+from assay.wheels.symbols import Owner, owner
 
 __all__ = ["Group", "Left", "asked_of", "is_of_cuda", "left"]
 

@@ -14,14 +14,14 @@ from packaging.version import InvalidVersion
 
 from assay.audit import settled
 from assay.audit.companions import Mismatch, mismatches
-from assay.audit.facts import Library, WheelFacts, torch_names
 from assay.audit.findings import Finding
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge, LibraryPolicy, RuntimeNeed, fits, parsed
 from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
-from assay.audit.symbols import Kind
-from assay.audit.variants import for_others
-from assay.model.outcome import Severity
+from assay.foundation.outcome import Severity
+from assay.wheels.facts import Library, WheelFacts, torch_names
+from assay.wheels.symbols import Kind
+from assay.wheels.variants import for_others
 
 __all__ = ["Context", "Root", "TargetGpu", "label", "minor", "torch_release"]
 

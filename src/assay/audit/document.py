@@ -6,7 +6,7 @@ from typing import Literal
 
 from assay.audit.findings import AuditReport
 from assay.audit.grid import Grid
-from assay.model.base import Value
+from assay.foundation.strict import Value
 
 __all__ = ["AuditDocument"]
 

@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import TypeVar, cast
 
 from assay.audit.context import Context, TargetGpu, label
-from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Prediction
 from assay.audit.gpu import Run, spread
 from assay.audit.knowledge import Dispatch, Feature, fits
-from assay.audit.rules_link import soname_cause
-from assay.model.outcome import Outcome, Verdict
+from assay.audit.rules.link import soname_cause
+from assay.foundation.outcome import Outcome, Verdict
+from assay.wheels.facts import Library, WheelFacts
 
 __all__ = ["predictions"]
 

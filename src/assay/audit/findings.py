@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from assay.model.base import Value
-from assay.model.outcome import Outcome, Severity, Verdict
+from assay.foundation.outcome import Outcome, Severity, Verdict
+from assay.foundation.strict import Value
 
 __all__ = ["RULES", "AuditReport", "CodeRow", "Finding", "Prediction", "Suggestion", "verdict_of"]
 

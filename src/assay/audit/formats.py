@@ -9,8 +9,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from assay import __version__
 from assay.audit.findings import RULES, AuditReport, Finding
-from assay.model.outcome import Severity
-from assay.printable import one_line, printable
+from assay.foundation.outcome import Severity
+from assay.foundation.printable import one_line, printable
 
 __all__ = ["junit", "sarif", "text", "verdict_line"]
 

@@ -10,8 +10,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from assay.audit.facts import CodeGroup, GpuCode, Library, target_key
 from assay.audit.knowledge import parsed
+from assay.wheels.facts import CodeGroup, GpuCode, Library, target_key
 
 __all__ = ["Run", "Spread", "capability_of", "group_runs", "jit", "runs", "spelled", "spread"]
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from assay.audit.findings import AuditReport, CodeRow, Finding
-from assay.audit.rules_gpu import CPU_TORCH
-from assay.model.base import Value
-from assay.model.outcome import Severity, Verdict
+from assay.audit.rules.gpu import CPU_TORCH
+from assay.foundation.outcome import Severity, Verdict
+from assay.foundation.strict import Value
 
 __all__ = ["Cell", "Column", "Grid", "Row", "State", "cell_of", "unanswered"]
 

@@ -14,8 +14,8 @@ from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator
 
 from assay.audit.history import TorchHistory
-from assay.model.base import Value
-from assay.model.outcome import Outcome
+from assay.foundation.outcome import Outcome
+from assay.foundation.strict import Value
 
 __all__ = [
     "BaseFacts",

@@ -17,7 +17,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from assay.audit.facts import Library, WheelFacts
+from assay.wheels.facts import Library, WheelFacts
 
 __all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Rest", "Where", "same"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from packaging.specifiers import SpecifierSet
 
-from assay.audit.facts import WheelFacts
 from assay.audit.knowledge import Knowledge
-from assay.audit.rules_requirements import requirements_of
+from assay.audit.rules.requirements import requirements_of
+from assay.wheels.facts import WheelFacts
 
 __all__ = ["promised"]
 

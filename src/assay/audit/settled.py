@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from assay.audit.facts import Library, WheelFacts
 from assay.audit.findings import Finding
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Found, Linker, same
+from assay.wheels.facts import Library, WheelFacts
 
 __all__ = [
     "Settled",

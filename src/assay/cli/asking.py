@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from assay.audit.context import Context, TargetGpu
-from assay.audit.facts import WheelFacts
 from assay.audit.findings import AuditReport
 from assay.audit.linker import Base, Installation
 from assay.audit.promised import promised
-from assay.audit.rules_requirements import Wanted, requirements_of
-from assay.audit.tags import fits_platform, platform_of, python_of, tags_of
+from assay.audit.rules.requirements import Wanted, requirements_of
 from assay.cli.wheels import PYTHON, choose_wheel, distribution_of, wheel_of
 from assay.errors import PackageIndexError
-from assay.flows.audit import Auditor, Obtained
+from assay.pipeline.audit import Auditor, Obtained
 from assay.ports.index import IndexFile, PackageIndex
+from assay.wheels.facts import WheelFacts
+from assay.wheels.tags import fits_platform, platform_of, python_of, tags_of
 
 __all__ = ["Asker", "Question"]
 

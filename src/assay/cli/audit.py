@@ -11,9 +11,8 @@ from typing import Any, Final
 
 import click
 
-from assay import console
-from assay.adapters.card_names import load_cards
-from assay.adapters.project_files import ProjectFiles, find_root
+from assay.adapters.files.project import ProjectFiles, find_root
+from assay.adapters.host.card_names import load_cards
 from assay.audit.context import TargetGpu
 from assay.audit.document import AuditDocument
 from assay.audit.findings import AuditReport
@@ -21,7 +20,7 @@ from assay.audit.formats import junit, sarif, text
 from assay.audit.gpu import capability_of
 from assay.audit.grid import Grid
 from assay.audit.linker import Base
-from assay.cards import Named
+from assay.cli import console
 from assay.cli.asking import Asker
 from assay.cli.audit_wheels import Answer, Asked, answer_grid, answer_one, questions, read_suffix
 from assay.cli.auditing import make_auditor, progress
@@ -29,12 +28,13 @@ from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import local_gpus
 from assay.cli.wheels import index_option, is_requirement, is_wheel, refuse_other, where_to_look
 from assay.errors import AssayError, NothingSelected, UsageError
-from assay.flows.audit import Auditor, base_of, gpu_targets, keep_record
-from assay.model.cell import Cell
-from assay.model.lock import Lock
-from assay.model.matrix import Matrix
-from assay.model.outcome import Verdict
-from assay.plan import Plan
+from assay.foundation.outcome import Verdict
+from assay.matrix.cards import Named
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.matrix.model import Matrix
+from assay.matrix.plan import Plan
+from assay.pipeline.audit import Auditor, base_of, gpu_targets, keep_record
 
 __all__ = ["command"]
 
@@ -272,7 +272,7 @@ def _audit_cells(
     *,
     record: bool,
 ) -> Iterator[AuditReport]:
-    from assay.adapters.store import FileStore  # noqa: PLC0415 - only cells keep records
+    from assay.adapters.files.records import FileStore  # noqa: PLC0415 - only cells keep records
 
     store = FileStore(files.root / "build_logs")
     matrix = plan.project.matrix
@@ -362,7 +362,7 @@ class _Out:
 
 
 def _grids(grids: Sequence[Grid], form: str) -> Iterator[str]:
-    from assay.audit import grid_formats  # noqa: PLC0415 - questions without a grid need none of it
+    from assay.pages import grid as grid_formats  # noqa: PLC0415 - questions without a grid need none of it
 
     match form:
         case "html":

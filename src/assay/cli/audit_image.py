@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from assay import console
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.project_files import ProjectFiles
-from assay.adapters.store import FileStore
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.files.records import FileStore
 from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
+from assay.cli import console
 from assay.cli.common import cell_of
-from assay.flows.audit import Auditor, keep_record
-from assay.flows.audit_image import audit_image
-from assay.lockfile import lock_digest
-from assay.model.cell import Cell
-from assay.model.lock import Lock
-from assay.plan import Plan
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.matrix.lockfile import lock_digest
+from assay.matrix.plan import Plan
+from assay.matrix.render import LABEL_PREFIX
+from assay.pipeline.audit import Auditor, keep_record
+from assay.pipeline.audit_image import audit_image
 from assay.ports.engine import ImageInfo
-from assay.render import LABEL_PREFIX
 
 __all__ = ["audit_images"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
 from assay.audit.grid import Cell, Column, Grid, Row, cell_of, unanswered
-from assay.audit.tags import platform_of
-from assay.cards import Named
 from assay.cli.asking import Asker, Question
 from assay.cli.wheels import distribution_of, filename_of, is_wheel
 from assay.errors import AssayError, PackageIndexError, QuestionError, UsageError, WheelError
+from assay.matrix.cards import Named
+from assay.wheels.tags import platform_of
 
 __all__ = ["Answer", "Asked", "answer_grid", "answer_one", "questions", "read_suffix"]
 

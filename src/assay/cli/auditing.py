@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from assay import console
-from assay.adapters.demangle import demangle
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.knowledge_files import knowledge_folder, load_knowledge
-from assay.adapters.simple_index import SimpleIndex, WebWheels
-from assay.flows.audit import Auditor, gpu_targets, judgement, keep_record
-from assay.flows.audit_image import audit_image
-from assay.flows.build import ImageJudge, Judge, Judgement
-from assay.flows.read_wheel import Progress
-from assay.model.cell import Cell
-from assay.model.lock import Lock
-from assay.model.matrix import Index, Matrix
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.host.demangle import demangle
+from assay.adapters.index.simple import SimpleIndex, WebWheels
+from assay.cli import console
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.matrix.model import Index, Matrix
+from assay.pipeline.audit import Auditor, gpu_targets, judgement, keep_record
+from assay.pipeline.audit_image import audit_image
+from assay.pipeline.build import ImageJudge, Judge, Judgement
+from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
 from assay.ports.store import Store
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from assay import console
+from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.serving import (
     Options,
@@ -22,8 +22,8 @@ from assay.cli.serving import (
     resolve_place,
 )
 from assay.errors import UsageError
-from assay.model.profile import Profile
-from assay.record import BenchRecord
+from assay.evidence.record import BenchRecord
+from assay.serving.profile import Profile
 
 __all__ = ["command"]
 
@@ -82,10 +82,10 @@ def command(
 
     Exit code 0: all of them were stable; 1: one of them was not.
     """
-    from assay.adapters.openai_client import OpenAiClient  # noqa: PLC0415 - keeps --help fast
-    from assay.adapters.store import FileStore  # noqa: PLC0415
-    from assay.flows.bench import Contestant, LoadShape, bench  # noqa: PLC0415
-    from assay.flows.serve_check import ServeRequest  # noqa: PLC0415
+    from assay.adapters.files.records import FileStore  # noqa: PLC0415
+    from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast
+    from assay.pipeline.bench import Contestant, LoadShape, bench  # noqa: PLC0415
+    from assay.pipeline.serve_check import ServeRequest  # noqa: PLC0415
 
     options = Options(**given)
     contestants: list[Contestant] = []

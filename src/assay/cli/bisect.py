@@ -11,23 +11,24 @@ from typing import Any
 import click
 from packaging.utils import canonicalize_name
 
-from assay import console, probes
-from assay.adapters.kept_records import intact_records
-from assay.adapters.probe_suite import find_suite, load_suite
-from assay.adapters.project_files import ProjectFiles, write_text
-from assay.adapters.store import FileStore, write_whole
-from assay.between import texts
-from assay.bisect import Answer, State, Trial, remaining
+from assay.adapters.executors.probe_suite import find_suite, load_suite
+from assay.adapters.files.kept_records import intact_records
+from assay.adapters.files.project import ProjectFiles, write_text
+from assay.adapters.files.records import FileStore, write_whole
+from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import GPU
 from assay.cli.world import index_versions
-from assay.digest import digest_of
 from assay.errors import EngineError, PackageIndexError, StoreError, UsageError
-from assay.flows.bisect import STAGES, Walk, known, resume, run, saved_state, trial_of, walk
-from assay.flows.lock import LockStatus
-from assay.model.cell import Cell
-from assay.nearest import suggestion
-from assay.plan import Plan
+from assay.evidence import suite as probes
+from assay.foundation.digest import digest_of
+from assay.foundation.nearest import suggestion
+from assay.matrix.between import texts
+from assay.matrix.bisection import Answer, State, Trial, remaining
+from assay.matrix.cell import Cell
+from assay.matrix.plan import Plan
+from assay.pipeline.bisect import STAGES, Walk, known, resume, run, saved_state, trial_of, walk
+from assay.pipeline.lock import LockStatus
 
 __all__ = ["command"]
 

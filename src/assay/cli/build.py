@@ -10,16 +10,23 @@ from typing import TypeGuard
 
 import click
 
-from assay import console, render
-from assay.adapters import git, site
-from assay.adapters.buildx import Buildx
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.project_files import ProjectFiles
-from assay.adapters.store import FileStore
+from assay.adapters.docker.buildx import Buildx
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.files.records import FileStore
+from assay.adapters.host import git
+from assay.adapters.host import settings as site
+from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
 from assay.errors import EngineError, UsageError
-from assay.flows.build import (
+from assay.evidence.record import BuildRecord, BuildStatus
+from assay.matrix import render
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.matrix.model import Base, BootstrapBase
+from assay.matrix.plan import Plan, shard
+from assay.pipeline.build import (
     DISK_FACTOR,
     THERE,
     BuildFlow,
@@ -31,11 +38,6 @@ from assay.flows.build import (
     Prepared,
     exit_code,
 )
-from assay.model.cell import Cell
-from assay.model.lock import Lock
-from assay.model.matrix import Base, BootstrapBase
-from assay.plan import Plan, shard
-from assay.record import BuildRecord, BuildStatus
 
 __all__ = ["command"]
 
@@ -128,7 +130,7 @@ def _flow(
 
     # What only a build needs is imported when something is built: a run with nothing to do is over in half a second.
     def ensure_base(name: str, base: Base, say: Callable[[str], None]) -> None:
-        from assay.adapters.bootstrap import DebootstrapBases  # noqa: PLC0415
+        from assay.adapters.docker.bootstrap import DebootstrapBases  # noqa: PLC0415
 
         # A registry's base is pulled by BuildKit itself, by the digest in the lock.
         if isinstance(base, BootstrapBase):

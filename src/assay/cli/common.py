@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from assay import plan as planning
-from assay.adapters.project_files import ProjectFiles, find_root
-from assay.model.cell import Cell
+from assay.adapters.files.project import ProjectFiles, find_root
+from assay.matrix import plan as planning
+from assay.matrix.cell import Cell
+from assay.matrix.render import LABEL_PREFIX
 from assay.ports.engine import ImageInfo
-from assay.render import LABEL_PREFIX
 
 __all__ = ["cell_of", "format_option", "load", "project_option", "select_argument"]
 

@@ -9,17 +9,17 @@ from typing import Any, BinaryIO, Final
 
 import click
 
-from assay import console
-from assay.adapters.kept_records import intact_records
-from assay.adapters.project_files import find_root
-from assay.adapters.regular import file_below
-from assay.adapters.store import FileStore
+from assay.adapters.files.kept_records import intact_records
+from assay.adapters.files.project import find_root
+from assay.adapters.files.records import FileStore
+from assay.adapters.files.regular import file_below
+from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.diagnosis_text import clues_text, contrast_text, diagnosis_text, nothing_text
 from assay.diagnose import Contrast, Report, Stage, default_library, examine
 from assay.errors import AssayError, ConfigError, UsageError
-from assay.flows.contribute import contribution
-from assay.flows.diagnose import Finding, contrast_of_versions, diagnose_run
+from assay.pipeline.contribute import contribution
+from assay.pipeline.diagnose import Finding, contrast_of_versions, diagnose_run
 
 __all__ = ["command"]
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import click
 
-from assay import console, lockfile
-from assay.adapters.kept_records import intact_records
-from assay.adapters.project_files import find_root
-from assay.adapters.store import FileStore
+from assay.adapters.files.kept_records import intact_records
+from assay.adapters.files.project import find_root
+from assay.adapters.files.records import FileStore
+from assay.cli import console
 from assay.cli.common import format_option, load, project_option
-from assay.diff import Change, Direction, Side, changes, side
-from assay.digest import sha256_of
 from assay.errors import AssayError, ConfigError, UsageError
-from assay.nearest import suggestion
-from assay.record import AnyRecord, BuildRecord
+from assay.evidence.diff import Change, Direction, Side, changes, side
+from assay.evidence.record import AnyRecord, BuildRecord
+from assay.foundation.digest import sha256_of
+from assay.foundation.nearest import suggestion
+from assay.matrix import lockfile
 
 __all__ = ["command"]
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from assay import console
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.host import LocalHost
-from assay.adapters.simple_index import SimpleIndex
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.host.info import LocalHost
+from assay.adapters.index.simple import SimpleIndex
+from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.world import digest_of_image
 from assay.errors import AssayError
-from assay.flows.build import DISK_FACTOR
-from assay.flows.doctor import Check, DoctorFlow, Needs, State, exit_code
-from assay.model.matrix import BootstrapBase, RegistryBase
-from assay.reference import Reference
+from assay.evidence.reference import Reference
+from assay.matrix.model import BootstrapBase, RegistryBase
+from assay.pipeline.build import DISK_FACTOR
+from assay.pipeline.doctor import Check, DoctorFlow, Needs, State, exit_code
 
 __all__ = ["command"]
 

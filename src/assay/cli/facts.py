@@ -10,19 +10,19 @@ import click
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from assay import console
-from assay.adapters.facts_cache import FactsCache
-from assay.adapters.registry import connect
-from assay.audit.facts import WheelFacts
+from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.registry.client import connect
 from assay.audit.gpu import spelled
 from assay.audit.history import TorchHistory
+from assay.cli import console
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option
 from assay.cli.trust import insecure_option
 from assay.cli.wheels import index_option, wheel_of, where_to_look
 from assay.errors import StoreError, UsageError
-from assay.flows.share_facts import pull_facts, push_facts
-from assay.reference import Reference
+from assay.evidence.reference import Reference
+from assay.pipeline.share_facts import pull_facts, push_facts
+from assay.wheels.facts import WheelFacts
 
 __all__ = ["command"]
 

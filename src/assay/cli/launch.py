@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from assay import console
-from assay.adapters.store import write_whole
+from assay.adapters.files.records import write_whole
+from assay.cli import console
 from assay.cli.common import project_option
 from assay.cli.serving import Place, extra_env, extra_flags, profile_named, resolve_place, shipped
 from assay.cli.targets import GPU, beside, local_gpus
 from assay.errors import UsageError
-from assay.nearest import suggestion
+from assay.foundation.nearest import suggestion
 from assay.serving.deploy import FORMATS, Deployment, render, secrets_of
 
 __all__ = ["command"]
@@ -75,10 +75,10 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
 
 
 def _deployment(place: Place, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
-    from assay.adapters.kept_records import KeptRecords  # noqa: PLC0415 - keeps --help fast
-    from assay.adapters.model_files import ModelFiles  # noqa: PLC0415
+    from assay.adapters.files.kept_records import KeptRecords  # noqa: PLC0415 - keeps --help fast
+    from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415
     from assay.cli.common import load  # noqa: PLC0415
-    from assay.flows.launch import LaunchRequest, launch  # noqa: PLC0415
+    from assay.pipeline.launch import LaunchRequest, launch  # noqa: PLC0415
     from assay.serving.standing import load_claims  # noqa: PLC0415
 
     _, plan = load(project)
@@ -119,7 +119,7 @@ def _deployment(place: Place, form: str, project: Path | None, given: dict[str, 
 
 
 def _wanted(place: Place, models: tuple[str, ...], profiles: tuple[str, ...]) -> list[Any]:
-    from assay.flows.launch import Wanted  # noqa: PLC0415
+    from assay.pipeline.launch import Wanted  # noqa: PLC0415
 
     if not models and not profiles:
         raise UsageError("name a --model, a --profile, or both")

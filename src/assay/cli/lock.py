@@ -7,20 +7,21 @@ from pathlib import Path
 
 import click
 
-from assay import console, lockfile
-from assay.adapters.project_files import ProjectFiles
-from assay.adapters.uv_resolver import UvResolver
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.index.uv import UvResolver
 from assay.audit.findings import Finding
+from assay.cli import console
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.render import drifted, write_generated
 from assay.cli.world import digest_of_image, index_versions
 from assay.errors import ConfigError
-from assay.flows.lock import Judge, Locker, LockResult, LockStatus
-from assay.model.cell import Cell
-from assay.model.lock import Lock
-from assay.model.outcome import Severity
-from assay.plan import Plan
+from assay.foundation.outcome import Severity
+from assay.matrix import lockfile
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
+from assay.matrix.plan import Plan
+from assay.pipeline.lock import Judge, Locker, LockResult, LockStatus
 
 __all__ = ["command"]
 

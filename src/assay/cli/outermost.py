@@ -19,9 +19,10 @@ from typing import Final, NoReturn
 
 import click
 
-from assay import __version__, console
+from assay import __version__
+from assay.cli import console
 from assay.errors import AssayError, OutputError
-from assay.secret import hide, values_of, words_without
+from assay.foundation.secret import hide, values_of, words_without
 
 __all__ = ["BUG", "guarded"]
 

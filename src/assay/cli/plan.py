@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from assay import console
+from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.model.cell import Cell, Excluded
-from assay.plan import shard
+from assay.matrix.cell import Cell, Excluded
+from assay.matrix.plan import shard
 
 __all__ = ["command"]
 

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import click
 
-from assay import claims, console
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.docker_executor import DockerExecutor
-from assay.adapters.gpu_leases import FileLeases
-from assay.adapters.local_executor import LocalExecutor
-from assay.adapters.probe_suite import find_suite, load_suite, suite_digest
-from assay.adapters.store import FileStore
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.executors.docker import DockerExecutor
+from assay.adapters.executors.gpu_leases import FileLeases
+from assay.adapters.executors.local import LocalExecutor
+from assay.adapters.executors.probe_suite import find_suite, load_suite, suite_digest
+from assay.adapters.files.records import FileStore
+from assay.cli import console
 from assay.cli.common import cell_of, format_option, load, project_option, select_argument
 from assay.diagnose import Stage, diagnose
 from assay.errors import GpuMissing, NothingSelected, UsageError
-from assay.flows.probe import Options, ProbeFlow, Subject, exit_code
-from assay.model.outcome import Outcome
-from assay.plan import Plan
+from assay.evidence import claims
+from assay.evidence.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord
+from assay.foundation.outcome import Outcome
+from assay.matrix.plan import Plan
+from assay.matrix.render import LABEL_PREFIX
+from assay.pipeline.probe import Options, ProbeFlow, Subject, exit_code
 from assay.ports.engine import Engine, ImageInfo
 from assay.ports.executor import Executor, Limits
-from assay.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord
-from assay.render import LABEL_PREFIX
 
 __all__ = ["command"]
 

@@ -10,11 +10,11 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from assay import console
-from assay.model.cell import Cell
-from assay.printable import one_line
-from assay.record import BuildRecord, BuildStatus
-from assay.report import size_text
+from assay.cli import console
+from assay.evidence.record import BuildRecord, BuildStatus
+from assay.evidence.report import size_text
+from assay.foundation.printable import one_line
+from assay.matrix.cell import Cell
 
 if TYPE_CHECKING:
     from rich.console import Console

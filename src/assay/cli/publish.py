@@ -12,34 +12,33 @@ from typing import Any
 
 import click
 
-from assay import console
-from assay.adapters.cosign import CosignSigner
-from assay.adapters.docker_engine import DockerEngine
-from assay.adapters.dsse import KeySigner
-from assay.adapters.journal import FileJournal
-from assay.adapters.kept_records import KeptRecord, KeptRecords
-from assay.adapters.probe_suite import find_suite, suite_digest
-from assay.adapters.project_files import ProjectFiles
-from assay.adapters.registry import connect
-from assay.adapters.registry_auth import DockerConfig
-from assay.adapters.store import FileStore
-from assay.cli import main_inner
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.executors.probe_suite import find_suite, suite_digest
+from assay.adapters.files.journal import FileJournal
+from assay.adapters.files.kept_records import KeptRecord, KeptRecords
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.files.records import FileStore
+from assay.adapters.registry.auth import DockerConfig
+from assay.adapters.registry.client import connect
+from assay.adapters.signing.cosign import CosignSigner
+from assay.adapters.signing.dsse import KeySigner
+from assay.cli import console, main_inner
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, show_judgement, verifier_of
 from assay.errors import EngineError, NothingSelected, PolicyRefused, RegistryError, UsageError
-from assay.flows.publish import Candidate, Proposal, execute, propose, stage
-from assay.flows.retag import Gear
-from assay.flows.revoke import revoke
-from assay.flows.verify import judgement_document
-from assay.lockfile import lock_digest
-from assay.model.cell import Cell
-from assay.model.policy import Basis, Level, Policy
-from assay.oci import MANIFEST, Descriptor
-from assay.plan import shard
+from assay.evidence.oci import MANIFEST, Descriptor
+from assay.evidence.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord, Record, dump
+from assay.evidence.reference import Reference, Repository
+from assay.matrix.cell import Cell
+from assay.matrix.lockfile import lock_digest
+from assay.matrix.plan import shard
+from assay.matrix.policy import Basis, Level, Policy
+from assay.pipeline.publish import Candidate, Proposal, execute, propose, stage
+from assay.pipeline.retag import Gear
+from assay.pipeline.revoke import revoke
+from assay.pipeline.verify import judgement_document
 from assay.ports.signing import Signer
-from assay.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord, Record, dump
-from assay.reference import Reference, Repository
 
 __all__ = ["command"]
 

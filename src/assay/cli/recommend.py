@@ -9,17 +9,17 @@ from typing import Final
 
 import click
 
-from assay import console
-from assay.adapters.kept_records import KeptRecords
-from assay.adapters.registry import connect
+from assay.adapters.files.kept_records import KeptRecords
+from assay.adapters.registry.client import connect
+from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.targets import GPU, beside, local_gpus
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.errors import RegistryError, UsageError
-from assay.flows.recommend import Offer, from_records, from_registry, rank
-from assay.nearest import suggestion
-from assay.record import BuildRecord, ProbeRecord, now
-from assay.reference import Reference
+from assay.evidence.record import BuildRecord, ProbeRecord, now
+from assay.evidence.reference import Reference
+from assay.foundation.nearest import suggestion
+from assay.pipeline.recommend import Offer, from_records, from_registry, rank
 
 __all__ = ["command"]
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
-from assay import console, lockfile, render, schema
-from assay.adapters.project_files import ProjectFiles, write_text
+from assay.adapters.files.project import ProjectFiles, write_text
+from assay.cli import console
 from assay.cli.common import load, project_option
 from assay.errors import NothingSelected
-from assay.model.cell import Cell
-from assay.plan import Plan
-from assay.select import select as select_cells
+from assay.matrix import lockfile, render
+from assay.matrix.cell import Cell
+from assay.matrix.plan import Plan
+from assay.matrix.select import select as select_cells
+from assay.pipeline import schema
 
 __all__ = ["command", "drifted", "edited_locks", "generated", "write_generated"]
 

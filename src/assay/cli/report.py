@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from assay import console, report
-from assay.adapters.store import FileStore
+from assay.adapters.files.records import FileStore
+from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.errors import StoreError, UsageError
-from assay.flows import unfinished
+from assay.evidence import report
+from assay.pipeline import unfinished
 
 __all__ = ["command"]
 
@@ -56,7 +57,7 @@ def command(
         except (StoreError, OSError) as error:
             console.warn(f"what a killed run had measured could not be recorded: {error}")
     if html or into or badges:
-        from assay.cli import site  # noqa: PLC0415 - templates and claims are read for pages only
+        from assay.cli import pages as site  # noqa: PLC0415 - templates and claims are read for pages only
 
         pages = site.gathered(files, plan, plan.select(select), folders=folders)
         if check:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from assay import console
+from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.serving import (
     Options,
@@ -20,7 +20,7 @@ from assay.cli.serving import (
     profile_named,
     resolve_place,
 )
-from assay.record import ServeRecord, ServeStatus
+from assay.evidence.record import ServeRecord, ServeStatus
 
 __all__ = ["command"]
 
@@ -47,9 +47,9 @@ def command(
 
     Exit code 0: it started and passed every check; 1: it did not; 4: the engine or the GPU is missing.
     """
-    from assay.adapters.openai_client import OpenAiClient  # noqa: PLC0415 - keeps --help fast
-    from assay.adapters.store import FileStore  # noqa: PLC0415
-    from assay.flows.serve_check import ServeRequest, serve_check  # noqa: PLC0415
+    from assay.adapters.files.records import FileStore  # noqa: PLC0415
+    from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast
+    from assay.pipeline.serve_check import ServeRequest, serve_check  # noqa: PLC0415
 
     options = Options(**given)
     place = resolve_place(image, options.engine, project)

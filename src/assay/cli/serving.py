@@ -12,16 +12,16 @@ from typing import Any, Final, Literal, TypeVar
 
 import click
 
-from assay import console
+from assay.cli import console
 from assay.cli.common import load
 from assay.errors import NothingSelected, UsageError
-from assay.model.cell import Cell
-from assay.model.profile import Engine, Flags, Profile
-from assay.nearest import suggestion
+from assay.foundation.nearest import suggestion
+from assay.matrix.cell import Cell
 from assay.ports.engine import Bind
 from assay.ports.models import ModelFinder
 from assay.ports.server import ServerHost
 from assay.serving.knowledge import ServerFlags, load_server_flags
+from assay.serving.profile import Engine, Flags, Profile
 from assay.serving.profiles import load_profiles, named
 
 __all__ = [
@@ -236,7 +236,7 @@ class Options:
 
 def finder(place: Place, options: Options) -> ModelFinder:
     """Return what finds models' configurations; the hub is asked only where the server itself would ask it."""
-    from assay.adapters.model_files import ModelFiles  # noqa: PLC0415 - requests is slow to import
+    from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415 - requests is slow to import
 
     is_folder = options.model is not None and Path(options.model).expanduser().is_dir()
     if not place.local and options.cache is None and not is_folder:
@@ -275,12 +275,12 @@ def hosted(place: Place, options: Options) -> ServerHost:
     if place.local:
         if options.mounts:
             raise UsageError("--mount is for containers, and IMAGE is local")
-        from assay.adapters.local_server import LocalServerHost  # noqa: PLC0415 - only where it is used
+        from assay.adapters.executors.local_server import LocalServerHost  # noqa: PLC0415 - only where it is used
 
         env = {} if cache is None else {"HF_HOME": str(cache.resolve())}
         return LocalServerHost(facts_program=facts, python=options.python, port=options.port, env=env)
-    from assay.adapters.docker_engine import DockerEngine  # noqa: PLC0415 - the SDK is slow to import
-    from assay.adapters.server_container import ContainerServerHost  # noqa: PLC0415
+    from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415 - the SDK is slow to import
+    from assay.adapters.executors.server_container import ContainerServerHost  # noqa: PLC0415
 
     gpus = options.gpus
     return ContainerServerHost(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay import console
-from assay.adapters.card_names import load_cards
-from assay.adapters.host import LocalHost
-from assay.cards import Named, sm
+from assay.adapters.host.card_names import load_cards
+from assay.adapters.host.info import LocalHost
+from assay.cli import console
+from assay.matrix.cards import Named, sm
 
 __all__ = ["GPU", "beside", "local_gpus"]
 

@@ -8,15 +8,15 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from assay import console
-from assay.adapters.cosign import CosignVerifier
-from assay.adapters.dsse import KeyVerifier
-from assay.adapters.project_files import ProjectFiles, find_root
+from assay.adapters.files.project import ProjectFiles, find_root
+from assay.adapters.signing.cosign import CosignVerifier
+from assay.adapters.signing.dsse import KeyVerifier
+from assay.cli import console
 from assay.errors import UsageError
-from assay.flows.verify import Verification
-from assay.model.outcome import Outcome
-from assay.model.policy import Basis, Policy
-from assay.policy import Judgement
+from assay.evidence.policy import Judgement
+from assay.foundation.outcome import Outcome
+from assay.matrix.policy import Basis, Policy
+from assay.pipeline.verify import Verification
 from assay.ports.signing import Verifier
 
 __all__ = [

@@ -7,15 +7,15 @@ from typing import Final
 
 import click
 
-from assay import console
-from assay.adapters.probe_suite import find_suite, suite_digest
-from assay.adapters.registry import connect
+from assay.adapters.executors.probe_suite import find_suite, suite_digest
+from assay.adapters.registry.client import connect
+from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, show, verifier_of
-from assay.flows.verify import document, verify
-from assay.record import now
-from assay.reference import Reference, Repository
+from assay.evidence.record import now
+from assay.evidence.reference import Reference, Repository
+from assay.pipeline.verify import document, verify
 
 __all__ = ["command"]
 

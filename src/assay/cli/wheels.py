@@ -20,12 +20,12 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
-from assay.adapters.local_wheels import file_sha256
-from assay.adapters.simple_index import Addresses, SimpleIndex, default_addresses
-from assay.adapters.uv_resolver import tags_for
-from assay.audit.tags import CPYTHON, fits_platform, platform_words
+from assay.adapters.index.local import file_sha256
+from assay.adapters.index.simple import Addresses, SimpleIndex, default_addresses
+from assay.adapters.index.uv import tags_for
 from assay.errors import PackageIndexError, UsageError
 from assay.ports.index import IndexFile, PackageIndex
+from assay.wheels.tags import CPYTHON, fits_platform, platform_words
 
 __all__ = [
     "PYTHON",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from assay.adapters import site
-from assay.model.matrix import Index
-from assay.reference import Reference
+from assay.adapters.host import settings as site
+from assay.evidence.reference import Reference
+from assay.matrix.model import Index
 
 __all__ = ["digest_of_image", "index_versions"]
 
@@ -17,7 +17,7 @@ def index_versions(distribution: str, index: Index) -> Sequence[str]:
     Raises:
         PackageIndexError: the index could not be asked.
     """
-    from assay.adapters.simple_index import versions  # noqa: PLC0415 - only nightlies need it
+    from assay.adapters.index.simple import versions  # noqa: PLC0415 - only nightlies need it
 
     return versions(distribution, index)
 
@@ -33,6 +33,6 @@ def digest_of_image(reference: str, *, patient: bool = True) -> str:
         RegistryError: the registry could not be asked or does not have it.
         UsageError: the site's mirrors are not written as they must be.
     """
-    from assay.adapters.registry import resolve_digest  # noqa: PLC0415 - only registry bases need it
+    from assay.adapters.registry.client import resolve_digest  # noqa: PLC0415 - only registry bases need it
 
     return resolve_digest(str(Reference.parse(reference).mirrored(site.mirrors())), patient=patient)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from assay.model.base import Value
+from assay.foundation.strict import Value
 
 __all__ = ["MARKS", "Author", "Ledger", "author_of", "moment_of"]
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from assay.diagnose.library import folder
 from assay.diagnose.model import Entry, Kind
-from assay.model.base import Value
+from assay.foundation.strict import Value
 
 __all__ = ["UNCERTAIN", "Calibration", "Counts", "calibration", "confidence"]
 

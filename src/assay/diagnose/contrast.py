@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from assay.model.base import Value
+from assay.foundation.strict import Value
 
 __all__ = ["CellFacts", "Contrast", "Difference", "contrast"]
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from assay.diagnose.calibration import UNCERTAIN, confidence
 from assay.diagnose.library import default_library
 from assay.diagnose.model import Diagnosis, Report
-from assay.model.base import Value
+from assay.foundation.strict import Value
 
 __all__ = ["Case", "Label", "Verdict", "cases", "judged"]
 

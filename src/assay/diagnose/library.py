@@ -84,8 +84,8 @@ class _Reader:
         self._places: dict[str, tuple[str, int]] = {}
 
     def read(self, source: str, data: bytes) -> None:
-        # assay.yamltext reads any file with every mark kept; for files of this size the C loader is thirty times
-        # faster, and a failure is diagnosed at the end of each failed step.
+        # assay.foundation.yamltext reads any file with every mark kept; for files of this size the C loader is thirty
+        # times faster, and a failure is diagnosed at the end of each failed step.
         loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
         try:
             root = yaml.compose(data, Loader=loader)

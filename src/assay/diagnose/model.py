@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from assay.model.base import Value
-from assay.model.outcome import Outcome
+from assay.foundation.outcome import Outcome
+from assay.foundation.strict import Value
 
 __all__ = [
     "CauseClass",

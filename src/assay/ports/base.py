@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from assay.model.matrix import BootstrapBase
+from assay.matrix.model import BootstrapBase
 
 __all__ = ["BaseBuilder", "BaseImage"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Protocol
 
-from assay.audit.facts import WheelFacts
+from assay.wheels.facts import WheelFacts
 
 __all__ = ["FactsStore"]
 

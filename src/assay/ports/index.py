@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from assay.model.base import Value
+from assay.foundation.strict import Value
 
 __all__ = ["IndexFile", "PackageIndex", "origin_of"]
 

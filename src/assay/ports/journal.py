@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Literal, Protocol
 
-from assay.model.base import Value
+from assay.foundation.strict import Value
 
 __all__ = ["Journal", "Transition"]
 

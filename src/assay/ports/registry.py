@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from assay.oci import Descriptor, Manifest
-from assay.reference import Repository
+from assay.evidence.oci import Descriptor, Manifest
+from assay.evidence.reference import Repository
 
 __all__ = ["Chunks", "Registry", "Traffic"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from assay.model.lock import LockedWheel
-from assay.model.matrix import Index
+from assay.matrix.lock import LockedWheel
+from assay.matrix.model import Index
 
 __all__ = ["Failure", "Request", "Resolved", "Resolver", "Unresolved"]
 

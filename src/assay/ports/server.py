@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from assay.record import Device
+from assay.evidence.record import Device
 
 __all__ = ["Ended", "Facts", "Output", "RunningServer", "ServerHost", "ServerSpec"]
 

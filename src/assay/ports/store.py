@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
 
-from assay.record import AnyRecord, Record, RunSummary
+from assay.evidence.record import AnyRecord, Record, RunSummary
 
 __all__ = ["SUMMARY", "RunFolder", "Store"]
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from assay.foreign import read_json
-from assay.model.profile import Engine
+from assay.foundation.foreign import read_json
+from assay.serving.profile import Engine
 
 __all__ = ["Chosen", "from_log", "from_server_info"]
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from assay.errors import UsageError
-from assay.model.profile import Flags, FlagValue, Profile
-from assay.secret import HIDDEN, hide, is_secret_name, redacted, values_of, words_without
+from assay.foundation.secret import HIDDEN, hide, is_secret_name, redacted, values_of, words_without
 from assay.serving.flags import (
     FlagFinding,
     apply,
@@ -21,6 +20,7 @@ from assay.serving.flags import (
 )
 from assay.serving.helptext import HelpOption
 from assay.serving.knowledge import EngineFlags
+from assay.serving.profile import Flags, FlagValue, Profile
 
 __all__ = ["ServerCommand", "prepare", "shm_bytes", "with_features_off"]
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from assay.record import BenchRecord, BenchSeries
+from assay.evidence.record import BenchRecord, BenchSeries
 from assay.serving.load import LENGTHS, USERS
 
 __all__ = ["COMPARISON", "comparison_csv", "comparison_rows", "labels", "series_csv"]

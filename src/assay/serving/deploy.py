@@ -16,8 +16,8 @@ from jinja2 import DictLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from assay.errors import UsageError
-from assay.printable import is_printable
-from assay.secret import words_without
+from assay.foundation.printable import is_printable
+from assay.foundation.secret import words_without
 from assay.serving.command import ServerCommand
 from assay.serving.flags import command_line
 from assay.serving.launching import Decided

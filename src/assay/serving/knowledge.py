@@ -8,10 +8,10 @@ from typing import Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from assay.model.base import Value
-from assay.model.profile import Engine, FlagName, Flags
-from assay.model.text import Date, EnvName, PlainText, Specifier, VersionText
-from assay.yamltext import load, parse
+from assay.foundation.strict import Value
+from assay.foundation.text import Date, EnvName, PlainText, Specifier, VersionText
+from assay.foundation.yamltext import load, parse
+from assay.serving.profile import Engine, FlagName, Flags
 
 __all__ = [
     "Attention",

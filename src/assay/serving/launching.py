@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from assay.errors import UsageError
-from assay.model.profile import Flags, FlagValue
 from assay.serving.command import ServerCommand, with_features_off
 from assay.serving.flags import apply, switch
 from assay.serving.knowledge import Setting, at_least
 from assay.serving.memory import Share, Tenant
 from assay.serving.modelshape import ModelShape
+from assay.serving.profile import Flags, FlagValue
 from assay.serving.standing import Standing
 
 __all__ = ["Decided", "decide", "tenant_of", "with_memory"]

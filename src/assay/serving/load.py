@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from assay.record import BenchSeries, Spread
+from assay.evidence.record import BenchSeries, Spread
 
 __all__ = [
     "LENGTHS",

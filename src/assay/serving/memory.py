@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from assay.errors import UsageError
-from assay.model.profile import Engine
 from assay.serving.modelshape import ModelShape
+from assay.serving.profile import Engine
 
 __all__ = ["CONTEXT_BYTES", "GRAPH_BYTES", "MemoryPlan", "Share", "Tenant", "plan_memory"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from assay.printable import one_line
-from assay.record import BenchRecord, BenchSeries
+from assay.evidence.record import BenchRecord, BenchSeries
+from assay.foundation.printable import one_line
 from assay.serving.csvtext import labels
 
 __all__ = ["Line", "line_plot", "plots"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from assay.errors import ConfigError, Problem, UsageError
-from assay.model.profile import Profile
-from assay.nearest import suggestion
-from assay.yamltext import load, parse
+from assay.foundation.nearest import suggestion
+from assay.foundation.yamltext import load, parse
+from assay.serving.profile import Profile
 
 __all__ = ["load_profiles", "named", "resolve"]
 

@@ -10,13 +10,13 @@ from typing import Final, Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from assay.model.base import Value
-from assay.model.outcome import Outcome
-from assay.model.profile import Engine
-from assay.model.text import Date, PlainText, Specifier, TargetName
-from assay.record import AnyRecord, AuditRecord, ProbeRecord, ServeRecord, ServeStatus, file_name
+from assay.evidence.record import AnyRecord, AuditRecord, ProbeRecord, ServeRecord, ServeStatus, file_name
+from assay.foundation.outcome import Outcome
+from assay.foundation.strict import Value
+from assay.foundation.text import Date, PlainText, Specifier, TargetName
+from assay.foundation.yamltext import load, parse
 from assay.serving.knowledge import EngineFlags
-from assay.yamltext import load, parse
+from assay.serving.profile import Engine
 
 __all__ = ["Basis", "ServingClaim", "Standing", "load_claims", "standings"]
 

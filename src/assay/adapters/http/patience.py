@@ -1,0 +1,201 @@
+"""How long a server of files is waited for: a deadline for the headers, a floor for the rate, a ceiling for pauses.
+
+A timeout of a socket starts anew with every byte, so that a server that sends one a second is waited for without end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
+from urllib3.util.retry import Retry
+
+from assay.errors import PackageIndexError
+from assay.foundation.foreign import read_pause
+
+__all__ = ["PatientAdapter", "Rate", "TooSlow", "body_chunks", "session"]
+
+CHUNK: Final = 1 << 20
+DECODED: Final = 16 << 10
+"""Packed bytes of a page that are unpacked at once."""
+FIRST_BYTES: Final = 30.0
+"""Seconds from the request to the last of the headers."""
+WINDOW: Final = 30.0
+"""Seconds over which the rate is looked at."""
+FLOOR: Final = 8 << 10
+"""Bytes a second below which a server is given up: a wheel of 1 MB would take two minutes."""
+LONGEST_PAUSE: Final = 15.0
+"""Seconds that a server's Retry-After is obeyed for at most; there are four retries."""
+
+
+class TooSlow(PackageIndexError):
+    """The server sends, but so slowly that it is given up."""
+
+
+class Rate:
+    """Watches that bytes come fast enough, seen over each stretch of `window` seconds, and end before a deadline.
+
+    Args:
+        name: what is read, for the message.
+        seconds: in all, by the clock; None for no deadline.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        seconds: float | None = None,
+        window: float = WINDOW,
+        floor: float = FLOOR,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._window = window
+        self._floor = floor
+        self._clock = clock
+        self._seconds = seconds
+        self._begun = self._since = clock()
+        self._came = 0
+
+    def pause(self) -> None:
+        """Begin a new stretch: whoever takes the bytes was busy, and the server waited."""
+        self._since, self._came = self._clock(), 0
+
+    def take(self, count: int) -> None:
+        """Note bytes that came.
+
+        Raises:
+            TooSlow: there are too few of them.
+        """
+        now = self._clock()
+        self._came += count
+        spent = now - self._since
+        if spent >= self._window:
+            if self._came < self._floor * spent:
+                raise TooSlow(
+                    f"{self._name}: the server is too slow: {self._came} bytes in {spent:.0f} s",
+                    hint="try again later, or from another index or mirror",
+                )
+            self._since, self._came = now, 0
+        if self._seconds is not None and now - self._begun > self._seconds:
+            raise TooSlow(f"{self._name}: not read within {self._seconds:.0f} s", hint="try again on a faster network")
+
+
+def body_chunks(raw: Any, rate: Rate, *, decode: bool = False) -> Iterator[bytes]:
+    """Yield the body of an answer as it comes; raises `TooSlow` where it comes too slowly."""
+    response = cast("BaseHTTPResponse", raw)
+    parts: list[bytes] = []
+    size = 0
+    # read() would wait until all of a chunk is there, unseen. What is packed may become a thousand times as much.
+    while piece := response.read1(DECODED if decode else CHUNK, decode_content=decode):
+        rate.take(len(piece))
+        parts.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield b"".join(parts)
+            parts, size = [], 0
+            rate.pause()
+    if parts:
+        yield b"".join(parts)
+
+
+class _Deadline:
+    """Of a connection: the headers of an answer come within `FIRST_BYTES`, however many bytes they come in."""
+
+    def getresponse(self) -> Any:
+        """Return the answer once its headers are here; the connection is broken if they take too long."""
+        sock = getattr(self, "sock", None)
+        watch = threading.Timer(FIRST_BYTES, _break, (sock,))
+        watch.daemon = True
+        watch.start()
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        finally:
+            watch.cancel()
+
+
+def _break(sock: Any) -> None:
+    try:
+        sock.shutdown(2)
+    except (OSError, AttributeError):
+        return
+
+
+class _Plain(_Deadline, HTTPConnection):
+    """HTTP with a deadline."""
+
+
+class _Secure(_Deadline, HTTPSConnection):
+    """HTTPS with a deadline."""
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+_POOLS: Final = {"http": _PlainPool, "https": _SecurePool}
+
+
+class _BoundedRetry(Retry):
+    """Obeys Retry-After as far as a person would."""
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        """Return the seconds to wait; None where the server asks for none, or for nonsense."""
+        text = response.headers.get("Retry-After")
+        return None if text is None else read_pause(text, now=datetime.now(UTC), most=LONGEST_PAUSE)
+
+
+class PatientAdapter(HTTPAdapter):
+    """Retries what may pass by itself, and waits neither for headers nor between tries without end."""
+
+    def __init__(self) -> None:
+        retry = _BoundedRetry(
+            total=4,
+            read=1,
+            backoff_factor=0.4,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=("GET", "HEAD"),
+            raise_on_status=False,
+            respect_retry_after_header=True,
+        )
+        super().__init__(max_retries=retry, pool_maxsize=16)
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        """Make the pools of connections."""
+        super().init_poolmanager(*args, **more)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
+        """Return the pools of connections through a proxy."""
+        manager = super().proxy_manager_for(proxy, **more)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+def session() -> requests.Session:
+    """Return a session that retries what may pass by itself; proxies and certificates come from the environment."""
+    made = requests.Session()
+    adapter = PatientAdapter()
+    made.mount("https://", adapter)
+    made.mount("http://", adapter)
+    # Wheels are compressed already; a second encoding would make ranges mean something else.
+    made.headers["Accept-Encoding"] = "identity"
+    return made
+
+
+FAULTS: Final = (requests.RequestException, HTTPError, OSError, ValueError)
+"""What a request can end in; an address in a redirect that is none is a plain ValueError."""

@@ -1,0 +1,426 @@
+"""HTTP as registries need it: authorisation by scope, retries of what may be repeated, bare redirects.
+
+Only what is idempotent (RFC 9110, section 9.2.2) is repeated, after connection errors, 429 and 5xx, with growing
+and jittered pauses; a 401 is answered once with fresh authorisation; every other 4xx is final.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import requests
+
+from assay import __version__
+from assay.adapters.http.deadline import Watch, watched
+from assay.adapters.registry.auth import Challenge, Credentials, CredentialSource, challenges
+from assay.adapters.registry.failures import (
+    LONGEST_PAUSE,
+    address,
+    cause,
+    gave_up,
+    hint,
+    keeps_tags,
+    pause,
+    plain,
+    refused,
+    words,
+)
+from assay.adapters.registry.tokens import token_of, token_request
+from assay.errors import RegistryContent, RegistryError, TagImmutable
+from assay.evidence.reference import DOCKER_HUB, is_loopback
+from assay.foundation.foreign import read_pause
+from assay.ports.registry import Traffic
+
+__all__ = ["REDIRECTS", "Answer", "Transport"]
+
+LOG: Final = logging.getLogger("assay.registry")
+# 500 too: docker-registry 2.8 answers it to a read that meets another client's write of the same tag or link (measured
+# with eight publishers at once), and is well a moment later.
+RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+ABSENT_ATTEMPTS: Final = 3
+"""How often to knock where nobody answers at all: long enough for a restart, too short to look like a hang."""
+RACES: Final = 3
+"""How often a refusal is believed to be such a race."""
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+LONGEST_WAIT: Final = 60.0
+"""Seconds of pauses in all, while one thing is asked for."""
+EXCHANGE_SECONDS: Final = 60.0
+"""Seconds that one exchange may take, and as many more as its bytes need at the slowest rate that is waited for."""
+SLOWEST: Final = 128 << 10
+"""Bytes a second."""
+OPERATION_SECONDS: Final = 3600.0
+"""Seconds that a transport may be busy in all; commands that only look set less."""
+CERTIFICATES: Final = Path("/etc/docker/certs.d")
+"""Where Docker looks for a registry's own CA: `<host>/ca.crt`."""
+Body = bytes | Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A response, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+
+def _proxies(host: str) -> dict[str, str]:
+    """Return what keeps a site's proxy out of the way to this machine, as docker does."""
+    return {"no_proxy": host.rpartition(":")[0] or host} if is_loopback(host) else {}
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep requests from adding what a netrc file holds."""
+    return request
+
+
+class _Failed(Exception):
+    """An attempt that may be made again; `absent` if nobody answered at all."""
+
+    def __init__(self, reason: str, *, absent: bool = False) -> None:
+        super().__init__(reason)
+        self.absent = absent
+
+
+class Transport:
+    """Speaks HTTP with registries, one object for all hosts."""
+
+    def __init__(
+        self,
+        *,
+        credentials: CredentialSource,
+        insecure: Collection[str] = (),
+        attempts: int = 6,
+        connect_seconds: float = 10.0,
+        read_seconds: float = 60.0,
+        sleep: Callable[[float], None] = time.sleep,
+        exchange_seconds: float = EXCHANGE_SECONDS,
+        operation_seconds: float = OPERATION_SECONDS,
+    ) -> None:
+        self.traffic = Traffic()
+        self._credentials = credentials
+        self._insecure = frozenset(insecure)
+        self._attempts = attempts
+        self._timeout = (connect_seconds, read_seconds)
+        self._sleep = sleep
+        self._exchange_seconds = exchange_seconds
+        self._operation_seconds = operation_seconds
+        self._busy = 0.0
+        self._session = watched(requests.Session())
+        # No Accept-Encoding: what is asked for are exact bytes.
+        self._session.headers = requests.structures.CaseInsensitiveDict({"User-Agent": f"assay/{__version__}"})
+        self._bases: dict[str, str] = {}
+        self._challenges: dict[str, Challenge] = {}
+        self._tokens: dict[tuple[str, str, tuple[str, ...]], str] = {}
+
+    def base(self, host: str) -> str:
+        """Return `https://host`; where plain HTTP is allowed (loopback, or named as insecure), what answers there."""
+        if host not in self._bases:
+            real = "registry-1.docker.io" if host == DOCKER_HUB else host
+            unencrypted = False
+            if is_loopback(host) or host in self._insecure:
+                answer = self._speaks_plain(real)
+                if answer is None:
+                    # Nobody is there now; who comes later is asked again.
+                    return f"http://{real}"
+                unencrypted = answer
+            self._bases[host] = f"{'http' if unencrypted else 'https'}://{real}"
+        return self._bases[host]
+
+    def _speaks_plain(self, host: str) -> bool | None:
+        """Whether a host speaks plain HTTP; None if it does not answer at all."""
+        # Nothing secret goes out here. A server that wants TLS answers 400 (Go) or hangs up.
+        for attempt in range(self._attempts):
+            try:
+                # Its words are of no interest: they are not read.
+                with (
+                    Watch(self._exchange_seconds, host) as watch,
+                    self._session.get(
+                        f"http://{host}/v2/",
+                        auth=_no_auth,
+                        timeout=self._timeout,
+                        allow_redirects=False,
+                        proxies=_proxies(host),
+                        stream=True,
+                    ) as answer,
+                ):
+                    return answer.status_code != 400
+            except requests.exceptions.RequestException as error:
+                if refused(error):
+                    # Whether to wait for it is decided where something is asked of it.
+                    return None
+                if watch.expired:
+                    raise self._too_slow(f"http://{host}/v2/") from error
+                self._sleep(pause(attempt))
+        return False
+
+    def send(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        *,
+        scopes: Sequence[str],
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        ok: Collection[int] = (200,),
+        limit: int = 8 << 20,
+        repeat: bool | None = None,
+        races: Collection[str] = (),
+        stay: bool = False,
+        expected: int = 0,
+    ) -> Answer:
+        """Send one request, as often as it takes and may be, and read the answer.
+
+        Args:
+            path: below the host, with query; or an absolute address that the registry gave.
+            scopes: what a token has to allow (`repository:x:pull,push`).
+            ok: statuses that are answers; all others are errors.
+            limit: bytes of the body that are read at most.
+            repeat: whether it may be sent again after a failure; None decides by the method.
+            expected: bytes that the answer is known to have; more of them may take longer.
+            stay: a redirect to another host is not followed, but is the answer.
+            races: error codes that may be due to another client's write at that moment, and are asked about again.
+
+        Raises:
+            RegistryError: the registry could not be reached, refused, or kept failing.
+        """
+        again = method in IDEMPOTENT if repeat is None else repeat
+        url = address(path, base=self.base(host) + "/")
+        fresh = False
+        reason, absent = "", False
+        attempt = 0
+        waited = 0.0
+        while attempt < self._attempts:
+            authorization = self._authorization(host, url, scopes)
+            try:
+                answer = self._once(
+                    method,
+                    url,
+                    headers or {},
+                    body,
+                    authorization=authorization,
+                    limit=limit,
+                    stay=stay,
+                    expected=expected,
+                )
+            except _Failed as failed:
+                reason, asked, absent = str(failed), None, failed.absent
+                if failed.absent and attempt + 1 >= ABSENT_ATTEMPTS:
+                    break
+            else:
+                if answer.status in ok:
+                    return answer
+                if answer.status == 401 and not fresh and self._learn(host, answer, scopes):
+                    fresh = True
+                    continue
+                reason, asked, absent = self._refusal(method, answer), _retry_after(answer.headers), False
+                racy = attempt < RACES and any(code in reason for code in races)
+                if method == "PUT" and "/manifests/" in path and keeps_tags(answer.status, reason):
+                    raise TagImmutable(reason, hint="leave sm*-* and sha256-* out of the registry's immutability rule")
+                if answer.status not in RETRIED and not racy:
+                    raise RegistryError(reason, hint=hint(answer.status, host))
+            if not again:
+                break
+            attempt += 1
+            if attempt < self._attempts:
+                wait = asked if asked is not None else pause(attempt)
+                waited += wait
+                if waited > LONGEST_WAIT:
+                    break
+                LOG.info("%s; again in %.1f s", reason, wait)
+                self._sleep(wait)
+        raise gave_up(method, host, reason, absent=absent)
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        *,
+        authorization: str | None,
+        limit: int,
+        stay: bool = False,
+        expected: int = 0,
+    ) -> Answer:
+        sent = {"Authorization": authorization, **headers} if authorization else dict(headers)
+        started = time.monotonic()
+        size = len(body) if isinstance(body, bytes) else 0
+        allowed = self._exchange_seconds + max(size, expected) / SLOWEST
+        left = self._operation_seconds - self._busy
+        if left <= 0:
+            raise RegistryError(
+                f"the registry took more than {self._operation_seconds:.0f} s in all",
+                hint="is it overloaded, or does it hold you up? Ask again later, or another registry",
+            )
+        try:
+            with Watch(min(allowed, left), plain(url)) as watch:
+                try:
+                    answer = self._follow(method, url, sent, body, limit=limit, stay=stay)
+                except (_Failed, RegistryError) as error:
+                    if watch.expired:
+                        raise self._too_slow(url) from error
+                    raise
+                if watch.expired:
+                    # A body without a length ends where the connection does.
+                    raise self._too_slow(url)
+                return answer
+        finally:
+            self._busy += time.monotonic() - started
+
+    @staticmethod
+    def _too_slow(url: str) -> RegistryError:
+        return RegistryError(
+            f"{plain(url)}: the answer takes too long, it was given up",
+            hint="is the connection slow, or the registry overloaded? Run the same again",
+        )
+
+    def _follow(
+        self, method: str, url: str, sent: dict[str, str], body: Body | None, *, limit: int, stay: bool
+    ) -> Answer:
+        """Send a request and go where its answer redirects to."""
+        for _ in range(6):
+            started = time.monotonic()
+            self.traffic.requests += 1
+            try:
+                with self._session.request(
+                    method,
+                    url,
+                    headers=sent,
+                    data=self._counted(body),
+                    auth=_no_auth,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=self._timeout,
+                    verify=self._trust(url),
+                    proxies=_proxies(urlsplit(url).netloc),
+                ) as response:
+                    content = self._read(response, method, limit)
+                    status, found = response.status_code, response.headers
+            except requests.exceptions.SSLError as error:
+                raise RegistryError(
+                    f"{plain(url)}: TLS failed: {cause(error)}",
+                    hint=f"put the CA into {CERTIFICATES}/{urlsplit(url).netloc}/ca.crt, or name the host as insecure",
+                ) from error
+            except (requests.exceptions.RequestException, OSError) as error:
+                absent = isinstance(error, requests.exceptions.ConnectTimeout) or refused(error)
+                raise _Failed(f"{method} {plain(url)}: {cause(error)}", absent=absent) from error
+            except ValueError as error:
+                # requests reads the address of a redirect also where it is not to follow it.
+                raise RegistryError(f"{plain(url)}: the registry names an address that cannot be used") from error
+            LOG.debug("%s %s %d, %.0f ms", method, plain(url), status, (time.monotonic() - started) * 1e3)
+            if status not in REDIRECTS or "Location" not in found or method not in ("GET", "HEAD"):
+                return Answer(status=status, headers=found, body=content, url=url)
+            target = address(found["Location"], base=url)
+            if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+                raise RegistryError(f"{plain(url)}: it sends on to {plain(target)}, which is not https")
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                if stay:
+                    return Answer(status=status, headers=found, body=b"", url=url)
+                # A token for the registry is no business of the storage behind it.
+                sent.pop("Authorization", None)
+            url = target
+        raise RegistryError(f"{plain(url)}: too many redirects")
+
+    def _counted(self, body: Body | None) -> bytes | Iterator[bytes] | None:
+        if body is None or isinstance(body, bytes):
+            self.traffic.sent += len(body or b"")
+            return body
+
+        def pieces() -> Iterator[bytes]:
+            for piece in body():
+                self.traffic.sent += len(piece)
+                yield piece
+
+        return pieces()
+
+    def _read(self, response: requests.Response, method: str, limit: int) -> bytes:
+        if method == "HEAD":
+            return b""
+        # What says why it failed is no answer to what was asked, and has a bound of its own.
+        limit = limit if response.ok else 1 << 20
+        content = bytearray()
+        for piece in response.iter_content(1 << 16):
+            content += piece
+            self.traffic.received += len(piece)
+            if len(content) > limit:
+                raise RegistryContent(f"{plain(response.url)}: the answer is larger than {limit} bytes")
+        return bytes(content)
+
+    def _trust(self, url: str) -> str | bool:
+        own = CERTIFICATES / urlsplit(url).netloc / "ca.crt"
+        return str(own) if own.is_file() else True
+
+    def _refusal(self, method: str, answer: Answer) -> str:
+        told = words(answer.body)
+        return f"{method} {plain(answer.url)}: the registry answered {answer.status}" + (f" ({told})" if told else "")
+
+    # Authorisation
+
+    def _authorization(self, host: str, url: str, scopes: Sequence[str]) -> str | None:
+        if urlsplit(url)[:2] != urlsplit(self.base(host))[:2]:
+            return None
+        challenge = self._challenges.get(host)
+        if challenge is None:
+            return None
+        if challenge.scheme == "basic":
+            known = self._credentials.lookup(host)
+            return known.basic if known else None
+        return self._tokens.get(self._token_key(challenge, scopes))
+
+    @staticmethod
+    def _token_key(challenge: Challenge, scopes: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
+        return (challenge.parameters.get("realm", ""), challenge.parameters.get("service", ""), tuple(scopes))
+
+    def _learn(self, host: str, answer: Answer, scopes: Sequence[str]) -> bool:
+        """Take up what a 401 asks for; False if nothing can be done about it."""
+        asked = challenges(answer.headers.get("WWW-Authenticate", ""))
+        chosen = next((one for one in asked if one.scheme == "bearer"), asked[0] if asked else None)
+        if chosen is None:
+            return False
+        known = self._credentials.lookup(host)
+        self._challenges[host] = chosen
+        if chosen.scheme == "basic":
+            return known is not None
+        self._tokens[self._token_key(chosen, scopes)] = "Bearer " + self._token(host, chosen, scopes, known)
+        return True
+
+    def _token(self, host: str, challenge: Challenge, scopes: Sequence[str], known: Credentials | None) -> str:
+        asked = token_request(host, challenge, scopes, known, insecure=self._insecure)
+        answer = self._fetch_token(asked.method, asked.url, asked.headers, asked.body, known)
+        if answer.status != 200:
+            raise RegistryError(
+                f"{plain(asked.url)}: no token for {host}, status {answer.status}", hint=hint(answer.status, host)
+            )
+        return token_of(answer.body, asked.url)
+
+    def _fetch_token(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, known: Credentials | None
+    ) -> Answer:
+        authorization = known.basic if known and not known.identity_token else None
+        reason = ""
+        for attempt in range(self._attempts):
+            try:
+                answer = self._once(method, url, headers, body, authorization=authorization, limit=1 << 20)
+            except _Failed as failed:
+                reason = str(failed)
+            else:
+                if answer.status not in RETRIED:
+                    return answer
+                reason = self._refusal(method, answer)
+            self._sleep(pause(attempt))
+        raise RegistryError(reason)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    return read_pause(headers.get("Retry-After", ""), now=datetime.now(UTC), most=LONGEST_PAUSE)

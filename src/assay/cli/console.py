@@ -1,0 +1,259 @@
+"""All printing: data to stdout, everything said to people to stderr; NO_COLOR, CI and pipes are honoured.
+
+Every text passes `assay.foundation.printable` on its way, so that no foreign text can command the terminal. Rich is
+imported where something is coloured: a plain line needs none of it. What cannot be written to stderr is lost; what
+cannot be written to stdout is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Final, TextIO, cast
+
+from assay.errors import OutputError
+from assay.foundation.printable import json_text, one_line, printable
+from assay.foundation.secret import hide
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+__all__ = [
+    "STYLES",
+    "abandon",
+    "data",
+    "data_table",
+    "err",
+    "fail",
+    "flush",
+    "json_data",
+    "out",
+    "say",
+    "status",
+    "warn",
+]
+
+_LEAST_LAST: Final = 30
+"""Characters that the last column of a table needs at least, if it has them."""
+
+STYLES: Final = {
+    "works": "green", "ok": "green", "built": "green", "cached": "green",
+    "degraded": "yellow", "warn": "yellow", "warning": "yellow", "inconclusive": "yellow", "timed_out": "yellow",
+    "wrong": "red bold", "broken": "red", "fail": "red", "failed": "red", "error": "red", "refused": "magenta",
+    "unsupported": "blue", "not_run": "dim", "aborted": "dim", "engine_failed": "yellow",
+}  # fmt: skip
+
+
+_PIPED_WIDTH: Final = 500
+"""Columns of piped output: a table that is cut to 80 columns is useless to grep."""
+
+
+class _Sink(io.TextIOBase):
+    """A standard stream for rich and for plain lines alike; looked up at each write, as tests and pipes replace it."""
+
+    def __init__(self, *, stderr: bool, direct: bool = False) -> None:
+        self._stderr = stderr
+        self._direct = direct
+        """Past what a live table puts in the stream's place: for rich itself."""
+
+    @property
+    def _stream(self) -> TextIO | None:
+        stream = sys.stderr if self._stderr else sys.stdout
+        return getattr(stream, "rich_proxied_file", stream) if self._direct else stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        stream = self._stream
+        return stream is not None and stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError(errno.EBADF, "the stream is closed")
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        self._guarded(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._guarded(lambda stream: stream.flush())
+
+    def _guarded(self, action: Callable[[TextIO], object]) -> None:
+        stream = self._stream
+        try:
+            if stream is not None:
+                action(stream)
+            elif not self._stderr:
+                raise OutputError("standard output is closed", hint=_REDIRECT)
+        except (OSError, ValueError) as error:
+            if self._stderr:
+                # Nobody can be told; what is left in the buffer must not fail again when Python ends.
+                abandon(stream)
+                return
+            why = error.strerror if isinstance(error, OSError) else "it is closed"
+            raise OutputError(f"standard output cannot be written: {why}", hint=_REDIRECT) from error
+
+
+def abandon(stream: TextIO | None) -> None:
+    """Send what is left for a stream that cannot be written to nowhere, so that Python ends without a message."""
+    with suppress(AttributeError, OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        finally:
+            os.close(null)
+
+
+_REDIRECT: Final = "write to a file on a disk with space: > FILE"
+_OUT: Final = _Sink(stderr=False)
+_ERR: Final = _Sink(stderr=True)
+
+
+def _sensible(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) <= 10_000
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without sizes of a terminal that are no sensible numbers, and without empty wishes.
+
+    rich before 13.9.3 takes an empty FORCE_COLOR for a wish.
+    """
+    sizes, wishes = {"COLUMNS", "LINES"}, {"FORCE_COLOR", "TTY_COMPATIBLE"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name not in sizes or _sensible(value)) and (name not in wishes or value)
+    }
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console  # noqa: PLC0415
+
+    sink = _Sink(stderr=stderr, direct=True)
+    environment = _environment()
+    width = None if sink.isatty() else int(environment.get("COLUMNS", _PIPED_WIDTH))
+    return Console(file=cast("IO[str]", sink), width=width, soft_wrap=False, highlight=False, _environ=environment)
+
+
+def out() -> Console:
+    """The console for data (stdout)."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """The console for people (stderr)."""
+    return _console(stderr=True)
+
+
+def say(text: str = "") -> None:
+    """Tell a person something, on stderr; the text is taken literally."""
+    _ERR.write(printable(text) + "\n")
+
+
+def fail(text: str, *, hint: str | None = None) -> None:
+    """Tell a person of an error and what to try, on stderr."""
+    _headed("error:", "red", text)
+    if hint:
+        _headed("  try:", "bold", hint)
+
+
+def warn(text: str) -> None:
+    """Warn a person, on stderr."""
+    _headed("warning:", "yellow", text)
+
+
+def status(word: str, text: str, *, width: int = 9, style: str | None = None) -> None:
+    """Tell a person how something ended, on stderr: the word in its colour, then the text."""
+    from rich.text import Text  # noqa: PLC0415
+
+    chosen = STYLES.get(word, "") if style is None else style
+    shown = Text.assemble((f"{one_line(word):{width}}", chosen), f" {one_line(text)}")
+    err().print(shown, soft_wrap=True)
+
+
+def _headed(head: str, style: str, text: str) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    # A text of several lines stays below its head, so that none of them reads as a message of its own.
+    lines = [line if line.startswith(" ") or number == 0 else f"  {line}" for number, line in _numbered(text)]
+    err().print(Text.assemble((head, style), f" {chr(10).join(lines)}"), soft_wrap=True)
+
+
+def _numbered(text: str) -> Iterable[tuple[int, str]]:
+    return enumerate(printable(hide(text)).split("\n"))
+
+
+def data(text: str) -> None:
+    """Write data to stdout; control characters are made visible."""
+    shown = printable(text)
+    _OUT.write(shown if shown.endswith("\n") else shown + "\n")
+
+
+def json_data(value: Any) -> None:
+    """Write one JSON document to stdout."""
+    data(json_text(value))
+
+
+def flush() -> None:
+    """Write out what is buffered for stdout.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if sys.stdout is not None:
+        _OUT.flush()
+
+
+def styled(word: str) -> Text:
+    """Return a word in the colour of its meaning."""
+    from rich.text import Text  # noqa: PLC0415
+
+    return Text(one_line(word), style=STYLES.get(word.rsplit(maxsplit=1)[-1] if word else "", ""))
+
+
+def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """Print a table to stdout; words with a meaning (outcomes, verdicts) are coloured.
+
+    The last column may wrap. Where the others alone do not fit into the terminal, each row becomes a block: its first
+    value on a line of its own, the rest below it.
+    """
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    columns = [one_line(column) for column in columns]
+    table_rows = [tuple(map(one_line, row)) for row in rows]
+    console = out()
+    widths = [max((len(row[n]) for row in table_rows), default=0) for n in range(len(columns))]
+    fixed = [max(width, len(column)) + 3 for width, column in zip(widths[:-1], columns[:-1], strict=True)]
+    if sum(fixed) + min(widths[-1], _LEAST_LAST) > console.width:
+        _blocks(console, columns, table_rows, title)
+        return
+    table = Table(box=SIMPLE_HEAD, title=one_line(title) if title else None, title_justify="left", pad_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=position < len(columns) - 1)
+    for row in table_rows:
+        table.add_row(*(styled(value) for value in row))
+    console.print(table)
+
+
+def _blocks(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    if title:
+        console.print(Text(one_line(title), style="italic"))
+    for row in rows:
+        console.print(Text(row[0], style="bold"), soft_wrap=True)
+        line = Text("  ")
+        for column, value in zip(columns[1:], row[1:], strict=True):
+            if value:
+                line.append(f"  {column}: ", style="dim")
+                line.append_text(styled(value))
+        console.print(line, soft_wrap=True)

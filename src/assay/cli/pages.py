@@ -1,0 +1,176 @@
+"""What `assay report --html`, `--into` and `--badges` write; the pages themselves are made in assay.pages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from assay import pages as site
+from assay.adapters.files.kept_records import is_intact
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.files.records import FileStore, write_whole
+from assay.adapters.files.regular import file_below, read_regular
+from assay.cli import console
+from assay.diagnose import default_library
+from assay.diagnose.text import clean
+from assay.errors import ConfigError, StoreError, UsageError
+from assay.evidence import claims as ledger
+from assay.evidence.record import AnyRecord, now, parse
+from assay.matrix.cell import Cell
+from assay.matrix.plan import Plan
+from assay.serving.standing import load_claims
+
+__all__ = ["drifted", "gathered", "write"]
+
+_LOG_BYTES = 64 << 10
+_LOG_LINES = 120
+
+
+def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders: Sequence[Path] = ()) -> site.Site:
+    """Gather what the pages show of cells.
+
+    Args:
+        folders: records from these folders and below them; without any, those of build_logs/ and the committed ones
+            in docs/records/.
+    """
+    chosen = list(cells)
+    store = FileStore(files.root / "build_logs")
+    locks = {cell.id: lock for cell in chosen if (lock := files.lock(cell)) is not None}
+    # Cells that only records know (references of others) are shown with all cells, not with a selection.
+    ids = {cell.id for cell in chosen}
+    everything = ids >= {cell.id for cell in plan.cells}
+    records = _records(folders or (store.root / "records", files.root / "docs" / "records"))
+    return site.gather(
+        (record for record in records if everything or record.cell in ids),
+        chosen,
+        made=now(),
+        claims=_claims(files.root),
+        locks=locks,
+        causes={
+            e.id: site.Cause(cause=e.cause, fix=e.fix, sources=e.sources, cause_class=str(e.cause_class))
+            for e in default_library().entries.values()
+        },
+        read_document=store.document,
+        read_log=lambda relative: _excerpt(store.root, relative),
+    )
+
+
+def _records(folders: Iterable[Path]) -> list[AnyRecord]:
+    """Read records below folders, oldest first; the same record in two folders counts once."""
+    paths = {path.name: path for folder in folders for path in sorted(folder.rglob("*.json"))}
+    found: list[AnyRecord] = []
+    for name, path in sorted(paths.items()):
+        try:
+            raw = read_regular(path)
+            record = parse(raw, source=name)
+            if not is_intact(path, raw):
+                raise StoreError("it was edited after it was written, and does not count")
+            found.append(record)
+        except (OSError, StoreError) as error:
+            console.warn(f"{path} was passed over: {error}")
+    return found
+
+
+def write(
+    made: site.Site, *, html: Path | None, into: Path | None, badges: Path | None, measured: bool = False
+) -> None:
+    """Write the pages, the Markdown twin and the badges that are asked for.
+
+    Raises:
+        UsageError: the file for the Markdown twin is missing or has no markers.
+        StoreError: something cannot be written.
+    """
+    if html is not None:
+        count = 0
+        for path, data in site.render(made):
+            write_whole(html / path, data)
+            count += 1
+        console.say(f"{count} pages in {html}; open {html / 'index.html'}")
+    if badges is not None:
+        for path, data in site.badges(made):
+            write_whole(badges / Path(path).name, data)
+    if into is not None:
+        write_whole(into, _with_table(made, into, measured=measured)[1].encode())
+
+
+def drifted(made: site.Site, into: Path, *, measured: bool) -> int:
+    """Return 1, and say so, if a file's matrix is not what the records give."""
+    old, new = _with_table(made, into, measured=measured)
+    if old == new:
+        return 0
+    console.say(f"the matrix in {into} is not what the records give; run the same command without --check")
+    return 1
+
+
+def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, str]:
+    """Return a Markdown file as it is and as it should be."""
+    if not into.is_file():
+        raise UsageError(f"{into} does not exist", hint="name a Markdown file that has the two markers")
+    old = into.read_text("utf-8")
+    return old, site.between_markers(old, site.table(made, measured=measured), file=str(into))
+
+
+def _claims(root: Path) -> list[site.Claim]:
+    """Read what others say: the ledgers of the images, and what servers are launched by where no ledger says it."""
+    made: list[site.Claim] = []
+    for path in sorted((root / "images").glob("*/claims.yaml")):
+        try:
+            found = ledger.read(path.read_text("utf-8"), file=str(path.relative_to(root)))
+        except ConfigError as error:
+            console.warn(f"claims are left out: {error.message}")
+            continue
+        made += [
+            site.Claim(
+                feature=claim.feature,
+                outcome=claim.outcome,
+                says=claim.says,
+                source=claim.source,
+                date=str(claim.date),
+                target=claim.target,
+                engine="" if claim.engine == "none" else claim.engine,
+                versions=claim.versions,
+                image=path.parent.name,
+            )
+            for claim in found
+        ]
+    path = root / "knowledge" / "serving_claims.yaml"
+    if path.is_file():
+        told = {(claim.feature, claim.target, claim.engine, claim.date) for claim in made}
+        try:
+            serving = load_claims(path)
+        except ConfigError as error:
+            console.warn(f"claims are left out: {error.message}")
+            serving = ()
+        made += [
+            site.Claim(
+                feature=claim.feature,
+                outcome=claim.outcome,
+                says=claim.reason,
+                source=claim.source,
+                date=str(claim.date),
+                target=claim.target,
+                engine=claim.engine,
+                versions=claim.versions,
+            )
+            for claim in serving
+            if (claim.feature, claim.target, claim.engine, str(claim.date)) not in told
+        ]
+    return made
+
+
+def _excerpt(root: Path, relative: str) -> site.LogExcerpt | None:
+    # A record of another machine may name any path; only what lies in build_logs/ is shown.
+    path = file_below(root, relative)
+    if path is None:
+        return None
+    with path.open("rb") as log:
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size - _LOG_BYTES))
+        lines = log.read().split(b"\n")
+    if size > _LOG_BYTES:
+        lines = lines[1:]
+    shown = [clean(line.rsplit(b"\r", 1)[-1]) for line in lines if line.strip()]
+    return site.LogExcerpt(
+        path=relative, lines=tuple(shown[-_LOG_LINES:]), cut=size > _LOG_BYTES or len(shown) > _LOG_LINES
+    )

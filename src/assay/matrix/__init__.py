@@ -1,0 +1,1 @@
+"""The matrix: models, loading, selection, planning, locks, rendering."""

@@ -1,1 +1,0 @@
-"""The values that everything else speaks in; frozen, without behaviour that touches the world."""

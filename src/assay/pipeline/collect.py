@@ -1,0 +1,300 @@
+"""Collects the evidence of a digest: what it is, what is missing, and what others attached, all within bounds.
+
+Whoever may push to a repository may attach to its digests. What is assay's own, by its note or its tag, is read first;
+beyond a bound it is a reason to refuse, because what was not read may be a revocation. What others attached is read
+within a bound of its own, and left alone where it is damaged, large or of another kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryContent
+from assay.evidence.oci import Descriptor, Manifest
+from assay.evidence.policy import Reason, Why
+from assay.evidence.reference import Repository
+from assay.evidence.statements import (
+    BLOB_LIMIT,
+    BUNDLE,
+    DIGEST_NOTE,
+    PAYLOAD,
+    Kind,
+    Statement,
+    count_values,
+    evidence_tag,
+    evidence_tag_prefix,
+    unpack,
+    voided,
+)
+from assay.ports.registry import Registry
+from assay.ports.signing import Verifier
+
+__all__ = ["Collected", "Known", "Piece", "collect", "known_of"]
+
+PIECES: Final = 500
+"""Pieces of evidence of one digest that are read: a publication has six, each later one of the same digest four."""
+STRANGERS: Final = 50
+"""Artifacts of others that are read."""
+BYTES: Final = 32 << 20
+"""Bytes of all evidence of a digest together, unpacked."""
+DAMAGED: Final = 1 << 20
+"""Bytes that a piece counts for that turned out to be damaged."""
+ITEMS: Final = 500_000
+"""Values of all of it together."""
+TOLD: Final = 10
+"""Problems that are told one by one."""
+_KINDS: Final = frozenset(map(str, Kind))
+_TYPE_NOTES: Final = ("in-toto.io/predicate-type", "dev.sigstore.bundle.predicateType")
+_UNREADABLE: Final = (ManifestMismatch, RegistryBroken, RegistryContent, EvidenceError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One statement as the registry has it."""
+
+    statement: Statement
+    manifest: str
+    """Digest of the artifact that attaches it."""
+    bundle: bytes | None
+    """What signs it; None for a statement that is only recorded."""
+    signer: str | None
+    """Who of the known signed it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """All evidence of a digest."""
+
+    native: bool
+    """The registry keeps the list of referrers itself."""
+    broken: tuple[str, ...]
+    """Tags of evidence that cannot be read."""
+    pieces: tuple[Piece, ...]
+    problems: tuple[Reason, ...]
+    """Evidence that is damaged, gone, or about something else."""
+    left_alone: int = 0
+    """Artifacts that others attached and that were not read, or say nothing that assay knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What refers to a digest."""
+
+    found: Mapping[str, Descriptor]
+    listed: frozenset[str]
+    """What the list holds; the rest is known by tags of its own."""
+    native: bool
+    broken: tuple[str, ...]
+    """Tags of evidence that the registry cannot read: half written when its disk was full, say."""
+    tagged: frozenset[str] = frozenset()
+    """What has a tag as assay gives it."""
+    lies: Mapping[str, str] = field(default_factory=dict)
+    """Tags of evidence that name something else than their name says, and what that is."""
+    crowded: bool = False
+    """There are more tags of evidence than are read."""
+
+
+def known_of(
+    registry: Registry, repository: Repository, subject: str, fresh: Mapping[str, Descriptor] | None = None
+) -> Known:
+    """Return what refers to a digest, by the registry's list and by the tags of evidence.
+
+    Args:
+        fresh: what was put just now, which need not be fetched again.
+
+    Raises:
+        RegistryError: the registry failed.
+    """
+    try:
+        listed, native = registry.referrers(repository, subject)
+    except (ManifestMismatch, RegistryBroken, RegistryContent):
+        # The index can be made anew from the tags; the verdict does not hang on it.
+        listed, native = [], False
+    found = {entry.digest: entry for entry in listed}
+    names = frozenset(found)
+    if native:
+        return Known(found=found, listed=names, native=True, broken=())
+    found = {**(fresh or {}), **found}
+    tags = [tag for tag in registry.tags(repository) if tag.startswith(evidence_tag_prefix(subject))]
+    held = {evidence_tag(subject, digest): digest for digest in found}
+    tagged = {held[tag] for tag in tags if tag in held}
+    unlisted = [tag for tag in tags if tag not in held]
+    broken: list[str] = []
+    lies: dict[str, str] = {}
+    for tag in unlisted[:PIECES]:
+        try:
+            manifest = registry.manifest(repository, tag)
+        except RegistryBroken:
+            broken.append(tag)
+            continue
+        except (ManifestMismatch, RegistryContent):
+            lies[tag] = "something that cannot be read"
+            continue
+        if manifest is None:
+            continue
+        if evidence_tag(subject, manifest.digest) != tag:
+            lies[tag] = manifest.digest
+        elif manifest.subject is not None and manifest.subject.digest == subject:
+            found[manifest.digest] = manifest.referrer
+            tagged.add(manifest.digest)
+    return Known(
+        found=found,
+        listed=names,
+        native=False,
+        broken=tuple(broken),
+        tagged=frozenset(tagged),
+        lies=lies,
+        crowded=len(unlisted) > PIECES,
+    )
+
+
+class _Spent(Exception):
+    """A budget is used up."""
+
+
+@dataclass(kw_only=True)
+class _Reader:
+    """Reads the evidence of one digest until its budget is used up."""
+
+    registry: Registry
+    repository: Repository
+    subject: str
+    verifier: Verifier
+    pieces: int
+    """What may still be read, of everything together."""
+    size: int = BYTES
+    items: int = ITEMS
+
+    def read(self, digest: str) -> Piece | None:
+        """Return one piece of evidence; None if it says nothing that assay knows, or is damaged and not assay's."""
+        self.pieces -= 1
+        if self.pieces < 0 or self.size <= 0 or self.items <= 0:
+            raise _Spent
+        manifest = self.registry.manifest(self.repository, digest)
+        if manifest is None:
+            raise EvidenceError(f"the evidence {digest[:19]} is listed, but gone")
+        if manifest.artifact_type not in (PAYLOAD, BUNDLE):
+            return None
+        try:
+            return self._piece(manifest)
+        except _UNREADABLE:
+            # Whatever it was, it took time to find out.
+            self.size -= DAMAGED
+            # By its own bytes, not by what a list says of it: all that assay ever attached has the note.
+            if DIGEST_NOTE in manifest.annotations:
+                raise
+            return None
+
+    def _piece(self, manifest: Manifest) -> Piece | None:
+        digest = manifest.digest
+        if len(manifest.layers) != 1:
+            raise EvidenceError(f"the evidence {digest[:19]} has {len(manifest.layers)} blobs instead of one")
+        layer = manifest.layers[0]
+        blob = self.registry.blob(self.repository, layer, limit=min(BLOB_LIMIT, self.size))
+        if blob is None:
+            raise EvidenceError(f"the blob {layer.digest[:19]} of the evidence {digest[:19]} is gone")
+        self.size -= len(blob)
+        statement, bundle = unpack(manifest, blob, subject=self.subject, limit=self.size)
+        self._count(statement, bundle)
+        noted = manifest.annotations.get(DIGEST_NOTE)
+        if noted is not None and noted != statement.digest:
+            raise EvidenceError(f"the evidence {digest[:19]} holds another statement than it says")
+        if statement.predicate_type not in _KINDS:
+            return None
+        signer = self.verifier.signer(bundle) if bundle is not None else None
+        return Piece(statement=statement, manifest=manifest.digest, bundle=bundle, signer=signer)
+
+    def _count(self, statement: Statement, bundle: bytes | None) -> None:
+        self.size -= len(statement.raw) + len(bundle or b"")
+        self.items -= count_values(statement.raw)
+        if isinstance(text := statement.predicate.get("text"), str):
+            self.items -= count_values(text.encode())
+
+
+def collect(registry: Registry, repository: Repository, subject: str, verifier: Verifier) -> Collected:
+    """Read the evidence of a digest; what is damaged becomes a reason, what others attached is left alone.
+
+    Raises:
+        RegistryError: the registry failed, so that nothing can be said.
+    """
+    known = known_of(registry, repository, subject)
+    # What cannot be read may be a revocation.
+    problems = [_problem(f"the evidence {tag[-40:]} cannot be read") for tag in known.broken]
+    if known.crowded:
+        problems.append(_problem(f"more than {PIECES} tags of evidence of {subject[:19]} stand in no list"))
+    own = [one for one in known.found if one in known.tagged or DIGEST_NOTE in known.found[one].annotations]
+    # What only a list tells of comes last: lists are easily made long.
+    own.sort(key=lambda one: (one not in known.tagged, one))
+    others = sorted(known.found.keys() - set(own))
+    pieces: list[Piece] = []
+    left = 0
+    reader = _Reader(registry=registry, repository=repository, subject=subject, verifier=verifier, pieces=PIECES)
+    for count, digest in enumerate(own):
+        try:
+            piece = reader.read(digest)
+        except _Spent:
+            problems.append(
+                _problem(
+                    f"{len(own) - count} of {len(own)} pieces of evidence were not read: they are too many or large"
+                )
+            )
+            break
+        except _UNREADABLE as error:
+            problems.append(_problem(error.message))
+            continue
+        left += piece is None
+        pieces += [piece] if piece else []
+    for piece in _of_others(replace(reader, pieces=STRANGERS, size=BYTES, items=ITEMS), known, others):
+        left += piece is None
+        pieces += [piece] if piece else []
+    problems += _lies(known, pieces, verifier)
+    if len(problems) > TOLD:
+        problems[TOLD:] = [_problem(f"and {len(problems) - TOLD} more pieces of evidence are damaged or gone")]
+    return Collected(
+        native=known.native,
+        broken=known.broken,
+        pieces=tuple(sorted(pieces, key=lambda piece: piece.manifest)),
+        problems=tuple(problems),
+        left_alone=left,
+    )
+
+
+def _problem(message: str) -> Reason:
+    return Reason(why=Why.EVIDENCE, message=message)
+
+
+def _of_others(reader: _Reader, known: Known, digests: list[str]) -> list[Piece | None]:
+    """Return what others attached, None for each that is left alone."""
+    found: list[Piece | None] = []
+    for digest in digests:
+        entry = known.found[digest]
+        said = next((entry.annotations[note] for note in _TYPE_NOTES if note in entry.annotations), None)
+        if entry.artifact_type not in (PAYLOAD, BUNDLE) or (said is not None and said not in _KINDS):
+            found.append(None)
+            continue
+        try:
+            found.append(reader.read(digest))
+        except _Spent:
+            break
+        except _UNREADABLE:
+            found.append(None)
+    return [*found, *[None] * (len(digests) - len(found))]
+
+
+def _lies(known: Known, pieces: list[Piece], verifier: Verifier) -> list[Reason]:
+    """Return a reason for each tag that was moved away from the evidence it was given to.
+
+    Publishing moves a tag that its registry half wrote, and says so in a statement of its own; whoever names keys
+    believes that statement only if one of them signed it.
+    """
+    excused: set[str] = set()
+    for piece in pieces:
+        if piece.signer or not verifier.trusts_anyone:
+            excused |= voided(piece.statement)
+    return [
+        _problem(f"the evidence {tag[-40:]} was taken away: its tag names {named[:30]} now")
+        for tag, named in sorted(known.lies.items())
+        if tag not in excused
+    ]

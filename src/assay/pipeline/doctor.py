@@ -1,0 +1,280 @@
+"""Look over a machine: what builds, probes and publishing need of it, what is there, and what mends the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from assay.errors import AssayError, EngineError
+from assay.foundation.strict import Value
+from assay.matrix.model import Target
+from assay.ports.engine import Engine, EngineInfo
+from assay.ports.host import Host
+from assay.ports.index import PackageIndex
+
+__all__ = ["Check", "DoctorFlow", "Needs", "State", "exit_code"]
+
+LEAST_ENGINE: Final = 23
+"""Older engines have no `COPY --link` and no heredocs (20.10 was tried)."""
+
+
+class State(StrEnum):
+    """How a thing stands."""
+
+    OK = "ok"
+    WARN = "warn"
+    """Works, but not as well as it could, or will be missed later."""
+    FAIL = "fail"
+    """Something this project does will fail."""
+    ABSENT = "absent"
+    """Not there, and not needed for what was asked."""
+
+
+class Check(Value):
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    mend: str = ""
+    """The command or step that mends it; empty if there is nothing to mend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What the machine is wanted for."""
+
+    disk_bytes: int = 0
+    """Free space that building the starter group from nothing takes."""
+    gpu: bool = False
+    bootstrap: bool = True
+    """Some base is made from packages."""
+    registries: Mapping[str, str] = field(default_factory=dict)
+    """Registry -> an image of it that cells are built on."""
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    """Index -> a project it must know."""
+    targets: Mapping[str, Target] = field(default_factory=dict)
+
+
+class DoctorFlow:
+    """Looks at everything and stops at nothing: each check that cannot be made says so itself.
+
+    Args:
+        engine, host, index: the world.
+        digests: image reference -> digest, or RegistryError.
+    """
+
+    def __init__(self, engine: Engine, host: Host, index: PackageIndex, digests: Callable[[str], str]) -> None:
+        self._engine = engine
+        self._digests = digests
+        self._host = host
+        self._index = index
+
+    def run(self, needs: Needs) -> tuple[Check, ...]:
+        """Return all checks, in the order a person would mend them."""
+        return tuple(self._checks(needs))
+
+    def _checks(self, needs: Needs) -> Iterator[Check]:
+        info: EngineInfo | None = None
+        try:
+            info = self._engine.info()
+        except EngineError as error:
+            yield Check(name="engine", state=State.FAIL, found=error.message, mend="./quickstart engine")
+        if info is not None:
+            yield from _engine(info)
+        yield from self._gpu(info, needs)
+        yield self._disk(info, needs)
+        uv = self._host.uv()
+        if uv:
+            yield Check(name="uv", state=State.OK, found=uv)
+        else:
+            yield Check(name="uv", state=State.FAIL, found="not found", mend="pip install uv")
+        yield self._bootstrap(needs)
+        yield from self._indexes(needs)
+        yield from self._registries(needs)
+        yield from self._credentials()
+        yield Check(name="kernel", state=State.OK, found=self._host.kernel())
+
+    def _gpu(self, info: EngineInfo | None, needs: Needs) -> Iterator[Check]:
+        gpus, devices = self._host.gpus(), self._host.gpu_devices()
+        if gpus:
+            yield from (_card(gpu.name, gpu.capability, gpu.memory_bytes, gpu.driver, needs) for gpu in gpus)
+        elif devices:
+            yield Check(
+                name="gpu",
+                state=State.WARN,
+                found=f"{', '.join(devices)}, but nvidia-smi shows nothing",
+                mend="install the driver's own nvidia-smi, or see what it says: nvidia-smi",
+            )
+        else:
+            yield Check(
+                name="gpu",
+                state=State.FAIL if needs.gpu else State.ABSENT,
+                found="no NVIDIA GPU, or no driver",
+                mend="install NVIDIA's driver; builds and audits need neither" if needs.gpu else "",
+            )
+        if info is None:
+            return
+        toolkit = self._host.toolkit()
+        version = f", toolkit {toolkit}" if toolkit else ""
+        if info.gpu is not None:
+            how = "NVIDIA's runtime" if info.gpu == "runtime" else "CDI"
+            yield Check(name="gpu in containers", state=State.OK, found=f"through {how}{version}")
+        elif gpus or devices or needs.gpu:
+            yield Check(
+                name="gpu in containers",
+                state=State.FAIL if needs.gpu else State.WARN,
+                found=f"the engine knows neither NVIDIA's runtime nor a CDI description{version}",
+                mend=(
+                    "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker"
+                    if toolkit
+                    else "install nvidia-container-toolkit, then: nvidia-ctk runtime configure --runtime=docker"
+                ),
+            )
+        else:
+            yield Check(name="gpu in containers", state=State.ABSENT, found="no GPU to give")
+
+    def _disk(self, info: EngineInfo | None, needs: Needs) -> Check:
+        needed = f"the starter group needs about {_gigabytes(needs.disk_bytes)}"
+        if info is not None and not info.local:
+            return Check(name="disk", state=State.ABSENT, found=f"the engine is on another machine; {needed}")
+        folder = info.root_dir if info is not None else "/var/lib"
+        free = self._host.free_bytes(folder)
+        if free is None:
+            return Check(name="disk", state=State.WARN, found=f"{folder} cannot be seen; {needed}")
+        enough = free >= needs.disk_bytes
+        return Check(
+            name="disk",
+            state=State.OK if enough else State.WARN,
+            found=f"{_gigabytes(free)} free in {folder}; {needed}",
+            mend="" if enough else "docker system df shows what fills it; docker builder prune frees build caches",
+        )
+
+    def _bootstrap(self, needs: Needs) -> Check:
+        missing = self._host.bootstrap_missing()
+        if not missing:
+            return Check(name="debootstrap", state=State.OK, found="there: bases can be made from packages")
+        return Check(
+            name="debootstrap",
+            state=State.WARN if needs.bootstrap else State.ABSENT,
+            found=f"{', '.join(missing)} missing: bases that need no registry cannot be made",
+            mend="apt-get install debootstrap debian-archive-keyring" if needs.bootstrap else "",
+        )
+
+    def _indexes(self, needs: Needs) -> Iterator[Check]:
+        for name, project in needs.indexes.items():
+            try:
+                files = self._index.files(project, index=name)
+            except AssayError as error:
+                # Only the default index is needed for everything; a nightly one is missed by its own cells.
+                state = State.FAIL if name == "pypi" else State.WARN
+                mend = (
+                    error.hint
+                    or "is a proxy or an index of the site to be set? UV_DEFAULT_INDEX, HTTPS_PROXY, SSL_CERT_FILE"
+                )
+                yield Check(name=f"index {name}", state=state, found=error.message, mend=mend)
+                continue
+            if files:
+                yield Check(name=f"index {name}", state=State.OK, found=f"answers ({len(files)} files of {project})")
+            else:
+                yield Check(name=f"index {name}", state=State.WARN, found=f"answers, but lacks {project}")
+
+    def _registries(self, needs: Needs) -> Iterator[Check]:
+        for name, image in needs.registries.items():
+            try:
+                self._digests(image)
+            except AssayError as error:
+                # Cells on bootstrapped bases do without.
+                yield Check(
+                    name=f"registry {name}",
+                    state=State.WARN,
+                    found=f"cells on {image} cannot be locked: {error.message}",
+                    mend=f"docker login {name}, or a mirror: ASSAY_REGISTRY_MIRRORS (docs/how-to/site.md)",
+                )
+                continue
+            yield Check(name=f"registry {name}", state=State.OK, found=f"has {image}")
+
+    def _credentials(self) -> Iterator[Check]:
+        try:
+            found = self._host.credentials()
+        except AssayError as error:
+            yield Check(name="credentials", state=State.WARN, found=error.message, mend=error.hint or "docker login")
+            return
+        if not found:
+            said = "none: pulls are anonymous, pushes go only where that is allowed"
+            yield Check(name="credentials", state=State.ABSENT, found=said, mend="docker login REGISTRY, to publish")
+        for one in found:
+            yield Check(
+                name=f"credentials {one.registry}",
+                state=State.WARN if one.problem else State.OK,
+                found=f"{one.source}: {one.problem}" if one.problem else one.source,
+                mend=f"docker login {one.registry}" if one.problem else "",
+            )
+
+
+def _engine(info: EngineInfo) -> Iterator[Check]:
+    major = info.version.partition(".")[0]
+    place = f"{info.operating_system}, {info.architecture}, {info.cpus} CPUs, {_gigabytes(info.memory_bytes)} of memory"
+    old = major.isdigit() and int(major) < LEAST_ENGINE
+    yield Check(
+        name="engine",
+        state=State.FAIL if old else State.OK,
+        found=f"Docker {info.version}" + (f", too old: linked layers need {LEAST_ENGINE}" if old else f" on {place}"),
+        mend="./quickstart --upgrade-engine engine" if old else "",
+    )
+    yield Check(
+        name="buildx",
+        state=State.OK if info.buildx else State.FAIL,
+        found=info.buildx or "the docker on PATH has no buildx: nothing can be built",
+        mend="" if info.buildx else "./quickstart engine, or the package docker-buildx",
+    )
+    shared = info.image_store == "containerd"
+    yield Check(
+        name="image store",
+        state=State.OK if shared else State.WARN,
+        found=f"{info.image_store} ({info.storage_driver})"
+        + ("" if shared else ": every image holds its own copy of a linked layer"),
+        mend=""
+        if shared
+        else '"features": {"containerd-snapshotter": true} in /etc/docker/daemon.json, then restart the engine '
+        "(images of the old store are out of sight until it is changed back)",
+    )
+    for warning in info.warnings:
+        yield Check(name="engine says", state=State.WARN, found=warning.removeprefix("WARNING: "))
+
+
+def _card(name: str, capability: str, memory: int, driver: str, needs: Needs) -> Check:
+    found = f"{name}, compute capability {capability or '?'}, {_gigabytes(memory)}, driver {driver}"
+    for target_name, target in needs.targets.items():
+        if target.compute_capability == capability and not _meets(driver, target.driver):
+            return Check(
+                name="gpu",
+                state=State.FAIL if needs.gpu else State.WARN,
+                found=f"{found}; {target_name} needs driver {target.driver}",
+                mend="install a newer driver of NVIDIA's",
+            )
+    return Check(name="gpu", state=State.OK, found=found)
+
+
+def _meets(version: str, wanted: str) -> bool:
+    try:
+        return SpecifierSet(wanted).contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return True
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.0f} GB"
+
+
+def exit_code(checks: Sequence[Check]) -> int:
+    """Return 4 if there is no usable engine or a GPU that was asked for, 1 if something else will fail, else 0."""
+    failed = {check.name for check in checks if check.state is State.FAIL}
+    if failed & {"engine", "buildx", "gpu", "gpu in containers"}:
+        return 4
+    return 1 if failed else 0

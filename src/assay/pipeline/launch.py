@@ -1,0 +1,194 @@
+"""launch: from images, models and what is recorded to a deployment that the evidence supports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from assay.errors import UsageError
+from assay.evidence.record import AnyRecord
+from assay.ports.models import ModelFinder
+from assay.serving.command import prepare
+from assay.serving.deploy import Deployment, Service, name_of
+from assay.serving.knowledge import ServerFlags
+from assay.serving.launching import Decided, decide, tenant_of, with_memory
+from assay.serving.memory import MemoryPlan, Tenant, plan_memory
+from assay.serving.modelshape import shape_of
+from assay.serving.profile import Engine, Flags, Profile
+from assay.serving.standing import ServingClaim, standings
+
+__all__ = ["LaunchRequest", "Wanted", "launch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One server that is to be launched."""
+
+    profile_name: str = ""
+    profile: Profile | None = None
+    model: str | None = None
+    folder: str | None = None
+    """The model as a folder of this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRequest:
+    """What is to be launched, and on what."""
+
+    cell: str
+    reference: str
+    """The image as it will be named in the deployment."""
+    engine: Engine
+    version: str | None = None
+    """The engine's release; read from the records where it is not given."""
+    digest: str | None = None
+    target: str
+    card_bytes: int
+    wanted: Sequence[Wanted]
+    context: int | None = None
+    requests: int | None = None
+    keep_fraction: bool = False
+    port: int = 8000
+    listen: str = "127.0.0.1"
+    gpu: str = "all"
+    gpu_resource: str = "nvidia.com/gpu"
+    cache: str = ""
+    metrics: bool = False
+    strict: bool = False
+    extra: Flags = field(default_factory=dict)
+    """Flags laid over the profiles'."""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def launch(
+    request: LaunchRequest,
+    knowledge: ServerFlags,
+    claims: Iterable[ServingClaim],
+    records: Iterable[AnyRecord],
+    models: ModelFinder,
+) -> Deployment:
+    """Return the deployment.
+
+    Raises:
+        UsageError: the engine's release is unknown, a model is unknown or does not fit, or no attention backend works.
+    """
+    records = list(records)
+    digest = request.digest or _digest(request.cell, records)
+    version = request.version or _version(request, digest, records)
+    claims = tuple(claims)
+    known = standings(
+        request.engine,
+        knowledge.engines[request.engine],
+        version,
+        target=request.target,
+        cell=request.cell,
+        digest=digest,
+        records=records,
+        claims=claims,
+    )
+    decided: list[Decided] = []
+    tenants: list[Tenant] = []
+    names = _names(request.wanted)
+    for name, wanted in zip(names, request.wanted, strict=True):
+        command = prepare(
+            knowledge.engines[request.engine], version, wanted.profile, model=wanted.model, extra=request.extra
+        )
+        if wrong := [finding.message for finding in command.findings if finding.fatal]:
+            raise UsageError("\n".join(wrong), hint="choose another --profile, or another image")
+        if request.metrics:
+            command = replace(command, flags={**command.flags, **command.engine.metrics.flags})
+        command = replace(command, env={**command.env, **request.env})
+        asked = {*request.extra, *request.env}
+        one = decide(command, known, profile_name=wanted.profile_name, asked=asked, strict=request.strict)
+        if request.metrics:
+            told = dict.fromkeys(command.engine.metrics.flags, "Prometheus reads /metrics")
+            one = replace(one, reasons={**one.reasons, **told})
+        tenants.append(_tenant(name, wanted, one, request, models))
+        decided.append(replace(one, notes=(*command.notes, *one.notes)))
+    plan = plan_memory(request.card_bytes, tenants)
+    services = [
+        Service(
+            name=name,
+            image=request.reference,
+            decided=with_memory(one, tenant, share),
+            port=request.port + number,
+            cache=request.cache,
+            folder=wanted.folder,
+            share=share,
+        )
+        for number, (name, one, tenant, share, wanted) in enumerate(
+            zip(names, decided, tenants, plan.shares, request.wanted, strict=True)
+        )
+    ]
+    return Deployment(
+        services=services,
+        target=request.target,
+        listen=request.listen,
+        gpu=request.gpu,
+        gpu_resource=request.gpu_resource,
+        plan=plan,
+        monitoring=request.metrics,
+        notes=_notes(request, digest, version, plan, decided),
+    )
+
+
+def _names(wanted: Sequence[Wanted]) -> list[str]:
+    names: list[str] = []
+    for one in wanted:
+        model = one.model or (one.profile.model if one.profile else None) or "server"
+        base = name_of(model)
+        name, number = base, 2
+        while name in names:
+            name, number = f"{base}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def _digest(cell: str, records: Sequence[AnyRecord]) -> str | None:
+    mine = [record for record in records if record.cell == cell and record.image_digest is not None]
+    return max(mine, key=lambda record: record.created).image_digest if mine else None
+
+
+def _version(request: LaunchRequest, digest: str | None, records: Sequence[AnyRecord]) -> str:
+    for record in sorted(records, key=lambda one: one.created, reverse=True):
+        packages: Mapping[str, str] = getattr(record, "packages", {})
+        mine = record.image_digest == digest if digest is not None else record.cell == request.cell
+        if mine and request.engine in packages:
+            return packages[request.engine]
+    raise UsageError(
+        f"the {request.engine} release in {request.cell} is not known", hint="name it: --engine-version 0.5.14"
+    )
+
+
+def _tenant(name: str, wanted: Wanted, decided: Decided, request: LaunchRequest, models: ModelFinder) -> Tenant:
+    model = decided.command.model
+    found = models.find(model)
+    if found is None:
+        raise UsageError(
+            f"nothing is known of the model {model}: no folder, not in the Hugging Face cache, not on the hub",
+            hint="check the name, or give the folder that holds its config.json",
+        )
+    kind = decided.command.flags.get("kv-cache-dtype")
+    shape = shape_of(found.config, weight_bytes=found.weight_bytes, kv_type=kind if isinstance(kind, str) else None)
+    own = wanted.profile is not None and wanted.profile.model == model
+    return tenant_of(
+        decided,
+        shape,
+        name=name,
+        context=request.context,
+        requests=request.requests,
+        # A profile's share was made for its own model.
+        keep_fraction=request.keep_fraction and own,
+    )
+
+
+def _notes(
+    request: LaunchRequest, digest: str | None, version: str, plan: MemoryPlan, decided: Sequence[Decided]
+) -> tuple[str, ...]:
+    head = [
+        f"{request.cell}: {request.engine} {version}, {digest or 'no digest is recorded'}",
+        f"card: {request.target}, {plan.card / 2**30:.1f} GiB, of it free {plan.free / 2**30:.2f} GiB",
+        *plan.notes,
+    ]
+    rest = dict.fromkeys(note for one in decided for note in one.notes)
+    return (*head, *rest)

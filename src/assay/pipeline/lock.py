@@ -1,0 +1,359 @@
+"""The lock step: give each cell its exact wheels, or the reason why there are none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import StrEnum
+from typing import Final
+
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from assay.audit.findings import Finding
+from assay.errors import AssayError, PackageIndexError, RegistryError
+from assay.matrix import lockfile
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.model import AxisValue, Index, Matrix, RegistryBase
+from assay.matrix.plan import render_requirements
+from assay.ports.resolver import Failure, Request, Resolver, Unresolved
+
+__all__ = [
+    "Digests",
+    "Judge",
+    "LockResult",
+    "LockStatus",
+    "Locker",
+    "Versions",
+    "age_warning",
+    "dated_builds",
+    "pick_nightly",
+]
+
+_REPAIRS: Final = 3
+"""Rounds of new constraints: one repair may bring to light the next mismatch."""
+_STEPS: Final = 4
+"""Resolutions at once: they wait for the index most of the time."""
+
+_NO_REGISTRY: Final = (
+    "docker login, if the registry asks for it; a mirror that has the base (ASSAY_REGISTRY_MIRRORS, see "
+    "docs/how-to/site.md); or a base that needs no registry, such as slim"
+)
+
+Versions = Callable[[str, Index], Sequence[str]]
+"""(distribution, index) -> the versions the index has; raises PackageIndexError."""
+Digests = Callable[[str], str]
+"""Image reference -> digest; raises RegistryError."""
+Judge = Callable[[Cell, Lock], Sequence[Finding]]
+"""Return the errors that the audit finds in a lock; raises PackageIndexError where nothing could be read."""
+
+
+class LockStatus(StrEnum):
+    """What came of locking one cell."""
+
+    FRESH = "fresh"
+    """The lock there is answers the recipe."""
+    LOCKED = "locked"
+    CONFLICT = "conflict"
+    MISSING = "missing"
+    UNREACHABLE = "unreachable"
+    FAILING = "failing"
+    """The lock answers the recipe, but the audit of its wheels fails."""
+    STALE = "stale"
+    """Only with --check: the lock does not answer the recipe, or there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockResult:
+    """One cell's lock, or why it has none."""
+
+    cell: Cell
+    status: LockStatus
+    lock: Lock | None = None
+    explanation: str = ""
+    changes: tuple[str, ...] = ()
+    """`+ torch 2.8.0` lines against the lock there was."""
+    warning: str = ""
+    findings: tuple[Finding, ...] = ()
+    """Errors of the audit of a new lock; those of a control, which must fail, are left out."""
+    repairs: tuple[Finding, ...] = ()
+    """Errors that new constraints mended; each names its constraint, which belongs into the recipe."""
+
+
+class _Unlockable(Exception):
+    def __init__(self, failure: Failure, explanation: str) -> None:
+        super().__init__(explanation)
+        self.failure = failure
+
+
+def dated_builds(versions: Sequence[str], value: AxisValue) -> list[tuple[Version, str]]:
+    """Return the nightlies within an axis value's spec, each with its date (`20261101`)."""
+    spec = SpecifierSet(value.spec or "")
+    dated: list[tuple[Version, str]] = []
+    for text in versions:
+        try:
+            version = Version(text)
+        except InvalidVersion:
+            continue
+        if version.dev is not None and spec.contains(version, prereleases=True):
+            dated.append((version, f"{version.dev:08d}"))
+    return dated
+
+
+def pick_nightly(versions: Sequence[str], value: AxisValue) -> str:
+    """Return the newest nightly of an axis value: not younger than its date, within its spec.
+
+    Raises:
+        LookupError: there is none; the message says what the index has instead.
+    """
+    dated = dated_builds(versions, value)
+    if not dated:
+        raise LookupError(f"the index has no nightly {value.spec or ''}".rstrip())
+    if value.date in {None, "latest"}:
+        return str(max(dated)[0])
+    wanted = str(value.date).replace("-", "")
+    fitting = [version for version, built in dated if built <= wanted]
+    if not fitting:
+        oldest = min(built for _, built in dated)
+        raise LookupError(f"the index keeps no build as old as {value.date}; its oldest is of {oldest}")
+    exact = [version for version, built in dated if built == wanted]
+    return str(max(exact or fitting))
+
+
+def age_warning(lock: Lock, matrix: Matrix, *, today: date) -> str:
+    """Say that a nightly of a lock is older than its index keeps builds, or nothing."""
+    for name, built in lock.nightlies.items():
+        wheel = lock.wheel(name)
+        index = matrix.indexes.get(wheel.index) if wheel else None
+        if index is None or index.keeps_days is None:
+            continue
+        day = date(int(built[:4]), int(built[4:6]), int(built[6:8]))
+        gone = day + timedelta(days=index.keeps_days)
+        if today > gone:
+            return (
+                f"{name} of {day} has probably left its index, which keeps builds for {index.keeps_days} days; "
+                f"`assay lock --refresh` takes a newer one"
+            )
+    return ""
+
+
+class Locker:
+    """Locks cells.
+
+    Args:
+        matrix: the matrix.
+        resolver: resolves requirements.
+        versions: lists the versions of a distribution on an index.
+        digests: resolves an image reference to a digest.
+        judge: audits new locks; None: they are not audited.
+        repair: where a constraint would mend what the audit finds, add it to the cell and lock again.
+    """
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        *,
+        resolver: Resolver,
+        versions: Versions,
+        digests: Digests,
+        judge: Judge | None = None,
+        repair: bool = False,
+    ) -> None:
+        self._matrix = matrix
+        self._resolver = resolver
+        self._versions = versions
+        self._digests = digests
+        self._judge = judge
+        self._repair = repair
+        self._bases: dict[str, Future[str]] = {}
+        self._asking = threading.Lock()
+
+    def run(
+        self, cells: Sequence[tuple[Cell, Lock | None]], *, refresh: bool = False, check: bool = False
+    ) -> Iterator[LockResult]:
+        """Lock cells, several at a time, and yield each as it is done.
+
+        Args:
+            cells: each cell with the lock it has.
+            refresh: resolve again even where the lock answers the recipe.
+            check: resolve nothing; tell what is stale.
+        """
+        if check:
+            for cell, lock in cells:
+                yield self._checked(cell, lock)
+            return
+        with ThreadPoolExecutor(_STEPS) as pool:
+            waiting = [pool.submit(self._one, cell, lock, refresh=refresh) for cell, lock in cells]
+            try:
+                for done in as_completed(waiting):
+                    yield done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _stale(self, cell: Cell, lock: Lock | None) -> str | None:
+        if lock is None:
+            return "there is no lock"
+        base = self._matrix.bases[cell.base]
+        return lockfile.stale_reason(lock, cell, glibc=base.glibc, pulled=base.kind == "registry")
+
+    def _checked(self, cell: Cell, lock: Lock | None) -> LockResult:
+        stale = self._stale(cell, lock)
+        if stale is not None:
+            return LockResult(cell=cell, status=LockStatus.STALE, lock=lock, explanation=stale)
+        assert lock is not None
+        warning = age_warning(lock, self._matrix, today=date.today())  # noqa: DTZ011 - the user's day
+        return LockResult(cell=cell, status=LockStatus.FRESH, lock=lock, warning=warning)
+
+    def _one(self, cell: Cell, old: Lock | None, *, refresh: bool) -> LockResult:
+        if not refresh and self._stale(cell, old) is None:
+            return self._checked(cell, old)
+        try:
+            return self._audited(cell, self._lock(cell), old)
+        except _Unlockable as reason:
+            # What an index says today takes nothing away from a lock that answers the recipe.
+            kept = old if self._stale(cell, old) is None else None
+            words = f"{reason}\nthe lock that is there answers the recipe and stays" if kept else str(reason)
+            return LockResult(cell=cell, status=LockStatus(reason.failure.value), lock=kept, explanation=words)
+
+    def _audited(self, cell: Cell, lock: Lock, old: Lock | None) -> LockResult:
+        """Audit a new lock; with `repair` lock again with the constraints that the audit proposes."""
+        repairs: list[Finding] = []
+        findings, warning = self._judged(cell, lock)
+        for _ in range(_REPAIRS if self._repair else 0):
+            fresh = {item.constraint: item for item in findings if item.constraint}
+            if not fresh:
+                break
+            repaired = cell.model_copy(update={"constraints": (*cell.constraints, *fresh)})
+            try:
+                again = self._lock(repaired)
+            except _Unlockable as reason:
+                warning = f"no lock with {', '.join(fresh)}: {reason}"
+                break
+            cell, lock = repaired, again
+            repairs += fresh.values()
+            findings, warning = self._judged(cell, lock)
+        return LockResult(
+            cell=cell,
+            status=LockStatus.FAILING if findings else LockStatus.LOCKED,
+            lock=lock,
+            changes=changes(old, lock),
+            warning=warning,
+            findings=findings,
+            repairs=tuple(repairs),
+        )
+
+    def _judged(self, cell: Cell, lock: Lock) -> tuple[tuple[Finding, ...], str]:
+        """Return the errors of the audit, and why there was none."""
+        if self._judge is None or cell.kind == "control":
+            return (), ""
+        try:
+            return tuple(self._judge(cell, lock)), ""
+        except PackageIndexError as error:
+            return (), f"the lock was not audited: {error.message}"
+
+    def _lock(self, cell: Cell) -> Lock:
+        base = self._matrix.bases[cell.base]
+        base_digest = None
+        if isinstance(base, RegistryBase):
+            try:
+                base_digest = self._digest(base.image)
+            except RegistryError as error:
+                words = f"the base {base.image}: {error.message}\n  try: {_NO_REGISTRY}"
+                raise _Unlockable(Failure.UNREACHABLE, words) from error
+        point, nightlies = self._resolved_point(cell)
+        texts = (cell.requirements, cell.constraints, cell.forced_requirements)
+        try:
+            required, constraints, forced = (_pinned(group, cell, point) for group in texts)
+        except ValueError as error:
+            raise AssayError(f"{cell.id}: {error}") from error
+        platform = lockfile.platform_of(base.glibc)
+        used = {value.index for value in point.values() if value.index is not None}
+        answer = self._resolver.resolve(
+            Request(
+                requirements=required,
+                constraints=constraints,
+                forced=forced,
+                without=[canonicalize_name(axis) for axis, value in point.items() if value.source is not None],
+                python=cell.python,
+                platform=platform,
+                indexes={name: self._matrix.indexes[name] for name in sorted(used)},
+                # A nightly index does not say when a file was uploaded, so no date can be held against it.
+                as_of=None if nightlies else cell.as_of,
+            )
+        )
+        if isinstance(answer, Unresolved):
+            raise _Unlockable(answer.failure, answer.explanation)
+        return Lock(
+            cell=cell.id,
+            python=cell.python,
+            platform=platform,
+            requirements=lockfile.wanted(cell),
+            constraints=cell.constraints,
+            base=cell.base,
+            base_digest=base_digest,
+            as_of=cell.as_of,
+            nightlies=nightlies,
+            wheels=answer.wheels,
+        )
+
+    def _digest(self, image: str) -> str:
+        """Return a base's digest; a registry that does not answer is waited for once, not once a cell."""
+        with self._asking:
+            known = self._bases.get(image)
+            asked = known if known is not None else self._bases.setdefault(image, Future())
+        if known is None:
+            try:
+                asked.set_result(self._digests(image))
+            except BaseException as error:  # noqa: BLE001 - handed to everybody who waits, the asker too
+                asked.set_exception(error)
+        return asked.result()
+
+    def _resolved_point(self, cell: Cell) -> tuple[dict[str, AxisValue], dict[str, str]]:
+        """Return the cell's point with every nightly pinned to one version, and the dates of those."""
+        point = dict(cell.point)
+        dates: dict[str, str] = {}
+        for axis, value in cell.point.items():
+            if not value.nightly:
+                continue
+            assert value.index is not None
+            name = canonicalize_name(axis)
+            try:
+                version = pick_nightly(self._versions(name, self._matrix.indexes[value.index]), value)
+            except PackageIndexError as error:
+                raise _Unlockable(Failure.UNREACHABLE, f"{name} on {value.index}: {error.message}") from error
+            except LookupError as error:
+                raise _Unlockable(Failure.MISSING, f"{name} on {value.index}: {error}") from error
+            point[axis] = value.model_copy(update={"version": version, "spec": None})
+            dates[name] = f"{Version(version).dev:08d}"
+        return point, dates
+
+
+def _pinned(texts: Sequence[str], cell: Cell, point: dict[str, AxisValue]) -> tuple[str, ...]:
+    """Replace the condition of a nightly in requirements that are filled in already by its exact version."""
+    result: list[str] = []
+    for text in texts:
+        for axis, value in point.items():
+            before = cell.point[axis]
+            if before.nightly and text.startswith(canonicalize_name(axis)) and text.endswith(before.pin):
+                text = text.removesuffix(before.pin) + value.pin  # noqa: PLW2901 - each nightly in turn
+        result.append(text)
+    return render_requirements(result, point)
+
+
+def changes(old: Lock | None, new: Lock) -> tuple[str, ...]:
+    """Return what differs between two locks, `+ name version` and `- name version`, by name."""
+
+    def key(wheel: LockedWheel) -> tuple[str, str, str]:
+        return wheel.name, wheel.version, wheel.sha256
+
+    before = {key(wheel) for wheel in old.wheels} if old else set()
+    after = {key(wheel) for wheel in new.wheels}
+    lines = [(name, 0, f"- {name} {version}") for name, version, _ in before - after]
+    lines += [(name, 1, f"+ {name} {version}") for name, version, _ in after - before]
+    return tuple(line for _, _, line in sorted(lines))

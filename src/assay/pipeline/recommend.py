@@ -1,0 +1,247 @@
+"""Answers "which tag works on my card" from what was measured, here or as a registry's evidence tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryContent
+from assay.evidence.record import AuditRecord, ProbeRecord
+from assay.evidence.reference import Repository
+from assay.evidence.statements import Kind, record_of
+from assay.foundation.outcome import Outcome
+from assay.matrix.policy import alias_of
+from assay.pipeline.attach import collect
+from assay.pipeline.binding import ALIAS, Asked, is_cell_tag, names_cell
+from assay.pipeline.verify import judge_pieces
+from assay.ports.registry import Registry
+from assay.ports.signing import Verifier
+
+__all__ = ["Offer", "from_records", "from_registry", "rank"]
+
+TAGS: Final = 500
+"""Tags of a repository that are looked at."""
+Standing = Literal["attested", "recorded", "measured", "environment", "unmeasured", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """One image that was probed on the target."""
+
+    reference: str
+    """What to pull, or the cell where the image is not in a registry."""
+    tags: tuple[str, ...]
+    digest: str | None
+    cell: str
+    target: str
+    device: str
+    measured: datetime
+    features: Mapping[str, Outcome]
+    standing: Standing
+    """`attested`: published, evidence signed by a known key; `recorded`: published, not signed; `measured`: by a record
+    at hand only; `environment`: measured outside of any image, so there is nothing to pull; `unmeasured`: published on
+    an audit, nothing ran; `refused`: published, but its evidence does not hold any more."""
+    levels: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is an image that was measured, and nothing stands against it."""
+        return self.standing not in ("environment", "unmeasured", "refused")
+
+    def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
+        """Return the needs that were not measured to work."""
+        return tuple(need for need in needs if self.features.get(need) is not Outcome.WORKS)
+
+
+def from_records(records: Iterable[ProbeRecord], target: str, *, cells: Mapping[str, str] | None = None) -> list[Offer]:
+    """Return an offer for each image that the records at hand know on a target; the newest results count.
+
+    Args:
+        cells: digest -> cell of what was built here, for records that know an image by another machine's name for it.
+    """
+    groups: dict[tuple[str, str], list[ProbeRecord]] = {}
+    for record in records:
+        if record.devices and {device.target for device in record.devices} == {target}:
+            digest = record.image_digest or ""
+            groups.setdefault(((cells or {}).get(digest, record.cell), digest), []).append(record)
+    offers = []
+    for (cell, digest), group in groups.items():
+        summary = _summary(group)
+        offers.append(
+            Offer(
+                reference=cell,
+                tags=(),
+                digest=digest or None,
+                cell=cell,
+                target=target,
+                device=summary.device,
+                measured=summary.measured,
+                features=summary.features,
+                standing="environment" if all(one.executor == "local" for one in group) else "measured",
+            )
+        )
+    return offers
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    device: str
+    measured: datetime
+    features: Mapping[str, Outcome]
+
+
+def _summary(records: Sequence[ProbeRecord] | Sequence[AuditRecord]) -> _Summary:
+    features: dict[str, Outcome] = {}
+    ordered = sorted(records, key=lambda record: record.created)
+    probes = [record for record in ordered if isinstance(record, ProbeRecord)]
+    for record in probes:
+        for feature, result in record.features.items():
+            if result.outcome is not Outcome.NOT_RUN or feature not in features:
+                features[feature] = result.outcome
+    return _Summary(
+        device=probes[-1].devices[0].name if probes and probes[-1].devices else "nothing ran",
+        measured=ordered[-1].created,
+        features=features,
+    )
+
+
+def from_registry(
+    repository: Repository,
+    target: str,
+    *,
+    registry: Registry,
+    verifier: Verifier,
+    now: datetime,
+    say: Callable[[str], None] = lambda _text: None,
+) -> list[Offer]:
+    """Return an offer for each tagged digest of a repository whose evidence speaks of a target.
+
+    Args:
+        say: told of what was not looked at.
+
+    Raises:
+        RegistryError: the registry failed.
+    """
+    named: dict[str, list[str]] = {}
+    tags = [tag for tag in registry.tags(repository) if not tag.startswith("sha256-")]
+    # Aliases first: whoever may push may add tags without end.
+    tags.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
+    if len(tags) > TAGS:
+        say(f"{repository} has {len(tags)} tags; {len(tags) - TAGS} of them were not looked at")
+    for tag in tags[:TAGS]:
+        try:
+            found = registry.resolve(repository, tag)
+        except (ManifestMismatch, RegistryBroken, RegistryContent) as error:
+            say(f"{repository.tagged(tag)} cannot be read: {error.message}")
+            continue
+        if found is not None:
+            named.setdefault(found.digest, []).append(tag)
+    offers = []
+    for digest, tags in named.items():
+        offer = _offer(repository, digest, tags, target, registry=registry, verifier=verifier, now=now)
+        if offer is not None:
+            offers.append(offer)
+    return offers
+
+
+def _offer(
+    repository: Repository,
+    digest: str,
+    tags: list[str],
+    target: str,
+    *,
+    registry: Registry,
+    verifier: Verifier,
+    now: datetime,
+) -> Offer | None:
+    collected = collect(registry, repository, digest, verifier)
+    records: list[ProbeRecord] = []
+    audits: list[AuditRecord] = []
+    signed = True
+    for piece in collected.pieces:
+        if piece.statement.predicate_type != Kind.RECORD or (verifier.trusts_anyone and not piece.signer):
+            continue
+        try:
+            record, _ = record_of(piece.statement)
+        except EvidenceError:
+            continue
+        if record.image_digest != digest:
+            continue
+        if isinstance(record, ProbeRecord) and {device.target for device in record.devices} == {target}:
+            records.append(record)
+            signed = signed and piece.signer is not None
+        elif isinstance(record, AuditRecord) and target in record.targets:
+            audits.append(record)
+    judged = judge_pieces(
+        collected,
+        digest,
+        asked=Asked(repository=repository, target=target),
+        verifier=verifier,
+        policy=None,
+        suite=None,
+        now=now,
+    )
+    judgements, reasons = judged.judgements, judged.reasons
+    if not records and not (audits and judgements):
+        # What was never published for this architecture says nothing of it.
+        return None
+    against = [*reasons, *(reason for one in judgements for reason in one.reasons)]
+    own = sorted(
+        tag
+        for tag in tags
+        if not ALIAS.fullmatch(tag) and (not is_cell_tag(tag) or any(names_cell(tag, one) for one in judged.verdicts))
+    )
+    aliases = sorted(tag for tag in tags if ALIAS.fullmatch(tag))
+    levels = tuple(sorted({one.level for one in judgements if one.ok}))
+    wanted = [alias_of(target, level) for level in levels]
+    summary = _summary(records or audits)
+    if against:
+        standing: Standing = "refused"
+    elif not records:
+        standing = "unmeasured"
+    else:
+        standing = "attested" if signed else "recorded"
+    return Offer(
+        reference=repository.at(digest),
+        tags=(*own, *sorted(aliases, key=lambda tag: tag not in wanted)),
+        digest=digest,
+        cell=(records or audits)[-1].cell,
+        target=target,
+        device=summary.device,
+        measured=summary.measured,
+        features=summary.features,
+        standing=standing,
+        levels=levels,
+        note="; ".join(reason.message for reason in against[:2]),
+    )
+
+
+_WORTH: Mapping[Standing, int] = {
+    "attested": 0,
+    "recorded": 1,
+    "measured": 2,
+    "environment": 3,
+    "unmeasured": 4,
+    "refused": 5,
+}
+
+
+def rank(offers: Sequence[Offer], needs: Sequence[str]) -> list[Offer]:
+    """Return the offers, best first: what lacks least, then what stands best, then what was measured last.
+
+    An image that is known here by a record and there by its evidence is one offer, the registry's.
+    """
+    published = {offer.digest for offer in offers if offer.standing != "measured"}
+    return sorted(
+        (offer for offer in offers if offer.standing != "measured" or offer.digest not in published),
+        key=lambda offer: (
+            not offer.usable,
+            len(offer.lacks(needs)),
+            _WORTH[offer.standing],
+            -offer.measured.timestamp(),
+            offer.reference,
+        ),
+    )

@@ -1,0 +1,154 @@
+"""Takes a verified digest back: says so for good, then moves the aliases to what they named before."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from assay.errors import ManifestMismatch, PolicyRefused, RegistryBroken, RegistryContent, RegistryError
+from assay.evidence.oci import Descriptor
+from assay.evidence.reference import Reference, Repository
+from assay.evidence.statements import Kind, revocation
+from assay.matrix.policy import Policy
+from assay.pipeline.attach import attach, collect, settle
+from assay.pipeline.binding import ALIAS
+from assay.pipeline.retag import Gear, retag
+from assay.pipeline.verify import verify
+
+__all__ = ["revoke"]
+
+TAGS: Final = 500
+"""Tags of a repository that are looked at, of aliases and of the others: whoever may push may add tags without end."""
+
+
+def revoke(
+    reference: Reference, *, reason: str, to: str | None, policy: Policy | None, gear: Gear, write: bool = True
+) -> tuple[str, dict[str, str | None]]:
+    """Say that a digest is not to be used any more, then move the aliases that name it back to what they named before.
+
+    An alias with no earlier digest that still holds stays, and verifying it is refused from now on: no registry API
+    deletes a tag without the manifest, and deleting that would take the evidence with it.
+
+    Args:
+        to: digest that the aliases go back to; None takes the newest earlier one from the journal that still verifies.
+        write: False only finds out what would be done.
+
+    Returns:
+        The revoked digest, and for each alias that named it the digest it names now, or None if it stayed.
+
+    Raises:
+        RegistryError: there is nothing under that name, or the registry failed; run the same again.
+        PolicyRefused: `to` is not verified itself.
+    """
+    repository = reference.repository
+    subject = gear.registry.resolve(repository, reference.key)
+    if subject is None:
+        raise RegistryError(f"there is no {reference}")
+    if not write:
+        found = _aliases(gear, repository, subject.digest)
+        back = {tag: _earlier(gear, repository, tag, subject.digest, to=to, policy=policy) for tag in found}
+        return subject.digest, back
+    with gear.journal.exclusive(str(repository)):
+        _say_so(gear, repository, subject, reason)
+        moved: dict[str, str | None] = {}
+        for tag, alias in _aliases(gear, repository, subject.digest).items():
+            new = _earlier(gear, repository, tag, subject.digest, to=to, policy=policy)
+            if new is not None:
+                manifest = gear.registry.manifest(repository, new)
+                if manifest is None:
+                    raise RegistryError(f"{repository.at(new)} is gone")
+                retag(
+                    gear,
+                    repository,
+                    tag,
+                    old=subject.digest,
+                    new=manifest,
+                    level=alias[2],
+                    target=f"sm_{alias[1]}",
+                    reason=reason,
+                )
+            moved[tag] = new
+    return subject.digest, moved
+
+
+def _aliases(gear: Gear, repository: Repository, digest: str) -> dict[str, re.Match[str]]:
+    """Return the moving tags that name a digest now, each with its target and level."""
+    found: dict[str, re.Match[str]] = {}
+    aliases = [alias for tag in gear.registry.tags(repository) if (alias := ALIAS.fullmatch(tag))]
+    if len(aliases) > TAGS:
+        gear.say(f"{repository} has {len(aliases)} aliases; {len(aliases) - TAGS} of them were not looked at")
+    for alias in aliases[:TAGS]:
+        if _named(gear, repository, alias[0]) == digest:
+            found[alias[0]] = alias
+    return found
+
+
+def _named(gear: Gear, repository: Repository, key: str) -> str | None:
+    """Return the digest that a tag names; None also for what nobody can read, which somebody else put there."""
+    try:
+        found = gear.registry.resolve(repository, key)
+    except (ManifestMismatch, RegistryBroken, RegistryContent):
+        return None
+    return found.digest if found else None
+
+
+def _say_so(gear: Gear, repository: Repository, subject: Descriptor, reason: str) -> None:
+    """Attach the revocation, once."""
+    collected = collect(gear.registry, repository, subject.digest, gear.verifier)
+    if any(piece.statement.predicate_type == Kind.REVOCATION for piece in collected.pieces):
+        gear.say(f"{subject.digest[:19]} was revoked before; the reason given then stays")
+        settle(gear.registry, repository, subject.digest, say=gear.say)
+        return
+    moment = gear.clock()
+    attach(
+        gear.registry,
+        repository,
+        subject,
+        [revocation(name=str(repository), digest=subject.digest, reason=reason, when=moment)],
+        signer=gear.signer,
+        verifier=gear.verifier,
+        created=moment,
+        say=gear.say,
+    )
+
+
+def _earlier(
+    gear: Gear, repository: Repository, tag: str, revoked: str, *, to: str | None, policy: Policy | None
+) -> str | None:
+    """Return what an alias may go back to: verified at its level, on its target, and not revoked."""
+    target, _, level = tag.partition("-")
+    for digest in [to] if to else _history(gear, repository, tag):
+        if digest == revoked or _named(gear, repository, digest) is None:
+            continue
+        seen = verify(
+            Reference(repository=repository, digest=digest),
+            registry=gear.registry,
+            verifier=gear.verifier,
+            level=level,
+            target=target.replace("sm", "sm_"),
+            policy=policy,
+            suite=None,
+            now=gear.clock(),
+            # An alias never goes back to what somebody who may push has said in nobody's name.
+            signed=gear.verifier.trusts_anyone,
+        )
+        if seen.ok:
+            return digest
+        if to:
+            told = "; ".join(str(reason) for one in seen.judgements for reason in one.reasons)
+            raise PolicyRefused(f"{repository.at(to)} is not {level} on {target}: {told or seen.reasons}")
+    return None
+
+
+def _history(gear: Gear, repository: Repository, tag: str) -> list[str]:
+    """Return what a tag named before, newest first, then whatever else has a name of its own.
+
+    The journal is this machine's: a publisher that starts anew each time (CI) finds the others by their tags.
+    """
+    entries = gear.journal.read(str(repository), tag)
+    journal = [digest for entry in entries for digest in (entry.old, entry.new) if digest]
+    names = [
+        name for name in gear.registry.tags(repository) if not ALIAS.fullmatch(name) and not name.startswith("sha256-")
+    ]
+    named = [digest for name in names[:TAGS] if (digest := _named(gear, repository, name)) is not None]
+    return list(dict.fromkeys([*reversed(journal), *named]))

@@ -1,0 +1,1 @@
+"""What a wheel holds: zip, ELF, fatbin, facts."""

@@ -1,0 +1,72 @@
+"""Rooms: an import goes down only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "assay"
+
+# Room -> the rooms that it may import from, beside `errors` and `foundation`. DESIGN: cli > pipeline > (adapters |
+# domain rooms) > errors. Ports speak of domain values, adapters serve ports.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "foundation": set(),
+    "matrix": set(),
+    "wheels": set(),
+    "diagnose": set(),
+    "evidence": {"matrix"},
+    "audit": {"wheels", "matrix"},
+    "serving": {"evidence"},
+    "pages": {"matrix", "evidence", "audit"},
+    "ports": {"matrix", "wheels", "evidence", "serving"},
+    "adapters": {"ports", "matrix", "wheels", "evidence", "serving", "audit"},
+    "pipeline": {"ports", "matrix", "wheels", "evidence", "serving", "audit", "diagnose"},
+    "cli": {"ports", "matrix", "wheels", "evidence", "serving", "audit", "diagnose", "pages", "pipeline", "adapters"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+EVERYWHERE = {"errors", "foundation", "__init__"}
+WORLD = {"docker", "requests", "subprocess", "urllib.request", "http.client", "socket"}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """Return the room of `assay.x.y`: `x`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "assay"}
+    return found
+
+
+def test_every_room_is_named() -> None:
+    there = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+
+    assert there == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down_only(path: Path) -> None:
+    relative = path.relative_to(SOURCE).with_suffix("")
+    own = relative.parts[0]
+
+    for name in sorted(imports(path)):
+        if name.split(".")[0] == "assay":
+            other = room(name)
+            assert other in ROOMS[own] | EVERYWHERE | {own}, f"{relative} imports {name}"
+        elif any(name == world or name.startswith(world + ".") for world in WORLD):
+            assert own == "adapters", f"{relative} imports {name}, which belongs to adapters alone"
