@@ -15,9 +15,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from assay.diagnose import Kind, Report, default_library, examine
+from assay.diagnose import DiagnosisReport, FailureKind, default_library, examine
 from assay.diagnose.calibration import Calibration, Counts
-from assay.diagnose.corpus import Case, Verdict, cases, judged
+from assay.diagnose.corpus import Case, CaseVerdict, cases, judged
 from assay.diagnose.library import folder
 
 WORDS = [
@@ -123,7 +123,7 @@ def speed(megabytes: int) -> None:
         )
 
 
-Answer = tuple[Case, Report, Verdict]
+Answer = tuple[Case, DiagnosisReport, CaseVerdict]
 
 
 def answers(*halves: str) -> list[Answer]:
@@ -134,7 +134,7 @@ def answers(*halves: str) -> list[Answer]:
     return found
 
 
-def band(report: Report) -> str:
+def band(report: DiagnosisReport) -> str:
     if not report.diagnoses or not report.diagnoses[0].known:
         return "none given"
     confidence = report.diagnoses[0].confidence
@@ -154,7 +154,7 @@ def accuracy(*, show: str) -> None:
             groups.setdefault(f"confidence {band(answer[1])}", []).append(answer)
         for name, group in groups.items():
             counts = Counter(str(verdict) for _, _, verdict in group)
-            print(row.format(name, len(group), *(counts[str(verdict)] for verdict in Verdict)))
+            print(row.format(name, len(group), *(counts[str(verdict)] for verdict in CaseVerdict)))
         for case, report, verdict in found:
             if show in {verdict, "all"}:
                 told = [f"{d.cause} {d.confidence:.2f}" for d in report.diagnoses]
@@ -163,8 +163,8 @@ def accuracy(*, show: str) -> None:
         print()
 
 
-def _side(verdict: Verdict) -> str:
-    return "right" if verdict is Verdict.RIGHT else "wrong"
+def _side(verdict: CaseVerdict) -> str:
+    return "right" if verdict is CaseVerdict.RIGHT else "wrong"
 
 
 def calibrate() -> None:
@@ -176,7 +176,7 @@ def calibrate() -> None:
     for path in sorted(NOISE.glob("*.log")):
         for diagnosis in examine(path.read_bytes()).diagnoses:
             counts.setdefault(diagnosis.cause, Counter())["wrong"] += 1
-    kinds: dict[Kind, Counter[str]] = {kind: Counter() for kind in Kind}
+    kinds: dict[FailureKind, Counter[str]] = {kind: Counter() for kind in FailureKind}
     for name, count in counts.items():
         # The log that an entry was written from proves nothing of it.
         kinds[default_library().entries[name].kind].update(right=max(0, count["right"] - 1), wrong=count["wrong"])
@@ -184,8 +184,8 @@ def calibrate() -> None:
     priors = {
         # What was assumed before anything was measured weighs as much as ten logs.
         kind: round((kinds[kind]["right"] + 10 * assumed[kind]) / (kinds[kind].total() + 10), 3)
-        for kind in Kind
-        if kind is not Kind.WRAPPER
+        for kind in FailureKind
+        if kind is not FailureKind.WRAPPER
     }
     measured = Calibration(
         priors=assumed | priors,
@@ -200,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="what")
     kinds.add_parser("speed").add_argument("megabytes", type=int, nargs="?", default=100)
-    kinds.add_parser("accuracy").add_argument("--show", choices=[*map(str, Verdict), "all"], default="")
+    kinds.add_parser("accuracy").add_argument("--show", choices=[*map(str, CaseVerdict), "all"], default="")
     kinds.add_parser("calibrate")
     given = parser.parse_args()
     match given.what:

@@ -18,7 +18,7 @@ from assay.adapters.executors.probe_suite import find_suite, load_suite
 from assay.errors import UsageError
 from assay.evidence import suite as probes
 from assay.evidence.suite import HarnessResult
-from assay.ports.executor import Request
+from assay.ports.executor import ProbeRequest
 
 PROGRAM = """
 FEATURE = "{name}"
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         """Return (wall seconds, seconds of the probes' own processes)."""
         job = probes.job(which, work="", warm=False)
         began = time.monotonic()
-        ran = executor.run(Request(place=place, run=f"bench-{uuid4().hex[:8]}", job=job, suite=suite, gpus=()))
+        ran = executor.run(ProbeRequest(place=place, run=f"bench-{uuid4().hex[:8]}", job=job, suite=suite, gpus=()))
         wall = time.monotonic() - began
         assert ran.result is not None, ran.message
         result = HarnessResult.model_validate_json(ran.result)

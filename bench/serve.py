@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from assay.adapters.executors.local_server import free_port
 from assay.adapters.http.openai import OpenAiClient
-from assay.serving.load import Job, Workload, summarise
+from assay.serving.load import LoadJob, Workload, summarise
 
 INSTANT = Path(__file__).with_name("instant_server.py")
 SERVER = Path(__file__).parents[1] / "tests" / "support" / "openai_server.py"
@@ -59,7 +59,7 @@ def workload(users: int, tokens: int, count: int) -> Workload:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    jobs = tuple(Job(path="/v1/completions", body=body, max_tokens=tokens) for _ in range(count))
+    jobs = tuple(LoadJob(path="/v1/completions", body=body, max_tokens=tokens) for _ in range(count))
     return Workload(name="users", users=users, max_tokens=tokens, jobs=jobs, warm_up=jobs[:users])
 
 

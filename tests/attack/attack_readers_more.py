@@ -174,10 +174,12 @@ def read_model(data: bytes, folder: Path) -> None:
 
 def probe_results() -> tuple[bytes, ...]:
     """What the harness writes after probes."""
-    ended = probes.Ended(
+    ended = probes.ProbeEnded(
         feature="marlin", file="marlin.py", exit_code=0, document={"outcome": "works", "metrics": {"x": 1.0}}
     )
-    place = probes.Facts(devices=({"name": "x", "capability": "12.0", "memory_bytes": 1},), packages={"torch": "2.8.0"})
+    place = probes.ProbeFacts(
+        devices=({"name": "x", "capability": "12.0", "memory_bytes": 1},), packages={"torch": "2.8.0"}
+    )
     result = probes.HarnessResult(
         schema_version=1, suite_digest=DIGEST, python="3.12", executable="/x", facts=place, probes={"marlin": ended}
     )

@@ -9,9 +9,9 @@ import pytest
 from assay.adapters.signing.cosign import CosignSigner, CosignVerifier
 from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import EvidenceError
-from assay.evidence.statements import Kind, Statement, make_bundle
+from assay.evidence.statements import ArtifactKind, Statement, make_bundle
 
-STATEMENT = Statement.make(Kind.REVOCATION, name="x", digest="sha256:" + "d" * 64, predicate={}).raw
+STATEMENT = Statement.make(ArtifactKind.REVOCATION, name="x", digest="sha256:" + "d" * 64, predicate={}).raw
 
 
 def stand_in(folder: Path, bundle: bytes) -> Path:

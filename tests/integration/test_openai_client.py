@@ -18,7 +18,7 @@ import pytest
 
 from assay.adapters.executors.local_server import free_port
 from assay.adapters.http.openai import OpenAiClient
-from assay.serving.load import Job, Workload, summarise
+from assay.serving.load import LoadJob, Workload, summarise
 
 SERVER = Path(__file__).parents[1] / "support" / "openai_server.py"
 
@@ -55,7 +55,7 @@ def serving(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], str]]:
 def workload(users: int, tokens: int, count: int) -> Workload:
     body = {"model": "tiny", "prompt": "x", "max_tokens": tokens, "stream": True, "ignore_eos": True,
             "stream_options": {"include_usage": True}}  # fmt: skip
-    jobs = tuple(Job(path="/v1/completions", body=body, max_tokens=tokens) for _ in range(count))
+    jobs = tuple(LoadJob(path="/v1/completions", body=body, max_tokens=tokens) for _ in range(count))
     return Workload(name="users", users=users, max_tokens=tokens, jobs=jobs, warm_up=jobs[:users])
 
 
@@ -205,7 +205,7 @@ def scripted() -> Iterator[Callable[..., Scripted]]:
 
 def jobs(count: int, users: int = 1) -> Workload:
     body = {"model": "tiny", "prompt": "x", "max_tokens": 2, "stream": True}
-    job = Job(path="/v1/completions", body=body, max_tokens=2)
+    job = LoadJob(path="/v1/completions", body=body, max_tokens=2)
     return Workload(name="x", users=users, max_tokens=2, jobs=(job,) * count)
 
 

@@ -19,7 +19,7 @@ from assay.errors import GpuMissing, UsageError
 from assay.evidence import suite as probes
 from assay.evidence.suite import HarnessResult
 from assay.ports.engine import LABEL_RUN
-from assay.ports.executor import Limits, Request
+from assay.ports.executor import JobLimits, ProbeRequest
 
 pytestmark = pytest.mark.engine
 
@@ -61,14 +61,14 @@ def run_name(engine: DockerEngine) -> Iterator[str]:
 
 def request(
     executor: DockerExecutor, image: str, run_name: str, root: Path, *features: str, **limits: float
-) -> Request:
+) -> ProbeRequest:
     suite = {**load_suite(root / "probes"), "features/slow.py": SLOW, "features/hungry.py": HUNGRY}
     known = probes.declarations({path: data.decode() for path, data in suite.items() if path.startswith("features/")})
     chosen = probes.order(known, features)
     memory = int(limits["memory"]) if "memory" in limits else None
-    return Request(
+    return ProbeRequest(
         place=executor.place(image), run=run_name, job=probes.job(chosen, work=""), suite=suite, gpus=(),
-        limits=Limits(seconds=limits.get("seconds", 120), memory_bytes=memory),
+        limits=JobLimits(seconds=limits.get("seconds", 120), memory_bytes=memory),
     )  # fmt: skip
 
 

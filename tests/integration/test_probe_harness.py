@@ -18,7 +18,7 @@ from assay.adapters.executors.local import LocalExecutor
 from assay.evidence import suite as probes
 from assay.evidence.suite import Declaration, HarnessResult
 from assay.foundation.outcome import Outcome
-from assay.ports.executor import Place, Request
+from assay.ports.executor import Place, ProbeRequest
 
 PROGRAM = """
 FEATURE = "toy"
@@ -216,7 +216,7 @@ def test_environments_of_this_machine_do_not_share_what_they_compile(tmp_path: P
     caches = []
     for python in (sys.executable, str(other), sys.executable):
         executor = LocalExecutor(python=python, cache=tmp_path / "cache")
-        asked = Request(
+        asked = ProbeRequest(
             place=Place(reference="local", digest="sha256:same"), run="r", job={"probes": []}, suite=suite, gpus=()
         )
         result = executor.run(asked).result

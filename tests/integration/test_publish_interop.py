@@ -30,7 +30,7 @@ from assay.evidence.oci import Manifest
 from assay.evidence.policy import Why
 from assay.evidence.record import dump
 from assay.evidence.reference import Reference, Repository
-from assay.evidence.statements import Kind, Statement, record_of
+from assay.evidence.statements import ArtifactKind, Statement, record_of
 from assay.pipeline.publish import stage
 from assay.pipeline.verify import Verification, verify
 
@@ -108,12 +108,14 @@ def test_oras_lists_the_evidence(published: Published) -> None:
     listed = told.get("referrers") or told["manifests"]
     found = {entry["annotations"]["dev.sigstore.bundle.predicateType"] for entry in listed}
 
-    assert {str(kind) for kind in Kind if kind not in (Kind.REVOCATION, Kind.VOID)} == found
+    assert {str(kind) for kind in ArtifactKind if kind not in (ArtifactKind.REVOCATION, ArtifactKind.VOID)} == found
 
 
 @needs_cosign
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.REVOCATION, Kind.VOID)])
-def test_cosign_verifies_each_statement(published: Published, kind: Kind) -> None:
+@pytest.mark.parametrize(
+    "kind", [kind for kind in ArtifactKind if kind not in (ArtifactKind.REVOCATION, ArtifactKind.VOID)]
+)
+def test_cosign_verifies_each_statement(published: Published, kind: ArtifactKind) -> None:
     reference = published.release.at(published.image.digest)
     told = run(
         ["cosign", "verify-attestation", "--key", published.public, *COSIGN, "--type", str(kind), reference],
@@ -123,7 +125,7 @@ def test_cosign_verifies_each_statement(published: Published, kind: Kind) -> Non
 
     assert statements
     assert {str(kind)} == {statement.predicate_type for statement in statements}
-    if kind is Kind.RECORD:
+    if kind is ArtifactKind.RECORD:
         assert {dump(record) for record in both(published.image.digest)} == {record_of(one)[1] for one in statements}
 
 
@@ -138,7 +140,7 @@ def test_cosign_refuses_another_key(published: Published) -> None:
             stranger,
             *COSIGN,
             "--type",
-            str(Kind.VERDICT),
+            str(ArtifactKind.VERDICT),
             published.release.at(published.image.digest),
         ],
         timeout=60,
@@ -274,7 +276,15 @@ def test_an_identity_signs_and_assay_verifies(published: Published, tmp_path: Pa
     seen, strange, unlogged = look(own), look(other), look(logged)
     who = ["--certificate-identity", IDENTITY, "--certificate-oidc-issuer", ISSUER, str(reference)]
     told = run(
-        ["cosign", "verify-attestation", *signer.trust, "--allow-http-registry", "--type", str(Kind.VERDICT), *who],
+        [
+            "cosign",
+            "verify-attestation",
+            *signer.trust,
+            "--allow-http-registry",
+            "--type",
+            str(ArtifactKind.VERDICT),
+            *who,
+        ],
         timeout=60,
     ).text
 

@@ -24,7 +24,7 @@ from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.registry.auth import Anonymous
 from assay.adapters.registry.client import connect
 from assay.evidence.reference import Repository
-from assay.evidence.statements import Kind
+from assay.evidence.statements import ArtifactKind
 
 pytestmark = [pytest.mark.engine, pytest.mark.registry]
 
@@ -194,7 +194,7 @@ def test_built_here_probed_there_published_here(home: Project, engine: DockerEng
     assert "was measured on a card of the tests (sm_90), not on sm_120" in told["wrong"].stderr
     document = json.loads(told["verified"].stdout)
     assert digest == document["digest"]
-    assert {str(kind) for kind in Kind if kind not in (Kind.REVOCATION, Kind.VOID)} == {
+    assert {str(kind) for kind in ArtifactKind if kind not in (ArtifactKind.REVOCATION, ArtifactKind.VOID)} == {
         one["kind"] for one in document["evidence"]
     }
     assert f"docker pull {release.at(digest)}" in told["offered"].stdout

@@ -11,7 +11,7 @@ from assay.adapters.files.records import FileStore
 from assay.adapters.http.openai import OpenAiClient
 from assay.evidence.record import Device, ServeRecord
 from assay.pipeline.serve_check import ServeRequest, serve_check
-from assay.ports.server import Facts, ServerHost
+from assay.ports.server import ServerFacts, ServerHost
 from assay.serving.knowledge import load_server_flags
 from assay.serving.profiles import load_profiles
 
@@ -27,8 +27,8 @@ CARD = Device(name="NVIDIA H200", capability="9.0", memory_bytes=140 << 30)
 class LocalHost(LocalServerHost):
     """This machine's environment, which says that it has the engines."""
 
-    def facts(self) -> Facts:
-        return Facts(devices=(CARD,), packages={"sglang": "0.5.14", "vllm": "0.26.0"})
+    def facts(self) -> ServerFacts:
+        return ServerFacts(devices=(CARD,), packages={"sglang": "0.5.14", "vllm": "0.26.0"})
 
 
 def quiet(_: str) -> None:

@@ -17,7 +17,7 @@ from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
 from assay.audit.promised import promised
 from assay.cli.asking import Asker, Question
-from assay.cli.audit_wheels import Asked, answer_grid, answer_one, questions
+from assay.cli.audit_wheels import WheelQuestion, answer_grid, answer_one, questions
 from assay.errors import PackageIndexError, QuestionError, UsageError
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.matrix.cards import Named
@@ -282,8 +282,8 @@ def test_a_card_brings_its_platform() -> None:
             torch("2.9.1", "cp312-cp312-manylinux_2_28_aarch64", cuda=False))  # fmt: skip
     spark = (Named(target="sm_121", title="DGX Spark", platform="aarch64"), TargetGpu(name="sm_121", capability=121))
     desk = (Named(target="sm_120", title="RTX 5090", platform=None), SM120)
-    report = answer_one(asker(*both), ("my-ext==1.0",), Asked(gpus=(spark,)))
-    answer = answer_grid(asker(*both), ("my-ext==1.0",), Asked(gpus=(desk, spark)), ("my-ext==1.0",))
+    report = answer_one(asker(*both), ("my-ext==1.0",), WheelQuestion(gpus=(spark,)))
+    answer = answer_grid(asker(*both), ("my-ext==1.0",), WheelQuestion(gpus=(desk, spark)), ("my-ext==1.0",))
 
     assert report.platform == "aarch64"
     assert report.titles == {"sm_121": "DGX Spark"}
@@ -306,7 +306,7 @@ def gpus(*names: str) -> tuple[tuple[Named, TargetGpu], ...]:
 
 def test_a_grid_has_a_row_for_each_torch_and_a_column_for_each_card() -> None:
     asking = asker(extension(COMMON, OLD), torch("2.8.0"), torch("2.9.1"))
-    asked = Asked(torches=("2.8.0", "2.9.1", "9.9.9"), gpus=gpus("sm_90", "sm_120", "sm_70"))
+    asked = WheelQuestion(torches=("2.8.0", "2.9.1", "9.9.9"), gpus=gpus("sm_90", "sm_120", "sm_70"))
     answer = answer_grid(asking, ("my-ext==1.0",), asked, ("my-ext==1.0",))
 
     assert answer is not None
@@ -323,7 +323,7 @@ def test_a_grid_has_a_row_for_each_torch_and_a_column_for_each_card() -> None:
 
 
 def test_a_question_that_nothing_answers_is_an_error_of_its_own() -> None:
-    for asked in (Asked(torches=("9.9.9",)), Asked(torches=("9.9.9", "9.9.8"))):
+    for asked in (WheelQuestion(torches=("9.9.9",)), WheelQuestion(torches=("9.9.9", "9.9.8"))):
         with pytest.raises(QuestionError, match=r"torch==9\.9\.9.*no such version") as told:
             (answer_grid if len(asked.torches) > 1 else answer_one)(
                 asker(extension(COMMON), torch("2.9.1")), ("my-ext==1.0",), asked,

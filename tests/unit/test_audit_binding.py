@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wheels import library
 
-from assay.audit.binding import Group, asked_of, is_of_cuda, left
+from assay.audit.binding import BoundGroup, asked_of, is_of_cuda, left
 from assay.wheels.facts import Library, brief_library
 from assay.wheels.symbols import Owner
 
@@ -21,7 +21,7 @@ def asks(*lines: str, requires: dict[str, tuple[str, ...]] | None = None) -> Lib
     return library("a/asks.so", undefined=lines, requires=requires or {})
 
 
-def names_of(groups: Sequence[Group]) -> dict[tuple[Owner, str | None], tuple[str, ...]]:
+def names_of(groups: Sequence[BoundGroup]) -> dict[tuple[Owner, str | None], tuple[str, ...]]:
     return {(group.owner, group.version): group.names for group in groups}
 
 

@@ -43,7 +43,7 @@ from assay.wheels.facts import (
     library_facts,
     load_facts,
 )
-from assay.wheels.symbols import Kind, is_driver_symbol, is_python_symbol, is_torch_symbol
+from assay.wheels.symbols import SymbolKind, is_driver_symbol, is_python_symbol, is_torch_symbol
 
 ROOT = Path(__file__).parents[2]
 ELF = ROOT / "tests" / "fixtures" / "elf"
@@ -344,13 +344,13 @@ def test_whose_symbol_it_is(name: str, torch: bool, python: bool, driver: bool) 
 @pytest.mark.parametrize(
     ("undefined", "kind"),
     [
-        (("malloc",), Kind.NONE),
-        (("aoti_torch_empty_strided",), Kind.STABLE),
-        (("aoti_torch_empty_strided", "_ZN3c105ErrorE"), Kind.UNSTABLE),
-        (("_ZN5torch6stable6TensorE", "aoti_torch_get_dim"), Kind.STABLE),
+        (("malloc",), SymbolKind.NONE),
+        (("aoti_torch_empty_strided",), SymbolKind.STABLE),
+        (("aoti_torch_empty_strided", "_ZN3c105ErrorE"), SymbolKind.UNSTABLE),
+        (("_ZN5torch6stable6TensorE", "aoti_torch_get_dim"), SymbolKind.STABLE),
     ],
 )
-def test_how_a_library_is_bound_to_torch(undefined: tuple[str, ...], kind: Kind) -> None:
+def test_how_a_library_is_bound_to_torch(undefined: tuple[str, ...], kind: SymbolKind) -> None:
     assert kind is library("a.so", undefined=undefined).torch_kind
 
 

@@ -18,7 +18,7 @@ from assay.errors import WheelError
 from assay.wheels.bytes_at import FileImage
 from assay.wheels.elf import read_elf, read_header
 from assay.wheels.facts import CodeGroup, Library
-from assay.wheels.fatbin import Entry, FatbinWalker, cubin_target, walk
+from assay.wheels.fatbin import FatbinEntry, FatbinWalker, cubin_target, walk
 from assay.wheels.kernels import kernel_names
 from assay.wheels.member import MemberReader
 
@@ -246,7 +246,7 @@ def test_a_block_without_its_length_is_unpacked(padding: int, code: bytes, tail:
     """Some compilers leave the length of the LZ4 block out, and pad it with zeros."""
     text = b".entry " + b"k" * 40 + b"\n" + code.replace(b".", b"") * 3 + bytes(tail)
     packed = lz4.block.compress(text, store_size=False)
-    entry = Entry("ptx", "120", "8.7", len(packed) + padding, len(text), "lz4", 0)
+    entry = FatbinEntry("ptx", "120", "8.7", len(packed) + padding, len(text), "lz4", 0)
 
     assert ("k" * 40,) == kernel_names(entry, packed + bytes(padding))
 
@@ -264,6 +264,6 @@ def test_where_a_padded_block_ends_is_seen_at_once(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(lz4.block, "decompress", decompress)
     for padding in range(8):
-        kernel_names(Entry("ptx", "120", "8.7", 0, len(text), "lz4", 0), packed + bytes(padding))
+        kernel_names(FatbinEntry("ptx", "120", "8.7", 0, len(text), "lz4", 0), packed + bytes(padding))
 
     assert [len(packed)] * 8 == tried

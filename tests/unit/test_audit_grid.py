@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from assay.audit.findings import AuditReport, CodeRow, Finding, Prediction
-from assay.audit.grid import Cell, Column, Grid, Row, State, cell_of, unanswered
+from assay.audit.grid import Column, Grid, GridCell, GridRow, State, cell_of, unanswered
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.pages.grid import grid_badge, grid_html, grid_markdown, grid_text
 
@@ -101,11 +101,11 @@ def test_predicted_trouble_and_code_that_was_not_read_are_told() -> None:
 
 
 def grid(*states: State, columns: int = 3, reason: str = "") -> Grid:
-    cells = [Cell(state=state, reason=reason) for state in states]
+    cells = [GridCell(state=state, reason=reason) for state in states]
     names = ["H200", "RTX PRO 6000 Blackwell", "DGX Spark", *(f"RTX {number}" for number in range(3000, 3020))]
     heads = [Column(target=f"sm_{90 + n}", title=names[n], platform="x86_64") for n in range(columns)]
     rows = [
-        Row(torch=f"2.{8 + n}.0", python="3.12", cells=tuple(cells[n * columns : (n + 1) * columns]))
+        GridRow(torch=f"2.{8 + n}.0", python="3.12", cells=tuple(cells[n * columns : (n + 1) * columns]))
         for n in range(len(cells) // columns)
     ]
     return Grid.of([EXT], heads, rows, ["torch 2.8.0: my-ext 1.0 requires torch==2.8.0"] * 2)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assay.matrix.bisection import Answer, State, Trial, answer, begin, propose, remaining
+from assay.matrix.bisection import Answer, SearchState, Trial, answer, begin, propose, remaining
 
 THOUSAND = [f"1.0.dev{i:04d}" for i in range(1000)]
 
 
-def solve(state: State, test: Callable[[str], Trial], *, most: int = 10_000) -> tuple[State, Answer]:
+def solve(state: SearchState, test: Callable[[str], Trial], *, most: int = 10_000) -> tuple[SearchState, Answer]:
     while (version := propose(state)) is not None:
         assert len(state.evaluated) < most
         assert version not in state.trials
@@ -84,7 +84,7 @@ def test_an_interrupted_bisection_goes_on_where_it_stopped() -> None:
         version = propose(state)
         assert version is not None
         state = state.tell(version, test(version))
-    again = State.model_validate_json(state.model_dump_json())
+    again = SearchState.model_validate_json(state.model_dump_json())
     end, found = solve(again, test)
 
     assert again == state

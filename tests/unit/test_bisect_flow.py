@@ -21,8 +21,8 @@ from assay.evidence.record import (
 from assay.foundation.outcome import Outcome, Verdict
 from assay.matrix import loading as matrix
 from assay.matrix import plan
-from assay.matrix.between import Line, line_between, texts
-from assay.matrix.bisection import State, Trial, propose
+from assay.matrix.between import CellLine, line_between, texts
+from assay.matrix.bisection import SearchState, Trial, propose
 from assay.matrix.cell import Cell
 from assay.matrix.model import AxisValue, Index
 from assay.pipeline.bisect import Walk, known, resume, run, saved_state, trial_of, walk
@@ -52,7 +52,7 @@ def probe(cell_id: str, outcome: Outcome, capability: str = "12.0") -> ProbeReco
     )  # fmt: skip
 
 
-def line() -> Line:
+def line() -> CellLine:
     return line_between(CELLS, CELLS[0], CELLS[-1], ORDER)
 
 
@@ -156,7 +156,7 @@ def test_an_interrupted_run_goes_on_and_tests_nothing_twice() -> None:
 
 
 def test_a_saved_state_counts_as_far_as_it_is_of_this_line_and_a_broken_one_is_told() -> None:
-    longer = State(
+    longer = SearchState(
         versions=("1.0.0", *TORCH),
         trials={"1.0.0": Trial.GOOD, "2.3.0": Trial.SKIP, "2.5.0": Trial.GOOD},
         evaluated=("1.0.0", "2.3.0"),

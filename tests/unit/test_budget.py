@@ -23,7 +23,7 @@ from wheels import facts, library, wheel_bytes
 from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.index.simple import WebWheels, parse_html, parse_json
 from assay.errors import PackageIndexError, WheelError
-from assay.foundation.budget import FACTS, INDEX_PAGE, LIBRARY, MEASURED, READERS, WHEEL, Budget, Limits
+from assay.foundation.budget import FACTS, INDEX_PAGE, LIBRARY, MEASURED, READERS, WHEEL, Budget, BudgetLimits
 from assay.pipeline.read_wheel import Depth, is_library, read_wheel
 from assay.ports.index import IndexFile
 from assay.wheels import elf, elf_prefix
@@ -32,14 +32,14 @@ from assay.wheels.bytes_at import FileImage
 from assay.wheels.elf import read_elf
 from assay.wheels.elf_prefix import read_prefix
 from assay.wheels.facts import load_facts
-from assay.wheels.fatbin import FLAG_ZSTD, Entry, walk
+from assay.wheels.fatbin import FLAG_ZSTD, FatbinEntry, walk
 from assay.wheels.kernels import kernel_names
 from assay.wheels.member import MemberReader
 from assay.wheels.metadata import read_metadata
 
 SOURCE = Path(__file__).parents[2] / "src" / "assay"
 NAME = "evil-1.0-cp312-cp312-linux_x86_64.whl"
-SMALL = Limits(unpacked=1000, kept=100, steps=10, items=5, seconds=60)
+SMALL = BudgetLimits(unpacked=1000, kept=100, steps=10, items=5, seconds=60)
 
 
 class Clock:
@@ -157,7 +157,7 @@ def test_the_sum_of_what_is_read_of_a_library_has_a_ceiling(kind: str) -> None:
 @pytest.mark.parametrize(("spent", "words"), [("items", "symbols, names or files"), ("steps", "steps to read")])
 def test_version_requirements_that_share_entries_are_counted_each_time(spent: str, words: str) -> None:
     """3 KB of tables that say 20 million times the same."""
-    budget = Budget("x.so", Limits(**{**vars(LIBRARY), spent: 20_000}))
+    budget = Budget("x.so", BudgetLimits(**{**vars(LIBRARY), spent: 20_000}))
     with pytest.raises(WheelError, match=words):
         read_elf(FileImage(squared_needs()), budget=budget)
 
@@ -207,7 +207,7 @@ def zstd_of(size: int) -> bytes:
 
 def test_a_stream_that_unpacks_to_more_than_it_claims_is_stopped_there() -> None:
     data = zstd_of(256 << 20)
-    entry = Entry("sass", "90", None, len(data), 1 << 20, "zstd", 0)
+    entry = FatbinEntry("sass", "90", None, len(data), 1 << 20, "zstd", 0)
     tracemalloc.start()
     try:
         with pytest.raises(WheelError, match="more than the 1048576 bytes it claims"):
@@ -223,7 +223,9 @@ def test_what_all_containers_unpack_to_has_a_ceiling() -> None:
     packed = zstd_of(4 << 20)
     container = elf_maker.fatbin((FLAG_ZSTD, 4 << 20, packed))
     data = elf_maker.shared_object(sections=[(".nv_fatbin", container * 40)])
-    reader = MemberReader("x.so", len(data), budget=Budget("the wheel", Limits(**{**vars(WHEEL), "unpacked": 1 << 24})))
+    reader = MemberReader(
+        "x.so", len(data), budget=Budget("the wheel", BudgetLimits(**{**vars(WHEEL), "unpacked": 1 << 24}))
+    )
     for at in range(0, len(data), 512):
         reader.feed(data[at : at + 512])
 
@@ -233,13 +235,16 @@ def test_what_all_containers_unpack_to_has_a_ceiling() -> None:
 
 def test_entries_of_containers_are_counted() -> None:
     with pytest.raises(WheelError, match="symbols, names or files"):
-        walk([elf_maker.fatbin(*[(0, 0, b"")] * 100)], budget=Budget("x.so", Limits(**{**vars(LIBRARY), "items": 50})))
+        walk(
+            [elf_maker.fatbin(*[(0, 0, b"")] * 100)],
+            budget=Budget("x.so", BudgetLimits(**{**vars(LIBRARY), "items": 50})),
+        )
 
 
 def test_a_text_of_more_kernels_than_any_is_refused() -> None:
     text = b".entry a\n" * 30_000
     with pytest.raises(WheelError, match="more than 20000 kernels"):
-        kernel_names(Entry("ptx", "90", "8.7", len(text), 0, None, 0), text)
+        kernel_names(FatbinEntry("ptx", "90", "8.7", len(text), 0, None, 0), text)
 
 
 def test_no_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +253,7 @@ def test_no_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("assay.wheels.kernels._unzstd", full)
     with pytest.raises(MemoryError):
-        kernel_names(Entry("sass", "90", None, 8, 8, "zstd", 0), bytes(8))
+        kernel_names(FatbinEntry("sass", "90", None, 8, 8, "zstd", 0), bytes(8))
 
 
 # ------------------------------------------------------------------------------------------------------- archives
@@ -424,7 +429,7 @@ def test_a_document_of_an_index_that_is_none_is_refused(text: str) -> None:
 # ------------------------------------------------------------------------------------------------ nobody without one
 
 
-FOREIGN = ("bytes", "Image", "IndexFile", "ByteSource")
+FOREIGN = ("bytes", "FileBytes", "IndexFile", "ByteSource")
 """Types of parameters through which foreign bytes come in."""
 PLACES = ("audit", "wheels", "pipeline/read_wheel.py", "adapters/files/facts_cache.py", "adapters/index/simple.py")
 BOUNDED = {

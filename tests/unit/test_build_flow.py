@@ -19,7 +19,7 @@ from assay.matrix import plan, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.model import Base, Expectation
-from assay.pipeline.build import KEY_LABEL, BuildFlow, BuildOptions, Job, Judgement, Prepared, exit_code
+from assay.pipeline.build import KEY_LABEL, AuditJudgement, BuildFlow, BuildJob, BuildOptions, PreparedBuild, exit_code
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
 
@@ -100,12 +100,12 @@ class World:
 
     def run(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[BuildJob],
         *,
         builder: FakeBuilder | None = None,
         images: FakeImages | None = None,
-        judge: Callable[[Cell, Lock, str], Judgement | None] | None = None,
-        judge_image: Callable[[Cell, Lock, str, str], Judgement | None] | None = None,
+        judge: Callable[[Cell, Lock, str], AuditJudgement | None] | None = None,
+        judge_image: Callable[[Cell, Lock, str, str], AuditJudgement | None] | None = None,
         options: BuildOptions | None = None,
     ) -> dict[str, BuildRecord]:
         def ensure(name: str, base: Base, say: Callable[[str], None]) -> None:
@@ -131,8 +131,8 @@ def world(tmp_path: Path, matrix_text: str, image_text: str) -> World:
     return World(tmp_path, matrix.load(matrix_text, {"serving": image_text}))
 
 
-def jobs_of(cells: Sequence[Cell]) -> list[Job]:
-    return [Job(cell=cell, lock=lock_of(cell)) for cell in cells]
+def jobs_of(cells: Sequence[Cell]) -> list[BuildJob]:
+    return [BuildJob(cell=cell, lock=lock_of(cell)) for cell in cells]
 
 
 def test_a_built_cell_leaves_log_script_and_record(world: World, cells: Sequence[Cell]) -> None:
@@ -153,7 +153,7 @@ def test_a_built_cell_leaves_log_script_and_record(world: World, cells: Sequence
 def test_a_registrys_base_comes_from_the_sites_mirror_by_the_same_digest(world: World, cells: Sequence[Cell]) -> None:
     digest = "sha256:" + "c" * 64
     cell = cells[0].model_copy(update={"base": "devel"})
-    jobs = [Job(cell=cell, lock=lock_of(cell).model_copy(update={"base": "devel", "base_digest": digest}))]
+    jobs = [BuildJob(cell=cell, lock=lock_of(cell).model_copy(update={"base": "devel", "base_digest": digest}))]
     direct, mirrored = FakeBuilder(), FakeBuilder()
     world.run(jobs, builder=direct)
     world.run(jobs, builder=mirrored, options=BuildOptions(mirrors={"docker.io": "mirror.example:5000/hub"}))
@@ -208,8 +208,10 @@ def test_a_stale_image_says_why(
 
 
 def test_what_must_fail_is_refused_unless_forced(world: World, cells: Sequence[Cell]) -> None:
-    def judge(cell: Cell, lock: Lock, run: str) -> Judgement:
-        return Judgement(verdict=Verdict.FAIL, causes=("abi-libnuma-missing",), summary=("libnuma.so.1 is not there",))
+    def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement:
+        return AuditJudgement(
+            verdict=Verdict.FAIL, causes=("abi-libnuma-missing",), summary=("libnuma.so.1 is not there",)
+        )
 
     refused = world.run(jobs_of(cells[:1]), judge=judge)[cells[0].id]
     forced = world.run(jobs_of(cells[:1]), judge=judge, options=BuildOptions(force=True))[cells[0].id]
@@ -223,8 +225,16 @@ def test_what_must_fail_is_refused_unless_forced(world: World, cells: Sequence[C
 @pytest.mark.parametrize(
     ("judgement", "status", "reason"),
     [
-        (Judgement(verdict=Verdict.FAIL, causes=("L9", "L3"), summary=("it lacks",)), BuildStatus.REFUSED, "lacks"),
-        (Judgement(verdict=Verdict.WARN, causes=(), summary=()), BuildStatus.FAILED, "had to refuse.*it said warn"),
+        (
+            AuditJudgement(verdict=Verdict.FAIL, causes=("L9", "L3"), summary=("it lacks",)),
+            BuildStatus.REFUSED,
+            "lacks",
+        ),
+        (
+            AuditJudgement(verdict=Verdict.WARN, causes=(), summary=()),
+            BuildStatus.FAILED,
+            "had to refuse.*it said warn",
+        ),
         (None, BuildStatus.FAILED, "had to refuse.*could not read"),
     ],
 )
@@ -232,7 +242,7 @@ def test_a_cell_that_is_there_to_be_refused_is_never_built(
     world: World,
     cells: Sequence[Cell],
     *,
-    judgement: Judgement | None,
+    judgement: AuditJudgement | None,
     status: BuildStatus,
     reason: str,
     force: bool,
@@ -284,7 +294,7 @@ def test_without_an_audit_there_is_nothing_to_refuse(cells: Sequence[Cell], caps
 
 
 def test_an_image_nobody_can_look_into_is_built_all_the_same(world: World, cells: Sequence[Cell]) -> None:
-    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement:
         raise EngineError("it has no Python packages")
 
     record = world.run(jobs_of(cells[:1]), judge_image=judge_image)[cells[0].id]
@@ -294,8 +304,10 @@ def test_an_image_nobody_can_look_into_is_built_all_the_same(world: World, cells
 
 
 def test_an_image_in_which_something_replaced_the_lock_has_failed(world: World, cells: Sequence[Cell]) -> None:
-    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
-        return Judgement(verdict=Verdict.FAIL, causes=("R5",), summary=("torch 2.9 is installed, the lock has 2.8",))
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement:
+        return AuditJudgement(
+            verdict=Verdict.FAIL, causes=("R5",), summary=("torch 2.9 is installed, the lock has 2.8",)
+        )
 
     record = world.run(jobs_of(cells[:1]), judge_image=judge_image)[cells[0].id]
 
@@ -308,9 +320,9 @@ def test_an_image_that_a_failed_build_left_is_audited(world: World, cells: Seque
     cell = cells[0]
     asked: list[str] = []
 
-    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement:
         asked.append(reference)
-        return Judgement(verdict=Verdict.OK, causes=(), summary=())
+        return AuditJudgement(verdict=Verdict.OK, causes=(), summary=())
 
     images = HeldImages()
     cut_off = FakeBuilder({cell.local_reference: BuildOutcome(end=BuildEnd.FAILED, reason="deadline exceeded")})
@@ -330,9 +342,9 @@ def test_an_image_that_its_audit_refused_does_not_become_good_by_being_there(
     verdicts = [Verdict.FAIL, Verdict.FAIL, Verdict.OK]
     asked: list[str] = []
 
-    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement:
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement:
         asked.append(reference)
-        return Judgement(verdict=verdicts[len(asked) - 1], causes=("R5",), summary=("R5: replaced",))
+        return AuditJudgement(verdict=verdicts[len(asked) - 1], causes=("R5",), summary=("R5: replaced",))
 
     images = HeldImages()
     statuses = []
@@ -348,7 +360,7 @@ def test_an_image_that_its_audit_refused_does_not_become_good_by_being_there(
 
 
 def test_a_cell_without_a_lock_keeps_the_resolvers_reason(world: World, cells: Sequence[Cell]) -> None:
-    records = world.run([Job(cell=cells[0], lock=None, unresolved="conflict\n\nBecause a and b")])
+    records = world.run([BuildJob(cell=cells[0], lock=None, unresolved="conflict\n\nBecause a and b")])
 
     assert records[cells[0].id].status is BuildStatus.REFUSED
     assert "Because a and b" in records[cells[0].id].reason
@@ -453,11 +465,11 @@ def test_prepared_says_what_is_left_to_do(world: World, cells: Sequence[Cell]) -
         store=world.store,
         listener=Quiet(),
     )
-    prepared = flow.prepare([Job(cell=cells[0], lock=lock_of(cells[0])), Job(cell=cells[1], lock=None)])
+    prepared = flow.prepare([BuildJob(cell=cells[0], lock=lock_of(cells[0])), BuildJob(cell=cells[1], lock=None)])
 
-    assert isinstance(prepared[0], Prepared)
+    assert isinstance(prepared[0], PreparedBuild)
     assert prepared[0].stale == "there is no image of this cell"
-    assert isinstance(prepared[1], Job)
+    assert isinstance(prepared[1], BuildJob)
 
 
 def test_records_are_json_that_reads_back(world: World, cells: Sequence[Cell]) -> None:

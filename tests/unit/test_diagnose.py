@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.diagnose import CauseClass, CellFacts, Kind, Stage, contrast, default_library, diagnose, examine
+from assay.diagnose import CauseClass, CellFacts, FailureKind, Stage, contrast, default_library, diagnose, examine
 from assay.foundation.outcome import Outcome
 
 HELP = Path(__file__).parents[1] / "assets" / "serve"
@@ -377,13 +377,13 @@ def test_classes_say_which_outcome_a_failure_means() -> None:
 
 def test_every_specific_entry_is_believed_more_than_every_wrapper() -> None:
     library = default_library()
-    strengths: dict[Kind, list[float]] = {}
+    strengths: dict[FailureKind, list[float]] = {}
     for entry in library.entries.values():
         [first, *_] = diagnose(entry.examples[-1].encode())
         if first.cause == entry.id:
             strengths.setdefault(entry.kind, []).append(first.confidence)
 
-    assert min(strengths[Kind.CAUSE]) > max(strengths[Kind.WRAPPER])
+    assert min(strengths[FailureKind.CAUSE]) > max(strengths[FailureKind.WRAPPER])
 
 
 def cell(name: str, **parts: str) -> CellFacts:

@@ -8,7 +8,7 @@ import io
 
 import pytest
 
-from assay.diagnose import Report, diagnose, examine
+from assay.diagnose import DiagnosisReport, diagnose, examine
 from assay.diagnose.authors import Author, author_of, moment_of
 from assay.diagnose.formats import unwrapped
 from assay.diagnose.quotes import quoted
@@ -248,7 +248,7 @@ torch==2.11.0+cu130 on NVIDIA GeForce RTX 5090, python3.12
 """
 
 
-def unknown() -> Report:
+def unknown() -> DiagnosisReport:
     return examine(UNKNOWN.encode())
 
 

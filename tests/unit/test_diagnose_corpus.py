@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from assay.diagnose import CauseClass, Report, default_library, examine
+from assay.diagnose import CauseClass, DiagnosisReport, default_library, examine
 from assay.diagnose.calibration import Calibration, Counts, calibration, confidence
-from assay.diagnose.corpus import Case, Label, Verdict, cases, judged
+from assay.diagnose.corpus import Case, CaseVerdict, Label, cases, judged
 from assay.diagnose.library import folder
 
 CORPUS = Path(__file__).parents[1] / "data" / "field"
@@ -22,7 +22,7 @@ MOST_MISLEADING = 0.12
 LEAST_RIGHT = 0.65
 
 
-def told(report: Report) -> list[tuple[str, float]]:
+def told(report: DiagnosisReport) -> list[tuple[str, float]]:
     return [(diagnosis.cause, diagnosis.confidence) for diagnosis in report.diagnoses]
 
 
@@ -30,7 +30,7 @@ def told(report: Report) -> list[tuple[str, float]]:
 def test_every_log_that_entries_were_written_from_is_answered_rightly(case: Case) -> None:
     report = examine(case.log.read_bytes())
 
-    assert (judged(report, case.label), told(report)) == (Verdict.RIGHT, told(report))
+    assert (judged(report, case.label), told(report)) == (CaseVerdict.RIGHT, told(report))
 
 
 def test_the_unseen_half_is_seldom_answered_wrongly() -> None:
@@ -38,9 +38,9 @@ def test_the_unseen_half_is_seldom_answered_wrongly() -> None:
     counts = Counter(verdicts.values())
     total = len(UNSEEN)
 
-    assert counts[Verdict.WRONG] <= MOST_WRONG * total, [n for n, v in verdicts.items() if v is Verdict.WRONG]
-    assert counts[Verdict.MISLEADING] <= MOST_MISLEADING * total
-    assert counts[Verdict.RIGHT] >= LEAST_RIGHT * total
+    assert counts[CaseVerdict.WRONG] <= MOST_WRONG * total, [n for n, v in verdicts.items() if v is CaseVerdict.WRONG]
+    assert counts[CaseVerdict.MISLEADING] <= MOST_MISLEADING * total
+    assert counts[CaseVerdict.RIGHT] >= LEAST_RIGHT * total
 
 
 def test_harmless_logs_of_both_halves_give_no_cause() -> None:
@@ -88,19 +88,19 @@ def label(**given: object) -> Label:
 @pytest.mark.parametrize(
     ("log", "truth", "verdict"),
     [
-        (OOM, label(cause=("h-oom",)), Verdict.RIGHT),
-        (OOM, label(cause=("arch-wgmma",)), Verdict.WRONG),
-        (OOM, label(**{"class": "capacity", "fix_words": (("smaller", "?"), ("MAX-", "--mem-"))}), Verdict.RIGHT),
-        (OOM, label(**{"class": "capacity", "fix_words": (("a bigger boat",),)}), Verdict.WRONG),
-        (OOM, label(**{"class": "driver", "also_class": ("capacity",)}), Verdict.RIGHT),
-        (OOM, label(harmless=True), Verdict.WRONG),
-        (b"all is well\n", label(harmless=True), Verdict.RIGHT),
-        (b"frob.BentError: the frob is bent\n", label(**{"class": "abi"}), Verdict.UNKNOWN),
-        (b"frob.BentError: the frob is bent\n", label(cause=("unknown",)), Verdict.RIGHT),
-        (b"ncclInternalError: Internal check failed.\n", label(cause=("h-oom",)), Verdict.MISLEADING),
+        (OOM, label(cause=("h-oom",)), CaseVerdict.RIGHT),
+        (OOM, label(cause=("arch-wgmma",)), CaseVerdict.WRONG),
+        (OOM, label(**{"class": "capacity", "fix_words": (("smaller", "?"), ("MAX-", "--mem-"))}), CaseVerdict.RIGHT),
+        (OOM, label(**{"class": "capacity", "fix_words": (("a bigger boat",),)}), CaseVerdict.WRONG),
+        (OOM, label(**{"class": "driver", "also_class": ("capacity",)}), CaseVerdict.RIGHT),
+        (OOM, label(harmless=True), CaseVerdict.WRONG),
+        (b"all is well\n", label(harmless=True), CaseVerdict.RIGHT),
+        (b"frob.BentError: the frob is bent\n", label(**{"class": "abi"}), CaseVerdict.UNKNOWN),
+        (b"frob.BentError: the frob is bent\n", label(cause=("unknown",)), CaseVerdict.RIGHT),
+        (b"ncclInternalError: Internal check failed.\n", label(cause=("h-oom",)), CaseVerdict.MISLEADING),
     ],
 )  # fmt: skip
-def test_an_answer_is_compared_with_its_label(log: bytes, truth: Label, verdict: Verdict) -> None:
+def test_an_answer_is_compared_with_its_label(log: bytes, truth: Label, verdict: CaseVerdict) -> None:
     assert judged(examine(log), truth) is verdict
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.diagnose import CauseClass, Entry, Kind, default_library, examine, parse_library
+from assay.diagnose import CauseClass, FailureEntry, FailureKind, default_library, examine, parse_library
 from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError
 
@@ -26,24 +26,24 @@ NEAR_MISSES = [(entry, near) for entry in LIBRARY.entries.values() for near in e
 
 
 @pytest.mark.parametrize(("entry", "example"), EXAMPLES, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(EXAMPLES)])
-def test_examples_are_recognised(entry: Entry, example: str) -> None:
+def test_examples_are_recognised(entry: FailureEntry, example: str) -> None:
     assert entry.id in recognised(example)
 
 
 @pytest.mark.parametrize(("entry", "near"), NEAR_MISSES, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(NEAR_MISSES)])
-def test_near_misses_are_left_alone(entry: Entry, near: str) -> None:
+def test_near_misses_are_left_alone(entry: FailureEntry, near: str) -> None:
     assert entry.id not in recognised(near)
 
 
 @pytest.mark.parametrize(("entry", "example"), EXAMPLES, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(EXAMPLES)])
-def test_an_example_is_told_as_its_own_cause_and_as_no_other(entry: Entry, example: str) -> None:
+def test_an_example_is_told_as_its_own_cause_and_as_no_other(entry: FailureEntry, example: str) -> None:
     """An entry that takes another's example says so: by its kind, or by what it gives way to."""
     told = [d.cause for d in examine(example.encode(), library=LIBRARY).diagnoses if d.cause != "unknown"]
 
     if told[:1] == [entry.id]:
-        assert [name for name in told[1:] if LIBRARY.entries[name].kind is Kind.CAUSE] == []
+        assert [name for name in told[1:] if LIBRARY.entries[name].kind is FailureKind.CAUSE] == []
     else:
-        assert entry.kind is not Kind.CAUSE or set(told) & set(entry.gives_way_to)
+        assert entry.kind is not FailureKind.CAUSE or set(told) & set(entry.gives_way_to)
 
 
 def quoted_everywhere(example: str) -> str:
@@ -63,14 +63,14 @@ def quoted_everywhere(example: str) -> str:
 
 
 @pytest.mark.parametrize("entry", LIBRARY.entries.values(), ids=lambda entry: entry.id)
-def test_no_entry_takes_its_own_words_where_they_are_only_quoted(entry: Entry) -> None:
+def test_no_entry_takes_its_own_words_where_they_are_only_quoted(entry: FailureEntry) -> None:
     lines = [example for example in entry.examples if "\n" not in example]
 
     assert [example for example in lines if entry.id in recognised(quoted_everywhere(example))] == []
 
 
 @pytest.mark.parametrize("entry", LIBRARY.entries.values(), ids=lambda entry: entry.id)
-def test_every_match_is_found_through_an_anchor(entry: Entry) -> None:
+def test_every_match_is_found_through_an_anchor(entry: FailureEntry) -> None:
     """An expression that can match where no anchor stands would never be tried."""
     for signature in entry.signatures:
         for anchor in signature.anchors:
@@ -160,7 +160,10 @@ def test_a_key_that_stands_twice_is_told() -> None:
 
 
 def test_wrappers_say_so() -> None:
-    assert {e.id for e in LIBRARY.entries.values() if e.kind is Kind.WRAPPER} >= {"g-generic", "arch-sgl-no-common-ops"}
+    assert {e.id for e in LIBRARY.entries.values() if e.kind is FailureKind.WRAPPER} >= {
+        "g-generic",
+        "arch-sgl-no-common-ops",
+    }
 
 
 TABLE = {
@@ -176,9 +179,9 @@ TABLE = {
 
 def test_a_row_of_a_table_becomes_an_entry_with_what_is_said_of_its_number() -> None:
     (row,) = expand(TABLE)
-    entry = Entry.model_validate(row)
+    entry = FailureEntry.model_validate(row)
 
-    assert (entry.id, entry.kind, entry.fix) == ("xid-46", Kind.CAUSE, "Reboot.")
+    assert (entry.id, entry.kind, entry.fix) == ("xid-46", FailureKind.CAUSE, "Reboot.")
     assert entry.sources == ("https://example.org/catalogue", "https://example.org/thread")
     assert "the GPU stopped" in entry.cause
 

@@ -12,7 +12,7 @@ from assay.adapters.docker.fake_engine import FakeEngine
 from assay.adapters.host.info import LocalHost, read_gpus
 from assay.errors import PackageIndexError, RegistryError
 from assay.matrix.model import Target
-from assay.pipeline.doctor import Check, DoctorFlow, Needs, State, exit_code
+from assay.pipeline.doctor import Check, CheckState, DoctorFlow, Needs, exit_code
 from assay.ports.engine import EngineInfo
 from assay.ports.host import Credential, HostGpu
 from assay.ports.index import IndexFile
@@ -124,8 +124,8 @@ def test_a_machine_that_has_all_is_fine_without_a_gpu() -> None:
     checks = look()
 
     assert 0 == code(checks)
-    assert {State.OK, State.ABSENT} == {check.state for check in checks.values()}
-    assert State.ABSENT is checks["gpu"].state
+    assert {CheckState.OK, CheckState.ABSENT} == {check.state for check in checks.values()}
+    assert CheckState.ABSENT is checks["gpu"].state
 
 
 def test_no_engine_is_4_and_names_the_command() -> None:
@@ -139,13 +139,13 @@ def test_no_engine_is_4_and_names_the_command() -> None:
 @pytest.mark.parametrize(
     ("change", "name", "state", "exit_"),
     [
-        ({"version": "20.10.24+dfsg1"}, "engine", State.FAIL, 4),
-        ({"buildx": None}, "buildx", State.FAIL, 4),
-        ({"image_store": "graphdriver", "storage_driver": "overlay2"}, "image store", State.WARN, 0),
-        ({"warnings": ("WARNING: No swap limit support",)}, "engine says", State.WARN, 0),
+        ({"version": "20.10.24+dfsg1"}, "engine", CheckState.FAIL, 4),
+        ({"buildx": None}, "buildx", CheckState.FAIL, 4),
+        ({"image_store": "graphdriver", "storage_driver": "overlay2"}, "image store", CheckState.WARN, 0),
+        ({"warnings": ("WARNING: No swap limit support",)}, "engine says", CheckState.WARN, 0),
     ],
 )
-def test_an_engine_that_lacks_something(change: dict[str, object], name: str, state: State, exit_: int) -> None:
+def test_an_engine_that_lacks_something(change: dict[str, object], name: str, state: CheckState, exit_: int) -> None:
     checks = look(info=replace(INFO, **change))  # type: ignore[arg-type]
 
     assert state is checks[name].state
@@ -155,17 +155,17 @@ def test_an_engine_that_lacks_something(change: dict[str, object], name: str, st
 @pytest.mark.parametrize(
     ("host", "gpu", "needed", "states", "exit_"),
     [
-        (Host(), None, True, (State.FAIL, State.FAIL), 4),
-        (Host(cards=[CARD]), None, False, (State.OK, State.WARN), 0),
-        (Host(cards=[CARD], ctk="1.17"), None, True, (State.OK, State.FAIL), 4),
-        (Host(cards=[CARD]), "runtime", True, (State.OK, State.OK), 0),
-        (Host(cards=[CARD]), "cdi", True, (State.OK, State.OK), 0),
-        (Host(devices=["/dev/nvidia0"]), "cdi", True, (State.WARN, State.OK), 0),
-        (Host(cards=[replace(CARD, driver="565.10")]), "cdi", True, (State.FAIL, State.OK), 4),
-        (Host(cards=[replace(CARD, driver="565.10")]), "cdi", False, (State.WARN, State.OK), 0),
+        (Host(), None, True, (CheckState.FAIL, CheckState.FAIL), 4),
+        (Host(cards=[CARD]), None, False, (CheckState.OK, CheckState.WARN), 0),
+        (Host(cards=[CARD], ctk="1.17"), None, True, (CheckState.OK, CheckState.FAIL), 4),
+        (Host(cards=[CARD]), "runtime", True, (CheckState.OK, CheckState.OK), 0),
+        (Host(cards=[CARD]), "cdi", True, (CheckState.OK, CheckState.OK), 0),
+        (Host(devices=["/dev/nvidia0"]), "cdi", True, (CheckState.WARN, CheckState.OK), 0),
+        (Host(cards=[replace(CARD, driver="565.10")]), "cdi", True, (CheckState.FAIL, CheckState.OK), 4),
+        (Host(cards=[replace(CARD, driver="565.10")]), "cdi", False, (CheckState.WARN, CheckState.OK), 0),
     ],
 )
-def test_gpus(host: Host, gpu: str | None, needed: bool, states: tuple[State, State], exit_: int) -> None:
+def test_gpus(host: Host, gpu: str | None, needed: bool, states: tuple[CheckState, CheckState], exit_: int) -> None:
     checks = look(info=replace(INFO, gpu=gpu), host=host, needs=replace(NEEDS, gpu=needed))  # type: ignore[arg-type]
 
     assert states == (checks["gpu"].state, checks["gpu in containers"].state)
@@ -175,26 +175,26 @@ def test_gpus(host: Host, gpu: str | None, needed: bool, states: tuple[State, St
 @pytest.mark.parametrize(
     ("host", "name", "state", "exit_"),
     [
-        (Host(free=10 * 10**9), "disk", State.WARN, 0),
-        (Host(free=None), "disk", State.WARN, 0),
-        (Host(uv_version=None), "uv", State.FAIL, 1),
-        (Host(missing=["debootstrap"]), "debootstrap", State.WARN, 0),
-        (Host(unreadable=True), "credentials", State.WARN, 0),
-        (Host(known=[Credential(registry="ghcr.io", source="config.json")]), "credentials ghcr.io", State.OK, 0),
+        (Host(free=10 * 10**9), "disk", CheckState.WARN, 0),
+        (Host(free=None), "disk", CheckState.WARN, 0),
+        (Host(uv_version=None), "uv", CheckState.FAIL, 1),
+        (Host(missing=["debootstrap"]), "debootstrap", CheckState.WARN, 0),
+        (Host(unreadable=True), "credentials", CheckState.WARN, 0),
+        (Host(known=[Credential(registry="ghcr.io", source="config.json")]), "credentials ghcr.io", CheckState.OK, 0),
         (
             Host(known=[Credential(registry="ghcr.io", source="docker-credential-pass", problem="not on PATH")]),
             "credentials ghcr.io",
-            State.WARN,
+            CheckState.WARN,
             0,
         ),
     ],
 )
-def test_what_else_a_machine_may_lack(host: Host, name: str, state: State, exit_: int) -> None:
+def test_what_else_a_machine_may_lack(host: Host, name: str, state: CheckState, exit_: int) -> None:
     checks = look(host=host)
 
     assert state is checks[name].state
     assert exit_ == code(checks)
-    assert (state is State.OK) == (not checks[name].mend) or name == "disk"
+    assert (state is CheckState.OK) == (not checks[name].mend) or name == "disk"
 
 
 @pytest.mark.parametrize(("dead", "exit_"), [("pypi", 1), ("nightly", 0)])
@@ -209,8 +209,8 @@ def test_a_registry_that_does_not_answer_is_missed_by_its_own_cells() -> None:
     checks = look(needs=replace(NEEDS, registries={"docker.io": "nvidia/cuda", "dead.example": "dead.example/x"}))
 
     assert 0 == code(checks)
-    assert State.OK is checks["registry docker.io"].state
-    assert State.WARN is checks["registry dead.example"].state
+    assert CheckState.OK is checks["registry docker.io"].state
+    assert CheckState.WARN is checks["registry dead.example"].state
     assert "ASSAY_REGISTRY_MIRRORS" in checks["registry dead.example"].mend
 
 

@@ -25,7 +25,7 @@ from assay.evidence.sbom import cyclonedx
 from assay.evidence.statements import (
     BLOB_LIMIT,
     PAYLOAD,
-    Kind,
+    ArtifactKind,
     Statement,
     audit_report,
     bill_of_materials,
@@ -311,4 +311,4 @@ def test_the_journal_outlives_a_half_written_line(tmp_path: Path) -> None:
 def test_a_revocation_says_why() -> None:
     statement = revocation(name="x", digest=DIGEST, reason="wrong numbers", when=NOW)
 
-    assert (Kind.REVOCATION, "wrong numbers") == (statement.predicate_type, statement.predicate["reason"])
+    assert (ArtifactKind.REVOCATION, "wrong numbers") == (statement.predicate_type, statement.predicate["reason"])

@@ -9,7 +9,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.adapters.http.exchange import Answer, Connection, request_bytes
+from assay.adapters.http.exchange import Connection, HttpAnswer, request_bytes
 from assay.adapters.http.openai import _events, _sample
 
 
@@ -43,7 +43,7 @@ class _Transport(asyncio.Transport):
         """Nothing is open."""
 
 
-async def answered(reads: list[bytes]) -> Answer:
+async def answered(reads: list[bytes]) -> HttpAnswer:
     connection = Connection("http://server:1", end_mark=b"[DONE]")
     connection.connection_made(_Transport(connection, reads))
     return await connection.ask(request_bytes("POST", "http://server:1/v1/completions", {}, {}), 5.0)
@@ -69,7 +69,7 @@ def test_reads_may_be_cut_anywhere(places: set[int]) -> None:
 def test_what_is_no_http_is_told(data: bytes) -> None:
     """Whatever comes, the answer ends with an error or, where it happens to be HTTP, without one."""
 
-    async def asked() -> Answer:
+    async def asked() -> HttpAnswer:
         connection = Connection("http://server:1")
         transport = _Transport(connection, [data])
         connection.connection_made(transport)

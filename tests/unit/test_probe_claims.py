@@ -10,7 +10,7 @@ import pytest
 from assay.errors import ConfigError
 from assay.evidence import claims
 from assay.evidence import suite as probes
-from assay.evidence.claims import Claim, Line
+from assay.evidence.claims import Claim, ClaimLine
 from assay.evidence.record import AuditRecord, Device, FeatureResult, ProbeRecord
 from assay.foundation.outcome import Outcome, Verdict
 
@@ -111,7 +111,7 @@ def test_differences_are_flagged(
 
 
 def test_the_newest_claim_counts() -> None:
-    line = Line(
+    line = ClaimLine(
         feature="cuda-graphs",
         claims=(claim("broken", date="2025-09-16"), claim("works", date="2025-10-20")),
         measured=FeatureResult(outcome=Outcome.WORKS),

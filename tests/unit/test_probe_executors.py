@@ -17,7 +17,7 @@ from assay.adapters.executors.docker import DockerExecutor
 from assay.adapters.executors.gpu_leases import FileLeases
 from assay.adapters.executors.local import visible_gpus
 from assay.errors import EngineMissing, GpuMissing, StoreError, UsageError
-from assay.ports.executor import Request
+from assay.ports.executor import ProbeRequest
 
 RESULT = "/assay/work/result.json"
 
@@ -30,9 +30,9 @@ def harness(process: Process) -> int:
     return 0
 
 
-def request(executor: DockerExecutor, image: str) -> Request:
+def request(executor: DockerExecutor, image: str) -> ProbeRequest:
     suite = {"harness.py": b"program"}
-    return Request(place=executor.place(image), run="run-1", job={"probes": []}, suite=suite, gpus=())
+    return ProbeRequest(place=executor.place(image), run="run-1", job={"probes": []}, suite=suite, gpus=())
 
 
 def engine(*, python: str = "python3") -> FakeEngine:

@@ -19,8 +19,8 @@ from assay.adapters.files.records import FileStore
 from assay.errors import GpuMissing
 from assay.evidence.record import ProbeRecord
 from assay.foundation.outcome import Outcome
-from assay.pipeline.probe import Options, ProbeFlow, Subject, exit_code
-from assay.ports.executor import Place, Ran, Request
+from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
+from assay.ports.executor import Place, ProbeRequest, Ran
 
 DECLARE = 'FEATURE = "{0}"\nREQUIRES = {1!r}\nTIMEOUT = 5\nGPUS = {2}\nWARM = True\n'
 SUITE = {
@@ -41,7 +41,7 @@ class FakeExecutor:
         self.count = gpus
         self.outcomes = outcomes or {}
         self.stop_after = stop_after
-        self.requests: list[Request] = []
+        self.requests: list[ProbeRequest] = []
         self.result: bytes | None = None
         self.killed_after: int | None = None
         """Assay itself dies when so many probes have ended."""
@@ -59,7 +59,7 @@ class FakeExecutor:
         left, self.left = self.left, []
         return left
 
-    def run(self, request: Request) -> Ran:
+    def run(self, request: ProbeRequest) -> Ran:
         self.requests.append(request)
         if self.result is not None:
             return Ran(result=self.result, ended="failed", message="it said something else")
@@ -84,7 +84,7 @@ class FakeExecutor:
         data = self.document(request, done, finished=finished)
         return Ran(result=data, ended="finished" if finished else "killed", message="" if finished else "it was killed")
 
-    def document(self, request: Request, done: dict[str, Any], *, finished: bool) -> bytes:
+    def document(self, request: ProbeRequest, done: dict[str, Any], *, finished: bool) -> bytes:
         document = {
             "schema_version": 1,
             "suite_digest": "sha256:suite",
@@ -128,11 +128,11 @@ def flow(
     )
 
 
-SUBJECT = Subject(place=Place(reference="image:tag", digest="sha256:image"), cell="cell-1", image="image")
+SUBJECT = ProbeSubject(place=Place(reference="image:tag", digest="sha256:image"), cell="cell-1", image="image")
 
 
 def test_a_run_is_recorded_with_what_was_read_inside(tmp_path: Path) -> None:
-    (made,) = flow(FakeExecutor(outcomes={"two": "wrong"}), tmp_path).run([SUBJECT], Options())
+    (made,) = flow(FakeExecutor(outcomes={"two": "wrong"}), tmp_path).run([SUBJECT], ProbeOptions())
 
     assert {"one", "two", "three"} == set(made.features)
     assert (Outcome.WRONG, "some-cause") == (made.features["two"].outcome, made.features["two"].cause)
@@ -146,10 +146,10 @@ def test_a_run_is_recorded_with_what_was_read_inside(tmp_path: Path) -> None:
 
 
 def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
-    flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(features=("one",)))
+    flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(features=("one",)))
     executor = FakeExecutor()
 
-    (made,) = flow(executor, tmp_path).run([SUBJECT], Options(features=("one", "three")))
+    (made,) = flow(executor, tmp_path).run([SUBJECT], ProbeOptions(features=("one", "three")))
 
     # The first run of the harness has no probes: it reads the GPU and the driver.
     assert [[], ["three"]] == [[item["feature"] for item in request.job["probes"]] for request in executor.requests]
@@ -158,7 +158,7 @@ def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> None:
     class Slow(FakeExecutor):
-        def run(self, request: Request) -> Ran:
+        def run(self, request: ProbeRequest) -> Ran:
             assert request.stop is not None
             time.sleep(0.3)  # the pool has told the main thread by then that this one runs
             os.kill(os.getpid(), signal.SIGINT)
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> No
     said: list[str] = []
 
     with pytest.raises(KeyboardInterrupt):
-        flow(Slow(stop_after=1), tmp_path, said).run([SUBJECT], Options())
+        flow(Slow(stop_after=1), tmp_path, said).run([SUBJECT], ProbeOptions())
 
     (kept,) = FileStore(tmp_path).records(kind="probe")
     assert isinstance(kept, ProbeRecord)
@@ -179,25 +179,25 @@ def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> No
 
 
 def test_nothing_left_to_do_returns_the_record_there_is(tmp_path: Path) -> None:
-    (first,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options())
+    (first,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions())
 
-    (second,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options())
+    (second,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions())
 
     assert first == second
     assert 1 == len(list(FileStore(tmp_path).records(kind="probe")))
 
 
 def test_force_runs_everything_again(tmp_path: Path) -> None:
-    flow(FakeExecutor(), tmp_path).run([SUBJECT], Options())
+    flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions())
     executor = FakeExecutor()
 
-    flow(executor, tmp_path).run([SUBJECT], Options(force=True))
+    flow(executor, tmp_path).run([SUBJECT], ProbeOptions(force=True))
 
     assert 3 == len(executor.requests[0].job["probes"])
 
 
 def test_what_was_measured_before_a_kill_is_kept(tmp_path: Path) -> None:
-    (made,) = flow(FakeExecutor(stop_after=1), tmp_path).run([SUBJECT], Options())
+    (made,) = flow(FakeExecutor(stop_after=1), tmp_path).run([SUBJECT], ProbeOptions())
 
     ran = [name for name, item in made.features.items() if item.outcome is Outcome.WORKS]
     assert 1 == len(ran)
@@ -209,12 +209,12 @@ def test_what_was_measured_before_assay_was_killed_is_recorded_by_the_next_run(t
     executor = FakeExecutor(outcomes={"one": "wrong"})
     executor.killed_after = 2
     with pytest.raises(Dead):
-        flow(executor, tmp_path).run([SUBJECT], Options())
+        flow(executor, tmp_path).run([SUBJECT], ProbeOptions())
     assert [] == list(FileStore(tmp_path).records())
     again, said = FakeExecutor(), list[str]()
     again.left = ["assay-run-1"]
 
-    (made,) = flow(again, tmp_path, said).run([SUBJECT], Options())
+    (made,) = flow(again, tmp_path, said).run([SUBJECT], ProbeOptions())
 
     records = [item for item in FileStore(tmp_path).records() if isinstance(item, ProbeRecord)]
     (kept,) = [item for item in records if item != made]
@@ -239,26 +239,26 @@ def test_who_had_the_gpu_may_have_been_killed_while_it_was_waited_for(tmp_path: 
             yield gpus[:count]
 
     class Alone(FakeExecutor):
-        def run(self, request: Request) -> Ran:
+        def run(self, request: ProbeRequest) -> Ran:
             assert [] == executor.left
             return super().run(request)
 
     executor = Alone()
 
-    flow(executor, tmp_path, leases=Waiting()).run([SUBJECT], Options())
+    flow(executor, tmp_path, leases=Waiting()).run([SUBJECT], ProbeOptions())
 
     assert executor.requests
 
 
 def test_a_run_that_lives_keeps_its_drafts(tmp_path: Path) -> None:
     class Watched(FakeExecutor):
-        def run(self, request: Request) -> Ran:
+        def run(self, request: ProbeRequest) -> Ran:
             ran = super().run(request)
             assert 1 == len(list(tmp_path.glob("*/unfinished/*.json")))
             assert [] == FileStore(tmp_path).adopt()
             return ran
 
-    (made,) = flow(Watched(), tmp_path).run([SUBJECT], Options())
+    (made,) = flow(Watched(), tmp_path).run([SUBJECT], ProbeOptions())
 
     assert [made] == list(FileStore(tmp_path).records())
     assert [] == list(tmp_path.glob("*/unfinished"))
@@ -266,11 +266,11 @@ def test_a_run_that_lives_keeps_its_drafts(tmp_path: Path) -> None:
 
 def test_what_an_engine_gave_out_before_it_was_lost_is_recorded(tmp_path: Path) -> None:
     class Lost(FakeExecutor):
-        def run(self, request: Request) -> Ran:
+        def run(self, request: ProbeRequest) -> Ran:
             super().run(request)
             return Ran(result=None, ended="engine_lost", message="the engine is gone")
 
-    (made,) = flow(Lost(stop_after=2), tmp_path).run([SUBJECT], Options())
+    (made,) = flow(Lost(stop_after=2), tmp_path).run([SUBJECT], ProbeOptions())
 
     outcomes = [item.outcome for item in made.features.values()]
     assert (2, 1) == (outcomes.count(Outcome.WORKS), outcomes.count(Outcome.NOT_RUN))
@@ -280,20 +280,20 @@ def test_what_an_engine_gave_out_before_it_was_lost_is_recorded(tmp_path: Path) 
 
 def test_drafts_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> None:
     class Blocked(FakeExecutor):
-        def run(self, request: Request) -> Ran:
+        def run(self, request: ProbeRequest) -> Ran:
             (tmp_path / request.run / "unfinished").write_bytes(b"")
             return super().run(request)
 
     said: list[str] = []
 
-    (made,) = flow(Blocked(), tmp_path, said).run([SUBJECT], Options())
+    (made,) = flow(Blocked(), tmp_path, said).run([SUBJECT], ProbeOptions())
 
     assert {Outcome.WORKS} == {item.outcome for item in made.features.values()}
     assert 1 == sum("at the end only" in line for line in said)
 
 
 def test_without_a_gpu_what_is_known_is_not_run_again(tmp_path: Path) -> None:
-    nothing = Options(features=("three",), gpus=0)
+    nothing = ProbeOptions(features=("three",), gpus=0)
     flow(FakeExecutor(gpus=0), tmp_path).run([SUBJECT], nothing)
     executor = FakeExecutor(gpus=0)
 
@@ -304,9 +304,9 @@ def test_without_a_gpu_what_is_known_is_not_run_again(tmp_path: Path) -> None:
 
 def test_everything_known_is_shown_whichever_record_holds_it(tmp_path: Path) -> None:
     for name in ("one", "three"):
-        flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(features=(name,)))
+        flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(features=(name,)))
 
-    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(features=("one", "three")))
+    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(features=("one", "three")))
 
     assert {"one", "three"} == set(made.features)
 
@@ -317,7 +317,7 @@ def test_an_unreadable_result_claims_nothing(tmp_path: Path, result: bytes) -> N
     executor.result = result
     said: list[str] = []
 
-    (made,) = flow(executor, tmp_path, said).run([SUBJECT], Options(features=("three",)))
+    (made,) = flow(executor, tmp_path, said).run([SUBJECT], ProbeOptions(features=("three",)))
 
     assert Outcome.NOT_RUN is made.features["three"].outcome
     assert [] == list(FileStore(tmp_path).records())
@@ -325,7 +325,7 @@ def test_an_unreadable_result_claims_nothing(tmp_path: Path, result: bytes) -> N
 
 
 def test_a_sabotaged_run_is_shown_and_never_recorded(tmp_path: Path) -> None:
-    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], Options(sabotage={"one": "perturb"}))
+    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(sabotage={"one": "perturb"}))
 
     assert made.features
     assert [] == list(FileStore(tmp_path).records())
@@ -335,15 +335,15 @@ def test_without_a_gpu_only_probes_that_need_none_run(tmp_path: Path) -> None:
     nothing = flow(FakeExecutor(gpus=0), tmp_path)
 
     with pytest.raises(GpuMissing):
-        nothing.run([SUBJECT], Options())
-    (made,) = nothing.run([SUBJECT], Options(features=("three",)))
+        nothing.run([SUBJECT], ProbeOptions())
+    (made,) = nothing.run([SUBJECT], ProbeOptions(features=("three",)))
 
     assert Outcome.WORKS is made.features["three"].outcome
 
 
 def test_more_gpus_than_there_are_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GpuMissing, match="2 GPUs"):
-        flow(FakeExecutor(gpus=1), tmp_path).run([SUBJECT], Options(gpus=2))
+        flow(FakeExecutor(gpus=1), tmp_path).run([SUBJECT], ProbeOptions(gpus=2))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_more_gpus_than_there_are_is_an_error(tmp_path: Path) -> None:
 )
 def test_exit_code(tmp_path: Path, outcome: str, code: int) -> None:
     made: list[ProbeRecord] = flow(FakeExecutor(outcomes={"one": outcome}), tmp_path).run(
-        [SUBJECT], Options(features=("one",))
+        [SUBJECT], ProbeOptions(features=("one",))
     )
 
     assert code == exit_code(made)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from assay.errors import ConfigError, UsageError
 from assay.evidence import suite as probes
 from assay.evidence.record import Device, FeatureResult, ProbeRecord
-from assay.evidence.suite import Declaration, Ended, Facts, HarnessResult
+from assay.evidence.suite import Declaration, HarnessResult, ProbeEnded, ProbeFacts
 from assay.foundation.outcome import Outcome
 
 H200 = Device(name="NVIDIA H200", capability="9.0", memory_bytes=1, driver="580.1", cuda="13.0")
@@ -109,7 +109,7 @@ WORKED: dict[str, Any] = {"outcome": "works", "reason": "", "metrics": {"error.x
     ],
 )
 def test_what_the_end_of_a_process_means(end: dict[str, Any], outcome: Outcome, words: str) -> None:
-    result = probes.judge(Ended(feature="x", file="features/x.py", **end), timeout=5)
+    result = probes.judge(ProbeEnded(feature="x", file="features/x.py", **end), timeout=5)
 
     assert outcome is result.outcome
     assert words in result.reason
@@ -128,7 +128,7 @@ def test_what_the_end_of_a_process_means(end: dict[str, Any], outcome: Outcome, 
     )
 )
 def test_only_a_clean_end_with_a_fitting_document_works(end: dict[str, Any]) -> None:
-    result = probes.judge(Ended(feature="x", file="x.py", **end), timeout=5)
+    result = probes.judge(ProbeEnded(feature="x", file="x.py", **end), timeout=5)
     clean = end["exit_code"] == 0 and end["signal"] is None and not end["timed_out"] and not end["oom_killed"]
 
     assert (result.outcome is Outcome.WORKS) == (clean and end["document"] == WORKED)
@@ -165,7 +165,7 @@ def test_a_card_that_was_lost_says_nothing_of_the_image(text: str, how: str) -> 
         "exit": {"exit_code": 1, "stderr": f"x\n{text}\nshutting down\n"},
         "log": {"exit_code": 0, "stderr": f"{text}\nEngineFailed: x\n", "document": {**BROKE, "reason": "failed"}},
     }
-    ended = Ended(feature="x", file="x.py", **ends[how])
+    ended = ProbeEnded(feature="x", file="x.py", **ends[how])
 
     result = probes.judge(ended, timeout=5, device_worked=True)
 
@@ -180,7 +180,7 @@ def test_a_card_that_was_lost_says_nothing_of_the_image(text: str, how: str) -> 
     ["CUDA error: an illegal memory access was encountered", "no kernel image is available", "Xid 31", "79 tests, Xid"],
 )
 def test_other_errors_of_the_driver_are_the_image_s(text: str) -> None:
-    ended = Ended(feature="x", file="x.py", exit_code=0, document={**BROKE, "reason": text}, stderr=text)
+    ended = ProbeEnded(feature="x", file="x.py", exit_code=0, document={**BROKE, "reason": text}, stderr=text)
 
     assert Outcome.BROKEN is probes.judge(ended, timeout=5, device_worked=True).outcome
 
@@ -192,7 +192,7 @@ def test_a_card_is_lost_only_where_it_had_worked_before() -> None:
 
     def outcomes(device: dict[str, Any]) -> list[Outcome]:
         ends = {"before": gone, "torch-device": device, "after": gone}
-        ended = {name: Ended(feature=name, file="x.py", **end) for name, end in ends.items()}
+        ended = {name: ProbeEnded(feature=name, file="x.py", **end) for name, end in ends.items()}
         result = HarnessResult(schema_version=1, suite_digest="s", python="3", executable="p", probes=ended)
         return [item.outcome for item in probes.judge_all(result, chosen).values()]
 
@@ -201,7 +201,7 @@ def test_a_card_is_lost_only_where_it_had_worked_before() -> None:
 
 
 def test_what_a_good_end_wrote_of_lost_cards_is_no_matter() -> None:
-    ended = Ended(feature="x", file="x.py", exit_code=0, document=WORKED, stderr=LOST[0])
+    ended = ProbeEnded(feature="x", file="x.py", exit_code=0, document=WORKED, stderr=LOST[0])
 
     assert Outcome.WORKS is probes.judge(ended, timeout=5, device_worked=True).outcome
 
@@ -267,7 +267,7 @@ def test_inconclusive_results_are_tried_again() -> None:
 
 
 def test_devices_are_those_read_inside() -> None:
-    facts = Facts(
+    facts = ProbeFacts(
         devices=({"name": "NVIDIA H200", "capability": "9.0", "memory_bytes": 7, "uuid": "GPU-1"},),
         driver="580.1",
         cuda="13.0",

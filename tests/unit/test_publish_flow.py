@@ -17,7 +17,7 @@ from assay.evidence.oci import Manifest, fallback_tag, index_of
 from assay.evidence.policy import Why
 from assay.evidence.record import dump
 from assay.evidence.reference import Reference, Repository
-from assay.evidence.statements import Kind
+from assay.evidence.statements import ArtifactKind
 from assay.matrix.policy import Policy, Signatures
 from assay.pipeline.attach import collect
 from assay.pipeline.publish import propose, stage
@@ -70,8 +70,8 @@ def test_what_is_verified_gets_its_tags(registry: FakeRegistry, image: Manifest,
     assert seen.ok
     assert seen.signers == ()
     assert seen.pull == f"docker pull {RELEASE}@{image.digest}"
-    assert [kind for kind in Kind if kind not in (Kind.REVOCATION, Kind.VOID)] == [
-        kind for kind in Kind if kind in {piece.statement.predicate_type for piece in seen.pieces}
+    assert [kind for kind in ArtifactKind if kind not in (ArtifactKind.REVOCATION, ArtifactKind.VOID)] == [
+        kind for kind in ArtifactKind if kind in {piece.statement.predicate_type for piece in seen.pieces}
     ]
     journal = [json.loads(line) for line in (tmp_path / "publish.jsonl").read_text().splitlines()]
     assert [(TAG, "intent"), (TAG, "done"), (ALIAS, "intent"), (ALIAS, "done")] == [
@@ -366,7 +366,7 @@ def test_a_swapped_blob_is_refused(registry: FakeRegistry, image: Manifest, tmp_
     piece = next(
         piece
         for piece in collect(registry, RELEASE, image.digest, tools.verifier).pieces
-        if piece.statement.predicate_type == Kind.RECORD and "probe" in str(piece.statement.predicate)
+        if piece.statement.predicate_type == ArtifactKind.RECORD and "probe" in str(piece.statement.predicate)
     )
     manifest = registry.manifest(RELEASE, piece.manifest)
     assert manifest is not None

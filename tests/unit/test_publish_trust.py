@@ -22,7 +22,7 @@ from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import (
     DIGEST_NOTE,
     PAYLOAD,
-    Kind,
+    ArtifactKind,
     Statement,
     evidence_tag,
     evidence_tag_prefix,
@@ -194,7 +194,7 @@ def test_verified_rests_on_no_audit(place: Place) -> None:
         "suite": None,
         "records": [sha256_of(text)],
     }
-    promise = Statement.make(Kind.VERDICT, name=str(RELEASE), digest=digest, predicate=said)
+    promise = Statement.make(ArtifactKind.VERDICT, name=str(RELEASE), digest=digest, predicate=said)
     place.attach(digest, record_statement(text, name=str(RELEASE), digest=digest), promise)
 
     assert whys(place.look(f"{RELEASE}:{ALIAS}")) == {Why.NO_PROMISE}
@@ -202,7 +202,7 @@ def test_verified_rests_on_no_audit(place: Place) -> None:
 
 def _with_policy(place: Place, digest: str, **changes: Any) -> Statement:
     pieces = collect(place.registry, RELEASE, digest, place.verifier).pieces
-    (promise,) = [one.statement for one in pieces if one.statement.predicate_type == Kind.VERDICT]
+    (promise,) = [one.statement for one in pieces if one.statement.predicate_type == ArtifactKind.VERDICT]
     value = json.loads(promise.raw)
     value["predicate"] |= changes.pop("predicate", {})
     value["predicate"]["policy"] |= changes
@@ -253,7 +253,7 @@ def test_a_revocation_is_not_overwritten(place: Place, signed: bool) -> None:
     digest = place.publish()
     place.revoke()
     pieces = collect(place.registry, RELEASE, digest, place.verifier).pieces
-    (bad,) = [one for one in pieces if one.statement.predicate_type == Kind.REVOCATION]
+    (bad,) = [one for one in pieces if one.statement.predicate_type == ArtifactKind.REVOCATION]
     kept = [place.manifest(one.manifest) for one in pieces if one is not bad]
     place.registry.put_manifest(RELEASE, evidence_tag(digest, bad.manifest), kept[0])
     place.registry.put_manifest(RELEASE, fallback_tag(digest), index_of(one.referrer for one in kept))
@@ -373,7 +373,7 @@ def test_tags_of_evidence_are_counted(place: Place) -> None:
 def test_all_evidence_together_has_one_budget(place: Place) -> None:
     digest = place.publish()
     subject = place.manifest(digest).descriptor
-    raw = Statement.make(Kind.SBOM, name="x", digest=digest, predicate={}).raw
+    raw = Statement.make(ArtifactKind.SBOM, name="x", digest=digest, predicate={}).raw
     for number in range(12):
         text = raw + b" " * (4 << 20) + b"\n" * number
         blob = gzip.compress(text, 9)

@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from assay.pipeline.serve import server_help
-from assay.ports.server import Facts, Output, RunningServer, ServerSpec
+from assay.ports.server import Output, RunningServer, ServerFacts, ServerSpec
 from assay.serving.knowledge import load_server_flags
 from assay.serving.profile import Engine
 
@@ -30,7 +30,7 @@ class _Host:
         self.asked: list[Sequence[str]] = []
         self._other = other
 
-    def facts(self) -> Facts:
+    def facts(self) -> ServerFacts:
         raise NotImplementedError
 
     def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout: float) -> Output:

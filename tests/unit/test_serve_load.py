@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from assay.evidence.record import BenchRecord
 from assay.serving.csvtext import COMPARISON, comparison_csv, labels, series_csv
 from assay.serving.load import Sample, Workload, percentile, spread, standard_load, summarise
-from assay.serving.plots import Line, line_plot, plots
+from assay.serving.plots import PlotLine, line_plot, plots
 
 
 def sample(started: float, seconds: float, *, first: float | None = 0.1, tokens: int = 10, **more: object) -> Sample:
@@ -212,13 +212,13 @@ def test_plots_are_svg_with_every_server() -> None:
 def test_a_record_without_figures_has_no_plot() -> None:
     assert {} == plots([record("x", users=())])
     with pytest.raises(ValueError, match="nothing to plot"):
-        line_plot("t", "x", "y", [Line(name="n", points=())])
+        line_plot("t", "x", "y", [PlotLine(name="n", points=())])
 
 
 def test_a_plot_is_wide_enough_for_its_names() -> None:
     name = "tiny, sglang-blackwell-cu128-torch2.8.0-sglang0.5.2-sglk0.3.9.post2-fi0.3.1"
 
-    root = ET.fromstring(line_plot("t", "x", "y", [Line(name=name, points=((1.0, 2.0),))]))
+    root = ET.fromstring(line_plot("t", "x", "y", [PlotLine(name=name, points=((1.0, 2.0),))]))
 
     width = float(root.attrib["viewBox"].split()[2])
     (text,) = [one for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text == name]

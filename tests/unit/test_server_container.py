@@ -12,7 +12,7 @@ import pytest
 from assay.adapters.docker.fake_engine import FakeEngine, FakeImage, Process
 from assay.adapters.docker.read import read_info
 from assay.adapters.executors.server_container import ContainerServerHost
-from assay.cli.serving import Options, mount, mounts_of, named_model
+from assay.cli.serving import ServingOptions, mount, mounts_of, named_model
 from assay.errors import EngineError, UsageError
 from assay.ports.engine import Bind, ContainerSpec, EngineInfo
 from assay.ports.server import ServerSpec
@@ -148,8 +148,8 @@ def test_a_model_folder_is_named_by_the_path_that_the_container_has(
         named_model(options("./small"))
 
 
-def options(model: str) -> Options:
-    return Options(
+def options(model: str) -> ServingOptions:
+    return ServingOptions(
         engine="vllm", model=model, sets=(), envs=(), program=None, python=None, gpus="none", network="auto", port=None,
         cache=None, mounts=(), start_timeout=1.0, request_timeout=1.0,
     )  # fmt: skip

@@ -15,14 +15,14 @@ from typing import Final, NamedTuple
 from assay.wheels.facts import Library, Reference, plain_lines, versioned_lines
 from assay.wheels.symbols import Owner, owner
 
-__all__ = ["Group", "Left", "asked_of", "is_of_cuda", "left"]
+__all__ = ["BoundGroup", "Left", "asked_of", "is_of_cuda", "left"]
 
 _CUDA_FAMILIES: Final = re.compile(
     r"(?:nccl|cudnn|cublas|cuda|cufft|curand|cusparse|cusolver|nvrtc|nvJitLink|nvshmem|nvtx|cufile|cupti)[A-Z_]\w*"
 )
 
 
-class Group(NamedTuple):
+class BoundGroup(NamedTuple):
     """References of one library that are told of alike."""
 
     owner: Owner
@@ -37,7 +37,7 @@ class Group(NamedTuple):
 class Left(NamedTuple):
     """What of some references nothing has."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[BoundGroup, ...]
     bound: bool
     """Whether any of the references was found in the libraries that were looked in first."""
 
@@ -55,7 +55,7 @@ def _is_told_of(name: str) -> bool:
 
 def asked_of(
     library: Library, python: AbstractSet[str] | None, runtime: AbstractSet[str], *, unsure: bool
-) -> tuple[Group, ...]:
+) -> tuple[BoundGroup, ...]:
     """Return what a library asks for, without what is never told of.
 
     That is what Python itself has, versions of the C and C++ runtime (rule L7 is about these), and versions that no
@@ -81,7 +81,7 @@ def asked_of(
                 versioned.setdefault((version, file), []).append(name)
         found |= versioned
     return tuple(
-        Group(whose, version, file, tuple(sorted(some)))
+        BoundGroup(whose, version, file, tuple(sorted(some)))
         for (version, file), several in found.items()
         for whose, some in _by_owner(several if unsure else filter(_is_told_of, several)).items()
         if whose is not Owner.PYTHON or python is not None
@@ -95,7 +95,7 @@ def _by_owner(names: Iterable[str]) -> Mapping[Owner, list[str]]:
     return found
 
 
-def left(library: Library, groups: Sequence[Group], exporters: Iterable[Library], first: int) -> Left:
+def left(library: Library, groups: Sequence[BoundGroup], exporters: Iterable[Library], first: int) -> Left:
     """Return what of some references of a library none of the exporters has.
 
     A versioned reference binds to that version, to a definition without version, or to a library without versions.

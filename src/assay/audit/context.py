@@ -17,10 +17,10 @@ from assay.audit.companions import Mismatch, mismatches
 from assay.audit.findings import Finding
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import Knowledge, LibraryPolicy, RuntimeNeed, fits, parsed
-from assay.audit.linker import Base, Closure, Found, Installation, Linker, Where
+from assay.audit.linker import Base, Closure, FoundLibrary, Installation, Linker, Where
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import Library, WheelFacts, torch_names
-from assay.wheels.symbols import Kind
+from assay.wheels.symbols import SymbolKind
 from assay.wheels.variants import for_others
 
 __all__ = ["Context", "Root", "TargetGpu", "label", "minor", "torch_release"]
@@ -54,7 +54,7 @@ class Root:
     wheel: WheelFacts
     library: Library
     closure: Closure
-    kind: Kind
+    kind: SymbolKind
     policy: LibraryPolicy | None
 
 
@@ -94,7 +94,7 @@ def _loadable(wheel: WheelFacts, others: frozenset[str]) -> tuple[tuple[Library,
         ("loadable", others),
         None,
         lambda: tuple(
-            (library, library.torch_kind is not Kind.NONE or _is_extension(library.name) or library.extension)
+            (library, library.torch_kind is not SymbolKind.NONE or _is_extension(library.name) or library.extension)
             for library in wheel.libraries
             if library.scope != "listed" and library.machine != "cuda" and library.path not in others
         ),
@@ -319,7 +319,7 @@ class Context:
             number: known.cuda_runtimes for number, known in self.settled.items() if known.cuda_runtimes
         }
 
-    def tabled(self, listed: Iterable[Found]) -> str | None:
+    def tabled(self, listed: Iterable[FoundLibrary]) -> str | None:
         """Return the release by which the table of torch's exports stands in for libraries that were not read."""
         torch = self.torch
         if torch is None or not any(found.wheel is torch for found in listed):
@@ -338,7 +338,9 @@ class Context:
                 policy = self.policy(wheel, library)
                 if not loads and not (policy is not None and policy.use == "required"):
                     continue
-                start = Found(soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library)
+                start = FoundLibrary(
+                    soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library
+                )
                 found.append(
                     Root(
                         wheel=wheel,

@@ -13,7 +13,7 @@ from typing import Final
 from assay.audit.knowledge import parsed
 from assay.wheels.facts import CodeGroup, GpuCode, Library, target_key
 
-__all__ = ["Run", "Spread", "capability_of", "group_runs", "jit", "runs", "spelled", "spread"]
+__all__ = ["ArchSpread", "Run", "capability_of", "group_runs", "jit", "runs", "spelled", "spread"]
 
 _TEGRA: Final = frozenset({53, 62, 72, 87, 101, 110})
 _FAMILY: Final[dict[int, frozenset[int]]] = {
@@ -110,7 +110,7 @@ def group_runs(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class ArchSpread:
     """How a GPU runs the containers that hold some kernels."""
 
     best: Run
@@ -121,7 +121,7 @@ class Spread:
 
 def spread(
     library: Library, kernels: str, capability: int, isa_cuda: Mapping[str, str], driver_cuda: str | None = None
-) -> Spread | None:
+) -> ArchSpread | None:
     """Return how a GPU runs the kernels of a library that an expression finds; None: it has none of them.
 
     Args: see `group_runs`.
@@ -135,7 +135,7 @@ def spread(
 
 def _spread(
     groups: Sequence[CodeGroup], capability: int, isa_cuda: Mapping[str, str], driver_cuda: str | None
-) -> Spread | None:
+) -> ArchSpread | None:
     best: tuple[Run, str | None] | None = None
     counts = dict.fromkeys(Run, 0)
     for group in groups:
@@ -143,7 +143,7 @@ def _spread(
         counts[found[0]] += group.containers
         if best is None or _ORDER[found[0]] > _ORDER[best[0]]:
             best = found
-    return None if best is None else Spread(best=best[0], needs_cuda=best[1], counts=counts)
+    return None if best is None else ArchSpread(best=best[0], needs_cuda=best[1], counts=counts)
 
 
 def spelled(code: GpuCode) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from assay.audit.rules.gpu import CPU_TORCH
 from assay.foundation.outcome import Severity, Verdict
 from assay.foundation.strict import Value
 
-__all__ = ["Cell", "Column", "Grid", "Row", "State", "cell_of", "unanswered"]
+__all__ = ["Column", "Grid", "GridCell", "GridRow", "State", "cell_of", "unanswered"]
 
 State = Literal["native", "ptx", "fails", "loads", "unread", "unanswered"]
 
@@ -30,7 +30,7 @@ class Column(Value):
     """`x86_64` or `aarch64`."""
 
 
-class Cell(Value):
+class GridCell(Value):
     """What becomes of the wheel with one torch on one card."""
 
     state: State
@@ -47,13 +47,13 @@ class Cell(Value):
     """Features of the wheel that are predicted wrong or broken all the same: `marlin-moe wrong`."""
 
 
-class Row(Value):
+class GridRow(Value):
     """One torch."""
 
     torch: str
     """Its version; empty where there is none in the question."""
     python: str
-    cells: tuple[Cell, ...]
+    cells: tuple[GridCell, ...]
     """One for each column."""
 
 
@@ -63,13 +63,15 @@ class Grid(Value):
     wheels: tuple[str, ...]
     """`name version` of what was asked about."""
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[GridRow, ...]
     verdict: Verdict
     assumed: tuple[str, ...] = ()
     """What was taken from the wheels themselves, in words."""
 
     @classmethod
-    def of(cls, wheels: Sequence[str], columns: Sequence[Column], rows: Sequence[Row], assumed: Iterable[str]) -> Grid:
+    def of(
+        cls, wheels: Sequence[str], columns: Sequence[Column], rows: Sequence[GridRow], assumed: Iterable[str]
+    ) -> Grid:
         """Return the grid with its verdict."""
         cells = [cell for row in rows for cell in row.cells]
         worst = Verdict.OK
@@ -109,12 +111,12 @@ class Grid(Value):
         return f"works in {total} of {total}" + (f", {ptx} by PTX" if ptx else "")
 
 
-def unanswered(message: str) -> Cell:
+def unanswered(message: str) -> GridCell:
     """Return a cell whose question could not be asked."""
-    return Cell(state="unanswered", reason=message)
+    return GridCell(state="unanswered", reason=message)
 
 
-def cell_of(report: AuditReport, target: str) -> Cell:
+def cell_of(report: AuditReport, target: str) -> GridCell:
     """Return what a report says of the wheels asked about, on one target.
 
     Their own faults come first, then that they have no code for the target, then the faults of what is beside them.
@@ -138,8 +140,8 @@ def cell_of(report: AuditReport, target: str) -> Cell:
         return found
     if report.code_unread:
         reason = f"GPU code of {', '.join(report.code_unread)} not read"
-        return Cell(state="unread", reason=reason, trouble=trouble, fix="ask with --full, which reads all of it")
-    return Cell(state="loads", trouble=trouble)
+        return GridCell(state="unread", reason=reason, trouble=trouble, fix="ask with --full, which reads all of it")
+    return GridCell(state="loads", trouble=trouble)
 
 
 _ORDER: Final[Mapping[str, int]] = {"R2": 0, "L3": 1, "L1": 2, "L5": 3, "L9": 4}
@@ -150,10 +152,10 @@ def _weight(item: Finding) -> tuple[bool, int]:
     return item.cause != CPU_TORCH, _ORDER.get(item.rule, 5)
 
 
-def _failed(error: Finding, asked: frozenset[str]) -> Cell:
+def _failed(error: Finding, asked: frozenset[str]) -> GridCell:
     whose = "" if error.package in asked or not error.package else f"{error.package} "
     where = f"{error.library.rpartition('/')[2]}: " if error.library and error.library not in error.message else ""
-    return Cell(
+    return GridCell(
         state="fails",
         reason=f"{whose}{where}{error.message}",
         rule=error.rule,
@@ -162,13 +164,13 @@ def _failed(error: Finding, asked: frozenset[str]) -> Cell:
     )
 
 
-def _by_code(rows: Sequence[CodeRow], where: str, trouble: tuple[str, ...]) -> Cell:
+def _by_code(rows: Sequence[CodeRow], where: str, trouble: tuple[str, ...]) -> GridCell:
     native = [row for row in rows if row.sass]
     ptx = [row for row in rows if row.ptx and not row.sass]
     without = [row for row in rows if not row.sass and not row.ptx]
     if not native and not ptx:
         has = ", ".join(dict.fromkeys(name for row in rows for name in row.targets))
-        return Cell(state="fails", reason=f"no code for {where}: it has {has}", rule="G1", trouble=trouble)
+        return GridCell(state="fails", reason=f"no code for {where}: it has {has}", rule="G1", trouble=trouble)
     notes = []
     if ptx:
         needs = max((row.needs_cuda for row in ptx if row.needs_cuda), key=_number, default=None)
@@ -176,7 +178,7 @@ def _by_code(rows: Sequence[CodeRow], where: str, trouble: tuple[str, ...]) -> C
         notes.append(f"PTX alone in {_names(ptx)}: compiled at first start{driver}")
     if without:
         notes.append(f"no code in {_names(without)}")
-    return Cell(state="native" if native else "ptx", reason="; ".join(notes), trouble=trouble)
+    return GridCell(state="native" if native else "ptx", reason="; ".join(notes), trouble=trouble)
 
 
 def _number(version: str) -> tuple[int, ...]:

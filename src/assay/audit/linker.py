@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from assay.wheels.facts import Library, WheelFacts
 
-__all__ = ["Base", "Closure", "Found", "Installation", "Linker", "Missing", "Rest", "Where", "same"]
+__all__ = ["Base", "Closure", "FoundLibrary", "Installation", "Linker", "Missing", "Rest", "Where", "same"]
 
 TORCH_ROOT: Final = re.compile(r"torch/(_C\.[^/]*\.so|lib/libtorch_global_deps\.so)$")
 
@@ -134,7 +134,7 @@ class Where(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundLibrary:
     """A library in reach, or the lack of it."""
 
     soname: str
@@ -165,7 +165,7 @@ class Missing:
 class Rest:
     """What a library pulls in, itself left out; libraries that need the same and look in the same folders share it."""
 
-    found: tuple[Found, ...]
+    found: tuple[FoundLibrary, ...]
     missing: tuple[Missing, ...]
     """`asked_by` is empty where the library itself asks."""
     asked: frozenset[str] = frozenset()
@@ -181,11 +181,11 @@ class Rest:
 class Closure:
     """A library with all it pulls in, in load order."""
 
-    root: Found
+    root: FoundLibrary
     rest: Rest
 
     @cached_property
-    def found(self) -> tuple[Found, ...]:
+    def found(self) -> tuple[FoundLibrary, ...]:
         return (self.root, *self.rest.found)
 
     @cached_property
@@ -199,7 +199,7 @@ class Closure:
 class _Needs:
     """What the names find that one library needs."""
 
-    found: list[Found] = field(default_factory=list)
+    found: list[FoundLibrary] = field(default_factory=list)
     missing: list[tuple[str, Where, tuple[str, ...]]] = field(default_factory=list)
     """Name, how it is out of reach, and which wheels have it there."""
 
@@ -209,7 +209,7 @@ class _Imported(NamedTuple):
 
     holding: Mapping[str, Sequence[tuple[WheelFacts, Library]]]
     """Names by which libraries of wheels were asked for -> those there were; with others another import follows."""
-    loaded: Mapping[str, Found]
+    loaded: Mapping[str, FoundLibrary]
     missing: Sequence[Missing]
 
 
@@ -244,10 +244,10 @@ class Linker:
         self.driver = frozenset(driver)
         self.runtime = frozenset(runtime)
         self._preloaded = preloaded
-        self._made: dict[tuple[str, Where, str], Found] = {}
-        self._as_loaded: dict[str, Found] = {}
-        self._elsewhere: dict[str, Found] = {}
-        self._all_there: dict[tuple[str, ...], tuple[Found, ...] | None] = {}
+        self._made: dict[tuple[str, Where, str], FoundLibrary] = {}
+        self._as_loaded: dict[str, FoundLibrary] = {}
+        self._elsewhere: dict[str, FoundLibrary] = {}
+        self._all_there: dict[tuple[str, ...], tuple[FoundLibrary, ...] | None] = {}
         self._looked_up: dict[tuple[tuple[str, ...], tuple[str, ...]], _Needs] = {}
         self._rests: dict[tuple[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]], bool], Rest] = {}
         self._settled = False
@@ -257,13 +257,13 @@ class Linker:
                 self._holding[name] += held
         self._places: dict[str, dict[str, tuple[WheelFacts | None, Library]]] = {}
         self._files: dict[str, list[Library]] = {}
-        self._system: dict[str, Found] = {}
+        self._system: dict[str, FoundLibrary] = {}
         for library in installation.base.libraries:
-            found = Found(soname=library.soname or library.name, where=Where.BASE, library=library)
+            found = FoundLibrary(soname=library.soname or library.name, where=Where.BASE, library=library)
             for name in {found.soname, library.name}:
                 self._system.setdefault(name, found)
             self._files.setdefault(library.name, []).append(library)
-        self.loaded: dict[str, Found] = {}
+        self.loaded: dict[str, FoundLibrary] = {}
         """Soname -> library, after `import torch`."""
         self.torch_missing: list[Missing] = []
         self._asked: set[str] = set()
@@ -294,7 +294,7 @@ class Linker:
         roots = [library for library in torch.libraries if TORCH_ROOT.search(library.path)]
         # libtorch_global_deps is loaded first and for all to see; then comes torch._C.
         for library in sorted(roots, key=lambda item: "global_deps" not in item.path):
-            closure = self.closure(Found(soname=library.name, where=Where.PATH, wheel=torch, library=library))
+            closure = self.closure(FoundLibrary(soname=library.name, where=Where.PATH, wheel=torch, library=library))
             for found in closure.found:
                 self.loaded.setdefault(found.soname, found)
             self.torch_missing.extend(closure.missing)
@@ -303,21 +303,25 @@ class Linker:
             for library in torch.libraries:
                 if library.path.startswith("torch/lib/"):
                     name = library.soname or library.name
-                    self.loaded.setdefault(name, Found(soname=name, where=Where.PATH, wheel=torch, library=library))
+                    self.loaded.setdefault(
+                        name, FoundLibrary(soname=name, where=Where.PATH, wheel=torch, library=library)
+                    )
         for found in list(self.loaded.values()):
             # A link in a wheel's folder asked for by file name finds the loaded library too.
             if found.library is not None:
                 self.loaded.setdefault(found.library.name, found)
 
     @cached_property
-    def global_scope(self) -> tuple[Found, ...]:
+    def global_scope(self) -> tuple[FoundLibrary, ...]:
         """Libraries whose symbols every other one sees: those of libtorch_global_deps."""
         torch = self.installation.torch
         if torch is None:
             return ()
         for library in torch.libraries:
             if library.path.endswith("libtorch_global_deps.so"):
-                return self.closure(Found(soname=library.name, where=Where.PATH, wheel=torch, library=library)).found
+                return self.closure(
+                    FoundLibrary(soname=library.name, where=Where.PATH, wheel=torch, library=library)
+                ).found
         return ()
 
     @cached_property
@@ -330,7 +334,7 @@ class Linker:
         """Identities of the libraries of `global_scope`."""
         return frozenset(id(found.library) for found in self.global_scope if found.library is not None)
 
-    def closure(self, root: Found) -> Closure:
+    def closure(self, root: FoundLibrary) -> Closure:
         """Return a library with everything it pulls in, breadth first."""
         library = root.library
         if library is None:
@@ -343,16 +347,16 @@ class Linker:
                 self._rests[key] = rest
         return Closure(root, rest)
 
-    def _pulled_in(self, root: Found) -> tuple[Rest, bool]:
+    def _pulled_in(self, root: FoundLibrary) -> tuple[Rest, bool]:
         """Return what a library pulls in, and whether something of that needs the library itself again."""
         order, missing, around, asked = [root], list[Missing](), False, set[str]()
-        asked_by: dict[str, Found | None] = {root.key: None}
+        asked_by: dict[str, FoundLibrary | None] = {root.key: None}
         # What is found is appended while the list is gone through.
         for current in order:
             if current.library is None:
                 continue
             asked.update(current.library.needed)
-            needs: Sequence[Found] | None = self._all_loaded(current.library.needed)
+            needs: Sequence[FoundLibrary] | None = self._all_loaded(current.library.needed)
             if needs is None:
                 needed = self._needed(current.library, current, asked_by)
                 needs, by = needed.found, "" if current is root else current.key
@@ -368,7 +372,7 @@ class Linker:
                     around = True
         return Rest(tuple(order[1:]), tuple(missing), frozenset(asked)), around
 
-    def _all_loaded(self, names: tuple[str, ...]) -> tuple[Found, ...] | None:
+    def _all_loaded(self, names: tuple[str, ...]) -> tuple[FoundLibrary, ...] | None:
         """Return what names find if torch has loaded all of it: then it does not matter who asks."""
         if names not in self._all_there:
             every = all(name in self.loaded for name in names)
@@ -378,10 +382,10 @@ class Linker:
             self._all_there[names] = there
         return self._all_there[names]
 
-    def _needed(self, library: Library, current: Found, asked_by: Mapping[str, Found | None]) -> _Needs:
+    def _needed(self, library: Library, current: FoundLibrary, asked_by: Mapping[str, FoundLibrary | None]) -> _Needs:
         """Return what a library needs and finds, and what it does not find."""
-        chain: list[Found] = []
-        link: Found | None = current
+        chain: list[FoundLibrary] = []
+        link: FoundLibrary | None = current
         while link is not None:
             chain.append(link)
             link = asked_by[link.key]
@@ -401,7 +405,7 @@ class Linker:
             self._looked_up[key] = needs
         return needs
 
-    def find(self, name: str, chain: Sequence[Found]) -> Found:
+    def find(self, name: str, chain: Sequence[FoundLibrary]) -> FoundLibrary:
         """Return what a needed name finds, asked by `chain[0]`, which `chain[1]` loaded, and so on."""
         if name in self.loaded:
             return self._loaded(name)
@@ -417,18 +421,18 @@ class Linker:
             self._elsewhere[name] = self._not_on_path(name)
         return self._elsewhere[name]
 
-    def _not_on_path(self, name: str) -> Found:
+    def _not_on_path(self, name: str) -> FoundLibrary:
         if name in self.driver:
-            return Found(soname=name, where=Where.DRIVER)
+            return FoundLibrary(soname=name, where=Where.DRIVER)
         if name in self._system:
             return self._system[name]
         if self.of_the_system(name):
-            return Found(soname=name, where=Where.BASE)
+            return FoundLibrary(soname=name, where=Where.BASE)
         holders = self._holders(name)
         if holders:
             where = Where.PRELOADED if name in self._preloaded and self.installation.torch else Where.UNREACHABLE
-            return Found(soname=name, where=where, wheel=holders[0][0], library=holders[0][1])
-        return Found(soname=name, where=Where.MISSING)
+            return FoundLibrary(soname=name, where=where, wheel=holders[0][0], library=holders[0][1])
+        return FoundLibrary(soname=name, where=Where.MISSING)
 
     def _lying(self, file: str) -> dict[str, tuple[WheelFacts | None, Library]]:
         """Return folder -> library, of all that have a file name; of two with the same path the first counts."""
@@ -471,24 +475,24 @@ class Linker:
             self._asked.add(name)
         return self.holders(name)
 
-    def _loaded(self, name: str) -> Found:
+    def _loaded(self, name: str) -> FoundLibrary:
         if name not in self._as_loaded:
             loaded = self.loaded[name]
             where = Where.LOADED if loaded.wheel is not None else loaded.where
             self._as_loaded[name] = (
-                Found(soname=name, where=where)
+                FoundLibrary(soname=name, where=where)
                 if loaded.library is None
                 else self._found(name, where, loaded.wheel, loaded.library)
             )
         return self._as_loaded[name]
 
-    def _found(self, name: str, where: Where, wheel: WheelFacts | None, library: Library) -> Found:
+    def _found(self, name: str, where: Where, wheel: WheelFacts | None, library: Library) -> FoundLibrary:
         key = (name, where, library.path)
         if key not in self._made:
-            self._made[key] = Found(soname=name, where=where, wheel=wheel, library=library)
+            self._made[key] = FoundLibrary(soname=name, where=where, wheel=wheel, library=library)
         return self._made[key]
 
-    def _folders(self, chain: Sequence[Found]) -> Iterable[str]:
+    def _folders(self, chain: Sequence[FoundLibrary]) -> Iterable[str]:
         asking = chain[0].library
         if asking is None:
             return
@@ -499,6 +503,6 @@ class Linker:
         yield from self.installation.base.search
         yield from asking.search_folders[1]
 
-    def opaque(self, found: Found) -> bool:
+    def opaque(self, found: FoundLibrary) -> bool:
         """Whether a library is there of which the symbols are not known."""
         return found.library is None or found.library.scope == "listed"

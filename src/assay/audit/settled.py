@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from assay.audit.findings import Finding
 from assay.audit.knowledge import Knowledge
-from assay.audit.linker import Base, Found, Linker, same
+from assay.audit.linker import Base, FoundLibrary, Linker, same
 from assay.wheels.facts import Library, WheelFacts
 
 __all__ = [
@@ -155,7 +155,7 @@ def surroundings_of(
     )
 
 
-def with_any_torch(one: Surroundings, unread: Iterable[Found], tabled: str | None) -> Surroundings:
+def with_any_torch(one: Surroundings, unread: Iterable[FoundLibrary], tabled: str | None) -> Surroundings:
     """Return what is left of surroundings for wheels that find and bind to nothing of torch.
 
     Args:

@@ -10,7 +10,7 @@ from assay.audit.context import Context, TargetGpu
 from assay.audit.findings import AuditReport
 from assay.audit.linker import Base, Installation
 from assay.audit.promised import promised
-from assay.audit.rules.requirements import Wanted, requirements_of
+from assay.audit.rules.requirements import WantedPackage, requirements_of
 from assay.cli.wheels import PYTHON, choose_wheel, distribution_of, wheel_of
 from assay.errors import PackageIndexError
 from assay.pipeline.audit import Auditor, Obtained
@@ -214,7 +214,7 @@ def _torch_wanted(here: _Set, base: Base, auditor: Auditor) -> tuple[str, str] |
     return None
 
 
-def _open(here: _Set, wheel: WheelFacts) -> list[Wanted]:
+def _open(here: _Set, wheel: WheelFacts) -> list[WantedPackage]:
     """Return what a wheel requires that is not there; torch and NVIDIA's libraries have their own way."""
     return [
         one

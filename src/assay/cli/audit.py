@@ -22,7 +22,7 @@ from assay.audit.grid import Grid
 from assay.audit.linker import Base
 from assay.cli import console
 from assay.cli.asking import Asker
-from assay.cli.audit_wheels import Answer, Asked, answer_grid, answer_one, questions, read_suffix
+from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, answer_one, questions, read_suffix
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import local_gpus
@@ -231,7 +231,7 @@ def _audit_wheels(
     out: _Out,
 ) -> None:
     torches = dict.fromkeys(_parts(given["torches"]))
-    asked = Asked(
+    asked = WheelQuestion(
         torches=tuple(torches),
         others=given["others"],
         python=given["python"],
@@ -322,7 +322,7 @@ class _Out:
         if self._form == "text":
             self._say(text(report, verbose=self._verbose))
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: WheelsAnswer) -> None:
         """Tell of a grid, and of its reports where all is asked for."""
         self.grids.append(answer.grid)
         self.reports += answer.reports

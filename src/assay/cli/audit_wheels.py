@@ -9,18 +9,18 @@ from pathlib import Path
 
 from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
-from assay.audit.grid import Cell, Column, Grid, Row, cell_of, unanswered
+from assay.audit.grid import Column, Grid, GridCell, GridRow, cell_of, unanswered
 from assay.cli.asking import Asker, Question
 from assay.cli.wheels import distribution_of, filename_of, is_wheel
 from assay.errors import AssayError, PackageIndexError, QuestionError, UsageError, WheelError
 from assay.matrix.cards import Named
 from assay.wheels.tags import platform_of
 
-__all__ = ["Answer", "Asked", "answer_grid", "answer_one", "questions", "read_suffix"]
+__all__ = ["WheelQuestion", "WheelsAnswer", "answer_grid", "answer_one", "questions", "read_suffix"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class WheelQuestion:
     """What somebody said besides the wheels."""
 
     torches: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class WheelsAnswer:
     """A grid, and the reports it was made of."""
 
     grid: Grid
@@ -50,7 +50,7 @@ def questions(words: Sequence[str]) -> list[tuple[str, ...]]:
     return [(word,) for word in words]
 
 
-def answer_one(asker: Asker, words: Sequence[str], asked: Asked) -> AuditReport:
+def answer_one(asker: Asker, words: Sequence[str], asked: WheelQuestion) -> AuditReport:
     """Return the one report where there is one torch, or none said, and one platform.
 
     Raises:
@@ -68,7 +68,7 @@ def answer_one(asker: Asker, words: Sequence[str], asked: Asked) -> AuditReport:
 
 def _question(
     words: Sequence[str],
-    asked: Asked,
+    asked: WheelQuestion,
     torch: str | None,
     machine: str | None,
     gpus: Sequence[tuple[Named, TargetGpu]],
@@ -94,7 +94,7 @@ def _targets(gpus: Sequence[tuple[Named, TargetGpu]]) -> tuple[TargetGpu, ...]:
 
 
 def _by_machine(
-    asked: Asked, words: Sequence[str], siblings: Sequence[str]
+    asked: WheelQuestion, words: Sequence[str], siblings: Sequence[str]
 ) -> list[tuple[str | None, tuple[tuple[Named, TargetGpu], ...]]]:
     """Return the cards by the platform of their machines; None: that of the wheel.
 
@@ -116,7 +116,9 @@ def _by_machine(
     return [(machine, tuple(gpus)) for machine, gpus in found.items()]
 
 
-def answer_grid(asker: Asker, words: Sequence[str], asked: Asked, siblings: Sequence[str]) -> Answer | None:
+def answer_grid(
+    asker: Asker, words: Sequence[str], asked: WheelQuestion, siblings: Sequence[str]
+) -> WheelsAnswer | None:
     """Return what becomes of wheels with each torch on each card; None where other files answer for all of these.
 
     Raises:
@@ -126,7 +128,7 @@ def answer_grid(asker: Asker, words: Sequence[str], asked: Asked, siblings: Sequ
     if not groups:
         return None
     columns: list[Column] = []
-    rows: list[Row] = []
+    rows: list[GridRow] = []
     reports: list[AuditReport] = []
     failures: list[AssayError] = []
     for torch in asked.torches or (None,):
@@ -142,11 +144,11 @@ def answer_grid(asker: Asker, words: Sequence[str], asked: Asked, siblings: Sequ
         if not columns or any(isinstance(item, AuditReport) for item in answered):
             columns = list(itertools.chain.from_iterable(map(_columns, groups, answered)))
         cells = itertools.chain.from_iterable(map(_cells, groups, answered))
-        rows.append(Row(torch=_torch(torch, there), python=there[0].python if there else "", cells=tuple(cells)))
+        rows.append(GridRow(torch=_torch(torch, there), python=there[0].python if there else "", cells=tuple(cells)))
     if not reports:
         raise QuestionError(failures[0].message, hint=failures[0].hint) from failures[0]
     assumed = itertools.chain.from_iterable(report.assumed for report in reports)
-    return Answer(grid=Grid.of(reports[0].asked, columns, rows, assumed), reports=tuple(reports))
+    return WheelsAnswer(grid=Grid.of(reports[0].asked, columns, rows, assumed), reports=tuple(reports))
 
 
 _Group = tuple[str | None, tuple[tuple[Named, TargetGpu], ...]]
@@ -165,7 +167,7 @@ def _columns(group: _Group, answer: AuditReport | AssayError) -> Iterator[Column
         yield Column(target=gpu.name, title=named.title, platform=platform)
 
 
-def _cells(group: _Group, answer: AuditReport | AssayError) -> Iterator[Cell]:
+def _cells(group: _Group, answer: AuditReport | AssayError) -> Iterator[GridCell]:
     for _, gpu in group[1] or ((None, None),):
         if isinstance(answer, AssayError):
             yield unanswered(answer.message + (f"; {answer.hint}" if answer.hint else ""))

@@ -17,7 +17,7 @@ from assay.matrix.lock import Lock
 from assay.matrix.model import Index, Matrix
 from assay.pipeline.audit import Auditor, gpu_targets, judgement, keep_record
 from assay.pipeline.audit_image import audit_image
-from assay.pipeline.build import ImageJudge, Judge, Judgement
+from assay.pipeline.build import AuditJudgement, ImageJudge, Judge
 from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
 from assay.ports.store import Store
@@ -71,10 +71,10 @@ def judges(
     """Return what `assay build` asks before it builds a cell, and of what it built."""
     auditor = make_auditor(matrix.indexes, root=root, tell=tell)
 
-    def judge(cell: Cell, lock: Lock, run: str) -> Judgement | None:
+    def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
         return auditor.judge(cell, lock, matrix, store=store, run=run)
 
-    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement | None:
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
         gpus = gpu_targets(matrix, cell.targets)
         report = audit_image(engine, reference, auditor, targets=gpus, name=cell.id, lock=lock)
         info = engine.image(reference)

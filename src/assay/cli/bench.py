@@ -11,7 +11,7 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.serving import (
-    Options,
+    ServingOptions,
     extra_env,
     extra_flags,
     finder,
@@ -87,7 +87,7 @@ def command(
     from assay.pipeline.bench import Contestant, LoadShape, bench  # noqa: PLC0415
     from assay.pipeline.serve_check import ServeRequest  # noqa: PLC0415
 
-    options = Options(**given)
+    options = ServingOptions(**given)
     contestants: list[Contestant] = []
     places = [resolve_place(image, options.engine, project) for image in images]
     for place in places:

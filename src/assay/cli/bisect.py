@@ -24,7 +24,7 @@ from assay.evidence import suite as probes
 from assay.foundation.digest import digest_of
 from assay.foundation.nearest import suggestion
 from assay.matrix.between import texts
-from assay.matrix.bisection import Answer, State, Trial, remaining
+from assay.matrix.bisection import Answer, SearchState, Trial, remaining
 from assay.matrix.cell import Cell
 from assay.matrix.plan import Plan
 from assay.pipeline.bisect import STAGES, Walk, known, resume, run, saved_state, trial_of, walk
@@ -153,7 +153,7 @@ def _scratch(files: ProjectFiles, made: Walk, root: Path) -> ProjectFiles:
     return scratch
 
 
-def _tell_line(made: Walk, state: State, feature: str) -> None:
+def _tell_line(made: Walk, state: SearchState, feature: str) -> None:
     unnamed = f", {len(made.made)} of them not in matrix.yaml" if made.made else ""
     console.say(
         f"{feature} along {made.line.axis}: {len(made.line.versions)} versions{unnamed}, {len(state.trials)} known, "
@@ -226,7 +226,7 @@ def _locked(cell: Cell, feature: str, scratch: ProjectFiles, made: Walk) -> Tria
     return Trial.GOOD if feature == "lock" else None
 
 
-def _tell(state: State, made: Walk, found: Answer | None, form: str, folder: Path) -> int:
+def _tell(state: SearchState, made: Walk, found: Answer | None, form: str, folder: Path) -> int:
     line = made.line
     if form == "json":
         console.json_data(

@@ -29,13 +29,13 @@ from assay.matrix.plan import Plan, shard
 from assay.pipeline.build import (
     DISK_FACTOR,
     THERE,
+    AuditJudgement,
     BuildFlow,
+    BuildJob,
     BuildOptions,
     ImageJudge,
-    Job,
     Judge,
-    Judgement,
-    Prepared,
+    PreparedBuild,
     exit_code,
 )
 
@@ -81,7 +81,7 @@ def command(
         cells = shard(cells, part)
     if no_audit:
         cells = _without_audit(cells)
-    items = [Job(cell=cell, lock=files.lock(cell), unresolved=files.unresolved(cell)) for cell in cells]
+    items = [BuildJob(cell=cell, lock=files.lock(cell), unresolved=files.unresolved(cell)) for cell in cells]
     engine = DockerEngine()
     with BuildProgress(len(cells)) as progress:
         flow = _flow(files, plan, engine, progress, builder=builder, audit=not no_audit)
@@ -142,10 +142,10 @@ def _flow(
 
         return judges(files.root, matrix, store, engine)
 
-    def judge(cell: Cell, lock: Lock, run: str) -> Judgement | None:
+    def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
         return auditors()[0](cell, lock, run)
 
-    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> Judgement | None:
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
         return auditors()[1](cell, lock, reference, run)
 
     return BuildFlow(
@@ -171,11 +171,11 @@ def _cause(log: Path) -> str | None:
     return found[0].cause if found else None
 
 
-def _to_build(item: Prepared | Job) -> TypeGuard[Prepared]:
-    return isinstance(item, Prepared) and item.stale is not None
+def _to_build(item: PreparedBuild | BuildJob) -> TypeGuard[PreparedBuild]:
+    return isinstance(item, PreparedBuild) and item.stale is not None
 
 
-def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> None:
+def _check_disk(prepared: Sequence[PreparedBuild | BuildJob], engine: DockerEngine) -> None:
     """Raise EngineError when the engine's disk cannot hold what is to be built."""
     wheels = {
         wheel.sha256: wheel.size or 0
@@ -203,10 +203,10 @@ def _check_disk(prepared: Sequence[Prepared | Job], engine: DockerEngine) -> Non
         )
 
 
-def _dry_run(prepared: Sequence[Prepared | Job], form: str) -> int:
+def _dry_run(prepared: Sequence[PreparedBuild | BuildJob], form: str) -> int:
     rows: list[tuple[str, str, str]] = []
     for item in prepared:
-        if isinstance(item, Job):
+        if isinstance(item, BuildJob):
             rows.append((item.cell.id, "refused", item.unresolved or "there is no lock: run `assay lock`"))
         elif item.stale is None:
             rows.append((item.job.cell.id, "cached", THERE))

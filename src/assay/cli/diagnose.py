@@ -16,10 +16,10 @@ from assay.adapters.files.regular import file_below
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.diagnosis_text import clues_text, contrast_text, diagnosis_text, nothing_text
-from assay.diagnose import Contrast, Report, Stage, default_library, examine
+from assay.diagnose import Contrast, DiagnosisReport, Stage, default_library, examine
 from assay.errors import AssayError, ConfigError, UsageError
 from assay.pipeline.contribute import contribution
-from assay.pipeline.diagnose import Finding, contrast_of_versions, diagnose_run
+from assay.pipeline.diagnose import LogFinding, contrast_of_versions, diagnose_run
 
 __all__ = ["command"]
 
@@ -87,7 +87,7 @@ def _one(log: BinaryIO, form: str, stage: str | None, lines: int, project: Path 
     return _exit([report])
 
 
-def _nearest(report: Report, project: Path | None) -> Contrast | None:
+def _nearest(report: DiagnosisReport, project: Path | None) -> Contrast | None:
     """Compare the versions that a log of unknown cause names with what works, where this project has records."""
     if report.clues is None or not report.clues.versions:
         return None
@@ -179,11 +179,11 @@ def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-def _exit(reports: Sequence[Report]) -> int:
+def _exit(reports: Sequence[DiagnosisReport]) -> int:
     return int(any(d.cause == "unknown" for report in reports for d in report.diagnoses))
 
 
-def _json(finding: Finding) -> dict[str, Any]:
+def _json(finding: LogFinding) -> dict[str, Any]:
     subject = finding.subject
     return {
         "cell": subject.cell,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay.diagnose import SATURATED, Clues, Contrast, Diagnosis, Report
+from assay.diagnose import SATURATED, Clues, Contrast, Diagnosis, DiagnosisReport
 from assay.diagnose.calibration import UNCERTAIN, calibration
 
 __all__ = ["clues_text", "contrast_text", "diagnosis_text", "nothing_text"]
@@ -60,7 +60,7 @@ def contrast_text(found: Contrast) -> str:
     return "\n".join([*parts, f"  try     {found.suggestion}", ""])
 
 
-def nothing_text(report: Report) -> str:
+def nothing_text(report: DiagnosisReport) -> str:
     """Return what is said of a log in which no failure was recognised, with the lines that come nearest to one."""
     said = f"nothing in these {report.lines} lines certainly is a failure"
     if not report.telling:

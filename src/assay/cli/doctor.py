@@ -17,7 +17,7 @@ from assay.errors import AssayError
 from assay.evidence.reference import Reference
 from assay.matrix.model import BootstrapBase, RegistryBase
 from assay.pipeline.build import DISK_FACTOR
-from assay.pipeline.doctor import Check, DoctorFlow, Needs, State, exit_code
+from assay.pipeline.doctor import Check, CheckState, DoctorFlow, Needs, exit_code
 
 __all__ = ["command"]
 
@@ -77,5 +77,5 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
 
 def _mend(checks: tuple[Check, ...]) -> None:
     for check in checks:
-        if check.mend and check.state in {State.FAIL, State.WARN}:
+        if check.mend and check.state in {CheckState.FAIL, CheckState.WARN}:
             console.say(f"to mend {check.name}: {check.mend}")

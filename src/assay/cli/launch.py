@@ -10,7 +10,7 @@ import click
 from assay.adapters.files.records import write_whole
 from assay.cli import console
 from assay.cli.common import project_option
-from assay.cli.serving import Place, extra_env, extra_flags, profile_named, resolve_place, shipped
+from assay.cli.serving import ServerPlace, extra_env, extra_flags, profile_named, resolve_place, shipped
 from assay.cli.targets import GPU, beside, local_gpus
 from assay.errors import UsageError
 from assay.foundation.nearest import suggestion
@@ -74,7 +74,7 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
     return 0
 
 
-def _deployment(place: Place, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
+def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
     from assay.adapters.files.kept_records import KeptRecords  # noqa: PLC0415 - keeps --help fast
     from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415
     from assay.cli.common import load  # noqa: PLC0415
@@ -118,22 +118,22 @@ def _deployment(place: Place, form: str, project: Path | None, given: dict[str, 
     return launch(request, place.knowledge, claims, records, finder)
 
 
-def _wanted(place: Place, models: tuple[str, ...], profiles: tuple[str, ...]) -> list[Any]:
-    from assay.pipeline.launch import Wanted  # noqa: PLC0415
+def _wanted(place: ServerPlace, models: tuple[str, ...], profiles: tuple[str, ...]) -> list[Any]:
+    from assay.pipeline.launch import LaunchTarget  # noqa: PLC0415
 
     if not models and not profiles:
         raise UsageError("name a --model, a --profile, or both")
     count = max(len(models), len(profiles))
     if len(models) not in {0, 1, count} or len(profiles) not in {0, 1, count}:
         raise UsageError(f"{len(models)} models and {len(profiles)} profiles: give one for all, or one each")
-    wanted: list[Wanted] = []
+    wanted: list[LaunchTarget] = []
     for number in range(count):
         model = models[min(number, len(models) - 1)] if models else None
         profile = profiles[min(number, len(profiles) - 1)] if profiles else None
         folder = Path(model).expanduser() if model else None
         is_folder = folder is not None and folder.is_dir()
         wanted.append(
-            Wanted(
+            LaunchTarget(
                 profile_name=profile or "",
                 profile=profile_named(place, profile),
                 model=str(folder.resolve()) if is_folder and folder else model,

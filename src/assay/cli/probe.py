@@ -24,9 +24,9 @@ from assay.evidence.record import AuditRecord, BuildRecord, BuildStatus, ProbeRe
 from assay.foundation.outcome import Outcome
 from assay.matrix.plan import Plan
 from assay.matrix.render import LABEL_PREFIX
-from assay.pipeline.probe import Options, ProbeFlow, Subject, exit_code
+from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
 from assay.ports.engine import Engine, ImageInfo
-from assay.ports.executor import Executor, Limits
+from assay.ports.executor import Executor, JobLimits
 
 __all__ = ["command"]
 
@@ -93,18 +93,18 @@ def command(
     )
     if listing:
         return _list(flow, form)
-    options = Options(
+    options = ProbeOptions(
         features=features,
         force=force,
         gpus=gpus,
         wait_seconds=wait,
-        limits=Limits(memory_bytes=None if memory is None else int(memory * _GIB), seconds=timeout),
+        limits=JobLimits(memory_bytes=None if memory is None else int(memory * _GIB), seconds=timeout),
         warm=not cold,
         keep_cache=not cold,
         sabotage=_sabotage(sabotage, flow),
         seed=seed,
     )
-    subjects: list[Subject] = []
+    subjects: list[ProbeSubject] = []
     try:
         subjects = _here(select, executor) if where == "local" else subjects_of(select, plan, store, engine)
         records = flow.run(subjects, options)
@@ -134,12 +134,12 @@ def _sabotage(given: Sequence[str], flow: ProbeFlow) -> dict[str, str]:
     return pairs
 
 
-def _here(select: tuple[str, ...], executor: Executor) -> list[Subject]:
+def _here(select: tuple[str, ...], executor: Executor) -> list[ProbeSubject]:
     place = executor.place(select[0] if select else "local")
-    return [Subject(place=place, cell=f"local-{(place.digest or '')[7:19]}")]
+    return [ProbeSubject(place=place, cell=f"local-{(place.digest or '')[7:19]}")]
 
 
-def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: Engine) -> list[Subject]:
+def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: Engine) -> list[ProbeSubject]:
     """Find what is meant: cells whose image is here, wherever it was built, or image references.
 
     Raises:
@@ -149,7 +149,7 @@ def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: E
     executor = DockerExecutor(engine)
     references = [word for word in select if "/" in word or ":" in word or word.startswith("sha256")]
     words = tuple(word for word in select if word not in references)
-    found: list[Subject] = []
+    found: list[ProbeSubject] = []
     if words or not references:
         built = _built(store)
         for cell in plan.select(words, default=True):
@@ -168,7 +168,7 @@ def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: E
                 console.warn(f"{cell.id}: {error.message} ({reference})")
                 continue
             found.append(
-                Subject(
+                ProbeSubject(
                     place=place,
                     cell=cell.id,
                     image=cell.image,
@@ -182,7 +182,7 @@ def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: E
         image = engine.image(reference)
         known = by_reference.get(reference) or cell_of(image, plan)
         found.append(
-            Subject(
+            ProbeSubject(
                 place=executor.place(reference),
                 cell=known.id if known else reference,
                 image=known.image if known else "",
@@ -226,7 +226,7 @@ def _list(flow: ProbeFlow, form: str) -> int:
 
 def _lines(
     cell_id: str, target: str, plan: Plan, root: Path, store: FileStore, *, record: ProbeRecord | None = None
-) -> list[claims.Line]:
+) -> list[claims.ClaimLine]:
     """Put claims, prediction and measurement of a cell side by side."""
     cell = next((item for item in plan.cells if item.id == cell_id), None)
     ledger = root / "images" / (cell.image if cell else "") / "claims.yaml"
@@ -243,7 +243,7 @@ def _lines(
     )
 
 
-def _show_unmeasured(subjects: Sequence[Subject], plan: Plan, root: Path, store: FileStore) -> None:
+def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, store: FileStore) -> None:
     """Without a GPU nothing can be measured; what is claimed and predicted is shown as what it is."""
     for subject in subjects:
         cell = next((item for item in plan.cells if item.id == subject.cell), None)
@@ -265,7 +265,7 @@ def _show(record: ProbeRecord, plan: Plan, root: Path, store: FileStore) -> None
     beside = {line.feature: line for line in _lines(record.cell, target, plan, root, store, record=record)}
     table = []
     for name, result in sorted(record.features.items()):
-        line = beside.get(name, claims.Line(feature=name))
+        line = beside.get(name, claims.ClaimLine(feature=name))
         claimed, predicted = claims.rows([line])[0][1:3]
         seconds = "" if result.outcome is Outcome.NOT_RUN else f"{result.seconds:.1f}"
         measured = f"{result.outcome.symbol} {result.outcome}"

@@ -10,7 +10,7 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.serving import (
-    Options,
+    ServingOptions,
     extra_env,
     extra_flags,
     finder,
@@ -51,7 +51,7 @@ def command(
     from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast
     from assay.pipeline.serve_check import ServeRequest, serve_check  # noqa: PLC0415
 
-    options = Options(**given)
+    options = ServingOptions(**given)
     place = resolve_place(image, options.engine, project)
     host = hosted(place, options)
     request = ServeRequest(

@@ -25,7 +25,7 @@ from assay.serving.profile import Engine, Flags, Profile
 from assay.serving.profiles import load_profiles, named
 
 __all__ = [
-    "Place",
+    "ServerPlace",
     "extra_env",
     "extra_flags",
     "hosted",
@@ -45,7 +45,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ServerPlace:
     """What IMAGE on the command line means."""
 
     root: Path
@@ -115,7 +115,7 @@ def shipped(root: Path, *parts: str) -> Path:
     return own
 
 
-def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Place:
+def resolve_place(image: str, engine: Engine | None, project: Path | None) -> ServerPlace:
     """Return what IMAGE means: `local`, a cell id, a recipe with one cell, or an image reference.
 
     Raises:
@@ -128,14 +128,14 @@ def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Pl
     if image == "local":
         if engine is None:
             raise UsageError("IMAGE local needs --engine sglang or --engine vllm")
-        return Place(root=root, cell="local", image="", reference="local", engine=engine, knowledge=knowledge)
+        return ServerPlace(root=root, cell="local", image="", reference="local", engine=engine, knowledge=knowledge)
     cells = {cell.id: cell for cell in plan.cells}
     found = cells.get(image) or _only_cell(image, list(plan.cells))
     if found is not None:
         known = engine or (found.engine if found.engine != "none" else None)
         if known is None:
             raise UsageError(f"{found.id} runs no server; name one with --engine if it holds one")
-        return Place(
+        return ServerPlace(
             root=root,
             cell=found.id,
             image=found.image,
@@ -149,7 +149,7 @@ def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Pl
             hint = suggestion(image, cells)
             raise UsageError(f"{image!r} is no cell{hint}; for an image reference add --engine sglang or vllm")
         engine = guess
-    return Place(root=root, cell=image, image="", reference=image, engine=engine, knowledge=knowledge)
+    return ServerPlace(root=root, cell=image, image="", reference=image, engine=engine, knowledge=knowledge)
 
 
 def _only_cell(image: str, cells: list[Cell]) -> Cell | None:
@@ -160,14 +160,14 @@ def _only_cell(image: str, cells: list[Cell]) -> Cell | None:
     return mine[0] if mine else None
 
 
-def profiles_for(place: Place) -> dict[str, Profile]:
+def profiles_for(place: ServerPlace) -> dict[str, Profile]:
     """Return the profiles of an image; those of `<engine>-blackwell` where it has none of its own."""
     own = place.root / "images" / place.image / "profiles"
     folder = own if place.image and own.is_dir() else place.root / "images" / f"{place.engine}-blackwell" / "profiles"
     return load_profiles(folder) if folder.is_dir() else {}
 
 
-def profile_named(place: Place, name: str | None) -> Profile | None:
+def profile_named(place: ServerPlace, name: str | None) -> Profile | None:
     """Return a profile, or None without a name.
 
     Raises:
@@ -207,7 +207,7 @@ def extra_env(envs: tuple[str, ...]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ServingOptions:
     """What `place_options` adds."""
 
     engine: Engine | None
@@ -234,7 +234,7 @@ class Options:
         return tuple(shlex.split(self.program)) if self.program else ()
 
 
-def finder(place: Place, options: Options) -> ModelFinder:
+def finder(place: ServerPlace, options: ServingOptions) -> ModelFinder:
     """Return what finds models' configurations; the hub is asked only where the server itself would ask it."""
     from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415 - requests is slow to import
 
@@ -244,7 +244,7 @@ def finder(place: Place, options: Options) -> ModelFinder:
     return ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=options.cache)
 
 
-def named_model(options: Options) -> str | None:
+def named_model(options: ServingOptions) -> str | None:
     """Return `--model`: of a folder its absolute path, which is also where a container finds it.
 
     Raises:
@@ -260,7 +260,7 @@ def named_model(options: Options) -> str | None:
     return options.model
 
 
-def hosted(place: Place, options: Options) -> ServerHost:
+def hosted(place: ServerPlace, options: ServingOptions) -> ServerHost:
     """Return the place for servers: this machine's environment, or the engine with the image.
 
     Raises:

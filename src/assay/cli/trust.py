@@ -13,7 +13,7 @@ from assay.adapters.signing.cosign import CosignVerifier
 from assay.adapters.signing.dsse import KeyVerifier
 from assay.cli import console
 from assay.errors import UsageError
-from assay.evidence.policy import Judgement
+from assay.evidence.policy import PolicyJudgement
 from assay.foundation.outcome import Outcome
 from assay.matrix.policy import Basis, Policy
 from assay.pipeline.verify import Verification
@@ -93,7 +93,7 @@ def verifier_of(
     return CosignVerifier(known, identity=identity, issuer=issuer) if identity and issuer else known
 
 
-def show_judgement(judgement: Judgement, *, against: bool) -> None:
+def show_judgement(judgement: PolicyJudgement, *, against: bool) -> None:
     """Print one judgement as a table.
 
     Args:

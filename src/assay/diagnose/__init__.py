@@ -14,8 +14,19 @@ from typing import Final, Protocol
 
 from assay.diagnose.contrast import CellFacts, Contrast, contrast
 from assay.diagnose.formats import unwrapped
-from assay.diagnose.library import Library, default_library, parse_library
-from assay.diagnose.model import CauseClass, Clues, Diagnosis, Entry, Evidence, Kind, Report, Signature, Stage, Via
+from assay.diagnose.library import FailureLibrary, default_library, parse_library
+from assay.diagnose.model import (
+    CauseClass,
+    Clues,
+    Diagnosis,
+    DiagnosisReport,
+    Evidence,
+    FailureEntry,
+    FailureKind,
+    Signature,
+    Stage,
+    Via,
+)
 from assay.diagnose.rank import judge, recorded, unknown
 from assay.diagnose.stream import BLOCK, SAMPLE, SATURATED, Scanner
 
@@ -26,12 +37,12 @@ __all__ = [
     "Clues",
     "Contrast",
     "Diagnosis",
-    "Entry",
+    "DiagnosisReport",
     "Evidence",
-    "Kind",
-    "Library",
+    "FailureEntry",
+    "FailureKind",
+    "FailureLibrary",
     "Readable",
-    "Report",
     "Scanner",
     "Signature",
     "Stage",
@@ -57,8 +68,8 @@ _BLOCK: Final = BLOCK
 
 
 def examine(
-    log: Iterable[bytes] | Readable | bytes, *, library: Library | None = None, stage: Stage | None = None
-) -> Report:
+    log: Iterable[bytes] | Readable | bytes, *, library: FailureLibrary | None = None, stage: Stage | None = None
+) -> DiagnosisReport:
     """Read a log once and return causes, telling lines and size.
 
     `log` is an open binary file, its bytes, or any iterable of pieces of it (lines or blocks). `stage` says in which
@@ -81,7 +92,7 @@ def examine(
     return _rejoined(report, found.sample, library, stage)
 
 
-def _rejoined(report: Report, log: str, library: Library, stage: Stage | None) -> Report:
+def _rejoined(report: DiagnosisReport, log: str, library: FailureLibrary, stage: Stage | None) -> DiagnosisReport:
     """Read a log of unknown cause once more with its wrapped lines joined; return what was known before or is now."""
     scanner = Scanner(library)
     scanner.feed(unwrapped(log).encode())
@@ -94,7 +105,7 @@ def _rejoined(report: Report, log: str, library: Library, stage: Stage | None) -
 
 
 def diagnose(
-    log: Iterable[bytes] | Readable | bytes, *, library: Library | None = None, stage: Stage | None = None
+    log: Iterable[bytes] | Readable | bytes, *, library: FailureLibrary | None = None, stage: Stage | None = None
 ) -> list[Diagnosis]:
     """Return the causes that a log speaks for, most likely first.
 

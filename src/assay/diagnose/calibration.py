@@ -16,18 +16,23 @@ from typing import Final
 from pydantic import Field
 
 from assay.diagnose.library import folder
-from assay.diagnose.model import Entry, Kind
+from assay.diagnose.model import FailureEntry, FailureKind
 from assay.foundation.strict import Value
 
 __all__ = ["UNCERTAIN", "Calibration", "Counts", "calibration", "confidence"]
 
 UNCERTAIN: Final = 0.6
 """A diagnosis less sure than this says "may be"."""
-_DECLARED: Final = {Kind.CAUSE: 0.95, Kind.GENERAL: 0.75, Kind.SYMPTOM: 0.45, Kind.WRAPPER: 0.2}
+_DECLARED: Final = {
+    FailureKind.CAUSE: 0.95,
+    FailureKind.GENERAL: 0.75,
+    FailureKind.SYMPTOM: 0.45,
+    FailureKind.WRAPPER: 0.2,
+}
 """What an entry of a kind declares that declares nothing."""
 _LIKE_A_CAUSE: Final = 0.8
 _MOST: Final = 0.97
-_MOST_OF: Final = {Kind.SYMPTOM: 0.55}
+_MOST_OF: Final = {FailureKind.SYMPTOM: 0.55}
 _PRIOR_WEIGHT: Final = 4.0
 """So many logs does the prior of its kind count for, beside an entry's own."""
 
@@ -42,7 +47,12 @@ class Counts(Value):
 class Calibration(Value):
     """What was measured."""
 
-    priors: dict[Kind, float] = {Kind.CAUSE: 0.85, Kind.GENERAL: 0.7, Kind.SYMPTOM: 0.5, Kind.WRAPPER: 0.2}
+    priors: dict[FailureKind, float] = {
+        FailureKind.CAUSE: 0.85,
+        FailureKind.GENERAL: 0.7,
+        FailureKind.SYMPTOM: 0.5,
+        FailureKind.WRAPPER: 0.2,
+    }
     """Kind -> share of right answers over all entries of the kind."""
     entries: dict[str, Counts] = {}
 
@@ -54,7 +64,7 @@ def calibration() -> Calibration:
     return Calibration.model_validate(json.loads(path.read_text())) if path.is_file() else Calibration()
 
 
-def confidence(entry: Entry, *, without_one: bool = False) -> float:
+def confidence(entry: FailureEntry, *, without_one: bool = False) -> float:
     """Return how probable an entry is right where its signature matches a line that reports an error.
 
     `without_one` leaves one log on which it was wrong out of the count: that log must not lower its own confidence.
@@ -68,11 +78,11 @@ def confidence(entry: Entry, *, without_one: bool = False) -> float:
     return (right + _PRIOR_WEIGHT * prior) / (right + wrong + _PRIOR_WEIGHT)
 
 
-def _prior(entry: Entry, priors: Mapping[Kind, float]) -> float:
+def _prior(entry: FailureEntry, priors: Mapping[FailureKind, float]) -> float:
     """Return what is assumed of an entry: how often its kind is right, more or less as its writer declares."""
     if entry.confidence is None:
         return priors[entry.kind]
     if entry.confidence >= _LIKE_A_CAUSE:
         # It gives way to others, but where it stands alone it names the cause.
-        return min(_MOST, priors[Kind.CAUSE] * entry.confidence / _DECLARED[Kind.CAUSE])
+        return min(_MOST, priors[FailureKind.CAUSE] * entry.confidence / _DECLARED[FailureKind.CAUSE])
     return min(priors[entry.kind] * entry.confidence / _DECLARED[entry.kind], _MOST_OF.get(entry.kind, _MOST))

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-from assay.diagnose.library import Library
-from assay.diagnose.model import Clues, Entry, Evidence, Kind, Near
+from assay.diagnose.library import FailureLibrary
+from assay.diagnose.model import Clues, Evidence, FailureEntry, FailureKind, Near
 from assay.diagnose.telling import first_error
 from assay.diagnose.text import peel
 
@@ -45,7 +45,7 @@ _FEWEST: Final = 0.16
 """An entry less like the log than this is not near it."""
 
 
-def clues(telling: Sequence[Evidence], sample: str, library: Library, *, follows: Iterable[int] = ()) -> Clues:
+def clues(telling: Sequence[Evidence], sample: str, library: FailureLibrary, *, follows: Iterable[int] = ()) -> Clues:
     """Return what helps with a failure of no known cause.
 
     `sample` is the text of the log's head and tail; `follows` are lines of which it is known that they only follow
@@ -84,15 +84,15 @@ def _tokens(text: str) -> set[str]:
 
 
 @lru_cache(maxsize=4)
-def _words(library: Library) -> tuple[dict[str, list[set[str]]], dict[str, float]]:
+def _words(library: FailureLibrary) -> tuple[dict[str, list[set[str]]], dict[str, float]]:
     """Return the words of every example by entry, and how rare each word is."""
-    entries = [entry for entry in library.entries.values() if entry.kind in {Kind.CAUSE, Kind.GENERAL}]
+    entries = [entry for entry in library.entries.values() if entry.kind in {FailureKind.CAUSE, FailureKind.GENERAL}]
     examples = {entry.id: [_tokens(example) for example in entry.examples] for entry in entries}
     common = Counter(word for sets in examples.values() for word in set().union(*sets))
     return examples, {word: math.log(len(examples) / count) + 0.1 for word, count in common.items()}
 
 
-def _nearest(telling: Sequence[Evidence], library: Library, *, most: int = 3) -> tuple[Near, ...]:
+def _nearest(telling: Sequence[Evidence], library: FailureLibrary, *, most: int = 3) -> tuple[Near, ...]:
     """Return the entries whose examples share the rarest words with the telling lines, and what they lack."""
     examples, weight = _words(library)
     lines = [(e, _tokens(peel(e.text))) for e in telling if not peel(e.text).lstrip().startswith("Traceback")]
@@ -114,7 +114,7 @@ def _likeness(mine: set[str], words: set[str], weight: Mapping[str, float]) -> f
     return shared / whole if whole else 0.0
 
 
-def _near(entry: Entry, evidence: Evidence) -> Near:
+def _near(entry: FailureEntry, evidence: Evidence) -> Near:
     anchors = [anchor for signature in entry.signatures for anchor in signature.anchors]
     met = next((anchor for anchor in anchors if anchor in evidence.text), None)
     if met is None:

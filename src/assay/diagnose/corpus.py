@@ -15,10 +15,10 @@ from pydantic import Field
 
 from assay.diagnose.calibration import UNCERTAIN, confidence
 from assay.diagnose.library import default_library
-from assay.diagnose.model import Diagnosis, Report
+from assay.diagnose.model import Diagnosis, DiagnosisReport
 from assay.foundation.strict import Value
 
-__all__ = ["Case", "Label", "Verdict", "cases", "judged"]
+__all__ = ["Case", "CaseVerdict", "Label", "cases", "judged"]
 
 
 class Label(Value):
@@ -41,7 +41,7 @@ class Label(Value):
     """Nothing failed."""
 
 
-class Verdict(StrEnum):
+class CaseVerdict(StrEnum):
     """How an answer compares with the label."""
 
     RIGHT = "right"
@@ -79,21 +79,21 @@ def cases(root: Path, *halves: str) -> Iterator[Case]:
             yield Case(half=half, family=path.parent.name, name=path.name, log=path.with_suffix(".log"), label=label)
 
 
-def judged(report: Report, label: Label) -> Verdict:
+def judged(report: DiagnosisReport, label: Label) -> CaseVerdict:
     """Compare the first answer to a log with its label."""
     known = [diagnosis for diagnosis in report.diagnoses if diagnosis.known]
     if label.harmless:
-        return _wrong(known[0]) if known else Verdict.UNKNOWN if report.diagnoses else Verdict.RIGHT
+        return _wrong(known[0]) if known else CaseVerdict.UNKNOWN if report.diagnoses else CaseVerdict.RIGHT
     if not known:
-        return Verdict.RIGHT if "unknown" in label.cause and report.diagnoses else Verdict.UNKNOWN
-    return Verdict.RIGHT if _agrees(known[0], label) else _wrong(known[0])
+        return CaseVerdict.RIGHT if "unknown" in label.cause and report.diagnoses else CaseVerdict.UNKNOWN
+    return CaseVerdict.RIGHT if _agrees(known[0], label) else _wrong(known[0])
 
 
-def _wrong(diagnosis: Diagnosis) -> Verdict:
+def _wrong(diagnosis: Diagnosis) -> CaseVerdict:
     """Tell how wrong an answer is, with the confidence that it would have if this log had not been counted."""
     entry = default_library().entries[diagnosis.cause]
     sure = diagnosis.confidence * confidence(entry, without_one=True) / confidence(entry)
-    return Verdict.WRONG if sure >= UNCERTAIN else Verdict.MISLEADING
+    return CaseVerdict.WRONG if sure >= UNCERTAIN else CaseVerdict.MISLEADING
 
 
 def _agrees(diagnosis: Diagnosis, label: Label) -> bool:

@@ -13,29 +13,29 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 from pydantic import ValidationError
 
 from assay.diagnose.authors import MARKS
-from assay.diagnose.model import Entry, Signature
+from assay.diagnose.model import FailureEntry, Signature
 from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError, Problem
 
-__all__ = ["Library", "default_library", "folder", "parse_library"]
+__all__ = ["FailureLibrary", "default_library", "folder", "parse_library"]
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _SHORTEST_ANCHOR: Final = 4
 
 
-class Library:
+class FailureLibrary:
     """Entries by id, and every literal under which a signature is found."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries: Final[Mapping[str, Entry]] = {entry.id: entry for entry in entries}
+    def __init__(self, entries: Sequence[FailureEntry]) -> None:
+        self.entries: Final[Mapping[str, FailureEntry]] = {entry.id: entry for entry in entries}
 
     def __len__(self) -> int:
         return len(self.entries)
 
     @cached_property
-    def anchors(self) -> Mapping[bytes, tuple[tuple[Entry, Signature], ...]]:
+    def anchors(self) -> Mapping[bytes, tuple[tuple[FailureEntry, Signature], ...]]:
         """Literal -> the signatures to try where it is found."""
-        found: dict[bytes, list[tuple[Entry, Signature]]] = {}
+        found: dict[bytes, list[tuple[FailureEntry, Signature]]] = {}
         for entry in self.entries.values():
             for signature in entry.signatures:
                 for anchor in signature.anchors:
@@ -53,7 +53,7 @@ class Library:
         return BytesAhoCorasick(self.literals, implementation=Implementation.DFA)
 
 
-def _check(entry: Entry, known: set[str]) -> list[str]:
+def _check(entry: FailureEntry, known: set[str]) -> list[str]:
     problems: list[str] = []
     groups: set[str] = set()
     for signature in entry.signatures:
@@ -75,12 +75,12 @@ def _check(entry: Entry, known: set[str]) -> list[str]:
     return problems
 
 
-class _Reader:
+class _EntryReader:
     """Reads the files of a library and collects every problem, each with file and line."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self.entries: list[Entry] = []
+        self.entries: list[FailureEntry] = []
         self._places: dict[str, tuple[str, int]] = {}
 
     def read(self, source: str, data: bytes) -> None:
@@ -124,7 +124,7 @@ class _Reader:
 
     def _entry(self, source: str, line: int, data: object) -> None:
         try:
-            entry = Entry.model_validate(data)
+            entry = FailureEntry.model_validate(data)
         except ValidationError as error:
             for problem in error.errors(include_url=False):
                 self._tell((source, line), f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
@@ -146,19 +146,19 @@ class _Reader:
         self.problems.append(Problem(file=place[0], line=place[1], column=1, message=message))
 
 
-def parse_library(files: Mapping[str, bytes]) -> Library:
+def parse_library(files: Mapping[str, bytes]) -> FailureLibrary:
     """Read a library: the bytes of its files by their names.
 
     Raises:
         ConfigError: a file is not YAML, an entry is wrong, or two have one id; every problem at once, with its line.
     """
-    reader = _Reader()
+    reader = _EntryReader()
     for source, data in files.items():
         reader.read(source, data)
     reader.check()
     if reader.problems:
         raise ConfigError(reader.problems)
-    return Library(reader.entries)
+    return FailureLibrary(reader.entries)
 
 
 def _plain(node: yaml.Node, twice: list[yaml.Node]) -> object:
@@ -182,7 +182,7 @@ def folder() -> Path:
 
 
 @lru_cache(maxsize=1)
-def default_library() -> Library:
+def default_library() -> FailureLibrary:
     """Return the library that ships with assay (the repository's files, or their copies in an installed package)."""
     return parse_library(
         {f"knowledge/failures/{path.name}": path.read_bytes() for path in sorted(folder().glob("*.yaml"))}

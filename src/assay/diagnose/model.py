@@ -14,11 +14,11 @@ __all__ = [
     "CauseClass",
     "Clues",
     "Diagnosis",
-    "Entry",
+    "DiagnosisReport",
     "Evidence",
-    "Kind",
+    "FailureEntry",
+    "FailureKind",
     "Near",
-    "Report",
     "Signature",
     "Stage",
     "Via",
@@ -72,7 +72,7 @@ class Stage(StrEnum):
     SERVE = "serve"
 
 
-class Kind(StrEnum):
+class FailureKind(StrEnum):
     """How much a match explains; the order is that of preference."""
 
     CAUSE = "cause"
@@ -99,13 +99,13 @@ class Signature(Value):
     after: int = Field(default=0, ge=0, le=40)
 
 
-class Entry(Value):
+class FailureEntry(Value):
     """One cause of failure that is known, as written in knowledge/failures/."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     cause_class: CauseClass = Field(alias="class")
     stage: Stage
-    kind: Kind = Kind.CAUSE
+    kind: FailureKind = FailureKind.CAUSE
     signatures: tuple[Signature, ...] = Field(min_length=1)
     cause: str
     """May hold `{name}` for named groups of the expressions."""
@@ -150,7 +150,7 @@ class Diagnosis(Value):
     """The entry's id, or `unknown`."""
     cause_class: CauseClass | None
     stage: Stage | None
-    kind: Kind | None
+    kind: FailureKind | None
     confidence: float = Field(ge=0, le=1)
     summary: str
     fix: str
@@ -166,7 +166,7 @@ class Diagnosis(Value):
     @property
     def known(self) -> bool:
         """Whether the library has an entry for it that is more than a wrapper."""
-        return self.cause != "unknown" and self.kind is not Kind.WRAPPER
+        return self.cause != "unknown" and self.kind is not FailureKind.WRAPPER
 
     @property
     def certainty(self) -> str:
@@ -197,7 +197,7 @@ class Clues(Value):
     """Words to search an issue tracker for."""
 
 
-class Report(Value):
+class DiagnosisReport(Value):
     """What one log says."""
 
     diagnoses: tuple[Diagnosis, ...]

@@ -13,13 +13,13 @@ from typing import Final
 
 from assay.diagnose.authors import MARKS, Author, Ledger, author_of
 from assay.diagnose.formats import Decoder
-from assay.diagnose.library import Library
-from assay.diagnose.model import Entry, Evidence, Signature
+from assay.diagnose.library import FailureLibrary
+from assay.diagnose.model import Evidence, FailureEntry, Signature
 from assay.diagnose.quotes import FRAMES_BEFORE, quoted
 from assay.diagnose.telling import Telling
 from assay.diagnose.text import Level, clean, level_of, peel
 
-__all__ = ["BLOCK", "SAMPLE", "SATURATED", "Found", "Hit", "Scanner"]
+__all__ = ["BLOCK", "SAMPLE", "SATURATED", "FoundSignature", "Hit", "Scanner"]
 
 BLOCK: Final = 1 << 20
 _PIECE: Final = 1 << 16
@@ -44,7 +44,7 @@ may quote them all, a thousand times."""
 class Hit:
     """One line that matches a signature."""
 
-    entry: Entry
+    entry: FailureEntry
     line: int
     text: str
     level: Level
@@ -57,7 +57,7 @@ class Hit:
 class _Place:
     """A line that matches a signature, before it is known whether it counts."""
 
-    entry: Entry
+    entry: FailureEntry
     line: int
     raw: bytes
     above: bytes
@@ -66,7 +66,7 @@ class _Place:
 
 
 @dataclass(kw_only=True)
-class Found:
+class FoundSignature:
     """Everything that one pass keeps: a few hits per entry, their number, and the telling lines."""
 
     hits: dict[str, list[Hit]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def _several(signature: Signature) -> bool:
 class Scanner:
     """Feed it a log in pieces, then close it."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: FailureLibrary) -> None:
         self._entries = library.entries
         self._tries = {
             anchor: tuple(
@@ -116,7 +116,7 @@ class Scanner:
         ]
         self._automaton = library.automaton
         self._longest = max(map(len, self._literals), default=1)
-        self._found = Found()
+        self._found = FoundSignature()
         self._decoder = Decoder()
         self._pieces: list[bytes] = []
         self._pending = 0
@@ -144,7 +144,7 @@ class Scanner:
             while len(self._buffer) - self._done > BLOCK + _AHEAD:
                 self._search(self._done + BLOCK)
 
-    def close(self) -> Found:
+    def close(self) -> FoundSignature:
         """Search what is left and return everything found."""
         self._take(final=True)
         while self._done < len(self._buffer):
@@ -253,7 +253,7 @@ class Scanner:
         return "\n".join(peel(line).strip() for line in re.split(r"[\r\n]+", text))
 
     def _try_several(
-        self, entry: Entry, signature: Signature, line: int, place: tuple[int, int], anchor: bytes
+        self, entry: FailureEntry, signature: Signature, line: int, place: tuple[int, int], anchor: bytes
     ) -> None:
         start, end = place
         match = _regex(signature.regex).search(self._neighbours(start, end, signature))
@@ -261,7 +261,9 @@ class Scanner:
             # The literal's own place in the line is where the failure is told.
             self._keep(entry, line, place, self._buffer[start:end].find(anchor), match.groupdict(""))
 
-    def _keep(self, entry: Entry, line: int, place: tuple[int, int], found_at: int, captured: dict[str, str]) -> None:
+    def _keep(
+        self, entry: FailureEntry, line: int, place: tuple[int, int], found_at: int, captured: dict[str, str]
+    ) -> None:
         start, end = place
         found = _Place(
             entry=entry,

@@ -18,7 +18,7 @@ from assay.foundation.strict import Value
 from assay.foundation.text import Date, PlainText, Specifier, TargetName
 from assay.foundation.yamltext import load, parse
 
-__all__ = ["COLUMNS", "Claim", "Line", "applies", "compare", "read", "rows"]
+__all__ = ["COLUMNS", "Claim", "ClaimLine", "applies", "compare", "read", "rows"]
 
 
 class Claim(Value):
@@ -69,7 +69,7 @@ def applies(claim: Claim, *, target: str, engine: str, version: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class ClaimLine:
     """One feature of one image on one target: three columns that are never mixed."""
 
     feature: str
@@ -109,7 +109,7 @@ def compare(
     claims: Iterable[Claim],
     audit: AuditRecord | None,
     probe: ProbeRecord | None,
-) -> list[Line]:
+) -> list[ClaimLine]:
     """Put claims, prediction and measurement of one image on one target side by side, one line for each feature.
 
     A probe record of another architecture measures nothing here: only one whose device is the target counts.
@@ -123,7 +123,7 @@ def compare(
     if probe is not None and probe.devices and probe.devices[0].target == target:
         measured = probe.features
     return [
-        Line(
+        ClaimLine(
             feature=name,
             claims=tuple(sorted(stated.get(name, ()), key=lambda item: item.date)),
             predicted=predicted.get(name),
@@ -136,7 +136,7 @@ def compare(
 COLUMNS = ("feature", "claimed", "predicted (audit)", "measured", "cause", "log", "")
 
 
-def rows(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+def rows(lines: Sequence[ClaimLine]) -> list[tuple[str, ...]]:
     """Return the rows of a table with `COLUMNS`; what nobody measured says so."""
     return [
         (

@@ -12,7 +12,7 @@ from assay.evidence.record import AuditRecord, FeatureResult, ProbeRecord, Recor
 from assay.foundation.outcome import Outcome, Verdict
 from assay.matrix.policy import Basis, Level, Requirement
 
-__all__ = ["FeatureLine", "Judgement", "Reason", "Why", "judge"]
+__all__ = ["FeatureLine", "PolicyJudgement", "Reason", "Why", "judge"]
 
 SKEW: Final = timedelta(minutes=5)
 """How far the clocks of two machines may differ before a record comes from the future."""
@@ -73,7 +73,7 @@ class FeatureLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class PolicyJudgement:
     """What a level says of one digest on one target."""
 
     level: str
@@ -103,7 +103,7 @@ def judge(
     records: Iterable[Record],
     suite: str | None,
     now: datetime,
-) -> Judgement:
+) -> PolicyJudgement:
     """Judge a digest by the records that are at hand.
 
     Of each feature the newest result counts, `inconclusive` too: a feature that failed to show itself last is not one
@@ -135,7 +135,7 @@ def judge(
             reasons += [_missing(line) for line in features if not line.ok]
     audit, refused = _audit(everything, level, target, digest, now=now)
     reasons += refused
-    return Judgement(
+    return PolicyJudgement(
         level=name,
         basis=level.basis,
         image=image,

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from assay.errors import EvidenceError, StoreError
 from assay.evidence.bundles import BLOB_LIMIT, BUNDLE, ITEM_LIMIT, PAYLOAD, bundle_hint, make_bundle, open_bundle
 from assay.evidence.oci import Descriptor, Manifest, artifact
-from assay.evidence.policy import Judgement
+from assay.evidence.policy import PolicyJudgement
 from assay.evidence.record import ProbeRecord, Record, dump, parse
 from assay.evidence.sbom import CYCLONEDX, cyclonedx
 from assay.foundation.digest import DIGEST, sha256_of
@@ -36,10 +36,10 @@ __all__ = [
     "BLOB_LIMIT",
     "BUNDLE",
     "PAYLOAD",
-    "Kind",
+    "ArtifactKind",
+    "EvidenceVerdict",
     "Package",
     "Statement",
-    "Verdict",
     "audit_report",
     "bill_of_materials",
     "bundle_hint",
@@ -72,7 +72,7 @@ PACK_FROM: Final = 2048
 """Bytes from which a blob is packed: below, a plain one is worth more to whoever looks at it by hand."""
 
 
-class Kind(StrEnum):
+class ArtifactKind(StrEnum):
     """The predicate types that assay attaches."""
 
     TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
@@ -122,7 +122,7 @@ class Statement:
         return cls(raw=raw, subjects=subjects, names=names, predicate_type=predicate_type, predicate=predicate)
 
     @classmethod
-    def make(cls, kind: Kind, *, name: str, digest: str, predicate: Mapping[str, Any]) -> Statement:
+    def make(cls, kind: ArtifactKind, *, name: str, digest: str, predicate: Mapping[str, Any]) -> Statement:
         """Return a statement about one digest; equal values give equal bytes."""
         value = {
             "_type": STATEMENT,
@@ -149,7 +149,7 @@ def count_values(text: bytes) -> int:
 def record_statement(text: bytes, *, name: str, digest: str) -> Statement:
     """Return the statement that holds a record: the text of its file, and the digest of that."""
     predicate = {"digest": sha256_of(text), "text": text.decode()}
-    return Statement.make(Kind.RECORD, name=name, digest=digest, predicate=predicate)
+    return Statement.make(ArtifactKind.RECORD, name=name, digest=digest, predicate=predicate)
 
 
 def record_of(statement: Statement) -> tuple[Record, bytes]:
@@ -159,7 +159,7 @@ def record_of(statement: Statement) -> tuple[Record, bytes]:
         EvidenceError: the statement holds no record, or its text is not what its digest says.
     """
     text, said = statement.predicate.get("text"), statement.predicate.get("digest")
-    if statement.predicate_type != Kind.RECORD or not isinstance(text, str):
+    if statement.predicate_type != ArtifactKind.RECORD or not isinstance(text, str):
         raise EvidenceError(f"{statement.digest} holds no record")
     if len(text) > BLOB_LIMIT or count_values(text.encode()) > ITEM_LIMIT:
         raise EvidenceError(f"the record in {statement.digest[:19]} is larger than any that assay writes")
@@ -203,12 +203,12 @@ def test_result(record: ProbeRecord, text: bytes, *, name: str, digest: str, req
         "warnedTests": warned,
         "failedTests": failed,
     }
-    return Statement.make(Kind.TEST_RESULT, name=name, digest=digest, predicate=predicate)
+    return Statement.make(ArtifactKind.TEST_RESULT, name=name, digest=digest, predicate=predicate)
 
 
 def bill_of_materials(lock: Lock, *, name: str, digest: str) -> Statement:
     """Return the lock as a CycloneDX statement."""
-    return Statement.make(Kind.SBOM, name=name, digest=digest, predicate=cyclonedx(lock))
+    return Statement.make(ArtifactKind.SBOM, name=name, digest=digest, predicate=cyclonedx(lock))
 
 
 def audit_report(report: bytes, *, name: str, digest: str) -> Statement:
@@ -218,11 +218,11 @@ def audit_report(report: bytes, *, name: str, digest: str) -> Statement:
     """
     packed = base64.b64encode(gzip.compress(report, mtime=0)).decode()
     predicate = {"digest": sha256_of(report), "encoding": "gzip+base64", "data": packed}
-    return Statement.make(Kind.AUDIT_REPORT, name=name, digest=digest, predicate=predicate)
+    return Statement.make(ArtifactKind.AUDIT_REPORT, name=name, digest=digest, predicate=predicate)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class EvidenceVerdict:
     """What a publisher found: this level is met, by these records."""
 
     repositories: tuple[str, ...]
@@ -239,7 +239,13 @@ class Verdict:
 
 
 def verdict(
-    judgement: Judgement, level: Level, *, cell: str, suite: str | None, name: str, exact: Callable[[Record], bytes]
+    judgement: PolicyJudgement,
+    level: Level,
+    *,
+    cell: str,
+    suite: str | None,
+    name: str,
+    exact: Callable[[Record], bytes],
 ) -> Statement:
     """Return the statement that a level is met; it holds the policy, so that anyone can judge again."""
     requirement = level.requirement(judgement.image, judgement.target)
@@ -256,10 +262,10 @@ def verdict(
         "records": sorted(sha256_of(exact(record)) for record in counted),
         "features": {line.feature: str(line.outcome) for line in judgement.features},
     }
-    return Statement.make(Kind.VERDICT, name=name, digest=judgement.digest, predicate=predicate)
+    return Statement.make(ArtifactKind.VERDICT, name=name, digest=judgement.digest, predicate=predicate)
 
 
-def verdict_of(statement: Statement) -> Verdict:
+def verdict_of(statement: Statement) -> EvidenceVerdict:
     """Return the verdict in a statement.
 
     Raises:
@@ -267,7 +273,7 @@ def verdict_of(statement: Statement) -> Verdict:
     """
     said = statement.predicate
     try:
-        found = Verdict(
+        found = EvidenceVerdict(
             repositories=statement.names,
             level=str(said["level"]),
             policy=Level.model_validate(said["policy"]),
@@ -293,22 +299,22 @@ def verdict_of(statement: Statement) -> Verdict:
 def revocation(*, name: str, digest: str, reason: str, when: datetime) -> Statement:
     """Return the statement that a digest is not to be used any more, and why."""
     predicate = {"reason": reason, "when": when.isoformat()}
-    return Statement.make(Kind.REVOCATION, name=name, digest=digest, predicate=predicate)
+    return Statement.make(ArtifactKind.REVOCATION, name=name, digest=digest, predicate=predicate)
 
 
 def void(*, name: str, digest: str, tags: Sequence[str]) -> Statement:
     """Return the statement that tags of evidence were half written and name nothing that was ever acknowledged."""
-    return Statement.make(Kind.VOID, name=name, digest=digest, predicate={"tags": sorted(tags)})
+    return Statement.make(ArtifactKind.VOID, name=name, digest=digest, predicate={"tags": sorted(tags)})
 
 
 def voided(statement: Statement) -> frozenset[str]:
     """Return the tags that a statement says were half written."""
-    tags = statement.predicate.get("tags") if statement.predicate_type == Kind.VOID else None
+    tags = statement.predicate.get("tags") if statement.predicate_type == ArtifactKind.VOID else None
     return frozenset(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else frozenset()
 
 
 def statements_of(
-    judgement: Judgement,
+    judgement: PolicyJudgement,
     level: Level,
     *,
     cell: str,

@@ -21,10 +21,10 @@ from assay.foundation.strict import Value
 
 __all__ = [
     "Declaration",
-    "Ended",
-    "Facts",
     "HarnessResult",
     "ProbeDocument",
+    "ProbeEnded",
+    "ProbeFacts",
     "conclusive",
     "declarations",
     "devices",
@@ -188,7 +188,7 @@ class ProbeDocument(Value):
     seconds: float = 0.0
 
 
-class Ended(Value):
+class ProbeEnded(Value):
     """How one probe's process ended, as the harness saw it; `not_run` says why there was none."""
 
     feature: str
@@ -209,7 +209,7 @@ class Ended(Value):
     document_error: str = ""
 
 
-class Facts(Value):
+class ProbeFacts(Value):
     """What the place is, read inside."""
 
     devices: tuple[dict[str, Any], ...] = ()
@@ -228,15 +228,15 @@ class HarnessResult(Value):
     suite_digest: str
     python: str
     executable: str
-    facts: Facts | None = None
+    facts: ProbeFacts | None = None
     facts_error: dict[str, Any] | None = None
     warm: dict[str, Any] | None = None
-    probes: dict[str, Ended] = {}
+    probes: dict[str, ProbeEnded] = {}
     finished: bool = False
     seconds: float = 0.0
 
 
-def devices(facts: Facts | None) -> tuple[Device, ...]:
+def devices(facts: ProbeFacts | None) -> tuple[Device, ...]:
     """Return the devices of a record; an entry of the image's answer that describes no device is left out."""
     found: list[Device] = []
     if facts is None:
@@ -248,7 +248,7 @@ def devices(facts: Facts | None) -> tuple[Device, ...]:
     return tuple(found)
 
 
-def judge(ended: Ended, *, timeout: float, device_worked: bool = False) -> FeatureResult:
+def judge(ended: ProbeEnded, *, timeout: float, device_worked: bool = False) -> FeatureResult:
     """Say what the end of a probe's process means for its feature.
 
     A crash outweighs whatever document was written before it: the process died of what it was there to show.
@@ -266,7 +266,7 @@ def judge(ended: Ended, *, timeout: float, device_worked: bool = False) -> Featu
     return FeatureResult(outcome=outcome, reason=reason[:_REASON_LENGTH], seconds=ended.seconds, metrics=metrics)
 
 
-def _document(ended: Ended) -> tuple[ProbeDocument | None, str]:
+def _document(ended: ProbeEnded) -> tuple[ProbeDocument | None, str]:
     if ended.document is None:
         return None, ended.document_error or "no result document"
     try:
@@ -275,7 +275,7 @@ def _document(ended: Ended) -> tuple[ProbeDocument | None, str]:
         return None, f"the result document does not fit: {error.errors(include_url=False)[0]['msg']}"
 
 
-def _verdict(ended: Ended, document: ProbeDocument | None, why: str, timeout: float) -> tuple[Outcome, str]:
+def _verdict(ended: ProbeEnded, document: ProbeDocument | None, why: str, timeout: float) -> tuple[Outcome, str]:
     last = _last_line(ended.stderr)
     said = f"; it last said: {last}" if last else ""
     if ended.timed_out:

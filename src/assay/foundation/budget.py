@@ -28,12 +28,12 @@ __all__ = [
     "READERS",
     "WHEEL",
     "Budget",
-    "Limits",
+    "BudgetLimits",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class BudgetLimits:
     """What may be spent."""
 
     unpacked: int
@@ -56,15 +56,15 @@ MEASURED: Final = {
 }
 """What was counted in the facts of real wheels on 2026-11-30: of 536 wheels the largest in each respect."""
 
-LIBRARY: Final = Limits(unpacked=8 << 30, kept=48 << 20, steps=16_000_000, items=380_000, seconds=900)
+LIBRARY: Final = BudgetLimits(unpacked=8 << 30, kept=48 << 20, steps=16_000_000, items=380_000, seconds=900)
 """One shared object: five times the symbols of torch's largest and seven times their names, in 400 MB of memory."""
-WHEEL: Final = Limits(unpacked=32 << 30, kept=96 << 20, steps=64_000_000, items=3_000_000, seconds=6 * 3600)
+WHEEL: Final = BudgetLimits(unpacked=32 << 30, kept=96 << 20, steps=64_000_000, items=3_000_000, seconds=6 * 3600)
 """One wheel: ten times what torch unpacks to, seven times its facts. The bytes of a slow network take hours."""
-IMAGE: Final = Limits(unpacked=256 << 30, kept=1 << 30, steps=512_000_000, items=24_000_000, seconds=6 * 3600)
+IMAGE: Final = BudgetLimits(unpacked=256 << 30, kept=1 << 30, steps=512_000_000, items=24_000_000, seconds=6 * 3600)
 """All libraries of one image: eight wheels like the largest allowed."""
-FACTS: Final = Limits(unpacked=96 << 20, kept=96 << 20, steps=0, items=2_000_000, seconds=120)
+FACTS: Final = BudgetLimits(unpacked=96 << 20, kept=96 << 20, steps=0, items=2_000_000, seconds=120)
 """Facts of one wheel, kept or shared."""
-INDEX_PAGE: Final = Limits(unpacked=64 << 20, kept=64 << 20, steps=2_000_000, items=200_000, seconds=180)
+INDEX_PAGE: Final = BudgetLimits(unpacked=64 << 20, kept=64 << 20, steps=2_000_000, items=200_000, seconds=180)
 """One answer of a package index; the largest projects have some 20 000 files, with four `<` each (the steps)."""
 PREFIX_AT_ONCE: Final = 8 << 20
 """Bytes of a library's beginning from which on a wheel has one such at a time in memory."""
@@ -99,7 +99,12 @@ class Budget:
     """
 
     def __init__(
-        self, what: str, limits: Limits, *, parent: Budget | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        what: str,
+        limits: BudgetLimits,
+        *,
+        parent: Budget | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what = what
         self._limits = limits
@@ -114,7 +119,7 @@ class Budget:
         self.spent = False
         """Whether it was exceeded."""
 
-    def part(self, what: str, limits: Limits) -> Budget:
+    def part(self, what: str, limits: BudgetLimits) -> Budget:
         """Return a budget for a part of this, which is charged too."""
         return Budget(what, limits, parent=self, clock=self._clock)
 

@@ -22,13 +22,13 @@ from assay.matrix.loading import Project
 from assay.matrix.model import Axis, AxisValue, Match
 from assay.matrix.policy import Policy
 
-__all__ = ["Line", "axis_between", "distributions", "line_between", "narrowed", "nights", "releases", "texts"]
+__all__ = ["CellLine", "axis_between", "distributions", "line_between", "narrowed", "nights", "releases", "texts"]
 
 _NIGHT: Final = "n{:%Y%m%d}"
 _NIGHT_GLOB: Final = "n" + "[0-9]" * 8
 
 
-class Line:
+class CellLine:
     """The cells from the good to the bad one, in the order of the axis."""
 
     def __init__(self, axis: str, cells: Sequence[Cell]) -> None:
@@ -40,11 +40,11 @@ class Line:
         """The values of the axis."""
         return list(self.cells)
 
-    def only(self, cell_ids: Collection[str]) -> Line:
+    def only(self, cell_ids: Collection[str]) -> CellLine:
         """Return the line with its two ends and, between them, the cells named."""
         cells = list(self.cells.values())
         kept = {cells[0].id, cells[-1].id, *cell_ids}
-        return Line(self.axis, [cell for cell in cells if cell.id in kept])
+        return CellLine(self.axis, [cell for cell in cells if cell.id in kept])
 
 
 def axis_between(good: Cell, bad: Cell) -> str:
@@ -71,7 +71,7 @@ def line_between(
     order: Mapping[str, Sequence[str]],
     *,
     night_of: Mapping[str, str] | None = None,
-) -> Line:
+) -> CellLine:
     """Return the cells that differ from the two only in the one axis in which those differ.
 
     `order` gives the ids of each axis' values in the order in which they stand; dated nightlies come after them, by
@@ -101,7 +101,7 @@ def line_between(
     ids = [cell.id for cell in along]
     start, end = ids.index(good.id), ids.index(bad.id)
     chosen = along[start : end + 1] if start < end else along[end : start + 1][::-1]
-    return Line(axis, chosen)
+    return CellLine(axis, chosen)
 
 
 def nights(like: AxisValue, first: date, last: date, *, named: Collection[str] = ()) -> list[AxisValue]:

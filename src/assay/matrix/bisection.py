@@ -20,7 +20,7 @@ from pydantic import model_validator
 
 from assay.foundation.strict import Value
 
-__all__ = ["Answer", "State", "Trial", "answer", "begin", "propose", "remaining"]
+__all__ = ["Answer", "SearchState", "Trial", "answer", "begin", "propose", "remaining"]
 
 
 class Trial(StrEnum):
@@ -32,7 +32,7 @@ class Trial(StrEnum):
     """It could not be tested: refused by the audit, did not build, out of memory, ..."""
 
 
-class State(Value):
+class SearchState(Value):
     """Everything a bisection knows; written to a file after each evaluation, so that it survives an interruption."""
 
     versions: tuple[str, ...]
@@ -42,7 +42,7 @@ class State(Value):
     """The versions that were tested for this bisection, in order; results that were known before are not among them."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> State:
+    def _consistent(self) -> SearchState:
         if len(self.versions) < 2:
             raise ValueError("a bisection needs a good and a bad version")
         if len(set(self.versions)) != len(self.versions):
@@ -55,9 +55,9 @@ class State(Value):
             raise ValueError(f"{self.versions[-1]} was given as bad and is recorded as good")
         return self
 
-    def tell(self, version: str, trial: Trial) -> State:
+    def tell(self, version: str, trial: Trial) -> SearchState:
         """Return the state that also knows the result of a version."""
-        return State(
+        return SearchState(
             versions=self.versions,
             trials={**self.trials, version: trial},
             evaluated=(*self.evaluated, version),
@@ -88,14 +88,14 @@ class Answer(Value):
     skipped: tuple[str, ...] = ()
 
 
-def begin(versions: Sequence[str], *, known: Mapping[str, Trial] | None = None) -> State:
+def begin(versions: Sequence[str], *, known: Mapping[str, Trial] | None = None) -> SearchState:
     """Start a bisection; `known` are results that exist already and cost nothing.
 
     Raises:
         ValueError: fewer than two versions, one twice, or a known result contradicts that the ends are good and bad.
     """
     trials = {version: trial for version, trial in (known or {}).items() if version in set(versions)}
-    return State(versions=tuple(versions), trials=trials)
+    return SearchState(versions=tuple(versions), trials=trials)
 
 
 _GOLDEN: Final = 0.6180339887498949
@@ -112,7 +112,7 @@ def _halves(size: int) -> list[int]:
     return [*seen, *(i for i in range(size) if i not in seen)]
 
 
-def propose(state: State) -> str | None:
+def propose(state: SearchState) -> str | None:
     """Return the version to test next, or None when nothing more can be learnt."""
     good, bad = state.bounds
     inside = range(good + 1, bad)
@@ -129,13 +129,13 @@ def propose(state: State) -> str | None:
     return state.versions[open_ones[0]]
 
 
-def remaining(state: State) -> int:
+def remaining(state: SearchState) -> int:
     """Return how many evaluations are needed at most from here, if nothing has to be skipped."""
     good, bad = state.bounds
     return (bad - good - 1).bit_length()
 
 
-def answer(state: State) -> Answer:
+def answer(state: SearchState) -> Answer:
     """Return what is known so far; exact once `propose` has nothing more and nothing was skipped near the change."""
     good, bad = state.bounds
     candidates = state.versions[good + 1 : bad + 1]

@@ -27,7 +27,7 @@ from assay.matrix.model import Base, BootstrapBase, Index, RegistryBase
 
 __all__ = [
     "LABEL_PREFIX",
-    "Layer",
+    "BuildLayer",
     "bake_file",
     "base_reference",
     "content_key",
@@ -106,7 +106,7 @@ def _once(value: Hashable, macro: Callable[[Hashable], str]) -> str:
     return macro(value)
 
 
-class Layer(NamedTuple):
+class BuildLayer(NamedTuple):
     """A layer of a lock, as templates see it."""
 
     stage: str
@@ -119,10 +119,10 @@ class Layer(NamedTuple):
 
 
 @lru_cache(maxsize=LAYERS_KEPT)
-def _layer(place: Place, needs: tuple[Need, ...], urls: tuple[tuple[str, str], ...]) -> Layer:
+def _layer(place: Place, needs: tuple[Need, ...], urls: tuple[tuple[str, str], ...]) -> BuildLayer:
     weight, stage = place
     used = {index for _, index in needs}
-    return Layer(
+    return BuildLayer(
         stage=stage,
         lines="\n".join(requirement for requirement, _ in needs),
         urls=tuple(url for name, url in urls if name in used),
@@ -138,7 +138,7 @@ def _sources(cell: Cell) -> list[dict[str, Any]]:
     ]
 
 
-def layers_of(lock: Lock, indexes: Mapping[str, Index]) -> list[Layer]:
+def layers_of(lock: Lock, indexes: Mapping[str, Index]) -> list[BuildLayer]:
     """Return the layers of a lock in the order in which they lie, lowest first.
 
     Each heavy wheel has a layer of its own, heaviest first: what changes least and weighs most lies lowest. The rest

@@ -32,11 +32,11 @@ from assay.pages.model import (
     Chart,
     Claim,
     Event,
-    Layer,
     LockPage,
     LogExcerpt,
     Result,
     Series,
+    ShownLayer,
     Site,
     Source,
     Wheel,
@@ -201,7 +201,7 @@ def _take(mine: _Gathered, record: AnyRecord, read: ReadDocument, events: list[E
                 seconds=record.seconds,
                 size=record.size_bytes,
                 digest=record.image_digest,
-                layers=tuple(Layer(bytes=layer.bytes, made_by=layer.made_by) for layer in record.layers),
+                layers=tuple(ShownLayer(bytes=layer.bytes, made_by=layer.made_by) for layer in record.layers),
                 log=record.log,
             )
             if record.log:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 
-from assay.audit.grid import Cell, Column, Grid, Row
+from assay.audit.grid import Column, Grid, GridCell, GridRow
 from assay.pages.badge import badge
 
 __all__ = ["grid_badge", "grid_html", "grid_markdown", "grid_text"]
@@ -38,7 +38,7 @@ class _Notes:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def mark(self, cell: Cell) -> str:
+    def mark(self, cell: GridCell) -> str:
         """Return a cell's word, with the number of its reason."""
         said = [text for text in (cell.reason, *cell.trouble) if text]
         text = "; ".join(said) + (f" -> {cell.fix}" if cell.fix else "")
@@ -144,7 +144,7 @@ def grid_markdown(grid: Grid) -> Iterator[str]:
         yield f"{number}. {_md(text)}"
 
 
-def _bold(cell: Cell, mark: str) -> str:
+def _bold(cell: GridCell, mark: str) -> str:
     word, _, number = mark.rpartition(" ") if mark[-1].isdigit() else (mark, "", "")
     word = f"**{word}**" if cell.state == "fails" or cell.trouble else word
     return f"{word} ({number})" if number else word
@@ -193,7 +193,7 @@ def _section(grid: Grid) -> Iterator[str]:
     yield "</ol>"
 
 
-def _cells(row: Row, notes: _Notes) -> str:
+def _cells(row: GridRow, notes: _Notes) -> str:
     found = []
     for cell in row.cells:
         word, _, number = notes.mark(cell).rpartition(" ") if _noted(cell) else (_WORD[cell.state], "", "")
@@ -202,7 +202,7 @@ def _cells(row: Row, notes: _Notes) -> str:
     return "".join(found)
 
 
-def _noted(cell: Cell) -> bool:
+def _noted(cell: GridCell) -> bool:
     return bool(cell.reason or cell.trouble or cell.fix)
 
 

@@ -16,10 +16,10 @@ __all__ = [
     "Chart",
     "Claim",
     "Event",
-    "Layer",
     "LockPage",
     "LogExcerpt",
     "Result",
+    "ShownLayer",
     "Site",
     "Source",
     "Wheel",
@@ -92,7 +92,7 @@ class Result(Value):
         return self.basis[0]
 
 
-class Layer(Value):
+class ShownLayer(Value):
     """One layer of an image."""
 
     bytes: int
@@ -110,7 +110,7 @@ class Build(Value):
     seconds: float = 0.0
     size: int | None = None
     digest: str | None = None
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[ShownLayer, ...] = ()
     log: str | None = None
 
 

@@ -15,7 +15,7 @@ __all__ = [
     "MESSAGES",
     "PROMPT",
     "TOKENS",
-    "Asked",
+    "ApiQuestion",
     "Check",
     "Refused",
     "Wrong",
@@ -57,7 +57,7 @@ vLLM refuses min_p with speculative decoding, for example (https://github.com/vl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ApiQuestion:
     """Who is asked: the server's address, its model, its engine, and how patient to be (seconds)."""
 
     base: str
@@ -78,7 +78,7 @@ class Refused(Exception):
     """The server refused a parameter by name, which it may. Never leaves the checks."""
 
 
-Check = Callable[[ApiClient, Asked], str]
+Check = Callable[[ApiClient, ApiQuestion], str]
 
 
 def need(condition: object, message: str) -> None:
@@ -152,7 +152,7 @@ def exact(completion: int, *, asked: int) -> None:
     need(completion == asked, f"usage says {completion} completion tokens where exactly {asked} were asked for")
 
 
-def request_body(asked: Asked, **more: Any) -> dict[str, Any]:
+def request_body(asked: ApiQuestion, **more: Any) -> dict[str, Any]:
     """Return a greedy request of `TOKENS` tokens, changed by `more`."""
     return {"model": asked.model, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, **more}
 
@@ -164,7 +164,7 @@ def words_for(parameters: Mapping[str, Any]) -> str:
 
 def post(
     client: ApiClient,
-    asked: Asked,
+    asked: ApiQuestion,
     parameters: Mapping[str, Any],
     *,
     prompt: str = PROMPT,
@@ -195,7 +195,7 @@ def post(
     return document
 
 
-def events_of(client: ApiClient, asked: Asked, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def events_of(client: ApiClient, asked: ApiQuestion, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the events of a stream that came whole."""
     stream = client.stream(f"{asked.base}{path}", body={**body, "stream": True}, timeout=asked.timeout)
     need(stream.status == 200, said(stream))

@@ -11,7 +11,7 @@ from assay.pipeline.api_answers import (
     MESSAGES,
     PROMPT,
     TOKENS,
-    Asked,
+    ApiQuestion,
     Check,
     Refused,
     Wrong,
@@ -59,7 +59,7 @@ SCHEMA: Final[dict[str, Any]] = {
 
 def run_checks(
     client: ApiClient,
-    asked: Asked,
+    asked: ApiQuestion,
     *,
     metrics: bool,
     alive: Callable[[], bool],
@@ -119,7 +119,7 @@ def _checks(*, metrics: bool) -> dict[str, Check]:
     }
 
 
-def _judged(check: Check, client: ApiClient, asked: Asked) -> tuple[str, bool]:
+def _judged(check: Check, client: ApiClient, asked: ApiQuestion) -> tuple[str, bool]:
     try:
         return check(client, asked), True
     except Refused as refused:
@@ -181,13 +181,13 @@ class _Clock:
             self.cut |= seconds < timeout
 
 
-def _health(client: ApiClient, asked: Asked) -> str:
+def _health(client: ApiClient, asked: ApiQuestion) -> str:
     reply = client.call("GET", f"{asked.base}/health", timeout=asked.timeout)
     need(reply.status == 200, said(reply))
     return ""
 
 
-def _models(client: ApiClient, asked: Asked) -> str:
+def _models(client: ApiClient, asked: ApiQuestion) -> str:
     document = document_of(client.call("GET", f"{asked.base}/v1/models", timeout=asked.timeout))
     listed = document.get("data")
     need(isinstance(listed, list) and listed, "no model is listed")
@@ -197,7 +197,7 @@ def _models(client: ApiClient, asked: Asked) -> str:
     return ", ".join(names)
 
 
-def _completions(client: ApiClient, asked: Asked) -> str:
+def _completions(client: ApiClient, asked: ApiQuestion) -> str:
     body = request_body(asked, prompt=PROMPT)
     document = document_of(client.call("POST", f"{asked.base}/v1/completions", body=body, timeout=asked.timeout))
     choice = choice_of(document)
@@ -208,7 +208,7 @@ def _completions(client: ApiClient, asked: Asked) -> str:
     return f"{prompt} prompt tokens, {completion} completion tokens"
 
 
-def _chat(client: ApiClient, asked: Asked) -> str:
+def _chat(client: ApiClient, asked: ApiQuestion) -> str:
     body = request_body(asked, messages=MESSAGES)
     document = document_of(client.call("POST", f"{asked.base}/v1/chat/completions", body=body, timeout=asked.timeout))
     message = choice_of(document).get("message")
@@ -218,7 +218,7 @@ def _chat(client: ApiClient, asked: Asked) -> str:
     return ""
 
 
-def _stream(client: ApiClient, asked: Asked) -> str:
+def _stream(client: ApiClient, asked: ApiQuestion) -> str:
     events = events_of(client, asked, "/v1/completions", request_body(asked, prompt=PROMPT))
     reasons = [event["choices"][0].get("finish_reason") for event in events if event.get("choices")]
     need("length" in reasons, f"no event ends the stream with finish_reason 'length': {reasons[-1:]}")
@@ -228,7 +228,7 @@ def _stream(client: ApiClient, asked: Asked) -> str:
     return f"{len(reasons)} events"
 
 
-def _stream_usage(client: ApiClient, asked: Asked) -> str:
+def _stream_usage(client: ApiClient, asked: ApiQuestion) -> str:
     body = request_body(asked, prompt=PROMPT, stream_options={"include_usage": True})
     events = events_of(client, asked, "/v1/completions", body)
     told = [event for event in events if event.get("usage")]
@@ -240,7 +240,7 @@ def _stream_usage(client: ApiClient, asked: Asked) -> str:
     return f"{pieces} pieces, {completion} tokens"
 
 
-def _structured(client: ApiClient, asked: Asked) -> str:
+def _structured(client: ApiClient, asked: ApiQuestion) -> str:
     """An answer held to a schema of an object; a model that babbles white space without end is held to a choice."""
     choice = _held(client, asked, SCHEMA, "Name a city as JSON.")
     text = (choice.get("message") or {}).get("content")
@@ -264,7 +264,7 @@ def _structured(client: ApiClient, asked: Asked) -> str:
     return str(text)
 
 
-def _held(client: ApiClient, asked: Asked, schema: dict[str, Any], question: str) -> dict[str, Any]:
+def _held(client: ApiClient, asked: ApiQuestion, schema: dict[str, Any], question: str) -> dict[str, Any]:
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     body = {
         "model": asked.model,
@@ -278,7 +278,7 @@ def _held(client: ApiClient, asked: Asked, schema: dict[str, Any], question: str
     )
 
 
-def _errors(client: ApiClient, asked: Asked) -> str:
+def _errors(client: ApiClient, asked: ApiQuestion) -> str:
     """Malformed requests must be refused as the caller's fault (4xx), and the server must live on."""
     url = f"{asked.base}/v1/completions"
     bad: dict[str, Any] = {
@@ -297,7 +297,7 @@ def _errors(client: ApiClient, asked: Asked) -> str:
     return f"an unknown model gives HTTP {reply.status}"
 
 
-def _parallel(client: ApiClient, asked: Asked) -> str:
+def _parallel(client: ApiClient, asked: ApiQuestion) -> str:
     (_, workload) = standard_load(asked.model, lengths=(10,), users=(4,), repeats=2, questions=0, mixed=False, seed=7)
     samples = client.load(asked.base, workload, timeout=asked.timeout)
     failed = [sample.error for sample in samples if sample.error]
@@ -307,7 +307,7 @@ def _parallel(client: ApiClient, asked: Asked) -> str:
     return f"{len(samples)} requests by 4 users"
 
 
-def _metrics(client: ApiClient, asked: Asked) -> str:
+def _metrics(client: ApiClient, asked: ApiQuestion) -> str:
     reply = client.call("GET", f"{asked.base}/metrics", timeout=asked.timeout)
     need(reply.status == 200, said(reply))
     names = {

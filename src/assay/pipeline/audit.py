@@ -32,7 +32,7 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedWheel
 from assay.matrix.model import Base as MatrixBase
 from assay.matrix.model import Matrix
-from assay.pipeline.build import Judgement
+from assay.pipeline.build import AuditJudgement
 from assay.pipeline.read_wheel import SMALL, Depth, Progress, read_library, read_wheel
 from assay.ports.facts_store import FactsStore
 from assay.ports.index import IndexFile, PackageIndex
@@ -184,7 +184,7 @@ class Auditor:
         gpus = gpu_targets(matrix, cell.targets) if targets is None else targets
         return self.installation(installation, obtained, gpus, name=cell.id)
 
-    def judge(self, cell: Cell, lock: Lock, matrix: Matrix, *, store: Store, run: str) -> Judgement | None:
+    def judge(self, cell: Cell, lock: Lock, matrix: Matrix, *, store: Store, run: str) -> AuditJudgement | None:
         """Audit a cell before it is built and keep the record; None where nothing could be read."""
         try:
             report = self.cell(cell, lock, matrix)
@@ -444,11 +444,11 @@ def _told_code(told: str) -> GpuCode | None:
     return GpuCode(groups=(CodeGroup(sass=sass, ptx=ptx, containers=1),)) if words else None
 
 
-def judgement(report: AuditReport) -> Judgement:
+def judgement(report: AuditReport) -> AuditJudgement:
     """Return a report as the build flow wants it."""
     errors = report.of(Severity.ERROR)
     causes = dict.fromkeys(name for item in errors for name in (item.cause, item.rule) if name)
-    return Judgement(verdict=report.verdict, causes=tuple(causes), summary=report.summary)
+    return AuditJudgement(verdict=report.verdict, causes=tuple(causes), summary=report.summary)
 
 
 def _names(requirements: Iterable[str]) -> Iterable[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from assay import __version__
 from assay.evidence.record import BenchRecord, BenchSeries, ServeStatus, now
 from assay.pipeline.serve import Later, Started, chosen_by, diagnosed, started
-from assay.pipeline.serve_check import Prepared, ServeRequest, prepared
+from assay.pipeline.serve_check import PreparedServer, ServeRequest, prepared
 from assay.ports.api import ApiClient
 from assay.ports.server import ServerHost
 from assay.ports.store import RunFolder, Store
@@ -95,7 +95,7 @@ def _write(run: RunFolder, records: Sequence[BenchRecord]) -> None:
 
 def _one(
     contestant: Contestant,
-    ready: Prepared,
+    ready: PreparedServer,
     client: ApiClient,
     run: RunFolder,
     shape: LoadShape,
@@ -117,7 +117,7 @@ def _one(
         run.write(log_name, log.text.encode())
 
 
-def _base(host: ServerHost, request: ServeRequest, ready: Prepared, run: RunFolder) -> BenchRecord:
+def _base(host: ServerHost, request: ServeRequest, ready: PreparedServer, run: RunFolder) -> BenchRecord:
     return BenchRecord(
         created=now(),
         run=run.name,
@@ -140,7 +140,7 @@ def _base(host: ServerHost, request: ServeRequest, ready: Prepared, run: RunFold
 def _measured(
     contestant: Contestant,
     client: ApiClient,
-    ready: Prepared,
+    ready: PreparedServer,
     record: BenchRecord,
     start: Started,
     *,

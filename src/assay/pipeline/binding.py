@@ -9,18 +9,18 @@ from typing import Final
 
 from assay.evidence.policy import Reason, Why
 from assay.evidence.reference import Repository, is_loopback
-from assay.evidence.statements import Verdict
+from assay.evidence.statements import EvidenceVerdict
 from assay.matrix.cell import oci_tag
 from assay.matrix.policy import suffix_of
 
-__all__ = ["ALIAS", "Asked", "bind", "is_cell_tag", "names_cell"]
+__all__ = ["ALIAS", "BindingQuestion", "bind", "is_cell_tag", "names_cell"]
 
 ALIAS: Final = re.compile(r"sm([0-9]{2,3}[a-z]?)-([a-z][a-z0-9]*)")
 """A moving tag: target and level."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BindingQuestion:
     """What is asked of a digest, and where."""
 
     repository: Repository
@@ -32,7 +32,9 @@ class Asked:
     """Where the publisher put it; None: where it is asked for, or what that mirrors."""
 
 
-def bind(verdicts: Sequence[Verdict], asked: Asked) -> tuple[list[Verdict], list[Reason], list[str]]:
+def bind(
+    verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion
+) -> tuple[list[EvidenceVerdict], list[Reason], list[str]]:
     """Return the verdicts that speak of this repository and, for a tag that names a cell, of that cell.
 
     Where verdicts are there and none does, all are returned with the reason that stands against them; last comes what
@@ -68,7 +70,7 @@ def is_cell_tag(tag: str) -> bool:
     return "-" in tag and ALIAS.fullmatch(tag) is None
 
 
-def names_cell(tag: str, verdict: Verdict, *, any_level: bool = False) -> bool:
+def names_cell(tag: str, verdict: EvidenceVerdict, *, any_level: bool = False) -> bool:
     """Whether a tag is the immutable tag of a verdict's cell at its level, of any revision.
 
     Args:
@@ -82,7 +84,7 @@ def names_cell(tag: str, verdict: Verdict, *, any_level: bool = False) -> bool:
     return re.fullmatch(f"{re.escape(own)}(-r[1-9][0-9]{{0,5}})?{ending}", tag) is not None
 
 
-def _same_place(name: str, asked: Asked) -> bool:
+def _same_place(name: str, asked: BindingQuestion) -> bool:
     """Whether a statement's repository is the one that is asked, or may be what that mirrors: its path ends alike."""
     if asked.published_as is not None:
         return name == str(asked.published_as)

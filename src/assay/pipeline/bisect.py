@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from assay.errors import StoreError, UsageError
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord
 from assay.foundation.outcome import Outcome, Verdict
-from assay.matrix.between import Line, axis_between, distributions, line_between, narrowed, nights, releases
-from assay.matrix.bisection import Answer, State, Trial, answer, begin, propose
+from assay.matrix.between import CellLine, axis_between, distributions, line_between, narrowed, nights, releases
+from assay.matrix.bisection import Answer, SearchState, Trial, answer, begin, propose
 from assay.matrix.cell import Cell, Excluded
 from assay.matrix.loading import Project
 from assay.matrix.model import AxisValue
@@ -37,7 +37,7 @@ Keep = Callable[[bytes], None]
 class Walk:
     """What is walked."""
 
-    line: Line
+    line: CellLine
     project: Project
     """Holds the cells of the line and nothing else."""
     made: tuple[AxisValue, ...] = ()
@@ -127,7 +127,7 @@ def _is_date(text: str) -> bool:
 
 
 def _nights(
-    named: Line, ends: tuple[AxisValue, AxisValue], offered: Collection[str], night_of: Mapping[str, str]
+    named: CellLine, ends: tuple[AxisValue, AxisValue], offered: Collection[str], night_of: Mapping[str, str]
 ) -> list[AxisValue]:
     """Return the nights between two ends that the matrix does not name, those that the index lacks included."""
     dated = {value.id: night_of.get(value.id, "") if value.date == "latest" else value.date for value in ends}
@@ -211,25 +211,25 @@ def _of_build(record: BuildRecord, feature: str) -> Trial | None:
     return None if good else Trial.SKIP
 
 
-def known(line: Line, records: Sequence[AnyRecord], feature: str, target: str = "") -> dict[str, Trial]:
+def known(line: CellLine, records: Sequence[AnyRecord], feature: str, target: str = "") -> dict[str, Trial]:
     """Return the results that records already give, by version; what could not be tested is tried again."""
     found = {version: trial_of(records, cell.id, feature, target) for version, cell in line.cells.items()}
     return {version: trial for version, trial in found.items() if trial in {Trial.GOOD, Trial.BAD}}
 
 
-def saved_state(saved: bytes | None, *, source: str) -> State | None:
+def saved_state(saved: bytes | None, *, source: str) -> SearchState | None:
     """Read the state of an interrupted bisection.
 
     Raises:
         StoreError: it cannot be read.
     """
     try:
-        return None if saved is None else State.model_validate_json(saved)
+        return None if saved is None else SearchState.model_validate_json(saved)
     except ValidationError as error:
         raise StoreError(f"{source} is not the state of a bisection", hint="delete it to begin anew") from error
 
 
-def resume(saved: State | None, line: Line, results: Mapping[str, Trial]) -> State:
+def resume(saved: SearchState | None, line: CellLine, results: Mapping[str, Trial]) -> SearchState:
     """Return the state to go on from: what the saved one knows of this line, and what records have learnt since.
 
     Raises:
@@ -244,8 +244,8 @@ def resume(saved: State | None, line: Line, results: Mapping[str, Trial]) -> Sta
 
 
 def run(
-    state: State, line: Line, *, test: Test, keep: Keep, said: Callable[[str, Trial, State], None]
-) -> tuple[State, Answer]:
+    state: SearchState, line: CellLine, *, test: Test, keep: Keep, said: Callable[[str, Trial, SearchState], None]
+) -> tuple[SearchState, Answer]:
     """Test versions until nothing more can be learnt; the state is kept after each."""
     keep(state.model_dump_json(indent=1).encode())
     while (version := propose(state)) is not None:

@@ -27,15 +27,15 @@ from assay.ports.store import SUMMARY, RunFolder, Store
 __all__ = [
     "DISK_FACTOR",
     "THERE",
+    "AuditJudgement",
     "BuildFlow",
+    "BuildJob",
     "BuildOptions",
     "ImageJudge",
     "Images",
-    "Job",
     "Judge",
-    "Judgement",
     "Listener",
-    "Prepared",
+    "PreparedBuild",
     "exit_code",
 ]
 
@@ -69,7 +69,7 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class AuditJudgement:
     """What the audit says of a cell before or after it is built."""
 
     verdict: Verdict
@@ -79,9 +79,9 @@ class Judgement:
     """The findings that decide, one line each."""
 
 
-Judge = Callable[[Cell, Lock, str], Judgement | None]
+Judge = Callable[[Cell, Lock, str], AuditJudgement | None]
 """(cell, lock, run) -> what the wheels say; None where nothing could be read. Keeps its own record."""
-ImageJudge = Callable[[Cell, Lock, str, str], Judgement | None]
+ImageJudge = Callable[[Cell, Lock, str, str], AuditJudgement | None]
 """(cell, lock, image reference, run) -> what is really installed."""
 
 
@@ -114,7 +114,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BuildJob:
     """A cell with what is known of it beforehand."""
 
     cell: Cell
@@ -124,10 +124,10 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedBuild:
     """A cell that has all it needs, and whether something is left to do."""
 
-    job: Job
+    job: BuildJob
     lock: Lock
     dockerfile: str
     key: str
@@ -188,7 +188,7 @@ class BuildFlow:
         self._bases_done: set[str] = set()
         self._stop = threading.Event()
 
-    def prepare(self, jobs: Sequence[Job], *, force: bool = False) -> list[Prepared | Job]:
+    def prepare(self, jobs: Sequence[BuildJob], *, force: bool = False) -> list[PreparedBuild | BuildJob]:
         """Render and take keys; a job without a lock stays as it is.
 
         Raises:
@@ -201,7 +201,7 @@ class BuildFlow:
             asked = pool.submit(self._images.labels, references)
             texts = {job.cell.id: self._render(job.cell, job.lock) for job in jobs if job.lock is not None}
             there = asked.result()
-        result: list[Prepared | Job] = []
+        result: list[PreparedBuild | BuildJob] = []
         for job in jobs:
             if job.lock is None:
                 result.append(job)
@@ -209,10 +209,10 @@ class BuildFlow:
             text = texts[job.cell.id]
             key = render.content_key(text)
             stale = "asked for by --force" if force else _stale(there.get(job.cell.local_reference), key, job.lock)
-            result.append(Prepared(job=job, lock=job.lock, dockerfile=text, key=key, stale=stale))
+            result.append(PreparedBuild(job=job, lock=job.lock, dockerfile=text, key=key, stale=stale))
         return result
 
-    def run(self, items: Sequence[Prepared | Job], options: BuildOptions) -> Iterator[BuildRecord]:
+    def run(self, items: Sequence[PreparedBuild | BuildJob], options: BuildOptions) -> Iterator[BuildRecord]:
         """Build; yield a record for each cell as it is done.
 
         Ctrl-C stops what runs, records it as aborted, and comes out as KeyboardInterrupt.
@@ -223,10 +223,10 @@ class BuildFlow:
             doubtful = self._not_built_well() if self._judge_image is not None else frozenset()
             try:
                 for item in items:
-                    there = isinstance(item, Prepared) and item.stale is None
-                    if isinstance(item, Prepared) and there and (item.job.cell.id, item.key) in doubtful:
+                    there = isinstance(item, PreparedBuild) and item.stale is None
+                    if isinstance(item, PreparedBuild) and there and (item.job.cell.id, item.key) in doubtful:
                         waiting.append(pool.submit(self._audited_again, item, run))
-                    elif isinstance(item, Prepared) and there:
+                    elif isinstance(item, PreparedBuild) and there:
                         record = self._described(item, run, BuildStatus.CACHED, reason=THERE)
                         ended[record.cell] = record.status
                         self._listener.finished(item.job.cell, record)
@@ -255,7 +255,7 @@ class BuildFlow:
         }
         return frozenset(key for key, status in newest.items() if status not in _GOOD)
 
-    def _audited_again(self, item: Prepared, run: RunFolder) -> BuildRecord:
+    def _audited_again(self, item: PreparedBuild, run: RunFolder) -> BuildRecord:
         """Audit an image that is there although its build did not end well: being there does not make it good."""
         self._listener.started(item.job.cell)
         record = self._described(item, run, BuildStatus.BUILT, reason="there already; its build had not ended well")
@@ -263,8 +263,8 @@ class BuildFlow:
         self._listener.finished(item.job.cell, record)
         return record
 
-    def _one(self, item: Prepared | Job, run: RunFolder, options: BuildOptions) -> BuildRecord:
-        cell = item.cell if isinstance(item, Job) else item.job.cell
+    def _one(self, item: PreparedBuild | BuildJob, run: RunFolder, options: BuildOptions) -> BuildRecord:
+        cell = item.cell if isinstance(item, BuildJob) else item.job.cell
         if self._stop.is_set():
             return self._keep(
                 self._record(item, run, BuildStatus.ABORTED, reason="the run was stopped before it began")
@@ -278,7 +278,7 @@ class BuildFlow:
             record = self._record(item, run, BuildStatus.ENGINE_FAILED, reason=str(error))
         except AssayError as error:
             record = self._record(item, run, BuildStatus.FAILED, reason=str(error))
-        self._keep(record, item.lock if isinstance(item, Prepared) else None)
+        self._keep(record, item.lock if isinstance(item, PreparedBuild) else None)
         self._listener.finished(cell, record)
         return record
 
@@ -289,8 +289,8 @@ class BuildFlow:
         self._store.append(record)
         return record
 
-    def _steps(self, item: Prepared | Job, run: RunFolder, options: BuildOptions) -> BuildRecord:
-        if isinstance(item, Job):
+    def _steps(self, item: PreparedBuild | BuildJob, run: RunFolder, options: BuildOptions) -> BuildRecord:
+        if isinstance(item, BuildJob):
             reason = item.unresolved or "there is no lock"
             hint = "" if item.unresolved else f"; run `assay lock {item.cell.id}`"
             return self._record(item, run, BuildStatus.REFUSED, reason=f"{reason.strip()}{hint}")
@@ -305,7 +305,7 @@ class BuildFlow:
                 )
             return self._build(item, run, options)
 
-    def _refused(self, item: Prepared, run: RunFolder, options: BuildOptions) -> BuildRecord | None:
+    def _refused(self, item: PreparedBuild, run: RunFolder, options: BuildOptions) -> BuildRecord | None:
         if self._judge is None:
             return None
         self._listener.step(item.job.cell, "audit of the wheels")
@@ -324,7 +324,7 @@ class BuildFlow:
             cause = expected.cause
         return self._record(item, run, BuildStatus.REFUSED, reason=reason, cause=cause)
 
-    def _build(self, item: Prepared, run: RunFolder, options: BuildOptions) -> BuildRecord:
+    def _build(self, item: PreparedBuild, run: RunFolder, options: BuildOptions) -> BuildRecord:
         cell = item.job.cell
         folder = run.cell(cell.id)
         self._ready_base(cell)
@@ -356,7 +356,7 @@ class BuildFlow:
         )
         return self._checked(item, run, record)
 
-    def _checked(self, item: Prepared, run: RunFolder, record: BuildRecord) -> BuildRecord:
+    def _checked(self, item: PreparedBuild, run: RunFolder, record: BuildRecord) -> BuildRecord:
         """Audit what was really installed; an image that must fail is recorded as failed, and stays for a look."""
         if self._judge_image is None:
             return record
@@ -378,7 +378,7 @@ class BuildFlow:
         }
         return record.model_copy(update=update)
 
-    def _base_elsewhere(self, item: Prepared, options: BuildOptions) -> dict[str, str]:
+    def _base_elsewhere(self, item: PreparedBuild, options: BuildOptions) -> dict[str, str]:
         """Return the argument that takes a registry's base from the site's mirror: the same digest, so the same key."""
         base = self._bases[item.job.cell.base]
         if not isinstance(base, RegistryBase):
@@ -400,7 +400,7 @@ class BuildFlow:
 
     def _described(
         self,
-        item: Prepared,
+        item: PreparedBuild,
         run: RunFolder,
         status: BuildStatus,
         *,
@@ -432,7 +432,7 @@ class BuildFlow:
 
     def _record(
         self,
-        item: Prepared | Job,
+        item: PreparedBuild | BuildJob,
         run: RunFolder,
         status: BuildStatus,
         *,
@@ -441,14 +441,14 @@ class BuildFlow:
         seconds: float = 0.0,
         log: str | None = None,
     ) -> BuildRecord:
-        job = item if isinstance(item, Job) else item.job
+        job = item if isinstance(item, BuildJob) else item.job
         return BuildRecord(
             created=now(),
             run=run.name,
             cell=job.cell.id,
             image=job.cell.image,
             lock_digest=lock_digest(job.lock) if job.lock else None,
-            content_key=None if isinstance(item, Job) else item.key,
+            content_key=None if isinstance(item, BuildJob) else item.key,
             assay_version=__version__,
             status=status,
             reason=reason,

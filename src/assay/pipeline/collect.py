@@ -20,7 +20,7 @@ from assay.evidence.statements import (
     BUNDLE,
     DIGEST_NOTE,
     PAYLOAD,
-    Kind,
+    ArtifactKind,
     Statement,
     count_values,
     evidence_tag,
@@ -45,7 +45,7 @@ ITEMS: Final = 500_000
 """Values of all of it together."""
 TOLD: Final = 10
 """Problems that are told one by one."""
-_KINDS: Final = frozenset(map(str, Kind))
+_KINDS: Final = frozenset(map(str, ArtifactKind))
 _TYPE_NOTES: Final = ("in-toto.io/predicate-type", "dev.sigstore.bundle.predicateType")
 _UNREADABLE: Final = (ManifestMismatch, RegistryBroken, RegistryContent, EvidenceError)
 
@@ -155,7 +155,7 @@ class _Spent(Exception):
 
 
 @dataclass(kw_only=True)
-class _Reader:
+class _ImageReader:
     """Reads the evidence of one digest until its budget is used up."""
 
     registry: Registry
@@ -230,7 +230,7 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
     others = sorted(known.found.keys() - set(own))
     pieces: list[Piece] = []
     left = 0
-    reader = _Reader(registry=registry, repository=repository, subject=subject, verifier=verifier, pieces=PIECES)
+    reader = _ImageReader(registry=registry, repository=repository, subject=subject, verifier=verifier, pieces=PIECES)
     for count, digest in enumerate(own):
         try:
             piece = reader.read(digest)
@@ -265,7 +265,7 @@ def _problem(message: str) -> Reason:
     return Reason(why=Why.EVIDENCE, message=message)
 
 
-def _of_others(reader: _Reader, known: Known, digests: list[str]) -> list[Piece | None]:
+def _of_others(reader: _ImageReader, known: Known, digests: list[str]) -> list[Piece | None]:
     """Return what others attached, None for each that is left alone."""
     found: list[Piece | None] = []
     for digest in digests:

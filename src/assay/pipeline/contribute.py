@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from assay.diagnose import Report
+from assay.diagnose import DiagnosisReport
 from assay.diagnose.corpus import Label
 from assay.diagnose.strip import excerpt, strip
 
@@ -27,7 +27,7 @@ class Contribution:
     """What was replaced -> how often."""
 
 
-def contribution(log: Iterable[bytes], report: Report, *, name: str) -> Contribution:
+def contribution(log: Iterable[bytes], report: DiagnosisReport, *, name: str) -> Contribution:
     """Return an excerpt of a log without secrets and names, and the draft of its label.
 
     The label holds what the diagnosis says; whoever gives the log corrects it and names the thread it comes from.

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, get_args
 
-from assay.diagnose import CellFacts, Contrast, Report, Stage, contrast, default_library, examine, recorded, unknown
+from assay.diagnose import (
+    CellFacts,
+    Contrast,
+    DiagnosisReport,
+    Stage,
+    contrast,
+    default_library,
+    examine,
+    recorded,
+    unknown,
+)
 from assay.diagnose.text import clean
 from assay.evidence.record import (
     AnyRecord,
@@ -20,7 +30,7 @@ from assay.evidence.record import (
 from assay.foundation.outcome import Outcome, Verdict
 from assay.serving.profile import Engine
 
-__all__ = ["Finding", "Subject", "contrast_of_versions", "diagnose_run", "failures", "working"]
+__all__ = ["DiagnosisSubject", "LogFinding", "contrast_of_versions", "diagnose_run", "failures", "working"]
 
 _FAILED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED}
 _BUILD_FAILED: Final = {BuildStatus.FAILED, BuildStatus.TIMED_OUT, BuildStatus.ENGINE_FAILED, BuildStatus.REFUSED}
@@ -33,7 +43,7 @@ Opener = Callable[[str], BinaryIO | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class DiagnosisSubject:
     """One thing of a run that failed."""
 
     cell: str
@@ -51,17 +61,17 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class LogFinding:
     """A subject, what its log says, and the nearest cell in which the same works."""
 
-    subject: Subject
-    report: Report
+    subject: DiagnosisSubject
+    report: DiagnosisReport
     contrast: Contrast | None
 
 
-def failures(records: Iterable[AnyRecord], run: str) -> list[Subject]:
+def failures(records: Iterable[AnyRecord], run: str) -> list[DiagnosisSubject]:
     """Return everything that failed in a run, in the order of its records."""
-    found: list[Subject] = []
+    found: list[DiagnosisSubject] = []
     refused: set[str] = set()
     for record in records:
         if record.run != run:
@@ -118,9 +128,9 @@ def _subject(
     log: str | None,
     cause: str | None = None,
     text: Sequence[str] = (),
-) -> Subject:
+) -> DiagnosisSubject:
     devices = record.devices if isinstance(record, ProbeRecord | ServeRecord) else ()
-    return Subject(
+    return DiagnosisSubject(
         cell=record.cell,
         what=what,
         outcome=str(outcome),
@@ -133,7 +143,9 @@ def _subject(
     )
 
 
-def working(records: Iterable[AnyRecord], subject: Subject, points: Mapping[str, Mapping[str, str]]) -> list[CellFacts]:
+def working(
+    records: Iterable[AnyRecord], subject: DiagnosisSubject, points: Mapping[str, Mapping[str, str]]
+) -> list[CellFacts]:
     """Return the cells in which what failed in the subject was seen to work, with what they are made of."""
     latest: dict[tuple[str, str], tuple[bool, dict[str, str]]] = {}
     for record in records:
@@ -157,7 +169,7 @@ def working(records: Iterable[AnyRecord], subject: Subject, points: Mapping[str,
     ]
 
 
-def _examined(subject: Subject, open_log: Opener) -> Report:
+def _examined(subject: DiagnosisSubject, open_log: Opener) -> DiagnosisReport:
     """Read the subject's log, or what its record says; a cause that the record names fills what the log leaves open.
 
     Every failure ends in a diagnosis; one of which nothing is known is `unknown`.
@@ -180,12 +192,12 @@ def _examined(subject: Subject, open_log: Opener) -> Report:
 
 def diagnose_run(
     records: Sequence[AnyRecord], run: str, *, open_log: Opener, points: Mapping[str, Mapping[str, str]]
-) -> list[Finding]:
+) -> list[LogFinding]:
     """Diagnose every failure of a run.
 
     `points` gives the axis values of cells by id; packages read inside an image are taken from its records.
     """
-    findings: list[Finding] = []
+    findings: list[LogFinding] = []
     for subject in failures(records, run):
         report = _examined(subject, open_log)
         axes = report.diagnoses[0].axes if report.diagnoses else ()
@@ -195,7 +207,7 @@ def diagnose_run(
                 parts = {**record.packages, **parts}
         facts = CellFacts(cell=subject.cell, target=subject.target, parts=parts)
         nearest = contrast(facts, working(records, subject, points), axes=axes) if parts else None
-        findings.append(Finding(subject=subject, report=report, contrast=nearest))
+        findings.append(LogFinding(subject=subject, report=report, contrast=nearest))
     return findings
 
 

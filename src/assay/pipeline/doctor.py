@@ -17,13 +17,13 @@ from assay.ports.engine import Engine, EngineInfo
 from assay.ports.host import Host
 from assay.ports.index import PackageIndex
 
-__all__ = ["Check", "DoctorFlow", "Needs", "State", "exit_code"]
+__all__ = ["Check", "CheckState", "DoctorFlow", "Needs", "exit_code"]
 
 LEAST_ENGINE: Final = 23
 """Older engines have no `COPY --link` and no heredocs (20.10 was tried)."""
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """How a thing stands."""
 
     OK = "ok"
@@ -39,7 +39,7 @@ class Check(Value):
     """One thing that was looked at."""
 
     name: str
-    state: State
+    state: CheckState
     found: str
     mend: str = ""
     """The command or step that mends it; empty if there is nothing to mend."""
@@ -84,21 +84,21 @@ class DoctorFlow:
         try:
             info = self._engine.info()
         except EngineError as error:
-            yield Check(name="engine", state=State.FAIL, found=error.message, mend="./quickstart engine")
+            yield Check(name="engine", state=CheckState.FAIL, found=error.message, mend="./quickstart engine")
         if info is not None:
             yield from _engine(info)
         yield from self._gpu(info, needs)
         yield self._disk(info, needs)
         uv = self._host.uv()
         if uv:
-            yield Check(name="uv", state=State.OK, found=uv)
+            yield Check(name="uv", state=CheckState.OK, found=uv)
         else:
-            yield Check(name="uv", state=State.FAIL, found="not found", mend="pip install uv")
+            yield Check(name="uv", state=CheckState.FAIL, found="not found", mend="pip install uv")
         yield self._bootstrap(needs)
         yield from self._indexes(needs)
         yield from self._registries(needs)
         yield from self._credentials()
-        yield Check(name="kernel", state=State.OK, found=self._host.kernel())
+        yield Check(name="kernel", state=CheckState.OK, found=self._host.kernel())
 
     def _gpu(self, info: EngineInfo | None, needs: Needs) -> Iterator[Check]:
         gpus, devices = self._host.gpus(), self._host.gpu_devices()
@@ -107,14 +107,14 @@ class DoctorFlow:
         elif devices:
             yield Check(
                 name="gpu",
-                state=State.WARN,
+                state=CheckState.WARN,
                 found=f"{', '.join(devices)}, but nvidia-smi shows nothing",
                 mend="install the driver's own nvidia-smi, or see what it says: nvidia-smi",
             )
         else:
             yield Check(
                 name="gpu",
-                state=State.FAIL if needs.gpu else State.ABSENT,
+                state=CheckState.FAIL if needs.gpu else CheckState.ABSENT,
                 found="no NVIDIA GPU, or no driver",
                 mend="install NVIDIA's driver; builds and audits need neither" if needs.gpu else "",
             )
@@ -124,11 +124,11 @@ class DoctorFlow:
         version = f", toolkit {toolkit}" if toolkit else ""
         if info.gpu is not None:
             how = "NVIDIA's runtime" if info.gpu == "runtime" else "CDI"
-            yield Check(name="gpu in containers", state=State.OK, found=f"through {how}{version}")
+            yield Check(name="gpu in containers", state=CheckState.OK, found=f"through {how}{version}")
         elif gpus or devices or needs.gpu:
             yield Check(
                 name="gpu in containers",
-                state=State.FAIL if needs.gpu else State.WARN,
+                state=CheckState.FAIL if needs.gpu else CheckState.WARN,
                 found=f"the engine knows neither NVIDIA's runtime nor a CDI description{version}",
                 mend=(
                     "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker"
@@ -137,20 +137,20 @@ class DoctorFlow:
                 ),
             )
         else:
-            yield Check(name="gpu in containers", state=State.ABSENT, found="no GPU to give")
+            yield Check(name="gpu in containers", state=CheckState.ABSENT, found="no GPU to give")
 
     def _disk(self, info: EngineInfo | None, needs: Needs) -> Check:
         needed = f"the starter group needs about {_gigabytes(needs.disk_bytes)}"
         if info is not None and not info.local:
-            return Check(name="disk", state=State.ABSENT, found=f"the engine is on another machine; {needed}")
+            return Check(name="disk", state=CheckState.ABSENT, found=f"the engine is on another machine; {needed}")
         folder = info.root_dir if info is not None else "/var/lib"
         free = self._host.free_bytes(folder)
         if free is None:
-            return Check(name="disk", state=State.WARN, found=f"{folder} cannot be seen; {needed}")
+            return Check(name="disk", state=CheckState.WARN, found=f"{folder} cannot be seen; {needed}")
         enough = free >= needs.disk_bytes
         return Check(
             name="disk",
-            state=State.OK if enough else State.WARN,
+            state=CheckState.OK if enough else CheckState.WARN,
             found=f"{_gigabytes(free)} free in {folder}; {needed}",
             mend="" if enough else "docker system df shows what fills it; docker builder prune frees build caches",
         )
@@ -158,10 +158,10 @@ class DoctorFlow:
     def _bootstrap(self, needs: Needs) -> Check:
         missing = self._host.bootstrap_missing()
         if not missing:
-            return Check(name="debootstrap", state=State.OK, found="there: bases can be made from packages")
+            return Check(name="debootstrap", state=CheckState.OK, found="there: bases can be made from packages")
         return Check(
             name="debootstrap",
-            state=State.WARN if needs.bootstrap else State.ABSENT,
+            state=CheckState.WARN if needs.bootstrap else CheckState.ABSENT,
             found=f"{', '.join(missing)} missing: bases that need no registry cannot be made",
             mend="apt-get install debootstrap debian-archive-keyring" if needs.bootstrap else "",
         )
@@ -172,7 +172,7 @@ class DoctorFlow:
                 files = self._index.files(project, index=name)
             except AssayError as error:
                 # Only the default index is needed for everything; a nightly one is missed by its own cells.
-                state = State.FAIL if name == "pypi" else State.WARN
+                state = CheckState.FAIL if name == "pypi" else CheckState.WARN
                 mend = (
                     error.hint
                     or "is a proxy or an index of the site to be set? UV_DEFAULT_INDEX, HTTPS_PROXY, SSL_CERT_FILE"
@@ -180,9 +180,11 @@ class DoctorFlow:
                 yield Check(name=f"index {name}", state=state, found=error.message, mend=mend)
                 continue
             if files:
-                yield Check(name=f"index {name}", state=State.OK, found=f"answers ({len(files)} files of {project})")
+                yield Check(
+                    name=f"index {name}", state=CheckState.OK, found=f"answers ({len(files)} files of {project})"
+                )
             else:
-                yield Check(name=f"index {name}", state=State.WARN, found=f"answers, but lacks {project}")
+                yield Check(name=f"index {name}", state=CheckState.WARN, found=f"answers, but lacks {project}")
 
     def _registries(self, needs: Needs) -> Iterator[Check]:
         for name, image in needs.registries.items():
@@ -192,26 +194,30 @@ class DoctorFlow:
                 # Cells on bootstrapped bases do without.
                 yield Check(
                     name=f"registry {name}",
-                    state=State.WARN,
+                    state=CheckState.WARN,
                     found=f"cells on {image} cannot be locked: {error.message}",
                     mend=f"docker login {name}, or a mirror: ASSAY_REGISTRY_MIRRORS (docs/how-to/site.md)",
                 )
                 continue
-            yield Check(name=f"registry {name}", state=State.OK, found=f"has {image}")
+            yield Check(name=f"registry {name}", state=CheckState.OK, found=f"has {image}")
 
     def _credentials(self) -> Iterator[Check]:
         try:
             found = self._host.credentials()
         except AssayError as error:
-            yield Check(name="credentials", state=State.WARN, found=error.message, mend=error.hint or "docker login")
+            yield Check(
+                name="credentials", state=CheckState.WARN, found=error.message, mend=error.hint or "docker login"
+            )
             return
         if not found:
             said = "none: pulls are anonymous, pushes go only where that is allowed"
-            yield Check(name="credentials", state=State.ABSENT, found=said, mend="docker login REGISTRY, to publish")
+            yield Check(
+                name="credentials", state=CheckState.ABSENT, found=said, mend="docker login REGISTRY, to publish"
+            )
         for one in found:
             yield Check(
                 name=f"credentials {one.registry}",
-                state=State.WARN if one.problem else State.OK,
+                state=CheckState.WARN if one.problem else CheckState.OK,
                 found=f"{one.source}: {one.problem}" if one.problem else one.source,
                 mend=f"docker login {one.registry}" if one.problem else "",
             )
@@ -223,20 +229,20 @@ def _engine(info: EngineInfo) -> Iterator[Check]:
     old = major.isdigit() and int(major) < LEAST_ENGINE
     yield Check(
         name="engine",
-        state=State.FAIL if old else State.OK,
+        state=CheckState.FAIL if old else CheckState.OK,
         found=f"Docker {info.version}" + (f", too old: linked layers need {LEAST_ENGINE}" if old else f" on {place}"),
         mend="./quickstart --upgrade-engine engine" if old else "",
     )
     yield Check(
         name="buildx",
-        state=State.OK if info.buildx else State.FAIL,
+        state=CheckState.OK if info.buildx else CheckState.FAIL,
         found=info.buildx or "the docker on PATH has no buildx: nothing can be built",
         mend="" if info.buildx else "./quickstart engine, or the package docker-buildx",
     )
     shared = info.image_store == "containerd"
     yield Check(
         name="image store",
-        state=State.OK if shared else State.WARN,
+        state=CheckState.OK if shared else CheckState.WARN,
         found=f"{info.image_store} ({info.storage_driver})"
         + ("" if shared else ": every image holds its own copy of a linked layer"),
         mend=""
@@ -245,7 +251,7 @@ def _engine(info: EngineInfo) -> Iterator[Check]:
         "(images of the old store are out of sight until it is changed back)",
     )
     for warning in info.warnings:
-        yield Check(name="engine says", state=State.WARN, found=warning.removeprefix("WARNING: "))
+        yield Check(name="engine says", state=CheckState.WARN, found=warning.removeprefix("WARNING: "))
 
 
 def _card(name: str, capability: str, memory: int, driver: str, needs: Needs) -> Check:
@@ -254,11 +260,11 @@ def _card(name: str, capability: str, memory: int, driver: str, needs: Needs) ->
         if target.compute_capability == capability and not _meets(driver, target.driver):
             return Check(
                 name="gpu",
-                state=State.FAIL if needs.gpu else State.WARN,
+                state=CheckState.FAIL if needs.gpu else CheckState.WARN,
                 found=f"{found}; {target_name} needs driver {target.driver}",
                 mend="install a newer driver of NVIDIA's",
             )
-    return Check(name="gpu", state=State.OK, found=found)
+    return Check(name="gpu", state=CheckState.OK, found=found)
 
 
 def _meets(version: str, wanted: str) -> bool:
@@ -274,7 +280,7 @@ def _gigabytes(count: int) -> str:
 
 def exit_code(checks: Sequence[Check]) -> int:
     """Return 4 if there is no usable engine or a GPU that was asked for, 1 if something else will fail, else 0."""
-    failed = {check.name for check in checks if check.state is State.FAIL}
+    failed = {check.name for check in checks if check.state is CheckState.FAIL}
     if failed & {"engine", "buildx", "gpu", "gpu in containers"}:
         return 4
     return 1 if failed else 0

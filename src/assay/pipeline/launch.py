@@ -17,11 +17,11 @@ from assay.serving.modelshape import shape_of
 from assay.serving.profile import Engine, Flags, Profile
 from assay.serving.standing import ServingClaim, standings
 
-__all__ = ["LaunchRequest", "Wanted", "launch"]
+__all__ = ["LaunchRequest", "LaunchTarget", "launch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class LaunchTarget:
     """One server that is to be launched."""
 
     profile_name: str = ""
@@ -44,7 +44,7 @@ class LaunchRequest:
     digest: str | None = None
     target: str
     card_bytes: int
-    wanted: Sequence[Wanted]
+    wanted: Sequence[LaunchTarget]
     context: int | None = None
     requests: int | None = None
     keep_fraction: bool = False
@@ -132,7 +132,7 @@ def launch(
     )
 
 
-def _names(wanted: Sequence[Wanted]) -> list[str]:
+def _names(wanted: Sequence[LaunchTarget]) -> list[str]:
     names: list[str] = []
     for one in wanted:
         model = one.model or (one.profile.model if one.profile else None) or "server"
@@ -160,7 +160,7 @@ def _version(request: LaunchRequest, digest: str | None, records: Sequence[AnyRe
     )
 
 
-def _tenant(name: str, wanted: Wanted, decided: Decided, request: LaunchRequest, models: ModelFinder) -> Tenant:
+def _tenant(name: str, wanted: LaunchTarget, decided: Decided, request: LaunchRequest, models: ModelFinder) -> Tenant:
     model = decided.command.model
     found = models.find(model)
     if found is None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from assay.pipeline.api_answers import (
     TOKENS,
-    Asked,
+    ApiQuestion,
     Wrong,
     document_of,
     exact,
@@ -32,7 +32,7 @@ def _text(words: int, seed: int) -> str:
     return random_words(random.Random(seed), words)  # noqa: S311
 
 
-def _context(client: ApiClient, asked: Asked) -> int:
+def _context(client: ApiClient, asked: ApiQuestion) -> int:
     """Return the tokens that a prompt and its answer may have together, as /v1/models tells."""
     document = document_of(client.call("GET", f"{asked.base}/v1/models", timeout=asked.timeout))
     entries = document.get("data")
@@ -43,13 +43,13 @@ def _context(client: ApiClient, asked: Asked) -> int:
     raise Wrong("/v1/models tells no max_model_len")
 
 
-def _asked_with(client: ApiClient, asked: Asked, prompt: str, tokens: int) -> tuple[int, int]:
+def _asked_with(client: ApiClient, asked: ApiQuestion, prompt: str, tokens: int) -> tuple[int, int]:
     body = request_body(asked, prompt=prompt, max_tokens=tokens)
     reply = client.call("POST", f"{asked.base}/v1/completions", body=body, timeout=asked.timeout)
     return usage_of(document_of(reply, about=f"a prompt of {len(prompt)} characters"))
 
 
-def _tokens_per_word(client: ApiClient, asked: Asked, context: int) -> float:
+def _tokens_per_word(client: ApiClient, asked: ApiQuestion, context: int) -> float:
     """Return how many tokens a word of the text is to this server."""
     # Tokenizers of single bytes make seven or eight of a word.
     words = max(min(64, context // 16), 1)
@@ -57,7 +57,7 @@ def _tokens_per_word(client: ApiClient, asked: Asked, context: int) -> float:
     return prompt / words
 
 
-def long_prompt(client: ApiClient, asked: Asked) -> str:
+def long_prompt(client: ApiClient, asked: ApiQuestion) -> str:
     """A prompt longer than what the server computes at once, where its context allows that."""
     context = _context(client, asked)
     room = min(context, asked.pool or context)
@@ -74,7 +74,7 @@ def long_prompt(client: ApiClient, asked: Asked) -> str:
     return f"{prompt} prompt tokens of a context of {context}, {pieces}"
 
 
-def over_long(client: ApiClient, asked: Asked) -> str:
+def over_long(client: ApiClient, asked: ApiQuestion) -> str:
     """A prompt beyond the context is the caller's mistake (4xx); the server answers the next request."""
     context = _context(client, asked)
     words = int(1.3 * context / _tokens_per_word(client, asked, context)) + 16
@@ -86,7 +86,7 @@ def over_long(client: ApiClient, asked: Asked) -> str:
     return f"HTTP {reply.status}"
 
 
-def abort(client: ApiClient, asked: Asked) -> str:
+def abort(client: ApiClient, asked: ApiQuestion) -> str:
     """A caller that leaves in the middle of a stream; the server answers the next."""
     tokens = max(min(512, _context(client, asked) // 2), TOKENS)
     whole = 0

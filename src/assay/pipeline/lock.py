@@ -21,7 +21,7 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedWheel
 from assay.matrix.model import AxisValue, Index, Matrix, RegistryBase
 from assay.matrix.plan import render_requirements
-from assay.ports.resolver import Failure, Request, Resolver, Unresolved
+from assay.ports.resolver import Failure, Resolver, ResolveRequest, Unresolved
 
 __all__ = [
     "Digests",
@@ -275,7 +275,7 @@ class Locker:
         platform = lockfile.platform_of(base.glibc)
         used = {value.index for value in point.values() if value.index is not None}
         answer = self._resolver.resolve(
-            Request(
+            ResolveRequest(
                 requirements=required,
                 constraints=constraints,
                 forced=forced,

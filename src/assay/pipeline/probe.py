@@ -19,17 +19,17 @@ from assay.evidence.suite import Declaration, HarnessResult
 from assay.foundation.foreign import read_json
 from assay.foundation.outcome import Outcome
 from assay.pipeline import unfinished
-from assay.ports.executor import Executor, Leases, Limits, Place, Ran, Request
+from assay.ports.executor import Executor, JobLimits, Leases, Place, ProbeRequest, Ran
 from assay.ports.store import RunFolder, Store
 
-__all__ = ["Options", "ProbeFlow", "Subject", "exit_code"]
+__all__ = ["ProbeFlow", "ProbeOptions", "ProbeSubject", "exit_code"]
 
 Diagnose = Callable[[str], str | None]
 """Text of a log -> an entry of knowledge/failures/."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ProbeSubject:
     """What is to be probed, and what stands behind it."""
 
     place: Place
@@ -40,7 +40,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ProbeOptions:
     """How to probe."""
 
     features: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Options:
     """GPUs given to one run."""
     wait_seconds: float = 600.0
     """How long to wait for a GPU that another run holds."""
-    limits: Limits = field(default_factory=Limits)
+    limits: JobLimits = field(default_factory=JobLimits)
     warm: bool = True
     keep_cache: bool = True
     sabotage: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Options:
 class _Work:
     """The probes of one subject, and what has come of them so far."""
 
-    subject: Subject
+    subject: ProbeSubject
     todo: Sequence[Declaration]
     old: Mapping[str, FeatureResult]
     wanted: set[str]
@@ -110,7 +110,7 @@ class ProbeFlow:
         """All probes by feature."""
         return self._known
 
-    def run(self, subjects: Sequence[Subject], options: Options) -> list[ProbeRecord]:
+    def run(self, subjects: Sequence[ProbeSubject], options: ProbeOptions) -> list[ProbeRecord]:
         """Probe all subjects; records in the order of the subjects. What was recorded already is joined to the rest.
 
         Ctrl-C ends what runs, records what it had measured, and comes out as KeyboardInterrupt. When this process is
@@ -146,7 +146,7 @@ class ProbeFlow:
             if removed:
                 self._say(f"removed what a killed run left behind: {', '.join(removed)}")
 
-    def _gpus(self, chosen: Sequence[Declaration], options: Options) -> tuple[str, ...]:
+    def _gpus(self, chosen: Sequence[Declaration], options: ProbeOptions) -> tuple[str, ...]:
         if options.gpus == 0 or all(item.gpus == 0 for item in chosen):
             return ()
         gpus = self._executor.gpus()
@@ -156,11 +156,11 @@ class ProbeFlow:
 
     def _subject(
         self,
-        subject: Subject,
+        subject: ProbeSubject,
         chosen: Sequence[Declaration],
         gpus: tuple[str, ...],
         folder: RunFolder,
-        options: Options,
+        options: ProbeOptions,
     ) -> ProbeRecord:
         count = options.gpus if gpus else 0
         with self._leases.take(gpus, count, wait_seconds=options.wait_seconds, stop=self._stop) as held:
@@ -193,7 +193,7 @@ class ProbeFlow:
         return self._keep(work, ran, options)
 
     def _recorded(
-        self, subject: Subject, gpus: tuple[str, ...], folder: RunFolder, options: Options
+        self, subject: ProbeSubject, gpus: tuple[str, ...], folder: RunFolder, options: ProbeOptions
     ) -> list[ProbeRecord]:
         """Return what was recorded in the very place that is to be probed, oldest first."""
         mine = probes.of_image(
@@ -212,16 +212,16 @@ class ProbeFlow:
 
     def _execute(
         self,
-        subject: Subject,
+        subject: ProbeSubject,
         todo: Sequence[Declaration],
         gpus: tuple[str, ...],
         folder: RunFolder,
-        options: Options,
+        options: ProbeOptions,
         *,
         keep: Callable[[bytes], None] | None = None,
     ) -> Ran:
         job = probes.job(todo, work="", warm=options.warm, sabotage=options.sabotage, seed=options.seed)
-        request = Request(
+        request = ProbeRequest(
             place=subject.place,
             run=folder.name,
             job=job,
@@ -250,7 +250,7 @@ class ProbeFlow:
                 work.drafting = False
                 self._say(f"{work.subject.cell}: what is measured is kept at the end only: {error.message}")
 
-    def _keep(self, work: _Work, ran: Ran, options: Options) -> ProbeRecord:
+    def _keep(self, work: _Work, ran: Ran, options: ProbeOptions) -> ProbeRecord:
         """Record what came of a run."""
         with work.lock:
             work.drafting = False

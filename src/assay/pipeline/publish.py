@@ -14,10 +14,10 @@ from typing import Final
 
 from assay.errors import EvidenceError, PolicyRefused, RegistryBroken, RegistryError, UsageError
 from assay.evidence.oci import Descriptor, Manifest
-from assay.evidence.policy import Judgement, Reason, Why, judge
+from assay.evidence.policy import PolicyJudgement, Reason, Why, judge
 from assay.evidence.record import Record, dump
 from assay.evidence.reference import Reference, Repository
-from assay.evidence.statements import Kind, Statement, statements_of
+from assay.evidence.statements import ArtifactKind, Statement, statements_of
 from assay.matrix.lock import Lock
 from assay.matrix.policy import Level, Policy, Signatures, alias_of, suffix_of
 from assay.pipeline.attach import attach, collect
@@ -89,7 +89,7 @@ class Proposal:
     subject: Descriptor
     staging: Repository
     release: Repository
-    judgements: tuple[Judgement, ...]
+    judgements: tuple[PolicyJudgement, ...]
     moves: tuple[Move, ...]
     reasons: tuple[Reason, ...]
     """What stands against the digest whatever the target."""
@@ -127,7 +127,7 @@ class Proposal:
         return f'{place}: I={at}; docker pull "$I" && ' + " && ".join(steps) + "; then publish again with its records"
 
 
-def _fails(judgement: Judgement) -> bool:
+def _fails(judgement: PolicyJudgement) -> bool:
     return any(reason.why is Why.FEATURE for reason in judgement.reasons)
 
 
@@ -224,7 +224,9 @@ def _standing_against(gear: Gear, release: Repository, digest: str) -> Iterable[
             return ()
     collected = collect(gear.registry, release, digest, gear.verifier)
     revoked = (
-        piece.statement.predicate for piece in collected.pieces if piece.statement.predicate_type == Kind.REVOCATION
+        piece.statement.predicate
+        for piece in collected.pieces
+        if piece.statement.predicate_type == ArtifactKind.REVOCATION
     )
     return [Reason(why=Why.REVOKED, message=f"revoked: {str(said.get('reason', '?'))[:1000]}") for said in revoked]
 
@@ -293,7 +295,7 @@ def execute(
     return seen
 
 
-def _counted(judgement: Judgement) -> list[Record]:
+def _counted(judgement: PolicyJudgement) -> list[Record]:
     return [*judgement.probes, *([judgement.audit] if judgement.audit else [])]
 
 

@@ -10,11 +10,11 @@ from typing import Final, Literal
 from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryContent
 from assay.evidence.record import AuditRecord, ProbeRecord
 from assay.evidence.reference import Repository
-from assay.evidence.statements import Kind, record_of
+from assay.evidence.statements import ArtifactKind, record_of
 from assay.foundation.outcome import Outcome
 from assay.matrix.policy import alias_of
 from assay.pipeline.attach import collect
-from assay.pipeline.binding import ALIAS, Asked, is_cell_tag, names_cell
+from assay.pipeline.binding import ALIAS, BindingQuestion, is_cell_tag, names_cell
 from assay.pipeline.verify import judge_pieces
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
@@ -162,7 +162,7 @@ def _offer(
     audits: list[AuditRecord] = []
     signed = True
     for piece in collected.pieces:
-        if piece.statement.predicate_type != Kind.RECORD or (verifier.trusts_anyone and not piece.signer):
+        if piece.statement.predicate_type != ArtifactKind.RECORD or (verifier.trusts_anyone and not piece.signer):
             continue
         try:
             record, _ = record_of(piece.statement)
@@ -178,7 +178,7 @@ def _offer(
     judged = judge_pieces(
         collected,
         digest,
-        asked=Asked(repository=repository, target=target),
+        asked=BindingQuestion(repository=repository, target=target),
         verifier=verifier,
         policy=None,
         suite=None,

@@ -8,7 +8,7 @@ from typing import Final
 from assay.errors import ManifestMismatch, PolicyRefused, RegistryBroken, RegistryContent, RegistryError
 from assay.evidence.oci import Descriptor
 from assay.evidence.reference import Reference, Repository
-from assay.evidence.statements import Kind, revocation
+from assay.evidence.statements import ArtifactKind, revocation
 from assay.matrix.policy import Policy
 from assay.pipeline.attach import attach, collect, settle
 from assay.pipeline.binding import ALIAS
@@ -95,7 +95,7 @@ def _named(gear: Gear, repository: Repository, key: str) -> str | None:
 def _say_so(gear: Gear, repository: Repository, subject: Descriptor, reason: str) -> None:
     """Attach the revocation, once."""
     collected = collect(gear.registry, repository, subject.digest, gear.verifier)
-    if any(piece.statement.predicate_type == Kind.REVOCATION for piece in collected.pieces):
+    if any(piece.statement.predicate_type == ArtifactKind.REVOCATION for piece in collected.pieces):
         gear.say(f"{subject.digest[:19]} was revoked before; the reason given then stays")
         settle(gear.registry, repository, subject.digest, say=gear.say)
         return

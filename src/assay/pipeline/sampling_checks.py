@@ -12,7 +12,7 @@ from typing import Any, Final
 from assay.pipeline.api_answers import (
     PROMPT,
     TOKENS,
-    Asked,
+    ApiQuestion,
     Refused,
     choice_of,
     choices_of,
@@ -25,7 +25,7 @@ from assay.pipeline.api_answers import (
     words_for,
 )
 from assay.ports.api import ApiClient
-from assay.serving.load import Job, Workload
+from assay.serving.load import LoadJob, Workload
 
 __all__ = [
     "Greedy",
@@ -74,13 +74,13 @@ class Greedy:
         self._text: str | None = None
         """The answer, if it was the same twice."""
 
-    def before(self, client: ApiClient, asked: Asked) -> str:
+    def before(self, client: ApiClient, asked: ApiQuestion) -> str:
         """Ask twice, and remember the answer if it is the same."""
         first, second = (_text(post(client, asked, {"temperature": 0}, tokens=LONGER)) for _ in range(2))
         self._text = first if first == second else None
         return f"{LONGER} tokens, {'the same twice' if first == second else 'another answer the second time'}"
 
-    def after(self, client: ApiClient, asked: Asked) -> str:
+    def after(self, client: ApiClient, asked: ApiQuestion) -> str:
         """Ask again; another answer is told, not judged."""
         text = _text(post(client, asked, {"temperature": 0}, tokens=LONGER))
         if self._text is None:
@@ -94,7 +94,7 @@ def _text(document: dict[str, Any]) -> str:
     return str(text)
 
 
-def sampling(client: ApiClient, asked: Asked) -> str:
+def sampling(client: ApiClient, asked: ApiQuestion) -> str:
     """Sample at all, as completion and as chat."""
     post(client, asked, SAMPLED, patience=FIRST_PATIENCE * asked.timeout)
     post(client, asked, SAMPLED, chat=True)
@@ -102,7 +102,7 @@ def sampling(client: ApiClient, asked: Asked) -> str:
     return words_for(SAMPLED)
 
 
-def _ranked(client: ApiClient, asked: Asked, parameters: dict[str, Any]) -> list[tuple[float, list[float]]]:
+def _ranked(client: ApiClient, asked: ApiQuestion, parameters: dict[str, Any]) -> list[tuple[float, list[float]]]:
     """Return the log-probability of each sampled token, and those of the best tokens in its place.
 
     Chat lists them; completions name them by text, where tokens with the same text hide each other.
@@ -135,7 +135,7 @@ def _need_logprob(value: object, about: str) -> None:
     need(value <= NEAR, f"{about}: a log-probability is {value:g}, more than 0")
 
 
-def top_k(client: ApiClient, asked: Asked) -> str:
+def top_k(client: ApiClient, asked: ApiQuestion) -> str:
     """Sample from the k best: no more than k - 1 tokens may be better than one that was sampled."""
     parameters = {"temperature": 1.0, "top_k": TOP_K}
     ranked = _ranked(client, asked, parameters)
@@ -146,7 +146,7 @@ def top_k(client: ApiClient, asked: Asked) -> str:
     return _among(ranked, f"of the {TOP_K} best")
 
 
-def top_p(client: ApiClient, asked: Asked) -> str:
+def top_p(client: ApiClient, asked: ApiQuestion) -> str:
     """Sample from the best that make up p together: what is better than a sampled token is less than that."""
     parameters = {"temperature": 1.0, "top_p": TOP_P}
     ranked = _ranked(client, asked, parameters)
@@ -159,7 +159,7 @@ def top_p(client: ApiClient, asked: Asked) -> str:
     return _among(ranked, f"of the best that make up {TOP_P}")
 
 
-def min_p(client: ApiClient, asked: Asked) -> str:
+def min_p(client: ApiClient, asked: ApiQuestion) -> str:
     """Sample from tokens that are at least so probable, compared with the best."""
     parameters = {"temperature": 1.0, "min_p": MIN_P}
     ranked = _ranked(client, asked, parameters)
@@ -176,7 +176,7 @@ def _among(ranked: list[tuple[float, list[float]]], what: str) -> str:
     return f"{len(ranked)} tokens, each {what}" if ranked else "answered; without log-probabilities nothing to judge by"
 
 
-def penalties(client: ApiClient, asked: Asked) -> str:
+def penalties(client: ApiClient, asked: ApiQuestion) -> str:
     """Penalise repeated tokens: each penalty alone, then those that were taken together."""
     taken: dict[str, Any] = {}
     refusals: list[str] = []
@@ -191,7 +191,7 @@ def penalties(client: ApiClient, asked: Asked) -> str:
     return "; ".join([*([words_for(taken)] if taken else []), *refusals])
 
 
-def seed(client: ApiClient, asked: Asked) -> str:
+def seed(client: ApiClient, asked: ApiQuestion) -> str:
     """The same seed gives the same answer where the engine says so; another seed's answer is told.
 
     vLLM: `seed` of a request. SGLang: only with --enable-deterministic-inference
@@ -208,7 +208,7 @@ def seed(client: ApiClient, asked: Asked) -> str:
     return f"same seed: {same}; another seed: {'the same answer' if other == second else 'another answer'}"
 
 
-def _deterministic(client: ApiClient, asked: Asked) -> bool:
+def _deterministic(client: ApiClient, asked: ApiQuestion) -> bool:
     """Say whether SGLang was started to be deterministic, by its own account."""
     for path in ("/server_info", "/get_server_info"):
         reply = client.call("GET", asked.base + path, timeout=asked.timeout)
@@ -217,7 +217,7 @@ def _deterministic(client: ApiClient, asked: Asked) -> bool:
     return False
 
 
-def logprobs(client: ApiClient, asked: Asked) -> str:
+def logprobs(client: ApiClient, asked: ApiQuestion) -> str:
     """Log-probabilities come for every token, are finite and at most 0, and list the token that was chosen."""
     document = post(client, asked, {"temperature": 0, "logprobs": 3})
     told = choice_of(document).get("logprobs")
@@ -240,7 +240,7 @@ def logprobs(client: ApiClient, asked: Asked) -> str:
     return f"{TOKENS} tokens, each listed among the best"
 
 
-def two_choices(client: ApiClient, asked: Asked) -> str:
+def two_choices(client: ApiClient, asked: ApiQuestion) -> str:
     """n=2 gives two answers, and counts the tokens of both."""
     document = post(client, asked, {"temperature": 1.0, "n": 2})
     indexes = sorted(str(choice.get("index")) for choice in choices_of(document))
@@ -248,7 +248,7 @@ def two_choices(client: ApiClient, asked: Asked) -> str:
     return "2 choices"
 
 
-def stop_string(client: ApiClient, asked: Asked) -> str:
+def stop_string(client: ApiClient, asked: ApiQuestion) -> str:
     """An answer ends before the stop string, which is taken out of the same answer without one."""
     for prompt in (PROMPT, "One two three", "Hello", "A list of words:"):
         whole = _text(post(client, asked, {"temperature": 0}, prompt=prompt, tokens=LONGER))
@@ -270,7 +270,7 @@ def stop_string(client: ApiClient, asked: Asked) -> str:
     return "no answer holds text that it could stop at"
 
 
-def _user(asked: Asked, number: int) -> Job:
+def _user(asked: ApiQuestion, number: int) -> LoadJob:
     tokens = LONGER + number % 7  # no two neighbours alike
     body = request_body(
         asked,
@@ -279,10 +279,10 @@ def _user(asked: Asked, number: int) -> Job:
         stream=True,
         stream_options={"include_usage": True},
     )
-    return Job(path="/v1/completions", body={**body, **MIXES[number % USERS]}, max_tokens=tokens)
+    return LoadJob(path="/v1/completions", body={**body, **MIXES[number % USERS]}, max_tokens=tokens)
 
 
-def mixed_users(client: ApiClient, asked: Asked) -> str:
+def mixed_users(client: ApiClient, asked: ApiQuestion) -> str:
     """Eight users at once, each with parameters and a length of its own, get answers of their own length."""
     jobs = tuple(_user(asked, number) for number in range(2 * USERS))
     load = Workload(name="mixed", users=USERS, max_tokens=LONGER, jobs=jobs)

@@ -15,7 +15,7 @@ from assay.errors import UsageError
 from assay.evidence.record import ServeStatus
 from assay.foundation.secret import hide
 from assay.ports.api import ApiClient
-from assay.ports.server import Facts, RunningServer, ServerHost, ServerSpec
+from assay.ports.server import RunningServer, ServerFacts, ServerHost, ServerSpec
 from assay.serving.chosen import Chosen, from_log, from_server_info
 from assay.serving.command import ServerCommand
 from assay.serving.helptext import HelpOption, parse_help
@@ -40,7 +40,7 @@ class Started:
     reason: str = ""
 
 
-def engine_version(facts: Facts, engine: EngineFlags) -> str:
+def engine_version(facts: ServerFacts, engine: EngineFlags) -> str:
     """Return the engine's version where the server runs.
 
     Raises:

@@ -9,12 +9,12 @@ from typing import Final
 from assay import __version__
 from assay.errors import UsageError
 from assay.evidence.record import ServeRecord, ServeStatus, now
-from assay.pipeline.api_answers import Asked
+from assay.pipeline.api_answers import ApiQuestion
 from assay.pipeline.api_checks import NOT_ASKED, run_checks
 from assay.pipeline.serve import Later, Started, chosen_by, diagnosed, engine_version, server_help, started
 from assay.ports.api import ApiClient
 from assay.ports.models import ModelFinder
-from assay.ports.server import Facts, ServerHost
+from assay.ports.server import ServerFacts, ServerHost
 from assay.ports.store import RunFolder, Store
 from assay.serving.bisect import smallest
 from assay.serving.chosen import from_log
@@ -24,7 +24,7 @@ from assay.serving.memory import CONTEXT_BYTES
 from assay.serving.modelshape import shape_of
 from assay.serving.profile import Engine, Flags, Profile
 
-__all__ = ["Prepared", "ServeRequest", "prepared", "serve_check"]
+__all__ = ["PreparedServer", "ServeRequest", "prepared", "serve_check"]
 
 
 _PARALLEL: Final = ("tensor-parallel-size", "tp-size", "tp")
@@ -57,16 +57,18 @@ class ServeRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedServer:
     """A command that is ready, and what was read where it will run."""
 
     command: ServerCommand
-    facts: Facts
+    facts: ServerFacts
     help_read: bool
     help_text: str
 
 
-def prepared(host: ServerHost, knowledge: ServerFlags, request: ServeRequest, say: Callable[[str], None]) -> Prepared:
+def prepared(
+    host: ServerHost, knowledge: ServerFlags, request: ServeRequest, say: Callable[[str], None]
+) -> PreparedServer:
     """Read the place, its server's help, and make the command for it.
 
     Raises:
@@ -96,10 +98,10 @@ def prepared(host: ServerHost, knowledge: ServerFlags, request: ServeRequest, sa
         say(("wrong flag: " if finding.fatal else "note: ") + finding.message)
     command = replace(command, env={**command.env, **request.env})
     _fits(request, command, facts, say)
-    return Prepared(command=command, facts=facts, help_read=bool(options), help_text=text)
+    return PreparedServer(command=command, facts=facts, help_read=bool(options), help_text=text)
 
 
-def _fits(request: ServeRequest, command: ServerCommand, facts: Facts, say: Callable[[str], None]) -> None:
+def _fits(request: ServeRequest, command: ServerCommand, facts: ServerFacts, say: Callable[[str], None]) -> None:
     """Refuse a model whose weights alone are more than the cards it is to be spread over."""
     if request.models is None:
         return
@@ -162,7 +164,7 @@ def serve_check(
         return record
 
 
-def _base(scene: _Scene, ready: Prepared) -> ServeRecord:
+def _base(scene: _Scene, ready: PreparedServer) -> ServeRecord:
     command, request = ready.command, scene.request
     notes = (
         ()
@@ -236,7 +238,7 @@ class _Scene:
         self.say(f"healthy after {start.seconds:.1f} s")
         told = from_log(request.engine, server.log())
         chunk, pool = told.get("prefill_chunk"), told.get("kv_cache_tokens")
-        asked = Asked(
+        asked = ApiQuestion(
             base=server.base,
             model=command.served_name,
             engine=request.engine,

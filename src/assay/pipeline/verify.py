@@ -9,18 +9,27 @@ from typing import Any
 
 from assay.errors import EvidenceError, RegistryError
 from assay.evidence.oci import Descriptor
-from assay.evidence.policy import Judgement, Reason, Why, judge
+from assay.evidence.policy import PolicyJudgement, Reason, Why, judge
 from assay.evidence.record import Record
 from assay.evidence.reference import Reference, Repository
-from assay.evidence.statements import Kind, Verdict, record_of, verdict_of
+from assay.evidence.statements import ArtifactKind, EvidenceVerdict, record_of, verdict_of
 from assay.foundation.digest import sha256_of
 from assay.matrix.policy import Level, Policy, Signatures, alias_of, keeps_its_word, level_of
 from assay.pipeline.attach import Collected, Piece, collect
-from assay.pipeline.binding import ALIAS, Asked, bind
+from assay.pipeline.binding import ALIAS, BindingQuestion, bind
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
 
-__all__ = ["ALIAS", "Asked", "Judged", "Verification", "document", "judge_pieces", "judgement_document", "verify"]
+__all__ = [
+    "ALIAS",
+    "BindingQuestion",
+    "Judged",
+    "Verification",
+    "document",
+    "judge_pieces",
+    "judgement_document",
+    "verify",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,7 @@ class Verification:
 
     reference: Reference
     subject: Descriptor
-    judgements: tuple[Judgement, ...]
+    judgements: tuple[PolicyJudgement, ...]
     """One for each level and target that was looked at."""
     pieces: tuple[Piece, ...]
     """All evidence that could be read."""
@@ -98,7 +107,7 @@ def verify(
     found = judge_pieces(
         collected,
         subject.digest,
-        asked=Asked(
+        asked=BindingQuestion(
             repository=reference.repository,
             level=level,
             target=target,
@@ -125,12 +134,12 @@ def verify(
 class Judged:
     """What evidence says of a digest."""
 
-    judgements: tuple[Judgement, ...]
+    judgements: tuple[PolicyJudgement, ...]
     """One per level and target."""
     reasons: tuple[Reason, ...]
     """What stands against the digest at all."""
     notes: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[EvidenceVerdict, ...]
     """Those that were asked for and that hold for this repository and tag."""
 
 
@@ -138,7 +147,7 @@ def judge_pieces(
     collected: Collected,
     digest: str,
     *,
-    asked: Asked,
+    asked: BindingQuestion,
     verifier: Verifier,
     policy: Policy | None,
     suite: str | None,
@@ -163,7 +172,7 @@ def judge_pieces(
         reasons.append(_nothing_said(digest, read.verdicts, asked))
     wanted, strange, notes = bind(wanted, asked)
     reasons += strange
-    groups: dict[tuple[str, str], list[Verdict]] = {}
+    groups: dict[tuple[str, str], list[EvidenceVerdict]] = {}
     for verdict in wanted:
         groups.setdefault((verdict.level, verdict.target), []).append(verdict)
     judgements = tuple(
@@ -186,7 +195,7 @@ def _unsigned(pieces: Sequence[Piece]) -> Reason:
     return Reason(why=Why.UNSIGNED, message=message)
 
 
-def _nothing_said(digest: str, verdicts: Sequence[Verdict], asked: Asked) -> Reason:
+def _nothing_said(digest: str, verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> Reason:
     level, target = _promised(verdicts, asked)
     what = " ".join(filter(None, [level, f"on {target}" if target else None])) or "anything"
     others = ", ".join(dict.fromkeys(alias_of(one.target, one.level) for one in verdicts))
@@ -195,15 +204,21 @@ def _nothing_said(digest: str, verdicts: Sequence[Verdict], asked: Asked) -> Rea
 
 
 def _newest(
-    verdicts: Sequence[Verdict], read: _Read, digest: str, *, policy: Policy | None, suite: str | None, now: datetime
-) -> Judgement:
+    verdicts: Sequence[EvidenceVerdict],
+    read: _Read,
+    digest: str,
+    *,
+    policy: Policy | None,
+    suite: str | None,
+    now: datetime,
+) -> PolicyJudgement:
     """Judge by the verdict that rests on the newest record: an image is probed and published again as suites change.
 
     Two verdicts over the same records (the policy was changed between them) are two promises; one that is kept counts.
     """
     beginning = datetime.min.replace(tzinfo=UTC)
 
-    def newest(verdict: Verdict) -> datetime:
+    def newest(verdict: EvidenceVerdict) -> datetime:
         return max((read.records[one].created for one in verdict.records if one in read.records), default=beginning)
 
     latest = max(newest(verdict) for verdict in verdicts)
@@ -216,8 +231,8 @@ def _newest(
 
 
 def _judge(
-    verdict: Verdict, read: _Read, digest: str, *, policy: Policy | None, suite: str | None, now: datetime
-) -> Judgement:
+    verdict: EvidenceVerdict, read: _Read, digest: str, *, policy: Policy | None, suite: str | None, now: datetime
+) -> PolicyJudgement:
     found = judge(
         name=verdict.level,
         level=_level(verdict, policy),
@@ -242,7 +257,7 @@ def _judge(
     return replace(found, reasons=tuple(reasons))
 
 
-def _promised(verdicts: Sequence[Verdict], asked: Asked) -> tuple[str | None, str | None]:
+def _promised(verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> tuple[str | None, str | None]:
     """Return the level and target that are asked for, or else promised by a tag's name."""
     if asked.tag is None:
         return asked.level, asked.target
@@ -251,12 +266,12 @@ def _promised(verdicts: Sequence[Verdict], asked: Asked) -> tuple[str | None, st
     return asked.level or level, asked.target or (f"sm_{alias[1]}" if alias else None)
 
 
-def _wanted(verdicts: Sequence[Verdict], asked: Asked) -> list[Verdict]:
+def _wanted(verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> list[EvidenceVerdict]:
     level, target = _promised(verdicts, asked)
     return [one for one in verdicts if level in (None, one.level) and target in (None, one.target)]
 
 
-def _level(verdict: Verdict, policy: Policy | None) -> Level:
+def _level(verdict: EvidenceVerdict, policy: Policy | None) -> Level:
     if policy is None:
         return verdict.policy
     # A level that the policy does not know promises nothing here.
@@ -270,7 +285,7 @@ def _revocations(pieces: Iterable[Piece]) -> list[Reason]:
             message=f"revoked at {str(said.get('when', '?'))[:40]}: {str(said.get('reason', '?'))[:1000]}",
         )
         for piece in pieces
-        if piece.statement.predicate_type == Kind.REVOCATION and (said := piece.statement.predicate) is not None
+        if piece.statement.predicate_type == ArtifactKind.REVOCATION and (said := piece.statement.predicate) is not None
     ]
 
 
@@ -280,20 +295,20 @@ class _Read:
 
     records: Mapping[str, Record]
     """By the digest of the exact text."""
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[EvidenceVerdict, ...]
     problems: tuple[Reason, ...]
 
 
 def _read(pieces: Sequence[Piece]) -> _Read:
     records: dict[str, Record] = {}
-    verdicts: list[Verdict] = []
+    verdicts: list[EvidenceVerdict] = []
     problems: list[Reason] = []
     for piece in pieces:
         try:
-            if piece.statement.predicate_type == Kind.RECORD:
+            if piece.statement.predicate_type == ArtifactKind.RECORD:
                 record, text = record_of(piece.statement)
                 records[sha256_of(text)] = record
-            elif piece.statement.predicate_type == Kind.VERDICT:
+            elif piece.statement.predicate_type == ArtifactKind.VERDICT:
                 verdicts.append(verdict_of(piece.statement))
         except EvidenceError as error:
             problems.append(Reason(why=Why.EVIDENCE, message=error.message))
@@ -326,7 +341,7 @@ def document(seen: Verification) -> dict[str, Any]:
     }
 
 
-def judgement_document(judgement: Judgement) -> dict[str, Any]:
+def judgement_document(judgement: PolicyJudgement) -> dict[str, Any]:
     """Return a judgement as it stands in JSON documents."""
     newest = judgement.probes[-1] if judgement.probes else None
     return {

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-__all__ = ["Executor", "Leases", "Limits", "Place", "Ran", "Request"]
+__all__ = ["Executor", "JobLimits", "Leases", "Place", "ProbeRequest", "Ran"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class JobLimits:
     """How far a run may go."""
 
     memory_bytes: int | None = None
@@ -34,7 +34,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ProbeRequest:
     """One run of the harness."""
 
     place: Place
@@ -45,7 +45,7 @@ class Request:
     """The programs: path under probes/ -> bytes."""
     gpus: tuple[str, ...]
     """Indexes or UUIDs of the GPUs leased for this run; none: no GPU is given."""
-    limits: Limits = field(default_factory=Limits)
+    limits: JobLimits = field(default_factory=JobLimits)
     keep_cache: bool = True
     """Keep what was compiled at run time for the next run of the same place on the same kind of GPU."""
     progress: Callable[[str], None] | None = None
@@ -104,7 +104,7 @@ class Executor(Protocol):
         """
         ...
 
-    def run(self, request: Request) -> Ran:
+    def run(self, request: ProbeRequest) -> Ran:
         """Run the harness to its end. What it started is gone afterwards, however it ended.
 
         Raises:

@@ -10,11 +10,11 @@ from typing import Protocol
 from assay.matrix.lock import LockedWheel
 from assay.matrix.model import Index
 
-__all__ = ["Failure", "Request", "Resolved", "Resolver", "Unresolved"]
+__all__ = ["Failure", "ResolveRequest", "Resolved", "Resolver", "Unresolved"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ResolveRequest:
     """What to resolve, and for which interpreter."""
 
     requirements: Sequence[str]
@@ -61,7 +61,7 @@ class Unresolved:
 class Resolver(Protocol):
     """Finds the exact files for requirements."""
 
-    def resolve(self, request: Request) -> Resolved | Unresolved:
+    def resolve(self, request: ResolveRequest) -> Resolved | Unresolved:
         """Resolve; every failure that says something about the request is a value.
 
         Raises:

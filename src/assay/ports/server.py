@@ -9,11 +9,11 @@ from typing import Literal, Protocol
 
 from assay.evidence.record import Device
 
-__all__ = ["Ended", "Facts", "Output", "RunningServer", "ServerHost", "ServerSpec"]
+__all__ = ["Output", "RunningServer", "ServerEnded", "ServerFacts", "ServerHost", "ServerSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class ServerFacts:
     """What was read where the server runs."""
 
     devices: tuple[Device, ...]
@@ -40,7 +40,7 @@ class ServerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class ServerEnded:
     """How a server ended."""
 
     code: int | None
@@ -74,7 +74,7 @@ class RunningServer(Protocol):
         """Return what it wrote so far; of very long output the middle is left out."""
         ...
 
-    def stop(self, *, grace: float) -> Ended:
+    def stop(self, *, grace: float) -> ServerEnded:
         """Ask it to end (SIGTERM), kill it after `grace` seconds; if it has ended already, say how."""
         ...
 
@@ -90,7 +90,7 @@ class ServerHost(Protocol):
         """The image, or what else stands for the place."""
         ...
 
-    def facts(self) -> Facts:
+    def facts(self) -> ServerFacts:
         """Read devices and packages there.
 
         Raises:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-__all__ = ["Found", "smallest"]
+__all__ = ["FoundSetting", "smallest"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundSetting:
     """What came of the search."""
 
     changes: tuple[str, ...] | None
@@ -20,7 +20,7 @@ class Found:
     """No smaller set helps: every one was tried. Otherwise only none of the changes found can be left out."""
 
 
-def smallest(changes: Sequence[str], works: Callable[[frozenset[str]], bool], *, budget: int = 64) -> Found:
+def smallest(changes: Sequence[str], works: Callable[[frozenset[str]], bool], *, budget: int = 64) -> FoundSetting:
     """Return the smallest set of changes with which `works` is true.
 
     It tries nothing, then everything, each change alone, and then narrows down by halves (delta debugging: Zeller and
@@ -35,8 +35,8 @@ def smallest(changes: Sequence[str], works: Callable[[frozenset[str]], bool], *,
             known[key] = works(key)
         return known[key]
 
-    def found(result: Sequence[str] | None, *, proven: bool) -> Found:
-        return Found(changes=None if result is None else tuple(result), tries=len(known), proven=proven)
+    def found(result: Sequence[str] | None, *, proven: bool) -> FoundSetting:
+        return FoundSetting(changes=None if result is None else tuple(result), tries=len(known), proven=proven)
 
     if good(()):
         return found((), proven=True)

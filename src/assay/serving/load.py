@@ -14,7 +14,7 @@ from assay.evidence.record import BenchSeries, Spread
 __all__ = [
     "LENGTHS",
     "USERS",
-    "Job",
+    "LoadJob",
     "Sample",
     "Workload",
     "percentile",
@@ -50,7 +50,7 @@ _WORDS: Final = tuple(_TEXT.split())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class LoadJob:
     """One request: the body that is posted and how many tokens it asks for."""
 
     path: str
@@ -87,8 +87,8 @@ class Workload:
     name: str
     users: int
     max_tokens: int
-    jobs: tuple[Job, ...]
-    warm_up: tuple[Job, ...] = ()
+    jobs: tuple[LoadJob, ...]
+    warm_up: tuple[LoadJob, ...] = ()
     """Run before and not counted."""
     first_apart: bool = False
     """The first request is told apart from the rest (repeated prompts: it fills the cache)."""
@@ -99,7 +99,7 @@ def random_words(rng: random.Random, words: int) -> str:
     return " ".join(rng.choice(_WORDS) for _ in range(words))
 
 
-def _job(model: str, prompt: str, max_tokens: int) -> Job:
+def _job(model: str, prompt: str, max_tokens: int) -> LoadJob:
     body: dict[str, Any] = {
         "model": model,
         "prompt": prompt,
@@ -110,7 +110,7 @@ def _job(model: str, prompt: str, max_tokens: int) -> Job:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    return Job(path="/v1/completions", body=body, max_tokens=max_tokens)
+    return LoadJob(path="/v1/completions", body=body, max_tokens=max_tokens)
 
 
 def standard_load(
@@ -136,7 +136,7 @@ def standard_load(
     # Reproducible on purpose: two servers that are compared get the same prompts.
     rng = random.Random(seed)  # noqa: S311
 
-    def jobs(count: int, tokens: int) -> tuple[Job, ...]:
+    def jobs(count: int, tokens: int) -> tuple[LoadJob, ...]:
         return tuple(_job(model, random_words(rng, prompt_words), tokens) for _ in range(count))
 
     loads = [
@@ -163,7 +163,7 @@ def standard_load(
     return tuple(loads)
 
 
-def _sampled(jobs: Sequence[Job]) -> tuple[Job, ...]:
+def _sampled(jobs: Sequence[LoadJob]) -> tuple[LoadJob, ...]:
     """Return the jobs, every second with one of `SAMPLERS` and a seed of its own."""
     return tuple(
         replace(job, body={**job.body, **SAMPLERS[place // 2 % len(SAMPLERS)], "seed": place}) if place % 2 else job

@@ -12,7 +12,7 @@ from assay.evidence.record import BenchRecord, BenchSeries
 from assay.foundation.printable import one_line
 from assay.serving.csvtext import labels
 
-__all__ = ["Line", "line_plot", "plots"]
+__all__ = ["PlotLine", "line_plot", "plots"]
 
 _WIDE: Final = 460
 """Of the area within the axes."""
@@ -28,7 +28,7 @@ _DASHES: Final = ("", "6 3", "2 2", "8 3 2 3")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class PlotLine:
     """One line of a plot."""
 
     name: str
@@ -66,13 +66,13 @@ def plots(records: Sequence[BenchRecord]) -> dict[str, str]:
     return result
 
 
-def _line(label: str, record: BenchRecord, value: Callable[[BenchSeries], float | None]) -> Line | None:
+def _line(label: str, record: BenchRecord, value: Callable[[BenchSeries], float | None]) -> PlotLine | None:
     points = [
         (float(one.users), found)
         for one in record.series
         if one.workload == "users" and (found := value(one)) is not None
     ]
-    return Line(name=label, points=tuple(points)) if points else None
+    return PlotLine(name=label, points=tuple(points)) if points else None
 
 
 def _step(most: float) -> float:
@@ -81,7 +81,7 @@ def _step(most: float) -> float:
     return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw)
 
 
-def line_plot(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
+def line_plot(title: str, across: str, up: str, lines: Sequence[PlotLine]) -> str:
     """Return a line plot as SVG; both axes begin at 0.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Protocol
 from assay.errors import WheelError
 from assay.foundation.budget import Budget
 
-__all__ = ["BudgetedImage", "FileImage", "Image", "SparseImage", "Unread"]
+__all__ = ["BudgetedImage", "FileBytes", "FileImage", "SparseImage", "Unread"]
 
 
 class Unread(Exception):
@@ -20,7 +20,7 @@ class Unread(Exception):
         self.length = length
 
 
-class Image(Protocol):
+class FileBytes(Protocol):
     """A file of known size; a range outside it is damage, a range that was not kept is `Unread`."""
 
     @property
@@ -57,7 +57,7 @@ class FileImage:
 class BudgetedImage:
     """A file each read of which is charged."""
 
-    def __init__(self, image: Image, budget: Budget) -> None:
+    def __init__(self, image: FileBytes, budget: Budget) -> None:
         self._image = image
         self._budget = budget
         self.size = image.size

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from assay.errors import WheelError
 from assay.foundation.budget import LIBRARY, Budget
-from assay.wheels.bytes_at import BudgetedImage, Image, Unread
+from assay.wheels.bytes_at import BudgetedImage, FileBytes, Unread
 
 __all__ = [
     "ElfHeader",
@@ -190,7 +190,7 @@ class _Segment(NamedTuple):
     size: int
 
 
-def _segments(image: Image, header: ElfHeader) -> list[_Segment]:
+def _segments(image: FileBytes, header: ElfHeader) -> list[_Segment]:
     if header.phnum and header.phentsize != _PHDR.size:
         raise WheelError(f"program headers of {header.phentsize} bytes; 64-bit ELF has {_PHDR.size}")
     raw = image.read(header.phoff, header.phnum * _PHDR.size) if header.phnum else b""
@@ -200,7 +200,7 @@ def _segments(image: Image, header: ElfHeader) -> list[_Segment]:
 class _Layout:
     """Segments and dynamic tags: what the linker starts from."""
 
-    def __init__(self, image: Image, header: ElfHeader) -> None:
+    def __init__(self, image: FileBytes, header: ElfHeader) -> None:
         self.segments = _segments(image, header)
         self.tags: dict[int, int] = {}
         self.lists: dict[int, list[int]] = {_NEEDED: []}
@@ -243,7 +243,7 @@ class _Strings:
         return name.decode("utf-8", "backslashreplace")
 
 
-def _gnu_hash_symbols(image: Image, offset: int) -> int:
+def _gnu_hash_symbols(image: FileBytes, offset: int) -> int:
     """Count symbols through `.gnu.hash`: one more than the last index of the last chain."""
     buckets, first, bloom, _ = struct.unpack("<IIII", image.read(offset, 16))
     if buckets > MAX_SYMBOLS or bloom > MAX_SYMBOLS:
@@ -265,7 +265,7 @@ def _gnu_hash_symbols(image: Image, offset: int) -> int:
                 return int(last)
 
 
-def _sections_count(image: Image, header: ElfHeader) -> int:
+def _sections_count(image: FileBytes, header: ElfHeader) -> int:
     if header.shoff == 0:
         return 0
     if header.shentsize != _SHDR.size:
@@ -279,13 +279,13 @@ def _sections_count(image: Image, header: ElfHeader) -> int:
     return count
 
 
-def _sections(image: Image, header: ElfHeader) -> list[tuple[int, int, int, int, int, int]]:
+def _sections(image: FileBytes, header: ElfHeader) -> list[tuple[int, int, int, int, int, int]]:
     """Return (name, type, address, offset, size, link) of each section."""
     raw = image.read(header.shoff, _sections_count(image, header) * _SHDR.size)
     return [(s[0], s[1], s[3], s[4], s[5], s[6]) for s in _SHDR.iter_unpack(raw)]
 
 
-def _name_table(image: Image, header: ElfHeader) -> bytes | None:
+def _name_table(image: FileBytes, header: ElfHeader) -> bytes | None:
     """Return the bytes in which the names of sections stand, each ended by a zero; None where there are none."""
     count = _sections_count(image, header)
     index = header.shstrndx
@@ -300,7 +300,7 @@ def _name_table(image: Image, header: ElfHeader) -> bytes | None:
 
 
 def _section_names(
-    image: Image, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]], budget: Budget
+    image: FileBytes, header: ElfHeader, sections: list[tuple[int, int, int, int, int, int]], budget: Budget
 ) -> tuple[Section, ...]:
     table = _name_table(image, header)
     if table is None:
@@ -309,7 +309,7 @@ def _section_names(
     return tuple(Section(names.at(s[0]), s[3], 0 if s[1] == _SHT_NOBITS else s[4]) for s in sections[1:])
 
 
-def section_name_table(image: Image, *, budget: Budget | None = None) -> bytes:
+def section_name_table(image: FileBytes, *, budget: Budget | None = None) -> bytes:
     """Return the bytes in which the names of sections stand, each ended by a zero; empty without sections.
 
     Raises:
@@ -319,7 +319,7 @@ def section_name_table(image: Image, *, budget: Budget | None = None) -> bytes:
     return _name_table(image, read_header(image.read(0, min(64, image.size)))) or b""
 
 
-def _count_symbols(image: Image, layout: _Layout, sections: list[tuple[int, int, int, int, int, int]]) -> int:
+def _count_symbols(image: FileBytes, layout: _Layout, sections: list[tuple[int, int, int, int, int, int]]) -> int:
     address = layout.tags[_SYMTAB]
     for _, kind, at, _, size, _ in sections:
         if kind == _SHT_DYNSYM and at == address:
@@ -333,7 +333,7 @@ def _count_symbols(image: Image, layout: _Layout, sections: list[tuple[int, int,
 
 
 def _read_needed_versions(
-    image: Image, offset: int, count: int, strings: _Strings, budget: Budget
+    image: FileBytes, offset: int, count: int, strings: _Strings, budget: Budget
 ) -> tuple[dict[str, tuple[str, ...]], dict[int, str]]:
     """Read `.gnu.version_r`: versions asked of each file, and the name behind each version index."""
     files: dict[str, tuple[str, ...]] = {}
@@ -361,7 +361,7 @@ def _read_needed_versions(
     return files, names
 
 
-def _read_defined_versions(image: Image, offset: int, count: int, strings: _Strings) -> dict[int, str]:
+def _read_defined_versions(image: FileBytes, offset: int, count: int, strings: _Strings) -> dict[int, str]:
     """Read `.gnu.version_d`: version index -> name; the base version (the file's own name) is left out."""
     names: dict[int, str] = {}
     for _ in range(min(count, MAX_HEADERS)):
@@ -444,7 +444,7 @@ def read_symbols(
     return tuple(SymbolGroup(*key, tuple(names)) for key, names in joined.items() if names)
 
 
-def read_elf(image: Image, *, sections: bool = True, budget: Budget | None = None) -> ElfLibrary:
+def read_elf(image: FileBytes, *, sections: bool = True, budget: Budget | None = None) -> ElfLibrary:
     """Read one shared object.
 
     Args:
@@ -463,7 +463,7 @@ def read_elf(image: Image, *, sections: bool = True, budget: Budget | None = Non
         raise WheelError(f"a table is cut short: {error}") from error
 
 
-def _read_elf(image: Image, *, wanted: bool, budget: Budget) -> ElfLibrary:
+def _read_elf(image: FileBytes, *, wanted: bool, budget: Budget) -> ElfLibrary:
     header = read_header(image.read(0, min(64, image.size)))
     layout = _Layout(image, header)
     raw_sections = _sections(image, header)
@@ -510,7 +510,7 @@ def _paths(strings: _Strings, offset: int | None) -> tuple[str, ...]:
     return () if offset is None else tuple(path for path in strings.at(offset).split(":") if path)
 
 
-def data_ranges(image: Image) -> list[tuple[int, int]] | None:
+def data_ranges(image: FileBytes) -> list[tuple[int, int]] | None:
     """Return (start, end) of what is loaded of a file and may be data: all but machine code and what debuggers read.
 
     None where that cannot be told from the beginning of the file. Linkers that keep code apart (`-z separate-code`,
@@ -526,7 +526,7 @@ def data_ranges(image: Image) -> list[tuple[int, int]] | None:
     return [(one.offset, one.offset + one.size) for one in kept] or None
 
 
-def wanted_ranges(image: Image) -> list[tuple[int, int]]:
+def wanted_ranges(image: FileBytes) -> list[tuple[int, int]]:
     """Return the ranges of a file still streaming in that `read_elf` will ask for, as far as they can be known yet.
 
     What cannot be known yet is left out, so this is asked again when more has come in. Damage is left for

@@ -30,7 +30,7 @@ from assay.foundation.text import Distribution, PathVersion
 from assay.wheels.elf import ElfLibrary
 from assay.wheels.kernel_search import searcher
 from assay.wheels.symbols import (
-    Kind,
+    SymbolKind,
     is_shim,
     pre_cxx11,
     torch_kind,
@@ -338,7 +338,7 @@ class Library(_Fact):
         return filled(self.rpath), filled(self.runpath)
 
     @cached_property
-    def torch_kind(self) -> Kind:
+    def torch_kind(self) -> SymbolKind:
         """How the library is bound to torch."""
         return torch_kind(self.undefined.get("global", ""))
 
@@ -518,7 +518,7 @@ def torch_names(libraries: Iterable[Library]) -> frozenset[str]:
     return frozenset(
         name
         for library in libraries
-        if library.scope != "listed" and library.torch_kind is Kind.UNSTABLE
+        if library.scope != "listed" and library.torch_kind is SymbolKind.UNSTABLE
         for name in library.torch_symbols
     )
 

@@ -14,7 +14,7 @@ from ahocorasick_rs import BytesAhoCorasick
 
 from assay.foundation.budget import LIBRARY, Budget
 
-__all__ = ["Container", "Entry", "FatbinWalker", "cubin_target", "walk"]
+__all__ = ["FatbinContainer", "FatbinEntry", "FatbinWalker", "cubin_target", "walk"]
 
 _CONTAINER: Final = struct.Struct("<IHHQ")
 _ENTRY: Final = struct.Struct("<HHIII8xHHI8xQ8xQ")
@@ -34,7 +34,7 @@ _MAX_CONTAINERS: Final = 200_000
 _MAX_ENTRIES: Final = 4096
 
 
-class Entry(NamedTuple):
+class FatbinEntry(NamedTuple):
     """One cubin or PTX text inside a container."""
 
     kind: str
@@ -53,21 +53,21 @@ class Entry(NamedTuple):
     """Bytes of the compressed stream; 0 when stored as it is."""
 
 
-class Container(NamedTuple):
+class FatbinContainer(NamedTuple):
     """One container: normally the GPU code of one translation unit."""
 
     offset: int
     """Where it begins in the file."""
     size: int
     """With its header."""
-    entries: tuple[Entry, ...]
-    sample: tuple[Entry, bytes] | None
+    entries: tuple[FatbinEntry, ...]
+    sample: tuple[FatbinEntry, bytes] | None
     """The smallest cubin (else PTX) with its stored bytes, from which kernels can be named."""
     damage: str | None = None
     """Why the walk of this container stopped before its end."""
 
 
-def _entry(data: bytes, at: int) -> tuple[Entry, int] | str:
+def _entry(data: bytes, at: int) -> tuple[FatbinEntry, int] | str:
     """Read an entry header; returns the entry and the header's size, or what is wrong with it."""
     kind, mark, header_size, size, compressed, minor, major, arch, flags, uncompressed = _ENTRY.unpack_from(data, at)
     if kind not in {_PTX, _ELF} or not _ENTRY_MIN <= header_size <= _ENTRY_MAX or header_size % 8:
@@ -76,7 +76,7 @@ def _entry(data: bytes, at: int) -> tuple[Entry, int] | str:
         return f"entry for architecture {arch}"
     suffix = "f" if flags & _FLAG_F else "a" if flags & _FLAG_A else ""
     return (
-        Entry(
+        FatbinEntry(
             "ptx" if kind == _PTX else "sass",
             f"{arch}{suffix}",
             f"{major}.{minor}" if kind == _PTX else None,
@@ -99,7 +99,7 @@ class FatbinWalker:
     """
 
     def __init__(self, *, keep: int = 8 << 20, budget: Budget | None = None) -> None:
-        self.containers: list[Container] = []
+        self.containers: list[FatbinContainer] = []
         self._budget = budget or Budget("the file", LIBRARY)
         self._keep = keep
         self._carry = b""  # of the chunks before: a header or a magic number cut in two
@@ -109,9 +109,9 @@ class FatbinWalker:
         self._skip = 0
         self._end = 0  # end of the container being walked; 0 while searching
         self._start = 0
-        self._entries: list[Entry] = []
-        self._sample: tuple[Entry, list[memoryview]] | None = None
-        self._taking: tuple[Entry, list[memoryview], int] | None = None
+        self._entries: list[FatbinEntry] = []
+        self._sample: tuple[FatbinEntry, list[memoryview]] | None = None
+        self._taking: tuple[FatbinEntry, list[memoryview], int] | None = None
 
     def feed(self, chunk: bytes) -> bool:
         """Take the next bytes of the file; returns whether some of them lie outside of containers."""
@@ -153,7 +153,7 @@ class FatbinWalker:
         self._carry = bytes(rest[-edge:])
         return True
 
-    def finish(self) -> list[Container]:
+    def finish(self) -> list[FatbinContainer]:
         """End of file: returns all containers, the last one perhaps damaged."""
         if self._end:
             at = self._base + len(self._carry)
@@ -196,7 +196,7 @@ class FatbinWalker:
             return self._advance(header)
         return self._advance(header + entry.size)
 
-    def _better(self, entry: Entry) -> bool:
+    def _better(self, entry: FatbinEntry) -> bool:
         if entry.size > self._keep:
             return False
         if self._sample is None:
@@ -204,7 +204,7 @@ class FatbinWalker:
         best = self._sample[0]
         return (entry.kind == "ptx", entry.size) < (best.kind == "ptx", best.size)
 
-    def _take(self, entry: Entry, parts: list[memoryview], missing: int) -> bool:
+    def _take(self, entry: FatbinEntry, parts: list[memoryview], missing: int) -> bool:
         part = memoryview(self._data)[self._pos : self._pos + missing]
         parts.append(part)
         if len(part) < missing:
@@ -217,7 +217,9 @@ class FatbinWalker:
     def _close(self, damage: str | None) -> None:
         sample = (self._sample[0], b"".join(self._sample[1])) if self._sample else None
         self._budget.take(items=1, steps=1)
-        self.containers.append(Container(self._start, self._end - self._start, tuple(self._entries), sample, damage))
+        self.containers.append(
+            FatbinContainer(self._start, self._end - self._start, tuple(self._entries), sample, damage)
+        )
         self._end = 0
         self._entries = []
         self._sample = None
@@ -257,7 +259,7 @@ class FatbinWalker:
         return not isinstance(read, str) and read[1] + read[0].size <= size
 
 
-def walk(chunks: Iterable[bytes], *, budget: Budget | None = None) -> list[Container]:
+def walk(chunks: Iterable[bytes], *, budget: Budget | None = None) -> list[FatbinContainer]:
     """Walk a whole file given in chunks."""
     walker = FatbinWalker(budget=budget)
     for chunk in chunks:

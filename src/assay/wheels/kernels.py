@@ -14,7 +14,7 @@ from assay.errors import WheelError
 from assay.foundation.budget import LIBRARY, Budget
 from assay.wheels.bytes_at import FileImage
 from assay.wheels.elf import section_name_table
-from assay.wheels.fatbin import Entry
+from assay.wheels.fatbin import FatbinEntry
 
 __all__ = ["MAX_KERNELS", "kernel_names"]
 
@@ -30,7 +30,7 @@ _CODE: Final = re.compile(rb"\.text\.([^\0]+)\0")
 _ENTRY_POINT: Final = re.compile(rb"\.entry\s+([A-Za-z_$][\w$]*)")
 
 
-def _unpack(entry: Entry, data: bytes, budget: Budget) -> bytes | None:
+def _unpack(entry: FatbinEntry, data: bytes, budget: Budget) -> bytes | None:
     """Return the entry unpacked; None where it is too large or has no size."""
     if entry.compression is None:
         return data
@@ -87,7 +87,7 @@ def _ends(packed: bytes) -> list[int]:
     return sorted((end for end in range(size, max(size - 8, -1), -1) if not any(packed[end:])), key=unlikely)
 
 
-def kernel_names(entry: Entry, data: bytes, *, budget: Budget | None = None) -> tuple[str, ...]:
+def kernel_names(entry: FatbinEntry, data: bytes, *, budget: Budget | None = None) -> tuple[str, ...]:
     """Return the mangled names of the kernels, sorted, at most `MAX_KERNELS`, each cut to 400 characters.
 
     A cubin has one section `.text.<name>` for each kernel; PTX says `.entry <name>`.

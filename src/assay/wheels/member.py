@@ -15,7 +15,7 @@ from assay.foundation.budget import LIBRARY, Budget
 from assay.wheels.bytes_at import SparseImage, Unread
 from assay.wheels.elf import ElfLibrary, data_ranges, is_elf, read_elf, wanted_ranges
 from assay.wheels.facts import CodeGroup, GpuCode, Library, library_facts, target_key
-from assay.wheels.fatbin import Container, FatbinWalker
+from assay.wheels.fatbin import FatbinContainer, FatbinWalker
 from assay.wheels.kernels import kernel_names
 
 __all__ = ["MemberReader", "gpu_code"]
@@ -233,7 +233,7 @@ class MemberReader:
 _Targets = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def _targets(container: Container) -> _Targets:
+def _targets(container: FatbinContainer) -> _Targets:
     """Return the targets of a container's machine code and of its PTX, in order."""
     return _in_order(tuple((entry.target, entry.isa) for entry in container.entries))
 
@@ -246,7 +246,10 @@ def _in_order(entries: tuple[tuple[str, str | None], ...]) -> _Targets:
 
 
 def gpu_code(
-    elf: ElfLibrary, containers: list[Container], kernels: dict[int, tuple[str, ...]], damage: tuple[str, ...] = ()
+    elf: ElfLibrary,
+    containers: list[FatbinContainer],
+    kernels: dict[int, tuple[str, ...]],
+    damage: tuple[str, ...] = (),
 ) -> GpuCode | None:
     """Group the containers of `.nv_fatbin` by what they hold code for; None without GPU code.
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Final
 
 __all__ = [
-    "Kind",
     "Owner",
+    "SymbolKind",
     "is_driver_symbol",
     "is_python_symbol",
     "is_shim",
@@ -36,7 +36,7 @@ _CXX11: Final = re.compile(r"__cxx11|B5cxx11")
 _OLD_STRING: Final = re.compile(r"(?:RK|R|P|PK|O|[a-z0-9E])?Ss(?![a-z])")
 
 
-class Kind(StrEnum):
+class SymbolKind(StrEnum):
     """How a library is bound to torch."""
 
     NONE = "none"
@@ -92,14 +92,14 @@ def _mentions_torch(lines: str) -> bool:
     return any(word in lines for word in _TORCH_WORDS)
 
 
-def torch_kind(lines: str) -> Kind:
+def torch_kind(lines: str) -> SymbolKind:
     """Return how a library that asks for symbols, one a line, with `@version` or without, is bound to torch."""
     # Most libraries have nothing to do with torch, and a look at all the names at once says so.
     if not _mentions_torch(lines):
-        return Kind.NONE
+        return SymbolKind.NONE
     if _UNSTABLE_LINE.search(lines):
-        return Kind.UNSTABLE
-    return Kind.STABLE if _SHIM_LINE.search(lines) else Kind.NONE
+        return SymbolKind.UNSTABLE
+    return SymbolKind.STABLE if _SHIM_LINE.search(lines) else SymbolKind.NONE
 
 
 def torch_symbols(lines: str) -> frozenset[str]:

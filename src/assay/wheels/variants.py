@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from assay.wheels.facts import Library, WheelFacts
-from assay.wheels.symbols import Kind
+from assay.wheels.symbols import SymbolKind
 
 __all__ = ["for_others", "torch_variants"]
 
@@ -63,7 +63,7 @@ def _torch_variants(wheel: WheelFacts) -> Iterator[tuple[str, str]]:
             yield library.path, f"{match.group(1)}.{match.group(2)}"
             continue
         number = _numbered_for_torch(wheel, library)
-        if number is not None and library.torch_kind is Kind.UNSTABLE:
+        if number is not None and library.torch_kind is SymbolKind.UNSTABLE:
             yield library.path, number
 
 

@@ -15,7 +15,7 @@ from assay.adapters.executors.local import cuda_devices_in_child
 from assay.errors import EngineError, EngineMissing, GpuMissing, UsageError
 from assay.foundation.nearest import suggestion
 from assay.ports.engine import Bind, Container, ContainerSpec, Engine, Exit
-from assay.ports.executor import Place, Ran, Request
+from assay.ports.executor import Place, ProbeRequest, Ran
 
 __all__ = ["DockerExecutor"]
 
@@ -86,7 +86,7 @@ class DockerExecutor:
         """Remove the containers and workspaces of processes of this machine that are gone."""
         return self._engine.sweep()
 
-    def run(self, request: Request) -> Ran:
+    def run(self, request: ProbeRequest) -> Ran:
         """Run the harness in a container; see `assay.ports.executor.Executor`."""
         began = time.monotonic()
         tried: list[str] = []
@@ -102,7 +102,7 @@ class DockerExecutor:
             seconds=time.monotonic() - began,
         )
 
-    def _attempt(self, request: Request, python: str, began: float) -> Ran | None:
+    def _attempt(self, request: ProbeRequest, python: str, began: float) -> Ran | None:
         """Run with one interpreter; None if the image does not have it."""
         last: bytes | None = None
         started = False
@@ -136,7 +136,7 @@ class DockerExecutor:
             # It died under a container that ran: what is left there is swept when the engine is back.
             return Ran(result=last, ended="engine_lost", message=error.message, seconds=time.monotonic() - began)
 
-    def _spec(self, request: Request, python: str) -> ContainerSpec:
+    def _spec(self, request: ProbeRequest, python: str) -> ContainerSpec:
         binds: Sequence[Bind] = ()
         if (cache := self._cache_folder(request)) is not None:
             binds = (Bind(source=str(cache), target=_CACHE, read_only=False),)
@@ -159,7 +159,7 @@ class DockerExecutor:
             shm_bytes=limits.shm_bytes,
         )
 
-    def _files(self, request: Request) -> dict[str, bytes | Path]:
+    def _files(self, request: ProbeRequest) -> dict[str, bytes | Path]:
         cache = _CACHE if self._cache_folder(request) is not None else f"{_WORK}/cache"
         job = {**request.job, "work": f"{_WORK}/run", "cache": cache}
         files: dict[str, bytes | Path] = {f"probes/{path}": data for path, data in request.suite.items()}
@@ -167,7 +167,7 @@ class DockerExecutor:
         files["home/.keep"] = b""
         return files
 
-    def _cache_folder(self, request: Request) -> Path | None:
+    def _cache_folder(self, request: ProbeRequest) -> Path | None:
         if self._cache is None or not request.keep_cache or not self._engine.info().local:
             return None
         digest = (request.place.digest or request.place.reference).replace("sha256:", "").replace("/", "_")
@@ -177,7 +177,7 @@ class DockerExecutor:
         folder.chmod(0o777)
         return folder
 
-    def _watch(self, container: Container, request: Request) -> Exit:
+    def _watch(self, container: Container, request: ProbeRequest) -> Exit:
         if (stop := request.stop) is None:
             return self._followed(container, request)
         over = threading.Event()
@@ -195,7 +195,7 @@ class DockerExecutor:
         finally:
             over.set()
 
-    def _followed(self, container: Container, request: Request) -> Exit:
+    def _followed(self, container: Container, request: ProbeRequest) -> Exit:
         if request.progress is None and request.keep is None:
             return container.wait(request.limits.seconds)
 

@@ -14,7 +14,7 @@ from typing import Literal
 from assay.adapters.host import process
 from assay.errors import GpuMissing, Interrupted, ToolError, UsageError
 from assay.foundation.digest import digest_of
-from assay.ports.executor import Place, Ran, Request
+from assay.ports.executor import Place, ProbeRequest, Ran
 
 __all__ = ["LocalExecutor", "cuda_devices_in_child", "visible_gpus"]
 
@@ -104,7 +104,7 @@ class LocalExecutor:
         """Remove nothing: a harness ends with the process that started it."""
         return ()
 
-    def _cache_folder(self, request: Request) -> Path | None:
+    def _cache_folder(self, request: ProbeRequest) -> Path | None:
         """Return where what this environment compiles is kept: its build files name paths of the environment.
 
         Two that shared a folder would each compile anew what the other one had compiled.
@@ -114,7 +114,7 @@ class LocalExecutor:
         key = digest_of([request.place.digest or "", str(Path(self._python).absolute())])
         return self._cache / key.removeprefix("sha256:")[:24]
 
-    def run(self, request: Request) -> Ran:
+    def run(self, request: ProbeRequest) -> Ran:
         """Run the harness; see `assay.ports.executor.Executor`."""
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="assay-probe-") as folder:

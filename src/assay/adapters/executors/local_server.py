@@ -20,7 +20,7 @@ from typing import Final, Literal
 from assay.adapters.host import process
 from assay.errors import EngineError, GpuMissing, ToolError
 from assay.evidence.record import Device
-from assay.ports.server import Ended, Facts, Output, RunningServer, ServerSpec
+from assay.ports.server import Output, RunningServer, ServerEnded, ServerFacts, ServerSpec
 
 __all__ = ["LocalServer", "LocalServerHost", "devices_of", "free_port", "gpu_memory_bytes", "port_taken"]
 
@@ -86,7 +86,7 @@ class LocalServer:
             gap = b"\n[... %d bytes left out ...]\n" % (size - _LOG_BYTES)
             return (head + gap + file.read()).decode(errors="replace")
 
-    def stop(self, *, grace: float) -> Ended:
+    def stop(self, *, grace: float) -> ServerEnded:
         """Ask it to end, then kill the whole group."""
         began = time.monotonic()
         forced = False
@@ -99,7 +99,7 @@ class LocalServer:
                 forced = True
         self._sweep()
         code = self._popen.wait(30)
-        return Ended(
+        return ServerEnded(
             code=None if code < 0 else code,
             signal=-code if code < 0 else None,
             seconds=time.monotonic() - began if was_running else 0.0,
@@ -136,7 +136,7 @@ class LocalServerHost:
         self._env = dict(env or {})
         self._uuids: tuple[str, ...] = ()
 
-    def facts(self) -> Facts:
+    def facts(self) -> ServerFacts:
         """Read devices and packages with the interpreter that would run the server."""
         with tempfile.TemporaryDirectory(prefix="assay-facts-") as folder:
             answer = Path(folder) / "facts.json"
@@ -145,7 +145,7 @@ class LocalServerHost:
             except ToolError as error:
                 raise EngineError(f"the Python environment could not be read: {error}") from error
             said = json.loads(answer.read_text())
-        facts = Facts(devices=devices_of(said), packages=said["packages"])
+        facts = ServerFacts(devices=devices_of(said), packages=said["packages"])
         self._uuids = tuple(device.uuid for device in facts.devices)
         return facts
 

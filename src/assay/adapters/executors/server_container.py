@@ -11,7 +11,7 @@ from typing import Final, Literal
 from assay.adapters.executors.local_server import devices_of, free_port, gpu_memory_bytes, port_taken
 from assay.errors import EngineError
 from assay.ports.engine import Bind, Container, ContainerSpec, Engine, Exit, Gpus, run
-from assay.ports.server import Ended, Facts, Output, RunningServer, ServerSpec
+from assay.ports.server import Output, RunningServer, ServerEnded, ServerFacts, ServerSpec
 
 __all__ = ["ContainerServerHost"]
 
@@ -26,7 +26,7 @@ class _ContainerServer:
     def __init__(self, container: Container, base: str) -> None:
         self._container = container
         self.base = base
-        self._ended: Ended | None = None
+        self._ended: ServerEnded | None = None
 
     def running(self) -> bool:
         return self._container.running()
@@ -34,7 +34,7 @@ class _ContainerServer:
     def log(self) -> str:
         return self._container.logs(limit=_LOG_BYTES).text
 
-    def stop(self, *, grace: float) -> Ended:
+    def stop(self, *, grace: float) -> ServerEnded:
         if self._ended is None:
             forced = False
             asked = self._container.running()
@@ -46,8 +46,8 @@ class _ContainerServer:
         return self._ended
 
 
-def _ended(end: Exit, *, forced: bool) -> Ended:
-    return Ended(
+def _ended(end: Exit, *, forced: bool) -> ServerEnded:
+    return ServerEnded(
         code=None if end.signal is not None else end.code,
         signal=end.signal,
         seconds=0.0,
@@ -105,7 +105,7 @@ class ContainerServerHost:
             return "bridge" if self._engine.info().bridge else "host"
         return self._asked_network
 
-    def facts(self) -> Facts:
+    def facts(self) -> ServerFacts:
         """Read devices and packages inside the image."""
         image = self._engine.image(self.reference)
         if image is None:
@@ -125,7 +125,7 @@ class ContainerServerHost:
         said_facts = json.loads(result.files["facts.json"])
         devices = devices_of(said_facts)
         self._uuids = tuple(device.uuid for device in devices)
-        return Facts(devices=devices, packages=said_facts["packages"], image_digest=image.digest)
+        return ServerFacts(devices=devices, packages=said_facts["packages"], image_digest=image.digest)
 
     def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout: float) -> Output:
         """Run a short program to its end."""

@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from assay.adapters.files.records import write_whole
 from assay.errors import StoreError, WheelError
-from assay.foundation.budget import FACTS, Budget, Limits
+from assay.foundation.budget import FACTS, Budget, BudgetLimits
 from assay.foundation.foreign import ForeignError, read_json
 from assay.wheels.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, filled, load_brief, load_facts
 
@@ -24,7 +24,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SUFFIX: Final = ".facts.json.gz"
 BRIEF_FROM: Final = 24 << 10
 """Bytes of facts from which on a brief form stands beside them."""
-_EXPORT: Final = Limits(unpacked=64 << 30, kept=0, steps=0, items=1_000_000, seconds=6 * 3600)
+_EXPORT: Final = BudgetLimits(unpacked=64 << 30, kept=0, steps=0, items=1_000_000, seconds=6 * 3600)
 """One exported file: two readings of any number of wheels that a person would move."""
 BRIEF_FORM: Final = 4
 """Raised when what is brief changes."""

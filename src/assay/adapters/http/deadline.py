@@ -87,7 +87,7 @@ def _hold(connection: Any) -> None:
         watch.hold(connection.sock)
 
 
-class _Plain(HTTPConnection):
+class _TimedConnection(HTTPConnection):
     def connect(self) -> None:
         super().connect()
         _hold(self)
@@ -97,19 +97,19 @@ class _Plain(HTTPConnection):
         super().request(*args, **options)
 
 
-class _Tls(_Plain, HTTPSConnection):
+class _Tls(_TimedConnection, HTTPSConnection):
     """The same over TLS: all that `_Plain` calls is HTTPSConnection's."""
 
 
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
+class _TimedPool(HTTPConnectionPool):
+    ConnectionCls = _TimedConnection
 
 
 class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _Tls
 
 
-_POOLS: Final[dict[str, Any]] = {"http": _PlainPool, "https": _TlsPool}
+_POOLS: Final[dict[str, Any]] = {"http": _TimedPool, "https": _TlsPool}
 
 
 class _Adapter(HTTPAdapter):

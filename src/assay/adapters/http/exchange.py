@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-__all__ = ["Answer", "Connection", "request_bytes"]
+__all__ = ["Connection", "HttpAnswer", "request_bytes"]
 
 _GRACE: Final = 1.0
 """Seconds that an answer may take to end after its stream's end mark."""
@@ -24,7 +24,7 @@ LARGEST: Final = 256 << 20
 
 
 @dataclass(kw_only=True)
-class Answer:
+class HttpAnswer:
     """What came back; times are those of `time.perf_counter`."""
 
     started: float
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self, url: str, *, end_mark: bytes | None = None, enough: Callable[[Answer], bool] | None = None
+        self, url: str, *, end_mark: bytes | None = None, enough: Callable[[HttpAnswer], bool] | None = None
     ) -> None:
         """Prepare. An answer that does not end after `end_mark` is not waited for, nor one that is `enough`."""
         parts = urlsplit(url)
@@ -81,17 +81,17 @@ class Connection(asyncio.Protocol):
     def _fresh(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._moment = 0.0
-        self._await(Answer(started=0.0))
+        self._await(HttpAnswer(started=0.0))
 
-    def _await(self, answer: Answer) -> None:
+    def _await(self, answer: HttpAnswer) -> None:
         self._answer = answer
         self._framed = False
         self._room = LARGEST
         self._tail = b""
 
-    async def ask(self, request: bytes, patience: float) -> Answer:
+    async def ask(self, request: bytes, patience: float) -> HttpAnswer:
         """Send a request and return what came back within `patience` seconds; whatever goes wrong is in the answer."""
-        answer = Answer(started=time.perf_counter())
+        answer = HttpAnswer(started=time.perf_counter())
         try:
             async with asyncio.timeout(patience):
                 loop = asyncio.get_running_loop()
@@ -180,9 +180,9 @@ class Connection(asyncio.Protocol):
         self._answer.complete, self._answer.ended = True, moment
         self._settle(None)
         # Whatever comes now belongs to no request.
-        self._await(Answer(started=0.0))
+        self._await(HttpAnswer(started=0.0))
 
-    def _give_up(self, answer: Answer, mark: bytes) -> None:
+    def _give_up(self, answer: HttpAnswer, mark: bytes) -> None:
         # Text may hold the mark too; then it is not what the answer ends with.
         if answer is self._answer and answer.body().rstrip().endswith(mark):
             self._settle("the answer did not end after the end mark of its stream")

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from assay.adapters.http.exchange import Answer, Connection, request_bytes
+from assay.adapters.http.exchange import Connection, HttpAnswer, request_bytes
 from assay.ports.api import Reply, Stream
-from assay.serving.load import Job, Sample, Workload
+from assay.serving.load import LoadJob, Sample, Workload
 
 __all__ = ["OpenAiClient"]
 
@@ -33,7 +33,7 @@ class OpenAiClient:
     def stream(self, url: str, *, body: Any, timeout: float, events: int | None = None) -> Stream:
         """Post a request and return its stream of events; the connection is closed after so many `events`."""
 
-        def enough(answer: Answer) -> bool:
+        def enough(answer: HttpAnswer) -> bool:
             return events is not None and sum(1 for _ in _events(answer)) >= events
 
         answer = self._asked("POST", url, body, timeout, Connection(url, end_mark=_END, enough=enough))
@@ -58,8 +58,8 @@ class OpenAiClient:
         began = min((answer.started for answer in answers), default=0.0)
         return tuple(_sample(answer, began) for answer in answers)
 
-    def _asked(self, method: str, url: str, body: Any, patience: float, connection: Connection) -> Answer:
-        async def once() -> Answer:
+    def _asked(self, method: str, url: str, body: Any, patience: float, connection: Connection) -> HttpAnswer:
+        async def once() -> HttpAnswer:
             try:
                 return await connection.ask(request_bytes(method, url, body, self._headers), patience)
             finally:
@@ -69,7 +69,7 @@ class OpenAiClient:
 
     async def _load(
         self, base: str, workload: Workload, patience: float, progress: Callable[[int, int], None] | None
-    ) -> list[Answer]:
+    ) -> list[HttpAnswer]:
         connections = [Connection(base, end_mark=_END) for _ in range(workload.users)]
         try:
             await self._run(connections, base, workload.warm_up, patience, None)
@@ -82,12 +82,12 @@ class OpenAiClient:
         self,
         connections: list[Connection],
         base: str,
-        jobs: tuple[Job, ...],
+        jobs: tuple[LoadJob, ...],
         patience: float,
         progress: Callable[[int, int], None] | None,
-    ) -> list[Answer]:
+    ) -> list[HttpAnswer]:
         requests = [request_bytes("POST", base + job.path, job.body, self._headers) for job in jobs]
-        answers: dict[int, Answer] = {}
+        answers: dict[int, HttpAnswer] = {}
         numbers = iter(range(len(jobs)))
 
         async def user(connection: Connection) -> None:
@@ -102,7 +102,7 @@ class OpenAiClient:
         return [answers[number] for number in range(len(jobs))]
 
 
-def _events(answer: Answer) -> Iterator[tuple[float, bytes]]:
+def _events(answer: HttpAnswer) -> Iterator[tuple[float, bytes]]:
     """Yield (moment, data) of each server-sent event; it came when its line was complete, and a part of one is none."""
     rest = b""
     moment = answer.ended
@@ -152,7 +152,7 @@ class _Tally:
                 self.first = moment
 
 
-def _sample(answer: Answer, began: float) -> Sample:
+def _sample(answer: HttpAnswer, began: float) -> Sample:
     tally = _Tally()
     failed = answer.error
     if answer.status == 200:

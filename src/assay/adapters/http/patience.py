@@ -130,7 +130,7 @@ def _break(sock: Any) -> None:
         return
 
 
-class _Plain(_Deadline, HTTPConnection):
+class _PatientConnection(_Deadline, HTTPConnection):
     """HTTP with a deadline."""
 
 
@@ -138,15 +138,15 @@ class _Secure(_Deadline, HTTPSConnection):
     """HTTPS with a deadline."""
 
 
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
+class _PatientPool(HTTPConnectionPool):
+    ConnectionCls = _PatientConnection
 
 
 class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _Secure
 
 
-_POOLS: Final = {"http": _PlainPool, "https": _SecurePool}
+_POOLS: Final = {"http": _PatientPool, "https": _SecurePool}
 
 
 class _BoundedRetry(Retry):

@@ -18,7 +18,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from assay.adapters.host import process
 from assay.errors import ToolError
 from assay.matrix.lock import LockedWheel
-from assay.ports.resolver import Failure, Request, Resolved, Unresolved
+from assay.ports.resolver import Failure, Resolved, ResolveRequest, Unresolved
 
 __all__ = ["UvResolver", "classify", "tags_for"]
 
@@ -92,7 +92,7 @@ class UvResolver:
         self._session = requests.Session()
         self._sizes: dict[str, int | None] = {}
 
-    def resolve(self, request: Request) -> Resolved | Unresolved:
+    def resolve(self, request: ResolveRequest) -> Resolved | Unresolved:
         """Resolve one request; see the port."""
         with tempfile.TemporaryDirectory(prefix="assay-lock-") as folder:
             work = Path(folder)
@@ -129,7 +129,7 @@ class UvResolver:
             document = tomllib.loads((work / "pylock.toml").read_text())
         return self._read(document, request)
 
-    def _read(self, document: Mapping[str, Any], request: Request) -> Resolved | Unresolved:
+    def _read(self, document: Mapping[str, Any], request: ResolveRequest) -> Resolved | Unresolved:
         ranks = tags_for(request.python, request.platform)
         chosen: list[tuple[LockedWheel, str]] = []
         for package in document.get("packages", []):
@@ -207,7 +207,7 @@ def _best(package: Mapping[str, Any], ranks: Mapping[Tag, int]) -> Mapping[str, 
     return sdist
 
 
-def _index_of(package: Mapping[str, Any], address: str, request: Request) -> str:
+def _index_of(package: Mapping[str, Any], address: str, request: ResolveRequest) -> str:
     source = str(package.get("index") or address)
     for name, index in request.indexes.items():
         if index.url is not None and (source.startswith(index.url.rstrip("/")) or _same_host(source, index.url)):

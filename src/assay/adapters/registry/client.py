@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from assay.adapters.registry.auth import CredentialSource, DockerConfig
 from assay.adapters.registry.failures import address
-from assay.adapters.registry.http import OPERATION_SECONDS, REDIRECTS, Answer, Transport
+from assay.adapters.registry.http import OPERATION_SECONDS, REDIRECTS, RegistryAnswer, Transport
 from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent, RegistryError, UsageError
 from assay.evidence.oci import ACCEPT, INDEX, MAX_BYTES, Descriptor, Manifest, fallback_tag
 from assay.evidence.reference import TAG, Reference, Repository
@@ -277,7 +277,7 @@ class HttpRegistry:
         )
 
     @staticmethod
-    def _location(answer: Answer) -> str:
+    def _location(answer: RegistryAnswer) -> str:
         location = answer.headers.get("Location")
         if not location:
             raise RegistryError(f"{answer.url.partition('?')[0]}: the registry does not say where to upload to")
@@ -358,7 +358,7 @@ class HttpRegistry:
         index = self.manifest(repository, fallback_tag(digest))
         return (list(index.manifests) if index else []), False
 
-    def _pages(self, host: str, path: str, *, scope: str, stay: bool = False) -> Iterator[Answer]:
+    def _pages(self, host: str, path: str, *, scope: str, stay: bool = False) -> Iterator[RegistryAnswer]:
         redirects = tuple(REDIRECTS) if stay else ()
         for _ in range(LIST_PAGES):
             answer = self._http.send(
@@ -383,7 +383,7 @@ class HttpRegistry:
         raise RegistryError(f"{host}: the list {path.partition('?')[0]} does not end")
 
 
-def _json(answer: Answer) -> dict[str, object]:
+def _json(answer: RegistryAnswer) -> dict[str, object]:
     try:
         value = read_json(answer.body, limit=LIST_BYTES, items=LIST_NAMES)
     except ForeignError as error:

@@ -38,7 +38,7 @@ from assay.evidence.reference import DOCKER_HUB, is_loopback
 from assay.foundation.foreign import read_pause
 from assay.ports.registry import Traffic
 
-__all__ = ["REDIRECTS", "Answer", "Transport"]
+__all__ = ["REDIRECTS", "RegistryAnswer", "Transport"]
 
 LOG: Final = logging.getLogger("assay.registry")
 # 500 too: docker-registry 2.8 answers it to a read that meets another client's write of the same tag or link (measured
@@ -64,7 +64,7 @@ Body = bytes | Callable[[], Iterable[bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class RegistryAnswer:
     """A response, read to its end."""
 
     status: int
@@ -178,7 +178,7 @@ class Transport:
         races: Collection[str] = (),
         stay: bool = False,
         expected: int = 0,
-    ) -> Answer:
+    ) -> RegistryAnswer:
         """Send one request, as often as it takes and may be, and read the answer.
 
         Args:
@@ -252,7 +252,7 @@ class Transport:
         limit: int,
         stay: bool = False,
         expected: int = 0,
-    ) -> Answer:
+    ) -> RegistryAnswer:
         sent = {"Authorization": authorization, **headers} if authorization else dict(headers)
         started = time.monotonic()
         size = len(body) if isinstance(body, bytes) else 0
@@ -287,7 +287,7 @@ class Transport:
 
     def _follow(
         self, method: str, url: str, sent: dict[str, str], body: Body | None, *, limit: int, stay: bool
-    ) -> Answer:
+    ) -> RegistryAnswer:
         """Send a request and go where its answer redirects to."""
         for _ in range(6):
             started = time.monotonic()
@@ -320,13 +320,13 @@ class Transport:
                 raise RegistryError(f"{plain(url)}: the registry names an address that cannot be used") from error
             LOG.debug("%s %s %d, %.0f ms", method, plain(url), status, (time.monotonic() - started) * 1e3)
             if status not in REDIRECTS or "Location" not in found or method not in ("GET", "HEAD"):
-                return Answer(status=status, headers=found, body=content, url=url)
+                return RegistryAnswer(status=status, headers=found, body=content, url=url)
             target = address(found["Location"], base=url)
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
                 raise RegistryError(f"{plain(url)}: it sends on to {plain(target)}, which is not https")
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
                 if stay:
-                    return Answer(status=status, headers=found, body=b"", url=url)
+                    return RegistryAnswer(status=status, headers=found, body=b"", url=url)
                 # A token for the registry is no business of the storage behind it.
                 sent.pop("Authorization", None)
             url = target
@@ -361,7 +361,7 @@ class Transport:
         own = CERTIFICATES / urlsplit(url).netloc / "ca.crt"
         return str(own) if own.is_file() else True
 
-    def _refusal(self, method: str, answer: Answer) -> str:
+    def _refusal(self, method: str, answer: RegistryAnswer) -> str:
         told = words(answer.body)
         return f"{method} {plain(answer.url)}: the registry answered {answer.status}" + (f" ({told})" if told else "")
 
@@ -382,7 +382,7 @@ class Transport:
     def _token_key(challenge: Challenge, scopes: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
         return (challenge.parameters.get("realm", ""), challenge.parameters.get("service", ""), tuple(scopes))
 
-    def _learn(self, host: str, answer: Answer, scopes: Sequence[str]) -> bool:
+    def _learn(self, host: str, answer: RegistryAnswer, scopes: Sequence[str]) -> bool:
         """Take up what a 401 asks for; False if nothing can be done about it."""
         asked = challenges(answer.headers.get("WWW-Authenticate", ""))
         chosen = next((one for one in asked if one.scheme == "bearer"), asked[0] if asked else None)
@@ -406,7 +406,7 @@ class Transport:
 
     def _fetch_token(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, known: Credentials | None
-    ) -> Answer:
+    ) -> RegistryAnswer:
         authorization = known.basic if known and not known.identity_token else None
         reason = ""
         for attempt in range(self._attempts):

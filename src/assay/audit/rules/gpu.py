@@ -14,7 +14,7 @@ from assay.audit.gpu import Run, group_runs, spelled
 from assay.audit.knowledge import nearest, parsed
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import NAMED, GpuCode, Library, WheelFacts
-from assay.wheels.symbols import Kind
+from assay.wheels.symbols import SymbolKind
 
 __all__ = ["CPU_TORCH", "code_row", "code_rows", "gpu_rules"]
 
@@ -110,7 +110,7 @@ def _without_cuda(context: Context) -> None:
 
 def _judge(context: Context, wheel: WheelFacts, library: Library, target: TargetGpu, row: CodeRow) -> None:
     policy = context.policy(wheel, library, target)
-    loaded_by_torch = wheel.is_torch or library.torch_kind is not Kind.NONE
+    loaded_by_torch = wheel.is_torch or library.torch_kind is not SymbolKind.NONE
     has = ", ".join(row.targets) or "none"
     if row.runs == "none":
         torch_itself = wheel.is_torch and library.name.startswith("libtorch_cuda.")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, assert_never
 
-from assay.audit.binding import Group, Left, asked_of, is_of_cuda, left
+from assay.audit.binding import BoundGroup, Left, asked_of, is_of_cuda, left
 from assay.audit.context import Context, Root, label
 from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed
-from assay.audit.linker import Found, Missing, Rest, Where
+from assay.audit.linker import FoundLibrary, Missing, Rest, Where
 from assay.audit.rules.torch import missing_torch_symbols, suggestions
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import Library, Reference, WheelFacts
@@ -38,7 +38,7 @@ class _Checked:
     missing: list[Reference] = field(default_factory=list)
     python: list[str] = field(default_factory=list)
     driver: list[str] = field(default_factory=list)
-    uncertain: list[Found] = field(default_factory=list)
+    uncertain: list[FoundLibrary] = field(default_factory=list)
 
     @property
     def anything(self) -> bool:
@@ -330,7 +330,7 @@ def _symbols(context: Context, root: Root, around: _Around) -> None:
             _report(context, root, wheel, found.library, checked)
 
 
-def _asked(context: Context, library: Library, *, unsure: bool) -> tuple[Group, ...]:
+def _asked(context: Context, library: Library, *, unsure: bool) -> tuple[BoundGroup, ...]:
     """Return what a library asks for, as far as anything is told of it where nothing has it; see `asked_of`."""
     knowledge, python = context.knowledge, context.installation.python
     return library.once(
@@ -340,7 +340,7 @@ def _asked(context: Context, library: Library, *, unsure: bool) -> tuple[Group, 
     )
 
 
-def _told_of(library: Library, asked: tuple[Group, ...], owners: frozenset[Owner]) -> tuple[Group, ...]:
+def _told_of(library: Library, asked: tuple[BoundGroup, ...], owners: frozenset[Owner]) -> tuple[BoundGroup, ...]:
     """Return those of the references of a library that are some owners'."""
     key = "told of", id(asked), owners
     return library.once(key, asked, lambda: tuple(group for group in asked if group.owner in owners))
@@ -353,7 +353,7 @@ class _Reach:
     exporters: tuple[Library, ...]
     identities: tuple[int, ...]
     """Of `exporters`."""
-    listed: tuple[Found, ...]
+    listed: tuple[FoundLibrary, ...]
     """Libraries of wheels that are there and were not read."""
     blind: tuple[str, ...]
     """Sonames of the base and the driver of which no symbols are known, the C and C++ runtime left out."""
@@ -371,10 +371,10 @@ class _Around:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._fresh: dict[int, tuple[Found, ...]] = {}
+        self._fresh: dict[int, tuple[FoundLibrary, ...]] = {}
         self._reach: dict[int, _Reach] = {}
 
-    def fresh(self, rest: Rest) -> tuple[Found, ...]:
+    def fresh(self, rest: Rest) -> tuple[FoundLibrary, ...]:
         """Return what a library newly pulls in, modules that Python imports by themselves left out."""
         if id(rest) not in self._fresh:
             loaded = self._context.linker.loaded
@@ -399,7 +399,7 @@ class _Around:
 def _reach(context: Context, rest: Rest) -> _Reach:
     linker = context.linker
     exporters: list[Library] = []
-    listed: list[Found] = []
+    listed: list[FoundLibrary] = []
     blind: list[str] = []
     for found in (*linker.global_scope, *(found for found in rest.found if found.key not in linker.global_keys)):
         if found.library is None:
@@ -427,7 +427,7 @@ def _reach(context: Context, rest: Rest) -> _Reach:
     )
 
 
-def _owners(context: Context, listed: Sequence[Found], *, others: bool) -> frozenset[Owner]:
+def _owners(context: Context, listed: Sequence[FoundLibrary], *, others: bool) -> frozenset[Owner]:
     """Return whose symbols are told of where nothing has them.
 
     Args:
@@ -441,7 +441,7 @@ def _owners(context: Context, listed: Sequence[Found], *, others: bool) -> froze
     return frozenset(found)
 
 
-def _left(library: Library, groups: tuple[Group, ...], reach: _Reach, root: Library | None) -> Left:
+def _left(library: Library, groups: tuple[BoundGroup, ...], reach: _Reach, root: Library | None) -> Left:
     """Return what nothing in reach has of some references of a library.
 
     Args:
@@ -453,7 +453,7 @@ def _left(library: Library, groups: tuple[Group, ...], reach: _Reach, root: Libr
     return library.once(key, (groups, exporters), lambda: left(library, groups, exporters, reach.first))
 
 
-def _check(context: Context, library: Library, reach: _Reach, groups: tuple[Group, ...]) -> _Checked:
+def _check(context: Context, library: Library, reach: _Reach, groups: tuple[BoundGroup, ...]) -> _Checked:
     """Return what is to be told of references that nothing in reach has."""
     if reach.listed:
         return _checked(context, library, reach, groups)
@@ -461,7 +461,7 @@ def _check(context: Context, library: Library, reach: _Reach, groups: tuple[Grou
     return library.once(key, context.knowledge, lambda: _checked(context, library, reach, groups))
 
 
-def _checked(context: Context, library: Library, reach: _Reach, groups: Iterable[Group]) -> _Checked:
+def _checked(context: Context, library: Library, reach: _Reach, groups: Iterable[BoundGroup]) -> _Checked:
     checked = _Checked()
     elsewhere = {*reach.blind, *(found.soname for found in reach.listed), *reach.absent}
     for group in groups:
@@ -479,7 +479,7 @@ def _checked(context: Context, library: Library, reach: _Reach, groups: Iterable
     return checked
 
 
-def _unresolved(context: Context, group: Group, reach: _Reach, checked: _Checked) -> None:
+def _unresolved(context: Context, group: BoundGroup, reach: _Reach, checked: _Checked) -> None:
     """Sort names that nothing known resolves."""
     missing = ((name, group.version) for name in group.names)
     match group.owner:
@@ -497,7 +497,7 @@ def _unresolved(context: Context, group: Group, reach: _Reach, checked: _Checked
             assert_never(group.owner)
 
 
-def _unread(context: Context, listed: Sequence[Found]) -> list[Found]:
+def _unread(context: Context, listed: Sequence[FoundLibrary]) -> list[FoundLibrary]:
     return [found for found in listed if found.wheel is context.torch]
 
 

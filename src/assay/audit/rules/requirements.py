@@ -19,7 +19,7 @@ from assay.foundation.outcome import Severity
 from assay.wheels.facts import WheelFacts
 from assay.wheels.tags import CPYTHON, fits_platform, platform_words, tags_of
 
-__all__ = ["Wanted", "requirement_rules", "requirements_of"]
+__all__ = ["WantedPackage", "requirement_rules", "requirements_of"]
 
 _OF_AN_EXTRA: Final = re.compile(r";.*\bextra\s*==\s*(?:\"[\w.-]+\"|'[\w.-]+')")
 _PLAIN: Final = re.compile(
@@ -44,7 +44,7 @@ def requirement_rules(context: Context) -> None:
     _runtime_needs(context)
 
 
-def requirements_of(wheel: WheelFacts, python: str, machine: str) -> tuple[Wanted, ...]:
+def requirements_of(wheel: WheelFacts, python: str, machine: str) -> tuple[WantedPackage, ...]:
     """Return the requirements of a wheel that apply to a Python on a machine, those of extras left out."""
     return _metadata(wheel, python, machine)[1]
 
@@ -66,7 +66,7 @@ def _environment(python: str, machine: str = "x86_64") -> dict[str, str]:
     }
 
 
-class Wanted(NamedTuple):
+class WantedPackage(NamedTuple):
     """A requirement that applies."""
 
     name: str
@@ -76,10 +76,10 @@ class Wanted(NamedTuple):
     """As the metadata has it."""
 
 
-def _metadata(wheel: WheelFacts, python: str, machine: str) -> tuple[tuple[str, str] | None, tuple[Wanted, ...]]:
+def _metadata(wheel: WheelFacts, python: str, machine: str) -> tuple[tuple[str, str] | None, tuple[WantedPackage, ...]]:
     """Return why a wheel is not for a Python or machine, as `_unfit` does, and its requirements that apply."""
 
-    def read() -> tuple[tuple[str, str] | None, tuple[Wanted, ...]]:
+    def read() -> tuple[tuple[str, str] | None, tuple[WantedPackage, ...]]:
         wanted = (_parsed(line, python, machine) for line in wheel.requires_dist)
         return _unfit(wheel, python, machine), tuple(one for one in wanted if one is not None)
 
@@ -87,7 +87,7 @@ def _metadata(wheel: WheelFacts, python: str, machine: str) -> tuple[tuple[str, 
 
 
 @lru_cache(maxsize=1 << 16)
-def _parsed(line: str, python: str, machine: str = "x86_64") -> Wanted | None:
+def _parsed(line: str, python: str, machine: str = "x86_64") -> WantedPackage | None:
     if _OF_AN_EXTRA.search(line) and not _OR.search(line):
         # Most lines are, and taking them apart takes most of the time.
         return None
@@ -103,7 +103,7 @@ def _parsed(line: str, python: str, machine: str = "x86_64") -> Wanted | None:
             return None
     except (InvalidRequirement, InvalidSpecifier, InvalidMarker, UndefinedEnvironmentName):
         return None
-    return Wanted(canonicalize_name(name), specifier, line)
+    return WantedPackage(canonicalize_name(name), specifier, line)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -130,7 +130,7 @@ def _meets(specifier: str, version: str) -> bool:
         return True
 
 
-def _unmet(context: Context, wheel: WheelFacts, asked: Wanted, have: str | None) -> None:
+def _unmet(context: Context, wheel: WheelFacts, asked: WantedPackage, have: str | None) -> None:
     """R1: what is required is not there, or in another version."""
     name = asked.name
     if have is None:

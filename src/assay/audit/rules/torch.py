@@ -18,7 +18,7 @@ from assay.audit.history import TorchHistory
 from assay.audit.knowledge import distance, nearest, parsed
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import Library, WheelFacts
-from assay.wheels.symbols import Kind
+from assay.wheels.symbols import SymbolKind
 from assay.wheels.variants import torch_variants
 
 __all__ = ["missing_torch_symbols", "suggestions", "torch_rules"]
@@ -39,9 +39,9 @@ def torch_rules(context: Context) -> None:
         _says_torch(context, wheel)
         if context.torch is None:
             continue
-        _built_minor(context, wheel, [item for item in linked if item.torch_kind is Kind.UNSTABLE])
+        _built_minor(context, wheel, [item for item in linked if item.torch_kind is SymbolKind.UNSTABLE])
         for library in linked:
-            if library.torch_kind is Kind.STABLE:
+            if library.torch_kind is SymbolKind.STABLE:
                 _stable(context, wheel, library)
 
 
@@ -50,7 +50,9 @@ def _linked(wheel: WheelFacts) -> tuple[Library, ...]:
     return wheel.once(
         "linked with torch",
         None,
-        lambda: tuple(item for item in wheel.libraries if item.scope != "listed" and item.torch_kind is not Kind.NONE),
+        lambda: tuple(
+            item for item in wheel.libraries if item.scope != "listed" and item.torch_kind is not SymbolKind.NONE
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion, Version
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
 from assay.audit.knowledge import parsed as parsed_version
-from assay.audit.linker import Found, Where
+from assay.audit.linker import FoundLibrary, Where
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import Library, WheelFacts
 
@@ -158,7 +158,7 @@ def _newest(versions: tuple[str, ...]) -> tuple[tuple[str, Version, str], ...]:
 
 
 def _provided_versions(context: Context, wheel: WheelFacts, library: Library, file: str) -> None:
-    found = context.linker.find(file, (Found(soname=file, where=Where.PATH, wheel=wheel, library=library),))
+    found = context.linker.find(file, (FoundLibrary(soname=file, where=Where.PATH, wheel=wheel, library=library),))
     provider = found.library
     if provider is None or provider.scope == "listed" or not provider.provides:
         return
