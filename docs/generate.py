@@ -39,16 +39,29 @@ INTRODUCTION = {
     ),
 }
 
+COMMANDS_INTRODUCTION = (
+    "This page is generated from the code (`python docs/generate.py`).",
+    "",
+    "| exit code | meaning |",
+    "| --- | --- |",
+    "| 0 | success |",
+    "| 1 | finished with failures |",
+    "| 2 | usage or configuration error |",
+    "| 3 | nothing selected |",
+    "| 4 | no container engine or no GPU |",
+    "| 5 | registry error |",
+    "| 6 | refused by policy |",
+    "| 70 | a bug in assay; stderr has two lines for the report and names a file with the traceback |",
+    "| 130 | interrupted |",
+    "",
+    "Data goes to stdout, messages go to stderr. Control characters in foreign text are escaped (`\\x1b`). Bug reports",
+    "contain no secrets.",
+)
+
 
 def commands() -> str:
     """Return the page of all commands."""
-    lines = ["# Commands", "", "Generated from the code. Exit codes: "]
-    lines[-1] += (
-        "0 fine; 1 finished with failures; 2 usage or configuration; 3 nothing selected; 4 no engine or no GPU; "
-        "5 registry; 6 refused by policy; 70 a bug of assay; 130 interrupted. Data goes to stdout, everything said to "
-        "people to stderr. Control characters in foreign text are shown (`\\x1b`), never sent to the terminal. After a "
-        "bug assay names a file with the traceback, and writes two lines for the report; secrets are left out of both."
-    )
+    lines = ["# Commands", "", *COMMANDS_INTRODUCTION]
     for name, (module, _) in COMMANDS.items():
         command: click.Command = importlib.import_module(f"assay.cli.{module}").command
         names = ["-h", "--help"]

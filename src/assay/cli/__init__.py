@@ -16,24 +16,24 @@ __all__ = ["COMMANDS", "main", "main_inner"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     # name: (module in assay.cli with a `command`, one line for --help)
-    "doctor": ("doctor", "Look over this machine and say what mends what is missing."),
-    "plan": ("plan", "Show every cell, and what is left out and why."),
-    "lock": ("lock", "Give each cell its exact wheels."),
-    "diagnose": ("diagnose", "Say what failed, why, and what mends it."),
-    "diff": ("diff", "Show what changed between two runs, cells or tags."),
-    "bisect": ("bisect", "Find the first bad version on an axis."),
-    "probe": ("probe", "Show what really works in images, feature by feature, on a GPU."),
-    "report": ("report", "Show what the records say."),
-    "audit": ("audit", "Say what wheels and images would do, before a byte is built."),
-    "facts": ("facts", "Keep, show, move and share what was learnt of wheels."),
-    "build": ("build", "Build images; audit first, skip what is there."),
-    "serve-check": ("serve_check", "Start a server in an image and check its API."),
-    "launch": ("launch", "Write the command or manifest that the evidence supports."),
-    "bench": ("bench", "Put load on servers and compare them."),
-    "render": ("render", "Write Dockerfiles and the bake file."),
-    "publish": ("publish", "Give tags to what was verified; take them back."),
-    "verify": ("verify", "Check anybody's reference from the registry alone."),
-    "recommend": ("recommend", "Say which image works on a card."),
+    "doctor": ("doctor", "Check this machine and suggest fixes."),
+    "plan": ("plan", "List the cells of the matrix, and the excluded ones with reasons."),
+    "lock": ("lock", "Resolve each cell to exact wheels."),
+    "diagnose": ("diagnose", "Find the cause of a failure in a log and suggest a fix."),
+    "diff": ("diff", "Compare two runs, cells or images."),
+    "bisect": ("bisect", "Find the first version that fails."),
+    "probe": ("probe", "Test each feature of an image on a GPU."),
+    "report": ("report", "Show results as text, Markdown, JUnit, web pages or badges."),
+    "audit": ("audit", "Check wheels and images for incompatibilities."),
+    "facts": ("facts", "Manage cached wheel facts."),
+    "build": ("build", "Audit and build images; skip existing ones."),
+    "serve-check": ("serve_check", "Start the server of an image and check its API."),
+    "launch": ("launch", "Write the command or manifest that runs an image."),
+    "bench": ("bench", "Benchmark the servers of images under load."),
+    "render": ("render", "Write Dockerfiles, the bake file and schemas."),
+    "publish": ("publish", "Publish verified images; revoke published ones."),
+    "verify": ("verify", "Verify a published image from its registry."),
+    "recommend": ("recommend", "Recommend an image for a GPU."),
 }
 
 
@@ -68,10 +68,10 @@ class _Lazy(click.Group):
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="assay")
 def root() -> None:
-    """Build GPU serving images across a version matrix, prove what works in them, publish only what is verified.
+    """Build GPU serving images across a version matrix, test them on a GPU, and publish the verified ones.
 
-    Exit codes: 0 fine, 1 finished with failures, 2 usage or configuration, 3 nothing selected, 4 no engine or
-    no GPU, 5 registry, 6 refused by policy, 70 a bug of assay, 130 interrupted.
+    Exit codes: 0 success, 1 finished with failures, 2 usage or configuration error, 3 nothing selected, 4 no
+    container engine or no GPU, 5 registry error, 6 refused by policy, 70 a bug in assay, 130 interrupted.
     """
 
 

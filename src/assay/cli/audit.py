@@ -55,60 +55,71 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("subjects", nargs=-1, metavar="[SUBJECT]...")
-@click.option("--image", "images", multiple=True, metavar="REF", help="An image the engine holds; it is not run.")
+@click.option("--image", "images", multiple=True, metavar="REF", help="Image in the local engine; it is not started.")
 @click.option(
     "--torch",
     "torches",
     multiple=True,
     metavar="VERSION,...",
-    help="With wheels: the torch they would be loaded with (default: the one they ask for); several give a grid.",
+    help="Release of torch that the wheels are loaded with; several give a grid.  [default: the one they require]",
 )
-@click.option("--with", "others", multiple=True, metavar="NAME==VERSION", help="With wheels: what else is installed.")
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="NAME==VERSION",
+    help="Another package that is installed beside the wheels.",
+)
 @click.option(
     "--target",
     "targets",
     multiple=True,
     metavar="GPU,...",
-    help='GPUs to be true on: "RTX 5090", "DGX Spark", H200, sm_120 '
-    "(default: the cell's, with wheels this machine's); several give a grid.",
+    help='GPUs to check for: "RTX 5090", "DGX Spark", H200, sm_120; several give a grid.  '
+    "[default: the cell's; for wheels, this machine's]",
 )
 @click.option(
-    "--python", callback=_python, metavar="3.NN", help="With wheels: the Python (default: the wheel's own, else 3.12)."
+    "--python",
+    callback=_python,
+    metavar="3.NN",
+    help="Python that the wheels run on.  [default: the wheel's, else 3.12]",
 )
 @click.option(
     "--platform",
     "machine",
     type=click.Choice(["x86_64", "aarch64"]),
-    help="With wheels: the machine (default: the card's, else the wheel's own, else x86_64).",
+    help="CPU architecture.  [default: the GPU's, else the wheel's, else x86_64]",
 )
-@click.option("--base", help="With wheels: a base of matrix.yaml, or a distribution such as debian12, ubuntu24.04.")
-@click.option("--package", "packages", multiple=True, help="With wheels: a package of the distribution in the base.")
-@click.option("--driver-cuda", metavar="VERSION", help="Newest CUDA version of the driver, where PTX has to be judged.")
-@index_option
-@click.option("--quick", is_flag=True, help="Symbols alone, a few hundred kilobytes of each wheel.")
 @click.option(
-    "--full", is_flag=True, help="Read all of the wheels asked about: finds GPU code that is linked statically."
+    "--base", help="Base that the wheels are installed on: a base in matrix.yaml, or debian12, ubuntu24.04, ..."
 )
-@click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of known facts.")
-@click.option("--no-record", is_flag=True, help="Keep no record in build_logs/.")
+@click.option("--package", "packages", multiple=True, help="Package of the distribution that the base has.")
+@click.option(
+    "--driver-cuda", metavar="VERSION", help="CUDA version that the driver supports; decides whether PTX can run."
+)
+@index_option
+@click.option("--quick", is_flag=True, help="Read only symbols, a few hundred kilobytes per wheel.")
+@click.option("--full", is_flag=True, help="Read whole wheels; finds statically linked GPU code.")
+@click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of cached wheel facts.")
+@click.option("--no-record", is_flag=True, help="Write no record to build_logs/.")
 @click.option(
     "--write",
     "files",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="With wheels: write the grid there too; .md, .html, .svg, .json or .txt says how.",
+    help="Also write the grid of wheels to FILE (.md, .html, .svg, .json or .txt).",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Notes, and GPU code of every library.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show notes, and the GPU code of each library.")
 @format_option("text", "json", "sarif", "junit", *_GRIDS)
 @project_option
 def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) -> int:
-    """Say what wheels or images would do, without building or running them.
+    """Check wheels, locked cells or images for incompatibilities, without running them.
 
-    SUBJECT is a cell (or a selection of cells), a wheel (a file, an address, or NAME==VERSION on the package index), or
-    an image with a tag or a digest; without one, all cells are audited.
+    SUBJECT is a wheel (a file, a URL, or NAME==VERSION on the package index), a selection of cells, or an image with a
+    tag or a digest. Without SUBJECT, all cells are audited. The options --torch, --with, --python, --platform, --base,
+    --package and --write are for wheels only.
 
-    Exit code 0: nothing must fail. 1: something must. 2: the question has no answer (no such wheel, version, platform
-    or GPU).
+    Exit code 0: no error found. 1: errors found. 2: no such wheel, version, platform or GPU.
     """
     wheels = [word for word in subjects if is_wheel(word) or is_requirement(word)]
     for word in subjects:

@@ -56,12 +56,24 @@ def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...
 
 @click.command("bench")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--profile", "profiles", multiple=True, help="May be given several times: each runs in each IMAGE.")
-@click.option("--lengths", callback=_numbers, default="10,50,100,500", show_default=True, help="Answer lengths.")
-@click.option("--users", callback=_numbers, default="1,5,10,20", show_default=True, help="Users at once.")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Requests per length and user.")
-@click.option("--questions", type=click.IntRange(0), default=100, show_default=True, help="Behind one system prompt.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the prompts; equal seeds, equal prompts.")
+@click.option("--profile", "profiles", multiple=True, help="Profile to run in each IMAGE (repeatable).")
+@click.option(
+    "--lengths", callback=_numbers, default="10,50,100,500", show_default=True, help="Answer lengths, in tokens."
+)
+@click.option("--users", callback=_numbers, default="1,5,10,20", show_default=True, help="Numbers of concurrent users.")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Requests per length and per user."
+)
+@click.option(
+    "--questions",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="Requests that share a system prompt, to measure prefix caching.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the prompts; the same seed gives the same prompts."
+)
 @place_options
 @project_option
 @format_option("table", "csv", "json")
@@ -78,9 +90,11 @@ def command(
     form: str,
     **given: Any,
 ) -> int:
-    """Benchmark the servers of IMAGE... (cells, image references, or `local`), one after the other.
+    """Benchmark the server of each IMAGE under load, one after the other.
 
-    Exit code 0: all of them were stable; 1: one of them was not.
+    IMAGE is a cell, an image reference, or `local` for a server on this machine without a container.
+
+    Exit code 0: all servers were stable. 1: at least one was not.
     """
     from assay.adapters.files.records import FileStore  # noqa: PLC0415
     from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast

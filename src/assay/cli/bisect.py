@@ -39,13 +39,13 @@ _AGAIN = "mend that, then run the same bisect again; it goes on from here"
 
 
 @click.command("bisect")
-@click.option("--feature", required=True, help=f"The feature that got bad, or a stage that fails: {', '.join(STAGES)}.")
-@click.option("--good", required=True, metavar="CELL", help="A cell in which it works.")
-@click.option("--bad", required=True, metavar="CELL", help="A cell in which it does not.")
-@click.option("--target", type=GPU, default="", metavar="GPU", help="Only results on this GPU count.")
-@click.option("--all-versions", is_flag=True, help="Also the releases that matrix.yaml does not name.")
-@click.option("--dry-run", is_flag=True, help="Say what is known and what would be tested next; test nothing.")
-@click.option("--restart", is_flag=True, help="Forget an interrupted bisection; records are kept.")
+@click.option("--feature", required=True, help=f"Feature that fails, or a stage: {', '.join(STAGES)}.")
+@click.option("--good", required=True, metavar="CELL", help="Cell in which the feature works.")
+@click.option("--bad", required=True, metavar="CELL", help="Cell in which it does not work.")
+@click.option("--target", type=GPU, default="", metavar="GPU", help="Use only results from this GPU.")
+@click.option("--all-versions", is_flag=True, help="Include releases that matrix.yaml does not list.")
+@click.option("--dry-run", is_flag=True, help="Show known results and the next cell to test; test nothing.")
+@click.option("--restart", is_flag=True, help="Discard the state of an interrupted bisection; keep its records.")
 @project_option
 @format_option("text", "json")
 def command(
@@ -60,13 +60,13 @@ def command(
     dry_run: bool,
     restart: bool,
 ) -> int:
-    """Walk the versions between two cells that differ in one axis: lock, build, audit and probe as few as can be.
+    """Find the first version that fails between two cells that differ in one axis.
 
-    Between two nights every night is walked that the index offers, also those that matrix.yaml does not name. Records
-    that exist are used. A cell that cannot be tested is skipped as git bisect does. The state is kept after each cell;
-    the same command goes on after an interruption. What is made for it is in build_logs/bisect/.
+    Each step locks, audits, builds and probes one cell. Existing records are reused. Between two nightlies, every
+    nightly that the index offers is a candidate. A cell that cannot be tested is skipped, as git bisect does. The state
+    is saved after each cell: run the same command again to resume. Files are kept in build_logs/bisect/.
 
-    Exit code 0: the first bad version is known. 1: versions that cannot be tested stand before it.
+    Exit code 0: the first bad version is known. 1: untestable versions stand before it.
     """
     files, plan = load(project)
     first, last = _cell(plan, good), _cell(plan, bad)

@@ -47,15 +47,21 @@ __all__ = ["command"]
 @project_option
 @format_option("text", "json")
 @click.option(
-    "--jobs", type=click.IntRange(1, 64), default=min(4, os.cpu_count() or 1), show_default=True, help="Cells at once."
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=min(4, os.cpu_count() or 1),
+    show_default=True,
+    help="Cells to build in parallel.",
 )
-@click.option("--fail-fast", is_flag=True, help="Stop at the first failure (default: build what can be built).")
-@click.option("--dry-run", is_flag=True, help="Say what would be built and why; build nothing.")
-@click.option("--force", is_flag=True, help="Build also what is there and what the audit refuses.")
-@click.option("--no-audit", is_flag=True, help="Leave the audit out, before and after.")
-@click.option("--timeout", type=click.FloatRange(1), default=7200, show_default=True, help="Seconds for one cell.")
-@click.option("--builder", default=None, help="A buildx builder (remote, Kubernetes); default: the selected one.")
-@click.option("--shard", "part", metavar="I/N", help="Only every N-th cell, beginning with the I-th.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option("--dry-run", is_flag=True, help="Show what would be built and why; build nothing.")
+@click.option("--force", is_flag=True, help="Build even if the image exists or the audit refuses it.")
+@click.option("--no-audit", is_flag=True, help="Skip the audit before and after the build.")
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=7200, show_default=True, help="Time limit of a cell, in seconds."
+)
+@click.option("--builder", default=None, help="Buildx builder, for example a remote one.  [default: the selected one]")
+@click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
 def command(
     select: tuple[str, ...],
     project: Path | None,
@@ -70,10 +76,11 @@ def command(
     builder: str | None,
     part: str | None,
 ) -> int:
-    """Build images. Without SELECT, the default group of matrix.yaml.
+    """Audit and build the selected cells; skip images that exist.
 
-    Each cell is audited first; what must fail is refused. What is there already is left alone: same Dockerfile, lock,
-    base and tools give the same content key. Logs and a script that repeats each step: build_logs/<run>/<cell>/.
+    Without SELECT, the default group of matrix.yaml is built. An image is skipped if its content key is unchanged: the
+    Dockerfile, lock, base and tools. A cell whose audit finds errors is refused. Logs, and a script that repeats the
+    build: build_logs/<run>/<cell>/.
     """
     files, plan = load(project)
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]

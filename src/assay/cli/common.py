@@ -25,7 +25,7 @@ def project_option(function: F) -> F:
         "--project",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
         default=None,
-        help="The folder with matrix.yaml (default: this one or one above it).",
+        help="Folder with matrix.yaml.  [default: this folder or the nearest parent]",
     )(function)
 
 
@@ -42,7 +42,7 @@ def format_option(*formats: str) -> Callable[[F], F]:
         type=click.Choice(formats),
         default=formats[0],
         show_default=True,
-        help="What to write to stdout.",
+        help="Output format.",
     )
 
 

@@ -30,14 +30,17 @@ CORPUS: Final = "tests/data/field/seen/contributed"
 @click.argument("what", default="-")
 @project_option
 @format_option("text", "json")
-@click.option("--stage", type=click.Choice([str(stage) for stage in Stage]), help="In which step the log was written.")
+@click.option("--stage", type=click.Choice([str(stage) for stage in Stage]), help="Step that wrote the log.")
 @click.option("--lines", type=click.IntRange(0, 12), default=3, show_default=True, help="Lines of evidence to show.")
-@click.option("--known", is_flag=True, help="List the failures that are known, and read no log.")
-@click.option("--contribute", is_flag=True, help="Show a log without its secrets, then write it into the corpus.")
+@click.option("--known", is_flag=True, help="List the known failures; read no log.")
+@click.option("--contribute", is_flag=True, help="Remove secrets from a log, show it, and add it to the corpus.")
 @click.option(
-    "--into", type=click.Path(file_okay=False, path_type=Path), help="Where --contribute writes.", show_default=CORPUS
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that --contribute writes to.",
+    show_default=CORPUS,
 )
-@click.option("--yes", is_flag=True, help="Let --contribute write without asking.")
+@click.option("--yes", is_flag=True, help="Write without asking (--contribute).")
 def command(
     what: str,
     project: Path | None,
@@ -50,11 +53,11 @@ def command(
     into: Path | None,
     yes: bool,
 ) -> int:
-    """Say what failed, why, and what mends it.
+    """Find the cause of a failure in a log and suggest a fix.
 
-    WHAT is a log file, `-` for stdin, or the name of a run in build_logs/ (`latest` for the newest).
+    WHAT is a log file, `-` for stdin, or a run in build_logs/ (`latest` for the newest).
 
-    Exit code 0: every failure was recognised, or there was none. 1: something failed for an unknown reason.
+    Exit code 0: every failure was recognised, or there was none. 1: a failure was not recognised.
     """
     if known:
         return _known(form)

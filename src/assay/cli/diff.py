@@ -27,14 +27,19 @@ __all__ = ["command"]
 @click.argument("after")
 @project_option
 @format_option("text", "json", "markdown")
-@click.option("--tolerance", default=5.0, show_default=True, help="Percent by which sizes and speeds may differ.")
-@click.option("--only", type=click.Choice([str(d) for d in Direction]), multiple=True, help="Show only these.")
+@click.option(
+    "--tolerance", default=5.0, show_default=True, help="Ignore differences in size and speed below this percentage."
+)
+@click.option(
+    "--only", type=click.Choice([str(d) for d in Direction]), multiple=True, help="Show only these kinds of change."
+)
 def command(
     before: str, after: str, *, project: Path | None, form: str, tolerance: float, only: tuple[str, ...]
 ) -> int:
-    """Compare two runs (of build_logs/ or docs/records/), two cells, or two tags, references or digests of images.
+    """Compare two runs (in build_logs/ or docs/records/), two cells, or two images by tag, reference or digest.
 
-    A run beside a cell or a tag is compared as far as it has that cell. Exit code 1 if anything got worse.
+    If one side is a run and the other a cell or an image, only that cell is compared. Exit code 1 if anything got
+    worse.
     """
     root = project or find_root()
     store = FileStore(root / "build_logs")

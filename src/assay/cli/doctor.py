@@ -26,14 +26,18 @@ _ASKED_OF = {True: "torch", False: "packaging"}
 
 @click.command("doctor")
 @click.option(
-    "--need", type=click.Choice(["engine", "gpu"]), default="engine", show_default=True, help="What is wanted."
+    "--need",
+    type=click.Choice(["engine", "gpu"]),
+    default="engine",
+    show_default=True,
+    help="What this machine must have.",
 )
 @project_option
 @format_option("text", "json")
 def command(need: str, project: Path | None, form: str) -> int:
-    """Look over this machine: engine, GPU, disk, indexes, credentials, and say what mends what is missing.
+    """Check the engine, GPU, disk, package indexes and registry credentials of this machine, and suggest fixes.
 
-    Exit code 4: no usable engine, or with `--need gpu` no GPU; 1: something else that will fail.
+    Exit code 4: no usable engine, or no GPU with `--need gpu`. 1: another check failed.
     """
     needs, index = _needs(project, gpu=need == "gpu")
     digests = partial(digest_of_image, patient=False)

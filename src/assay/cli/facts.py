@@ -26,14 +26,17 @@ from assay.wheels.facts import WheelFacts
 
 __all__ = ["command"]
 
-facts_option = click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of known facts.")
+facts_option = click.option(
+    "--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of cached wheel facts."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Keep, show, move and share what was learnt of wheels.
+    """Manage cached wheel facts.
 
-    Facts are names and numbers, no code: they are safe to share, and spare others reading half a gigabyte of torch.
+    Facts are names and numbers that assay reads from a wheel once: symbols, dependencies, GPU code per architecture.
+    They contain no code. Share them so that others need not download the wheels.
     """
 
 
@@ -41,7 +44,7 @@ def command() -> None:
 @facts_option
 @format_option("table", "json")
 def list_facts(facts: Path | None, form: str) -> int:
-    """List the wheels of which facts are kept."""
+    """List the wheels with cached facts."""
     rows = FactsCache(facts).listed()
     if form == "json":
         console.json_data([{"name": n, "version": v, "sha256": s, "bytes": b} for n, v, s, b in rows])
@@ -54,11 +57,11 @@ def list_facts(facts: Path | None, form: str) -> int:
 
 @command.command("read")
 @click.argument("wheels", nargs=-1, required=True, metavar="WHEEL|URL|NAME==VERSION...")
-@click.option("--python", default="3.12", show_default=True)
+@click.option("--python", default="3.12", show_default=True, help="Python to choose wheels for.")
 @index_option
 @facts_option
 def read_facts(wheels: Sequence[str], python: str, indexes: Sequence[str], facts: Path | None) -> int:
-    """Read wheels from the package index now, whole, so that audits need not. A wrong sha256 is refused."""
+    """Read whole wheels and cache their facts; refuse a wrong sha256."""
     auditor, index = make_auditor({}, facts=facts, tell=progress()), where_to_look(indexes)
     for word in wheels:
         got = auditor.read(wheel_of(word, python, index), whole=True)
@@ -71,7 +74,7 @@ def read_facts(wheels: Sequence[str], python: str, indexes: Sequence[str], facts
 @facts_option
 @format_option("text", "json")
 def show_facts(wheel: str, facts: Path | None, form: str) -> int:
-    """Show what is known of a wheel."""
+    """Show the facts of a wheel."""
     for found in _chosen(FactsCache(facts), [wheel]):
         if form == "json":
             console.data(found.model_dump_json(indent=1, exclude_defaults=True))
@@ -104,7 +107,7 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
 @click.argument("wheels", nargs=-1, metavar="[NAME[==VERSION]|SHA256]...")
 @facts_option
 def export_facts(file: Path, wheels: Sequence[str], facts: Path | None) -> int:
-    """Write facts into one file, all of them or those named."""
+    """Write cached facts to a file: all, or of the named wheels."""
     cache = FactsCache(facts)
     chosen = [found.sha256 for found in _chosen(cache, wheels)] if wheels else [row[2] for row in cache.listed()]
     try:
@@ -119,7 +122,7 @@ def export_facts(file: Path, wheels: Sequence[str], facts: Path | None) -> int:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @facts_option
 def import_facts(files: Sequence[Path], facts: Path | None) -> int:
-    """Take the facts of exported files; complete ones win over those read in part."""
+    """Import facts from files; complete facts replace partial ones."""
     cache = FactsCache(facts)
     for file in files:
         console.say(f"{cache.take(file.read_bytes(), source=file.name)} wheels from {file}")
@@ -132,7 +135,7 @@ def import_facts(files: Sequence[Path], facts: Path | None) -> int:
 @insecure_option
 @facts_option
 def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
-    """Put facts into a registry under a tag, all complete ones or those named, beside what the tag holds."""
+    """Push facts to a registry: all complete ones, or of the named wheels."""
     cache = FactsCache(facts)
     chosen = _chosen(cache, wheels or [row[2] for row in cache.listed()])
     done = push_facts(connect(insecure=insecure), Reference.parse(reference), chosen)
@@ -146,9 +149,9 @@ def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
 @insecure_option
 @facts_option
 def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
-    """Take facts from a registry, all or those named, as far as they are not known here.
+    """Pull missing facts from a registry: all, or of the named wheels.
 
-    They are believed: take them only from a registry whose writers you trust.
+    Audits trust these facts: pull only from a registry whose writers you trust.
     """
     asked = [(canonicalize_name(name), version) for name, _, version in (word.partition("==") for word in wheels)]
 
@@ -169,7 +172,7 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @facts_option
 def history(file: Path, facts: Path | None) -> int:
-    """Make the table of torch's exports (knowledge/torch_exports.bin) from all complete facts of torch."""
+    """Write the table of torch's exports (knowledge/torch_exports.bin) from the complete facts of torch."""
     exports: dict[str, tuple[str, set[str]]] = {}
     cache = FactsCache(facts)
     kept = [row[2] for row in cache.listed() if row[0] == "torch"]

@@ -21,36 +21,57 @@ __all__ = ["command"]
 
 @click.command("launch")
 @click.argument("image")
-@click.option("--model", "models", multiple=True, help="A name on the hub, or a folder. Several share the card.")
-@click.option("--profile", "profiles", multiple=True, help="One for all models, or one each; several share the card.")
+@click.option(
+    "--model", "models", multiple=True, help="Model on the Hugging Face Hub, or a folder; several share the GPU."
+)
+@click.option("--profile", "profiles", multiple=True, help="Profile for all models, or one per model.")
 @click.option(
     "--target",
     type=GPU,
     metavar="GPU",
-    help='"RTX 5090", "DGX Spark", sm_120, ... (default: the GPU of this machine, else sm_120).',
+    help='GPU to run on: "RTX 5090", "DGX Spark", sm_120, ...  [default: this machine\'s, else sm_120]',
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), default="docker", show_default=True)
-@click.option("--memory-gib", type=click.FloatRange(min=0.5), help="Memory of the card (default: the target's).")
-@click.option("--context", type=click.IntRange(1), help="Longest request, tokens.")
-@click.option("--requests", type=click.IntRange(1), help="Requests at once.")
-@click.option("--keep-fraction", is_flag=True, help="Check the profile's share of memory instead of choosing one.")
-@click.option("--engine", type=click.Choice(["sglang", "vllm"]), help="Which server, if IMAGE does not say.")
-@click.option("--engine-version", help="The engine's release, if nothing is recorded of IMAGE.")
-@click.option("--reference", help="The image as the deployment names it (default: as the engine keeps it).")
-@click.option("--port", type=click.IntRange(1, 65000), default=8000, show_default=True, help="The first server's.")
-@click.option("--listen", default="127.0.0.1", show_default=True, help="Address under which the ports are reached.")
-@click.option("--gpu", default="all", show_default=True, help="Index of a GPU.")
-@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Kubernetes' name of a GPU.")
-@click.option("--cache", default="~/.cache/huggingface", show_default=True, help="Hugging Face cache of the machine.")
-@click.option("--no-metrics", is_flag=True, help="Without Prometheus and Grafana (compose).")
-@click.option("--strict", is_flag=True, help="Switch off too what nothing is recorded or claimed of.")
-@click.option("--offline", is_flag=True, help="Never ask the hub for a model's configuration.")
-@click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="One more flag of the server.")
-@click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="Environment of the servers.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="A folder to write to.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="docker", show_default=True, help="Kind of files to write."
+)
+@click.option("--memory-gib", type=click.FloatRange(min=0.5), help="Memory of the GPU.  [default: the target's]")
+@click.option("--context", type=click.IntRange(1), help="Longest request, in tokens.")
+@click.option("--requests", type=click.IntRange(1), help="Concurrent requests.")
+@click.option(
+    "--keep-fraction", is_flag=True, help="Keep the profile's memory fraction; check it instead of choosing one."
+)
+@click.option("--engine", type=click.Choice(["sglang", "vllm"]), help="Serving engine.  [default: detected from IMAGE]")
+@click.option("--engine-version", help="Release of the engine, if IMAGE has no record.")
+@click.option("--reference", help="Image reference to write.  [default: IMAGE as the local engine names it]")
+@click.option(
+    "--port", type=click.IntRange(1, 65000), default=8000, show_default=True, help="Port of the first server."
+)
+@click.option("--listen", default="127.0.0.1", show_default=True, help="Address to publish the ports on.")
+@click.option("--gpu", default="all", show_default=True, help="GPU index, or all.")
+@click.option(
+    "--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource name of a GPU (kubernetes)."
+)
+@click.option("--cache", default="~/.cache/huggingface", show_default=True, help="Hugging Face cache folder to mount.")
+@click.option("--no-metrics", is_flag=True, help="Leave out Prometheus and Grafana (compose).")
+@click.option("--strict", is_flag=True, help="Also switch off features without any record or claim.")
+@click.option("--offline", is_flag=True, help="Do not download the model's configuration from the hub.")
+@click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="Add a server flag (repeatable).")
+@click.option(
+    "--env",
+    "envs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set an environment variable of the servers (repeatable).",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.  [default: stdout]"
+)
 @project_option
 def command(image: str, *, form: Any, output: Path | None, project: Path | None, **given: Any) -> int:
-    """Write how to run IMAGE with the flags that recorded evidence supports, each with its reason."""
+    """Write the command or manifest that runs IMAGE, with the flags that the evidence supports.
+
+    Each flag comes with its reason.
+    """
     place = resolve_place(image, given["engine"], project)
     if place.local:
         raise UsageError("launch writes containers; name a cell or an image reference")

@@ -32,12 +32,14 @@ _BAD = {LockStatus.FAILING, LockStatus.CONFLICT, LockStatus.MISSING, LockStatus.
 @select_argument
 @project_option
 @format_option("text", "json")
-@click.option("--refresh", is_flag=True, help="Resolve again, also where the lock still answers the recipe.")
+@click.option("--refresh", is_flag=True, help="Resolve again, even if the lock matches the recipe.")
 @click.option(
-    "--check", is_flag=True, help="Change nothing; fail where a lock does not answer its recipe, or a file was edited."
+    "--check", is_flag=True, help="Change nothing; fail if a lock is outdated or a generated file was edited."
 )
-@click.option("--audit/--no-audit", default=True, help="Audit each new lock by metadata and symbols.  [default: audit]")
-@click.option("--repair", is_flag=True, help="Add constraints that mend what the audit finds to the recipe.")
+@click.option(
+    "--audit/--no-audit", default=True, help="Audit each new lock from metadata and symbols.  [default: audit]"
+)
+@click.option("--repair", is_flag=True, help="Add the constraints that the audit suggests to the recipe.")
 def command(
     select: tuple[str, ...],
     project: Path | None,
@@ -50,10 +52,10 @@ def command(
 ) -> int:
     """Resolve cells to exact wheels with sha256, and write lock.txt and Dockerfile under images/*/cells/.
 
-    A cell that cannot be resolved keeps the resolver's explanation in unresolved.txt: its requirements conflict, the
-    index lacks something, or the index could not be reached. A new lock whose audit fails is written and is an error:
-    the wheels would not work together. With --repair assay adds the constraint that the audit proposes to image.yaml,
-    with a comment, and locks again.
+    If a cell cannot be resolved, unresolved.txt keeps the resolver's explanation: the requirements conflict, or a
+    package is missing from the index. If the audit of a new lock fails, the lock is written and the command fails,
+    because the wheels would not work together. --repair adds the constraint that the audit suggests to image.yaml and
+    locks again.
     """
     if repair and (check or not audit):
         raise click.UsageError("--repair needs the audit of new locks: leave out --check and --no-audit")

@@ -21,13 +21,13 @@ __all__ = ["command"]
 @select_argument
 @project_option
 @format_option("text", "json", "ids", "github-matrix")
-@click.option("--excluded", is_flag=True, help="Show only what is left out, and why.")
-@click.option("--shard", "part", metavar="I/N", help="Only every N-th cell, beginning with the I-th.")
+@click.option("--excluded", is_flag=True, help="Show only excluded cells, with their reasons.")
+@click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
 def command(select: tuple[str, ...], project: Path | None, form: str, *, excluded: bool, part: str | None) -> int:
-    """Expand the matrix and explain it.
+    """List the cells of the matrix, and the excluded ones with the rule and the reason.
 
-    SELECT names cells: an image, a group, a glob over cell ids, `axis=value`, `'axis>=version'`, `'!any of these'`.
-    Without it, every cell is shown.
+    SELECT is an image, a group, a glob over cell ids, `axis=value`, `'axis>=version'`, or `'!...'` to exclude any of
+    these. Without SELECT, all cells are listed.
     """
     _, plan = load(project)
     cells = [] if excluded and not select else plan.select(select)

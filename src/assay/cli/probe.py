@@ -37,18 +37,33 @@ _GIB = 1 << 30
 @select_argument
 @project_option
 @format_option("text", "json")
-@click.option("--feature", "features", multiple=True, metavar="NAME", help="Only this feature (again for more).")
-@click.option("--list", "listing", is_flag=True, help="Name all probes and what they need; run nothing.")
-@click.option("--executor", "where", type=click.Choice(["docker", "local"]), default="docker", show_default=True)
-@click.option("--python", "interpreter", metavar="PATH", help="With --executor local: the Python that is probed.")
-@click.option("--gpus", type=click.IntRange(0), default=1, show_default=True, help="GPUs for one run; 0: none.")
-@click.option("--force", is_flag=True, help="Probe also what is recorded for this image, suite, GPU and driver.")
-@click.option("--memory", type=click.FloatRange(1), metavar="GIB", help="Memory of a container (default: no limit).")
-@click.option("--timeout", type=click.FloatRange(1), default=3600, show_default=True, help="Seconds for one run.")
-@click.option("--wait", type=click.FloatRange(0), default=600, show_default=True, help="Seconds to wait for a GPU.")
-@click.option("--cold", is_flag=True, help="Fresh processes, and nothing compiled before is used.")
-@click.option("--sabotage", multiple=True, metavar="FEATURE=KIND", help="Break a probe; nothing is recorded.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Repeat a run's random inputs (its metric `seed`).")
+@click.option("--feature", "features", multiple=True, metavar="NAME", help="Test only this feature (repeatable).")
+@click.option("--list", "listing", is_flag=True, help="List the probes and their requirements; run nothing.")
+@click.option(
+    "--executor",
+    "where",
+    type=click.Choice(["docker", "local"]),
+    default="docker",
+    show_default=True,
+    help="Where probes run: in a container or on this machine.",
+)
+@click.option("--python", "interpreter", metavar="PATH", help="Python to probe (--executor local).")
+@click.option("--gpus", type=click.IntRange(0), default=1, show_default=True, help="GPUs per run; 0 for none.")
+@click.option("--force", is_flag=True, help="Run again, even if a record exists for this image, suite, GPU and driver.")
+@click.option(
+    "--memory", type=click.FloatRange(1), metavar="GIB", help="Memory limit of a container.  [default: no limit]"
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=3600, show_default=True, help="Time limit of a run, in seconds."
+)
+@click.option(
+    "--wait", type=click.FloatRange(0), default=600, show_default=True, help="Time to wait for a free GPU, in seconds."
+)
+@click.option("--cold", is_flag=True, help="Use new processes and empty compilation caches.")
+@click.option("--sabotage", multiple=True, metavar="FEATURE=KIND", help="Break a probe on purpose; record nothing.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, help="Seed of the random inputs; repeat a run with its metric `seed`."
+)
 def command(
     select: tuple[str, ...],
     project: Path | None,
@@ -67,10 +82,11 @@ def command(
     sabotage: tuple[str, ...],
     seed: int,
 ) -> int:
-    """Probe images feature by feature on a GPU. SELECT names cells as elsewhere, or an image reference.
+    """Test each feature of an image on a GPU.
 
-    Each feature is a program that runs in a process of its own inside the image and compares what the image computes
-    with a reference. What is recorded for the same image, probes, GPU and driver is not run again.
+    SELECT is an image reference or selects cells as in `assay plan`. Each probe runs in its own process inside the
+    image and compares the result with an independent reference. Features with a record for the same image, suite, GPU
+    and driver are not run again.
     """
     files, plan = load(project)
     suite_folder = find_suite(files.root)

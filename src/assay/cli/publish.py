@@ -47,34 +47,40 @@ __all__ = ["command"]
 @select_argument
 @project_option
 @format_option("text", "json")
-@click.option("--level", default="verified", show_default=True, help="Which level of the policy the tags promise.")
+@click.option("--level", default="verified", show_default=True, help="Level of the policy that the image must reach.")
 @click.option(
     "--target",
     "targets",
     type=GPU,
     multiple=True,
     metavar="GPU",
-    help='For these GPUs: "RTX 5090", sm_120 (default: all that were proven).',
+    help='Publish for these GPUs only: "RTX 5090", sm_120.  [default: all that qualify]',
 )
-@click.option("--dry-run", is_flag=True, help="Say which tags would move to which digests and why; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show which tags would move and why; write nothing.")
 @click.option(
-    "--probe", is_flag=True, help="Audit and probe what lacks records, as pulled from staging (needs the card)."
+    "--probe", is_flag=True, help="Audit and probe images without records, pulled from staging (needs the GPU)."
 )
 @click.option(
-    "--revision", type=click.IntRange(1), default=1, show_default=True, help="Of a cell that was built again."
+    "--revision", type=click.IntRange(1), default=1, show_default=True, help="Revision of a cell that was built again."
 )
 @click.option(
     "--sign-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Sign with this private key (PEM)."
 )
-@click.option("--cosign-key", metavar="KEY", help="Sign through cosign with this key file or KMS address.")
-@click.option("--cosign-log", is_flag=True, help="With --cosign-key: write each signature into the public log too.")
-@click.option("--cosign-keyless", is_flag=True, help="Sign through cosign by identity (needs --identity, --issuer).")
+@click.option("--cosign-key", metavar="KEY", help="Sign with cosign and this key file or KMS URI.")
+@click.option("--cosign-log", is_flag=True, help="Also write signatures to the public log (--cosign-key).")
+@click.option(
+    "--cosign-keyless", is_flag=True, help="Sign with cosign and your OpenID identity (needs --identity, --issuer)."
+)
 @identity_options
-@click.option("--reader-config", type=click.Path(path_type=Path, exists=True), help="Docker config to read back with.")
-@click.option("--revoke", "revoked", metavar="REFERENCE", help="Take this reference back instead of publishing.")
-@click.option("--reason", help="Why, with --revoke; it is kept in the registry for good.")
-@click.option("--to", "back_to", metavar="DIGEST", help="With --revoke: what the aliases go back to.")
-@click.option("--shard", "part", metavar="I/N", help="Only every N-th cell, beginning with the I-th.")
+@click.option(
+    "--reader-config",
+    type=click.Path(path_type=Path, exists=True),
+    help="Docker config for reading back what was pushed.",
+)
+@click.option("--revoke", "revoked", metavar="REFERENCE", help="Revoke this published reference instead of publishing.")
+@click.option("--reason", help="Reason for --revoke; the registry keeps it.")
+@click.option("--to", "back_to", metavar="DIGEST", help="Digest that the aliases return to (--revoke).")
+@click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
 @insecure_option
 def command(
     select: tuple[str, ...],
@@ -99,10 +105,11 @@ def command(
     insecure: tuple[str, ...],
     part: str | None,
 ) -> int:
-    """Publish cells: push to staging, judge by the records, promote by digest, attach the evidence, then name.
+    """Publish verified images: push to staging, check the policy, promote by digest, attach evidence, move tags.
 
-    Every step is safe to repeat. A tag named after a cell never moves; aliases such as sm120-verified do, last of all.
-    Exit code 6: the records do not meet the policy, with every reason.
+    Every step is safe to repeat. The tag of a cell never moves. Aliases such as sm120-verified move last.
+
+    Exit code 6: the records do not meet the policy; every reason is shown.
     """
     if cosign_keyless and not identity:
         raise UsageError(

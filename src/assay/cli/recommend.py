@@ -35,17 +35,23 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
     "--target",
     type=GPU,
     metavar="GPU",
-    help='Your card: "RTX 5090", "DGX Spark", sm_120, ... (default: the GPU of this machine).',
+    help='Your GPU: "RTX 5090", "DGX Spark", sm_120, ...  [default: this machine\'s]',
 )
-@click.option("--need", "needs", multiple=True, metavar="FEATURES", help="What must work, e.g. cuda-graphs,flashinfer.")
+@click.option(
+    "--need",
+    "needs",
+    multiple=True,
+    metavar="FEATURES",
+    help="Features that must work, such as cuda-graphs,flashinfer.",
+)
 @click.option(
     "--have",
     multiple=True,
     metavar="PLACE",
-    help="Ask this repository (localhost:5000/assay/vllm-blackwell), or a registry for all that it has "
-    "(localhost:5000); records at hand always count.",
+    help="Repository (localhost:5000/assay/vllm-blackwell) or whole registry (localhost:5000) to search, "
+    "in addition to local records.",
 )
-@click.option("--published", is_flag=True, help="Ask the release repositories of this checkout's policy too.")
+@click.option("--published", is_flag=True, help="Also search the release repositories in this project's policy.")
 @keys_option
 @identity_options
 @insecure_option
@@ -64,9 +70,9 @@ def command(
     project: Path | None,
     form: str,
 ) -> int:
-    """Say which image works on a card, from what was measured: records of this machine and evidence in registries.
+    """Recommend an image for a GPU, from local records and from evidence in registries.
 
-    Exit code 0: something has all that is needed; 3: nothing was measured to (what comes nearest is shown).
+    Exit code 0: an image was measured to have every needed feature. 3: none was; the closest ones are shown.
     """
     target = target or _own_gpu()
     wanted = tuple(dict.fromkeys(name.strip() for text in needs for name in text.split(",") if name.strip()))

@@ -22,9 +22,9 @@ __all__ = ["command", "drifted", "edited_locks", "generated", "write_generated"]
 
 @click.command("render")
 @project_option
-@click.option("--check", is_flag=True, help="Change nothing; fail where a generated file is not what it would be.")
+@click.option("--check", is_flag=True, help="Change nothing; fail if a generated file is outdated.")
 def command(project: Path | None, *, check: bool) -> int:
-    """Write the Dockerfile of every locked cell, images/docker-bake.json, and the schemas for editors."""
+    """Write the Dockerfile of each locked cell, images/docker-bake.json and the schemas for editors."""
     files, plan = load(project)
     if not check:
         changed = write_generated(files, plan)

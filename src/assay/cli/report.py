@@ -20,19 +20,21 @@ __all__ = ["command"]
 @select_argument
 @project_option
 @format_option("text", "markdown", "json", "junit")
-@click.option("--html", type=click.Path(path_type=Path, file_okay=False), help="Write the pages into this folder.")
-@click.option("--into", type=click.Path(path_type=Path, dir_okay=False), help="Put the matrix into this Markdown file.")
+@click.option("--html", type=click.Path(path_type=Path, file_okay=False), help="Write web pages to this folder.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, dir_okay=False), help="Insert the matrix into this Markdown file."
+)
 @click.option(
     "--records",
     "folders",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     multiple=True,
     metavar="DIR",
-    help="For pages, Markdown and badges: records from here alone (default: build_logs/ and docs/records/).",
+    help="Records for pages, Markdown and badges.  [default: build_logs/ and docs/records/]",
 )
-@click.option("--measured", is_flag=True, help="With --into: only what was measured, no predictions and claims.")
-@click.option("--check", is_flag=True, help="With --into: change nothing; fail where the file is not what it would be.")
-@click.option("--badges", type=click.Path(path_type=Path, file_okay=False), help="Write SVG badges into this folder.")
+@click.option("--measured", is_flag=True, help="Show measurements only, no predictions or claims (--into).")
+@click.option("--check", is_flag=True, help="Change nothing; fail if the file is outdated (--into).")
+@click.option("--badges", type=click.Path(path_type=Path, file_okay=False), help="Write SVG badges to this folder.")
 def command(
     select: tuple[str, ...],
     *,
@@ -45,7 +47,7 @@ def command(
     measured: bool,
     check: bool,
 ) -> int:
-    """Show for each cell what was built, skipped, refused or failed, its size and time, and what changed."""
+    """Show the status, size and duration of each cell, and what changed since the previous run."""
     files, plan = load(project)
     if not (html or into or badges) and (folders or measured or check):
         raise UsageError("--records, --measured and --check go with --html, --into or --badges")

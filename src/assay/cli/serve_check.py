@@ -27,10 +27,12 @@ __all__ = ["command"]
 
 @click.command("serve-check")
 @click.argument("image")
-@click.option("--profile", help="images/<image>/profiles/<name>.yaml.")
+@click.option("--profile", help="Profile in images/<image>/profiles/, without .yaml.")
 @place_options
-@click.option("--as-written", is_flag=True, help="Take the profile's flags word for word; wrong ones refuse the start.")
-@click.option("--bisect-flags", is_flag=True, help="On a crash find the fewest features that have to be off.")
+@click.option(
+    "--as-written", is_flag=True, help="Pass the profile's flags unchanged; refuse to start if a flag is unknown."
+)
+@click.option("--bisect-flags", is_flag=True, help="After a crash, find the smallest set of features to switch off.")
 @project_option
 @format_option("table", "json")
 def command(
@@ -43,9 +45,11 @@ def command(
     form: str,
     **given: Any,
 ) -> int:
-    """Start the server of IMAGE (a cell, an image reference, or `local`), check its API and stop it.
+    """Start the server of IMAGE, check its API and stop it.
 
-    Exit code 0: it started and passed every check; 1: it did not; 4: the engine or the GPU is missing.
+    IMAGE is a cell, an image reference, or `local` for a server on this machine without a container.
+
+    Exit code 0: the server started and passed every check. 1: it did not. 4: no container engine or no GPU.
     """
     from assay.adapters.files.records import FileStore  # noqa: PLC0415
     from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast

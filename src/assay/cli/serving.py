@@ -67,35 +67,51 @@ class ServerPlace:
 def place_options(function: F) -> F:
     """Add the options that say where a server runs."""
     options = [
-        click.option("--engine", type=click.Choice(["sglang", "vllm"]), help="Which server, if IMAGE does not say."),
-        click.option("--model", help="A name on the Hugging Face hub, or a folder. Replaces the profile's."),
-        click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="One more flag of the server."),
-        click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="Environment of the server."),
-        click.option("--program", metavar="COMMAND", help="What starts the server, instead of the engine's own."),
-        click.option("--python", help="With IMAGE local: the interpreter whose packages are meant."),
-        click.option("--gpus", default="all", show_default=True, help="GPUs for the container: all, none, or indexes."),
+        click.option(
+            "--engine", type=click.Choice(["sglang", "vllm"]), help="Serving engine.  [default: detected from IMAGE]"
+        ),
+        click.option("--model", help="Model on the Hugging Face Hub, or a folder; overrides the profile."),
+        click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="Add a server flag (repeatable)."),
+        click.option(
+            "--env",
+            "envs",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Set an environment variable of the server (repeatable).",
+        ),
+        click.option("--program", metavar="COMMAND", help="Command that starts the server.  [default: the engine's]"),
+        click.option("--python", help="Python with the installed engine (IMAGE local)."),
+        click.option("--gpus", default="all", show_default=True, help="GPUs for the container: all, none, or indices."),
         click.option(
             "--network",
             type=click.Choice(["auto", "bridge", "host"]),
             default="auto",
             show_default=True,
-            help="Of the server's container; auto: the engine's bridge, or the host's network if it has none.",
+            help="Network of the container; auto: a bridge if the engine has one, else the host's.",
         ),
-        click.option("--port", type=click.IntRange(1, 65535), help="A port of this machine (default: a free one)."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Port on this machine.  [default: a free one]"),
         click.option(
             "--cache",
             type=click.Path(path_type=Path, file_okay=False),
-            help="Hugging Face cache of this machine for the server.",
+            help="Hugging Face cache folder to mount.",
         ),
         click.option(
             "--mount",
             "mounts",
             multiple=True,
             metavar="FOLDER[:INSIDE][:rw]",
-            help="One more folder for the container, under the same path, read-only.",
+            help="Mount another folder, read-only unless `:rw` (repeatable).",
         ),
-        click.option("--start-timeout", type=float, default=900, show_default=True, help="Seconds until healthy."),
-        click.option("--request-timeout", type=float, default=120, show_default=True, help="Seconds per request."),
+        click.option(
+            "--start-timeout",
+            type=float,
+            default=900,
+            show_default=True,
+            help="Time limit until the server is healthy, in seconds.",
+        ),
+        click.option(
+            "--request-timeout", type=float, default=120, show_default=True, help="Time limit of a request, in seconds."
+        ),
     ]
     for option in reversed(options):
         function = option(function)

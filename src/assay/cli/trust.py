@@ -40,7 +40,7 @@ def insecure_option(function: F) -> F:
         "--insecure",
         multiple=True,
         metavar="HOST",
-        help="A registry that may be spoken to without TLS (loopback always may).",
+        help="Allow this registry without TLS (loopback is always allowed).",
     )(function)
 
 
@@ -51,7 +51,7 @@ def keys_option(function: F) -> F:
         "keys",
         multiple=True,
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="A public key (PEM) whose signatures count; with one, evidence that is not signed by it does not.",
+        help="Accept only evidence that is signed with this public key (PEM; repeatable).",
     )(function)
 
 
@@ -67,8 +67,11 @@ def own_policy(project: Path | None) -> tuple[Policy, Path] | None:
 def identity_options(function: F) -> F:
     """Add `--identity` and `--issuer` of keyless signatures."""
     for name, words in (
-        ("issuer", "With --identity: the address of the OpenID provider that must have said who it is."),
-        ("identity", "Whose keyless signatures count too, checked by cosign: an e-mail or a workflow's address."),
+        ("issuer", "URL of the OpenID provider that issued the identity (--identity)."),
+        (
+            "identity",
+            "Also accept keyless signatures of this identity, checked by cosign: an e-mail or a workflow URL.",
+        ),
     ):
         function = click.option(f"--{name}", help=words)(function)
     return function

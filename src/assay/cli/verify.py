@@ -25,16 +25,14 @@ SECONDS: Final = 300.0
 
 @click.command("verify")
 @click.argument("reference")
-@click.option("--level", default=None, help="Only this level (default: what the tag promises, or all that were found).")
-@click.option("--target", type=GPU, default=None, metavar="GPU", help='Only this GPU: "RTX 5090", sm_120.')
-@click.option("--suite", default=None, metavar="DIGEST", help="Digest of the probe suite that must have been used.")
-@click.option(
-    "--own-policy", "judge_by_own", is_flag=True, help="Judge by this checkout's policy, not the publisher's."
-)
+@click.option("--level", default=None, help="Level to check.  [default: the one the tag promises, or all]")
+@click.option("--target", type=GPU, default=None, metavar="GPU", help='Check for this GPU only: "RTX 5090", sm_120.')
+@click.option("--suite", default=None, metavar="DIGEST", help="Digest of the probe suite that the records must have.")
+@click.option("--own-policy", "judge_by_own", is_flag=True, help="Use the policy of this project, not the publisher's.")
 @click.option(
     "--published-as",
     metavar="REPOSITORY",
-    help="The repository that the evidence must speak of, where REFERENCE is a copy of it.",
+    help="Original repository, if REFERENCE is a copy.",
 )
 @keys_option
 @identity_options
@@ -56,11 +54,12 @@ def command(
     project: Path | None,
     form: str,
 ) -> int:
-    """Check what REFERENCE names now: its digest, evidence, signatures, policy and age.
+    """Verify a published image: its digest, evidence, signatures, policy and age.
 
-    Judges by the policy that the publisher's verdict names, or with --own-policy by your own. Prints a table of
-    features and the exact command to pull by digest. Exit code 0: it holds; 6: it does not, with the reasons; 5: the
-    registry failed.
+    The policy is the publisher's, or with --own-policy your own. Prints the outcome of each feature and the command
+    that pulls the image by digest.
+
+    Exit code 0: verified. 6: not verified; the reasons are shown. 5: the registry failed.
     """
     own = own_policy(project) if judge_by_own or project else None
     if own and suite is None:

@@ -50,7 +50,7 @@ index_option = click.option(
     "indexes",
     multiple=True,
     metavar="URL|FOLDER",
-    help="With NAME==VERSION: a simple index, or a folder of wheels, to look in before the default one.",
+    help="Package index (simple API) or folder of wheels that is searched before the default index.",
 )
 
 
