@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from assay.adapters.files.records import FileStore
+from assay.audit.judgement import AuditJudgement
 from assay.cli.build import _failed_as_it_must, _without_audit
 from assay.errors import EngineError, EngineMissing, UsageError
 from assay.evidence.record import BuildRecord, BuildStatus
@@ -19,7 +20,7 @@ from assay.matrix import plan, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.model import Base, Expectation
-from assay.pipeline.build import KEY_LABEL, AuditJudgement, BuildFlow, BuildJob, BuildOptions, PreparedBuild, exit_code
+from assay.pipeline.build import KEY_LABEL, BuildFlow, BuildJob, BuildOptions, PreparedBuild, exit_code
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
 

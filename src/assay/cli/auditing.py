@@ -11,13 +11,14 @@ from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
 from assay.adapters.host.demangle import demangle
 from assay.adapters.index.simple import SimpleIndex, WebWheels
+from assay.audit.judgement import AuditJudgement
 from assay.cli import console
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.model import Index, Matrix
 from assay.pipeline.audit import Auditor, gpu_targets, judgement, keep_record
 from assay.pipeline.audit_image import audit_image
-from assay.pipeline.build import AuditJudgement, ImageJudge, Judge
+from assay.pipeline.build import ImageJudge, Judge
 from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
 from assay.ports.store import Store

@@ -16,6 +16,7 @@ from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.adapters.host import git
 from assay.adapters.host import settings as site
+from assay.audit.judgement import AuditJudgement
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
@@ -29,7 +30,6 @@ from assay.matrix.plan import Plan, shard
 from assay.pipeline.build import (
     DISK_FACTOR,
     THERE,
-    AuditJudgement,
     BuildFlow,
     BuildJob,
     BuildOptions,

@@ -23,6 +23,7 @@ from assay.audit.audit import Audited, audit
 from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.gpu import capability_of
+from assay.audit.judgement import AuditJudgement
 from assay.audit.knowledge import Knowledge
 from assay.audit.linker import Base, Installation
 from assay.errors import AssayError, PackageIndexError, WheelError
@@ -32,7 +33,6 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedWheel
 from assay.matrix.model import Base as MatrixBase
 from assay.matrix.model import Matrix
-from assay.pipeline.build import AuditJudgement
 from assay.pipeline.read_wheel import SMALL, Depth, Progress, read_library, read_wheel
 from assay.ports.facts_store import FactsStore
 from assay.ports.index import IndexFile, PackageIndex

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from assay import __version__
+from assay.audit.judgement import AuditJudgement
 from assay.errors import AssayError, EngineError, StoreError
 from assay.evidence.record import BuildRecord, BuildStatus, LayerSize, RunSummary, dump, now
 from assay.evidence.reference import Reference
@@ -27,7 +28,6 @@ from assay.ports.store import SUMMARY, RunFolder, Store
 __all__ = [
     "DISK_FACTOR",
     "THERE",
-    "AuditJudgement",
     "BuildFlow",
     "BuildJob",
     "BuildOptions",
@@ -66,17 +66,6 @@ class Images(Protocol):
         ...
 
     def image(self, reference: str) -> ImageInfo | None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditJudgement:
-    """What the audit says of a cell before or after it is built."""
-
-    verdict: Verdict
-    causes: tuple[str, ...] = ()
-    """Cause ids and rule ids of the findings that are errors."""
-    summary: tuple[str, ...] = ()
-    """The findings that decide, one line each."""
 
 
 Judge = Callable[[Cell, Lock, str], AuditJudgement | None]
