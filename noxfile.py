@@ -108,7 +108,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and the example workflow."""
+    """Check code style, formatting, the project's English and the workflows."""
     environment(session, "dev")
     run(session, "ruff", "check", ".", *session.posargs)
     run(session, "ruff", "format", "--check", ".")

@@ -39,7 +39,7 @@ WEIRD: Final[tuple[Any, ...]] = (
 )  # fmt: skip
 """Values that are legal JSON, and that a reader may have thought of as something else."""
 LARGEST: Final = 8 << 20
-"""Bytes of an input: who reads a stranger's text reads no more than this, or reads it as a stream."""
+"""Bytes of an input: a reader of untrusted text reads at most this, or reads a stream."""
 _BOMBS: Final = (
     b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 100_000, b"[" + b"[]," * 600_000 + b"[]]",
     b"1" * 2_000_000,

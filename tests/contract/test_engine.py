@@ -366,7 +366,7 @@ def test_a_registry_that_is_not_there_is_an_error_though_the_sdk_says_nothing(wo
 
 
 @pytest.mark.parametrize("kind", ["fake", "docker"])
-def test_no_engine_is_said_with_what_mends_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_engine_error_suggests_a_fix(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nothing/here.sock")
     engine: Engine = DockerEngine() if kind == "docker" else FakeEngine(alive=False)
 

@@ -158,7 +158,7 @@ def test_what_an_index_lacks_is_told_of_each_cell_and_asked_for_once(
     assert ["gone", "pure"] == sorted(asked_for)
 
 
-def test_what_is_learnt_of_a_wheel_for_one_cell_is_known_to_the_next(
+def test_facts_read_for_one_cell_are_reused_by_the_next(
     auditor: Auditor, wheels: Wheels, cells: list[Cell], matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of wheels that were read ahead: a library on which a verdict hangs is read once."""

@@ -463,7 +463,7 @@ def test_eight_publishers_at_once_lose_nothing(stage: Stage, attempt: int, capsy
     assert image.digest == stage.tagged(TAG) == stage.tagged(ALIAS)
 
 
-def test_an_index_overwritten_by_a_stranger_is_made_anew(stage: Stage) -> None:
+def test_publish_restores_fallback_index_overwritten_by_another_program(stage: Stage) -> None:
     """Another program rewrites the fallback index without our entries; publishing again brings them back."""
     from assay.evidence.oci import fallback_tag, index_of
 

@@ -111,7 +111,7 @@ def matrix(image: str, host: str) -> str:
 
 
 def staged_digest(home: Project, staging: Repository) -> str:
-    """Build, push to staging, be refused for want of a record; return the digest that is to be probed."""
+    """Build, push to staging, be refused because a record is missing; return the digest to probe."""
     built, _ = home.json("build", home.cell("1.0"))
     early = home.run("publish", home.cell("1.0"))
     registry = connect(credentials=Anonymous())

@@ -291,7 +291,7 @@ def test_a_rate_limit_is_waited_out() -> None:
         assert "later" in str(caught.value)
 
 
-def test_tokens_are_not_fetched_from_plain_strangers() -> None:
+def test_tokens_are_not_fetched_from_another_host_without_tls() -> None:
     class Phishing(Guarded):
         def handle(self, request: Any) -> None:
             request.rfile.read(int(request.headers.get("Content-Length") or 0))

@@ -52,7 +52,7 @@ def test_what_is_no_wheel_has_its_own_words(word: str, message: str, hint: str) 
 
 
 @pytest.mark.parametrize("word", ["vllm-blackwell", "torch>=2.9", "docker.io/a/b:tag", "cell[12]", "a{b,c}"])
-def test_cells_and_images_are_let_be(word: str) -> None:
+def test_cells_and_images_are_not_refused_as_wheels(word: str) -> None:
     refuse_other(word)
 
 

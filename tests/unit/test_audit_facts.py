@@ -237,7 +237,7 @@ def test_brief_facts_are_never_kept_or_shared_in_place_of_whole_ones(tmp_path: P
     assert large() == taken.whole(SHA)
 
 
-def test_what_is_learnt_later_of_brief_facts_is_kept_beside_the_names_that_were_left_out(tmp_path: Path) -> None:
+def test_later_facts_are_added_to_brief_facts_without_their_names(tmp_path: Path) -> None:
     """Wheels that were read in part are brief too, and the audit may read one of their libraries afterwards."""
     partly = large().model_copy(update={"complete": False, "origin": HERE})
     unread = library("torch/lib/libother.so", scope="listed")

@@ -59,7 +59,7 @@ def test_what_an_installer_would_take(names: tuple[str, ...], word: str, expecte
     assert expected == choose_wheel(word, "3.12", Index(*names)).filename
 
 
-def test_what_was_withdrawn_is_taken_only_where_it_is_asked_for() -> None:
+def test_yanked_file_is_chosen_only_when_pinned() -> None:
     index = Index(OLD, NEW, yanked=(NEW,))
 
     assert OLD == choose_wheel("a==1.*", "3.12", index).filename

@@ -222,7 +222,7 @@ def test_before_vllm_had_a_flag_the_backend_is_a_setting() -> None:
     assert "not flash-attn-2: broken" in decided.reasons["VLLM_ATTENTION_BACKEND"]
 
 
-def test_what_the_profile_has_off_says_what_is_known_of_it() -> None:
+def test_feature_that_profile_switches_off_shows_its_evidence() -> None:
     broken = probe({"cuda-graphs": Outcome.BROKEN})
     fine = probe({"cuda-graphs": Outcome.WORKS}, hours=1)
 

@@ -50,7 +50,7 @@ def test_shapes_of_the_users_models(model: str, gib: float, kv: int) -> None:
     assert found.estimated
 
 
-def test_what_the_users_measured_is_near_what_is_reckoned() -> None:
+def test_memory_estimate_is_close_to_the_users_measurements() -> None:
     """The documents: TinyLlama 2.15 GB, Qwen2.5-3B 5.88 GB (as SGLang logs weights), Qwen3-32B-AWQ 20.9 GB in all."""
     assert pytest.approx(2.15, rel=0.06) == shape(TINY).weight_bytes / GIB
     assert pytest.approx(5.88, rel=0.03) == shape(QWEN).weight_bytes / GIB
@@ -119,7 +119,7 @@ def test_a_multimodal_models_text_counts() -> None:
     assert shape(QWEN) == shape_of({"model_type": "x", "text_config": MODELS[QWEN]["config"]})
 
 
-def test_known_files_go_before_reckoning() -> None:
+def test_known_file_sizes_replace_the_estimate() -> None:
     found = shape_of(MODELS[QWEN]["config"], weight_bytes=123)
 
     assert (123, False) == (found.weight_bytes, found.estimated)

@@ -1,4 +1,4 @@
-"""What `assay probe` takes for the images that are meant."""
+"""Which images `assay probe` selects."""
 
 from __future__ import annotations
 

@@ -402,9 +402,7 @@ def test_evidence_of_another_digest_does_not_carry_over(
     assert Why.EVIDENCE in whys(seen)
 
 
-def test_evidence_that_cannot_be_read_is_mended_by_publishing_again(
-    registry: FakeRegistry, image: Manifest, tmp_path: Path
-) -> None:
+def test_publishing_again_restores_unreadable_evidence(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
     """The registry's disk was full: a tag of evidence and the index are there, and reading them fails."""
     tools = gear(registry, tmp_path, key=key_pair(tmp_path))
     publish(candidate(), policy(HOST), both, tools)

@@ -397,3 +397,14 @@ def test_ticks_are_round_and_cover(most: float, last: float) -> None:
     assert found[0] == 0
     assert found[-1] == pytest.approx(last)
     assert len(found) <= 8
+
+
+def test_measured_table_names_columns_by_version_and_leaves_out_environments() -> None:
+    records: list[AnyRecord] = [probe(CELLS[0].id, Outcome.WORKS), probe("local-torch2.11.0", Outcome.BROKEN)]
+
+    text = table(gather(records, CELLS[:1], made=sites.START), measured=True, name=lambda target: f"{target} (a card)")
+
+    assert f": `{CELLS[0].id}`" in text
+    assert "local-" not in text
+    assert "(a card)**, measured on " in text
+    assert max(map(len, text.splitlines())) <= 100

@@ -149,7 +149,7 @@ def test_a_draft_ends_with_the_record(store: FileStore) -> None:
     assert [] == store.adopt()
 
 
-def test_a_draft_of_a_run_that_lives_is_let_be_and_of_a_dead_one_becomes_a_record(store: FileStore) -> None:
+def test_draft_becomes_a_record_only_after_its_run_has_ended(store: FileStore) -> None:
     with store.new_run() as run:
         run.draft(record("a", 1, run=run.name))
         run.draft(record("a", 2, run=run.name))

@@ -160,7 +160,7 @@ class Context:
         return self.installation.torch
 
     def policy(self, wheel: WheelFacts, library: Library, target: TargetGpu | None = None) -> LibraryPolicy | None:
-        """Return what is known of how a package uses a library: the first entry that fits.
+        """Return how a package uses a library, from the first matching entry.
 
         Args:
             target: the GPU in question; none: an entry for some GPUs alone holds only if all targets are among them.

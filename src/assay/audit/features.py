@@ -1,4 +1,4 @@
-"""Predicts each feature on each target from findings, GPU code and what is known of how packages use their kernels.
+"""Predict each feature on each target from findings, GPU code and the packages' use of their kernels.
 
 A prediction is never a measurement: it is kept apart from what probes find, and says its reason.
 """

@@ -29,7 +29,7 @@ __all__ = [
 
 
 class _Same:
-    """An object that is equal to itself alone; who has this keeps it."""
+    """An object that is equal only to itself."""
 
     __slots__ = ("it",)
 

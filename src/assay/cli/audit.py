@@ -221,7 +221,7 @@ def _base(name: str | None, packages: Sequence[str], matrix: Matrix | None, audi
         return Base(name="not given", sonames=always, packages=frozenset(packages), known=False)
     facts = sonames.bases.get(name) or auditor.knowledge.base(name)
     if facts is None:
-        raise UsageError(f"nothing is known of the base {name!r}", hint=f"known: {', '.join(sonames.bases)}")
+        raise UsageError(f"base {name!r} is unknown", hint=f"known: {', '.join(sonames.bases)}")
     return Base(
         name=name,
         glibc=facts.glibc,

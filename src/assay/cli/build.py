@@ -1,4 +1,4 @@
-"""`assay build`: build the cells that are meant, and nothing that is there already or must fail."""
+"""`assay build`: build the selected cells; skip existing images and refuse cells that must fail."""
 
 from __future__ import annotations
 

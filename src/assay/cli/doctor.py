@@ -1,4 +1,4 @@
-"""`assay doctor`: what is there, what is missing, and what mends it."""
+"""`assay doctor`: check this machine and suggest fixes."""
 
 from __future__ import annotations
 

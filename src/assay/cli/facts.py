@@ -1,4 +1,4 @@
-"""`assay facts`: what was learnt of wheels: listed, shown, read ahead, moved between machines."""
+"""`assay facts`: manage cached wheel facts."""
 
 from __future__ import annotations
 
@@ -211,6 +211,6 @@ def _chosen(cache: FactsCache, words: Sequence[str]) -> list[WheelFacts]:
             if sha256.startswith(word) or (own == name and version in {"", own_version})
         ]
         if not hits:
-            raise UsageError(f"nothing is known of {word}", hint=f"assay facts read {word}")
+            raise UsageError(f"no facts of {word} are cached", hint=f"assay facts read {word}")
         found += [facts for sha256 in hits if (facts := cache.whole(sha256)) is not None]
     return found

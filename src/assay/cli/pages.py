@@ -12,6 +12,7 @@ from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore, write_whole
 from assay.adapters.files.regular import file_below, read_regular
 from assay.cli import console
+from assay.cli.targets import beside
 from assay.diagnose import default_library
 from assay.diagnose.text import clean
 from assay.errors import ConfigError, StoreError, UsageError
@@ -108,7 +109,7 @@ def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, st
     if not into.is_file():
         raise UsageError(f"{into} does not exist", hint="name a Markdown file that has the two markers")
     old = into.read_text("utf-8")
-    return old, site.between_markers(old, site.table(made, measured=measured), file=str(into))
+    return old, site.between_markers(old, site.table(made, measured=measured, name=beside), file=str(into))
 
 
 def _claims(root: Path) -> list[site.Claim]:

@@ -156,7 +156,7 @@ def _here(select: tuple[str, ...], executor: Executor) -> list[ProbeSubject]:
 
 
 def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: Engine) -> list[ProbeSubject]:
-    """Find what is meant: cells whose image is here, wherever it was built, or image references.
+    """Return the selected cells whose image is in the engine, or the image references.
 
     Raises:
         NothingSelected: the image of none of them is here.

@@ -303,7 +303,7 @@ def _staged(candidate: Candidate, policy: Policy, gear: Gear, *, kind: str, push
         why = "was not built here" if built else "is made elsewhere"
         raise PolicyRefused(
             f"{candidate.cell} {why}, and {staging.tagged(candidate.staging_tag)} is not in staging",
-            hint=f"assay build {candidate.cell}; or name only the cells that are meant"
+            hint=f"assay build {candidate.cell}; or name only the cells to publish"
             if built
             else "copy it there with skopeo, which keeps its digest (docs/how-to/publish.md)",
         )

@@ -82,5 +82,5 @@ def command(
         console.warn(f"build_logs/records/{name} was passed over: {why}")
     bad = [row for row in made.rows if not row.as_it_must]
     last = f"; the last run: {counts}" if (counts := made.last_counts()) else ""
-    console.say(f"{len(made.rows)} cells, {len(bad)} not as they must be, {made.excluded} excluded{last}")
+    console.say(f"{len(made.rows)} cells: {len(bad)} failing, {made.excluded} excluded{last}")
     return 1 if bad else 0

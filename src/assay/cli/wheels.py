@@ -268,7 +268,7 @@ def _sources(files: Sequence[IndexFile]) -> Iterator[Version]:
 def _preference(
     file: IndexFile, version: Version, build: BuildTag, rank: int
 ) -> tuple[bool, bool, Version, bool, Version, int, BuildTag]:
-    """What was withdrawn and what is no release comes last, as with installers; `2.8.0` means no `2.8.0+cpu`."""
+    """Sort yanked files and pre-releases last, as installers do; `2.8.0` does not match `2.8.0+cpu`."""
     plain = Version(version.public)
     return not file.yanked, not version.is_prerelease, plain, version.local is None, version, -rank, build
 

@@ -31,7 +31,7 @@ def digest_of_image(reference: str, *, patient: bool = True) -> str:
 
     Raises:
         RegistryError: the registry could not be asked or does not have it.
-        UsageError: the site's mirrors are not written as they must be.
+        UsageError: the setting for registry mirrors is malformed.
     """
     from assay.adapters.registry.client import resolve_digest  # noqa: PLC0415 - only registry bases need it
 

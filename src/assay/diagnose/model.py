@@ -111,7 +111,7 @@ class FailureEntry(Value):
     """May hold `{name}` for named groups of the expressions."""
     fix: str
     change: str = ""
-    """What to change in the matrix, where that mends it."""
+    """The change of the matrix that fixes the failure, if there is one."""
     axes: tuple[str, ...] = ()
     """Axes of the matrix (or packages) that this cause depends on, most telling first."""
     confidence: float | None = Field(default=None, gt=0, le=1)

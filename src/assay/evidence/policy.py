@@ -57,7 +57,7 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLine:
-    """What is known of one feature, and what the level wants of it."""
+    """The outcome of one feature, and what the level requires."""
 
     feature: str
     outcome: Outcome

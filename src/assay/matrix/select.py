@@ -1,4 +1,4 @@
-"""SELECT: which cells are meant.
+"""SELECT expressions, which select cells.
 
     sglang-blackwell          an image: all its cells
     starter                   a group of matrix.yaml
@@ -160,7 +160,7 @@ def select(
     others: Iterable[str] = (),
     trail: tuple[str, ...] = (),
 ) -> list[Cell]:
-    """Return the cells that are meant, in the order of the plan; no expression means all.
+    """Return the cells that match the expressions, in the order of the plan; all without an expression.
 
     Args:
         cells: all cells of the plan.

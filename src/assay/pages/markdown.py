@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from assay.errors import UsageError
@@ -39,29 +39,14 @@ def _say(result: Result | None) -> str:
     return f"{result.outcome.symbol} {result.outcome.value.replace('_', ' ')}{mark}"
 
 
-def table(site: Site, *, measured: bool = False) -> str:
-    """Return one table for each target: a row for each feature, a column for each cell of which anything is known.
+def table(site: Site, *, measured: bool = False, name: Callable[[str], str] = str) -> str:
+    """Return a table for each target: a row for each feature, a column for each cell with results.
 
-    With `measured`, only what ran on such a GPU; a target on which nothing ran says so.
+    Args:
+        measured: show only what ran on such a GPU, in images; otherwise predictions and claims too.
+        name: gives the title of a target, such as `sm_120 (RTX 50)`.
     """
-    parts: list[str] = []
-    for target in site.targets:
-        pages = [page for page in site.cells if target in page.targets]
-        found = {page.id: {f: page.best(f, target) for f in site.features} for page in pages}
-        if measured:
-            found = {cell: {f: r if _ran(r) else None for f, r in row.items()} for cell, row in found.items()}
-            pages = [page for page in pages if any(found[page.id].values())]
-            if not pages:
-                parts += [f"**{cell_text(target)}**: nothing has been measured yet.", ""]
-                continue
-            notes = sorted({r.note for page in pages for r in found[page.id].values() if r and r.note})
-            parts += [f"**{cell_text(target)}**, measured on {cell_text('; '.join(notes))}", ""]
-        else:
-            pages = [page for page in pages if page.build or any(found[page.id].values())]
-            if not pages:
-                continue
-            parts += [f"**{cell_text(target)}**", ""]
-        parts += _table(site, pages, found, builds=not measured)
+    parts = [line for target in site.targets for line in _target(site, target, measured=measured, name=name(target))]
     if not parts:
         return "Nothing is recorded yet.\n"
     if not measured:
@@ -71,22 +56,57 @@ def table(site: Site, *, measured: bool = False) -> str:
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
+def _target(site: Site, target: str, *, measured: bool, name: str) -> list[str]:
+    pages = [page for page in site.cells if target in page.targets]
+    found = {page.id: {feature: page.best(feature, target) for feature in site.features} for page in pages}
+    if not measured:
+        pages = [page for page in pages if page.build or any(found[page.id].values())]
+        return [f"**{cell_text(name)}**", "", *_table(site, pages, found)] if pages else []
+    # Environments of one machine are no images: their results stand on the pages, not in this table.
+    found = {cell: {f: r if _ran(r) else None for f, r in row.items()} for cell, row in found.items()}
+    pages = [page for page in pages if any(found[page.id].values()) and not page.id.startswith("local-")]
+    if not pages:
+        return [f"**{cell_text(name)}**: not measured yet.", ""]
+    notes = sorted({r.note for page in pages for r in found[page.id].values() if r and r.note})
+    return [f"**{cell_text(name)}**, measured on {cell_text('; '.join(notes))}", "", *_narrow(site, pages, found)]
+
+
 def _ran(result: Result | None) -> bool:
     return result is not None and result.source is Source.MEASURED and result.outcome is not Outcome.NOT_RUN
 
 
-def _table(
-    site: Site, pages: Sequence[CellPage], found: Mapping[str, Mapping[str, Result | None]], *, builds: bool
-) -> list[str]:
-    lines = ["| | " + " | ".join(cell_text(page.id) for page in pages) + " |", "|---" * (1 + len(pages)) + "|"]
-    if builds:
-        said = [page.build.status if page.build else "not built" for page in pages]
-        lines.append("| build | " + " | ".join(said) + " |")
+def _table(site: Site, pages: Sequence[CellPage], found: Mapping[str, Mapping[str, Result | None]]) -> list[str]:
+    said = [page.build.status if page.build else "not built" for page in pages]
+    rows = [["", *(page.id for page in pages)], ["build", *said], *_features(site, pages, found)]
+    lines = ["| " + " | ".join(map(cell_text, row)) + " |" for row in rows]
+    return [lines[0], "|---" * (1 + len(pages)) + "|", *lines[1:], ""]
+
+
+def _features(
+    site: Site, pages: Sequence[CellPage], found: Mapping[str, Mapping[str, Result | None]]
+) -> Iterator[list[str]]:
     for feature in site.features:
         row = [found[page.id][feature] for page in pages]
         if any(row):
-            lines.append(f"| {cell_text(feature)} | " + " | ".join(map(_say, row)) + " |")
-    return [*lines, ""]
+            yield [feature, *map(_say, row)]
+
+
+def _narrow(site: Site, pages: Sequence[CellPage], found: Mapping[str, Mapping[str, Result | None]]) -> list[str]:
+    """Return an aligned table whose columns are named by versions, and the cells' ids below it."""
+    shared = [axis for axis in pages[0].point if all(axis in page.point and axis != page.engine for page in pages)]
+    axes = [axis for axis in shared if len({page.point[axis] for page in pages}) > 1]
+    rows = [["", *map(_short, pages)], *([axis, *(page.point[axis] for page in pages)] for axis in axes)]
+    rows += _features(site, pages, found)
+    texts = [[cell_text(text) for text in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(pages) + 1)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in texts]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return [lines[0], rule, *lines[1:], "", *(f"- {_short(page)}: `{page.id}`" for page in pages if page.point), ""]
+
+
+def _short(page: CellPage) -> str:
+    version = page.point.get(page.engine)
+    return f"{page.engine} {version}" if version else page.id
 
 
 def between_markers(document: str, text: str, *, file: str = "README.md") -> str:

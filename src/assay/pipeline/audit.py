@@ -117,7 +117,7 @@ class Auditor:
     Args:
         index: finds a lock's files.
         wheels: opens them.
-        facts: what is known of wheels already; grows.
+        facts: cached wheel facts; new ones are added.
         knowledge: facts that age.
         quick: read no more than symbol tables; GPU code of extensions then stays unknown, and torch is judged by the
             table of its exports.
@@ -308,14 +308,14 @@ class Auditor:
             return [next(read) if item is None else item for item in obtained]
 
     def _at_hand(self, wheel: LockedWheel, ahead: Mapping[str, Obtained]) -> Obtained | None:
-        """Return what was read ahead or is known of a wheel: where both, the file, and what was learnt of it since."""
+        """Return the facts of a wheel that were read ahead or are cached; if both, the file with the newer facts."""
         read, known = ahead.get(wheel.sha256), self._known(wheel)
         if read is not None and read.file is not None and not read.facts.good_for(_Origins(self._index, wheel.index)):
             read = None  # another index of this project announces the same sha256
         return replace(read, facts=known.facts) if read is not None and known is not None else read or known
 
     def _known(self, wheel: LockedWheel) -> Obtained | None:
-        """Return what is known of a wheel already, if that suffices; facts that do are asked for once."""
+        """Return the cached facts of a wheel if they suffice."""
         known = self._sufficient.get(wheel.sha256)
         if known is not None and not known.facts.good_for(_Origins(self._index, wheel.index)):
             known = None

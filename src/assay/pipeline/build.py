@@ -104,7 +104,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildJob:
-    """A cell with what is known of it beforehand."""
+    """A cell with its lock."""
 
     cell: Cell
     lock: Lock | None

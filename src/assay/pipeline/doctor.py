@@ -1,4 +1,4 @@
-"""Look over a machine: what builds, probes and publishing need of it, what is there, and what mends the rest."""
+"""Check a machine for what builds, probes and publishing require, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Check(Value):
     state: CheckState
     found: str
     mend: str = ""
-    """The command or step that mends it; empty if there is nothing to mend."""
+    """The command or step that fixes it; empty if nothing is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)

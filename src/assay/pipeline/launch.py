@@ -165,7 +165,7 @@ def _tenant(name: str, wanted: LaunchTarget, decided: Decided, request: LaunchRe
     found = models.find(model)
     if found is None:
         raise UsageError(
-            f"nothing is known of the model {model}: no folder, not in the Hugging Face cache, not on the hub",
+            f"model {model} was not found: it is not a folder, not in the Hugging Face cache and not on the hub",
             hint="check the name, or give the folder that holds its config.json",
         )
     kind = decided.command.flags.get("kv-cache-dtype")

@@ -151,7 +151,7 @@ class Locker:
         versions: lists the versions of a distribution on an index.
         digests: resolves an image reference to a digest.
         judge: audits new locks; None: they are not audited.
-        repair: where a constraint would mend what the audit finds, add it to the cell and lock again.
+        repair: add the constraints that fix findings of the audit to the cell, and lock again.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ class FactsStore(Protocol):
     """Facts by the sha256 of the wheel they were read from."""
 
     def get(self, sha256: str, *, origins: Container[str] = ()) -> WheelFacts | None:
-        """Return what is known of a wheel; damaged or outdated facts are as good as none.
+        """Return the facts of a wheel, or None if they are missing, damaged or outdated.
 
         Args:
             origins: places from which facts read in part count too; see `WheelFacts.good_for`.

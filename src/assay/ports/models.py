@@ -11,7 +11,7 @@ __all__ = ["FoundModel", "ModelFinder"]
 
 @dataclass(frozen=True, kw_only=True)
 class FoundModel:
-    """A model's configuration, and what is known of its files."""
+    """A model's configuration, and the sizes of its files."""
 
     config: Mapping[str, Any]
     weight_bytes: int | None

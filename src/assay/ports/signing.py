@@ -30,7 +30,7 @@ class Verifier(Protocol):
         """False if no key is known, so that nothing can be attested."""
 
     def signer(self, bundle: bytes) -> str | None:
-        """Return who of the known signed a bundle, or None if only strangers did.
+        """Return the known signer of a bundle, or None if there is none.
 
         Raises:
             EvidenceError: the bundle is damaged, or claims a known key and its signature does not hold.

@@ -64,7 +64,7 @@ class Store(Protocol):
     def adopt(self) -> Sequence[AnyRecord]:
         """Make records of the drafts that dead runs left (killed, power lost), and return them.
 
-        Drafts of runs that live are let be, and so are those that are not whole. One draft becomes one record, however
+        Drafts of live runs and incomplete drafts are left unchanged. One draft becomes one record, however
         many processes ask at once.
 
         Raises:

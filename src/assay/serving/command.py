@@ -126,7 +126,7 @@ def prepare(
     """Return the command for a profile on a release.
 
     Flags that the release renamed, dropped or did not have yet are written as it has them, unless `as_written`.
-    `options` is what the server's own help says; without it the flags are checked against what is known of the release.
+    `options` is what the server's own help says; without it the flags are checked against the table of the release.
 
     Raises:
         UsageError: neither the profile nor the caller names a model.

@@ -1,4 +1,4 @@
-"""What is known of the engines' flags over their releases: knowledge/server_flags.yaml as values."""
+"""The flags of the engines by release: knowledge/server_flags.yaml as values."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class EngineFlags(Value):
     help: tuple[str, ...]
     """What makes it tell its flags."""
     help_without_driver: tuple[str, ...] = ()
-    """A program that tells the same where the server itself cannot, for want of a CUDA driver."""
+    """A program that prints the options if the server cannot, because a CUDA driver is missing."""
     model_flag: FlagName | None
     """None: the model is the first positional argument."""
     port: int

@@ -1,4 +1,4 @@
-"""From a profile and what is known of an image to the server that the evidence supports, each flag with its reason."""
+"""Choose the server flags that the evidence supports, each with its reason, from a profile and an image's results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONTEXT: Final = {"sglang": "context-length", "vllm": "max-model-len"}
 _REQUESTS: Final = {"sglang": "max-running-requests", "vllm": "max-num-seqs"}
 _WINDOWED_SINCE: Final = "0.11.0"
 """The oldest vLLM whose source was read to keep the windows of sliding layers only. SGLang 0.5.2 keeps all tokens of
-gpt-oss and Gemma (server_args.py), and other releases and models are reckoned so too: that is never too little."""
+gpt-oss and Gemma (server_args.py), and other releases and models are estimated alike: that is never too little."""
 _WHOLE_CACHE: Final = frozenset({"disable-hybrid-kv-cache-manager", "kv-transfer-config", "kv-events-config"})
 """Flags with which vLLM keeps all tokens of all layers (0.11.0, config/__init__.py)."""
 _DEFAULT_CONTEXT: Final = 8192
@@ -79,7 +79,7 @@ def decide(
 
 
 def _already_off(command: ServerCommand, standing: Standing, reasons: dict[str, str]) -> list[str]:
-    """Lay what is known of a feature beside the flags that the profile itself has against it."""
+    """Compare the evidence for a feature with the profile's flags that switch it off."""
     setting = switch(command.engine, command.version, standing.feature, on=False)
     if setting is None or standing.basis == "nothing":
         return []

@@ -144,7 +144,7 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
         over = {share.name: share.total for share in shares}
         raise UsageError(_too_large(card, reserve, tenants, over), hint=_advice(tenants, card - reserve))
     notes = tuple(
-        f"{tenant.name}: the size of the weights is reckoned from the configuration" for tenant in tenants
+        f"{tenant.name}: the size of the weights is estimated from the configuration" for tenant in tenants
         if tenant.shape.estimated
     )  # fmt: skip
     return MemoryPlan(card=card, shares=tuple(shares), free=card - used, notes=notes)

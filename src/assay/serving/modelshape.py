@@ -52,7 +52,7 @@ class ModelShape:
     inner: int
     """The widest layer's width."""
     estimated: bool
-    """The weights were reckoned from the configuration, not read from files."""
+    """The weights were estimated from the configuration, not read from files."""
     layers: int
     sliding: int = 0
     """The layers of them that look back `window` tokens only."""
@@ -184,7 +184,7 @@ def _weights(
     vocabulary: int,
     element: float,
 ) -> int:
-    """Return the bytes of a decoder's weights, reckoned from its shape (gated MLP, as Llama and its kin have)."""
+    """Return the estimated bytes of a decoder's weights from its shape (gated MLP, as in Llama)."""
     experts = _number(config, "num_local_experts", "num_experts", "n_routed_experts", default=0)
     expert_inner = _number(config, "moe_intermediate_size", default=inner)
     attention = hidden * width * (2 * heads + 2 * kv_heads)

@@ -1,4 +1,4 @@
-"""What is known of an engine's features for one image on one GPU: records first, then the audit, then claims."""
+"""The evidence for an engine's features in one image on one GPU: records, then the audit, then claims."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Claims(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What is known of one feature."""
+    """The evidence for one feature."""
 
     feature: str
     outcome: Outcome

@@ -1,4 +1,4 @@
-"""What was learnt of a wheel, kept by the sha256 of its file and safe to share: names and numbers, no code.
+"""Facts of a wheel, cached by the sha256 of its file and safe to share: names and numbers, no code.
 
 Symbol tables are kept as text, one symbol a line, so that a file with hundreds of thousands of them is read in
 milliseconds; they are taken apart when they are asked for.
@@ -402,7 +402,7 @@ class Library(_Fact):
 
 
 class WheelFacts(_Fact):
-    """What was learnt of one wheel."""
+    """The facts of one wheel."""
 
     schema_version: Literal[1] = 1
     reader: int = 0

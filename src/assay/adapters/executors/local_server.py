@@ -126,7 +126,7 @@ class LocalServerHost:
         port: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """`facts_program` is probes/probelib/facts.py; `python` the interpreter whose packages are meant.
+        """`facts_program` is probes/probelib/facts.py; `python` the interpreter with the packages.
 
         `env` is laid over this process' environment for every server.
         """

@@ -59,7 +59,7 @@ class FactsCache:
         return self._paths
 
     def get(self, sha256: str, *, origins: Container[str] = ()) -> WheelFacts | None:
-        """Return what is known of a wheel; see the port."""
+        """Return the facts of a wheel; see the port."""
         facts = self._get(sha256)
         return facts if facts is not None and facts.good_for(origins) else None
 
