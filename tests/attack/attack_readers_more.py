@@ -34,6 +34,7 @@ from assay.adapters.index.simple import parse_html, parse_json
 from assay.adapters.registry.auth import DockerConfig
 from assay.adapters.registry.auth import challenges as read_challenges
 from assay.diagnose import examine, parse_library
+from assay.engines.sglang import ENGINE as SGLANG
 from assay.evidence import suite as probes
 from assay.evidence.reference import Reference, Repository
 from assay.matrix import loading as matrix
@@ -41,7 +42,6 @@ from assay.matrix import lockfile, plan, recipe
 from assay.pipeline.audit_image import installed
 from assay.pipeline.audit_image import read_image as image_contents
 from assay.pipeline.probe import _parse as result_of
-from assay.serving.chosen import from_server_info
 from assay.serving.helptext import parse_help
 from assay.serving.modelshape import shape_of
 
@@ -153,7 +153,7 @@ def server_infos() -> tuple[bytes, ...]:
 
 def read_server_info(data: bytes, _folder: Path) -> None:
     """Read what a server says of itself."""
-    from_server_info(data)
+    SGLANG.chosen_in_account(data)
 
 
 def model_configs() -> tuple[bytes, ...]:

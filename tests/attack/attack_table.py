@@ -86,7 +86,7 @@ r = attack_readers
 m = attack_readers_more
 s = attack_servers
 ATTACKS: Final[tuple[Attack, ...]] = (
-    _reader("server-info", ["serving.chosen"], m.server_infos, m.read_server_info, mutate=hostile_json),
+    _reader("server-info", ["engines.sglang"], m.server_infos, m.read_server_info, mutate=hostile_json),
     _reader("elf", ["audit.elf", "audit.image"], r.libraries, r.read_elf, share=3),
     _reader("elf-prefix", ["audit.elf_prefix"], r.libraries, r.read_elf_prefix),
     _reader(
@@ -200,7 +200,7 @@ NOT_FOREIGN: Final[dict[str, str]] = {
     "adapters.demangle": "a lookup",
     "audit.history": "knowledge that ships with assay",
     "audit.knowledge": "knowledge that ships with assay",
-    "serving.knowledge": "knowledge that ships with assay",
+    "engines.knowledge": "knowledge that ships with assay",
     "serving.profiles": "profiles of the project, by yamltext",
     "sbom": "writes",
     "schema": "writes",

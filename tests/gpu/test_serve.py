@@ -11,13 +11,11 @@ import pytest
 
 from assay.adapters.executors.local_server import LocalServerHost
 from assay.adapters.files.records import FileStore
+from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.adapters.http.openai import OpenAiClient
 from assay.evidence.record import ServeStatus
 from assay.pipeline.bench import Contestant, LoadShape, bench
 from assay.pipeline.serve_check import ServeRequest, serve_check
-from assay.serving.knowledge import load_server_flags
-from assay.serving.profile import Engine
-from assay.serving.profiles import load_profiles
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {
@@ -35,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def request(engine: Engine, model: str) -> ServeRequest:
+def request(engine: str, model: str) -> ServeRequest:
     if importlib.util.find_spec(engine) is None:
         pytest.skip(f"{engine} is not installed here")
     profiles = load_profiles(ROOT / "images" / f"{engine}-blackwell" / "profiles")
@@ -55,7 +53,7 @@ def quiet(_: str) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
-def test_a_real_server_passes_every_check_and_is_measured(engine: Engine, model: str, tmp_path: Path) -> None:
+def test_a_real_server_passes_every_check_and_is_measured(engine: str, model: str, tmp_path: Path) -> None:
     host = LocalServerHost(facts_program=ROOT / "probes" / "probelib" / "facts.py")
     knowledge = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
     store, asked = FileStore(tmp_path), request(engine, model)

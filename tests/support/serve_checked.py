@@ -8,12 +8,11 @@ from typing import Any
 
 from assay.adapters.executors.local_server import LocalServerHost
 from assay.adapters.files.records import FileStore
+from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.adapters.http.openai import OpenAiClient
 from assay.evidence.record import Device, ServeRecord
 from assay.pipeline.serve_check import ServeRequest, serve_check
 from assay.ports.server import ServerFacts, ServerHost
-from assay.serving.knowledge import load_server_flags
-from assay.serving.profiles import load_profiles
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "tests" / "support" / "openai_server.py"

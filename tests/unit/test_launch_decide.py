@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from assay.adapters.files.serving import load_claims, load_profiles, load_server_flags
 from assay.errors import UsageError
 from assay.evidence.record import (
     AnyRecord,
@@ -22,10 +23,8 @@ from assay.evidence.record import (
 )
 from assay.foundation.outcome import Outcome, Verdict
 from assay.serving.command import ServerCommand, prepare
-from assay.serving.knowledge import load_server_flags
 from assay.serving.launching import decide
-from assay.serving.profiles import load_profiles
-from assay.serving.standing import Standing, load_claims, standings
+from assay.serving.standing import Standing, standings
 
 ROOT = Path(__file__).parents[2]
 KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml").engines
@@ -59,7 +58,6 @@ def stand(
     records: list[AnyRecord], *, version: str = "0.5.14", digest: str | None = DIGEST, claims: Any = ()
 ) -> Mapping[str, Standing]:
     return standings(
-        "sglang",
         KNOWLEDGE["sglang"],
         version,
         target="sm_120",
@@ -212,7 +210,7 @@ def test_no_backend_left_is_an_error() -> None:
 def test_before_vllm_had_a_flag_the_backend_is_a_setting() -> None:
     record = probe({"vllm-flash-attn": Outcome.BROKEN, "vllm-triton-attn": Outcome.WORKS})
     known = standings(
-        "vllm", KNOWLEDGE["vllm"], "0.11.0", target="sm_120", cell="c", digest=DIGEST, records=[record]
+        KNOWLEDGE["vllm"], "0.11.0", target="sm_120", cell="c", digest=DIGEST, records=[record]
     )  # fmt: skip
 
     decided = decide(prepare(KNOWLEDGE["vllm"], "0.11.0", None, model="m"), known, profile_name="")

@@ -16,11 +16,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay.adapters.files.serving import load_server_flags
 from assay.errors import UsageError
 from assay.foundation.printable import is_printable
 from assay.serving.command import ServerCommand
 from assay.serving.deploy import FORMATS, Deployment, Format, Service, name_of, render, secrets_of, unit_word
-from assay.serving.knowledge import load_server_flags
 from assay.serving.launching import Decided
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ NASTY = "a b'c\"d$HOME`x`%n\\e;#{{f}}:*"
 def service(name: str = "one", *, engine: str = "sglang", port: int = 8000, **more: Any) -> Service:
     flags = more.pop("flags", {"disable-radix-cache": "true", "cuda-graph-bs": ("1", "2"), "x-note": NASTY})
     command = ServerCommand(
-        engine=ENGINES[engine],  # type: ignore[index]
+        engine=ENGINES[engine],
         version="0.5.2",
         model=more.pop("model", "org/model"),
         flags=flags,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.errors import ConfigError, UsageError
 from assay.serving.command import prepare, shm_bytes, with_features_off
 from assay.serving.helptext import HelpOption, parse_help
-from assay.serving.knowledge import load_server_flags
-from assay.serving.profiles import load_profiles, named
+from assay.serving.profiles import named
 
 ROOT = Path(__file__).parents[2]
 SGLANG = load_profiles(ROOT / "images" / "sglang-blackwell" / "profiles")

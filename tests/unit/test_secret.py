@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assay.adapters.files.serving import load_server_flags
 from assay.adapters.host import process
 from assay.foundation.secret import HIDDEN, has_password, hide, is_secret_name, redacted, values_of, words_without
 from assay.serving.command import ServerCommand
-from assay.serving.knowledge import load_server_flags
 
 SECRET = (
     "PGPASSWORD", "DB_PASS", "NPM_AUTH", "AUTHORIZATION", "API_KEYS", "SECRET_KEY_BASE", "GH_PAT", "HF_TOKEN",

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from assay.serving.chosen import Chosen, from_log, from_server_info
-from assay.serving.profile import Engine
+from assay.engines.logs import Chosen
+from assay.engines.table import engine_named
 
 OLD_SGLANG = """
 [2025-08-25 15:31:01] Attention backend not specified. Use flashinfer backend by default.
@@ -120,8 +120,8 @@ SGLANG_BEGUN = """
         ),
     ],
 )
-def test_logs_of_real_servers(engine: Engine, log: str, expected: Chosen) -> None:
-    assert expected == from_log(engine, log)
+def test_logs_of_real_servers(engine: str, log: str, expected: Chosen) -> None:
+    assert expected == engine_named(engine).chosen_in_log(log)
 
 
 # The messages of SGLang 0.5.14, srt/layers/quantization/awq/awq.py.
@@ -134,8 +134,8 @@ FORCED = (
 
 @pytest.mark.parametrize(("line", "kernel"), [(CONVERTED, "awq_marlin"), (FORCED, "awq")])
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
-def test_the_kernel_of_a_quantisation_that_can_be_converted(engine: Engine, line: str, kernel: str) -> None:
-    assert {"quantisation_kernel": kernel} == from_log(engine, f"[2026-11-20 12:00:00] {line}\n")
+def test_the_kernel_of_a_quantisation_that_can_be_converted(engine: str, line: str, kernel: str) -> None:
+    assert {"quantisation_kernel": kernel} == engine_named(engine).chosen_in_log(f"[2026-11-20 12:00:00] {line}\n")
 
 
 @pytest.mark.parametrize(
@@ -148,22 +148,22 @@ def test_the_kernel_of_a_quantisation_that_can_be_converted(engine: Engine, line
         ("vllm", "INFO 11-20 12:00:00 [scheduler.py:82] Chunked prefill is enabled with max_num_batched_tokens=2048."),
     ],
 )
-def test_the_pieces_of_long_prompts(engine: Engine, line: str) -> None:
-    assert 2048 == from_log(engine, line)["prefill_chunk"]
-    assert "prefill_chunk" not in from_log(engine, line.replace("=2048", "=-1"))
+def test_the_pieces_of_long_prompts(engine: str, line: str) -> None:
+    assert 2048 == engine_named(engine).chosen_in_log(line)["prefill_chunk"]
+    assert "prefill_chunk" not in engine_named(engine).chosen_in_log(line.replace("=2048", "=-1"))
 
 
 def test_a_capture_that_did_not_end_captured_nothing() -> None:
     cut = OLD_SGLANG[: OLD_SGLANG.index("[2025-08-25 15:31:27]")]
 
-    assert 0 == from_log("sglang", cut)["cuda_graphs"]
-    assert 0 == from_log("vllm", VLLM[: VLLM.index("100%")])["cuda_graphs"]
+    assert 0 == engine_named("sglang").chosen_in_log(cut)["cuda_graphs"]
+    assert 0 == engine_named("vllm").chosen_in_log(VLLM[: VLLM.index("100%")])["cuda_graphs"]
 
 
 @pytest.mark.parametrize("log", ["", "nonsense", "\0\r\r", "Capture cuda graph bs [x]"])
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
-def test_other_text_gives_nothing(engine: Engine, log: str) -> None:
-    assert {} == from_log(engine, log)
+def test_other_text_gives_nothing(engine: str, log: str) -> None:
+    assert {} == engine_named(engine).chosen_in_log(log)
 
 
 def test_the_servers_own_account() -> None:
@@ -174,7 +174,7 @@ def test_the_servers_own_account() -> None:
         "internal_states": [{"max_total_num_tokens": 65536, "memory_usage": {"weight": 0.1, "graph": None}}],
     }
 
-    chosen = from_server_info(json.dumps(said).encode())
+    chosen = engine_named("sglang").chosen_in_account(json.dumps(said).encode())
 
     assert {
         "attention_backend": "fa3",
@@ -186,4 +186,4 @@ def test_the_servers_own_account() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"null", b'"x"'])
 def test_another_body_gives_nothing(body: bytes) -> None:
-    assert {} == from_server_info(body)
+    assert {} == engine_named("sglang").chosen_in_account(body)

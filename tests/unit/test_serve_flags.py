@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from assay.adapters.files.serving import load_server_flags
+from assay.engines.knowledge import EngineFlags, FlagHistory, Flags, ServerFlags, Setting
 from assay.serving.flags import apply, check_flags, check_known, command_line, modernise, switch
 from assay.serving.helptext import HelpOption, parse_help
-from assay.serving.knowledge import EngineFlags, FlagHistory, ServerFlags, Setting, load_server_flags
-from assay.serving.profile import Engine, Flags
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_history_of_a_flag() -> None:
 def test_a_feature_is_switched_off_in_the_words_of_the_release(
     knowledge: ServerFlags, engine: str, version: str, feature: str, flags: list[str]
 ) -> None:
-    setting = switch(knowledge.engines[engine], version, feature, on=False)  # type: ignore[index]
+    setting = switch(knowledge.engines[engine], version, feature, on=False)
 
     assert setting is not None
     assert flags == command_line(setting.flags)
@@ -202,7 +202,7 @@ def test_every_successor_exists_in_the_newest_help_that_is_kept(sglang: EngineFl
     ("engine", "release"), [("sglang", "0.4.0"), ("sglang", "0.5.2"), ("sglang", "0.5.14"), ("vllm", "0.11.0")]
 )
 def test_what_the_knowledge_says_of_a_release_is_what_its_help_says(
-    knowledge: ServerFlags, engine: Engine, release: str
+    knowledge: ServerFlags, engine: str, release: str
 ) -> None:
     options = options_of(release, engine)
     known = knowledge.engines[engine]

@@ -9,10 +9,9 @@ from typing import Literal
 
 import pytest
 
+from assay.adapters.files.serving import load_server_flags
 from assay.pipeline.serve import server_help
 from assay.ports.server import Output, RunningServer, ServerFacts, ServerSpec
-from assay.serving.knowledge import load_server_flags
-from assay.serving.profile import Engine
 
 ROOT = Path(__file__).parents[2]
 KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
@@ -47,7 +46,7 @@ class _Host:
 
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
-def test_without_a_driver_another_program_tells_the_flags(engine: Engine) -> None:
+def test_without_a_driver_another_program_tells_the_flags(engine: str) -> None:
     host = _Host(HELP)
 
     options, text = server_help(host, KNOWLEDGE.engines[engine], (), env={})

@@ -137,8 +137,8 @@ class _Shown(NamedTuple):
 def _shown_by_libraries(context: Context) -> _Shown:
     """Apply the rules about libraries, once for all cells with the same ones.
 
-    Many cells of a matrix differ in wheels without libraries alone: a release of SGLang, of FlashInfer, of what these
-    need. The rules about libraries do not get to see such wheels.
+    Many cells of a matrix differ in wheels without libraries alone: a release of an engine, of FlashInfer, of what
+    these need. The rules about libraries do not get to see such wheels.
     """
     installation = context.installation
     native = installation.native

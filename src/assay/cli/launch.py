@@ -12,6 +12,7 @@ from assay.cli import console
 from assay.cli.common import project_option
 from assay.cli.serving import ServerPlace, extra_env, extra_flags, profile_named, resolve_place, shipped
 from assay.cli.targets import GPU, beside, local_gpus
+from assay.engines.table import engine_names
 from assay.errors import UsageError
 from assay.foundation.nearest import suggestion
 from assay.serving.deploy import FORMATS, Deployment, render, secrets_of
@@ -40,7 +41,7 @@ __all__ = ["command"]
 @click.option(
     "--keep-fraction", is_flag=True, help="Keep the profile's memory fraction; check it instead of choosing one."
 )
-@click.option("--engine", type=click.Choice(["sglang", "vllm"]), help="Serving engine.  [default: detected from IMAGE]")
+@click.option("--engine", type=click.Choice(engine_names()), help="Serving engine.  [default: detected from IMAGE]")
 @click.option("--engine-version", help="Release of the engine, if IMAGE has no record.")
 @click.option("--reference", help="Image reference to write.  [default: IMAGE as the local engine names it]")
 @click.option(
@@ -98,9 +99,9 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
 def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
     from assay.adapters.files.kept_records import KeptRecords  # noqa: PLC0415 - keeps --help fast
     from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415
+    from assay.adapters.files.serving import load_claims  # noqa: PLC0415
     from assay.cli.common import load  # noqa: PLC0415
     from assay.pipeline.launch import LaunchRequest, launch  # noqa: PLC0415
-    from assay.serving.standing import load_claims  # noqa: PLC0415
 
     _, plan = load(project)
     targets = plan.project.matrix.targets

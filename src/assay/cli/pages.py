@@ -11,6 +11,7 @@ from assay.adapters.files.kept_records import is_intact
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore, write_whole
 from assay.adapters.files.regular import file_below, read_regular
+from assay.adapters.files.serving import load_claims
 from assay.cli import console
 from assay.cli.targets import beside
 from assay.diagnose import default_library
@@ -20,7 +21,6 @@ from assay.evidence import claims as ledger
 from assay.evidence.record import AnyRecord, now, parse
 from assay.matrix.cell import Cell
 from assay.matrix.plan import Plan
-from assay.serving.standing import load_claims
 
 __all__ = ["drifted", "gathered", "write"]
 

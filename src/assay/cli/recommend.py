@@ -48,7 +48,7 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
     "--have",
     multiple=True,
     metavar="PLACE",
-    help="Repository (localhost:5000/assay/vllm-blackwell) or whole registry (localhost:5000) to search, "
+    help="Repository (localhost:5000/assay/server) or whole registry (localhost:5000) to search, "
     "in addition to local records.",
 )
 @click.option("--published", is_flag=True, help="Also search the release repositories in this project's policy.")

@@ -12,17 +12,19 @@ from typing import Any, Final, Literal, TypeVar
 
 import click
 
+from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.cli import console
 from assay.cli.common import load
+from assay.engines.knowledge import Flags, ServerFlags
+from assay.engines.table import all_engines, engine_names
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.nearest import suggestion
 from assay.matrix.cell import Cell
 from assay.ports.engine import Bind
 from assay.ports.models import ModelFinder
 from assay.ports.server import ServerHost
-from assay.serving.knowledge import ServerFlags, load_server_flags
-from assay.serving.profile import Engine, Flags, Profile
-from assay.serving.profiles import load_profiles, named
+from assay.serving.profile import Profile
+from assay.serving.profiles import named
 
 __all__ = [
     "ServerPlace",
@@ -55,7 +57,7 @@ class ServerPlace:
     """The recipe, or empty."""
     reference: str
     """What the engine holds; `local` for this machine's Python environment."""
-    engine: Engine
+    engine: str
     knowledge: ServerFlags
 
     @property
@@ -68,7 +70,7 @@ def place_options(function: F) -> F:
     """Add the options that say where a server runs."""
     options = [
         click.option(
-            "--engine", type=click.Choice(["sglang", "vllm"]), help="Serving engine.  [default: detected from IMAGE]"
+            "--engine", type=click.Choice(engine_names()), help="Serving engine.  [default: detected from IMAGE]"
         ),
         click.option("--model", help="Model on the Hugging Face Hub, or a folder; overrides the profile."),
         click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="Add a server flag (repeatable)."),
@@ -131,7 +133,7 @@ def shipped(root: Path, *parts: str) -> Path:
     return own
 
 
-def resolve_place(image: str, engine: Engine | None, project: Path | None) -> ServerPlace:
+def resolve_place(image: str, engine: str | None, project: Path | None) -> ServerPlace:
     """Return what IMAGE means: `local`, a cell id, a recipe with one cell, or an image reference.
 
     Raises:
@@ -143,7 +145,7 @@ def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Se
     knowledge = load_server_flags(shipped(root, "knowledge", "server_flags.yaml"))
     if image == "local":
         if engine is None:
-            raise UsageError("IMAGE local needs --engine sglang or --engine vllm")
+            raise UsageError(f"IMAGE local needs --engine {' or --engine '.join(engine_names())}")
         return ServerPlace(root=root, cell="local", image="", reference="local", engine=engine, knowledge=knowledge)
     cells = {cell.id: cell for cell in plan.cells}
     found = cells.get(image) or _only_cell(image, list(plan.cells))
@@ -160,11 +162,12 @@ def resolve_place(image: str, engine: Engine | None, project: Path | None) -> Se
             knowledge=knowledge,
         )
     if engine is None:
-        guess: Engine | None = "vllm" if "vllm" in image else "sglang" if "sglang" in image else None
-        if guess is None:
+        guesses = [one.name for one in all_engines() if one.is_in(image)]
+        if len(guesses) != 1:
             hint = suggestion(image, cells)
-            raise UsageError(f"{image!r} is no cell{hint}; for an image reference add --engine sglang or vllm")
-        engine = guess
+            listed = " or ".join(guesses or engine_names())
+            raise UsageError(f"{image!r} is no cell{hint}; for an image reference add --engine {listed}")
+        engine = guesses[0]
     return ServerPlace(root=root, cell=image, image="", reference=image, engine=engine, knowledge=knowledge)
 
 
@@ -226,7 +229,7 @@ def extra_env(envs: tuple[str, ...]) -> dict[str, str]:
 class ServingOptions:
     """What `place_options` adds."""
 
-    engine: Engine | None
+    engine: str | None
     model: str | None
     sets: tuple[str, ...]
     envs: tuple[str, ...]
@@ -242,7 +245,9 @@ class ServingOptions:
 
     def api_key(self) -> str | None:
         """Return the key that requests to the server have to name, if it was given one."""
-        key = extra_flags(self.sets).get("api-key") or extra_env(self.envs).get("VLLM_API_KEY")
+        env = extra_env(self.envs)
+        variables = [name for engine in all_engines() for name in engine.api_key_variables]
+        key = extra_flags(self.sets).get("api-key") or next((env[name] for name in variables if name in env), None)
         return key[0] if isinstance(key, tuple) else key
 
     def words(self) -> tuple[str, ...]:

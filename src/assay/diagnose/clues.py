@@ -6,25 +6,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from assay.diagnose.library import FailureLibrary
 from assay.diagnose.model import Clues, Evidence, FailureEntry, FailureKind, Near
 from assay.diagnose.telling import first_error
 from assay.diagnose.text import peel
+from assay.engines.table import all_engines, engine_names
 
 __all__ = ["clues"]
 
 _PINNED: Final = re.compile(r"(?<![\w.-])([A-Za-z][\w-]{1,40})(?:\[[\w,]+\])?==v?(\d[\w.+!]*\w)")
-_NAMED: Final = re.compile(
-    r"\b(torch|vllm|sglang|transformers|triton|flashinfer(?:[-_]python)?|flash[-_]attn|sgl[-_]kernel|xformers|"
-    r"bitsandbytes|tilelang|numpy|setuptools)[ -_:@/]v?(\d+\.\d+[\w.+]*)",
-    re.IGNORECASE,
-)
 _SAID: Final = (
-    ("vllm", re.compile(r"(?:vLLM API server version|LLM engine \(v?|vllm-openai:v?)\s*(\d+\.\d[\w.+]*\w)")),
-    ("sglang", re.compile(r"(?:lmsysorg/sglang:v?|sglang version:? ?v?)(\d+\.\d[\w.+-]*\w)")),
     ("nccl", re.compile(r"NCCL version (\d+\.\d+(?:\.\d+)?)")),
     ("cuda", re.compile(r"CUDA [Vv]ersion:? *(\d+\.\d+)|\bcuda[-:](\d+\.\d+)|tools, release (\d+\.\d+)")),
     ("driver", re.compile(r"(?:Driver [Vv]ersion:? *|Kernel Module +(?:for \w+ +)?)(\d{3}\.\d+(?:\.\d+)?)")),
@@ -62,12 +56,23 @@ def clues(telling: Sequence[Evidence], sample: str, library: FailureLibrary, *, 
     )
 
 
+@cache
+def _named() -> re.Pattern[str]:
+    """Return the expression for packages that logs name with their version."""
+    return re.compile(
+        rf"\b(torch|{'|'.join(map(re.escape, engine_names()))}|transformers|triton|flashinfer(?:[-_]python)?|"
+        r"flash[-_]attn|sgl[-_]kernel|xformers|bitsandbytes|tilelang|numpy|setuptools)[ -_:@/]v?(\d+\.\d+[\w.+]*)",
+        re.IGNORECASE,
+    )
+
+
 def _versions(sample: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for name, expression in _SAID:
+    engines = ((engine.name, engine.version_said) for engine in all_engines() if engine.version_said)
+    for name, expression in (*engines, *_SAID):
         if match := expression.search(sample):
             found[name] = next(filter(None, match.groups()))
-    for expression in (_PINNED, _NAMED):
+    for expression in (_PINNED, _named()):
         for match in expression.finditer(sample):
             found.setdefault(match[1].lower().replace("_", "-"), match[2])
             if len(found) >= 16:
@@ -128,5 +133,5 @@ def _search(first: Evidence | None, versions: Mapping[str, str]) -> str:
     if first is None:
         return ""
     words = _VOLATILE.sub(" ", peel(first.text)).split()
-    engines = [name for name in ("vllm", "sglang", "flashinfer") if name in versions]
+    engines = [name for name in (*engine_names(), "flashinfer") if name in versions]
     return " ".join([*words[:12], *engines])

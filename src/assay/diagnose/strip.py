@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from assay.diagnose.formats import ESCAPE
+from assay.engines.table import all_engines
 
 __all__ = ["excerpt", "strip"]
 
-_PUBLIC: Final = re.compile(
+_PUBLIC: Final = (
     r"(?:^|\.)(?:github\.com|githubusercontent\.com|huggingface\.co|hf\.co|pytorch\.org|nvidia\.com|nvcr\.io|docker\.io|"
-    r"docker\.com|ghcr\.io|quay\.io|python\.org|vllm\.ai|flashinfer\.ai|sgl-project\.github\.io|"
+    r"docker\.com|ghcr\.io|quay\.io|python\.org|flashinfer\.ai|"
     r"example\.(?:org|com|net)|localhost|modelscope\.cn)$|^host-\d+"
 )
 _KEY_NAMES: Final = (
@@ -73,8 +74,11 @@ def strip(text: str) -> tuple[str, Counter[str]]:
 
     hosts: dict[str, str] = {}
 
+    named = "".join(rf"(?:^|\.){re.escape(name)}$|" for engine in all_engines() for name in engine.hosts)
+    public = re.compile(named + _PUBLIC)
+
     def host(name: str) -> str:
-        return name if _PUBLIC.search(name) else hosts.setdefault(name, f"host-{len(hosts) + 1}")
+        return name if public.search(name) else hosts.setdefault(name, f"host-{len(hosts) + 1}")
 
     text = _TALK.sub(count("prompt or answer", r"\g<head>\g<quote>[...]\g<quote>"), text)
     for what, expression, replacement in _RULES:

@@ -18,7 +18,7 @@ _PREFIX: Final = re.compile(
     r"""(?:
       \#\d+\s(?:\d+\.\d+\s)?                                       # BuildKit, plain progress
     | \d+\.\d+\s(?=\s*\S)                                          # BuildKit, the excerpt under an error
-    | \((?:[\w.]+\s)+pid=\d+(?:,\s*[\w.=]+)*\)\s                   # vLLM and Ray workers
+    | \((?:[\w.]+\s)+pid=\d+(?:,\s*[\w.=]+)*\)\s                   # workers of engines, and Ray's
     | (?=[\w.-]*[A-Za-z])[\w.-]{2,60}\s*\|\s                       # compose
     | \[pod/[^\]\s]+\]\s                                           # kubectl logs --prefix
     | \[rank\d+\]:(?:\[[A-Z]\d+[^\]]*\])?\s?

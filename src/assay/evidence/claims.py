@@ -12,6 +12,7 @@ from typing import Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from assay.engines.table import EngineOrNone
 from assay.evidence.record import AuditRecord, FeatureResult, ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
@@ -27,7 +28,7 @@ class Claim(Value):
     feature: str
     outcome: Outcome
     target: TargetName
-    engine: Literal["sglang", "vllm", "none"] = "none"
+    engine: EngineOrNone = "none"
     """The engine whose versions the claim is about; `none`: any."""
     versions: Specifier = ""
     """Versions of the engine that it speaks of; empty: it does not say."""

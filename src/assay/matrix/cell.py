@@ -33,7 +33,7 @@ class Cell(Value):
 
     id: str
     image: str
-    engine: Literal["sglang", "vllm", "none"]
+    engine: str
     kind: Literal["build", "external", "control"]
     point: dict[str, AxisValue] = {}
     """Axis -> value, every axis the image uses."""

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from assay.engines.table import EngineOrNone
 from assay.foundation.secret import has_password, hide
 from assay.foundation.strict import Value
 from assay.foundation.text import (
@@ -314,7 +315,7 @@ class Image(Value):
     """images/<name>/image.yaml: how the cells of an image are made."""
 
     description: PlainText
-    engine: Literal["sglang", "vllm", "none"]
+    engine: EngineOrNone
     targets: Annotated[tuple[TargetName, ...], Field(min_length=1)]
     external: External | None = None
     id: tuple[Name, ...] = ()

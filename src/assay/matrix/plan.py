@@ -1,6 +1,6 @@
 """The plan: every cell of the matrix, and every point that is not a cell with the rule and the reason. Pure.
 
-A cell's id is the image's name and, for each axis, label and value: `sglang-blackwell-cu128-torch2.8.0`. Axes named in
+A cell's id is the image's name and, for each axis, label and value: `server-cu128-torch2.8.0`. Axes named in
 the image's `id` always stand in it; others only where the value is not the image's default, so that a new value never
 renames an existing cell.
 """

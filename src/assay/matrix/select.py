@@ -1,8 +1,8 @@
 """SELECT expressions, which select cells.
 
-    sglang-blackwell          an image: all its cells
+    server                    an image: all its cells
     starter                   a group of matrix.yaml
-    'vllm-*-torch2.8*'        a glob over cell ids
+    '*-cu128-torch2.8*'       a glob over cell ids
     torch=2.8.0  'torch>=2.9' a condition on an axis (or on target, base, engine, kind)
     '!*nightly*'              not these (any form, after an exclamation mark)
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
+from assay.engines.table import all_engines
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
 from assay.foundation.printable import json_text, printable
@@ -293,7 +294,8 @@ class _Renderer:
                 facts["size"] = megabytes(page.build.size)
         facts |= {f"audit of {audit.subject}": audit.verdict for audit in page.audits} | speeds(page.charts)
         # Only what the image is about; a lock of 200 distributions for each of 10,000 cells would be the whole page.
-        wanted = ("torch", "triton", "vllm", "sglang", "sgl-kernel", "sglang-kernel", "flashinfer-python", "numpy")
+        own = (package for engine in all_engines() for package in engine.packages)
+        wanted = ("torch", "triton", *own, "flashinfer-python", "numpy")
         return facts | {f"version of {name}": page.packages[name] for name in wanted if name in page.packages}
 
     def causes(self) -> tuple[str, bytes]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from assay.engines.engine import Engine
 from assay.ports.api import ApiClient, Reply, Stream
-from assay.serving.profile import Engine
 
 __all__ = [
     "MESSAGES",
@@ -50,10 +50,7 @@ OPTIONAL: Final = frozenset(
         "top_logprobs",
     }
 )
-"""Parameters that a server may refuse by name, in some release or configuration.
-
-vLLM refuses min_p with speculative decoding, for example (https://github.com/vllm-project/vllm/issues/42744).
-"""
+"""Parameters that a server may refuse by name, in some release or configuration: min_p with speculative decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -291,7 +291,7 @@ def _errors(client: ApiClient, asked: ApiQuestion) -> str:
         need(400 <= reply.status < 500, f"{what}: not refused with 4xx, but {said(reply)}")
     reply = client.call("GET", f"{asked.base}/v1/no-such-thing", timeout=asked.timeout)
     need(reply.status == 404, f"an unknown path: not refused with 404, but {said(reply)}")
-    # SGLang serves whatever name is asked for; that is told, not judged.
+    # Some engines serve whatever name is asked for; that is told, not judged.
     other = request_body(asked, prompt=PROMPT) | {"model": "no-such-model"}
     reply = client.call("POST", url, body=other, timeout=asked.timeout)
     return f"an unknown model gives HTTP {reply.status}"
@@ -313,7 +313,7 @@ def _metrics(client: ApiClient, asked: ApiQuestion) -> str:
     names = {
         line.split("{")[0].split(" ")[0]
         for line in reply.body.decode(errors="replace").splitlines()
-        if line.startswith(f"{asked.engine}:")
+        if line.startswith(asked.engine.metrics_prefix)
     }
-    need(names, f"no metric begins with {asked.engine}:")
+    need(names, f"no metric begins with {asked.engine.metrics_prefix}")
     return f"{len(names)} metrics"

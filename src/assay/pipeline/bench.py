@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from assay import __version__
+from assay.engines.knowledge import ServerFlags
+from assay.engines.table import engine_named
 from assay.evidence.record import BenchRecord, BenchSeries, ServeStatus, now
 from assay.pipeline.serve import Later, Started, chosen_by, diagnosed, started
 from assay.pipeline.serve_check import PreparedServer, ServeRequest, prepared
@@ -15,7 +17,6 @@ from assay.ports.api import ApiClient
 from assay.ports.server import ServerHost
 from assay.ports.store import RunFolder, Store
 from assay.serving.csvtext import comparison_csv, series_csv
-from assay.serving.knowledge import ServerFlags
 from assay.serving.load import LENGTHS, QUESTIONS, USERS, standard_load, summarise
 from assay.serving.plots import plots
 
@@ -160,7 +161,7 @@ def _measured(
         series = bench_running(
             client, server.base, ready.command.served_name, shape, timeout=request.request_timeout, say=say
         )
-    chosen = chosen_by(request.engine, client, server.base, server.log())
+    chosen = chosen_by(engine_named(request.engine), client, server.base, server.log())
     healthy = client.call("GET", server.base + ready.command.engine.health, timeout=30).status == 200
     ended = server.stop(grace=request.stop_grace)
     notes = list(record.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, get_args
+from typing import BinaryIO, Final
 
 from assay.diagnose import (
     CellFacts,
@@ -18,6 +18,7 @@ from assay.diagnose import (
     unknown,
 )
 from assay.diagnose.text import clean
+from assay.engines.table import engine_names
 from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
@@ -28,15 +29,12 @@ from assay.evidence.record import (
     ServeStatus,
 )
 from assay.foundation.outcome import Outcome, Verdict
-from assay.serving.profile import Engine
 
 __all__ = ["DiagnosisSubject", "LogFinding", "contrast_of_versions", "diagnose_run", "failures", "working"]
 
 _FAILED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED}
 _BUILD_FAILED: Final = {BuildStatus.FAILED, BuildStatus.TIMED_OUT, BuildStatus.ENGINE_FAILED, BuildStatus.REFUSED}
 _SERVE_FAILED: Final = {ServeStatus.FAILED, ServeStatus.CRASHED, ServeStatus.TIMED_OUT}
-
-_ENGINES: Final = frozenset(get_args(Engine))
 
 Opener = Callable[[str], BinaryIO | None]
 """Opens a log by its path relative to build_logs/; None where it is gone."""
@@ -227,7 +225,7 @@ def contrast_of_versions(records: Iterable[AnyRecord], versions: Mapping[str, st
     found = [
         CellFacts(cell=cell, parts={k: v for k, v in packages.items() if k.lower().replace("-", "_") in named})
         for cell, (works, packages) in latest.items()
-        if works and (_ENGINES & named) <= packages.keys()
+        if works and (named & set(engine_names())) <= packages.keys()
     ]
     shared = {name.lower().replace("-", "_") for facts in found for name in facts.parts}
     parts = {name: version for name, version in versions.items() if name.lower().replace("-", "_") in shared}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from assay.engines.knowledge import Flags, ServerFlags
 from assay.errors import UsageError
 from assay.evidence.record import AnyRecord
 from assay.ports.models import ModelFinder
 from assay.serving.command import prepare
 from assay.serving.deploy import Deployment, Service, name_of
-from assay.serving.knowledge import ServerFlags
 from assay.serving.launching import Decided, decide, tenant_of, with_memory
 from assay.serving.memory import MemoryPlan, Tenant, plan_memory
 from assay.serving.modelshape import shape_of
-from assay.serving.profile import Engine, Flags, Profile
+from assay.serving.profile import Profile
 from assay.serving.standing import ServingClaim, standings
 
 __all__ = ["LaunchRequest", "LaunchTarget", "launch"]
@@ -38,7 +38,7 @@ class LaunchRequest:
     cell: str
     reference: str
     """The image as it will be named in the deployment."""
-    engine: Engine
+    engine: str
     version: str | None = None
     """The engine's release; read from the records where it is not given."""
     digest: str | None = None
@@ -77,7 +77,6 @@ def launch(
     version = request.version or _version(request, digest, records)
     claims = tuple(claims)
     known = standings(
-        request.engine,
         knowledge.engines[request.engine],
         version,
         target=request.target,

@@ -47,7 +47,7 @@ FIRST_PATIENCE: Final = 3.0
 """How much longer the first sampled request may take: a server may compile its sampler then."""
 SAMPLED: Final[dict[str, Any]] = {"temperature": 0.8, "top_p": 0.9}
 LIST: Final = 20
-"""Log-probabilities for each token: as many as vLLM gives without being configured for more."""
+"""Log-probabilities for each token: as many as every engine gives without being configured for more."""
 TOP_P: Final = 0.5
 TOP_K: Final = 5
 MIN_P: Final = 0.3
@@ -192,29 +192,24 @@ def penalties(client: ApiClient, asked: ApiQuestion) -> str:
 
 
 def seed(client: ApiClient, asked: ApiQuestion) -> str:
-    """The same seed gives the same answer where the engine says so; another seed's answer is told.
-
-    vLLM: `seed` of a request. SGLang: only with --enable-deterministic-inference
-    (https://docs.sglang.io/advanced_features/deterministic_inference.html); /v1/completions may ignore it even then
-    (https://github.com/sgl-project/sglang/issues/15481), and gives one answer to every seed.
-    """
+    """The same seed gives the same answer where the engine says so; another seed's answer is told."""
     parameters = {"temperature": 1.0, "seed": 7}
     # The first fills the prefix cache: after it, the prompt is computed in the same way each time.
     _, first, second = (_text(post(client, asked, parameters, tokens=LONGER)) for _ in range(3))
-    promised = asked.engine == "vllm" or _deterministic(client, asked)
+    promised = asked.engine.keeps_seeds(_account(client, asked))
     need(first == second or not promised, f"{words_for(parameters)}: the answers to the same seed differ")
     other = _text(post(client, asked, {"temperature": 1.0, "seed": 8}, tokens=LONGER))
     same = "the same answer" if first == second else "another answer, which this server does not rule out"
     return f"same seed: {same}; another seed: {'the same answer' if other == second else 'another answer'}"
 
 
-def _deterministic(client: ApiClient, asked: ApiQuestion) -> bool:
-    """Say whether SGLang was started to be deterministic, by its own account."""
-    for path in ("/server_info", "/get_server_info"):
+def _account(client: ApiClient, asked: ApiQuestion) -> dict[str, Any]:
+    """Return what the server tells about itself; empty if it does not."""
+    for path in asked.engine.account_paths:
         reply = client.call("GET", asked.base + path, timeout=asked.timeout)
         if reply.status == 200:
-            return document_of(reply).get("enable_deterministic_inference") is True
-    return False
+            return document_of(reply)
+    return {}
 
 
 def logprobs(client: ApiClient, asked: ApiQuestion) -> str:

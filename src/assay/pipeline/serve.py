@@ -11,16 +11,17 @@ from typing import Final
 
 from assay.diagnose import examine
 from assay.diagnose.model import Stage
+from assay.engines.engine import Engine
+from assay.engines.knowledge import EngineFlags
+from assay.engines.logs import Chosen
+from assay.engines.table import engine_named
 from assay.errors import UsageError
 from assay.evidence.record import ServeStatus
 from assay.foundation.secret import hide
 from assay.ports.api import ApiClient
 from assay.ports.server import RunningServer, ServerFacts, ServerHost, ServerSpec
-from assay.serving.chosen import Chosen, from_log, from_server_info
 from assay.serving.command import ServerCommand
 from assay.serving.helptext import HelpOption, parse_help
-from assay.serving.knowledge import EngineFlags
-from assay.serving.profile import Engine
 
 __all__ = ["Later", "Started", "chosen_by", "diagnosed", "engine_version", "server_help", "started"]
 
@@ -92,7 +93,12 @@ def started(
 
     The server is gone when the context ends, also by Ctrl-C, and `keep` has been given its whole log.
     """
-    spec = ServerSpec(argv=command.argv(), env=command.env, shm_bytes=command.shm)
+    spec = ServerSpec(
+        argv=command.argv(),
+        env=command.env,
+        shm_bytes=command.shm,
+        ports_beside=engine_named(command.engine.name).ports_beside,
+    )
     began = time.monotonic()
     with host.start(spec) as server:
         try:
@@ -153,10 +159,9 @@ def diagnosed(log: str) -> tuple[str | None, str]:
 
 def chosen_by(engine: Engine, client: ApiClient, base: str, log: str) -> Chosen:
     """Return what the server really chose: its own account where it gives one, else its log."""
-    chosen = from_log(engine, log)
-    if engine == "sglang":
-        for path in ("/server_info", "/get_server_info"):
-            reply = client.call("GET", base + path, timeout=_HEALTH_TIMEOUT * 4)
-            if reply.status == 200:
-                return chosen | from_server_info(reply.body)
+    chosen = engine.chosen_in_log(log)
+    for path in engine.account_paths:
+        reply = client.call("GET", base + path, timeout=_HEALTH_TIMEOUT * 4)
+        if reply.status == 200:
+            return chosen | engine.chosen_in_account(reply.body)
     return chosen

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from assay import __version__
+from assay.engines.knowledge import Flags, ServerFlags
+from assay.engines.table import engine_named
 from assay.errors import UsageError
 from assay.evidence.record import ServeRecord, ServeStatus, now
 from assay.pipeline.api_answers import ApiQuestion
@@ -17,17 +18,12 @@ from assay.ports.models import ModelFinder
 from assay.ports.server import ServerFacts, ServerHost
 from assay.ports.store import RunFolder, Store
 from assay.serving.bisect import smallest
-from assay.serving.chosen import from_log
 from assay.serving.command import ServerCommand, prepare, with_features_off
-from assay.serving.knowledge import ServerFlags
 from assay.serving.memory import CONTEXT_BYTES
 from assay.serving.modelshape import shape_of
-from assay.serving.profile import Engine, Flags, Profile
+from assay.serving.profile import Profile
 
 __all__ = ["PreparedServer", "ServeRequest", "prepared", "serve_check"]
-
-
-_PARALLEL: Final = ("tensor-parallel-size", "tp-size", "tp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +33,7 @@ class ServeRequest:
     cell: str
     """The cell id or image reference under which it is recorded."""
     image: str = ""
-    engine: Engine
+    engine: str
     profile_name: str = ""
     profile: Profile | None = None
     model: str | None = None
@@ -114,7 +110,8 @@ def _fits(request: ServeRequest, command: ServerCommand, facts: ServerFacts, say
     if not facts.devices:
         return
     shape = shape_of(found.config, weight_bytes=found.weight_bytes)
-    asked = next((command.flags[name] for name in _PARALLEL if name in command.flags), "1")
+    parallel = engine_named(request.engine).memory.parallel
+    asked = next((command.flags[name] for name in parallel if name in command.flags), "1")
     count = int(asked) if isinstance(asked, str) and asked.isdigit() else 1
     there = sum(sorted((device.memory_bytes for device in facts.devices), reverse=True)[:count])
     needed = shape.weight_bytes + count * CONTEXT_BYTES
@@ -236,19 +233,19 @@ class _Scene:
     def _checked(self, command: ServerCommand, record: ServeRecord, start: Started) -> ServeRecord:
         request, server = self.request, start.server
         self.say(f"healthy after {start.seconds:.1f} s")
-        told = from_log(request.engine, server.log())
+        engine = engine_named(request.engine)
+        told = engine.chosen_in_log(server.log())
         chunk, pool = told.get("prefill_chunk"), told.get("kv_cache_tokens")
         asked = ApiQuestion(
             base=server.base,
             model=command.served_name,
-            engine=request.engine,
+            engine=engine,
             timeout=request.request_timeout,
             chunk=int(chunk) if chunk else None,
             pool=int(pool) if pool else None,
         )
-        metrics = request.engine == "vllm" or command.metrics
-        checks = run_checks(self.client, asked, metrics=metrics, alive=server.running, progress=self.say)
-        chosen = chosen_by(request.engine, self.client, server.base, server.log())
+        checks = run_checks(self.client, asked, metrics=command.metrics, alive=server.running, progress=self.say)
+        chosen = chosen_by(engine, self.client, server.base, server.log())
         alive = server.running()
         ended = server.stop(grace=request.stop_grace)
         failed = [check for check in checks if not check.passed]

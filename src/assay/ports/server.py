@@ -37,6 +37,8 @@ class ServerSpec:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     shm_bytes: int = 64 << 20
+    ports_beside: Sequence[int] = ()
+    """Ports that it takes beside its own, as distances from it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from assay.engines.knowledge import EngineFlags, Flags, FlagValue
 from assay.errors import UsageError
 from assay.foundation.secret import HIDDEN, hide, is_secret_name, redacted, values_of, words_without
 from assay.serving.flags import (
@@ -19,8 +20,7 @@ from assay.serving.flags import (
     switch,
 )
 from assay.serving.helptext import HelpOption
-from assay.serving.knowledge import EngineFlags
-from assay.serving.profile import Flags, FlagValue, Profile
+from assay.serving.profile import Profile
 
 __all__ = ["ServerCommand", "prepare", "shm_bytes", "with_features_off"]
 
@@ -169,14 +169,4 @@ def with_features_off(command: ServerCommand, features: Iterable[str]) -> Server
         if setting is not None:
             flags = apply(flags, setting)
             env |= setting.env
-    return ServerCommand(
-        engine=command.engine,
-        version=command.version,
-        model=command.model,
-        flags=flags,
-        env=env,
-        shm=command.shm,
-        notes=command.notes,
-        findings=command.findings,
-        program=command.program,
-    )
+    return replace(command, flags=flags, env=env)

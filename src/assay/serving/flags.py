@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from assay.engines.knowledge import EngineFlags, Flags, FlagValue, Setting
 from assay.foundation.nearest import nearest
 from assay.serving.helptext import HelpOption
-from assay.serving.knowledge import EngineFlags, Setting
-from assay.serving.profile import Flags, FlagValue
 
 __all__ = ["FlagFinding", "apply", "check_flags", "check_known", "command_line", "dated_back", "modernise", "switch"]
 

@@ -1,4 +1,4 @@
-"""Reading what a server's `--help` says of its flags (argparse's format, which SGLang and vLLM both print)."""
+"""Reading what a server's `--help` says of its flags in argparse's format."""
 
 from __future__ import annotations
 

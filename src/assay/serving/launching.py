@@ -6,27 +6,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from assay.engines.knowledge import Flags, FlagValue, Setting
+from assay.engines.table import engine_named
 from assay.errors import UsageError
 from assay.serving.command import ServerCommand, with_features_off
 from assay.serving.flags import apply, switch
-from assay.serving.knowledge import Setting, at_least
 from assay.serving.memory import Share, Tenant
 from assay.serving.modelshape import ModelShape
-from assay.serving.profile import Flags, FlagValue
 from assay.serving.standing import Standing
 
 __all__ = ["Decided", "decide", "tenant_of", "with_memory"]
 
-_ATTENTION: Final = frozenset({"flashinfer", "triton-attention"})
-"""Features that are chosen among, not switched."""
-_FRACTION: Final = {"sglang": "mem-fraction-static", "vllm": "gpu-memory-utilization"}
-_CONTEXT: Final = {"sglang": "context-length", "vllm": "max-model-len"}
-_REQUESTS: Final = {"sglang": "max-running-requests", "vllm": "max-num-seqs"}
-_WINDOWED_SINCE: Final = "0.11.0"
-"""The oldest vLLM whose source was read to keep the windows of sliding layers only. SGLang 0.5.2 keeps all tokens of
-gpt-oss and Gemma (server_args.py), and other releases and models are estimated alike: that is never too little."""
-_WHOLE_CACHE: Final = frozenset({"disable-hybrid-kv-cache-manager", "kv-transfer-config", "kv-events-config"})
-"""Flags with which vLLM keeps all tokens of all layers (0.11.0, config/__init__.py)."""
 _DEFAULT_CONTEXT: Final = 8192
 _DEFAULT_REQUESTS: Final = 16
 
@@ -60,8 +50,9 @@ def decide(
         for name in [*command.flags, *command.env]
     }
     notes: list[str] = []
+    chosen_among = {choice.feature for choice in command.engine.attention.choices}
     for feature, standing in standings.items():
-        if feature in _ATTENTION or feature not in command.engine.features:
+        if feature in chosen_among or feature not in command.engine.features:
             continue
         without = with_features_off(command, [feature])
         if without == command:
@@ -148,7 +139,8 @@ def _attention(
 
 
 def _no_flashinfer_sampling(command: ServerCommand, standing: Standing, reasons: dict[str, str]) -> ServerCommand:
-    off = next((one for one in command.engine.features["flashinfer"].off if one.holds(command.version)), Setting())
+    known = command.engine.features.get("flashinfer")
+    off = next((one for one in (known.off if known else ()) if one.holds(command.version)), Setting())
     flags: Flags = {name: value for name, value in off.flags.items() if name == "sampling-backend"}
     env = {name: value for name, value in off.env.items() if "SAMPLER" in name}
     for name in [*flags, *env]:
@@ -159,8 +151,8 @@ def _no_flashinfer_sampling(command: ServerCommand, standing: Standing, reasons:
     return replace(command, flags={**command.flags, **flags}, env={**command.env, **env})
 
 
-def _number(flags: Mapping[str, FlagValue], name: str) -> int | None:
-    value = flags.get(name)
+def _number(flags: Mapping[str, FlagValue], name: str | None) -> int | None:
+    value = flags.get(name) if name else None
     return int(value) if isinstance(value, str) and value.isdigit() else None
 
 
@@ -172,33 +164,32 @@ def tenant_of(
     With `keep_fraction` the share that the profile names is checked instead of a new one being chosen.
     """
     command = decided.command
-    engine = command.engine.package
-    flags = command.flags
-    pool = _number(flags, "max-total-tokens")
-    longest = context or _number(flags, _CONTEXT[engine]) or min(shape.context, _DEFAULT_CONTEXT)
+    engine = engine_named(command.engine.name)
+    flags, names = command.flags, engine.memory
+    pool = _number(flags, names.pool)
+    longest = context or _number(flags, names.context) or min(shape.context, _DEFAULT_CONTEXT)
     if pool is not None and context is None:
         longest = min(longest, pool)
-    fraction = flags.get(_FRACTION[engine])
-    graphs_off = {"disable-cuda-graph", "disable-decode-cuda-graph", "enforce-eager"} & set(flags)
-    prefill = _number(flags, "chunked-prefill-size") or _number(flags, "max-num-batched-tokens")
+    fraction = flags.get(names.fraction) if names.fraction else None
+    prefill = _number(flags, names.prefill)
     return Tenant(
         name=name,
-        engine="sglang" if engine == "sglang" else "vllm",
+        engine=engine.name,
         shape=shape,
         context=longest,
-        requests=requests or _number(flags, _REQUESTS[engine]) or _DEFAULT_REQUESTS,
-        graphs=not graphs_off,
+        requests=requests or _number(flags, names.requests) or _DEFAULT_REQUESTS,
+        graphs=not names.no_graphs & set(flags),
         prefill=prefill if prefill is not None else 8192,
         pool=pool,
         fraction=float(fraction) if keep_fraction and isinstance(fraction, str) else None,
-        windowed=engine == "vllm" and at_least(command.version, _WINDOWED_SINCE) and not _WHOLE_CACHE & set(flags),
+        windowed=engine.keeps_windows_only(command.version, flags),
     )
 
 
 def with_memory(decided: Decided, tenant: Tenant, share: Share) -> Decided:
     """Return the command with the memory flags of its share."""
     command, reasons = decided.command, dict(decided.reasons)
-    engine = command.engine.package
+    names = engine_named(command.engine.name).memory
     flags: Flags = dict(command.flags)
     fraction = f"{share.fraction:g}"
     whole = (
@@ -206,14 +197,16 @@ def with_memory(decided: Decided, tenant: Tenant, share: Share) -> Decided:
         f"({share.cache_tokens} tokens), in all {share.total / 2**30:.2f} GiB of the card"
     )
     wanted = {
-        _FRACTION[engine]: (fraction, whole),
-        _CONTEXT[engine]: (str(tenant.context), "longest request, tokens"),
-        _REQUESTS[engine]: (str(tenant.requests), "requests at once"),
+        names.fraction: (fraction, whole),
+        names.context: (str(tenant.context), "longest request, tokens"),
+        names.requests: (str(tenant.requests), "requests at once"),
     }
     for name, (value, why) in wanted.items():
+        if name is None:
+            continue
         if flags.get(name) != value:
             flags[name] = value
             reasons[name] = why
-        elif name == _FRACTION[engine]:
+        elif name == names.fraction:
             reasons[name] = f"{reasons.get(name, '')}; {whole}".lstrip("; ")
     return replace(decided, command=replace(command, flags=flags), reasons=reasons)

@@ -38,7 +38,7 @@ SAMPLERS: Final[tuple[dict[str, Any], ...]] = (
 )
 """How the users of the workload `mixed` sample, one after the other.
 
-Both engines take these parameters; min_p is not among them, for vLLM refuses it with speculative decoding.
+Engines take these parameters; min_p is not among them, for it may be refused with speculative decoding.
 """
 
 _TEXT: Final = """

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from assay.engines.table import engine_named
 from assay.errors import UsageError
 from assay.serving.modelshape import ModelShape
-from assay.serving.profile import Engine
 
 __all__ = ["CONTEXT_BYTES", "GRAPH_BYTES", "MemoryPlan", "Share", "Tenant", "plan_memory"]
 
@@ -17,7 +17,7 @@ GIB: Final = 1 << 30
 CONTEXT_BYTES: Final = int(0.9 * GIB)
 """CUDA context, libraries and workspaces of one server, beside what it reports; measured values differ by engine."""
 GRAPH_BYTES: Final = int(0.6 * GIB)
-"""CUDA graphs of one server; the users' documents give 0.89 GiB for vLLM's 116 graphs."""
+"""CUDA graphs of one server; the users' documents give 0.89 GiB for 116 graphs."""
 _LEFT_ALONE: Final = 0.06
 _LEFT_SHARED: Final = 0.20
 """The share of the card that stays free; the users leave a fifth where models share a card."""
@@ -29,7 +29,7 @@ class Tenant:
     """A server that wants room on the card."""
 
     name: str
-    engine: Engine
+    engine: str
     shape: ModelShape
     context: int
     """Tokens of the longest request."""
@@ -66,9 +66,7 @@ class Share:
     context: int
     """CUDA context."""
     fraction: float
-    """The engine's own flag. SGLang's mem-fraction-static is weights and cache over what is free when it starts
-    (0.5.14, model_runner_kv_cache_mixin.py), so the order of starting counts; vLLM's gpu-memory-utilization is all
-    that it takes over the whole card (0.26.0, v1/worker/utils.py)."""
+    """The engine's own flag, which means what `Engine.memory_base` says."""
 
     @property
     def total(self) -> int:
@@ -165,10 +163,7 @@ def _pool(tenant: Tenant) -> int:
 def _share(card: int, tenant: Tenant, more: int, *, before: int) -> Share:
     activations, graphs = _fixed(tenant)
     shape = tenant.shape
-    if tenant.engine == "sglang":
-        base, outside = card - before - CONTEXT_BYTES, 0
-    else:
-        base, outside = card, activations + graphs + CONTEXT_BYTES
+    base, outside = engine_named(tenant.engine).memory_base(card, before, activations + graphs, CONTEXT_BYTES)
     least = tenant.context * tenant.kv_bytes_per_token
     cache = least + more
     fraction = math.ceil((shape.weight_bytes + cache + outside) / base * 1000) / 1000

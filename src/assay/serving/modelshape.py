@@ -61,8 +61,7 @@ class ModelShape:
     def windowed_bytes(self, tokens: int, step: int) -> int:
         """Return the cache of one request where sliding layers keep no more than they need.
 
-        So does vLLM (0.11.0: `SlidingWindowSpec` in v1/kv_cache_interface.py, and groups of equally many layers in
-        v1/core/kv_cache_utils.py). `step` is the most tokens that are computed at once.
+        Such a server keeps groups of equally many layers; `step` is the most tokens that are computed at once.
         """
         full = self.layers - self.sliding
         group = min(full, self.sliding) or self.layers

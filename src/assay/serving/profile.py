@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from assay.engines.knowledge import FlagName, Flags
+from assay.engines.table import EngineName
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, EnvName, PlainText, VersionText
 
-__all__ = ["Claim", "Engine", "FlagName", "FlagValue", "Flags", "Profile"]
-
-Engine = Literal["sglang", "vllm"]
-FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=80)]
-"""A flag without its dashes: `attention-backend`."""
-FlagValue = str | tuple[str, ...]
-"""`true` is a bare switch; a tuple is a flag with several values."""
-Flags = dict[FlagName, FlagValue]
+__all__ = ["Claim", "Profile"]
 
 
 class Claim(Value):
@@ -61,7 +56,7 @@ class Profile(Value):
     """images/<image>/profiles/<name>.yaml."""
 
     description: PlainText
-    engine: Engine
+    engine: EngineName
     written_for: VersionText
     """The engine's release whose flags these are; other releases get their successors."""
     extends: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] | None = None

@@ -1,38 +1,14 @@
-"""Reading profiles and laying them over the ones they extend."""
+"""Profiles laid over the ones they extend. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from assay.errors import ConfigError, Problem, UsageError
 from assay.foundation.nearest import suggestion
-from assay.foundation.yamltext import load, parse
 from assay.serving.profile import Profile
 
-__all__ = ["load_profiles", "named", "resolve"]
-
-
-def load_profiles(folder: Path) -> dict[str, Profile]:
-    """Read every profile of a folder, by name.
-
-    Raises:
-        ConfigError: every problem of every file at once.
-    """
-    found: dict[str, Profile] = {}
-    problems: list[Problem] = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            found[path.stem] = parse(load(path.read_text(encoding="utf-8"), file=str(path)), Profile)
-        except ConfigError as error:
-            problems += error.problems
-    for name, profile in found.items():
-        if profile.extends is not None and profile.extends not in found:
-            message = f"extends {profile.extends!r}, which is not there{suggestion(profile.extends, found)}"
-            problems.append(Problem(file=str(folder / f"{name}.yaml"), message=message))
-    if problems:
-        raise ConfigError(problems)
-    return {name: resolve(name, found) for name in found}
+__all__ = ["named", "resolve"]
 
 
 def resolve(name: str, profiles: Mapping[str, Profile]) -> Profile:

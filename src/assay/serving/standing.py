@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from assay.engines.knowledge import EngineFlags
+from assay.engines.table import EngineName
 from assay.evidence.record import AnyRecord, AuditRecord, ProbeRecord, ServeRecord, ServeStatus, file_name
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, PlainText, Specifier, TargetName
-from assay.foundation.yamltext import load, parse
-from assay.serving.knowledge import EngineFlags
-from assay.serving.profile import Engine
 
-__all__ = ["Basis", "ServingClaim", "Standing", "load_claims", "standings"]
+__all__ = ["Basis", "ServingClaim", "ServingClaims", "Standing", "standings"]
 
 Basis = Literal["record", "audit", "claim", "nothing"]
 _MEASURED: Final = frozenset({Outcome.WORKS, Outcome.DEGRADED, Outcome.WRONG, Outcome.BROKEN, Outcome.UNSUPPORTED})
@@ -28,7 +26,7 @@ class ServingClaim(Value):
     """What a document says of a feature."""
 
     target: TargetName
-    engine: Engine
+    engine: EngineName
     versions: Specifier
     feature: str
     outcome: Outcome
@@ -37,7 +35,9 @@ class ServingClaim(Value):
     date: Date
 
 
-class _Claims(Value):
+class ServingClaims(Value):
+    """knowledge/serving_claims.yaml."""
+
     version: Literal["1"]
     claims: tuple[ServingClaim, ...]
 
@@ -65,17 +65,7 @@ class Standing:
         return f"{self.feature}: {self.outcome}{why}, {self.basis} {self.source}"
 
 
-def load_claims(path: Path) -> tuple[ServingClaim, ...]:
-    """Read knowledge/serving_claims.yaml.
-
-    Raises:
-        ConfigError: it is wrong, with every place.
-    """
-    return parse(load(path.read_text(encoding="utf-8"), file=str(path)), _Claims).claims
-
-
 def standings(
-    engine: Engine,
     knowledge: EngineFlags,
     version: str,
     *,
@@ -98,10 +88,10 @@ def standings(
     result: dict[str, Standing] = {}
     for feature, names in probes.items():
         result[feature] = (
-            _served(feature, engine, target, mine)
+            _served(feature, knowledge, target, mine)
             or _probed(feature, names, target, mine)
             or _audited(feature, names, target, mine)
-            or _claimed(feature, engine, version, target, claims)
+            or _claimed(feature, knowledge.name, version, target, claims)
             or Standing(feature=feature, outcome=Outcome.NOT_RUN, basis="nothing", source="")
         )
     return result
@@ -111,10 +101,10 @@ def _is_of(record: AnyRecord, cell: str, digest: str | None) -> bool:
     return record.image_digest == digest if digest is not None else record.cell == cell
 
 
-def _served(feature: str, engine: Engine, target: str, records: Sequence[AnyRecord]) -> Standing | None:
+def _served(feature: str, knowledge: EngineFlags, target: str, records: Sequence[AnyRecord]) -> Standing | None:
     """A server that needed a feature off, or ran right with it on, says more than a probe of its kernels."""
     for record in records:
-        if not isinstance(record, ServeRecord) or record.engine != engine:
+        if not isinstance(record, ServeRecord) or record.engine != knowledge.name:
             continue
         if target not in {device.target for device in record.devices}:
             continue
@@ -127,24 +117,19 @@ def _served(feature: str, engine: Engine, target: str, records: Sequence[AnyReco
                 source=source,
                 reason=f"the server starts only without it{f': {record.cause}' if record.cause else ''}",
             )
-        if record.status is ServeStatus.OK and _was_used(feature, record):
+        if record.status is ServeStatus.OK and _was_used(feature, record, knowledge):
             return Standing(
                 feature=feature, outcome=Outcome.WORKS, basis="record", source=source, reason="a server ran with it"
             )
     return None
 
 
-def _was_used(feature: str, record: ServeRecord) -> bool:
-    chosen = record.chosen
-    backend = str(chosen.get("attention_backend", "")).lower()
-    used = {
-        "cuda-graphs": isinstance(chosen.get("cuda_graphs"), int) and int(chosen["cuda_graphs"]) > 0,
-        "flashinfer": backend == "flashinfer",
-        "triton-attention": backend in {"triton", "triton_attn"},
-        "torch-native-attention": backend == "torch_native",
-        "flash-attn-2": backend == "flash_attn",
-    }
-    return used.get(feature, False)
+def _was_used(feature: str, record: ServeRecord, knowledge: EngineFlags) -> bool:
+    if feature == "cuda-graphs":
+        graphs = record.chosen.get("cuda_graphs")
+        return isinstance(graphs, int) and graphs > 0
+    backend = str(record.chosen.get("attention_backend", "")).lower()
+    return any(feature == one.feature and backend == one.value.lower() for one in knowledge.attention.choices)
 
 
 def _probed(feature: str, names: Sequence[str], target: str, records: Sequence[AnyRecord]) -> Standing | None:
@@ -184,9 +169,7 @@ def _audited(feature: str, names: Sequence[str], target: str, records: Sequence[
     return None
 
 
-def _claimed(
-    feature: str, engine: Engine, version: str, target: str, claims: Iterable[ServingClaim]
-) -> Standing | None:
+def _claimed(feature: str, engine: str, version: str, target: str, claims: Iterable[ServingClaim]) -> Standing | None:
     fitting = [
         claim
         for claim in claims

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -39,14 +39,13 @@ def port_taken(port: int) -> bool:
         return False
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now, low enough for what servers open beside it.
+def free_port(beside: Iterable[int] = ()) -> int:
+    """Return a port that nobody listens on now, nor on those `beside` it (distances).
 
-    SGLang takes the port 10 000 above its own for gRPC (0.5.14 ends with `SGLANG_GRPC_PORT must be between 1 and 65535`
-    where that is none), and ports that the system chooses by itself lie so high.
+    It is lower than the ports that the system chooses by itself, and leaves room for some 30,000 above it.
     """
     for port in random.sample(range(20_000, 30_000), 200):
-        if not port_taken(port) and not port_taken(port + 10_000):
+        if not any(port_taken(port + distance) for distance in (0, *beside)):
             return port
     raise ToolError("no free port was found between 20000 and 30000", hint="name one: --port")
 
@@ -160,7 +159,7 @@ class LocalServerHost:
     @contextmanager
     def start(self, spec: ServerSpec) -> Iterator[RunningServer]:
         """Start a server; it and all its processes are gone when the context ends."""
-        port = self._port or free_port()
+        port = self._port or free_port(spec.ports_beside)
         if port_taken(port):
             raise EngineError(f"port {port} is in use", hint="leave --port out, or stop what listens there")
         argv = [word.replace("{port}", str(port)).replace("{host}", _ADDRESS) for word in self._words(spec.argv)]

@@ -145,7 +145,7 @@ class ContainerServerHost:
             raise EngineError("this container engine has no bridge network", hint="--network host")
         if self._port is not None and port_taken(self._port):
             raise EngineError(f"port {self._port} is in use", hint="leave --port out, or stop what listens there")
-        inside = (self._port or free_port()) if self._network == "host" else 8000
+        inside = (self._port or free_port(spec.ports_beside)) if self._network == "host" else 8000
         host = "127.0.0.1" if self._network == "host" else "0.0.0.0"  # noqa: S104 - inside the container
         argv = [word.replace("{host}", host).replace("{port}", str(inside)) for word in spec.argv]
         wanted = self._spec(argv, spec.env, entrypoint=(), shm=spec.shm_bytes, port=inside)

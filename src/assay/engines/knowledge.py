@@ -1,17 +1,16 @@
-"""The flags of the engines by release: knowledge/server_flags.yaml as values."""
+"""The flags of an engine by release: knowledge/server_flags.yaml as values. Pure."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
+from pydantic import Field, model_validator
 
+from assay.engines.table import EngineName
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, EnvName, PlainText, Specifier, VersionText
-from assay.foundation.yamltext import load, parse
-from assay.serving.profile import Engine, FlagName, Flags
 
 __all__ = [
     "Attention",
@@ -19,11 +18,19 @@ __all__ = [
     "EngineFlags",
     "FeatureSwitch",
     "FlagHistory",
+    "FlagName",
+    "FlagValue",
+    "Flags",
     "ServerFlags",
     "Setting",
     "at_least",
-    "load_server_flags",
 ]
+
+FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=80)]
+"""A flag without its dashes: `attention-backend`."""
+FlagValue = str | tuple[str, ...]
+"""`true` is a bare switch; a tuple is a flag with several values."""
+Flags = dict[FlagName, FlagValue]
 
 
 class Setting(Value):
@@ -112,6 +119,8 @@ class FlagHistory(Value):
 class EngineFlags(Value):
     """One engine: how its server is started and what its flags are called."""
 
+    name: str = ""
+    """Of the engine; its place in the file says it."""
     package: PlainText
     """The distribution whose version decides."""
     command: tuple[str, ...]
@@ -137,16 +146,13 @@ class ServerFlags(Value):
     """knowledge/server_flags.yaml."""
 
     version: Literal["1"]
-    engines: dict[Engine, EngineFlags]
+    engines: dict[EngineName, EngineFlags]
 
-
-def load_server_flags(path: Path) -> ServerFlags:
-    """Read the file.
-
-    Raises:
-        ConfigError: it is wrong, with every place.
-    """
-    return parse(load(path.read_text(encoding="utf-8"), file=str(path)), ServerFlags)
+    @model_validator(mode="after")
+    def _name_engines(self) -> ServerFlags:
+        for name, engine in self.engines.items():
+            self.engines[name] = engine.model_copy(update={"name": name})
+        return self
 
 
 def at_least(version: str, least: str) -> bool:
