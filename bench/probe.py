@@ -13,12 +13,12 @@ from pathlib import Path
 from uuid import uuid4
 
 from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.docker import DockerExecutor
-from assay.adapters.executors.probe_suite import find_suite, load_suite
+from assay.adapters.executors.docker import DockerTaskHost
+from assay.adapters.executors.probe_executor import ProbeExecutor
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, find_suite, load_suite
 from assay.errors import UsageError
 from assay.evidence import suite as probes
-from assay.evidence.suite import HarnessResult
-from assay.ports.executor import ProbeRequest
+from assay.ports.jobs import ProbeJob
 
 PROGRAM = """
 FEATURE = "{name}"
@@ -38,23 +38,24 @@ REPEATS = 3
 def main(argv: list[str]) -> None:
     engine = DockerEngine()
     image = argv[1] if len(argv) > 1 else _base(engine)
-    executor = DockerExecutor(engine)
-    place = executor.place(image)
     programs = {f"features/p{index}.py": PROGRAM.format(name=f"p{index}") for index in range(COUNT)}
     suite = {
         **{path: data for path, data in load_suite(find_suite(Path.cwd())).items() if not path.startswith("features/")},
         **{path: text.encode() for path, text in programs.items()},
     }
     chosen = list(probes.declarations(programs).values())
+    executor = ProbeExecutor(DockerTaskHost(engine), ProbeSuites(suite))
+    place, digest = executor.place(image), digest_of_suite(suite)
 
     def run(which: list[probes.Declaration]) -> tuple[float, float]:
         """Return (wall seconds, seconds of the probes' own processes)."""
-        job = probes.job(which, work="", warm=False)
+        features = tuple(item.feature for item in which)
+        job = ProbeJob(place=place, run=f"bench-{uuid4().hex[:8]}", suite=digest, features=features, warm=False)
         began = time.monotonic()
-        ran = executor.run(ProbeRequest(place=place, run=f"bench-{uuid4().hex[:8]}", job=job, suite=suite, gpus=()))
+        ran = executor.run(job)
         wall = time.monotonic() - began
-        assert ran.result is not None, ran.message
-        result = HarnessResult.model_validate_json(ran.result)
+        result = ran.harness
+        assert result is not None, ran.message
         assert len(result.probes) == len(which), ran.message
         return wall, sum(item.seconds for item in result.probes.values())
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.adapters.executors.local_server import free_port
+from assay.adapters.executors.this_machine import free_port
 from assay.adapters.http.openai import OpenAiClient
 from assay.serving.load import LoadJob, Workload, summarise
 

@@ -37,11 +37,11 @@ from assay.diagnose import examine, parse_library
 from assay.engines.sglang import ENGINE as SGLANG
 from assay.evidence import suite as probes
 from assay.evidence.reference import Reference, Repository
+from assay.evidence.suite import read_result as result_of
 from assay.matrix import loading as matrix
 from assay.matrix import lockfile, plan, recipe
 from assay.pipeline.audit_image import installed
 from assay.pipeline.audit_image import read_image as image_contents
-from assay.pipeline.probe import _parse as result_of
 from assay.serving.helptext import parse_help
 from assay.serving.modelshape import shape_of
 
@@ -189,8 +189,8 @@ def probe_results() -> tuple[bytes, ...]:
 def read_probe(data: bytes, _folder: Path) -> None:
     """Read what a probe of somebody's image wrote, as the executors do."""
     result, _ = result_of(data)
-    probes.devices(result.facts)
-    for ended in result.probes.values():
+    probes.devices(result.facts if result else None)
+    for ended in result.probes.values() if result else ():
         probes.judge(ended, timeout=10.0)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from assay.adapters.executors.local_server import free_port
+from assay.adapters.executors.this_machine import free_port
 from assay.adapters.http.openai import OpenAiClient
 from assay.serving.load import LoadJob, Workload, summarise
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,15 +12,17 @@ import pytest
 from base_image import Bootstrapped
 
 from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.docker import DockerExecutor
-from assay.adapters.executors.probe_suite import load_suite
+from assay.adapters.executors.docker import DockerTaskHost
+from assay.adapters.executors.probe_executor import ProbeExecutor
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
 from assay.errors import GpuMissing, UsageError
 from assay.evidence import suite as probes
-from assay.evidence.suite import HarnessResult
 from assay.ports.engine import LABEL_RUN
-from assay.ports.executor import JobLimits, ProbeRequest
+from assay.ports.executor import JobListener, Stop
+from assay.ports.jobs import JobLimits, ProbeJob
 
 pytestmark = pytest.mark.engine
+ROOT = Path(__file__).parents[2]
 
 SLOW = b"""
 FEATURE = "slow"
@@ -59,51 +60,57 @@ def run_name(engine: DockerEngine) -> Iterator[str]:
     assert [] == list(engine.sweep(name)), "the executor left something behind"
 
 
-def request(
-    executor: DockerExecutor, image: str, run_name: str, root: Path, *features: str, **limits: float
-) -> ProbeRequest:
-    suite = {**load_suite(root / "probes"), "features/slow.py": SLOW, "features/hungry.py": HUNGRY}
-    known = probes.declarations({path: data.decode() for path, data in suite.items() if path.startswith("features/")})
-    chosen = probes.order(known, features)
-    memory = int(limits["memory"]) if "memory" in limits else None
-    return ProbeRequest(
-        place=executor.place(image), run=run_name, job=probes.job(chosen, work=""), suite=suite, gpus=(),
-        limits=JobLimits(seconds=limits.get("seconds", 120), memory_bytes=memory),
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def suite() -> dict[str, bytes]:
+    return {**load_suite(ROOT / "probes"), "features/slow.py": SLOW, "features/hungry.py": HUNGRY}
+
+
+@pytest.fixture(scope="module")
+def executor(engine: DockerEngine, suite: dict[str, bytes]) -> ProbeExecutor:
+    return ProbeExecutor(DockerTaskHost(engine), ProbeSuites(suite))
+
+
+def job(
+    executor: ProbeExecutor, suite: dict[str, bytes], image: str, run_name: str, *features: str, **limits: float
+) -> ProbeJob:
+    return ProbeJob(
+        place=executor.place(image),
+        run=run_name,
+        suite=digest_of_suite(suite),
+        features=features,
+        limits=JobLimits.model_validate({"seconds": 120, **limits}),
+    )
 
 
 def test_files_go_in_and_the_result_comes_out(
-    engine: DockerEngine, python_image: str, run_name: str, root: Path
+    executor: ProbeExecutor, suite: dict[str, bytes], python_image: str, run_name: str
 ) -> None:
-    executor = DockerExecutor(engine)
-
-    ran = executor.run(request(executor, python_image, run_name, root, "abi-import", "torch-device"))
+    ran = executor.run(job(executor, suite, python_image, run_name, "abi-import", "torch-device"))
 
     assert ("finished", "") == (ran.ended, ran.message)
-    assert ran.result is not None
-    result = HarnessResult.model_validate_json(ran.result)
+    result = ran.harness
+    assert result is not None
     assert {"abi-import", "torch-device"} == set(result.probes)
     assert result.facts is not None
 
 
-def test_an_image_without_python(engine: DockerEngine, run_name: str, root: Path, tmp_path: Path) -> None:
+def test_an_image_without_python(
+    engine: DockerEngine, executor: ProbeExecutor, suite: dict[str, bytes], run_name: str, tmp_path: Path
+) -> None:
     from tiny_image import TINY, write_tiny
 
     engine.load(write_tiny(tmp_path))
-    executor = DockerExecutor(engine)
+    ran = executor.run(job(executor, suite, TINY, run_name, "numa"))
 
-    ran = executor.run(request(executor, TINY, run_name, root, "numa"))
-
-    assert ("no_python", None) == (ran.ended, ran.result)
+    assert ("no_python", None) == (ran.ended, ran.harness)
     assert "python3" in ran.message
 
 
 def test_a_container_killed_from_outside_keeps_what_was_measured(
-    engine: DockerEngine, python_image: str, run_name: str, root: Path
+    executor: ProbeExecutor, suite: dict[str, bytes], python_image: str, run_name: str
 ) -> None:
     import docker
 
-    executor = DockerExecutor(engine)
     client = docker.from_env()
 
     def kill() -> None:
@@ -117,59 +124,52 @@ def test_a_container_killed_from_outside_keeps_what_was_measured(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    ran = executor.run(request(executor, python_image, run_name, root, "abi-import", "slow"))
+    ran = executor.run(job(executor, suite, python_image, run_name, "abi-import", "slow"))
     killer.join()
     client.close()
 
     assert "killed" == ran.ended
-    assert ran.result is not None
-    result = HarnessResult.model_validate_json(ran.result)
+    result = ran.harness
+    assert result is not None
     assert ({"abi-import"}, False) == (set(result.probes), result.finished)
 
 
 def test_a_run_that_is_told_to_stop_keeps_what_was_measured(
-    engine: DockerEngine, python_image: str, run_name: str, root: Path
+    executor: ProbeExecutor, suite: dict[str, bytes], python_image: str, run_name: str
 ) -> None:
-    executor = DockerExecutor(engine)
-    stop = threading.Event()
-    asked = replace(
-        request(executor, python_image, run_name, root, "abi-import", "slow"),
-        stop=stop,
-        progress=lambda line: stop.set() if "abi-import" in line else None,
-    )
+    stop = Stop()
+    listener = JobListener(line=lambda line: stop.set() if "abi-import" in line else None)
 
-    ran = executor.run(asked)
+    ran = executor.run(job(executor, suite, python_image, run_name, "abi-import", "slow"), listener=listener, stop=stop)
 
     assert "stopped" == ran.ended
-    assert ran.result is not None
-    result = HarnessResult.model_validate_json(ran.result)
+    result = ran.harness
+    assert result is not None
     assert ({"abi-import"}, False) == (set(result.probes), result.finished)
 
 
 def test_a_run_that_takes_too_long_is_stopped(
-    engine: DockerEngine, python_image: str, run_name: str, root: Path
+    executor: ProbeExecutor, suite: dict[str, bytes], python_image: str, run_name: str
 ) -> None:
-    executor = DockerExecutor(engine)
-
-    ran = executor.run(request(executor, python_image, run_name, root, "slow", seconds=5))
+    ran = executor.run(job(executor, suite, python_image, run_name, "slow", seconds=5))
 
     assert "timed_out" == ran.ended
 
 
-def test_memory_used_up_is_inconclusive(engine: DockerEngine, python_image: str, run_name: str, root: Path) -> None:
-    executor = DockerExecutor(engine)
+def test_memory_used_up_is_inconclusive(
+    executor: ProbeExecutor, suite: dict[str, bytes], python_image: str, run_name: str
+) -> None:
+    ran = executor.run(job(executor, suite, python_image, run_name, "hungry", memory_bytes=512 << 20))
 
-    ran = executor.run(request(executor, python_image, run_name, root, "hungry", memory=512 << 20))
-
-    assert ran.result is not None
-    result = HarnessResult.model_validate_json(ran.result)
+    result = ran.harness
+    assert result is not None
     ended = result.probes["hungry"]
     assert "inconclusive" == probes.judge(ended, timeout=60).outcome, ended
 
 
 def test_an_unknown_image_offers_the_nearest(engine: DockerEngine, python_image: str) -> None:
     with pytest.raises(UsageError, match="did you mean"):
-        DockerExecutor(engine).place(python_image[:-1])
+        DockerTaskHost(engine).place(python_image[:-1])
 
 
 def test_without_a_gpu_it_says_what_is_missing(engine: DockerEngine) -> None:
@@ -177,7 +177,7 @@ def test_without_a_gpu_it_says_what_is_missing(engine: DockerEngine) -> None:
         pytest.skip("this engine can give GPUs")
 
     with pytest.raises(GpuMissing, match="device request") as caught:
-        DockerExecutor(engine).gpus()
+        DockerTaskHost(engine).gpus()
 
     assert caught.value.hint is not None
     assert "nvidia-ctk" in caught.value.hint

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from probe_suite import write_suite
 
-from assay.adapters.executors.local import LocalExecutor
+from assay.adapters.executors.local import LocalTaskHost
+from assay.adapters.executors.probe_executor import ProbeExecutor
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite
 from assay.evidence import suite as probes
 from assay.evidence.suite import Declaration, HarnessResult
 from assay.foundation.outcome import Outcome
-from assay.ports.executor import Place, ProbeRequest
+from assay.ports.jobs import Place, ProbeJob
 
 PROGRAM = """
 FEATURE = "toy"
@@ -212,16 +214,20 @@ def test_without_torch_the_suite_says_so(root: Path, tmp_path: Path) -> None:
 def test_environments_of_this_machine_do_not_share_what_they_compile(tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.symlink_to(sys.executable)
-    suite = {"harness.py": b"import json, sys; json.dump(json.load(open(sys.argv[1])), open(sys.argv[2], 'w'))"}
+    program = """
+import json, sys
+cache = json.load(open(sys.argv[1]))["cache"]
+json.dump({"schema_version": 1, "suite_digest": "", "python": "", "executable": cache}, open(sys.argv[2], "w"))
+"""
+    suite = {"harness.py": program.encode()}
     caches = []
     for python in (sys.executable, str(other), sys.executable):
-        executor = LocalExecutor(python=python, cache=tmp_path / "cache")
-        asked = ProbeRequest(
-            place=Place(reference="local", digest="sha256:same"), run="r", job={"probes": []}, suite=suite, gpus=()
-        )
-        result = executor.run(asked).result
+        executor = ProbeExecutor(LocalTaskHost(python=python, cache=tmp_path / "cache"), ProbeSuites(suite))
+        place = Place(reference="local", digest="sha256:same")
+        asked = ProbeJob(place=place, run="r", suite=digest_of_suite(suite), features=())
+        result = executor.run(asked).harness
         assert result is not None
-        caches.append(json.loads(result)["cache"])
+        caches.append(result.executable)
 
     assert caches[0] == caches[2]
     assert caches[0] != caches[1]

@@ -20,8 +20,8 @@ from python_image import SERVER_IMAGE, write_server_image
 from serve_checked import FACTS, HELP, KNOWLEDGE, PROFILES, ROOT, SERVER, LocalHost, check, failed, quiet, request
 
 from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.local_server import LocalServerHost, free_port
-from assay.adapters.executors.server_container import ContainerServerHost
+from assay.adapters.executors.servers import ContainerServerHost, LocalServerHost
+from assay.adapters.executors.this_machine import free_port
 from assay.adapters.files.records import FileStore
 from assay.adapters.http.openai import OpenAiClient
 from assay.errors import EngineError, UsageError

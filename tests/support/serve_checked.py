@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from assay.adapters.executors.local_server import LocalServerHost
+from assay.adapters.executors.servers import LocalServerHost
 from assay.adapters.files.records import FileStore
 from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.adapters.http.openai import OpenAiClient

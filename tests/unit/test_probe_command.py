@@ -8,12 +8,15 @@ import pytest
 
 from assay.adapters.docker.fake_container import FakeImage
 from assay.adapters.docker.fake_engine import FakeEngine
+from assay.adapters.executors.docker import DockerTaskHost
 from assay.adapters.files.records import FileStore
-from assay.cli.probe import subjects_of
+from assay.cli import console
 from assay.errors import NothingSelected
 from assay.matrix import loading as matrix
 from assay.matrix import plan
 from assay.matrix.render import LABEL_PREFIX
+from assay.pipeline.probe import ProbeSubject
+from assay.pipeline.probe_subjects import subjects_of
 
 
 @pytest.fixture
@@ -26,12 +29,16 @@ def image(cell: str) -> FakeImage:
     return FakeImage(labels={f"{LABEL_PREFIX}{name}": value for name, value in labels.items()})
 
 
+def subjects(words: tuple[str, ...], made: plan.Plan, root: Path, engine: FakeEngine) -> list[ProbeSubject]:
+    return subjects_of(words, made, FileStore(root), engine, DockerTaskHost(engine).place, warn=console.warn)
+
+
 def test_a_cell_that_another_machine_built_is_known_by_what_its_image_says(made: plan.Plan, tmp_path: Path) -> None:
     """The machine with the GPU is not always the one that built: the image was loaded or pulled there."""
     cell = next(cell for cell in made.cells if cell.kind == "build")
     engine = FakeEngine({cell.local_reference: image(cell.id)})
 
-    (subject,) = subjects_of((cell.id,), made, FileStore(tmp_path), engine)
+    (subject,) = subjects((cell.id,), made, tmp_path, engine)
 
     assert (cell.id, cell.image) == (subject.cell, subject.image)
     assert ("sha256:lock", "sha256:key") == (subject.lock_digest, subject.content_key)
@@ -45,6 +52,6 @@ def test_an_image_that_is_not_that_of_the_cell_is_not_probed_for_it(
     engine = FakeEngine({cell.local_reference: image(labelled) if labelled else FakeImage()})
 
     with pytest.raises(NothingSelected):
-        subjects_of((cell.id,), made, FileStore(tmp_path), engine)
+        subjects((cell.id,), made, tmp_path, engine)
 
     assert f"{cell.id}: not built, so not probed" in capsys.readouterr().err

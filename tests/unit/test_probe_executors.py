@@ -8,31 +8,45 @@ import stat
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from assay.adapters.docker.fake_container import Process
 from assay.adapters.docker.fake_engine import FakeEngine, FakeImage
-from assay.adapters.executors.docker import DockerExecutor
+from assay.adapters.executors.docker import DockerTaskHost
 from assay.adapters.executors.gpu_leases import FileLeases
-from assay.adapters.executors.local import visible_gpus
+from assay.adapters.executors.probe_executor import ProbeExecutor
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite
+from assay.adapters.executors.this_machine import visible_gpus
 from assay.errors import EngineMissing, GpuMissing, StoreError, UsageError
-from assay.ports.executor import ProbeRequest
+from assay.evidence.suite import HarnessResult
+from assay.ports.executor import JobListener
+from assay.ports.jobs import DevicesWanted, ProbeJob
 
 RESULT = "/assay/work/result.json"
+SUITE = {"harness.py": b"program"}
+DOCUMENT = {"schema_version": 1, "suite_digest": "", "python": "3", "executable": "", "finished": True}
+
+
+def document(**more: Any) -> bytes:
+    return json.dumps({**DOCUMENT, **more}).encode()
 
 
 def harness(process: Process) -> int:
     job = json.loads(process.files["/assay/work/job.json"])
     assert process.files["/assay/work/probes/harness.py"] == b"program"
     process.print("probe: one: works", error=True)
-    process.files[RESULT] = json.dumps({"cache": job["cache"]}).encode()
+    process.files[RESULT] = document(executable=job["cache"])
     return 0
 
 
-def request(executor: DockerExecutor, image: str) -> ProbeRequest:
-    suite = {"harness.py": b"program"}
-    return ProbeRequest(place=executor.place(image), run="run-1", job={"probes": []}, suite=suite, gpus=())
+def executor(fake: FakeEngine, **options: Any) -> ProbeExecutor:
+    return ProbeExecutor(DockerTaskHost(fake, **options), ProbeSuites(SUITE))
+
+
+def job(runs: ProbeExecutor, image: str = "image:1", **options: Any) -> ProbeJob:
+    return ProbeJob(place=runs.place(image), run="run-1", suite=digest_of_suite(SUITE), features=(), **options)
 
 
 def engine(*, python: str = "python3") -> FakeEngine:
@@ -41,11 +55,13 @@ def engine(*, python: str = "python3") -> FakeEngine:
 
 def test_the_container_gets_as_little_as_works() -> None:
     fake = engine()
+    runs = executor(fake)
 
-    ran = DockerExecutor(fake).run(request(DockerExecutor(fake), "image:1"))
+    ran = runs.run(job(runs))
 
     (spec,) = fake.specs
-    assert ("finished", b'{"cache": "/assay/work/cache"}') == (ran.ended, ran.result)
+    assert ran.harness is not None
+    assert ("finished", "/assay/work/cache") == (ran.ended, ran.harness.executable)
     assert ("none", True, True, True) == (spec.network, spec.read_only, spec.drop_capabilities, spec.no_new_privileges)
     assert spec.pids
     assert [] == fake.containers
@@ -53,28 +69,31 @@ def test_the_container_gets_as_little_as_works() -> None:
 
 def test_a_cache_is_given_to_an_engine_of_this_machine(tmp_path: Path) -> None:
     fake = engine()
-    executor = DockerExecutor(fake, cache=tmp_path)
+    runs = executor(fake, cache=tmp_path)
 
-    ran = executor.run(request(executor, "image:1"))
+    ran = runs.run(job(runs))
 
-    assert b'{"cache": "/assay-cache"}' == ran.result
+    assert ran.harness is not None
+    assert "/assay-cache" == ran.harness.executable
     assert ["/assay-cache"] == [bind.target for bind in fake.specs[0].binds]
 
 
 def test_every_usual_place_of_python_is_tried() -> None:
     fake = engine(python="/opt/venv/bin/python3")
+    runs = executor(fake)
 
-    ran = DockerExecutor(fake).run(request(DockerExecutor(fake), "image:1"))
+    ran = runs.run(job(runs))
 
     assert "finished" == ran.ended
 
 
 def test_an_image_without_python_says_so() -> None:
     fake = engine(python="perl")
+    runs = executor(fake)
 
-    ran = DockerExecutor(fake).run(request(DockerExecutor(fake), "image:1"))
+    ran = runs.run(job(runs))
 
-    assert ("no_python", None) == (ran.ended, ran.result)
+    assert ("no_python", None) == (ran.ended, ran.harness)
     assert [] == fake.containers
 
 
@@ -87,10 +106,10 @@ def test_an_engine_that_dies_during_a_run_is_an_outcome() -> None:
         return 0
 
     fake.held["image:1"] = FakeImage(programs={"python3": die})
-    executor = DockerExecutor(fake)
-    asked = request(executor, "image:1")
+    runs = executor(fake)
+    asked = job(runs)
 
-    ran = executor.run(asked)
+    ran = runs.run(asked)
 
     assert "engine_lost" == ran.ended
     assert ran.message
@@ -100,38 +119,69 @@ def test_what_the_harness_wrote_is_given_out_while_it_runs() -> None:
     shown = threading.Event()
 
     def slow(process: Process) -> int:
-        process.files[RESULT] = b"1"
+        process.files[RESULT] = document(python="1")
         process.print("probe: one: works", error=True)
         assert shown.wait(30)
-        process.files[RESULT] = b"2"
+        process.files[RESULT] = document(python="2")
         return 0
 
-    kept: list[bytes] = []
+    kept: list[str] = []
 
-    def keep(document: bytes) -> None:
-        kept.append(document)
+    def keep(found: HarnessResult) -> None:
+        kept.append(found.python)
         shown.set()
 
-    executor = DockerExecutor(FakeEngine({"image:1": FakeImage(programs={"python3": slow})}))
+    runs = executor(FakeEngine({"image:1": FakeImage(programs={"python3": slow})}))
 
-    ran = executor.run(replace(request(executor, "image:1"), keep=keep))
+    ran = runs.run(job(runs), listener=JobListener(measured=keep))
 
-    assert ([b"1"], b"2") == (kept, ran.result)
+    assert ran.harness is not None
+    assert (["1"], "2") == (kept, ran.harness.python)
+
+
+@pytest.mark.parametrize("written", [b"", b"\x00\xff", b"[]", b'{"schema_version": 1}'])
+def test_a_document_that_cannot_be_read_is_kept_in_the_log(written: bytes) -> None:
+    def garble(process: Process) -> int:
+        process.files[RESULT] = written
+        process.print("probe: one: works", error=True)
+        return 0
+
+    logs: list[bytes] = []
+    runs = executor(FakeEngine({"image:1": FakeImage(programs={"python3": garble})}))
+
+    ran = runs.run(job(runs), listener=JobListener(log=logs.append))
+
+    assert (None, "finished") == (ran.harness, ran.ended)
+    assert ran.unreadable.startswith("the result document cannot be read: ") or not written
+    assert [written in log for log in logs] == [True]
+
+
+def test_a_job_gets_the_gpus_leased_for_it_or_as_many_as_it_wants() -> None:
+    info = replace(FakeEngine().info(), gpu="cdi", local=False)
+    fake = FakeEngine({"image:1": FakeImage(programs={"python3": harness})}, info=info)
+    runs = executor(fake)
+
+    for wanted in (DevicesWanted(), DevicesWanted(count=1), DevicesWanted(count=1, names=("7",))):
+        runs.run(job(runs, devices=wanted))
+
+    assert [(), ("0",), ("7",)] == [spec.gpus for spec in fake.specs]
+    with pytest.raises(GpuMissing, match="2 GPUs were asked for, 1 can be given"):
+        runs.run(job(runs, devices=DevicesWanted(count=2)))
 
 
 def test_no_engine_from_the_start_is_an_error() -> None:
     fake = engine()
-    executor = DockerExecutor(fake)
-    asked = request(executor, "image:1")
+    runs = executor(fake)
+    asked = job(runs)
     fake.alive = False
 
     with pytest.raises(EngineMissing):
-        executor.run(asked)
+        runs.run(asked)
 
 
 def test_an_unknown_image_offers_the_nearest() -> None:
     with pytest.raises(UsageError, match="image:1"):
-        DockerExecutor(engine()).place("imag:1")
+        executor(engine()).place("imag:1")
 
 
 def test_one_gpu_has_one_user(tmp_path: Path) -> None:

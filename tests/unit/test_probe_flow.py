@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
+from assay.adapters.executors.fake import FakeEnd, FakeExecutor, FakeLeases
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite
 from assay.adapters.files.records import FileStore
 from assay.errors import GpuMissing
 from assay.evidence.record import ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
-from assay.ports.executor import Place, ProbeRequest, Ran
+from assay.ports.jobs import JobResult, Place, ProbeJob
 
 DECLARE = 'FEATURE = "{0}"\nREQUIRES = {1!r}\nTIMEOUT = 5\nGPUS = {2}\nWARM = True\n'
 SUITE = {
@@ -29,110 +28,54 @@ SUITE = {
     "features/two.py": DECLARE.format("two", ("one",), 1).encode(),
     "features/three.py": DECLARE.format("three", (), 0).encode(),
 }
-DEVICE = {"name": "NVIDIA H200", "capability": "9.0", "memory_bytes": 1, "uuid": "GPU-1"}
+KNOWN = ProbeSuites(SUITE)
+PLACE = Place(reference="image:tag", digest="sha256:image")
 
 
-class FakeExecutor:
-    """Answers like the harness; `say` are outcomes by feature, `stop_after` ends it early."""
+class Recorded(FakeExecutor):
+    """A fake that is called what records call the real one."""
 
-    name: Literal["docker", "local"] = "docker"
+    name = "docker"
 
-    def __init__(self, *, gpus: int = 1, outcomes: dict[str, str] | None = None, stop_after: int | None = None) -> None:
-        self.count = gpus
-        self.outcomes = outcomes or {}
-        self.stop_after = stop_after
-        self.requests: list[ProbeRequest] = []
-        self.result: bytes | None = None
-        self.killed_after: int | None = None
-        """Assay itself dies when so many probes have ended."""
-        self.left: list[str] = []
+    def __init__(self, *, gpus: int = 1, ends: dict[str, FakeEnd] | None = None) -> None:
+        super().__init__(KNOWN, places={"image:tag": "sha256:image"}, gpus=gpus, ends=ends)
 
-    def gpus(self) -> tuple[str, ...]:
-        if not self.count:
-            raise GpuMissing("no GPU")
-        return tuple(str(index) for index in range(self.count))
+    @property
+    def asked(self) -> list[list[str]]:
+        """The features of each job."""
+        return [list(job.features) for job in self.jobs]
 
-    def place(self, reference: str) -> Place:
-        return Place(reference=reference, digest="sha256:image")
 
-    def sweep(self) -> list[str]:
-        left, self.left = self.left, []
-        return left
+class Killed(Recorded):
+    """Assay itself dies when two probes have ended."""
 
-    def run(self, request: ProbeRequest) -> Ran:
-        self.requests.append(request)
-        if self.result is not None:
-            return Ran(result=self.result, ended="failed", message="it said something else")
-        done: dict[str, Any] = {}
-        for item in request.job["probes"][: self.stop_after]:
-            if len(done) == self.killed_after:
-                raise Dead
-            outcome = self.outcomes.get(item["feature"], "works")
-            document = {"outcome": outcome, "reason": "why", "metrics": {}, "notes": [], "seconds": 0.1}
-            done[item["feature"]] = {
-                "feature": item["feature"],
-                "file": item["file"],
-                "exit_code": 0,
-                "document": document,
-                "stderr": "said on stderr",
-            }
-            if request.keep is not None:
-                written = self.document(request, done, finished=False)
-                request.keep(written[: len(written) // 2])
-                request.keep(written)
-        finished = self.stop_after is None
-        data = self.document(request, done, finished=finished)
-        return Ran(result=data, ended="finished" if finished else "killed", message="" if finished else "it was killed")
-
-    def document(self, request: ProbeRequest, done: dict[str, Any], *, finished: bool) -> bytes:
-        document = {
-            "schema_version": 1,
-            "suite_digest": "sha256:suite",
-            "python": "3.12.1",
-            "executable": "/usr/bin/python3",
-            "facts": {
-                "devices": [DEVICE] if request.gpus else [],
-                "driver": "580.1",
-                "cuda": "13.0",
-                "packages": {"torch": "2.11.0"},
-            },
-            "probes": done,
-            "finished": finished,
-        }
-        return json.dumps(document).encode()
+    def probe(self, item: Any, done: Any, stop: Any, deadline: float) -> Any:
+        if len(done) == 2:
+            raise Dead
+        return super().probe(item, done, stop, deadline)
 
 
 class Dead(BaseException):
     """Nothing that comes after it in this process counts."""
 
 
-class FakeLeases:
-    @contextmanager
-    def take(
-        self, gpus: tuple[str, ...], count: int, *, wait_seconds: float, stop: threading.Event | None = None
-    ) -> Iterator[tuple[str, ...]]:
-        yield gpus[:count]
-
-
-def flow(
-    executor: FakeExecutor, root: Path, said: list[str] | None = None, leases: FakeLeases | None = None
-) -> ProbeFlow:
+def flow(executor: Recorded, root: Path, said: list[str] | None = None, leases: FakeLeases | None = None) -> ProbeFlow:
     return ProbeFlow(
         executor=executor,
         leases=leases or FakeLeases(),
         store=FileStore(root),
         suite=SUITE,
-        suite_digest="sha256:suite",
-        diagnose=lambda text: "some-cause" if "why" in text else None,
+        suite_digest=digest_of_suite(SUITE),
+        diagnose=lambda text: "some-cause" if "the fake says so" in text else None,
         say=(said if said is not None else []).append,
     )
 
 
-SUBJECT = ProbeSubject(place=Place(reference="image:tag", digest="sha256:image"), cell="cell-1", image="image")
+SUBJECT = ProbeSubject(place=PLACE, cell="cell-1", image="image")
 
 
 def test_a_run_is_recorded_with_what_was_read_inside(tmp_path: Path) -> None:
-    (made,) = flow(FakeExecutor(outcomes={"two": "wrong"}), tmp_path).run([SUBJECT], ProbeOptions())
+    (made,) = flow(Recorded(ends={"two": Outcome.WRONG}), tmp_path).run([SUBJECT], ProbeOptions())
 
     assert {"one", "two", "three"} == set(made.features)
     assert (Outcome.WRONG, "some-cause") == (made.features["two"].outcome, made.features["two"].cause)
@@ -146,30 +89,28 @@ def test_a_run_is_recorded_with_what_was_read_inside(tmp_path: Path) -> None:
 
 
 def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
-    flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(features=("one",)))
-    executor = FakeExecutor()
+    flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions(features=("one",)))
+    executor = Recorded()
 
     (made,) = flow(executor, tmp_path).run([SUBJECT], ProbeOptions(features=("one", "three")))
 
     # The first run of the harness has no probes: it reads the GPU and the driver.
-    assert [[], ["three"]] == [[item["feature"] for item in request.job["probes"]] for request in executor.requests]
+    assert [[], ["three"]] == executor.asked
     assert {"one", "three"} == set(made.features)
 
 
 def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> None:
-    class Slow(FakeExecutor):
-        def run(self, request: ProbeRequest) -> Ran:
-            assert request.stop is not None
-            time.sleep(0.3)  # the pool has told the main thread by then that this one runs
-            os.kill(os.getpid(), signal.SIGINT)
-            assert request.stop.wait(30)
-            ran = super().run(request)
-            return replace(ran, ended="stopped", message="it was stopped")
+    class Interrupting(Recorded):
+        def probe(self, item: Any, done: Any, stop: Any, deadline: float) -> Any:
+            if done:
+                time.sleep(0.3)  # the pool has told the main thread by then that this one runs
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().probe(item, done, stop, deadline)
 
     said: list[str] = []
 
     with pytest.raises(KeyboardInterrupt):
-        flow(Slow(stop_after=1), tmp_path, said).run([SUBJECT], ProbeOptions())
+        flow(Interrupting(ends={"three": "hangs"}), tmp_path, said).run([SUBJECT], ProbeOptions())
 
     (kept,) = FileStore(tmp_path).records(kind="probe")
     assert isinstance(kept, ProbeRecord)
@@ -179,25 +120,25 @@ def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> No
 
 
 def test_nothing_left_to_do_returns_the_record_there_is(tmp_path: Path) -> None:
-    (first,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions())
+    (first,) = flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions())
 
-    (second,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions())
+    (second,) = flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions())
 
     assert first == second
     assert 1 == len(list(FileStore(tmp_path).records(kind="probe")))
 
 
 def test_force_runs_everything_again(tmp_path: Path) -> None:
-    flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions())
-    executor = FakeExecutor()
+    flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions())
+    executor = Recorded()
 
     flow(executor, tmp_path).run([SUBJECT], ProbeOptions(force=True))
 
-    assert 3 == len(executor.requests[0].job["probes"])
+    assert [3] == [len(features) for features in executor.asked]
 
 
 def test_what_was_measured_before_a_kill_is_kept(tmp_path: Path) -> None:
-    (made,) = flow(FakeExecutor(stop_after=1), tmp_path).run([SUBJECT], ProbeOptions())
+    (made,) = flow(Recorded(ends={"three": "dies"}), tmp_path).run([SUBJECT], ProbeOptions())
 
     ran = [name for name, item in made.features.items() if item.outcome is Outcome.WORKS]
     assert 1 == len(ran)
@@ -206,12 +147,11 @@ def test_what_was_measured_before_a_kill_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_was_measured_before_assay_was_killed_is_recorded_by_the_next_run(tmp_path: Path) -> None:
-    executor = FakeExecutor(outcomes={"one": "wrong"})
-    executor.killed_after = 2
+    executor = Killed(ends={"one": Outcome.WRONG})
     with pytest.raises(Dead):
         flow(executor, tmp_path).run([SUBJECT], ProbeOptions())
     assert [] == list(FileStore(tmp_path).records())
-    again, said = FakeExecutor(), list[str]()
+    again, said = Recorded(), list[str]()
     again.left = ["assay-run-1"]
 
     (made,) = flow(again, tmp_path, said).run([SUBJECT], ProbeOptions())
@@ -224,7 +164,7 @@ def test_what_was_measured_before_assay_was_killed_is_recorded_by_the_next_run(t
     assert made.features["three"] == kept.features["three"]
     assert (tmp_path / (kept.features["three"].log or "")).is_file()
     # `one` is what `two` rests on.
-    assert [[], ["one", "two"]] == [[item["feature"] for item in one.job["probes"]] for one in again.requests]
+    assert [[], ["one", "two"]] == again.asked
     assert any(f"{kept.run} was killed" in line and "one, three" in line for line in said)
     assert any("1 of 3 features are recorded already" in line for line in said)
     assert any("assay-run-1" in line for line in said)
@@ -238,25 +178,25 @@ def test_who_had_the_gpu_may_have_been_killed_while_it_was_waited_for(tmp_path: 
             executor.left = ["assay-run-1"]
             yield gpus[:count]
 
-    class Alone(FakeExecutor):
-        def run(self, request: ProbeRequest) -> Ran:
+    class Alone(Recorded):
+        def run(self, job: ProbeJob, **beside: Any) -> JobResult:
             assert [] == executor.left
-            return super().run(request)
+            return super().run(job, **beside)
 
     executor = Alone()
 
     flow(executor, tmp_path, leases=Waiting()).run([SUBJECT], ProbeOptions())
 
-    assert executor.requests
+    assert executor.asked
 
 
 def test_a_run_that_lives_keeps_its_drafts(tmp_path: Path) -> None:
-    class Watched(FakeExecutor):
-        def run(self, request: ProbeRequest) -> Ran:
-            ran = super().run(request)
+    class Watched(Recorded):
+        def run(self, job: ProbeJob, **beside: Any) -> JobResult:
+            result = super().run(job, **beside)
             assert 1 == len(list(tmp_path.glob("*/unfinished/*.json")))
             assert [] == FileStore(tmp_path).adopt()
-            return ran
+            return result
 
     (made,) = flow(Watched(), tmp_path).run([SUBJECT], ProbeOptions())
 
@@ -265,12 +205,12 @@ def test_a_run_that_lives_keeps_its_drafts(tmp_path: Path) -> None:
 
 
 def test_what_an_engine_gave_out_before_it_was_lost_is_recorded(tmp_path: Path) -> None:
-    class Lost(FakeExecutor):
-        def run(self, request: ProbeRequest) -> Ran:
-            super().run(request)
-            return Ran(result=None, ended="engine_lost", message="the engine is gone")
+    class Lost(Recorded):
+        def run(self, job: ProbeJob, **beside: Any) -> JobResult:
+            super().run(job, **beside)
+            return JobResult(job=job.digest, executor="docker", ended="engine_lost", message="the engine is gone")
 
-    (made,) = flow(Lost(stop_after=2), tmp_path).run([SUBJECT], ProbeOptions())
+    (made,) = flow(Lost(ends={"two": "dies"}), tmp_path).run([SUBJECT], ProbeOptions())
 
     outcomes = [item.outcome for item in made.features.values()]
     assert (2, 1) == (outcomes.count(Outcome.WORKS), outcomes.count(Outcome.NOT_RUN))
@@ -279,10 +219,10 @@ def test_what_an_engine_gave_out_before_it_was_lost_is_recorded(tmp_path: Path) 
 
 
 def test_drafts_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> None:
-    class Blocked(FakeExecutor):
-        def run(self, request: ProbeRequest) -> Ran:
-            (tmp_path / request.run / "unfinished").write_bytes(b"")
-            return super().run(request)
+    class Blocked(Recorded):
+        def run(self, job: ProbeJob, **beside: Any) -> JobResult:
+            (tmp_path / job.run / "unfinished").write_bytes(b"")
+            return super().run(job, **beside)
 
     said: list[str] = []
 
@@ -294,45 +234,48 @@ def test_drafts_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> None:
 
 def test_without_a_gpu_what_is_known_is_not_run_again(tmp_path: Path) -> None:
     nothing = ProbeOptions(features=("three",), gpus=0)
-    flow(FakeExecutor(gpus=0), tmp_path).run([SUBJECT], nothing)
-    executor = FakeExecutor(gpus=0)
+    flow(Recorded(gpus=0), tmp_path).run([SUBJECT], nothing)
+    executor = Recorded(gpus=0)
 
     flow(executor, tmp_path).run([SUBJECT], nothing)
 
-    assert [[]] == [request.job["probes"] for request in executor.requests]
+    assert [[]] == executor.asked
 
 
 def test_everything_known_is_shown_whichever_record_holds_it(tmp_path: Path) -> None:
     for name in ("one", "three"):
-        flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(features=(name,)))
+        flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions(features=(name,)))
 
-    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(features=("one", "three")))
+    (made,) = flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions(features=("one", "three")))
 
     assert {"one", "three"} == set(made.features)
 
 
-@pytest.mark.parametrize("result", [b"", b"\x00\xff", b"[]", b'{"schema_version": 1}'])
-def test_an_unreadable_result_claims_nothing(tmp_path: Path, result: bytes) -> None:
-    executor = FakeExecutor()
-    executor.result = result
+def test_an_unreadable_result_claims_nothing(tmp_path: Path) -> None:
+    class Garbled(Recorded):
+        def run(self, job: ProbeJob, **beside: Any) -> JobResult:
+            why = "the result document cannot be read: it is not JSON"
+            return JobResult(job=job.digest, executor="docker", ended="finished", unreadable=why)
+
+    executor = Garbled()
     said: list[str] = []
 
     (made,) = flow(executor, tmp_path, said).run([SUBJECT], ProbeOptions(features=("three",)))
 
     assert Outcome.NOT_RUN is made.features["three"].outcome
     assert [] == list(FileStore(tmp_path).records())
-    assert any("nothing is recorded" in line for line in said)
+    assert any("nothing is recorded" in line and "it is not JSON" in line for line in said)
 
 
 def test_a_sabotaged_run_is_shown_and_never_recorded(tmp_path: Path) -> None:
-    (made,) = flow(FakeExecutor(), tmp_path).run([SUBJECT], ProbeOptions(sabotage={"one": "perturb"}))
+    (made,) = flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions(sabotage={"one": "perturb"}))
 
     assert made.features
     assert [] == list(FileStore(tmp_path).records())
 
 
 def test_without_a_gpu_only_probes_that_need_none_run(tmp_path: Path) -> None:
-    nothing = flow(FakeExecutor(gpus=0), tmp_path)
+    nothing = flow(Recorded(gpus=0), tmp_path)
 
     with pytest.raises(GpuMissing):
         nothing.run([SUBJECT], ProbeOptions())
@@ -343,7 +286,7 @@ def test_without_a_gpu_only_probes_that_need_none_run(tmp_path: Path) -> None:
 
 def test_more_gpus_than_there_are_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(GpuMissing, match="2 GPUs"):
-        flow(FakeExecutor(gpus=1), tmp_path).run([SUBJECT], ProbeOptions(gpus=2))
+        flow(Recorded(gpus=1), tmp_path).run([SUBJECT], ProbeOptions(gpus=2))
 
 
 @pytest.mark.parametrize(
@@ -351,7 +294,7 @@ def test_more_gpus_than_there_are_is_an_error(tmp_path: Path) -> None:
     [("works", 0), ("degraded", 0), ("unsupported", 0), ("not_run", 0), ("wrong", 1), ("broken", 1)],
 )
 def test_exit_code(tmp_path: Path, outcome: str, code: int) -> None:
-    made: list[ProbeRecord] = flow(FakeExecutor(outcomes={"one": outcome}), tmp_path).run(
+    made: list[ProbeRecord] = flow(Recorded(ends={"one": Outcome(outcome)}), tmp_path).run(
         [SUBJECT], ProbeOptions(features=("one",))
     )
 

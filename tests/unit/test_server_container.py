@@ -11,7 +11,7 @@ import pytest
 
 from assay.adapters.docker.fake_engine import FakeEngine, FakeImage, Process
 from assay.adapters.docker.read import read_info
-from assay.adapters.executors.server_container import ContainerServerHost
+from assay.adapters.executors.servers import ContainerServerHost
 from assay.cli.serving import ServingOptions, mount, mounts_of, named_model
 from assay.errors import EngineError, UsageError
 from assay.ports.engine import Bind, ContainerSpec, EngineInfo

@@ -10,7 +10,6 @@ from assay.adapters.files.records import FileStore
 from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
 from assay.cli import console
-from assay.cli.common import cell_of
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.lockfile import lock_digest
@@ -18,6 +17,7 @@ from assay.matrix.plan import Plan
 from assay.matrix.render import LABEL_PREFIX
 from assay.pipeline.audit import Auditor, keep_record
 from assay.pipeline.audit_image import audit_image
+from assay.pipeline.probe_subjects import cell_of
 from assay.ports.engine import ImageInfo
 
 __all__ = ["audit_images"]

@@ -10,11 +10,8 @@ import click
 
 from assay.adapters.files.project import ProjectFiles, find_root
 from assay.matrix import plan as planning
-from assay.matrix.cell import Cell
-from assay.matrix.render import LABEL_PREFIX
-from assay.ports.engine import ImageInfo
 
-__all__ = ["cell_of", "format_option", "load", "project_option", "select_argument"]
+__all__ = ["format_option", "load", "project_option", "select_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,9 +47,3 @@ def load(project: Path | None) -> tuple[ProjectFiles, planning.Plan]:
     """Read the project's configuration and make the plan."""
     files = ProjectFiles(project or find_root())
     return files, planning.make(files.load())
-
-
-def cell_of(image: ImageInfo | None, plan: planning.Plan) -> Cell | None:
-    """Return the cell that an image says it was built for, whatever it is called where it is now."""
-    named = image.labels.get(f"{LABEL_PREFIX}cell") if image else None
-    return next((cell for cell in plan.cells if cell.id == named), None)

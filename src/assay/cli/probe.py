@@ -10,23 +10,22 @@ from pathlib import Path
 import click
 
 from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.docker import DockerExecutor
 from assay.adapters.executors.gpu_leases import FileLeases
-from assay.adapters.executors.local import LocalExecutor
-from assay.adapters.executors.probe_suite import find_suite, load_suite, suite_digest
+from assay.adapters.executors.probe_executor import ExecutorSettings
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, find_suite, load_suite
+from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.files.records import FileStore
 from assay.cli import console
-from assay.cli.common import cell_of, format_option, load, project_option, select_argument
+from assay.cli.common import format_option, load, project_option, select_argument
 from assay.diagnose import Stage, diagnose
-from assay.errors import GpuMissing, NothingSelected, UsageError
+from assay.errors import GpuMissing
 from assay.evidence import claims
-from assay.evidence.record import AuditRecord, BuildRecord, BuildStatus, ProbeRecord
+from assay.evidence.record import AuditRecord, ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.matrix.plan import Plan
-from assay.matrix.render import LABEL_PREFIX
 from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
-from assay.ports.engine import Engine, ImageInfo
-from assay.ports.executor import Executor, JobLimits
+from assay.pipeline.probe_subjects import environment, sabotages, subjects_of
+from assay.ports.jobs import JobLimits
 
 __all__ = ["command"]
 
@@ -42,7 +41,7 @@ _GIB = 1 << 30
 @click.option(
     "--executor",
     "where",
-    type=click.Choice(["docker", "local"]),
+    type=click.Choice(list(EXECUTORS)),
     default="docker",
     show_default=True,
     help="Where probes run: in a container or on this machine.",
@@ -89,21 +88,16 @@ def command(
     and driver are not run again.
     """
     files, plan = load(project)
-    suite_folder = find_suite(files.root)
+    suite = load_suite(find_suite(files.root))
     store = FileStore(files.root / "build_logs")
-    caches = files.root / "build_logs" / ".jit"
-    engine = DockerEngine()
-    executor: Executor = (
-        LocalExecutor(python=interpreter, cache=caches / "local")
-        if where == "local"
-        else DockerExecutor(engine, cache=caches)
-    )
+    settings = ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
+    executor = EXECUTORS[where](settings)
     flow = ProbeFlow(
         executor=executor,
         leases=FileLeases(),
         store=store,
-        suite=load_suite(suite_folder),
-        suite_digest=suite_digest(suite_folder) or "",
+        suite=suite,
+        suite_digest=digest_of_suite(suite),
         diagnose=_cause,
         say=console.say,
     )
@@ -117,112 +111,26 @@ def command(
         limits=JobLimits(memory_bytes=None if memory is None else int(memory * _GIB), seconds=timeout),
         warm=not cold,
         keep_cache=not cold,
-        sabotage=_sabotage(sabotage, flow),
+        sabotage=sabotages(sabotage, flow.declarations),
         seed=seed,
     )
     subjects: list[ProbeSubject] = []
     try:
-        subjects = _here(select, executor) if where == "local" else subjects_of(select, plan, store, engine)
+        if where == "local":
+            subjects = environment(select, executor)
+        else:
+            subjects = subjects_of(select, plan, store, DockerEngine(), executor.place, warn=console.warn)
         records = flow.run(subjects, options)
     except GpuMissing:
         _show_unmeasured(subjects, plan, files.root, store)
         raise
-    if form == "json":
-        console.json_data([json.loads(record.model_dump_json()) for record in records])
-    else:
-        for record in records:
-            _show(record, plan, files.root, store)
+    _show_all(records, form, plan, files.root, store)
     return exit_code(records)
 
 
 def _cause(text: str) -> str | None:
     found = diagnose(text.encode(), stage=Stage.PROBE)
     return found[0].cause if found else None
-
-
-def _sabotage(given: Sequence[str], flow: ProbeFlow) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for item in given:
-        feature, mark, kind = item.partition("=")
-        if not mark or feature not in flow.declarations:
-            raise UsageError(f"--sabotage wants FEATURE=KIND with a feature that has a probe, not {item!r}")
-        pairs[feature] = kind
-    return pairs
-
-
-def _here(select: tuple[str, ...], executor: Executor) -> list[ProbeSubject]:
-    place = executor.place(select[0] if select else "local")
-    return [ProbeSubject(place=place, cell=f"local-{(place.digest or '')[7:19]}")]
-
-
-def subjects_of(select: tuple[str, ...], plan: Plan, store: FileStore, engine: Engine) -> list[ProbeSubject]:
-    """Return the selected cells whose image is in the engine, or the image references.
-
-    Raises:
-        NothingSelected: the image of none of them is here.
-        UsageError: there is no such image.
-    """
-    executor = DockerExecutor(engine)
-    references = [word for word in select if "/" in word or ":" in word or word.startswith("sha256")]
-    words = tuple(word for word in select if word not in references)
-    found: list[ProbeSubject] = []
-    if words or not references:
-        built = _built(store)
-        for cell in plan.select(words, default=True):
-            if cell.kind == "control":
-                continue
-            record = built.get(cell.id)
-            # What another machine built and somebody loaded or pulled here has no record, but says what it is.
-            image = None if record or cell.kind == "external" else engine.image(cell.local_reference)
-            if record is None and cell.kind != "external" and cell_of(image, plan) != cell:
-                console.warn(f"{cell.id}: not built, so not probed (`assay build {cell.id}`)")
-                continue
-            reference = (record.image_digest if record else None) or cell.local_reference
-            try:
-                place = executor.place(cell.local_reference)
-            except UsageError as error:
-                console.warn(f"{cell.id}: {error.message} ({reference})")
-                continue
-            found.append(
-                ProbeSubject(
-                    place=place,
-                    cell=cell.id,
-                    image=cell.image,
-                    lock_digest=record.lock_digest if record else _label(image, "lock"),
-                    content_key=record.content_key if record else _label(image, "content-key"),
-                )
-            )
-    by_reference = {cell.local_reference: cell for cell in plan.cells}
-    for reference in references:
-        # What was built here is known by its name; what another machine built, by what it says of itself.
-        image = engine.image(reference)
-        known = by_reference.get(reference) or cell_of(image, plan)
-        found.append(
-            ProbeSubject(
-                place=executor.place(reference),
-                cell=known.id if known else reference,
-                image=known.image if known else "",
-                lock_digest=_label(image, "lock") if known else None,
-                content_key=_label(image, "content-key") if known else None,
-            )
-        )
-    if not found:
-        raise NothingSelected("none of the selected cells is built", hint="`assay build SELECT` first")
-    return found
-
-
-def _label(image: ImageInfo | None, name: str) -> str | None:
-    return image.labels.get(f"{LABEL_PREFIX}{name}") if image is not None else None
-
-
-def _built(store: FileStore) -> dict[str, BuildRecord]:
-    """Return the newest good build of each cell."""
-    good = (BuildStatus.BUILT, BuildStatus.CACHED)
-    found: dict[str, BuildRecord] = {}
-    for record in sorted(store.records(kind="build"), key=lambda item: item.created):
-        if isinstance(record, BuildRecord) and record.status in good:
-            found[record.cell] = record
-    return found
 
 
 def _list(flow: ProbeFlow, form: str) -> int:
@@ -273,6 +181,14 @@ def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, s
                 shown = True
         if not shown:
             console.say(f"{subject.cell}: no audit is recorded either (`assay audit {subject.cell}`)")
+
+
+def _show_all(records: Sequence[ProbeRecord], form: str, plan: Plan, root: Path, store: FileStore) -> None:
+    if form == "json":
+        console.json_data([json.loads(record.model_dump_json()) for record in records])
+        return
+    for record in records:
+        _show(record, plan, root, store)
 
 
 def _show(record: ProbeRecord, plan: Plan, root: Path, store: FileStore) -> None:

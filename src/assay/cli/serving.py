@@ -296,12 +296,12 @@ def hosted(place: ServerPlace, options: ServingOptions) -> ServerHost:
     if place.local:
         if options.mounts:
             raise UsageError("--mount is for containers, and IMAGE is local")
-        from assay.adapters.executors.local_server import LocalServerHost  # noqa: PLC0415 - only where it is used
+        from assay.adapters.executors.servers import LocalServerHost  # noqa: PLC0415 - only where it is used
 
         env = {} if cache is None else {"HF_HOME": str(cache.resolve())}
         return LocalServerHost(facts_program=facts, python=options.python, port=options.port, env=env)
     from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415 - the SDK is slow to import
-    from assay.adapters.executors.server_container import ContainerServerHost  # noqa: PLC0415
+    from assay.adapters.executors.servers import ContainerServerHost  # noqa: PLC0415
 
     gpus = options.gpus
     return ContainerServerHost(

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from assay.errors import ConfigError, Problem, UsageError
 from assay.evidence.record import Device, FeatureResult, ProbeRecord, Record
+from assay.foundation.foreign import read_json
 from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
@@ -27,6 +28,7 @@ __all__ = [
     "ProbeFacts",
     "conclusive",
     "declarations",
+    "declared",
     "devices",
     "job",
     "judge",
@@ -35,6 +37,7 @@ __all__ = [
     "of_image",
     "on_device",
     "order",
+    "read_result",
 ]
 
 _NAMES: Final = ("FEATURE", "REQUIRES", "TIMEOUT", "GPUS", "WARM")
@@ -158,6 +161,22 @@ def order(suite: Mapping[str, Declaration], wanted: Iterable[str] = ()) -> list[
     return list(done.values())
 
 
+def declared(files: Mapping[str, bytes], features: Sequence[str], *, below: str = "") -> list[Declaration]:
+    """Return the declarations of the features of a job, in its order; `below` stands before each path of `files`.
+
+    Raises:
+        UsageError: a feature has no probe.
+        ConfigError: a program declares nothing, something unknown, or a feature twice.
+    """
+    if not features:
+        return []
+    start = f"{below}features/"
+    texts = {path.removeprefix(below): data.decode() for path, data in files.items() if path.startswith(start)}
+    known = declarations(texts)
+    order(known, features)
+    return [known[name] for name in features]
+
+
 def job(
     chosen: Sequence[Declaration],
     *,
@@ -234,6 +253,14 @@ class HarnessResult(Value):
     probes: dict[str, ProbeEnded] = {}
     finished: bool = False
     seconds: float = 0.0
+
+
+def read_result(document: bytes) -> tuple[HarnessResult | None, str]:
+    """Return the harness's document, and what is wrong with it if it cannot be read."""
+    try:
+        return HarnessResult.model_validate(read_json(document, constants=True)), ""
+    except (ValueError, ValidationError) as error:
+        return None, f"the result document cannot be read: {str(error).splitlines()[0]}"
 
 
 def devices(facts: ProbeFacts | None) -> tuple[Device, ...]:

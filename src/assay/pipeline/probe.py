@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-
-from pydantic import ValidationError
+from typing import Final
 
 from assay import __version__
 from assay.errors import EngineError, EngineMissing, GpuMissing, StoreError
@@ -16,16 +14,20 @@ from assay.evidence import record
 from assay.evidence import suite as probes
 from assay.evidence.record import FeatureResult, ProbeRecord
 from assay.evidence.suite import Declaration, HarnessResult
-from assay.foundation.foreign import read_json
 from assay.foundation.outcome import Outcome
 from assay.pipeline import unfinished
-from assay.ports.executor import Executor, JobLimits, Leases, Place, ProbeRequest, Ran
+from assay.pipeline.pool import JobControl, JobPool
+from assay.ports.executor import Executor, JobListener, Leases
+from assay.ports.jobs import DevicesWanted, JobLimits, JobResult, Place, ProbeJob
 from assay.ports.store import RunFolder, Store
 
 __all__ = ["ProbeFlow", "ProbeOptions", "ProbeSubject", "exit_code"]
 
 Diagnose = Callable[[str], str | None]
 """Text of a log -> an entry of knowledge/failures/."""
+
+_CAUSED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE}
+_EMPTY: Final = HarnessResult(schema_version=1, suite_digest="", python="", executable="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +61,26 @@ class ProbeOptions:
     seed: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What all subjects of a run share."""
+
+    chosen: Sequence[Declaration]
+    gpus: tuple[str, ...]
+    folder: RunFolder
+    options: ProbeOptions
+
+
 @dataclass(kw_only=True)
 class _Work:
     """The probes of one subject, and what has come of them so far."""
 
+    run: _Run
     subject: ProbeSubject
+    job: ProbeJob
     todo: Sequence[Declaration]
     old: Mapping[str, FeatureResult]
-    wanted: set[str]
-    folder: RunFolder
-    latest: HarnessResult
+    latest: HarnessResult = _EMPTY
     """The newest result document that could be read."""
     ended: dict[str, FeatureResult] = field(default_factory=dict)
     """The probes that have ended, judged."""
@@ -95,11 +107,9 @@ class ProbeFlow:
         self._executor = executor
         self._leases = leases
         self._store = store
-        self._suite = suite
         self._digest = suite_digest
         self._diagnose = diagnose
         self._say = say
-        self._stop = threading.Event()
         self._sweeping = threading.Lock()
         self._known = probes.declarations(
             {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
@@ -124,14 +134,12 @@ class ProbeFlow:
         self._after_the_dead()
         gpus = self._gpus(chosen, options)
         at_once = max(1, len(gpus) // max(1, options.gpus)) if gpus else 1
-        with self._store.new_run() as folder, ThreadPoolExecutor(at_once, thread_name_prefix="probe") as pool:
-            try:
-                futures = [pool.submit(self._subject, subject, chosen, gpus, folder, options) for subject in subjects]
-                return [future.result() for future in futures]
-            except BaseException:
-                self._stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        with self._store.new_run() as folder:
+
+            def work(subject: ProbeSubject, control: JobControl) -> ProbeRecord:
+                return self._subject(_Run(chosen=chosen, gpus=gpus, folder=folder, options=options), subject, control)
+
+            return JobPool(work, at_once=at_once, name=lambda subject: subject.cell).run_in_order(subjects)
 
     def _after_the_dead(self) -> None:
         """Record what runs that were killed had measured, and remove what of them is still there."""
@@ -154,23 +162,17 @@ class ProbeFlow:
             raise GpuMissing(f"{options.gpus} GPUs were asked for, {len(gpus)} can be given")
         return gpus
 
-    def _subject(
-        self,
-        subject: ProbeSubject,
-        chosen: Sequence[Declaration],
-        gpus: tuple[str, ...],
-        folder: RunFolder,
-        options: ProbeOptions,
-    ) -> ProbeRecord:
-        count = options.gpus if gpus else 0
-        with self._leases.take(gpus, count, wait_seconds=options.wait_seconds, stop=self._stop) as held:
+    def _subject(self, run: _Run, subject: ProbeSubject, control: JobControl) -> ProbeRecord:
+        chosen, options = run.chosen, run.options
+        count = options.gpus if run.gpus else 0
+        with self._leases.take(run.gpus, count, wait_seconds=options.wait_seconds, stop=control.stop) as held:
             if held:
                 # Who had the GPU before may have been killed while this run waited for it.
                 with self._sweeping:
                     self._after_the_dead()
             before: list[ProbeRecord] = []
             if not options.force and not options.sabotage:
-                before = self._recorded(subject, held, folder, options)
+                before = self._recorded(self._job(run, subject, (), held), control)
             old = probes.known(before)
             todo = [item for item in chosen if item.feature not in old]
             if not todo:
@@ -180,86 +182,86 @@ class ProbeFlow:
             todo = probes.order(self._known, [item.feature for item in todo])
             if len(todo) < len(chosen):
                 self._say(f"{subject.cell}: {len(chosen) - len(todo)} of {len(chosen)} features are recorded already")
-            work = _Work(
-                subject=subject,
-                todo=todo,
-                old=old,
-                wanted={item.feature for item in chosen},
-                folder=folder,
-                latest=_EMPTY,
-            )
-            keep = None if options.sabotage else lambda document: self._draft(work, document)
-            ran = self._execute(subject, todo, held, folder, options, keep=keep)
-        return self._keep(work, ran, options)
+            job = self._job(run, subject, [item.feature for item in todo], held)
+            work = _Work(subject=subject, job=job, todo=todo, old=old, run=run)
+            result = self._execute(work, control)
+        return self._keep(work, result)
 
-    def _recorded(
-        self, subject: ProbeSubject, gpus: tuple[str, ...], folder: RunFolder, options: ProbeOptions
-    ) -> list[ProbeRecord]:
-        """Return what was recorded in the very place that is to be probed, oldest first."""
+    def _job(self, run: _Run, subject: ProbeSubject, features: Sequence[str], gpus: tuple[str, ...]) -> ProbeJob:
+        options = run.options
+        return ProbeJob(
+            run=run.folder.name,
+            place=subject.place,
+            suite=self._digest,
+            features=tuple(features),
+            devices=DevicesWanted(count=len(gpus), names=gpus),
+            limits=options.limits,
+            warm=options.warm,
+            keep_cache=options.keep_cache,
+            sabotage=dict(options.sabotage),
+            seed=options.seed,
+        )
+
+    def _recorded(self, nothing: ProbeJob, control: JobControl) -> list[ProbeRecord]:
+        """Return what was recorded in the very place that is to be probed, oldest first.
+
+        Only the place itself can tell which GPU and driver it would get: a job that probes nothing reads that.
+        """
         mine = probes.of_image(
-            self._store.records(kind="probe"), image_digest=subject.place.digest, suite_digest=self._digest
+            self._store.records(kind="probe"), image_digest=nothing.place.digest, suite_digest=self._digest
         )
         if not mine:
             return []
-        # Only the place itself can tell which GPU and driver it would get: a run of no probes reads that.
-        ran = self._execute(subject, (), gpus, folder, options)
-        facts = _parse(ran.result)[0].facts
+        harness = self._executor.run(nothing, stop=control.stop).harness
+        facts = harness.facts if harness else None
         there = probes.devices(facts)
         # A GPU that was given and is not seen inside may be back by now: nothing is known of such a place.
-        if facts is None or (gpus and not there):
+        if facts is None or (nothing.devices.names and not there):
             return []
         return probes.on_device(mine, there[0] if there else None)
 
-    def _execute(
-        self,
-        subject: ProbeSubject,
-        todo: Sequence[Declaration],
-        gpus: tuple[str, ...],
-        folder: RunFolder,
-        options: ProbeOptions,
-        *,
-        keep: Callable[[bytes], None] | None = None,
-    ) -> Ran:
-        job = probes.job(todo, work="", warm=options.warm, sabotage=options.sabotage, seed=options.seed)
-        request = ProbeRequest(
-            place=subject.place,
-            run=folder.name,
-            job=job,
-            suite=self._suite,
-            gpus=gpus,
-            limits=options.limits,
-            keep_cache=options.keep_cache,
-            progress=(lambda line: self._say(f"{subject.cell}: {line}")) if todo else None,
-            keep=keep,
-            stop=self._stop,
-        )
-        return self._executor.run(request)
+    def _execute(self, work: _Work, control: JobControl) -> JobResult:
+        cell, folder = work.subject.cell, work.run.folder
 
-    def _draft(self, work: _Work, document: bytes) -> None:
+        def keep_log(data: bytes) -> None:
+            folder.write(f"{cell}/probes/harness.log", data)
+
+        def draft(harness: HarnessResult) -> None:
+            if not work.run.options.sabotage:
+                self._draft(work, harness)
+
+        listener = JobListener(line=lambda line: self._say(f"{cell}: {line}"), measured=draft, log=keep_log)
+        return self._executor.run(work.job, listener=listener, stop=control.stop)
+
+    def _draft(self, work: _Work, harness: HarnessResult) -> None:
         """Keep what has been measured so far, should this process not live to record it."""
         with work.lock:
-            if not work.drafting:
+            if not work.drafting or not harness.probes.keys() - work.ended.keys():
                 return
-            if not _parse(document)[0].probes.keys() - work.ended.keys():
-                return
-            seconds = time.monotonic() - work.began
-            ran = Ran(result=document, ended="killed", message="assay was killed", seconds=seconds)
+            result = JobResult(
+                job=work.job.digest,
+                executor=self._executor.name,
+                ended="killed",
+                message="assay was killed",
+                harness=harness,
+                seconds=time.monotonic() - work.began,
+            )
             try:
-                work.folder.draft(self._record(work, ran)[0])
+                work.run.folder.draft(self._record(work, result)[0])
             except StoreError as error:
                 work.drafting = False
                 self._say(f"{work.subject.cell}: what is measured is kept at the end only: {error.message}")
 
-    def _keep(self, work: _Work, ran: Ran, options: ProbeOptions) -> ProbeRecord:
+    def _keep(self, work: _Work, result: JobResult) -> ProbeRecord:
         """Record what came of a run."""
         with work.lock:
             work.drafting = False
-        made, problem = self._record(work, ran)
+        made, problem = self._record(work, result)
         cell = work.subject.cell
-        if ran.ended == "stopped":
+        if result.ended == "stopped":
             done = sum(made.features[item.feature].outcome is not Outcome.NOT_RUN for item in work.todo)
             self._say(f"{cell}: stopped; {done} of {len(work.todo)} probes had ended")
-        if options.sabotage:
+        if work.run.options.sabotage:
             self._say(f"{cell}: sabotaged, so nothing is recorded")
         elif work.latest.facts is None and not work.latest.probes:
             self._say(f"{cell}: nothing could be measured, so nothing is recorded: {problem}")
@@ -267,38 +269,38 @@ class ProbeFlow:
             self._store.append(made)
         return made
 
-    def _record(self, work: _Work, ran: Ran) -> tuple[ProbeRecord, str]:
+    def _record(self, work: _Work, result: JobResult) -> tuple[ProbeRecord, str]:
         """Return the record of a run as it stands, and what went wrong with it."""
-        read, problem = _parse(ran.result)
-        if not problem:
-            work.latest = read
+        if result.harness is not None:
+            work.latest = result.harness
         # Of an engine that was lost, what it gave out before is all there is.
-        result = work.latest
-        problem = ran.message or problem
-        if broke_off := "" if result.finished else f"the run broke off: {problem or ran.ended}":
+        harness = work.latest
+        problem = result.message or result.unreadable or ("" if result.harness else "there is no result document")
+        if broke_off := "" if harness.finished else f"the run broke off: {problem or result.ended}":
             problem = broke_off
-        subject, folder = work.subject, work.folder
-        features = probes.judge_all(result, work.todo, broke_off=broke_off)
-        self._logs(work, ran)
-        for name in result.probes.keys() & features.keys() - work.ended.keys():
+        subject = work.subject
+        features = probes.judge_all(harness, work.todo, broke_off=broke_off)
+        self._logs(work)
+        for name in harness.probes.keys() & features.keys() - work.ended.keys():
             work.ended[name] = self._explained(work, name, features[name])
         features |= work.ended
-        merged = {**{name: item for name, item in work.old.items() if name in work.wanted}, **features}
+        wanted = {item.feature for item in work.run.chosen}
+        merged = {**{name: item for name, item in work.old.items() if name in wanted}, **features}
         made = ProbeRecord(
             created=record.now(),
-            run=folder.name,
+            run=work.job.run,
             cell=subject.cell,
             image=subject.image,
             image_digest=subject.place.digest,
             lock_digest=subject.lock_digest,
             content_key=subject.content_key,
             assay_version=__version__,
-            suite_digest=result.suite_digest or self._digest,
-            executor=self._executor.name,
-            devices=probes.devices(result.facts),
-            packages=dict(result.facts.packages) if result.facts else {},
+            suite_digest=harness.suite_digest or self._digest,
+            executor=result.executor,
+            devices=probes.devices(harness.facts),
+            packages=dict(harness.facts.packages) if harness.facts else {},
             features=merged,
-            notes=_notes(result, ran, problem, work.old, features, seconds=ran.seconds),
+            notes=_notes(harness, result, problem, work.old, features),
         )
         return made, problem
 
@@ -306,65 +308,49 @@ class ProbeFlow:
         """Add to a verdict what the probe's output says of the cause, and where that output is."""
         ended = work.latest.probes[name]
         cause = self._diagnose(f"{judged.reason}\n{ended.stderr}") if judged.outcome in _CAUSED else None
-        log = None if ended.not_run else f"{work.folder.name}/{work.subject.cell}/probes/{name}.log"
+        log = None if ended.not_run else f"{work.job.run}/{work.subject.cell}/probes/{name}.log"
         return judged.model_copy(update={"cause": cause, "log": log})
 
-    def _logs(self, work: _Work, ran: Ran) -> None:
-        """Write what is new of each probe's output, and the result document, into the run's folder."""
+    def _logs(self, work: _Work) -> None:
+        """Write what is new of each probe's output, and the harness's document, into the run's folder."""
         folder = f"{work.subject.cell}/probes"
         for name, ended in work.latest.probes.items():
             if ended.not_run or name in work.ended:
                 continue
             text = f"$ {ended.file}\n--- stdout ({ended.stdout_bytes} bytes)\n{ended.stdout}\n"
             text += f"--- stderr ({ended.stderr_bytes} bytes)\n{ended.stderr}\n"
-            work.folder.write(f"{folder}/{name}.log", text.encode())
-        if ran.log:
-            work.folder.write(f"{folder}/harness.log", ran.log)
-        if ran.result is not None:
-            work.folder.write(f"{folder}/result.json", ran.result)
-
-
-_CAUSED = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE}
-_EMPTY = HarnessResult(schema_version=1, suite_digest="", python="", executable="")
-
-
-def _parse(document: bytes | None) -> tuple[HarnessResult, str]:
-    """Return the result document, an empty one if there is none, and what is wrong with it."""
-    if document is None:
-        return _EMPTY, "there is no result document"
-    try:
-        return HarnessResult.model_validate(read_json(document, constants=True)), ""
-    except (ValueError, ValidationError) as error:
-        return _EMPTY, f"the result document cannot be read: {str(error).splitlines()[0]}"
+            work.run.folder.write(f"{folder}/{name}.log", text.encode())
+        if work.latest is not _EMPTY:
+            work.run.folder.write(f"{folder}/result.json", work.latest.model_dump_json(indent=1).encode())
 
 
 def _notes(
-    result: HarnessResult,
-    ran: Ran,
+    harness: HarnessResult,
+    result: JobResult,
     problem: str,
     old: Mapping[str, FeatureResult],
     new: Mapping[str, FeatureResult],
-    *,
-    seconds: float,
 ) -> tuple[str, ...]:
-    own = sum(item.seconds for item in result.probes.values())
+    own = sum(item.seconds for item in harness.probes.values())
     notes = [
-        f"{len(new)} probes in {seconds:.1f} s, of which {own:.1f} s were the probes' own",
-        f"Python {result.python} at {result.executable}",
+        f"{len(new)} probes in {result.seconds:.1f} s, of which {own:.1f} s were the probes' own",
+        f"Python {harness.python} at {harness.executable}",
     ]
-    if result.facts is not None:
-        notes.append(f"{result.facts.libc}, kernel {result.facts.kernel}")
-        if not result.facts.devices:
-            notes.append("no GPU inside: " + result.facts.no_devices)
-    if result.warm is not None:
-        told = "forked from a process with torch imported" if result.warm.get("ok") else str(result.warm.get("reason"))
+    if harness.facts is not None:
+        notes.append(f"{harness.facts.libc}, kernel {harness.facts.kernel}")
+        if not harness.facts.devices:
+            notes.append("no GPU inside: " + harness.facts.no_devices)
+    if harness.warm is not None:
+        told = (
+            "forked from a process with torch imported" if harness.warm.get("ok") else str(harness.warm.get("reason"))
+        )
         notes.append(f"warm start: {told}")
     if kept := sorted(set(old) - set(new)):
         notes.append("kept from earlier records of the same image, suite, GPU and driver: " + ", ".join(kept))
     if problem:
         notes.append(problem)
-    if ran.ended != "finished":
-        notes.append(f"ended: {ran.ended}")
+    if result.ended != "finished":
+        notes.append(f"ended: {result.ended}")
     return tuple(notes)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol
 
+from assay.ports.jobs import Bind
+
 __all__ = [
     "LABEL_OWNER",
     "LABEL_RUN",
@@ -117,15 +119,6 @@ class ImageFile:
     """Of a symlink as written; of a hard link the absolute path of the file it is another name of; otherwise empty."""
     open: Callable[[], BinaryIO] = field(repr=False, compare=False)
     """Bytes of a `file`; only until the next entry is asked for, and only forward."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bind:
-    """A folder of the engine's machine inside the container (needs an engine on this machine, or a shared folder)."""
-
-    source: str
-    target: str
-    read_only: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,85 +1,52 @@
-"""Where probes run: an image in a container, or this machine's own Python."""
+"""Runs jobs: on this machine or elsewhere. Jobs and results are plain data; progress and stop travel beside them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["Executor", "JobLimits", "Leases", "Place", "ProbeRequest", "Ran"]
+from assay.evidence.suite import HarnessResult
+from assay.ports.jobs import JobResult, Place, ProbeJob
+
+__all__ = ["Executor", "JobListener", "Leases", "Stop"]
+
+Stop = threading.Event
+"""Set when a run has to end; what was measured until then is in its result."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobLimits:
-    """How far a run may go."""
-
-    memory_bytes: int | None = None
-    """None: as much as the machine has."""
-    pids: int = 16384
-    shm_bytes: int = 8 << 30
-    seconds: float = 3600.0
-    """For the whole run; each probe has its own limit besides."""
+def _ignore(_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Something that can be probed."""
+class JobListener:
+    """Hears how a run goes, from a thread of the executor's.
 
-    reference: str
-    """An image reference, or `local`."""
-    digest: str | None
-    """`sha256:...` of the image's manifest or configuration; of the installed distributions for `local`."""
+    One that raises is not called again; the run goes on, and the error comes out when it has ended.
+    """
 
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeRequest:
-    """One run of the harness."""
-
-    place: Place
-    run: str
-    job: Mapping[str, Any]
-    """The harness's job without the folders, which the executor chooses."""
-    suite: Mapping[str, bytes]
-    """The programs: path under probes/ -> bytes."""
-    gpus: tuple[str, ...]
-    """Indexes or UUIDs of the GPUs leased for this run; none: no GPU is given."""
-    limits: JobLimits = field(default_factory=JobLimits)
-    keep_cache: bool = True
-    """Keep what was compiled at run time for the next run of the same place on the same kind of GPU."""
-    progress: Callable[[str], None] | None = None
-    """Is given each line that the harness says."""
-    keep: Callable[[bytes], None] | None = None
-    """Is given the harness's result document, as far as it came, each time a probe has ended; from a thread of the
-    executor's. It need not be given the last one, and may be called late: what `run` returns counts."""
-    stop: threading.Event | None = None
-    """Ends the run when it is set; what was measured until then is in the answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """What a run left behind."""
-
-    result: bytes | None
-    """The harness's result document, as far as it came; None if there is none."""
-    ended: Literal["finished", "killed", "out_of_memory", "timed_out", "engine_lost", "no_python", "failed", "stopped"]
-    message: str = ""
-    """What went wrong, for people; empty if it finished."""
-    log: bytes = b""
-    """What the harness and whatever surrounds it said."""
-    seconds: float = 0.0
-    """Wall time, the container's start and end included."""
+    line: Callable[[str], None] = _ignore
+    """Is given each line that the harness writes."""
+    measured: Callable[[HarnessResult], None] = _ignore
+    """Is given the harness's result, as far as it came, each time that a probe has ended. It need not be given the last
+    one, and may be called late: what `Executor.run` returns counts."""
+    log: Callable[[bytes], None] = _ignore
+    """Is given the log that the result refers to, once, when the run has ended."""
 
 
 class Executor(Protocol):
-    """Runs the harness somewhere. Raises only what says that nothing could be found out."""
+    """Runs jobs somewhere. Raises only what says that nothing could be found out."""
 
     @property
-    def name(self) -> Literal["docker", "local"]: ...
+    def name(self) -> str:
+        """Its name in the table of executors, and in records."""
+        ...
 
     def gpus(self) -> tuple[str, ...]:
-        """Return the indexes of the GPUs that can be given to a run.
+        """Return the names of the GPUs that can be given to a run.
 
         Raises:
             EngineMissing: there is no engine.
@@ -104,12 +71,13 @@ class Executor(Protocol):
         """
         ...
 
-    def run(self, request: ProbeRequest) -> Ran:
-        """Run the harness to its end. What it started is gone afterwards, however it ended.
+    def run(self, job: ProbeJob, *, listener: JobListener | None = None, stop: Stop | None = None) -> JobResult:
+        """Run a job to its end. What it started is gone afterwards, however it ended.
 
         Raises:
             EngineMissing: there is no engine.
             GpuMissing: the GPUs asked for cannot be given.
+            UsageError: the suite or a feature of the job is not known here.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from assay.evidence.record import Device
 
@@ -85,7 +85,7 @@ class ServerHost(Protocol):
     """A place for servers."""
 
     @property
-    def executor(self) -> Literal["docker", "local"]: ...
+    def executor(self) -> str: ...
 
     @property
     def reference(self) -> str:

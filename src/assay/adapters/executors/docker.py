@@ -1,55 +1,115 @@
-"""Probes in containers: as little privilege as works, files in and out through the engine's API."""
+"""Programs in containers: as little privilege as works, files in and out through the engine's API."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import threading
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-from assay.adapters.executors.local import cuda_devices_in_child
-from assay.errors import EngineError, EngineMissing, GpuMissing, UsageError
+from assay.adapters.executors import this_machine
+from assay.adapters.executors.probe_executor import ExecutorSettings, ProbeExecutor
+from assay.errors import EngineError, GpuMissing, UsageError
 from assay.foundation.nearest import suggestion
-from assay.ports.engine import Bind, Container, ContainerSpec, Engine, Exit
-from assay.ports.executor import Place, ProbeRequest, Ran
+from assay.ports.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Exit
+from assay.ports.jobs import Place
+from assay.ports.task import TaskSpec
 
-__all__ = ["DockerExecutor"]
+__all__ = ["ContainerTask", "DockerTaskHost", "executor"]
 
 _WORK: Final = "/assay/work"
 _CACHE: Final = "/assay-cache"
-_PYTHONS: Final = (
-    "python3",
-    "/usr/bin/python3",
-    "/usr/local/bin/python3",
-    "/opt/venv/bin/python3",
-    "/opt/conda/bin/python3",
-    "python",
-)
-"""Where images keep their Python, tried in this order; the first that starts is the one their PATH means."""
+_PORT: Final = 8000
+"""The port inside, where the network is not the machine's own."""
+_TMPFS: Final = {"/tmp": 4 << 30, "/run": 64 << 20}  # noqa: S108 - inside the container
 
 
-class DockerExecutor:
-    """Runs the harness in containers of an engine, this machine's or a remote one.
+def executor(settings: ExecutorSettings) -> ProbeExecutor:
+    """Return the executor that the table of executors calls `docker`."""
+    from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415 - the SDK is slow to import
+
+    return ProbeExecutor(DockerTaskHost(DockerEngine(), cache=settings.cache), settings.suites)
+
+
+class ContainerTask:
+    """A container; see `assay.ports.task.Task`."""
+
+    work = _WORK
+
+    def __init__(self, container: Container, *, cache: str, port: int, published: bool) -> None:
+        self._container = container
+        self.cache = cache
+        self._port = port
+        self._published = published
+
+    @property
+    def base(self) -> str:
+        """Where a started server is reached."""
+        port = self._container.host_port(self._port) if self._published else self._port
+        return f"http://{this_machine.ADDRESS}:{port}"
+
+    def put(self, files: Mapping[str, bytes | Path]) -> None:
+        """Write files into the work folder."""
+        self._container.put(_WORK, files)
+
+    def start(self) -> None:
+        """Start it."""
+        self._container.start()
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file of the work folder."""
+        return next(iter(self._container.get(f"{_WORK}/{name}").values()), None)
+
+    def running(self) -> bool:
+        """Say whether it runs."""
+        return self._container.running()
+
+    def kill(self, signal: str = "SIGKILL") -> None:
+        """Send a signal."""
+        self._container.kill(signal)
+
+    def wait(self, timeout: float | None = None) -> Exit:
+        """Wait for its end; kill it when time is up."""
+        return self._container.wait(timeout)
+
+    def log(self, *, limit: int = 1 << 20) -> bytes:
+        """Return what it wrote so far."""
+        logs = self._container.logs(limit=limit)
+        return logs.stdout + logs.stderr
+
+    def follow(self) -> Iterator[bytes]:
+        """Yield what it writes until it ends."""
+        return self._container.follow()
+
+
+class DockerTaskHost:
+    """Runs things in containers of an engine, this machine's or a remote one; see `assay.ports.task.TaskHost`.
 
     Args:
         engine: the container engine.
         cache: a folder of this machine for what is compiled at run time; used with an engine of this machine only.
     """
 
-    name: Literal["docker"] = "docker"
+    name = "docker"
+    # Where images keep their Python; the first is the one that their PATH means.
+    pythons = (
+        "python3",
+        "/usr/bin/python3",
+        "/usr/local/bin/python3",
+        "/opt/venv/bin/python3",
+        "/opt/conda/bin/python3",
+        "python",
+    )
 
     def __init__(self, engine: Engine, *, cache: Path | None = None) -> None:
         self._engine = engine
         self._cache = cache
 
     def gpus(self) -> tuple[str, ...]:
-        """Return the indexes of the GPUs that the engine can give."""
+        """Return the names of the GPUs that the engine can give."""
         info = self._engine.info()
-        names, why = cuda_devices_in_child() if info.local else (("0",), "")
+        names, why = this_machine.cuda_devices_in_child() if info.local else (("0",), "")
         if names and info.gpu is not None:
             return names
         missing, steps = [], []
@@ -82,162 +142,79 @@ class DockerExecutor:
             )
         return Place(reference=reference, digest=image.digest or image.id)
 
+    def manifest(self, reference: str) -> str | None:
+        """Return the digest of an image's manifest, if the engine knows it."""
+        image = self._engine.image(reference)
+        return image.digest if image is not None else None
+
     def sweep(self) -> Sequence[str]:
         """Remove the containers and workspaces of processes of this machine that are gone."""
         return self._engine.sweep()
 
-    def run(self, request: ProbeRequest) -> Ran:
-        """Run the harness in a container; see `assay.ports.executor.Executor`."""
-        began = time.monotonic()
-        tried: list[str] = []
-        for python in _PYTHONS:
-            ran = self._attempt(request, python, began)
-            if ran is not None:
-                return ran
-            tried.append(python)
-        return Ran(
-            result=None,
-            ended="no_python",
-            message=f"the image has no Python that starts (tried {', '.join(tried)}): nothing in it can be probed",
-            seconds=time.monotonic() - began,
-        )
-
-    def _attempt(self, request: ProbeRequest, python: str, began: float) -> Ran | None:
-        """Run with one interpreter; None if the image does not have it."""
-        last: bytes | None = None
-        started = False
-        try:
-            with self._engine.container(self._spec(request, python)) as container:
-                container.put(_WORK, self._files(request))
-                container.start()
-                started = True
-                try:
-                    end = self._watch(container, request)
-                except EngineError as error:
-                    # What was measured before may still be readable; if not, nothing is claimed.
-                    last = _result(container)
-                    return Ran(
-                        result=last, ended="engine_lost", message=error.message, seconds=time.monotonic() - began
-                    )
-                if end.code in (126, 127) and end.seconds < 5 and _result(container) is None:
-                    return None
-                last = _result(container)
-                log = container.logs(limit=256 << 10)
-                ended, message = _how(end, stopped=request.stop is not None and request.stop.is_set())
-                text = log.stderr + log.stdout
-                if last is None and ended == "failed":
-                    message += ": " + text.decode(errors="replace").strip()[-500:]
-                return Ran(result=last, ended=ended, message=message, log=text, seconds=time.monotonic() - began)
-        except GpuMissing:
-            raise
-        except EngineError as error:
-            if isinstance(error, EngineMissing) and not started:
-                raise
-            # It died under a container that ran: what is left there is swept when the engine is back.
-            return Ran(result=last, ended="engine_lost", message=error.message, seconds=time.monotonic() - began)
-
-    def _spec(self, request: ProbeRequest, python: str) -> ContainerSpec:
-        binds: Sequence[Bind] = ()
-        if (cache := self._cache_folder(request)) is not None:
-            binds = (Bind(source=str(cache), target=_CACHE, read_only=False),)
-        limits = request.limits
-        return ContainerSpec(
-            image=request.place.reference,
-            run=request.run,
-            entrypoint=(python, "-u", f"{_WORK}/probes/harness.py", f"{_WORK}/job.json", f"{_WORK}/result.json"),
-            command=(),
-            env={"PYTHONDONTWRITEBYTECODE": "1", "HOME": f"{_WORK}/home"},
-            workdir=_WORK,
-            gpus=request.gpus,
-            network="none",
+    @contextmanager
+    def task(self, spec: TaskSpec) -> Iterator[ContainerTask]:
+        """Prepare a container."""
+        info = self._engine.info()
+        network = self._network(spec, info)
+        published = network == "bridge"
+        host = this_machine.ADDRESS if network == "host" else "0.0.0.0"  # noqa: S104 - inside the container
+        port = (spec.port or this_machine.free_port(spec.ports_beside)) if network == "host" else _PORT
+        words = {"{work}": _WORK, "{host}": host, "{port}": str(port)}
+        argv = list(spec.argv)
+        for mark, word in words.items():
+            argv = [item.replace(mark, word) for item in argv]
+        folder = self._cache_folder(spec, info)
+        binds = list(spec.mounts)
+        if folder is not None:
+            binds.append(Bind(source=str(folder), target=_CACHE, read_only=False))
+        wanted = ContainerSpec(
+            image=spec.reference,
+            run=spec.run,
+            command=argv,
+            entrypoint=(),
+            env={"HOME": _WORK, **spec.env},
+            workdir=_WORK if spec.read_only else None,
+            gpus=spec.gpus,
+            network=network,
+            ports=[port] if published else (),
+            publish_at=spec.port if published else None,
             workspace=_WORK,
             binds=binds,
-            tmpfs={"/tmp": 4 << 30, "/run": 64 << 20},  # noqa: S108 - inside the container
-            read_only=True,
-            memory_bytes=limits.memory_bytes,
-            pids=limits.pids,
-            shm_bytes=limits.shm_bytes,
+            tmpfs=_TMPFS if spec.read_only else {},
+            read_only=spec.read_only,
+            memory_bytes=spec.memory_bytes,
+            init=spec.init and info.init,
+            pids=spec.pids,
+            shm_bytes=spec.shm_bytes,
         )
+        with self._engine.container(wanted) as container:
+            cache = f"{_WORK}/cache" if folder is None else _CACHE
+            yield ContainerTask(container, cache=cache, port=port, published=published)
 
-    def _files(self, request: ProbeRequest) -> dict[str, bytes | Path]:
-        cache = _CACHE if self._cache_folder(request) is not None else f"{_WORK}/cache"
-        job = {**request.job, "work": f"{_WORK}/run", "cache": cache}
-        files: dict[str, bytes | Path] = {f"probes/{path}": data for path, data in request.suite.items()}
-        files["job.json"] = json.dumps(job).encode()
-        files["home/.keep"] = b""
-        return files
+    def _network(self, spec: TaskSpec, info: EngineInfo) -> Literal["none", "bridge", "host"]:
+        if spec.network is None:
+            return "none"
+        if not info.local:
+            raise EngineError(
+                f"the container engine runs on another machine, and a server in {spec.reference} would not be reached",
+                hint="run assay on that machine",
+            )
+        if spec.network == "bridge" and not info.bridge:
+            raise EngineError("this container engine has no bridge network", hint="--network host")
+        this_machine.need_free_port(spec.port)
+        if spec.network == "auto":
+            return "bridge" if info.bridge else "host"
+        return spec.network
 
-    def _cache_folder(self, request: ProbeRequest) -> Path | None:
-        if self._cache is None or not request.keep_cache or not self._engine.info().local:
+    def _cache_folder(self, spec: TaskSpec, info: EngineInfo) -> Path | None:
+        if self._cache is None or spec.cache is None or not info.local:
             return None
-        digest = (request.place.digest or request.place.reference).replace("sha256:", "").replace("/", "_")
-        folder = self._cache / digest[:24]
+        folder = self._cache / spec.cache.replace("sha256:", "").replace("/", "_")[:24]
         folder.mkdir(parents=True, exist_ok=True)
         # The image's user is not ours; what it compiles is only ever read by the same image again.
         folder.chmod(0o777)
         return folder
 
-    def _watch(self, container: Container, request: ProbeRequest) -> Exit:
-        if (stop := request.stop) is None:
-            return self._followed(container, request)
-        over = threading.Event()
-
-        def kill_when_told() -> None:
-            while not over.wait(0.2):
-                if stop.is_set():
-                    with suppress(EngineError):
-                        container.kill()
-                    return
-
-        threading.Thread(target=kill_when_told, daemon=True).start()
-        try:
-            return self._followed(container, request)
-        finally:
-            over.set()
-
-    def _followed(self, container: Container, request: ProbeRequest) -> Exit:
-        if request.progress is None and request.keep is None:
-            return container.wait(request.limits.seconds)
-
-        def follow() -> None:
-            rest = b""
-            try:
-                for data in container.follow():
-                    *lines, rest = (rest + data).split(b"\n")
-                    for line in lines:
-                        if request.progress is not None:
-                            request.progress(line.decode(errors="replace"))
-                    # The harness says a line when it has written down how a probe ended.
-                    if lines and request.keep is not None and (document := _result(container)) is not None:
-                        request.keep(document)
-            except EngineError:
-                return
-
-        reader = threading.Thread(target=follow, daemon=True)
-        reader.start()
-        end = container.wait(request.limits.seconds)
-        reader.join(5)
-        return end
-
-
-def _result(container: Container) -> bytes | None:
-    try:
-        return next(iter(container.get(f"{_WORK}/result.json").values()), None)
-    except EngineError:
-        return None
-
-
-def _how(
-    end: Exit, *, stopped: bool
-) -> tuple[Literal["finished", "killed", "out_of_memory", "timed_out", "failed", "stopped"], str]:
-    if stopped and end.code != 0:
-        return "stopped", "it was stopped"
-    if end.timed_out:
-        return "timed_out", f"the whole run took longer than its {end.seconds:.0f} s and was killed"
-    if end.oom_killed and end.code != 0:
-        return "out_of_memory", "the container used up the memory given to it"
-    if end.signal is not None:
-        return "killed", f"the container was killed from outside (signal {end.signal})"
-    if end.code != 0:
-        return "failed", f"the harness ended with code {end.code}" + (f": {end.error}" if end.error else "")
-    return "finished", ""
+    def gpu_memory_bytes(self, uuids: Collection[str]) -> int | None:
+        """Return what is in use on these GPUs; None if the engine runs elsewhere."""
+        return this_machine.gpu_memory_bytes(uuids) if self._engine.info().local else None
