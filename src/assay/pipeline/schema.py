@@ -16,10 +16,13 @@ from typing import Any, Final
 
 from assay.audit import document, findings, grid
 from assay.audit.document import AuditDocument
+from assay.evidence import suite
 from assay.foundation.strict import Value
 from assay.matrix import model as matrix
 from assay.matrix import policy
 from assay.matrix.model import Image, Matrix
+from assay.ports import jobs
+from assay.ports.jobs import JobResult, ProbeJob
 
 __all__ = ["OUTPUTS", "SCHEMAS", "documents"]
 
@@ -31,6 +34,8 @@ SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
 
 OUTPUTS: Final[dict[str, tuple[type[Value], str, tuple[ModuleType, ...]]]] = {
     "audit.schema.json": (AuditDocument, "assay audit --format json", (document, findings, grid)),
+    "job.schema.json": (ProbeJob, "assay: a job that is sent to an executor", (jobs,)),
+    "job-result.schema.json": (JobResult, "assay: what an executor gives back", (jobs, suite)),
 }
 """File name -> what is written, by which command, and the modules whose models it is made of."""
 
