@@ -21,6 +21,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- PackageIndexError           1   a package index refused, failed, or lacks the file
     +-- WheelError                  1   a wheel or shared object cannot be read
     +-- ToolError                   1   a program that assay runs failed
+    |   +-- ToolTimedOut            1   it did not end in time
     +-- StoreError                  1   build_logs/ cannot be read or written, or is in use
     +-- OutputError                 1   standard output is closed or cannot be written
     +-- Interrupted               130   Ctrl-C
@@ -53,6 +54,7 @@ __all__ = [
     "StoreError",
     "TagImmutable",
     "ToolError",
+    "ToolTimedOut",
     "UsageError",
     "WheelError",
 ]
@@ -175,6 +177,10 @@ class WheelError(AssayError):
 
 class ToolError(AssayError):
     """A program that assay runs (uv, docker buildx, ...) failed in a way that says nothing about the cell."""
+
+
+class ToolTimedOut(ToolError):
+    """A program that assay runs did not end in time, and was stopped."""
 
 
 class StoreError(AssayError):

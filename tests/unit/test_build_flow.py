@@ -12,7 +12,7 @@ import pytest
 from assay.adapters.files.records import FileStore
 from assay.audit.judgement import AuditJudgement
 from assay.cli.build import _failed_as_it_must, _without_audit
-from assay.errors import EngineError, EngineMissing, UsageError
+from assay.errors import EngineError, EngineMissing, RegistryError, UsageError
 from assay.evidence.record import BuildRecord, BuildStatus
 from assay.foundation.outcome import Verdict
 from assay.matrix import loading as matrix
@@ -373,6 +373,7 @@ def test_a_cell_without_a_lock_keeps_the_resolvers_reason(world: World, cells: S
         (BuildEnd.FAILED, BuildStatus.FAILED, 1),
         (BuildEnd.TIMED_OUT, BuildStatus.TIMED_OUT, 1),
         (BuildEnd.ENGINE, BuildStatus.ENGINE_FAILED, 4),
+        (BuildEnd.REGISTRY, BuildStatus.REGISTRY_FAILED, 5),
         (BuildEnd.BUILT, BuildStatus.BUILT, 0),
     ],
 )
@@ -413,6 +414,14 @@ def test_an_engine_that_is_gone_is_recorded_and_costs_nothing_else(world: World,
 
     assert records[cells[0].id].status is BuildStatus.ENGINE_FAILED
     assert records[cells[1].id].status is BuildStatus.BUILT
+
+
+def test_a_registry_that_fails_before_the_build_is_no_failure_of_the_cell(world: World, cells: Sequence[Cell]) -> None:
+    builder = FakeBuilder({cells[0].local_reference: RegistryError("no answer")})
+    records = world.run(jobs_of(cells[:2]), builder=builder)
+
+    assert records[cells[0].id].status is BuildStatus.REGISTRY_FAILED
+    assert exit_code(list(records.values()), {}) == 5
 
 
 def test_a_cell_another_run_works_on_is_left_to_it(world: World, cells: Sequence[Cell]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from assay.adapters.docker.buildx import Buildx, _step, failure_lines
 from assay.errors import EngineMissing
-from assay.ports.builder import BuildEnd, BuildTask
+from assay.ports.builder import BuildEnd, BuildTask, FaultKind
 
+EXAMPLES = yaml.safe_load((Path(__file__).parents[1] / "data" / "build_faults.yaml").read_text())
 LOG = """\
 #9 [light 1/1] RUN /opt/tools/install
 #9 0.52 Resolved 3 packages
@@ -73,22 +75,46 @@ def test_secrets_and_arguments_reach_the_command_by_name() -> None:
     assert any("compression=zstd" in word and "name=assay/x:1" in word for word in command)
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example["id"] for example in EXAMPLES])
+def test_a_failure_of_the_builder_or_a_registry_is_told_from_one_of_the_cell(example: dict[str, str | None]) -> None:
+    outcome = Buildx(builder="b1")._failed(str(example["text"]), 1.0)
+    kind = outcome.fault.kind if outcome.fault else None
+    blamed = kind is None
+
+    assert example["kind"] == kind
+    assert (outcome.end is BuildEnd.FAILED) is blamed
+    assert outcome.reason.startswith("not the cell's fault: ") is not blamed
+    assert ("\n  try: " in outcome.reason) is not blamed
+    assert (outcome.end is BuildEnd.REGISTRY) == (kind or "").startswith("registry_")
+
+
+def test_every_kind_of_fault_has_an_example() -> None:
+    shown = {example["kind"] for example in EXAMPLES} | {FaultKind.DISK_BROKEN}
+
+    assert set(FaultKind) == shown - {None}
+
+
 @pytest.mark.parametrize(
-    ("last", "end"),
+    ("last", "kind"),
     [
-        ("ERROR: failed to solve: process did not complete successfully: exit code: 1", BuildEnd.FAILED),
-        ("ERROR: failed to solve: failed to copy: write /var/lib/docker/x: no space left on device", BuildEnd.ENGINE),
-        ("ERROR: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", BuildEnd.ENGINE),
-        (
-            "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading",
-            BuildEnd.ENGINE,
-        ),
-        ("ERROR: failed to solve: Unavailable: connection error: desc = closing transport", BuildEnd.ENGINE),
-        ("ERROR: failed to solve: Unavailable: error reading from server: EOF", BuildEnd.ENGINE),
+        ("ERROR: failed to solve: failed to copy: write /var/lib/docker/x: no space left on device", "disk_full"),
+        ("ERROR: failed to solve: Unavailable: connection error: desc = closing transport", "lost"),
+        ("ERROR: failed to solve: Unavailable: error reading from server: EOF", "lost"),
+        ("ERROR: failed to solve: failed to read /var/lib/x: input/output error", "disk_broken"),
+        ('ERROR: failed to solve: failed to compute cache key: "/x": not found', None),
+        ("something that nobody has seen yet", "client"),
     ],
 )
-def test_what_the_engine_says_of_itself_is_no_fault_of_the_cell(last: str, end: BuildEnd) -> None:
-    assert end is Buildx()._failed(f"#9 [light 1/1] RUN x\n{last}\n", 1.0).end
+def test_the_last_words_decide(last: str, kind: str | None) -> None:
+    fault = Buildx()._failed(f"#9 [light 1/1] RUN x\n{last}\n", 1.0).fault
+
+    assert kind == (fault.kind if fault else None)
+
+
+def test_a_password_in_the_builders_words_is_hidden() -> None:
+    text = 'ERROR: error during connect: Head "https://user:hunter2@builder.example/_ping": EOF\n'
+
+    assert "hunter2" not in Buildx()._failed(text, 1.0).reason
 
 
 @pytest.mark.parametrize("text", ["docker: 'buildx' is not a docker command.", "unknown flag: --progress"])

@@ -12,6 +12,7 @@ import click
 
 from assay.adapters.docker.buildx import Buildx
 from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.docker.retried import PATIENCE, RetriedBuilder
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.adapters.host import git
@@ -38,6 +39,7 @@ from assay.pipeline.build import (
     PreparedBuild,
     exit_code,
 )
+from assay.ports.builder import Builder
 
 __all__ = ["command"]
 
@@ -60,6 +62,13 @@ __all__ = ["command"]
 @click.option(
     "--timeout", type=click.FloatRange(1), default=7200, show_default=True, help="Time limit of a cell, in seconds."
 )
+@click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=PATIENCE,
+    show_default=True,
+    help="Time to retry when the builder or a registry fails, in seconds.",
+)
 @click.option("--builder", default=None, help="Buildx builder, for example a remote one.  [default: the selected one]")
 @click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
 def command(
@@ -73,6 +82,7 @@ def command(
     force: bool,
     no_audit: bool,
     timeout: float,
+    patience: float,
     builder: str | None,
     part: str | None,
 ) -> int:
@@ -91,7 +101,9 @@ def command(
     items = [BuildJob(cell=cell, lock=files.lock(cell), unresolved=files.unresolved(cell)) for cell in cells]
     engine = DockerEngine()
     with BuildProgress(len(cells)) as progress:
-        flow = _flow(files, plan, engine, progress, builder=builder, audit=not no_audit)
+        buildx = Buildx(builder=builder, zstd=lambda: engine.info().image_store == "containerd")
+        retried = RetriedBuilder(buildx, patience=patience)
+        flow = _flow(files, plan, engine, progress, builder=retried, audit=not no_audit)
         prepared = flow.prepare(items, force=force)
         if dry_run:
             return _dry_run(prepared, form)
@@ -124,7 +136,7 @@ def _without_audit(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _flow(
-    files: ProjectFiles, plan: Plan, engine: DockerEngine, progress: BuildProgress, *, builder: str | None, audit: bool
+    files: ProjectFiles, plan: Plan, engine: DockerEngine, progress: BuildProgress, *, builder: Builder, audit: bool
 ) -> BuildFlow:
     matrix = plan.project.matrix
     templates = files.templates()
@@ -159,7 +171,7 @@ def _flow(
         bases=matrix.bases,
         ensure_base=ensure_base,
         render_cell=render_cell,
-        builder=Buildx(builder=builder, zstd=lambda: engine.info().image_store == "containerd"),
+        builder=builder,
         images=engine,
         store=store,
         listener=progress,

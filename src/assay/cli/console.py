@@ -45,7 +45,7 @@ STYLES: Final = {
     "works": "green", "ok": "green", "built": "green", "cached": "green",
     "degraded": "yellow", "warn": "yellow", "warning": "yellow", "inconclusive": "yellow", "timed_out": "yellow",
     "wrong": "red bold", "broken": "red", "fail": "red", "failed": "red", "error": "red", "refused": "magenta",
-    "unsupported": "blue", "not_run": "dim", "aborted": "dim", "engine_failed": "yellow",
+    "unsupported": "blue", "not_run": "dim", "aborted": "dim", "engine_failed": "yellow", "registry_failed": "yellow",
 }  # fmt: skip
 
 

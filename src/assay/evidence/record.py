@@ -85,7 +85,9 @@ class BuildStatus(StrEnum):
     ABORTED = "aborted"
     """Stopped by the user or by --fail-fast."""
     ENGINE_FAILED = "engine_failed"
-    """The engine died or the disk was full: nothing is said about the cell."""
+    """The builder or its disk or network failed: nothing is said about the cell."""
+    REGISTRY_FAILED = "registry_failed"
+    """A registry failed or refused: nothing is said about the cell."""
 
 
 class LayerSize(Value):

@@ -204,7 +204,8 @@ def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str 
 
 def _of_build(record: BuildRecord, feature: str) -> Trial | None:
     good = record.status in {BuildStatus.BUILT, BuildStatus.CACHED}
-    if record.status in {BuildStatus.ABORTED, BuildStatus.ENGINE_FAILED} or feature in {"lock", "audit"}:
+    unknown = {BuildStatus.ABORTED, BuildStatus.ENGINE_FAILED, BuildStatus.REGISTRY_FAILED}
+    if record.status in unknown or feature in {"lock", "audit"}:
         return None
     if feature == "build" and record.lock_digest is not None:
         return Trial.GOOD if good else Trial.BAD

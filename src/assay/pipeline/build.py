@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from assay import __version__
 from assay.audit.judgement import AuditJudgement
-from assay.errors import AssayError, EngineError, StoreError
+from assay.errors import AssayError, EngineError, RegistryError, StoreError
 from assay.evidence.record import BuildRecord, BuildStatus, LayerSize, RunSummary, dump, now
 from assay.evidence.reference import Reference
 from assay.foundation.outcome import Verdict
@@ -54,6 +54,7 @@ _STATUS: Final = {
     BuildEnd.TIMED_OUT: BuildStatus.TIMED_OUT,
     BuildEnd.STOPPED: BuildStatus.ABORTED,
     BuildEnd.ENGINE: BuildStatus.ENGINE_FAILED,
+    BuildEnd.REGISTRY: BuildStatus.REGISTRY_FAILED,
 }
 _GOOD: Final = {BuildStatus.BUILT, BuildStatus.CACHED}
 
@@ -125,7 +126,7 @@ class PreparedBuild:
 
 
 def exit_code(records: Sequence[BuildRecord], controls: Mapping[str, bool]) -> int:
-    """Return 0 when every cell ended as it should, 4 when the engine failed, else 1.
+    """Return 0 when every cell ended as it should, 4 when the engine failed, 5 when a registry did, else 1.
 
     Args:
         records: one for each cell.
@@ -134,6 +135,8 @@ def exit_code(records: Sequence[BuildRecord], controls: Mapping[str, bool]) -> i
     bad = [record for record in records if not controls.get(record.cell, record.status in _GOOD)]
     if any(record.status is BuildStatus.ENGINE_FAILED for record in bad):
         return EngineError.exit_code
+    if any(record.status is BuildStatus.REGISTRY_FAILED for record in bad):
+        return RegistryError.exit_code
     return 1 if bad else 0
 
 
@@ -265,6 +268,8 @@ class BuildFlow:
             raise
         except EngineError as error:
             record = self._record(item, run, BuildStatus.ENGINE_FAILED, reason=str(error))
+        except RegistryError as error:
+            record = self._record(item, run, BuildStatus.REGISTRY_FAILED, reason=str(error))
         except AssayError as error:
             record = self._record(item, run, BuildStatus.FAILED, reason=str(error))
         self._keep(record, item.lock if isinstance(item, PreparedBuild) else None)

@@ -33,7 +33,13 @@ from assay.foundation.outcome import Outcome, Verdict
 __all__ = ["DiagnosisSubject", "LogFinding", "contrast_of_versions", "diagnose_run", "failures", "working"]
 
 _FAILED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED}
-_BUILD_FAILED: Final = {BuildStatus.FAILED, BuildStatus.TIMED_OUT, BuildStatus.ENGINE_FAILED, BuildStatus.REFUSED}
+_BUILD_FAILED: Final = {
+    BuildStatus.FAILED,
+    BuildStatus.TIMED_OUT,
+    BuildStatus.ENGINE_FAILED,
+    BuildStatus.REGISTRY_FAILED,
+    BuildStatus.REFUSED,
+}
 _SERVE_FAILED: Final = {ServeStatus.FAILED, ServeStatus.CRASHED, ServeStatus.TIMED_OUT}
 
 Opener = Callable[[str], BinaryIO | None]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["BuildEnd", "BuildOutcome", "BuildTask", "Builder"]
+__all__ = ["BuildEnd", "BuildFault", "BuildOutcome", "BuildTask", "Builder", "FaultKind"]
 
 
 class BuildEnd(StrEnum):
@@ -22,7 +22,53 @@ class BuildEnd(StrEnum):
     STOPPED = "stopped"
     """The caller asked for it."""
     ENGINE = "engine"
-    """The engine, the disk or the network of the engine failed: nothing is said about the cell."""
+    """The builder, its disk or its network failed: nothing is said about the cell."""
+    REGISTRY = "registry"
+    """A registry that the build pulls from or pushes to failed or refused: nothing is said about the cell."""
+
+
+class FaultKind(StrEnum):
+    """What failed, when it was not the cell."""
+
+    CLIENT = "client"
+    """The program that hands the build to the builder failed or was killed."""
+    NO_BUILDER = "no_builder"
+    """buildx knows no builder of that name."""
+    NO_CONTEXT = "no_context"
+    """There is no such Docker context, or a context was named where a builder is expected."""
+    UNREACHABLE = "unreachable"
+    """Nobody answers at the builder's address."""
+    LOST = "lost"
+    """The builder answered before, and went away or was shut down while it built."""
+    KILLED = "killed"
+    """A step was killed from outside: out of memory, or the builder was evicted."""
+    DISK_FULL = "disk_full"
+    DISK_BROKEN = "disk_broken"
+    NETWORK = "network"
+    """The builder could not reach something that is no registry."""
+    REGISTRY_UNREACHABLE = "registry_unreachable"
+    """A registry does not answer, breaks off, or answers with a server's error."""
+    REGISTRY_LIMITED = "registry_limited"
+    REGISTRY_DENIED = "registry_denied"
+    REGISTRY_ABSENT = "registry_absent"
+    REGISTRY_TLS = "registry_tls"
+    REGISTRY_DNS = "registry_dns"
+
+    @property
+    def of_registry(self) -> bool:
+        """Whether a registry failed, and not the builder."""
+        return self.value.startswith("registry_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFault:
+    """A failure of the builder or of a registry, never of the cell."""
+
+    kind: FaultKind
+    said: str
+    """What the builder printed, in one line."""
+    tries: int = 0
+    """How often it is worth trying again; 0 where only a person can help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +100,9 @@ class BuildOutcome:
     """Of the manifest, as the builder gives it."""
     seconds: float = 0.0
     reason: str = ""
-    """The last relevant lines of a failed build."""
+    """The last relevant lines of a failed build; of a fault, what failed and what to try."""
+    fault: BuildFault | None = None
+    """Set for `ENGINE` and `REGISTRY`."""
 
 
 class Builder(Protocol):

@@ -10,31 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from assay.adapters.docker.build_faults import explain, find_fault
 from assay.adapters.files.locks import no_space
 from assay.adapters.host import process
-from assay.errors import EngineMissing, Interrupted, StoreError, ToolError
-from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
+from assay.errors import EngineMissing, Interrupted, StoreError, ToolError, ToolTimedOut
+from assay.ports.builder import BuildEnd, BuildFault, BuildOutcome, BuildTask, FaultKind
 
 __all__ = ["Buildx", "failure_lines"]
 
 _STEP: Final = re.compile(r"^#(\d+) \[([^\]]+)\] (.*)$")
 _EXPORT: Final = re.compile(r"^#\d+ (exporting layers|unpacking|pushing layers)")
 _NOISE: Final = re.compile(r"^#\d+ (?:sha256:|CACHED|DONE|extracting|transferring)")
-# What the engine, not the Dockerfile, says when it fails.
-_ENGINE_FAILURES: Final = (
-    "no space left on device",
-    "Cannot connect to the Docker daemon",
-    "error during connect",
-    "failed to dial",
-    # gRPC's word for a server that is gone, as BuildKit's client writes it: whatever follows tells how it noticed.
-    "rpc error: code = Unavailable",
-    "failed to solve: Unavailable: ",
-    "closing transport",
-    "connection reset by peer",
-    "unexpected EOF",
-    "input/output error",
-    "context canceled",
-)
 _MISSING: Final = ("is not a docker command", "unknown flag: --progress", "unknown command: docker buildx")
 
 
@@ -114,26 +100,30 @@ class Buildx:
                 done = process.run(argv, timeout=task.timeout, check=False, merge=True, sink=sink, stop=task.stop)
             except Interrupted:
                 return BuildOutcome(end=BuildEnd.STOPPED, seconds=time.monotonic() - started, reason="stopped")
-            except ToolError as error:
-                if "still running" not in error.message:
-                    raise EngineMissing(error.message, hint="install Docker, or run ./quickstart engine") from error
+            except ToolTimedOut:
                 reason = f"still building after {task.timeout:g} s"
                 return BuildOutcome(end=BuildEnd.TIMED_OUT, seconds=time.monotonic() - started, reason=reason)
+            except ToolError as error:
+                raise EngineMissing(error.message, hint="install Docker, or run ./quickstart engine") from error
             seconds = time.monotonic() - started
             if done.returncode == 0:
                 return BuildOutcome(end=BuildEnd.BUILT, digest=_digest(metadata), seconds=seconds)
-            return self._failed(done.text, seconds)
+            return self._failed(done.text, seconds, killed=done.returncode < 0)
 
-    def _failed(self, text: str, seconds: float) -> BuildOutcome:
+    def _failed(self, text: str, seconds: float, *, killed: bool = False) -> BuildOutcome:
         if any(sign in text for sign in _MISSING):
             raise EngineMissing(
                 "docker has no buildx here, so BuildKit cannot be reached",
                 hint="install docker-buildx (or docker-buildx-plugin), or run ./quickstart engine",
             )
         lines = failure_lines(text)
-        last = "\n".join(text.splitlines()[-3:])
-        end = BuildEnd.ENGINE if any(sign in last for sign in _ENGINE_FAILURES) else BuildEnd.FAILED
-        return BuildOutcome(end=end, seconds=seconds, reason="\n".join(lines))
+        fault = find_fault(text, lines)
+        if killed and fault is None:
+            fault = BuildFault(kind=FaultKind.CLIENT, said="docker buildx was killed", tries=1)
+        if fault is None:
+            return BuildOutcome(end=BuildEnd.FAILED, seconds=seconds, reason="\n".join(lines))
+        end = BuildEnd.REGISTRY if fault.kind.of_registry else BuildEnd.ENGINE
+        return BuildOutcome(end=end, seconds=seconds, reason=explain(fault, builder=self._builder), fault=fault)
 
 
 def _step(line: str) -> str | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from assay.errors import Interrupted, ToolError
+from assay.errors import Interrupted, ToolError, ToolTimedOut
 from assay.foundation.secret import hide, words_without
 
 __all__ = ["Completed", "find", "run"]
@@ -132,7 +132,7 @@ def run(
             raise Interrupted(f"{words[0]} was stopped")
     except subprocess.TimeoutExpired:
         _end(process)
-        raise ToolError(f"{shown}: still running after {timeout:g} s, stopped", hint=hint) from None
+        raise ToolTimedOut(f"{shown}: still running after {timeout:g} s, stopped", hint=hint) from None
     except BaseException:
         _end(process)
         raise

@@ -4,7 +4,7 @@
   const byId = (id) => document.getElementById(id);
   const a = byId("a"), b = byId("b"), body = byId("differences"), said = byId("said"), table = byId("table");
   // As `assay diff` judges: what showed nothing, or was not run, is neither better nor worse than anything.
-  const rank = new Map(Object.entries({ works: 5, degraded: 4, unsupported: 2, broken: 1, wrong: 0, ok: 2, warn: 1, fail: 0, built: 1, refused: 0, failed: 0, timed_out: 0, engine_failed: 0, crashed: 0 }));
+  const rank = new Map(Object.entries({ works: 5, degraded: 4, unsupported: 2, broken: 1, wrong: 0, ok: 2, warn: 1, fail: 0, built: 1, refused: 0, failed: 0, timed_out: 0, engine_failed: 0, registry_failed: 0, crashed: 0 }));
   const less = new Set(["MB", "s", "ms"]), tolerance = 0.05;
   const same = (text) => (text === "cached" ? "built" : text);
   const facts = (name) => {
