@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from assay.engines.knowledge import EngineFlags
 from assay.engines.logs import Chosen
 
-__all__ = ["Engine", "MemoryFlags"]
+__all__ = ["MemoryFlags", "ServingEngine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class MemoryFlags:
     """How many cards it is spread over."""
 
 
-class Engine(Protocol):
+class ServingEngine(Protocol):
     """One serving engine, which speaks the API of OpenAI.
 
     An engine subclasses this and replaces what differs; it holds no state. Its flags over the releases are data

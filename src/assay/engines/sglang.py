@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from assay.engines.engine import Engine, MemoryFlags
+from assay.engines.engine import MemoryFlags, ServingEngine
 from assay.engines.logs import CONVERTED, KERNEL, Chosen, graphs, number, plain, take
 from assay.foundation.foreign import read_json
 
@@ -46,7 +46,7 @@ _TOLD: Final = {
 }
 
 
-class Sglang(Engine):
+class Sglang(ServingEngine):
     """SGLang (https://docs.sglang.io). 0.5.2 keeps all tokens of layers with a sliding window (server_args.py)."""
 
     name = "sglang"
@@ -133,4 +133,4 @@ class Sglang(Engine):
         return card - before - context, 0
 
 
-ENGINE: Final[Engine] = Sglang()
+ENGINE: Final[ServingEngine] = Sglang()

@@ -15,7 +15,7 @@ from assay.foundation.nearest import nearest, suggestion
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from assay.engines.engine import Engine
+    from assay.engines.engine import ServingEngine
 
 __all__ = ["GROUP", "EngineName", "EngineOrNone", "all_engines", "engine_named", "engine_names"]
 
@@ -37,7 +37,7 @@ def engine_names() -> tuple[str, ...]:
 
 
 @cache
-def engine_named(name: str) -> Engine:
+def engine_named(name: str) -> ServingEngine:
     """Return an engine.
 
     Raises:
@@ -45,13 +45,13 @@ def engine_named(name: str) -> Engine:
         ConfigError: the distribution that brings it is broken.
     """
     if name in _OWN:
-        own: Engine = import_module(_OWN[name]).ENGINE
+        own: ServingEngine = import_module(_OWN[name]).ENGINE
         return own
     point = _others().get(name)
     if point is None:
         raise UsageError(f"there is no engine {name!r}{suggestion(name, engine_names())}")
     try:
-        found: Engine = point.load()
+        found: ServingEngine = point.load()
     except Exception as error:
         source = point.dist.name if point.dist else point.value
         message = f"the engine {name!r} of {source} cannot be loaded: {error}; update or remove {source}"
@@ -59,7 +59,7 @@ def engine_named(name: str) -> Engine:
     return found
 
 
-def all_engines() -> tuple[Engine, ...]:
+def all_engines() -> tuple[ServingEngine, ...]:
     """Return every engine, in the order of their names' list.
 
     Raises:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from assay.engines.engine import Engine, MemoryFlags
+from assay.engines.engine import MemoryFlags, ServingEngine
 from assay.engines.knowledge import at_least
 from assay.engines.logs import CONVERTED, KERNEL, Chosen, graphs, number, plain, take
 
@@ -31,7 +31,7 @@ _WHOLE_CACHE: Final = frozenset({"disable-hybrid-kv-cache-manager", "kv-transfer
 """Flags with which it keeps all tokens of all layers (0.11.0, config/__init__.py)."""
 
 
-class Vllm(Engine):
+class Vllm(ServingEngine):
     """vLLM (https://docs.vllm.ai).
 
     It refuses min_p with speculative decoding (https://github.com/vllm-project/vllm/issues/42744).
@@ -92,4 +92,4 @@ class Vllm(Engine):
     # memory_base: gpu-memory-utilization is all that it takes over the whole card (0.26.0, v1/worker/utils.py).
 
 
-ENGINE: Final[Engine] = Vllm()
+ENGINE: Final[ServingEngine] = Vllm()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from assay.engines.engine import Engine
+from assay.engines.engine import ServingEngine
 from assay.ports.api import ApiClient, Reply, Stream
 
 __all__ = [
@@ -59,7 +59,7 @@ class ApiQuestion:
 
     base: str
     model: str
-    engine: Engine
+    engine: ServingEngine
     timeout: float = 120.0
     chunk: int | None = None
     """Tokens of a prompt that the server computes at once, by its log."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from assay.engines.knowledge import Flags, ServerFlags
+from assay.engines.knowledge import EngineFlags, Flags, ServerFlags
 from assay.errors import UsageError
 from assay.evidence.record import AnyRecord
 from assay.ports.models import ModelFinder
@@ -15,7 +15,7 @@ from assay.serving.launching import Decided, decide, tenant_of, with_memory
 from assay.serving.memory import MemoryPlan, Tenant, plan_memory
 from assay.serving.modelshape import shape_of
 from assay.serving.profile import Profile
-from assay.serving.standing import ServingClaim, standings
+from assay.serving.standing import ServingClaim, Standing, standings
 
 __all__ = ["LaunchRequest", "LaunchTarget", "launch"]
 
@@ -73,41 +73,28 @@ def launch(
         UsageError: the engine's release is unknown, a model is unknown or does not fit, or no attention backend works.
     """
     records = list(records)
+    engine = knowledge.engines[request.engine]
     digest = request.digest or _digest(request.cell, records)
-    version = request.version or _version(request, digest, records)
-    claims = tuple(claims)
+    version = request.version or _version(request, engine, digest, records)
     known = standings(
-        knowledge.engines[request.engine],
+        engine,
         version,
         target=request.target,
         cell=request.cell,
         digest=digest,
         records=records,
-        claims=claims,
+        claims=tuple(claims),
     )
-    decided: list[Decided] = []
-    tenants: list[Tenant] = []
     names = _names(request.wanted)
-    for name, wanted in zip(names, request.wanted, strict=True):
-        command = prepare(
-            knowledge.engines[request.engine], version, wanted.profile, model=wanted.model, extra=request.extra
-        )
-        if wrong := [finding.message for finding in command.findings if finding.fatal]:
-            raise UsageError("\n".join(wrong), hint="choose another --profile, or another image")
-        if request.metrics:
-            command = replace(command, flags={**command.flags, **command.engine.metrics.flags})
-        command = replace(command, env={**command.env, **request.env})
-        asked = {*request.extra, *request.env}
-        one = decide(command, known, profile_name=wanted.profile_name, asked=asked, strict=request.strict)
-        if request.metrics:
-            told = dict.fromkeys(command.engine.metrics.flags, "Prometheus reads /metrics")
-            one = replace(one, reasons={**one.reasons, **told})
-        tenants.append(_tenant(name, wanted, one, request, models))
-        decided.append(replace(one, notes=(*command.notes, *one.notes)))
+    decided = [_decided(request, engine, version, wanted, known) for wanted in request.wanted]
+    tenants = [
+        _tenant(name, wanted, one, request, models)
+        for name, wanted, one in zip(names, request.wanted, decided, strict=True)
+    ]
     plan = plan_memory(request.card_bytes, tenants)
     services = [
         Service(
-            name=name,
+            name=tenant.name,
             image=request.reference,
             decided=with_memory(one, tenant, share),
             port=request.port + number,
@@ -115,8 +102,8 @@ def launch(
             folder=wanted.folder,
             share=share,
         )
-        for number, (name, one, tenant, share, wanted) in enumerate(
-            zip(names, decided, tenants, plan.shares, request.wanted, strict=True)
+        for number, (one, tenant, share, wanted) in enumerate(
+            zip(decided, tenants, plan.shares, request.wanted, strict=True)
         )
     ]
     return Deployment(
@@ -129,6 +116,25 @@ def launch(
         monitoring=request.metrics,
         notes=_notes(request, digest, version, plan, decided),
     )
+
+
+def _decided(
+    request: LaunchRequest, engine: EngineFlags, version: str, wanted: LaunchTarget, known: Mapping[str, Standing]
+) -> Decided:
+    """Return the command of one server, with what the evidence speaks against switched off.
+
+    Raises:
+        UsageError: the release lacks a flag, or no attention backend works.
+    """
+    command = prepare(engine, version, wanted.profile, model=wanted.model, extra=request.extra)
+    if wrong := [finding.message for finding in command.findings if finding.fatal]:
+        raise UsageError("\n".join(wrong), hint="choose another --profile, or another image")
+    metrics = engine.metrics.flags if request.metrics else {}
+    command = replace(command, flags={**command.flags, **metrics}, env={**command.env, **request.env})
+    asked = {*request.extra, *request.env}
+    one = decide(command, known, profile_name=wanted.profile_name, asked=asked, strict=request.strict)
+    told = dict.fromkeys(metrics, "Prometheus reads /metrics")
+    return replace(one, reasons={**one.reasons, **told}, notes=(*command.notes, *one.notes))
 
 
 def _names(wanted: Sequence[LaunchTarget]) -> list[str]:
@@ -148,12 +154,12 @@ def _digest(cell: str, records: Sequence[AnyRecord]) -> str | None:
     return max(mine, key=lambda record: record.created).image_digest if mine else None
 
 
-def _version(request: LaunchRequest, digest: str | None, records: Sequence[AnyRecord]) -> str:
+def _version(request: LaunchRequest, engine: EngineFlags, digest: str | None, records: Sequence[AnyRecord]) -> str:
     for record in sorted(records, key=lambda one: one.created, reverse=True):
         packages: Mapping[str, str] = getattr(record, "packages", {})
         mine = record.image_digest == digest if digest is not None else record.cell == request.cell
-        if mine and request.engine in packages:
-            return packages[request.engine]
+        if mine and engine.package in packages:
+            return packages[engine.package]
     raise UsageError(
         f"the {request.engine} release in {request.cell} is not known", hint="name it: --engine-version 0.5.14"
     )

@@ -11,7 +11,7 @@ from typing import Final
 
 from assay.diagnose import examine
 from assay.diagnose.model import Stage
-from assay.engines.engine import Engine
+from assay.engines.engine import ServingEngine
 from assay.engines.knowledge import EngineFlags
 from assay.engines.logs import Chosen
 from assay.engines.table import engine_named
@@ -157,7 +157,7 @@ def diagnosed(log: str) -> tuple[str | None, str]:
     return None, ""
 
 
-def chosen_by(engine: Engine, client: ApiClient, base: str, log: str) -> Chosen:
+def chosen_by(engine: ServingEngine, client: ApiClient, base: str, log: str) -> Chosen:
     """Return what the server really chose: its own account where it gives one, else its log."""
     chosen = engine.chosen_in_log(log)
     for path in engine.account_paths:

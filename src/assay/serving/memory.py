@@ -66,7 +66,7 @@ class Share:
     context: int
     """CUDA context."""
     fraction: float
-    """The engine's own flag, which means what `Engine.memory_base` says."""
+    """The engine's own flag, which means what `ServingEngine.memory_base` says."""
 
     @property
     def total(self) -> int:

@@ -11,10 +11,10 @@ from assay.engines.table import EngineName
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, EnvName, PlainText, VersionText
 
-__all__ = ["Claim", "Profile"]
+__all__ = ["ClaimedFigures", "Profile"]
 
 
-class Claim(Value):
+class ClaimedFigures(Value):
     """Figures that a document states for a profile; never mixed up with a record."""
 
     source: PlainText
@@ -68,7 +68,7 @@ class Profile(Value):
     """Flags of the profile it extends that do not hold here."""
     env: dict[EnvName, PlainText] = {}
     shm_size: Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]$")] | None = None
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[ClaimedFigures, ...] = ()
 
     @field_validator("flags", mode="before")
     @classmethod

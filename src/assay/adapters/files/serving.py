@@ -1,4 +1,4 @@
-"""Reads what is known of serving: flags of engines over their releases, claims of documents, profiles."""
+"""Reads the data of serving: flags of engines by release, claims of documents, profiles."""
 
 from __future__ import annotations
 
