@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from assay.engines.knowledge import EngineFlags
 from assay.engines.logs import Chosen
@@ -74,7 +74,7 @@ class ServingEngine(Protocol):
         del body
         return {}
 
-    def keeps_seeds(self, account: Mapping[str, Any]) -> bool:
+    def keeps_seeds(self, account: bytes) -> bool:
         """Whether the same seed has to give the same answer, by its documents and the server's account of itself."""
         del account
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 from assay.engines.engine import MemoryFlags, ServingEngine
@@ -44,6 +43,14 @@ _TOLD: Final = {
     "moe_runner_backend": "moe_backend",
     "version": "version",
 }
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        said = read_json(body, constants=True)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 class Sglang(ServingEngine):
@@ -93,12 +100,7 @@ class Sglang(ServingEngine):
 
     def chosen_in_account(self, body: bytes) -> Chosen:
         """Return what /server_info (before: /get_server_info) tells; nothing from any other body."""
-        try:
-            said = read_json(body, constants=True)
-        except ValueError:
-            return {}
-        if not isinstance(said, dict):
-            return {}
+        said = _object(body)
         chosen: Chosen = {}
         for name, key in _TOLD.items():
             value = said.get(name)
@@ -116,13 +118,13 @@ class Sglang(ServingEngine):
                 chosen |= {f"memory_{part}_gib": value for part, value in sizes.items()}
         return chosen
 
-    def keeps_seeds(self, account: Mapping[str, Any]) -> bool:
+    def keeps_seeds(self, account: bytes) -> bool:
         """Whether the server was started with --enable-deterministic-inference, by its own account.
 
         See https://docs.sglang.io/advanced_features/deterministic_inference.html; /v1/completions may ignore a seed
         even then, and gives one answer to every seed (https://github.com/sgl-project/sglang/issues/15481).
         """
-        return account.get("enable_deterministic_inference") is True
+        return _object(account).get("enable_deterministic_inference") is True
 
     def memory_base(self, card: int, before: int, fixed: int, context: int) -> tuple[int, int]:
         """Return what is free when it starts, so that the order of starting counts, and 0.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from assay.engines.engine import MemoryFlags, ServingEngine
 from assay.engines.knowledge import at_least
@@ -76,7 +76,7 @@ class Vllm(ServingEngine):
             chosen["sampling_backend"] = "flashinfer"
         return chosen
 
-    def keeps_seeds(self, account: Mapping[str, Any]) -> bool:
+    def keeps_seeds(self, account: bytes) -> bool:
         """Return True: it heeds the seed of a request."""
         del account
         return True

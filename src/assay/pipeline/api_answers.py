@@ -60,6 +60,8 @@ class ApiQuestion:
     base: str
     model: str
     engine: ServingEngine
+    health: str
+    """The path under which it tells that it is well."""
     timeout: float = 120.0
     chunk: int | None = None
     """Tokens of a prompt that the server computes at once, by its log."""

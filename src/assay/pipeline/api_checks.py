@@ -77,7 +77,7 @@ def run_checks(
         if not given_up:
             detail, passed = _judged(check, clock, asked)
             late = late + 1 if clock.late and not passed else 0
-            if not passed and _ended(clock, asked.base, alive):
+            if not passed and _ended(clock, asked.base + asked.health, alive):
                 detail, given_up = f"{detail}; the server died", f"{NOT_ASKED}: the server is gone"
             elif late > 1:
                 given_up = f"{NOT_ASKED}: the server does not answer any more"
@@ -128,12 +128,12 @@ def _judged(check: Check, client: ApiClient, asked: ApiQuestion) -> tuple[str, b
         return str(wrong), False
 
 
-def _ended(clock: _Clock, base: str, alive: Callable[[], bool]) -> bool:
+def _ended(clock: _Clock, health: str, alive: Callable[[], bool]) -> bool:
     """Say whether the server is gone; its connections and its health go a moment before its process does."""
     deadline = time.monotonic() + _DYING
     while alive():
         suspect = (clock.cut or clock.failed) and time.monotonic() < deadline
-        if not suspect or clock.call("GET", f"{base}/health", timeout=_DYING).status == 200:
+        if not suspect or clock.call("GET", health, timeout=_DYING).status == 200:
             return False
         time.sleep(0.1)
     return True
@@ -182,7 +182,7 @@ class _Clock:
 
 
 def _health(client: ApiClient, asked: ApiQuestion) -> str:
-    reply = client.call("GET", f"{asked.base}/health", timeout=asked.timeout)
+    reply = client.call("GET", asked.base + asked.health, timeout=asked.timeout)
     need(reply.status == 200, said(reply))
     return ""
 

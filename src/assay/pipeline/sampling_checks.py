@@ -16,7 +16,6 @@ from assay.pipeline.api_answers import (
     Refused,
     choice_of,
     choices_of,
-    document_of,
     names_optional,
     need,
     post,
@@ -203,13 +202,13 @@ def seed(client: ApiClient, asked: ApiQuestion) -> str:
     return f"same seed: {same}; another seed: {'the same answer' if other == second else 'another answer'}"
 
 
-def _account(client: ApiClient, asked: ApiQuestion) -> dict[str, Any]:
+def _account(client: ApiClient, asked: ApiQuestion) -> bytes:
     """Return what the server tells about itself; empty if it does not."""
     for path in asked.engine.account_paths:
         reply = client.call("GET", asked.base + path, timeout=asked.timeout)
         if reply.status == 200:
-            return document_of(reply)
-    return {}
+            return reply.body
+    return b""
 
 
 def logprobs(client: ApiClient, asked: ApiQuestion) -> str:

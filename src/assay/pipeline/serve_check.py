@@ -240,6 +240,7 @@ class _Scene:
             base=server.base,
             model=command.served_name,
             engine=engine,
+            health=command.engine.health,
             timeout=request.request_timeout,
             chunk=int(chunk) if chunk else None,
             pool=int(pool) if pool else None,

@@ -1,0 +1,132 @@
+"""An engine of another distribution: its module and its data are all that plan, audit, launch and serve-check need."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_index import LocalIndex, served
+from project_tools import Project
+
+from assay.adapters.files.records import FileStore
+from assay.evidence.record import ServeRecord
+
+ROOT = Path(__file__).parents[2]
+SUPPORT = ROOT / "tests" / "support"
+CELL = "small-tern1.2.0"
+MATRIX = """\
+targets:
+  sm_120: {name: x, compute_capability: 12.0, memory_gib: 32, shared_memory_per_block: 101376, cuda: ">=12.8",
+           driver: ">=570", arch_list: 12.0+PTX}
+bases:
+  tiny: {kind: bootstrap, distribution: debian, suite: bookworm, python: 3.11, glibc: 2.36}
+indexes: {pypi: {}}
+axes:
+  tern: {label: tern, values: [1.2.0]}
+"""
+IMAGE = """\
+description: a server of another engine
+engine: tern
+targets: [sm_120]
+id: [tern]
+defaults: {base: tiny}
+axes: {tern: [1.2.0]}
+template: tiny
+requirements: ["tern-serve{{ tern.pin }}"]
+"""
+MODEL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 1000,
+         "max_position_embeddings": 4096}  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A project with an image of the engine, beside an installed distribution that brings it."""
+    about = tmp_path / "site" / "tern_serve-1.2.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tern-serve\nVersion: 1.2.0\n")
+    (about / "entry_points.txt").write_text("[assay.engines]\ntern = tern:ENGINE\n")
+    paths = [ROOT / "src", SUPPORT, SUPPORT / "tern", about.parent]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+    found = Project(tmp_path / "project", name="small")
+    for lock in found.root.glob("images/small/cells/*/lock.txt"):
+        lock.unlink()
+        lock.parent.rmdir()
+    found.write("matrix.yaml", MATRIX)
+    found.write("images/small/image.yaml", IMAGE)
+    found.write("model/config.json", json.dumps(MODEL))
+    index = LocalIndex(tmp_path / "index")
+    index.add("tern-serve", "1.2.0")
+    with served(index) as address:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", address)
+        monkeypatch.setenv("UV_NO_CACHE", "1")
+        yield found
+
+
+def test_plan_shows_its_cell(project: Project) -> None:
+    code, said = project.json("plan")
+
+    assert (0, [(CELL, "tern")]) == (code, [(cell["id"], cell["engine"]) for cell in said["cells"]])
+
+
+def test_audit_reads_its_locked_wheels(project: Project) -> None:
+    locked = project.run("lock", CELL)
+    audited = project.run("audit", CELL, "--facts", str(project.root / "facts"))
+
+    assert (0, 0) == (locked.returncode, audited.returncode), locked.stderr + audited.stderr
+    assert "tern-serve==1.2.0" in (project.root / "images/small/cells" / CELL / "lock.txt").read_text()
+
+
+@pytest.mark.parametrize("form", ["docker", "compose", "kubernetes", "systemd"])
+def test_launch_writes_its_flags(project: Project, form: str) -> None:
+    done = project.run("launch", CELL, "--model", "model", "--context", "1024", "--format", form)
+
+    assert 0 == done.returncode, done.stderr
+    for word in ("tern_server", "--weights", "--longest", "1024", "--slots", "/livez"):
+        assert word in done.stdout
+
+
+def test_serve_check_passes_its_server(project: Project) -> None:
+    done = project.run("serve-check", "local", "--engine", "tern", "--model", "model", "--set", "kernel=plain")
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    (record,) = FileStore(project.root / "build_logs").records(kind="serve")
+    assert isinstance(record, ServeRecord)
+    assert [] == [check.name for check in record.checks if not check.passed]
+    assert {"metrics", "seed"} <= {check.name for check in record.checks}
+    expected: dict[str, Any] = {"attention_backend": "plain", "build": "debug", "cuda_graphs": 3, "prefill_chunk": 2048}
+    assert expected == {name: record.chosen[name] for name in expected}
+    assert "same seed: the same answer" in next(check.detail for check in record.checks if check.name == "seed")
+
+
+def test_a_profile_for_an_older_release_is_written_in_the_words_of_this_one(project: Project) -> None:
+    project.write("images/small/profiles/old.yaml",
+                  'description: a profile\nengine: tern\nwritten_for: 1.0.0\nflags: {window: "512"}\n')  # fmt: skip
+
+    done = project.run("launch", CELL, "--model", "model", "--profile", "old")
+
+    assert 0 == done.returncode, done.stderr
+    assert "--longest 512" in done.stdout
+
+
+def test_an_engine_that_is_not_installed_is_an_error_with_a_suggestion(project: Project) -> None:
+    project.change("images/small/image.yaml", "engine: tern", "engine: term")
+
+    done = project.run("plan")
+
+    assert 2 == done.returncode
+    assert "engine: must be 'sglang', 'vllm', 'tern' or 'none', not 'term'; did you mean 'tern'?" in done.stderr
+
+
+def test_an_engine_that_cannot_be_loaded_names_the_distribution(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "site" / "tern_serve-1.2.0.dist-info" / "entry_points.txt").write_text(
+        "[assay.engines]\ntern = no_such_module:ENGINE\n"
+    )
+
+    done = project.run("launch", CELL, "--model", "model")
+
+    assert 2 == done.returncode
+    assert "the engine 'tern' of tern-serve cannot be loaded: No module named 'no_such_module'" in done.stderr
