@@ -19,8 +19,8 @@ from assay.foundation.outcome import Severity
 from assay.matrix import loading as matrix
 from assay.matrix import lockfile, plan
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock
-from assay.pipeline.lock import Judge, Locker, LockResult, LockStatus
+from assay.matrix.lock import Lock, LockedCell
+from assay.pipeline.lock import Judge, LockOptions, LockPorts, LockResult, LockStatus, lock
 
 MATRIX = """\
 targets:
@@ -89,18 +89,18 @@ class Cells:
         project = matrix.load(MATRIX.format(nightly=address), {"i": image})
         self.matrix = project.matrix
         self.cells = {cell.id: cell for cell in plan.make(project).cells}
-        self.locker = Locker(
-            project.matrix,
+        self.repair = repair
+        self.ports = LockPorts(
             resolver=UvResolver(),
             versions=versions,
             digests=lambda reference: "sha256:" + "c" * 64,
             judge=judge,
-            repair=repair,
         )
 
     def lock(self, identifier: str, old: Lock | None = None, *, refresh: bool = False) -> LockResult:
         cell: Cell = self.cells[identifier]
-        return next(iter(self.locker.run([(cell, old)], refresh=refresh)))
+        options = LockOptions(refresh=refresh, repair=self.repair)
+        return next(lock([LockedCell(cell=cell, lock=old)], self.matrix, self.ports, options))
 
 
 def test_a_lock_holds_the_exact_files_and_no_address(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:

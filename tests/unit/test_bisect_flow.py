@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from assay.errors import StoreError, UsageError
+from assay.errors import AssayError, EngineError, PackageIndexError, StoreError, UsageError
 from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
@@ -24,8 +24,21 @@ from assay.matrix import plan
 from assay.matrix.between import CellLine, line_between, texts
 from assay.matrix.bisection import SearchState, Trial, propose
 from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
 from assay.matrix.model import AxisValue, Index
-from assay.pipeline.bisect import Walk, known, resume, run, saved_state, trial_of, walk
+from assay.pipeline.bisect import (
+    BisectPorts,
+    Question,
+    check_feature,
+    known,
+    resume,
+    run,
+    saved_state,
+    trial_of,
+    try_cell,
+)
+from assay.pipeline.bisect_line import Walk, end_of, walk
+from assay.pipeline.lock import LockResult, LockStatus
 
 WHEN = datetime(2026, 11, 1, tzinfo=UTC)
 TORCH = [f"2.{minor}.0" for minor in range(20)]
@@ -328,3 +341,115 @@ def test_what_an_audit_says_of_the_stage_audit(verdict: Verdict, trial: Trial) -
 
     assert trial_of([record], "c", "audit") == trial
     assert trial_of([record], "c", "build") is None
+
+
+def steps(
+    *,
+    status: LockStatus = LockStatus.LOCKED,
+    nights: Mapping[str, str] | None = None,
+    verdict: Verdict = Verdict.OK,
+    built: BuildStatus = BuildStatus.BUILT,
+    measured: Outcome | None = Outcome.WORKS,
+    recorded: Sequence[AnyRecord] = (),
+    said: list[str] | None = None,
+) -> BisectPorts:
+    """Steps that end as they are told to; one that the question does not need raises."""
+
+    def locked(cell: Cell) -> LockResult:
+        lock = Lock(
+            cell=cell.id, python="3.11", platform="x86_64-manylinux_2_36", requirements=(), base="slim", wheels=(),
+            nightlies=dict(nights or {}),
+        )  # fmt: skip
+        there = status in {LockStatus.LOCKED, LockStatus.FAILING}
+        return LockResult(cell=cell, status=status, lock=lock if there else None, explanation="why")
+
+    def probed(cell: Cell, feature: str) -> list[AnyRecord]:
+        return [] if measured is None else [probe(cell.id, measured)]
+
+    return BisectPorts(
+        lock=locked,
+        audit=lambda item: AuditRecord(
+            created=WHEN, run="audit", cell=item.cell.id, subject="wheels", verdict=verdict, targets=()
+        ),
+        build=lambda item: BuildRecord(
+            created=WHEN, run="r", cell=item.cell.id, status=built, lock_digest="sha256:" + "0" * 64, reason="why"
+        ),
+        probe=probed,
+        records=lambda: recorded,
+        say=(said if said is not None else []).append,
+    )
+
+
+WALK = Walk(line=line(), project=PLAN.project)
+CELL = CELLS[3]
+
+
+@pytest.mark.parametrize(
+    ("feature", "ports", "trial"),
+    [
+        ("lock", steps(), Trial.GOOD),
+        ("lock", steps(status=LockStatus.CONFLICT), Trial.BAD),
+        ("lock", steps(status=LockStatus.MISSING), Trial.SKIP),
+        ("marlin", steps(status=LockStatus.CONFLICT), Trial.SKIP),
+        ("audit", steps(), Trial.GOOD),
+        ("audit", steps(verdict=Verdict.FAIL), Trial.BAD),
+        ("build", steps(), Trial.GOOD),
+        ("build", steps(built=BuildStatus.CACHED), Trial.GOOD),
+        ("build", steps(built=BuildStatus.FAILED), Trial.BAD),
+        ("build", steps(built=BuildStatus.REFUSED), Trial.BAD),
+        ("marlin", steps(built=BuildStatus.REFUSED), Trial.SKIP),
+        ("marlin", steps(built=BuildStatus.FAILED), Trial.SKIP),
+        ("marlin", steps(), Trial.GOOD),
+        ("marlin", steps(measured=Outcome.BROKEN), Trial.BAD),
+        ("marlin", steps(measured=Outcome.INCONCLUSIVE), Trial.SKIP),
+        ("marlin", steps(measured=None), Trial.SKIP),
+        ("marlin", steps(measured=None, recorded=[probe(CELL.id, Outcome.BROKEN)]), Trial.BAD),
+        ("marlin", steps(status=LockStatus.FAILING), Trial.GOOD),
+    ],
+)
+def test_a_cell_is_tested_as_far_as_the_question_needs(feature: str, ports: BisectPorts, trial: Trial) -> None:
+    assert try_cell(CELL, WALK, Question(feature=feature), ports) is trial
+
+
+def test_results_of_another_gpu_do_not_answer() -> None:
+    assert try_cell(CELL, WALK, Question(feature="marlin", target="sm_90"), steps()) is Trial.SKIP
+    assert try_cell(CELL, WALK, Question(feature="marlin", target="sm_120"), steps()) is Trial.GOOD
+
+
+@pytest.mark.parametrize(
+    ("ports", "error"),
+    [
+        (steps(status=LockStatus.UNREACHABLE), PackageIndexError),
+        (steps(built=BuildStatus.ENGINE_FAILED), EngineError),
+        (steps(built=BuildStatus.ABORTED), EngineError),
+    ],
+)
+def test_a_step_that_cannot_do_its_work_says_nothing_of_the_cell(ports: BisectPorts, error: type[AssayError]) -> None:
+    with pytest.raises(error, match="why") as raised:
+        try_cell(CELL, WALK, Question(feature="marlin"), ports)
+
+    assert "run the same bisect again" in (raised.value.hint or "")
+
+
+def test_a_night_that_left_its_index_is_skipped() -> None:
+    walk = walked("first", "nightly")
+    night = walk.line.cells["n20261022"]
+    said: list[str] = []
+    other = steps(nights={"torch": "20261021"}, said=said)
+
+    assert try_cell(night, walk, Question(feature="lock"), other) is Trial.SKIP
+    assert said == [f"{night.id}: the index has no build of 2026-10-22 any more"]
+    assert try_cell(night, walk, Question(feature="lock"), steps(nights={"torch": "20261022"})) is Trial.GOOD
+
+
+def test_a_feature_that_has_neither_probe_nor_record_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="marlin"):
+        check_feature("marlln", {}, ["marlin"])
+    check_feature("marlin", {}, ["marlin"])
+    check_feature("build", {}, [])
+
+
+def test_an_end_names_exactly_one_cell() -> None:
+    assert end_of(PLAN, PLAN.cells[0].id) == PLAN.cells[0]
+    with pytest.raises(UsageError, match="an end of a bisection is one"):
+        end_of(PLAN, "i-*")

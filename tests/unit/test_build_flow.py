@@ -11,16 +11,24 @@ import pytest
 
 from assay.adapters.files.records import FileStore
 from assay.audit.judgement import AuditJudgement
-from assay.cli.build import _failed_as_it_must, _without_audit
 from assay.errors import EngineError, EngineMissing, RegistryError, UsageError
 from assay.evidence.record import BuildRecord, BuildStatus
 from assay.foundation.outcome import Verdict
 from assay.matrix import loading as matrix
 from assay.matrix import plan, render
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock
+from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.model import Base, Expectation
-from assay.pipeline.build import KEY_LABEL, BuildFlow, BuildJob, BuildOptions, PreparedBuild, exit_code
+from assay.pipeline.build import build
+from assay.pipeline.build_jobs import (
+    KEY_LABEL,
+    BuildOptions,
+    BuildPorts,
+    PreparedBuild,
+    prepare,
+    without_refusals,
+)
+from assay.pipeline.build_records import as_expected, exit_code
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
 
@@ -72,12 +80,6 @@ class HeldImages(FakeImages):
         )  # fmt: skip
 
 
-class Quiet:
-    def started(self, cell: Cell) -> None: ...
-    def step(self, cell: Cell, words: str) -> None: ...
-    def finished(self, cell: Cell, record: BuildRecord) -> None: ...
-
-
 @pytest.fixture
 def cells(matrix_text: str, image_text: str) -> Sequence[Cell]:
     return plan.make(matrix.load(matrix_text, {"serving": image_text})).cells
@@ -101,7 +103,7 @@ class World:
 
     def run(
         self,
-        jobs: Sequence[BuildJob],
+        jobs: Sequence[LockedCell],
         *,
         builder: FakeBuilder | None = None,
         images: FakeImages | None = None,
@@ -112,19 +114,18 @@ class World:
         def ensure(name: str, base: Base, say: Callable[[str], None]) -> None:
             self.bases.append(name)
 
-        flow = BuildFlow(
+        ports = BuildPorts(
             bases=self.project.matrix.bases,
             ensure_base=ensure,
             render_cell=dockerfile,
             builder=builder or FakeBuilder(),
             images=images or FakeImages(),
             store=self.store,
-            listener=Quiet(),
             judge=judge,
             judge_image=judge_image,
         )
         options = options or BuildOptions()
-        return {record.cell: record for record in flow.run(flow.prepare(jobs, force=options.force), options)}
+        return {record.cell: record for record in build(prepare(jobs, ports, force=options.force), ports, options)}
 
 
 @pytest.fixture
@@ -132,8 +133,8 @@ def world(tmp_path: Path, matrix_text: str, image_text: str) -> World:
     return World(tmp_path, matrix.load(matrix_text, {"serving": image_text}))
 
 
-def jobs_of(cells: Sequence[Cell]) -> list[BuildJob]:
-    return [BuildJob(cell=cell, lock=lock_of(cell)) for cell in cells]
+def jobs_of(cells: Sequence[Cell]) -> list[LockedCell]:
+    return [LockedCell(cell=cell, lock=lock_of(cell)) for cell in cells]
 
 
 def test_a_built_cell_leaves_log_script_and_record(world: World, cells: Sequence[Cell]) -> None:
@@ -154,7 +155,7 @@ def test_a_built_cell_leaves_log_script_and_record(world: World, cells: Sequence
 def test_a_registrys_base_comes_from_the_sites_mirror_by_the_same_digest(world: World, cells: Sequence[Cell]) -> None:
     digest = "sha256:" + "c" * 64
     cell = cells[0].model_copy(update={"base": "devel"})
-    jobs = [BuildJob(cell=cell, lock=lock_of(cell).model_copy(update={"base": "devel", "base_digest": digest}))]
+    jobs = [LockedCell(cell=cell, lock=lock_of(cell).model_copy(update={"base": "devel", "base_digest": digest}))]
     direct, mirrored = FakeBuilder(), FakeBuilder()
     world.run(jobs, builder=direct)
     world.run(jobs, builder=mirrored, options=BuildOptions(mirrors={"docker.io": "mirror.example:5000/hub"}))
@@ -280,18 +281,17 @@ def test_where_a_control_fails_counts(
     control = cells[0].model_copy(update={"kind": "control", "expect": expect})
     record = world.run(jobs_of([control]))[control.id].model_copy(update={"status": status, "cause": cause})
 
-    assert as_it_must == _failed_as_it_must(control, record)
+    assert as_it_must == as_expected(control, record)
 
 
-def test_without_an_audit_there_is_nothing_to_refuse(cells: Sequence[Cell], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_audit_there_is_nothing_to_refuse(cells: Sequence[Cell]) -> None:
     control = cells[0].model_copy(update={"kind": "control", "expect": Expectation(stage="audit", cause="L3")})
     later = cells[0].model_copy(update={"kind": "control", "expect": Expectation(stage="build", cause="L3")})
 
-    assert [cells[1], later] == _without_audit([cells[1], control, later])
-    assert "controls left out: 1" in capsys.readouterr().err
-    assert [] == _without_audit([])
+    assert [cells[1], later] == without_refusals([cells[1], control, later])
+    assert [] == without_refusals([])
     with pytest.raises(UsageError, match="to be refused by the audit"):
-        _without_audit([control])
+        without_refusals([control])
 
 
 def test_an_image_nobody_can_look_into_is_built_all_the_same(world: World, cells: Sequence[Cell]) -> None:
@@ -361,7 +361,7 @@ def test_an_image_that_its_audit_refused_does_not_become_good_by_being_there(
 
 
 def test_a_cell_without_a_lock_keeps_the_resolvers_reason(world: World, cells: Sequence[Cell]) -> None:
-    records = world.run([BuildJob(cell=cells[0], lock=None, unresolved="conflict\n\nBecause a and b")])
+    records = world.run([LockedCell(cell=cells[0], lock=None, unresolved="conflict\n\nBecause a and b")])
 
     assert records[cells[0].id].status is BuildStatus.REFUSED
     assert "Because a and b" in records[cells[0].id].reason
@@ -385,7 +385,7 @@ def test_every_end_is_a_record_and_the_others_go_on(
 
     assert records[cells[0].id].status is status
     assert records[cells[1].id].status is BuildStatus.BUILT
-    assert exit_code(list(records.values()), {}) == code
+    assert exit_code(cells[:2], records) == code
     assert {record.cell for record in world.store.records(kind="build")} == set(records)
 
 
@@ -408,6 +408,31 @@ def test_fail_fast_leaves_the_rest_aborted(world: World, cells: Sequence[Cell]) 
     assert records[cells[2].id].status is BuildStatus.ABORTED
 
 
+def test_fail_fast_goes_on_after_a_control_that_failed_as_it_must(world: World, cells: Sequence[Cell]) -> None:
+    control = cells[0].model_copy(update={"kind": "control", "expect": Expectation(stage="audit", cause="L3")})
+
+    def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement:
+        return AuditJudgement(verdict=Verdict.FAIL if cell is control else Verdict.OK, causes=("L3",))
+
+    options = BuildOptions(jobs=1, fail_fast=True)
+    records = world.run(jobs_of([control, cells[1]]), judge=judge, options=options)
+
+    assert records[control.id].status is BuildStatus.REFUSED
+    assert records[cells[1].id].status is BuildStatus.BUILT
+
+
+def test_a_build_over_its_time_is_stopped_and_has_timed_out(world: World, cells: Sequence[Cell]) -> None:
+    class Endless(FakeBuilder):
+        def build(self, task: BuildTask) -> BuildOutcome:
+            assert task.stop is not None
+            return BuildOutcome(end=BuildEnd.STOPPED if task.stop.wait(20) else BuildEnd.BUILT)
+
+    record = world.run(jobs_of(cells[:1]), builder=Endless(), options=BuildOptions(timeout=0.05))[cells[0].id]
+
+    assert record.status is BuildStatus.TIMED_OUT
+    assert record.reason == "still building after 0.05 s"
+
+
 def test_an_engine_that_is_gone_is_recorded_and_costs_nothing_else(world: World, cells: Sequence[Cell]) -> None:
     builder = FakeBuilder({cells[0].local_reference: EngineMissing("no engine")})
     records = world.run(jobs_of(cells[:2]), builder=builder)
@@ -421,7 +446,7 @@ def test_a_registry_that_fails_before_the_build_is_no_failure_of_the_cell(world:
     records = world.run(jobs_of(cells[:2]), builder=builder)
 
     assert records[cells[0].id].status is BuildStatus.REGISTRY_FAILED
-    assert exit_code(list(records.values()), {}) == 5
+    assert exit_code(cells[:2], records) == 5
 
 
 def test_a_cell_another_run_works_on_is_left_to_it(world: World, cells: Sequence[Cell]) -> None:
@@ -442,19 +467,18 @@ def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cel
             stopped = task.stop.wait(20)
             return BuildOutcome(end=BuildEnd.STOPPED if stopped else BuildEnd.BUILT)
 
-    flow = BuildFlow(
+    ports = BuildPorts(
         bases=world.project.matrix.bases,
         ensure_base=lambda name, base, say: None,
         render_cell=dockerfile,
         builder=Interrupting(),
         images=FakeImages(),
         store=world.store,
-        listener=Quiet(),
     )
-    prepared = flow.prepare(jobs_of(cells[:2]))
+    prepared = prepare(jobs_of(cells[:2]), ports)
 
     def go() -> None:
-        for _ in flow.run(prepared, BuildOptions(jobs=2)):
+        for _ in build(prepared, ports, BuildOptions(jobs=2)):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -466,20 +490,19 @@ def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cel
 
 
 def test_prepared_says_what_is_left_to_do(world: World, cells: Sequence[Cell]) -> None:
-    flow = BuildFlow(
+    ports = BuildPorts(
         bases=world.project.matrix.bases,
         ensure_base=lambda name, base, say: None,
         render_cell=dockerfile,
         builder=FakeBuilder(),
         images=FakeImages(),
         store=world.store,
-        listener=Quiet(),
     )
-    prepared = flow.prepare([BuildJob(cell=cells[0], lock=lock_of(cells[0])), BuildJob(cell=cells[1], lock=None)])
+    prepared = prepare([LockedCell(cell=cells[0], lock=lock_of(cells[0])), LockedCell(cell=cells[1], lock=None)], ports)
 
     assert isinstance(prepared[0], PreparedBuild)
     assert prepared[0].stale == "there is no image of this cell"
-    assert isinstance(prepared[1], BuildJob)
+    assert isinstance(prepared[1], LockedCell)
 
 
 def test_records_are_json_that_reads_back(world: World, cells: Sequence[Cell]) -> None:

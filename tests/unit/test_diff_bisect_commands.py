@@ -69,11 +69,11 @@ def test_the_first_bad_version_is_found(
 ) -> None:
     tested: list[str] = []
 
-    def test(cell: Cell, **_: object) -> Trial:
+    def test(cell: Cell, *_: object) -> Trial:
         tested.append(cell.id)
         return Trial.BAD if float(cell.id.rsplit("f", 1)[1]) >= 11 else Trial.GOOD
 
-    monkeypatch.setattr(command, "_test", test)
+    monkeypatch.setattr(command, "try_cell", test)
     assert bisect(project) == 0
     assert capsys.readouterr().out.splitlines() == [
         "first bad: flavour 11.0 (made-f11.0)",
@@ -90,14 +90,14 @@ def test_an_interrupted_command_goes_on(
 ) -> None:
     tested: list[str] = []
 
-    def test(cell: Cell, **_: object) -> Trial:
+    def test(cell: Cell, *_: object) -> Trial:
         if len(tested) == 2:
             tested.append("interrupted")
             raise KeyboardInterrupt
         tested.append(cell.id)
         return Trial.BAD if float(cell.id.rsplit("f", 1)[1]) >= 3 else Trial.GOOD
 
-    monkeypatch.setattr(command, "_test", test)
+    monkeypatch.setattr(command, "try_cell", test)
     assert bisect(project) == 130
     assert bisect(project) == 0
     assert "first bad: flavour 3.0" in capsys.readouterr().out
@@ -107,13 +107,13 @@ def test_an_interrupted_command_goes_on(
 def test_records_answer_without_a_test(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def never(*_: object, **__: object) -> Trial:
+    def never(*_: object) -> Trial:
         raise AssertionError("nothing has to be tested")
 
     store = FileStore(project / "build_logs")
     store.append(probe("6.0", Outcome.WORKS))
     store.append(probe("7.0", Outcome.BROKEN))
-    monkeypatch.setattr(command, "_test", never)
+    monkeypatch.setattr(command, "try_cell", never)
 
     assert bisect(project) == 0
     assert "first bad: flavour 7.0" in capsys.readouterr().out
@@ -122,11 +122,11 @@ def test_records_answer_without_a_test(
 def test_versions_that_cannot_be_tested_leave_candidates_and_exit_with_1(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def test(cell: Cell, **_: object) -> Trial:
+    def test(cell: Cell, *_: object) -> Trial:
         version = float(cell.id.rsplit("f", 1)[1])
         return Trial.SKIP if 6 <= version <= 8 else Trial.BAD if version > 8 else Trial.GOOD
 
-    monkeypatch.setattr(command, "_test", test)
+    monkeypatch.setattr(command, "try_cell", test)
     assert bisect(project) == 1
     out = capsys.readouterr().out
     assert "is one of 6.0, 7.0, 8.0, 9.0" in out
@@ -142,19 +142,15 @@ def test_a_dry_run_tests_nothing(project: Path, capsys: pytest.CaptureFixture[st
 def test_an_engine_that_fails_ends_the_command_and_says_nothing_of_the_cell(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls: list[list[str]] = []
+    def broken(*_: object) -> Trial:
+        raise EngineError("the engine is gone")
 
-    def broken(argv: list[str]) -> int:
-        calls.append(argv)
-        return 4
+    monkeypatch.setattr(command, "try_cell", broken)
 
-    monkeypatch.setattr("assay.cli.main_inner", broken)
-    ends = ["--good", "made-f1.0", "--bad", "made-f16.0"]
-    with pytest.raises(EngineError, match="ended with code 4"):
-        command.command.main(
-            ["--feature", "marlin", *ends, "--project", str(project)], standalone_mode=False, prog_name="bisect"
-        )
-    assert [call[:2] for call in calls] == [["lock", "made-f8.0"]]
+    assert bisect(project) == 4
+    assert "the engine is gone" in capsys.readouterr().err
+    (state,) = (json.loads(path.read_text()) for path in project.glob("build_logs/bisect/*/state.json"))
+    assert state["trials"] == {}
 
 
 def test_two_runs_are_compared_and_a_regression_exits_with_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,11 +42,11 @@ def shown(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", stream)
     with BuildProgress(2) as progress:
-        progress.started(cell)
-        progress.step(cell, "wheel-torch")
+        progress.started(cell.id)
+        progress.step(cell.id, "wheel-torch")
         if progress._live is not None:
             progress._live.refresh()
-        progress.finished(cell, record(cell, BuildStatus.BUILT))
+        progress.finished(cell.id, record(cell, BuildStatus.BUILT))
     return stream.getvalue()
 
 
@@ -62,15 +62,15 @@ def test_a_pipe_is_told_of_the_last_step_too_and_that_it_goes_on(cell: Cell, mon
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(time, "monotonic", lambda: moment[0])
     progress = BuildProgress(2)
-    progress.started(cell)
+    progress.started(cell.id)
     for seconds, words in ((25, "wheel-torch"), (26, "image 4/27"), (27, "exporting layers")):
         moment[0] = 1000.0 + seconds
-        progress.step(cell, words)
+        progress.step(cell.id, words)
     # No step follows: whoever waits learns of the last one nevertheless.
     for seconds in (40, 46, 60, 107, 110):
         moment[0] = 1000.0 + seconds
         progress.tell()
-    progress.finished(cell, record(cell, BuildStatus.BUILT))
+    progress.finished(cell.id, record(cell, BuildStatus.BUILT))
     progress.tell()
 
     said = [line.split(f" {cell.id}: ") for line in stream.getvalue().splitlines()[1:-1]]

@@ -18,7 +18,7 @@ from assay.matrix.lock import Lock
 from assay.matrix.model import Index, Matrix
 from assay.pipeline.audit import Auditor, gpu_targets, judgement, keep_record
 from assay.pipeline.audit_image import audit_image
-from assay.pipeline.build import ImageJudge, Judge
+from assay.pipeline.build_jobs import ImageJudge, Judge
 from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
 from assay.ports.store import Store

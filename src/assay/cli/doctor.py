@@ -12,11 +12,11 @@ from assay.adapters.host.info import LocalHost
 from assay.adapters.index.simple import SimpleIndex
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
-from assay.cli.world import digest_of_image
+from assay.cli.composition import digest_of_image
 from assay.errors import AssayError
 from assay.evidence.reference import Reference
 from assay.matrix.model import BootstrapBase, RegistryBase
-from assay.pipeline.build import DISK_FACTOR
+from assay.pipeline.disk import build_bytes
 from assay.pipeline.doctor import Check, CheckState, DoctorFlow, Needs, exit_code
 
 __all__ = ["command"]
@@ -63,9 +63,8 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
     matrix = planned.project.matrix
     starter = planned.select(("starter",)) if "starter" in matrix.groups else []
     locks = [lock for cell in starter if (lock := files.lock(cell)) is not None]
-    wheels = {wheel.sha256: wheel.size or 0 for lock in locks for wheel in lock.wheels}
     needs = Needs(
-        disk_bytes=sum(wheels.values()) * DISK_FACTOR,
+        disk_bytes=build_bytes(locks),
         gpu=gpu,
         bootstrap=any(isinstance(base, BootstrapBase) for base in matrix.bases.values()),
         registries={

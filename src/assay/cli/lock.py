@@ -7,25 +7,14 @@ from pathlib import Path
 
 import click
 
-from assay.adapters.files.project import ProjectFiles
-from assay.adapters.index.uv import UvResolver
-from assay.audit.findings import Finding
 from assay.cli import console
-from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.cli.render import drifted, write_generated
-from assay.cli.world import digest_of_image, index_versions
-from assay.errors import ConfigError
-from assay.foundation.outcome import Severity
+from assay.cli.composition import keep_lock, lock_ports
 from assay.matrix import lockfile
-from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock
-from assay.matrix.plan import Plan
-from assay.pipeline.lock import Judge, Locker, LockResult, LockStatus
+from assay.pipeline.generated import drifted, locked_cells, write_generated
+from assay.pipeline.lock import LockOptions, LockResult, LockStatus, lock
 
-__all__ = ["command"]
-
-_BAD = {LockStatus.FAILING, LockStatus.CONFLICT, LockStatus.MISSING, LockStatus.UNREACHABLE, LockStatus.STALE}
+__all__ = ["command", "tell"]
 
 
 @click.command("lock")
@@ -61,22 +50,14 @@ def command(
         raise click.UsageError("--repair needs the audit of new locks: leave out --check and --no-audit")
     files, plan = load(project)
     cells = [cell for cell in plan.select(select) if cell.kind != "external"]
-    locker = Locker(
-        plan.project.matrix,
-        resolver=UvResolver(),
-        versions=index_versions,
-        digests=digest_of_image,
-        judge=_judge(files, plan) if audit and not check else None,
-        repair=repair,
-    )
+    ports = lock_ports(files, plan, audit=audit and not check)
+    options = LockOptions(refresh=refresh, check=check, repair=repair)
     results: list[LockResult] = []
-    for result in locker.run(
-        [(cell, _current(files, cell, refresh=refresh)) for cell in cells], refresh=refresh, check=check
-    ):
+    for result in lock(locked_cells(files, cells, unreadable=refresh), plan.project.matrix, ports, options):
         results.append(result)
-        _tell(result)
+        tell(result)
         if not check:
-            _keep(files, result)
+            keep_lock(files, result)
     drift = drifted(files, plan, cells) if check else []
     if not check:
         write_generated(files, load(project)[1] if repair else plan)
@@ -86,54 +67,19 @@ def command(
         )
     if form == "json":
         console.json_data({"version": 1, "locks": [_json(result) for result in results]})
-    bad = [result for result in results if result.status in _BAD]
-    good = [result for result in results if result.lock is not None and result.status is not LockStatus.STALE]
+    good = sum(result.answers for result in results)
     failing = sum(result.status is LockStatus.FAILING for result in results)
     console.say(
-        f"{len(good)} of {len(results)} cells have a lock that answers their recipe"
+        f"{good} of {len(results)} cells have a lock that answers their recipe"
         + (f"; the audit of {failing} of these locks fails" if failing else "")
     )
-    return 1 if bad or drift else 0
+    return 1 if drift or any(result.status.failed for result in results) else 0
 
 
-def _current(files: ProjectFiles, cell: Cell, *, refresh: bool) -> Lock | None:
-    """Return the lock of a cell; one that cannot be read is no lock where a new one is asked for."""
-    try:
-        return files.lock(cell)
-    except ConfigError:
-        if not refresh:
-            raise
-        return None
-
-
-def _judge(files: ProjectFiles, plan: Plan) -> Judge:
-    """Return an audit that reads metadata and symbols alone: locking must not fetch gigabytes of GPU code."""
-    matrix = plan.project.matrix
-    auditor = make_auditor(matrix.indexes, root=files.root, quick=True, tell=progress())
-
-    def judge(cell: Cell, lock: Lock) -> list[Finding]:
-        return auditor.cell(cell, lock, matrix).of(Severity.ERROR)
-
-    return judge
-
-
-def _keep(files: ProjectFiles, result: LockResult) -> None:
-    if result.repairs:
-        files.add_constraints(result.cell, result.repairs)
-    if result.lock is not None:
-        files.write_cell_file(result.cell, "lock.txt", lockfile.dump(result.lock))
-        files.write_cell_file(result.cell, "unresolved.txt", None)
-    elif result.status is not LockStatus.UNREACHABLE:
-        # Not having reached an index says nothing about the lock that is there.
-        files.write_cell_file(result.cell, "lock.txt", None)
-        files.write_cell_file(result.cell, "Dockerfile", None)
-        files.write_cell_file(result.cell, "unresolved.txt", f"{result.status.value}\n\n{result.explanation}\n")
-
-
-def _tell(result: LockResult) -> None:
-    status = result.status.value
-    style = "red" if result.status in _BAD else "green"
-    console.status(status, result.cell.id, width=12, style=style)
+def tell(result: LockResult) -> None:
+    """Show how locking one cell ended."""
+    style = "red" if result.status.failed else "green"
+    console.status(result.status.value, result.cell.id, width=12, style=style)
     lines: Sequence[str] = result.explanation.splitlines()
     if len(result.changes) <= 12:
         lines = [*lines, *result.changes]

@@ -14,7 +14,6 @@ from assay.cli import console
 from assay.evidence.record import BuildRecord, BuildStatus
 from assay.evidence.report import size_text
 from assay.foundation.printable import one_line
-from assay.matrix.cell import Cell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,18 +80,18 @@ class BuildProgress:
             self._over.set()
             self._teller.join()
 
-    def started(self, cell: Cell) -> None:
+    def started(self, name: str) -> None:
         """A cell is begun."""
         with self._lock:
-            self._running[cell.id] = (time.monotonic(), "")
+            self._running[name] = (time.monotonic(), "")
         if self._live is None:
-            console.say(f"... {cell.id}")
+            console.say(f"... {name}")
 
-    def step(self, cell: Cell, words: str) -> None:
+    def step(self, name: str, words: str) -> None:
         """A cell is at another step."""
         with self._lock:
-            began, _ = self._running.get(cell.id, (time.monotonic(), ""))
-            self._running[cell.id] = (began, words)
+            began, _ = self._running.get(name, (time.monotonic(), ""))
+            self._running[name] = (began, words)
         if self._live is None:
             self.tell()
 
@@ -114,17 +113,17 @@ class BuildProgress:
         for line in lines:
             console.say(line)
 
-    def finished(self, cell: Cell, record: BuildRecord) -> None:
+    def finished(self, name: str, record: BuildRecord) -> None:
         """A cell is done."""
         with self._lock:
-            self._running.pop(cell.id, None)
+            self._running.pop(name, None)
             self._done += 1
             done = self._done
         if record.status is BuildStatus.CACHED:
             return
         size = f", {size_text(record.size_bytes)}" if record.size_bytes else ""
         ended = f"({record.seconds:.0f} s{size}) {done}/{self._total}"
-        console.status(record.status.value, f"{cell.id} {ended}")
+        console.status(record.status.value, f"{name} {ended}")
 
     def _table(self) -> Table:
         from rich.markup import escape  # noqa: PLC0415

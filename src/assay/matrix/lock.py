@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from typing import Annotated, Final
@@ -11,8 +12,20 @@ from pydantic import StringConstraints
 
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, ImageName, PlainText, Slug, VersionText
+from assay.matrix.cell import Cell
 
-__all__ = ["HEAVY_BYTES", "MEDIUM_BYTES", "SHELVES", "Lock", "LockedWheel", "Need", "Place", "Sha256", "place_of"]
+__all__ = [
+    "HEAVY_BYTES",
+    "MEDIUM_BYTES",
+    "SHELVES",
+    "Lock",
+    "LockedCell",
+    "LockedWheel",
+    "Need",
+    "Place",
+    "Sha256",
+    "place_of",
+]
 
 HEAVY_BYTES: Final = 60_000_000
 """A wheel from this size on gets a layer of its own."""
@@ -110,3 +123,13 @@ class Lock(Value):
     def wheel(self, name: str) -> LockedWheel | None:
         """Return the entry of a distribution, by normalised name."""
         return next((wheel for wheel in self.wheels if wheel.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedCell:
+    """A cell with its lock, if it has one."""
+
+    cell: Cell
+    lock: Lock | None = None
+    unresolved: str | None = None
+    """Why there is no lock, as `assay lock` wrote it down."""

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from typing import Final
 
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
 from pydantic import ValidationError
 
-from assay.errors import StoreError, UsageError
+from assay.errors import EngineError, PackageIndexError, StoreError, UsageError
+from assay.evidence import suite
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord
+from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome, Verdict
-from assay.matrix.between import CellLine, axis_between, distributions, line_between, narrowed, nights, releases
+from assay.matrix.between import CellLine
 from assay.matrix.bisection import Answer, SearchState, Trial, answer, begin, propose
-from assay.matrix.cell import Cell, Excluded
-from assay.matrix.loading import Project
-from assay.matrix.model import AxisValue
-from assay.matrix.plan import Plan
-from assay.pipeline.lock import Versions, dated_builds
+from assay.matrix.cell import Cell
+from assay.matrix.lock import LockedCell
+from assay.pipeline.bisect_line import Walk
+from assay.pipeline.lock import LockResult, LockStatus
 
-__all__ = ["STAGES", "Walk", "known", "resume", "run", "saved_state", "trial_of", "walk"]
+__all__ = [
+    "STAGES",
+    "BisectPorts",
+    "Question",
+    "check_feature",
+    "known",
+    "resume",
+    "run",
+    "saved_state",
+    "trial_of",
+    "try_cell",
+]
 
 STAGES: Final = ("lock", "audit", "build")
 """What can be bisected beside features that have a probe: whether a cell resolves, passes the audit, builds."""
+_SAYS_NOTHING: Final = {BuildStatus.ABORTED, BuildStatus.ENGINE_FAILED, BuildStatus.REGISTRY_FAILED}
+_AGAIN: Final = "fix that, then run the same bisect again; it goes on from here"
 
 Test = Callable[[Cell], Trial]
 """Tests one cell."""
@@ -34,139 +46,87 @@ Keep = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walk:
-    """What is walked."""
+class Question:
+    """What is bisected."""
 
-    line: CellLine
-    project: Project
-    """Holds the cells of the line and nothing else."""
-    made: tuple[AxisValue, ...] = ()
-    """The values of the axis that matrix.yaml does not name."""
-    gone: tuple[str, ...] = ()
-    """Nights between the ends that the index does not offer, as dates."""
-    left_out: tuple[Excluded, ...] = ()
-    """Versions that a rule of the matrix leaves out."""
+    feature: str
+    """A feature that has a probe, or one of STAGES."""
+    target: str = ""
+    """Only results on this GPU count; empty: on any."""
 
 
-def walk(
-    plan: Plan,
-    good: Cell,
-    bad: Cell,
-    *,
-    versions: Versions,
-    night_of: Mapping[str, str],
-    all_versions: bool = False,
-    told: Collection[str] = (),
-) -> Walk:
-    """Return the line from the good to the bad cell, with what the index offers between them.
+@dataclass(frozen=True, kw_only=True)
+class BisectPorts:
+    """The steps that test a cell of the line."""
+
+    lock: Callable[[Cell], LockResult]
+    """Locks a cell and keeps its lock."""
+    audit: Callable[[LockedCell], AuditRecord]
+    build: Callable[[LockedCell], BuildRecord]
+    probe: Callable[[Cell, str], Iterable[AnyRecord]]
+    """Probes one feature of a cell that is built."""
+    records: Callable[[], Iterable[AnyRecord]]
+    """Returns what is recorded already."""
+    say: Callable[[str], None] = lambda _: None
+
+
+def check_feature(feature: str, programs: Mapping[str, str], recorded: Iterable[str]) -> None:
+    """Refuse a feature that has no probe and no record, before anything is built for it.
 
     Args:
-        plan: the project's plan.
-        good, bad: the ends.
-        versions: lists the versions of a distribution on an index; asked for nights, and with `all_versions`.
-        night_of: ids of `latest` values -> the date that they are locked to.
-        all_versions: also the releases that matrix.yaml does not name.
-        told: cells of which something is known already; they stay on the line when their night has left the index.
+        feature: as the user names it.
+        programs: the programs of the suite, by path.
+        recorded: features of which there are records.
 
     Raises:
-        UsageError: the ends are not two cells of one image that differ in one axis, or are the same night.
-        PackageIndexError: the index cannot be asked.
+        UsageError: there is no such feature.
     """
-    axis = axis_between(good, bad)
-    declared = plan.project.matrix.axes
-    order = {name: [value.id for value in found.values] for name, found in declared.items()}
-    order.setdefault("base", list(plan.project.matrix.bases))
-    named = line_between(plan.cells, good, bad, order, night_of=night_of)
-    ends = (good.point[axis], bad.point[axis])
-    like = bad if bad.point[axis].nightly else good
-    offered: set[str] = set()
-    more: list[AxisValue] = []
-    if like.point[axis].nightly:
-        offered = _offered(plan, axis, like.point[axis], versions)
-        more = _nights(named, ends, offered, night_of)
-    elif all_versions:
-        more = _releases(plan, good, bad, versions, declared[axis].values)
-        every = [value for value in (*declared[axis].values, *more) if value.version and not value.source]
-        by_version = sorted(every, key=lambda value: Version(value.version or "0"))
-        rest = [value.id for value in declared[axis].values if value not in every]
-        order[axis] = [*rest, *(value.id for value in by_version)]
-    _, wide = narrowed(plan.project, like, axis, named.cells.values(), more)
-    whole = line_between(wide.cells, good, bad, order, night_of=night_of)
-    made = {value.id: value for value in more}
-    kept = [
-        cell.id
-        for cell in whole.cells.values()
-        if cell.point[axis].id not in made or cell.point[axis].date in {None, *offered} or cell.id in told
-    ]
-    line = whole.only(kept)
-    project, _ = narrowed(
-        plan.project, like, axis, named.cells.values(), [made[version] for version in line.versions if version in made]
-    )
-    return Walk(
-        line=line,
-        project=project,
-        made=tuple(made[version] for version in line.versions if version in made),
-        gone=tuple(value.date for value in more if value.date and value.date not in offered),
-        left_out=wide.excluded,
-    )
-
-
-def _offered(plan: Plan, axis: str, value: AxisValue, versions: Versions) -> set[str]:
-    """Return the dates of the nights that the index of a nightly has."""
-    assert value.index is not None
-    found = dated_builds(versions(canonicalize_name(axis), plan.project.matrix.indexes[value.index]), value)
-    return {date.fromisoformat(night).isoformat() for _, night in found if _is_date(night)}
-
-
-def _is_date(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _nights(
-    named: CellLine, ends: tuple[AxisValue, AxisValue], offered: Collection[str], night_of: Mapping[str, str]
-) -> list[AxisValue]:
-    """Return the nights between two ends that the matrix does not name, those that the index lacks included."""
-    dated = {value.id: night_of.get(value.id, "") if value.date == "latest" else value.date for value in ends}
-    if unknown := [identifier for identifier, night in dated.items() if night == ""]:
+    names = {*suite.declarations(programs), *recorded, *STAGES}
+    if feature not in names:
         raise UsageError(
-            f"which night {unknown[0]} means is known only once it is locked",
-            hint=f"`assay lock {list(named.cells.values())[-1].id}`, or name a night: date: 2026-11-01",
+            f"there is no probe {feature!r}{suggestion(feature, names)}",
+            hint=f"`assay probe --list` names all probes; the stages are {', '.join(STAGES)}",
         )
-    nightly = [value for value in ends if value.nightly]
-    if len(nightly) == 2 and (nightly[0].index, nightly[0].spec) != (nightly[1].index, nightly[1].spec):
-        raise UsageError(
-            f"{ends[0].id} and {ends[1].id} are nights of two indexes or of two conditions, so no nights lie between",
-            hint="give both the same index and spec in matrix.yaml",
-        )
-    days = sorted(date.fromisoformat(str(night)) for night in dated.values() if night)
-    if len(days) == 1:
-        # From a release on: the nights from the oldest that the index still has.
-        oldest = min((date.fromisoformat(night) for night in offered), default=days[0])
-        days = [oldest - timedelta(days=1), *days]
-    there = {str(cell.point[named.axis].date) for cell in named.cells.values()}
-    return nights(nightly[-1], days[0], days[-1], named=there)
 
 
-def _releases(plan: Plan, good: Cell, bad: Cell, versions: Versions, named: Sequence[AxisValue]) -> list[AxisValue]:
-    axis = axis_between(good, bad)
-    low, high = good.point[axis], bad.point[axis]
-    known: set[str] = set()
-    for name in distributions(good, bad, axis):
-        known |= set(versions(name, plan.project.matrix.indexes[high.index or low.index or "pypi"]))
-    there = [value.version for value in named if value.version and not value.source]
-    return releases(low, high, [text for text in known if _is_version(text)], named=there)
+def try_cell(cell: Cell, walk: Walk, question: Question, ports: BisectPorts) -> Trial:
+    """Lock, build, audit and probe one cell as far as the question needs, and return what that shows.
+
+    Raises:
+        AssayError: a step could not do its work; that says nothing about the cell.
+    """
+    result = ports.lock(cell)
+    if (trial := _of_lock(result, walk, question, ports.say)) is not None:
+        return trial
+    locked = LockedCell(cell=cell, lock=result.lock)
+    feature, target = question.feature, question.target
+    if feature == "audit":
+        return trial_of([ports.audit(locked)], cell.id, feature) or Trial.SKIP
+    built = ports.build(locked)
+    if built.status in _SAYS_NOTHING:
+        raise EngineError(f"{cell.id} could not be built: {built.reason}", hint=_AGAIN)
+    trial = trial_of([built], cell.id, feature)
+    if feature == "build" or trial is Trial.SKIP:
+        return trial or Trial.SKIP
+    measured = trial_of(ports.probe(cell, feature), cell.id, feature, target)
+    # Nothing is measured again that is recorded already: older records count too.
+    return measured or trial_of(ports.records(), cell.id, feature, target) or Trial.SKIP
 
 
-def _is_version(text: str) -> bool:
-    try:
-        Version(text)
-    except InvalidVersion:
-        return False
-    return True
+def _of_lock(result: LockResult, walk: Walk, question: Question, say: Callable[[str], None]) -> Trial | None:
+    """Return the trial where locking decides it, None where there is a lock to build."""
+    cell, lock = result.cell, result.lock
+    if result.status is LockStatus.UNREACHABLE:
+        raise PackageIndexError(f"{cell.id} cannot be locked: {result.explanation}", hint=_AGAIN)
+    if lock is None:
+        conflict = question.feature == "lock" and result.status is LockStatus.CONFLICT
+        return Trial.BAD if conflict else Trial.SKIP
+    value = cell.point[walk.line.axis]
+    night = lock.nightlies.get(canonicalize_name(walk.line.axis))
+    if value in walk.made and value.date and night != value.date.replace("-", ""):
+        say(f"{cell.id}: the index has no build of {value.date} any more")
+        return Trial.SKIP
+    return Trial.GOOD if question.feature == "lock" else None
 
 
 def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str = "") -> Trial | None:
@@ -204,8 +164,7 @@ def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str 
 
 def _of_build(record: BuildRecord, feature: str) -> Trial | None:
     good = record.status in {BuildStatus.BUILT, BuildStatus.CACHED}
-    unknown = {BuildStatus.ABORTED, BuildStatus.ENGINE_FAILED, BuildStatus.REGISTRY_FAILED}
-    if record.status in unknown or feature in {"lock", "audit"}:
+    if record.status in _SAYS_NOTHING or feature in {"lock", "audit"}:
         return None
     if feature == "build" and record.lock_digest is not None:
         return Trial.GOOD if good else Trial.BAD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
@@ -18,20 +18,23 @@ from assay.audit.findings import Finding
 from assay.errors import AssayError, PackageIndexError, RegistryError
 from assay.matrix import lockfile
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.lock import Lock, LockedCell, LockedWheel
 from assay.matrix.model import AxisValue, Index, Matrix, RegistryBase
 from assay.matrix.plan import render_requirements
+from assay.pipeline.pool import JobControl, JobPool
 from assay.ports.resolver import Failure, Resolver, ResolveRequest, Unresolved
 
 __all__ = [
     "Digests",
     "Judge",
+    "LockOptions",
+    "LockPorts",
     "LockResult",
     "LockStatus",
-    "Locker",
     "Versions",
     "age_warning",
     "dated_builds",
+    "lock",
     "pick_nightly",
 ]
 
@@ -67,6 +70,11 @@ class LockStatus(StrEnum):
     STALE = "stale"
     """Only with --check: the lock does not answer the recipe, or there is none."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether the cell has no lock that can be used."""
+        return self not in {LockStatus.FRESH, LockStatus.LOCKED}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LockResult:
@@ -83,6 +91,11 @@ class LockResult:
     """Errors of the audit of a new lock; those of a control, which must fail, are left out."""
     repairs: tuple[Finding, ...] = ()
     """Errors that new constraints mended; each names its constraint, which belongs into the recipe."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether the cell has a lock that answers its recipe."""
+        return self.lock is not None and self.status is not LockStatus.STALE
 
 
 class _Unlockable(Exception):
@@ -142,59 +155,55 @@ def age_warning(lock: Lock, matrix: Matrix, *, today: date) -> str:
     return ""
 
 
-class Locker:
-    """Locks cells.
+@dataclass(frozen=True, kw_only=True)
+class LockPorts:
+    """What locking needs from the world."""
+
+    resolver: Resolver
+    versions: Versions
+    digests: Digests
+    judge: Judge | None = None
+    """Audits new locks; None leaves the audit out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockOptions:
+    """How cells are locked."""
+
+    refresh: bool = False
+    """Resolve again even where the lock answers the recipe."""
+    check: bool = False
+    """Resolve nothing; report what is stale."""
+    repair: bool = False
+    """Where a constraint would fix what the audit finds, add it to the cell and lock again."""
+
+
+def lock(
+    cells: Sequence[LockedCell], matrix: Matrix, ports: LockPorts, options: LockOptions | None = None
+) -> Iterator[LockResult]:
+    """Lock cells, several at a time, and yield each result as it comes.
 
     Args:
-        matrix: the matrix.
-        resolver: resolves requirements.
-        versions: lists the versions of a distribution on an index.
-        digests: resolves an image reference to a digest.
-        judge: audits new locks; None: they are not audited.
-        repair: add the constraints that fix findings of the audit to the cell, and lock again.
+        cells: each cell with the lock it has.
+        matrix: the matrix of the cells.
+        ports: the world.
+        options: how; None for the defaults.
     """
+    locker = _Locker(matrix, ports, options or LockOptions())
+    if locker.options.check:
+        return (locker.checked(item.cell, item.lock) for item in cells)
+    return JobPool(locker.one, at_once=_STEPS, name=lambda item: item.cell.id).run(cells)
 
-    def __init__(
-        self,
-        matrix: Matrix,
-        *,
-        resolver: Resolver,
-        versions: Versions,
-        digests: Digests,
-        judge: Judge | None = None,
-        repair: bool = False,
-    ) -> None:
+
+class _Locker:
+    """One run of locking: which bases have been asked for."""
+
+    def __init__(self, matrix: Matrix, ports: LockPorts, options: LockOptions) -> None:
         self._matrix = matrix
-        self._resolver = resolver
-        self._versions = versions
-        self._digests = digests
-        self._judge = judge
-        self._repair = repair
+        self._ports = ports
+        self.options = options
         self._bases: dict[str, Future[str]] = {}
         self._asking = threading.Lock()
-
-    def run(
-        self, cells: Sequence[tuple[Cell, Lock | None]], *, refresh: bool = False, check: bool = False
-    ) -> Iterator[LockResult]:
-        """Lock cells, several at a time, and yield each as it is done.
-
-        Args:
-            cells: each cell with the lock it has.
-            refresh: resolve again even where the lock answers the recipe.
-            check: resolve nothing; tell what is stale.
-        """
-        if check:
-            for cell, lock in cells:
-                yield self._checked(cell, lock)
-            return
-        with ThreadPoolExecutor(_STEPS) as pool:
-            waiting = [pool.submit(self._one, cell, lock, refresh=refresh) for cell, lock in cells]
-            try:
-                for done in as_completed(waiting):
-                    yield done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
 
     def _stale(self, cell: Cell, lock: Lock | None) -> str | None:
         if lock is None:
@@ -202,7 +211,8 @@ class Locker:
         base = self._matrix.bases[cell.base]
         return lockfile.stale_reason(lock, cell, glibc=base.glibc, pulled=base.kind == "registry")
 
-    def _checked(self, cell: Cell, lock: Lock | None) -> LockResult:
+    def checked(self, cell: Cell, lock: Lock | None) -> LockResult:
+        """Return whether a cell's lock answers its recipe."""
         stale = self._stale(cell, lock)
         if stale is not None:
             return LockResult(cell=cell, status=LockStatus.STALE, lock=lock, explanation=stale)
@@ -210,9 +220,11 @@ class Locker:
         warning = age_warning(lock, self._matrix, today=date.today())  # noqa: DTZ011 - the user's day
         return LockResult(cell=cell, status=LockStatus.FRESH, lock=lock, warning=warning)
 
-    def _one(self, cell: Cell, old: Lock | None, *, refresh: bool) -> LockResult:
-        if not refresh and self._stale(cell, old) is None:
-            return self._checked(cell, old)
+    def one(self, item: LockedCell, _control: JobControl) -> LockResult:
+        """Return a cell's lock, or why it has none."""
+        cell, old = item.cell, item.lock
+        if not self.options.refresh and self._stale(cell, old) is None:
+            return self.checked(cell, old)
         try:
             return self._audited(cell, self._lock(cell), old)
         except _Unlockable as reason:
@@ -225,7 +237,7 @@ class Locker:
         """Audit a new lock; with `repair` lock again with the constraints that the audit proposes."""
         repairs: list[Finding] = []
         findings, warning = self._judged(cell, lock)
-        for _ in range(_REPAIRS if self._repair else 0):
+        for _ in range(_REPAIRS if self.options.repair else 0):
             fresh = {item.constraint: item for item in findings if item.constraint}
             if not fresh:
                 break
@@ -250,10 +262,10 @@ class Locker:
 
     def _judged(self, cell: Cell, lock: Lock) -> tuple[tuple[Finding, ...], str]:
         """Return the errors of the audit, and why there was none."""
-        if self._judge is None or cell.kind == "control":
+        if self._ports.judge is None or cell.kind == "control":
             return (), ""
         try:
-            return tuple(self._judge(cell, lock)), ""
+            return tuple(self._ports.judge(cell, lock)), ""
         except PackageIndexError as error:
             return (), f"the lock was not audited: {error.message}"
 
@@ -274,7 +286,7 @@ class Locker:
             raise AssayError(f"{cell.id}: {error}") from error
         platform = lockfile.platform_of(base.glibc)
         used = {value.index for value in point.values() if value.index is not None}
-        answer = self._resolver.resolve(
+        answer = self._ports.resolver.resolve(
             ResolveRequest(
                 requirements=required,
                 constraints=constraints,
@@ -309,7 +321,7 @@ class Locker:
             asked = known if known is not None else self._bases.setdefault(image, Future())
         if known is None:
             try:
-                asked.set_result(self._digests(image))
+                asked.set_result(self._ports.digests(image))
             except BaseException as error:  # noqa: BLE001 - handed to everybody who waits, the asker too
                 asked.set_exception(error)
         return asked.result()
@@ -324,7 +336,7 @@ class Locker:
             assert value.index is not None
             name = canonicalize_name(axis)
             try:
-                version = pick_nightly(self._versions(name, self._matrix.indexes[value.index]), value)
+                version = pick_nightly(self._ports.versions(name, self._matrix.indexes[value.index]), value)
             except PackageIndexError as error:
                 raise _Unlockable(Failure.UNREACHABLE, f"{name} on {value.index}: {error.message}") from error
             except LookupError as error:

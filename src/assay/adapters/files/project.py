@@ -14,7 +14,7 @@ from assay.matrix import lockfile, recipe
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 
-__all__ = ["ProjectFiles", "find_root", "write_text"]
+__all__ = ["ProjectFiles", "find_root"]
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -31,19 +31,6 @@ def find_root(start: Path | None = None) -> Path:
         f"no matrix.yaml in {folder} or above it",
         hint="run assay inside a checkout of your images, or name it with --project DIR",
     )
-
-
-def write_text(path: Path, text: str) -> bool:
-    """Write a file whole or not at all; return whether it changed.
-
-    Raises:
-        StoreError: the disk is full, or the folder cannot be written.
-    """
-    data = text.encode()
-    if path.is_file() and path.read_bytes() == data:
-        return False
-    write_whole(path, data)
-    return True
 
 
 class ProjectFiles:
@@ -103,15 +90,30 @@ class ProjectFiles:
         path = self.cell_folder(cell) / name
         return self._read(path) if path.is_file() else None
 
-    def write_cell_file(self, cell: Cell, name: str, text: str | None) -> bool:
-        """Write a generated file of a cell, or remove it; return whether anything changed."""
-        path = self.cell_folder(cell) / name
-        if text is not None:
-            return write_text(path, text)
-        if path.exists():
-            path.unlink()
-            return True
-        return False
+    def has(self, relative: str) -> bool:
+        """Return whether there is such a file or folder; see `assay.ports.project`."""
+        return (self.root / relative).exists()
+
+    def differs(self, relative: str, text: str) -> bool:
+        """Return whether a file is missing or has another text."""
+        path = self.root / relative
+        return not path.is_file() or path.read_bytes() != text.encode()
+
+    def write(self, relative: str, text: str | None) -> bool:
+        """Write a file whole or not at all, or remove it; return whether anything changed.
+
+        Raises:
+            StoreError: the disk is full, or the folder cannot be written.
+        """
+        path = self.root / relative
+        if text is None:
+            there = path.exists()
+            path.unlink(missing_ok=True)
+            return there
+        if not self.differs(relative, text):
+            return False
+        write_whole(path, text.encode())
+        return True
 
     def add_constraints(self, cell: Cell, findings: Sequence[Finding]) -> None:
         """Add to a cell's recipe the constraints that mend findings of its audit, each with the reason as a comment.
@@ -119,24 +121,24 @@ class ProjectFiles:
         Raises:
             UsageError: the recipe has a form to which nothing can be added.
         """
-        path = self.root / "images" / cell.image / "image.yaml"
+        name = f"images/{cell.image}/image.yaml"
         text = recipe.with_constraints(
-            self._read(path),
+            self._read(self.root / name),
             {axis: value.id for axis, value in cell.point.items()},
             [item.constraint for item in findings],
             comments=[f"{item.rule}: {item.package} {item.message.partition(':')[0]}" for item in findings],
-            file=str(path.relative_to(self.root)),
+            file=name,
         )
-        write_text(path, text)
+        self.write(name, text)
 
-    def stray_cells(self, known: set[tuple[str, str]]) -> list[Path]:
+    def stray_cells(self, known: set[tuple[str, str]]) -> list[str]:
         """Return folders of cells that the matrix no longer has; `known` holds (image, cell id)."""
         return [
-            path
+            str(path.relative_to(self.root))
             for path in sorted(self.root.glob("images/*/cells/*"))
             if path.is_dir() and (path.parents[1].name, path.name) not in known
         ]
 
-    def remove(self, path: Path) -> None:
+    def remove(self, relative: str) -> None:
         """Remove a stray folder of generated files."""
-        shutil.rmtree(path)
+        shutil.rmtree(self.root / relative)

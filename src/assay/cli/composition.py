@@ -1,0 +1,300 @@
+"""The composition root: which adapter serves which port of the pipeline's steps.
+
+Adapters that only some runs need are imported where they are made, so that a command loads no more than it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.files.records import FileStore
+from assay.adapters.host import settings as site
+from assay.audit.judgement import AuditJudgement
+from assay.evidence.reference import Reference
+from assay.foundation.outcome import Severity
+from assay.matrix import plan as planning
+from assay.matrix import render
+from assay.matrix.cell import Cell
+from assay.matrix.loading import Project
+from assay.matrix.lock import Lock, LockedCell
+from assay.matrix.model import Base, BootstrapBase, Index
+from assay.matrix.plan import Plan
+
+if TYPE_CHECKING:
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.audit.findings import Finding
+    from assay.evidence.record import AuditRecord, BuildRecord, ProbeRecord
+    from assay.pipeline.bisect import BisectPorts
+    from assay.pipeline.build_jobs import BuildOptions, BuildPorts, ImageJudge, Judge
+    from assay.pipeline.disk import DiskSpace
+    from assay.pipeline.lock import LockPorts, LockResult
+    from assay.pipeline.pool import PoolListener
+
+__all__ = [
+    "bisect_ports",
+    "build_options",
+    "build_ports",
+    "digest_of_image",
+    "disk_space",
+    "index_versions",
+    "keep_lock",
+    "lock_ports",
+    "probe_cell",
+    "store_of",
+]
+
+
+def store_of(files: ProjectFiles) -> FileStore:
+    """Return the store of a project's records: build_logs/."""
+    return FileStore(files.root / "build_logs")
+
+
+def index_versions(distribution: str, index: Index) -> Sequence[str]:
+    """Return the versions that an index has of a distribution.
+
+    Raises:
+        PackageIndexError: the index could not be asked.
+    """
+    from assay.adapters.index.simple import versions  # noqa: PLC0415 - only nightlies need it
+
+    return versions(distribution, index)
+
+
+def digest_of_image(reference: str, *, patient: bool = True) -> str:
+    """Return the digest that a registry, or the site's mirror of it, gives for a reference.
+
+    Args:
+        reference: an image.
+        patient: ask again, for half a minute, a registry that does not answer.
+
+    Raises:
+        RegistryError: the registry could not be asked or does not have it.
+        UsageError: the setting for registry mirrors is malformed.
+    """
+    from assay.adapters.registry.client import resolve_digest  # noqa: PLC0415 - only registry bases need it
+
+    return resolve_digest(str(Reference.parse(reference).mirrored(site.mirrors())), patient=patient)
+
+
+def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
+    """Return the ports of the lock step: uv resolves, and new locks are audited by metadata and symbols."""
+    from assay.adapters.index.uv import UvResolver  # noqa: PLC0415
+    from assay.pipeline.lock import LockPorts  # noqa: PLC0415
+
+    def auditor() -> Callable[[Cell, Lock], Sequence[Finding]]:
+        from assay.cli.auditing import make_auditor, progress  # noqa: PLC0415
+
+        matrix = plan.project.matrix
+        # Quick: locking must not fetch gigabytes of GPU code.
+        made = make_auditor(matrix.indexes, root=files.root, quick=True, tell=progress())
+        return lambda cell, lock: made.cell(cell, lock, matrix).of(Severity.ERROR)
+
+    return LockPorts(
+        resolver=UvResolver(),
+        versions=index_versions,
+        digests=digest_of_image,
+        judge=auditor() if audit else None,
+    )
+
+
+def keep_lock(files: ProjectFiles, result: LockResult) -> None:
+    """Write what a result of the lock step changes in the project: lock, reason, added constraints."""
+    from assay.pipeline.generated import cell_files  # noqa: PLC0415
+
+    if result.repairs:
+        files.add_constraints(result.cell, result.repairs)
+    for path, text in cell_files(result).items():
+        files.write(path, text)
+
+
+def build_ports(
+    files: ProjectFiles,
+    plan: Plan,
+    engine: DockerEngine,
+    listener: PoolListener[BuildRecord],
+    *,
+    builder: str | None = None,
+    patience: float | None = None,
+    audit: bool = True,
+) -> BuildPorts:
+    """Return the ports of the build step: BuildKit builds, and wheels and images are audited.
+
+    Args:
+        files: the project.
+        plan: its plan.
+        engine: holds the images.
+        listener: shows progress.
+        builder: a buildx builder; None for the selected one.
+        patience: seconds to retry when the builder or a registry fails; None for the default.
+        audit: audit wheels and images.
+    """
+    from assay.adapters.docker.buildx import Buildx  # noqa: PLC0415
+    from assay.adapters.docker.retried import PATIENCE, RetriedBuilder  # noqa: PLC0415
+    from assay.pipeline.build_jobs import BuildPorts  # noqa: PLC0415
+
+    matrix = plan.project.matrix
+    templates = files.templates()
+    store = store_of(files)
+
+    def render_cell(cell: Cell, lock: Lock) -> str:
+        return render.dockerfile(cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=templates)
+
+    def ensure_base(name: str, base: Base, say: Callable[[str], None]) -> None:
+        from assay.adapters.docker.bootstrap import DebootstrapBases  # noqa: PLC0415
+
+        # A registry's base is pulled by BuildKit itself, by the digest in the lock.
+        if isinstance(base, BootstrapBase):
+            DebootstrapBases(engine).ensure(base, render.base_reference(name, base, None), progress=say)
+
+    @cache
+    def auditors() -> tuple[Judge, ImageJudge]:
+        from assay.cli.auditing import judges  # noqa: PLC0415
+
+        return judges(files.root, matrix, store, engine)
+
+    def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
+        return auditors()[0](cell, lock, run)
+
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
+        return auditors()[1](cell, lock, reference, run)
+
+    buildx = Buildx(builder=builder, zstd=lambda: engine.info().image_store == "containerd")
+    return BuildPorts(
+        bases=matrix.bases,
+        ensure_base=ensure_base,
+        render_cell=render_cell,
+        builder=RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience),
+        images=engine,
+        store=store,
+        judge=judge if audit else None,
+        judge_image=judge_image if audit else None,
+        diagnose=_cause_of_build,
+        listener=listener,
+    )
+
+
+def build_options(files: ProjectFiles) -> BuildOptions:
+    """Return how this machine builds: its secrets, proxies and mirrors, and the revision of the recipes."""
+    from assay.adapters.host import git  # noqa: PLC0415
+    from assay.pipeline.build_jobs import BuildOptions  # noqa: PLC0415
+
+    return BuildOptions(
+        secrets=site.secrets(),
+        build_args=site.build_args(),
+        mirrors=site.mirrors(),
+        revision=git.revision(files.root),
+    )
+
+
+def _cause_of_build(log: Path) -> str | None:
+    """Return the most likely cause of a failed build, an entry of knowledge/failures/."""
+    from assay.diagnose import Stage, diagnose  # noqa: PLC0415
+
+    with log.open("rb") as stream:
+        found = diagnose(stream, stage=Stage.BUILD)
+    return found[0].cause if found else None
+
+
+def disk_space(engine: DockerEngine) -> DiskSpace | None:
+    """Return the free space of the engine; None if it cannot be seen from here."""
+    from assay.adapters.host.info import LocalHost  # noqa: PLC0415
+    from assay.pipeline.disk import engine_space  # noqa: PLC0415
+
+    info = engine.info()
+    # The folder of an engine in a virtual machine is on no file system of this one.
+    return engine_space(info, LocalHost()) if Path(info.root_dir).exists() else None
+
+
+def bisect_ports(
+    files: ProjectFiles, project: Project, *, tell: Callable[[LockResult], None], say: Callable[[str], None]
+) -> BisectPorts:
+    """Return the steps that test the cells of a project, one at a time.
+
+    Args:
+        files: where the locks of these cells are kept.
+        project: the cells.
+        tell: shows how locking a cell ended.
+        say: shows what the other steps do.
+    """
+    from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415
+    from assay.cli.progress import BuildProgress  # noqa: PLC0415
+    from assay.pipeline.bisect import BisectPorts  # noqa: PLC0415
+    from assay.pipeline.build import build  # noqa: PLC0415
+    from assay.pipeline.build_jobs import prepare  # noqa: PLC0415
+    from assay.pipeline.generated import locked_cells  # noqa: PLC0415
+    from assay.pipeline.lock import lock  # noqa: PLC0415
+
+    plan = planning.make(project)
+    engine, store = DockerEngine(), store_of(files)
+    locking = lock_ports(files, plan, audit=True)
+
+    def lock_one(cell: Cell) -> LockResult:
+        (result,) = lock(locked_cells(files, [cell]), plan.project.matrix, locking)
+        keep_lock(files, result)
+        tell(result)
+        return result
+
+    def audit_one(item: LockedCell) -> AuditRecord:
+        from assay.cli.auditing import make_auditor, progress  # noqa: PLC0415
+        from assay.pipeline.audit import keep_record  # noqa: PLC0415
+
+        assert item.lock is not None
+        auditor = make_auditor(plan.project.matrix.indexes, root=files.root, tell=progress())
+        report = auditor.cell(item.cell, item.lock, plan.project.matrix)
+        return keep_record(store, report, run="audit", cell=item.cell, image_digest=None)
+
+    def build_one(item: LockedCell) -> BuildRecord:
+        with BuildProgress(1) as progress:
+            ports = build_ports(files, plan, engine, progress)
+            (record,) = build(prepare([item], ports), ports, build_options(files))
+        return record
+
+    return BisectPorts(
+        lock=lock_one,
+        audit=audit_one,
+        build=build_one,
+        probe=lambda cell, feature: probe_cell(files, plan, cell, feature, say=say),
+        records=store.records,
+        say=say,
+    )
+
+
+def probe_cell(
+    files: ProjectFiles, plan: Plan, cell: Cell, feature: str, *, say: Callable[[str], None]
+) -> Sequence[ProbeRecord]:
+    """Probe one feature of a cell that is built on this machine."""
+    from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415
+    from assay.adapters.executors.gpu_leases import FileLeases  # noqa: PLC0415
+    from assay.adapters.executors.probe_executor import ExecutorSettings  # noqa: PLC0415
+    from assay.adapters.executors.probe_suite import (  # noqa: PLC0415
+        ProbeSuites,
+        digest_of_suite,
+        find_suite,
+        load_suite,
+    )
+    from assay.adapters.executors.table import EXECUTORS  # noqa: PLC0415
+    from assay.diagnose import Stage, diagnose  # noqa: PLC0415
+    from assay.pipeline.probe import ProbeFlow, ProbeOptions  # noqa: PLC0415
+    from assay.pipeline.probe_subjects import subjects_of  # noqa: PLC0415
+
+    def cause(text: str) -> str | None:
+        found = diagnose(text.encode(), stage=Stage.PROBE)
+        return found[0].cause if found else None
+
+    suite, store = load_suite(find_suite(files.root)), store_of(files)
+    executor = EXECUTORS["docker"](ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit"))
+    flow = ProbeFlow(
+        executor=executor,
+        leases=FileLeases(),
+        store=store,
+        suite=suite,
+        suite_digest=digest_of_suite(suite),
+        diagnose=cause,
+        say=say,
+    )
+    subjects = subjects_of((cell.id,), plan, store, DockerEngine(), executor.place, warn=say)
+    return flow.run(subjects, ProbeOptions(features=(feature,)))

@@ -1,0 +1,167 @@
+"""What the build step is given: cells with their locks, the ports it works through, and its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol, TypeGuard
+
+from assay.audit.judgement import AuditJudgement
+from assay.errors import UsageError
+from assay.evidence.record import BuildRecord
+from assay.matrix import render
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock, LockedCell
+from assay.matrix.lockfile import lock_digest
+from assay.matrix.model import Base
+from assay.pipeline.pool import PoolListener, SilentListener
+from assay.ports.builder import Builder
+from assay.ports.engine import ImageInfo
+from assay.ports.store import Store
+
+__all__ = [
+    "BuildItem",
+    "BuildOptions",
+    "BuildPorts",
+    "ImageJudge",
+    "Images",
+    "Judge",
+    "PreparedBuild",
+    "is_stale",
+    "prepare",
+    "without_refusals",
+]
+
+KEY_LABEL: Final = f"{render.LABEL_PREFIX}content-key"
+LOCK_LABEL: Final = f"{render.LABEL_PREFIX}lock"
+
+
+class Images(Protocol):
+    """The engine's images, as far as building needs them."""
+
+    def labels(self, references: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return the labels of those images that the engine holds, by reference."""
+        ...
+
+    def image(self, reference: str) -> ImageInfo | None:
+        """Return an image, or None if the engine does not hold it."""
+        ...
+
+
+Judge = Callable[[Cell, Lock, str], AuditJudgement | None]
+"""(cell, lock, run) -> the audit of the wheels; None where nothing could be read. Keeps its own record."""
+ImageJudge = Callable[[Cell, Lock, str, str], AuditJudgement | None]
+"""(cell, lock, image reference, run) -> the audit of what is really installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPorts:
+    """What building needs from the world."""
+
+    bases: Mapping[str, Base]
+    """Base name -> base."""
+    ensure_base: Callable[[str, Base, Callable[[str], None]], None]
+    """Makes a base that has to be made before anything is built on it; is given where its progress goes."""
+    render_cell: Callable[[Cell, Lock], str]
+    """Cell and lock -> Dockerfile."""
+    builder: Builder
+    images: Images
+    store: Store
+    judge: Judge | None = None
+    """Audits the wheels before a build; None leaves the audit out."""
+    judge_image: ImageJudge | None = None
+    """Audits the image after a build; None leaves the audit out."""
+    diagnose: Callable[[Path], str | None] | None = None
+    """Build log -> the most likely cause of its failure, an entry of knowledge/failures/."""
+    listener: PoolListener[BuildRecord] = field(default_factory=SilentListener)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How a run is done."""
+
+    jobs: int = 2
+    fail_fast: bool = False
+    force: bool = False
+    """Build what the audit refuses, and what the engine holds already."""
+    timeout: float | None = 7200.0
+    """Seconds for one cell."""
+    secrets: Mapping[str, Path] = field(default_factory=dict)
+    build_args: Mapping[str, str | None] = field(default_factory=dict)
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Registry -> the mirror that bases are pulled from instead."""
+    revision: str = ""
+    """Of the recipes' repository."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedBuild:
+    """A cell with all that its build needs."""
+
+    cell: Cell
+    lock: Lock
+    dockerfile: str
+    key: str
+    stale: str | None
+    """Why it has to be built; None when the engine holds the image."""
+
+
+BuildItem = PreparedBuild | LockedCell
+"""A build that is prepared, or a cell without a lock, which is refused."""
+
+
+def is_stale(item: BuildItem) -> TypeGuard[PreparedBuild]:
+    """Return whether an item has to be built."""
+    return isinstance(item, PreparedBuild) and item.stale is not None
+
+
+def without_refusals(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that make sense without an audit: all but the controls that the audit must refuse.
+
+    Raises:
+        UsageError: none is left.
+    """
+    left = [cell for cell in cells if cell.expect is None or cell.expect.stage != "audit"]
+    if cells and not left:
+        raise UsageError(
+            "the selected cells exist to be refused by the audit, which --no-audit leaves out", hint="omit --no-audit"
+        )
+    return left
+
+
+def prepare(cells: Sequence[LockedCell], ports: BuildPorts, *, force: bool = False) -> list[BuildItem]:
+    """Return each cell with its Dockerfile and content key; a cell without a lock stays as it is.
+
+    Raises:
+        ConfigError: a template is wrong.
+        EngineMissing: no engine answers.
+    """
+    locked = [(item.cell, item.lock) for item in cells if item.lock is not None]
+    with ThreadPoolExecutor(1) as pool:
+        # The engine takes its time to answer; meanwhile there is something to do.
+        asked = pool.submit(ports.images.labels, [cell.local_reference for cell, _ in locked])
+        texts = {cell.id: ports.render_cell(cell, lock) for cell, lock in locked}
+        there = asked.result()
+    result: list[BuildItem] = []
+    for item in cells:
+        cell, lock = item.cell, item.lock
+        if lock is None:
+            result.append(item)
+            continue
+        key = render.content_key(texts[cell.id])
+        stale = "requested by --force" if force else _stale(there.get(cell.local_reference), key, lock)
+        result.append(PreparedBuild(cell=cell, lock=lock, dockerfile=texts[cell.id], key=key, stale=stale))
+    return result
+
+
+def _stale(labels: Mapping[str, str] | None, key: str, lock: Lock) -> str | None:
+    """Return why an image is not the one of this key, or None when it is."""
+    if labels is None:
+        return "there is no image of this cell"
+    if labels.get(KEY_LABEL) == key:
+        return None
+    if labels.get(LOCK_LABEL) != lock_digest(lock):
+        return "the lock changed"
+    return "the recipe or the template changed"
