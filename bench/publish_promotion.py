@@ -35,13 +35,13 @@ from assay.adapters.files.records import FileStore
 from assay.adapters.registry.auth import Anonymous
 from assay.adapters.registry.client import HttpRegistry, connect
 from assay.evidence.oci import MANIFEST, Descriptor, Manifest
-from assay.evidence.record import AuditRecord, ProbeRecord, Record, parse
+from assay.evidence.record import AnyRecord, AuditRecord, ProbeRecord, parse
 from assay.evidence.reference import Reference, Repository
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
 from assay.matrix import lockfile
 from assay.matrix.policy import Policy
-from assay.pipeline.publish import Candidate
+from assay.pipeline.publishing.candidate import Candidate
 
 LAYERS = 3
 BLOCK = 1 << 20
@@ -144,7 +144,9 @@ def split(proxy: FaultyProxy, manifest: Manifest) -> str:
     return f"promotion itself {promotion:,}, evidence written {written:,}, lists and evidence read {read:,}"
 
 
-def of_a_cell(cell: str, staged: Reference, host: str, digest: str) -> tuple[Candidate, Policy, list[Record]]:
+def of_a_cell(
+    cell: str, staged: Reference, host: str, digest: str
+) -> tuple[Candidate, Policy, list[AnyRecord], bytes | None]:
     """Return what publishing a built cell takes: its lock, its audit's report and record, a probe record."""
     image = staged.repository.path.rpartition("/")[2]
     root = Path(__file__).parents[1]
@@ -177,9 +179,9 @@ def of_a_cell(cell: str, staged: Reference, host: str, digest: str) -> tuple[Can
         targets=(target,),
         staging_tag=staged.key,
         lock=lockfile.parse(path.read_text(), file=str(path)),
-        report=store.document(audit.report) if audit.report else None,
     )
-    return what, rules, [probe, audit.model_copy(update={"targets": (target,)})]
+    report = store.document(audit.report) if audit.report else None
+    return what, rules, [probe, audit.model_copy(update={"targets": (target,)})], report
 
 
 def by_skopeo(source: str, folder: Path) -> float:
@@ -199,9 +201,10 @@ def measure_staged(staged: Reference, cell: str, folder: Path, *, compare: bool)
         registry = connect(credentials=Anonymous())
         manifest = registry.manifest(staged.repository, staged.key)
         assert manifest is not None, f"there is no {staged}"
-        what, rules, records = of_a_cell(cell, staged, proxy.host, manifest.digest)
+        what, rules, records, report = of_a_cell(cell, staged, proxy.host, manifest.digest)
         started = time.perf_counter()
-        publish(what, rules, lambda _: records, gear(registry, folder, key=key_pair(folder)), suite=None)
+        tools = gear(registry, folder, key=key_pair(folder))
+        publish(what, rules, lambda _: records, tools, suite=None, report=report)
         seconds = time.perf_counter() - started
         moved = proxy.bytes_up + proxy.bytes_down
         print(f"{moved:,} bytes with all headers: {split(proxy, manifest)}", file=sys.stderr)

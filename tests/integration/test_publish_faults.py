@@ -31,12 +31,12 @@ from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import AssayError, PolicyRefused, RegistryBroken, RegistryError
 from assay.evidence.oci import Manifest
 from assay.evidence.policy import Why
-from assay.evidence.record import Record
+from assay.evidence.record import AnyRecord
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import evidence_tag, evidence_tag_prefix
 from assay.matrix.policy import Policy
-from assay.pipeline.attach import collect
-from assay.pipeline.retag import Gear
+from assay.pipeline.collect import collect
+from assay.pipeline.publishing.tags import PublishPorts
 from assay.pipeline.revoke import revoke
 from assay.pipeline.verify import Verification, verify
 
@@ -93,7 +93,7 @@ class Stage:
             },
         )
 
-    def gear(self, *, read_seconds: float = 10, signed: bool = True) -> Gear:
+    def gear(self, *, read_seconds: float = 10, signed: bool = True) -> PublishPorts:
         registry = client(read_seconds=read_seconds)
         return gear(registry, self.folder / self.team, key=self.key if signed else None)
 
@@ -236,7 +236,7 @@ class Revoked(Moved):
     def act(self, *, read_seconds: float = 10) -> None:
         tools = self.stage.gear(read_seconds=read_seconds, signed=self.signed)
         where = Repository(host=self.stage.proxy.host, path=self.stage.release.path)
-        revoke(Reference(repository=where, tag=f"{TAG}-r2"), reason="bad", to=None, policy=None, gear=tools)
+        revoke(Reference(repository=where, tag=f"{TAG}-r2"), reason="bad", to=None, policy=None, ports=tools)
 
     def holds(self) -> None:
         assert self.image.digest == self.stage.tagged(TAG)
@@ -267,7 +267,7 @@ class Revoked(Moved):
 SCENARIOS = (First, Moved, Revoked)
 
 
-def records(digest: str) -> list[Record]:
+def records(digest: str) -> list[AnyRecord]:
     return [probe(digest), audit(digest)]
 
 
@@ -437,7 +437,7 @@ def test_eight_publishers_at_once_lose_nothing(stage: Stage, attempt: int, capsy
     def work(number: int) -> None:
         # The registry answers 500 where two write one link; the pauses between attempts are real here.
         patient = HttpRegistry(Transport(credentials=Anonymous()))
-        tools: Gear = gear(patient, stage.folder / stage.team / str(number))
+        tools: PublishPorts = gear(patient, stage.folder / stage.team / str(number))
         barrier.wait()
         try:
             publish(candidate(), rules, lambda digest: [probe(digest, run=f"run{number}"), audit(digest)], tools)

@@ -31,7 +31,7 @@ from assay.evidence.policy import Why
 from assay.evidence.record import dump
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import ArtifactKind, Statement, record_of
-from assay.pipeline.publish import stage
+from assay.pipeline.publishing.candidate import stage
 from assay.pipeline.verify import Verification, verify
 
 pytestmark = pytest.mark.registry

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from cryptography.hazmat.primitives.serialization import (
 
 from assay.adapters.files.journal import FileJournal
 from assay.adapters.signing.dsse import KeySigner, KeyVerifier
-from assay.evidence.record import AuditRecord, Device, FeatureResult, ProbeRecord, Record
+from assay.evidence.record import AnyRecord, AuditRecord, Device, FeatureResult, KeptRecord, ProbeRecord, dump
 from assay.foundation.outcome import Outcome, Verdict
 from assay.matrix.lock import Lock, LockedWheel
 from assay.matrix.policy import Policy
-from assay.pipeline.publish import Candidate, execute, propose, stage
-from assay.pipeline.retag import Gear
+from assay.pipeline.publishing.candidate import Candidate, Promise, stage
+from assay.pipeline.publishing.execution import execute
+from assay.pipeline.publishing.proposal import Proposal, judge_subject, propose
+from assay.pipeline.publishing.tags import PublishPorts
 from assay.pipeline.verify import Verification
 from assay.ports.registry import Registry
 
@@ -102,7 +105,6 @@ def candidate(**changes: Any) -> Candidate:
             "targets": ("sm_120",),
             "staging_tag": "key",
             "lock": LOCK,
-            "report": b'{"findings": []}\n',
             **changes,
         }
     )
@@ -118,8 +120,8 @@ def key_pair(folder: Path, name: str = "key", *, password: str | None = None) ->
     return secret, public
 
 
-def gear(registry: Registry, folder: Path, *, key: tuple[Path, Path] | None = None, **changes: Any) -> Gear:
-    return Gear(
+def gear(registry: Registry, folder: Path, *, key: tuple[Path, Path] | None = None, **changes: Any) -> PublishPorts:
+    return PublishPorts(
         **{
             "registry": registry,
             "reader": registry,
@@ -132,23 +134,31 @@ def gear(registry: Registry, folder: Path, *, key: tuple[Path, Path] | None = No
     )
 
 
-def publish(
+def proposed(
     what: Candidate,
     rules: Policy,
-    records: Callable[[str], list[Record]],
-    tools: Gear,
+    records: Callable[[str], Sequence[AnyRecord]],
+    tools: PublishPorts,
     *,
     level: str = "verified",
     suite: str | None = SUITE,
-) -> Verification:
-    """Publish what lies in staging, from the look to the tags; `records` makes them for a digest."""
+    report: bytes | None = b'{"findings": []}\n',
+) -> Proposal:
+    """Propose what lies in staging; `records` makes them for a digest."""
+    promise = Promise(policy=rules, level=level, suite=suite)
     subject = stage(what, rules, registry=tools.registry, engine=None)
-    proposal = propose(
-        what, subject, policy=rules, level=level, records=records(subject.digest), suite=suite, gear=tools
-    )
-    return execute(proposal, policy=rules, suite=suite, gear=tools)
+    kept = [KeptRecord(record=one, raw=dump(one), name="record.json", intact=True) for one in records(subject.digest)]
+    judged = judge_subject(subject, kept, promise, document=lambda _: None, now=tools.clock())
+    return propose(replace(judged, report=report), tools)
 
 
-def both(digest: str) -> list[Record]:
+def publish(
+    what: Candidate, rules: Policy, records: Callable[[str], Sequence[AnyRecord]], tools: PublishPorts, **changes: Any
+) -> Verification:
+    """Publish what lies in staging, from the look to the tags."""
+    return execute(proposed(what, rules, records, tools, **changes), tools)
+
+
+def both(digest: str) -> list[ProbeRecord | AuditRecord]:
     """The records that the policy above asks for."""
     return [probe(digest), audit(digest)]

@@ -64,7 +64,7 @@ def all_statements() -> list[Statement]:
         now=NOW,
     )
     return statements_of(
-        judgement, level, cell="c", suite=SUITE, name="r.test/team/demo", lock=LOCK, report=b'{"x": 1}\n'
+        [judgement], level, cell="c", suite=SUITE, name="r.test/team/demo", lock=LOCK, report=b'{"x": 1}\n'
     )
 
 

@@ -7,12 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from publish_tools import NOW, audit, both, candidate, gear, policy, probe, publish
 from registry_tools import put_image
 
 from assay.adapters.registry.fake import FakeRegistry
-from assay.evidence.record import Record
+from assay.evidence.record import AnyRecord
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import make_bundle, open_bundle
 from assay.foundation.digest import sha256_of
@@ -53,7 +52,7 @@ def published(registry: FakeRegistry, subject: str) -> dict[str, Any]:
     return {"tags": tags, "evidence": pieces}
 
 
-def two_cards(digest: str) -> list[Record]:
+def two_cards(digest: str) -> list[AnyRecord]:
     hopper = probe(
         digest, capability="9.0", created=NOW - timedelta(hours=2), run="run2", features={"cuda-graphs": "works"}
     )
@@ -79,8 +78,8 @@ def publications(folder: Path) -> dict[str, dict[str, Any]]:
         publish(candidate(targets=("sm_120", "sm_90")), policy(HOST), two_cards, tools)
         found[f"{name}, two levels and cards"] = published(registry, image.digest)
         second = put_image(registry, STAGING, "key", content=b"second")
-        publish(candidate(revision=2, lock=None, report=None), policy(HOST), both, tools)
-        revoke(Reference.parse(f"{RELEASE}:sm120-verified"), reason="bad", to=None, policy=None, gear=tools)
+        publish(candidate(revision=2, lock=None), policy(HOST), both, tools, report=None)
+        revoke(Reference.parse(f"{RELEASE}:sm120-verified"), reason="bad", to=None, policy=None, ports=tools)
         found[f"{name}, revoked"] = published(registry, second.digest)
     return found
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from publish_tools import NOW, SUITE, audit, both, candidate, gear, key_pair, policy, probe, publish
+from publish_tools import NOW, audit, both, candidate, gear, key_pair, policy, probe, proposed, publish
 from registry_tools import put_image
 
 from assay.adapters.files.journal import FileJournal
@@ -19,8 +19,7 @@ from assay.evidence.record import dump
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import ArtifactKind
 from assay.matrix.policy import Policy, Signatures
-from assay.pipeline.attach import collect
-from assay.pipeline.publish import propose, stage
+from assay.pipeline.collect import collect
 from assay.pipeline.revoke import revoke
 from assay.pipeline.verify import Verification, verify
 
@@ -104,17 +103,8 @@ def test_publishing_again_changes_nothing(registry: FakeRegistry, image: Manifes
 
 def test_a_proposal_writes_nothing(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
     tools = gear(registry, tmp_path)
-    subject = stage(candidate(), policy(HOST), registry=registry, engine=None)
     registry.calls.clear()
-    proposal = propose(
-        candidate(),
-        subject,
-        policy=policy(HOST),
-        level="verified",
-        records=[],
-        suite=SUITE,
-        gear=tools,
-    )
+    proposal = proposed(candidate(), policy(HOST), lambda _: [], tools)
 
     assert not proposal.ok
     assert [(TAG, None, image.digest), (ALIAS, None, image.digest)] == [
@@ -452,7 +442,7 @@ def test_revoking_moves_the_alias_back(registry: FakeRegistry, image: Manifest, 
     assert second.digest == tag(registry, ALIAS)
 
     digest, moved = revoke(
-        Reference.parse(f"{RELEASE}:{ALIAS}"), reason="wrong numbers on long prompts", to=None, policy=None, gear=tools
+        Reference.parse(f"{RELEASE}:{ALIAS}"), reason="wrong numbers on long prompts", to=None, policy=None, ports=tools
     )
 
     assert second.digest == digest
@@ -473,7 +463,7 @@ def test_what_revoking_would_do_is_told_and_not_done(registry: FakeRegistry, ima
     second = put_image(registry, STAGING, "key", content=b"second")
     publish(candidate(revision=2), policy(HOST), both, tools)
     registry.calls.clear()
-    told = revoke(Reference.parse(f"{RELEASE}:{ALIAS}"), reason="bad", to=None, policy=None, gear=tools, write=False)
+    told = revoke(Reference.parse(f"{RELEASE}:{ALIAS}"), reason="bad", to=None, policy=None, ports=tools, write=False)
 
     assert (second.digest, {ALIAS: image.digest}) == told
     assert second.digest == tag(registry, ALIAS)
@@ -491,7 +481,7 @@ def test_an_index_that_never_moves_loses_no_evidence(tmp_path: Path) -> None:
     put_image(registry, STAGING, "key", content=b"second")
     publish(candidate(revision=2), policy(HOST), both, tools)
     assert not any("lets nobody move it" in line for line in said)
-    digest, moved = revoke(Reference.parse(f"{RELEASE}:{ALIAS}"), reason="bad", to=None, policy=None, gear=tools)
+    digest, moved = revoke(Reference.parse(f"{RELEASE}:{ALIAS}"), reason="bad", to=None, policy=None, ports=tools)
     listed, _ = registry.referrers(RELEASE, digest)
     found = collect(registry, RELEASE, digest, tools.verifier).pieces
 
@@ -502,7 +492,7 @@ def test_an_index_that_never_moves_loses_no_evidence(tmp_path: Path) -> None:
     assert any("1 of 7 pieces" in line for line in said)
 
     registry.immutable = ""
-    revoke(Reference.parse(f"{RELEASE}:{TAG}-r2"), reason="bad", to=None, policy=None, gear=tools)
+    revoke(Reference.parse(f"{RELEASE}:{TAG}-r2"), reason="bad", to=None, policy=None, ports=tools)
     assert len(registry.referrers(RELEASE, digest)[0]) == len(found)
 
 
@@ -525,7 +515,7 @@ def test_revoking_without_a_journal_finds_the_others(registry: FakeRegistry, ima
     put_image(registry, STAGING, "key", content=b"second")
     publish(candidate(revision=2), policy(HOST), both, gear(registry, tmp_path / "b"))
     _, moved = revoke(
-        Reference.parse(f"{RELEASE}:{TAG}-r2"), reason="bad", to=None, policy=None, gear=gear(registry, tmp_path / "c")
+        Reference.parse(f"{RELEASE}:{TAG}-r2"), reason="bad", to=None, policy=None, ports=gear(registry, tmp_path / "c")
     )
 
     assert moved == {ALIAS: image.digest}
@@ -537,8 +527,8 @@ def test_revoking_the_only_one_leaves_an_alias_that_is_refused(
     tools = gear(registry, tmp_path)
     publish(candidate(), policy(HOST), both, tools)
     reference = Reference.parse(f"{RELEASE}:{ALIAS}")
-    first = revoke(reference, reason="bad", to=None, policy=None, gear=tools)
-    again = revoke(reference, reason="bad", to=None, policy=None, gear=tools)
+    first = revoke(reference, reason="bad", to=None, policy=None, ports=tools)
+    again = revoke(reference, reason="bad", to=None, policy=None, ports=tools)
 
     assert first == again == (image.digest, {ALIAS: None})
     assert whys(look(registry, tmp_path, f"{RELEASE}:{ALIAS}")) == {Why.REVOKED}

@@ -30,8 +30,8 @@ from assay.evidence.statements import (
     void,
 )
 from assay.foundation.digest import sha256_of
-from assay.pipeline.attach import attach, collect
-from assay.pipeline.collect import PIECES, STRANGERS
+from assay.pipeline.attach import attach
+from assay.pipeline.collect import PIECES, STRANGERS, collect
 from assay.pipeline.recommend import from_registry
 from assay.pipeline.revoke import revoke
 from assay.pipeline.verify import Verification, verify
@@ -82,7 +82,7 @@ class Place:
         )
 
     def revoke(self) -> None:
-        revoke(Reference.parse(f"{RELEASE}:{CELL}"), reason="bad", to=None, policy=self.rules, gear=self.tools)
+        revoke(Reference.parse(f"{RELEASE}:{CELL}"), reason="bad", to=None, policy=self.rules, ports=self.tools)
 
     def foreign(
         self, digest: str, *, size: int | None = None, blob: bytes = b"x", tagged: bool = True, **notes: str
@@ -298,7 +298,7 @@ def test_an_alias_never_goes_back_to_what_nobody_signed(place: Place, tmp_path: 
     put_image(place.registry, STAGING, "key", content=b"forged")
     publish(candidate(tag=OTHER, cell=OTHER), place.rules, both, unsigned)
     digest = place.publish(b"good")
-    told = revoke(Reference.parse(f"{RELEASE}:{CELL}"), reason="bad", to=None, policy=place.rules, gear=place.tools)
+    told = revoke(Reference.parse(f"{RELEASE}:{CELL}"), reason="bad", to=None, policy=place.rules, ports=place.tools)
 
     assert told == (digest, {ALIAS: None})
 

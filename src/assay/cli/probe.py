@@ -25,9 +25,10 @@ from assay.foundation.outcome import Outcome
 from assay.matrix.plan import Plan
 from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
 from assay.pipeline.probe_subjects import environment, sabotages, subjects_of
+from assay.ports.executor import Executor
 from assay.ports.jobs import JobLimits
 
-__all__ = ["command"]
+__all__ = ["command", "probe_flow"]
 
 _GIB = 1 << 30
 
@@ -88,19 +89,8 @@ def command(
     and driver are not run again.
     """
     files, plan = load(project)
-    suite = load_suite(find_suite(files.root))
     store = FileStore(files.root / "build_logs")
-    settings = ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
-    executor = EXECUTORS[where](settings)
-    flow = ProbeFlow(
-        executor=executor,
-        leases=FileLeases(),
-        store=store,
-        suite=suite,
-        suite_digest=digest_of_suite(suite),
-        diagnose=_cause,
-        say=console.say,
-    )
+    flow, executor = probe_flow(files.root, where=where, interpreter=interpreter)
     if listing:
         return _list(flow, form)
     options = ProbeOptions(
@@ -126,6 +116,25 @@ def command(
         raise
     _show_all(records, form, plan, files.root, store)
     return exit_code(records)
+
+
+def probe_flow(root: Path, *, where: str = "docker", interpreter: str | None = None) -> tuple[ProbeFlow, Executor]:
+    """Return what probes images for a project, and the executor that it probes with."""
+    suite = load_suite(find_suite(root))
+    store = FileStore(root / "build_logs")
+    executor = EXECUTORS[where](
+        ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
+    )
+    flow = ProbeFlow(
+        executor=executor,
+        leases=FileLeases(),
+        store=store,
+        suite=suite,
+        suite_digest=digest_of_suite(suite),
+        diagnose=_cause,
+        say=console.say,
+    )
+    return flow, executor
 
 
 def _cause(text: str) -> str | None:

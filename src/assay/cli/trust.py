@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from assay.adapters.files.project import ProjectFiles, find_root
 from assay.adapters.signing.cosign import CosignVerifier
 from assay.adapters.signing.dsse import KeyVerifier
-from assay.cli import console
 from assay.errors import UsageError
-from assay.evidence.policy import PolicyJudgement
-from assay.foundation.outcome import Outcome
-from assay.matrix.policy import Basis, Policy
-from assay.pipeline.verify import Verification
+from assay.matrix.policy import Policy
 from assay.ports.signing import Verifier
 
 __all__ = [
@@ -24,14 +20,10 @@ __all__ = [
     "insecure_option",
     "keys_option",
     "own_policy",
-    "show",
-    "show_judgement",
     "verifier_of",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_REASON: Final = 160
-"""Characters of a reason that people are shown; the JSON document has all of it."""
 
 
 def insecure_option(function: F) -> F:
@@ -94,77 +86,3 @@ def verifier_of(
     if bool(identity) != bool(issuer):
         raise UsageError("--identity and --issuer go together", hint="an identity is worth what its issuer is")
     return CosignVerifier(known, identity=identity, issuer=issuer) if identity and issuer else known
-
-
-def show_judgement(judgement: PolicyJudgement, *, against: bool) -> None:
-    """Print one judgement as a table.
-
-    Args:
-        against: something stands against the digest whatever the records say (it was revoked, say).
-    """
-    devices = ", ".join(sorted({device.name for record in judgement.probes for device in record.devices}))
-    answer = "no" if not judgement.ok else "by its records, but it is refused" if against else "yes"
-    title = f"{judgement.image}: {judgement.level} on {judgement.target}: {answer}"
-    if judgement.basis is Basis.AUDIT:
-        verdict = f"the audit says {judgement.audit.on(judgement.target)}" if judgement.audit else "there is no audit"
-        console.data(f"{title} (nothing ran; {verdict})")
-        for line in judgement.audit.summary if judgement.audit else ():
-            console.data(f"  {line}")
-        return
-    rows = [
-        (
-            line.feature,
-            str(line.outcome),
-            " or ".join(line.wanted) or "-",
-            ("ok" if line.ok else "refused") if line.wanted else "",
-            f"{line.measured:%Y-%m-%d}" if line.measured else "-",
-        )
-        for line in judgement.features
-        if line.wanted or line.outcome is not Outcome.NOT_RUN
-    ]
-    console.data_table(
-        ("feature", "outcome", "wanted", "judged", "measured"),
-        rows,
-        title=title + (f" ({devices})" if devices else ""),
-    )
-    # What works needs no words, and what is refused gets them elsewhere.
-    for feature in judgement.features:
-        if feature.ok and feature.reason and feature.outcome not in (Outcome.WORKS, Outcome.NOT_RUN):
-            console.data(f"{feature.feature}: {_short(feature.reason)}")
-    if rest := [line.feature for line in judgement.features if not line.wanted and line.outcome is Outcome.NOT_RUN]:
-        console.data(f"not run: {', '.join(rest)}")
-
-
-def _short(text: str) -> str:
-    line = text.strip().partition("\n")[0]
-    return line if len(line) <= _REASON else line[: _REASON - 3] + "..."
-
-
-def show(seen: Verification) -> None:
-    """Print a verification for people: the tables and the command to pull on stdout, the reasons on stderr."""
-    for judgement in seen.judgements:
-        show_judgement(judgement, against=bool(seen.reasons))
-    if seen.attested:
-        console.say(f"evidence: {len(seen.pieces)} statements, attested by {', '.join(seen.signers)}")
-    elif seen.signers:
-        known = sum(piece.signer is not None for piece in seen.pieces)
-        console.say(
-            f"evidence: {known} of {len(seen.pieces)} statements attested by {', '.join(seen.signers)}; "
-            "nobody known stands for the others"
-        )
-    elif seen.pieces:
-        signed = sum(piece.bundle is not None for piece in seen.pieces)
-        console.say(
-            f"evidence: {len(seen.pieces)} statements, recorded, but nobody known stands for them ({signed} signed)"
-        )
-    else:
-        console.say("evidence: none")
-    for note in seen.notes:
-        console.say(note)
-    for reason in seen.reasons:
-        console.say(f"refused: {reason}")
-    for judgement in seen.judgements:
-        for reason in judgement.reasons:
-            console.say(f"refused for {judgement.target}: {reason}")
-    if seen.ok:
-        console.data(seen.pull)

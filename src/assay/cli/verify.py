@@ -12,7 +12,8 @@ from assay.adapters.registry.client import connect
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.targets import GPU
-from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, show, verifier_of
+from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
+from assay.cli.verdicts import show
 from assay.evidence.record import now
 from assay.evidence.reference import Reference, Repository
 from assay.pipeline.verify import document, verify

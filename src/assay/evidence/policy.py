@@ -1,12 +1,12 @@
-"""Judges raw records against a level of the policy: which tags an image may have, and every reason why not. Pure."""
+"""Judges raw records against a level of the policy: which tags an image may have, and every reason why not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from assay.evidence.record import AuditRecord, FeatureResult, ProbeRecord, Record
 from assay.foundation.outcome import Outcome, Verdict
@@ -54,6 +54,10 @@ class Reason:
     def __str__(self) -> str:
         return self.message
 
+    def document(self) -> dict[str, str]:
+        """Return the reason as it stands in JSON documents."""
+        return {"why": str(self.why), "message": self.message}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLine:
@@ -86,11 +90,50 @@ class PolicyJudgement:
     probes: tuple[ProbeRecord, ...] = ()
     """The records that counted."""
     audit: AuditRecord | None = None
+    audited: Verdict | None = None
+    """What that audit says of the target."""
+    requirement: Requirement = field(default_factory=Requirement)
+    """What the level asks of the image on the target."""
 
     @property
     def ok(self) -> bool:
         """Whether the tag may be given."""
         return not self.reasons
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All records that counted."""
+        return (*self.probes, self.audit) if self.audit else self.probes
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the GPUs that it was measured on, sorted."""
+        return tuple(sorted({device.name for record in self.probes for device in record.devices}))
+
+    def document(self) -> dict[str, Any]:
+        """Return the judgement as it stands in JSON documents."""
+        return {
+            "level": self.level,
+            "basis": str(self.basis),
+            "image": self.image,
+            "target": self.target,
+            "ok": self.ok,
+            "features": [
+                {
+                    "feature": line.feature,
+                    "outcome": str(line.outcome),
+                    "wanted": [str(outcome) for outcome in line.wanted],
+                    "ok": line.ok,
+                    "reason": line.reason,
+                    "measured": line.measured.isoformat() if line.measured else None,
+                }
+                for line in self.features
+            ],
+            "devices": list(self.devices),
+            "measured": self.probes[-1].created.isoformat() if self.probes else None,
+            "audit": str(self.audited) if self.audited else None,
+            "reasons": [reason.document() for reason in self.reasons],
+        }
 
 
 def judge(
@@ -133,7 +176,7 @@ def judge(
         features = _features(probes, requirement)
         if probes:
             reasons += [_missing(line) for line in features if not line.ok]
-    audit, refused = _audit(everything, level, target, digest, now=now)
+    audit, verdict, refused = _audit(everything, level, target, digest, now=now)
     reasons += refused
     return PolicyJudgement(
         level=name,
@@ -145,6 +188,8 @@ def judge(
         reasons=tuple(dict.fromkeys(reasons)),
         probes=tuple(probes),
         audit=audit,
+        audited=verdict,
+        requirement=requirement,
     )
 
 
@@ -235,8 +280,8 @@ def _missing(line: FeatureLine) -> Reason:
 
 def _audit(
     records: Sequence[Record], level: Level, target: str, digest: str, *, now: datetime
-) -> tuple[AuditRecord | None, list[Reason]]:
-    """Return the newest audit that counts, and what stands against it; those of wrong clocks or too old do not."""
+) -> tuple[AuditRecord | None, Verdict | None, list[Reason]]:
+    """Return the newest audit that counts, its verdict, and what stands against it."""
     audits = [
         record
         for record in records
@@ -247,9 +292,10 @@ def _audit(
     ]
     late = {id(one): why for one in audits if (why := _untimely(one, level, now)) is not None}
     newest = max((one for one in audits if id(one) not in late), key=lambda record: record.created, default=None)
+    verdict = newest.on(target) if newest else None
     if level.audit is None:
-        return newest, []
-    if newest is None:
+        return newest, verdict, []
+    if newest is None or verdict is None:
         message = (
             f"there is no audit of {digest[:19]} for {target}; the level wants one that says {level.audit} or better"
         )
@@ -257,13 +303,13 @@ def _audit(
             Reason(why=late[id(one)][0], message=f"the audit of {one.created:%Y-%m-%d %H:%M} {late[id(one)][1]}")
             for one in audits
         ]
-        return None, told or [Reason(why=Why.AUDIT, message=message)]
-    if SEVERITY[newest.on(target)] > SEVERITY[level.audit]:
-        message = f"the audit says {newest.on(target)}, the level allows {level.audit} at worst" + (
+        return None, None, told or [Reason(why=Why.AUDIT, message=message)]
+    if SEVERITY[verdict] > SEVERITY[level.audit]:
+        message = f"the audit says {verdict}, the level allows {level.audit} at worst" + (
             f": {'; '.join(newest.summary[:3])}" if newest.summary else ""
         )
-        return newest, [Reason(why=Why.AUDIT, message=message)]
-    return newest, []
+        return newest, verdict, [Reason(why=Why.AUDIT, message=message)]
+    return newest, verdict, []
 
 
 def _untimely(record: Record, level: Level, now: datetime) -> tuple[Why, str] | None:

@@ -6,6 +6,7 @@ because a record's file name ends in the digest of its bytes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -27,6 +28,7 @@ __all__ = [
     "BuildStatus",
     "Device",
     "FeatureResult",
+    "KeptRecord",
     "LayerSize",
     "ProbeRecord",
     "Record",
@@ -311,6 +313,17 @@ class RunSummary(Value):
 
 AnyRecord = Annotated[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord] = TypeAdapter(AnyRecord)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptRecord:
+    """A record as its file holds it."""
+
+    record: AnyRecord
+    raw: bytes
+    name: str
+    intact: bool
+    """The bytes are those that the file was named after."""
 
 
 def now() -> datetime:

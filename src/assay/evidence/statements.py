@@ -1,4 +1,4 @@
-"""Evidence: statements about one image digest, as exact bytes, and how they are attached to it. Pure.
+"""Evidence: statements about one image digest, as exact bytes, and how they are attached to it.
 
 A statement is in-toto's (https://in-toto.io/Statement/v1). Unsigned it is attached as it is and is called recorded;
 signed it travels in a Sigstore bundle (cosign's BUNDLE_SPEC.md) and is called attested. Nothing is serialised twice:
@@ -12,7 +12,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -24,7 +24,7 @@ from assay.errors import EvidenceError, StoreError
 from assay.evidence.bundles import BLOB_LIMIT, BUNDLE, ITEM_LIMIT, PAYLOAD, bundle_hint, make_bundle, open_bundle
 from assay.evidence.oci import Descriptor, Manifest, artifact
 from assay.evidence.policy import PolicyJudgement
-from assay.evidence.record import ProbeRecord, Record, dump, parse
+from assay.evidence.record import AnyRecord, KeptRecord, ProbeRecord, Record, dump, parse
 from assay.evidence.sbom import CYCLONEDX, cyclonedx
 from assay.foundation.digest import DIGEST, sha256_of
 from assay.foundation.foreign import ForeignError, read_json
@@ -152,7 +152,7 @@ def record_statement(text: bytes, *, name: str, digest: str) -> Statement:
     return Statement.make(ArtifactKind.RECORD, name=name, digest=digest, predicate=predicate)
 
 
-def record_of(statement: Statement) -> tuple[Record, bytes]:
+def record_of(statement: Statement) -> tuple[AnyRecord, bytes]:
     """Return the record in a statement, and its exact text.
 
     Raises:
@@ -245,12 +245,14 @@ def verdict(
     cell: str,
     suite: str | None,
     name: str,
-    exact: Callable[[Record], bytes],
+    records: Iterable[bytes],
 ) -> Statement:
-    """Return the statement that a level is met; it holds the policy, so that anyone can judge again."""
-    requirement = level.requirement(judgement.image, judgement.target)
-    images = {judgement.image: {judgement.target: requirement}} if requirement and level.images else {}
-    counted = [*judgement.probes, *([judgement.audit] if judgement.audit else [])]
+    """Return the statement that a level is met; it holds the policy, so that anyone can judge again.
+
+    Args:
+        records: the exact bytes of the records that counted.
+    """
+    images = {judgement.image: {judgement.target: judgement.requirement}} if level.images else {}
     predicate = {
         "level": judgement.level,
         "policy": level.model_copy(update={"images": images}).model_dump(mode="json"),
@@ -259,7 +261,7 @@ def verdict(
         "target": judgement.target,
         # Where nothing ran, a newer suite changes nothing.
         "suite": suite if judgement.probes else None,
-        "records": sorted(sha256_of(exact(record)) for record in counted),
+        "records": sorted(map(sha256_of, records)),
         "features": {line.feature: str(line.outcome) for line in judgement.features},
     }
     return Statement.make(ArtifactKind.VERDICT, name=name, digest=judgement.digest, predicate=predicate)
@@ -314,7 +316,7 @@ def voided(statement: Statement) -> frozenset[str]:
 
 
 def statements_of(
-    judgement: PolicyJudgement,
+    judgements: Iterable[PolicyJudgement],
     level: Level,
     *,
     cell: str,
@@ -322,26 +324,32 @@ def statements_of(
     name: str,
     lock: Lock | None,
     report: bytes | None,
-    exact: Callable[[Record], bytes] = dump,
+    kept: Sequence[KeptRecord] = (),
 ) -> list[Statement]:
-    """Return everything that is attached to a digest that met a level; the verdict last.
+    """Return everything that is attached to a digest that met a level, each statement once.
 
-    `exact` gives the bytes of a record's file: they are kept as they are.
+    Args:
+        kept: records as their files hold them: the bytes of a file are attached as they are.
     """
-    digest = judgement.digest
-    requirement = level.requirement(judgement.image, judgement.target) or Requirement()
     found: list[Statement] = []
-    for probe in judgement.probes:
-        found.append(record_statement(exact(probe), name=name, digest=digest))
-        found.append(test_result(probe, exact(probe), name=name, digest=digest, requirement=requirement))
-    if judgement.audit:
-        found.append(record_statement(exact(judgement.audit), name=name, digest=digest))
-    if report is not None:
-        found.append(audit_report(report, name=name, digest=digest))
-    if lock is not None:
-        found.append(bill_of_materials(lock, name=name, digest=digest))
-    found.append(verdict(judgement, level, cell=cell, suite=suite, name=name, exact=exact))
-    return found
+    for judgement in judgements:
+        digest = judgement.digest
+        texts = [_text(record, kept) for record in judgement.records]
+        for probe, text in zip(judgement.probes, texts, strict=False):
+            found.append(record_statement(text, name=name, digest=digest))
+            found.append(test_result(probe, text, name=name, digest=digest, requirement=judgement.requirement))
+        if judgement.audit:
+            found.append(record_statement(texts[-1], name=name, digest=digest))
+        if report is not None:
+            found.append(audit_report(report, name=name, digest=digest))
+        if lock is not None:
+            found.append(bill_of_materials(lock, name=name, digest=digest))
+        found.append(verdict(judgement, level, cell=cell, suite=suite, name=name, records=texts))
+    return list({statement.raw: statement for statement in found}.values())
+
+
+def _text(record: Record, kept: Iterable[KeptRecord]) -> bytes:
+    return next((one.raw for one in kept if one.record is record), None) or dump(record)
 
 
 # How it travels
@@ -353,6 +361,8 @@ class Package:
 
     manifest: Manifest
     blob: bytes
+    tag: str
+    """The tag that it holds for itself where the registry keeps no list of referrers."""
 
 
 def package(statement: Statement, subject: Descriptor, *, bundle: bytes | None, created: datetime) -> Package:
@@ -380,7 +390,7 @@ def package(statement: Statement, subject: Descriptor, *, bundle: bytes | None, 
         annotations={"org.opencontainers.image.title": f"{digest.replace(':', '-')}.{ending}"},
     )
     manifest = artifact(artifact_type=kind, layer=layer, subject=subject, annotations=annotations)
-    return Package(manifest=manifest, blob=blob)
+    return Package(manifest=manifest, blob=blob, tag=evidence_tag(subject.digest, manifest.digest))
 
 
 def unpack(manifest: Manifest, blob: bytes, *, subject: str, limit: int = BLOB_LIMIT) -> tuple[Statement, bytes | None]:

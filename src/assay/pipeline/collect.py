@@ -1,18 +1,35 @@
-"""Collects the evidence of a digest: what it is, what is missing, and what others attached, all within bounds.
+"""The evidence of a digest as a registry lists it: collected within bounds, and the list completed.
 
 Whoever may push to a repository may attach to its digests. What is assay's own, by its note or its tag, is read first;
 beyond a bound it is a reason to refuse, because what was not read may be a revocation. What others attached is read
 within a bound of its own, and left alone where it is damaged, large or of another kind.
+
+Every piece of evidence first gets a tag of its own, which nobody else writes. The index under the fallback tag, by
+which other programs find evidence, is then made anew from what it holds and from all those tags, until a look at both
+after one's own write shows nothing missing. Whoever writes last has looked last, so that the index is complete when all
+writers have ended, without any lock; a writer that is killed leaves its tag, and the next run completes the index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Final
 
-from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryContent
-from assay.evidence.oci import Descriptor, Manifest
+from assay.errors import (
+    EvidenceError,
+    ManifestMismatch,
+    RegistryBroken,
+    RegistryContent,
+    RegistryError,
+    TagImmutable,
+)
+from assay.evidence.judging import Collected, Piece
+from assay.evidence.oci import Descriptor, Manifest, fallback_tag, index_of
 from assay.evidence.policy import Reason, Why
 from assay.evidence.reference import Repository
 from assay.evidence.statements import (
@@ -31,7 +48,7 @@ from assay.evidence.statements import (
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
 
-__all__ = ["Collected", "Known", "Piece", "collect", "known_of"]
+__all__ = ["Known", "collect", "known_of", "settle"]
 
 PIECES: Final = 500
 """Pieces of evidence of one digest that are read: a publication has six, each later one of the same digest four."""
@@ -45,37 +62,13 @@ ITEMS: Final = 500_000
 """Values of all of it together."""
 TOLD: Final = 10
 """Problems that are told one by one."""
+MAX_INDEX: Final = 3 << 20
+"""Bytes of an index: registries need not take manifests above 4 MB."""
+ROUNDS: Final = 40
+"""How often the index is written before giving up; eight writers at once need about that many together."""
 _KINDS: Final = frozenset(map(str, ArtifactKind))
 _TYPE_NOTES: Final = ("in-toto.io/predicate-type", "dev.sigstore.bundle.predicateType")
 _UNREADABLE: Final = (ManifestMismatch, RegistryBroken, RegistryContent, EvidenceError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """One statement as the registry has it."""
-
-    statement: Statement
-    manifest: str
-    """Digest of the artifact that attaches it."""
-    bundle: bytes | None
-    """What signs it; None for a statement that is only recorded."""
-    signer: str | None
-    """Who of the known signed it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collected:
-    """All evidence of a digest."""
-
-    native: bool
-    """The registry keeps the list of referrers itself."""
-    broken: tuple[str, ...]
-    """Tags of evidence that cannot be read."""
-    pieces: tuple[Piece, ...]
-    problems: tuple[Reason, ...]
-    """Evidence that is damaged, gone, or about something else."""
-    left_alone: int = 0
-    """Artifacts that others attached and that were not read, or say nothing that assay knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +87,11 @@ class Known:
     """Tags of evidence that name something else than their name says, and what that is."""
     crowded: bool = False
     """There are more tags of evidence than are read."""
+
+    @property
+    def own(self) -> list[str]:
+        """Digests of what is assay's own, by its tag or its note."""
+        return [one for one, entry in self.found.items() if one in self.tagged or DIGEST_NOTE in entry.annotations]
 
 
 def known_of(
@@ -204,7 +202,7 @@ class _ImageReader:
         if statement.predicate_type not in _KINDS:
             return None
         signer = self.verifier.signer(bundle) if bundle is not None else None
-        return Piece(statement=statement, manifest=manifest.digest, bundle=bundle, signer=signer)
+        return Piece.read(statement, manifest=manifest.digest, bundle=bundle, signer=signer)
 
     def _count(self, statement: Statement, bundle: bytes | None) -> None:
         self.size -= len(statement.raw) + len(bundle or b"")
@@ -224,7 +222,7 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
     problems = [_problem(f"the evidence {tag[-40:]} cannot be read") for tag in known.broken]
     if known.crowded:
         problems.append(_problem(f"more than {PIECES} tags of evidence of {subject[:19]} stand in no list"))
-    own = [one for one in known.found if one in known.tagged or DIGEST_NOTE in known.found[one].annotations]
+    own = known.own
     # What only a list tells of comes last: lists are easily made long.
     own.sort(key=lambda one: (one not in known.tagged, one))
     others = sorted(known.found.keys() - set(own))
@@ -255,7 +253,7 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
     return Collected(
         native=known.native,
         broken=known.broken,
-        pieces=tuple(sorted(pieces, key=lambda piece: piece.manifest)),
+        pieces=tuple(sorted(pieces, key=attrgetter("manifest"))),
         problems=tuple(problems),
         left_alone=left,
     )
@@ -289,6 +287,8 @@ def _lies(known: Known, pieces: list[Piece], verifier: Verifier) -> list[Reason]
     Publishing moves a tag that its registry half wrote, and says so in a statement of its own; whoever names keys
     believes that statement only if one of them signed it.
     """
+    if not known.lies:
+        return []
     excused: set[str] = set()
     for piece in pieces:
         if piece.signer or not verifier.trusts_anyone:
@@ -298,3 +298,55 @@ def _lies(known: Known, pieces: list[Piece], verifier: Verifier) -> list[Reason]
         for tag, named in sorted(known.lies.items())
         if tag not in excused
     ]
+
+
+def _index(now: Known) -> Manifest:
+    """Return the index of all that is known; where others made it too long for a registry, of assay's own alone."""
+    with suppress(RegistryContent):
+        everything = index_of(now.found.values())
+        if len(everything.raw) <= MAX_INDEX:
+            return everything
+    return index_of(now.found[digest] for digest in now.own)
+
+
+def settle(
+    registry: Registry,
+    repository: Repository,
+    subject: str,
+    *,
+    known: Mapping[str, Descriptor] | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Make the index of a digest's evidence complete; does nothing where the registry keeps it itself.
+
+    Args:
+        known: what was put just now, which need not be fetched again.
+        say: told where the registry does not let the index be written anew.
+
+    Raises:
+        RegistryError: the registry failed, or others wrote over the index each time.
+    """
+    for attempt in range(ROUNDS):
+        now = known_of(registry, repository, subject, known)
+        if now.native or {entry.digest for entry in _index(now).manifests} <= now.listed:
+            return
+        if attempt:
+            # Two who keep overwriting each other part ways; the pause is not what makes it right.
+            sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311
+            now = known_of(registry, repository, subject, known)
+        try:
+            registry.put_manifest(repository, fallback_tag(subject), _index(now))
+        except TagImmutable as error:
+            # Nothing is lost: every piece has a tag of its own, by which assay finds it.
+            unlisted = len(now.found.keys() - now.listed)
+            say(f"{repository.tagged(fallback_tag(subject))}: the registry lets nobody move it ({error.message})")
+            say(
+                f"  {unlisted} of {len(now.found)} pieces of evidence are there, and assay finds them; oras and cosign "
+                "will once the registry's immutability rule leaves out sha256-* and the same is run again"
+            )
+            return
+    raise RegistryError(
+        f"{repository}: the list of evidence of {subject[:19]} was overwritten {ROUNDS} times",
+        hint="run the same again when fewer others publish; no evidence is lost",
+    )

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from assay.errors import EvidenceError, ManifestMismatch, RegistryBroken, RegistryContent
+from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent
+from assay.evidence.judging import BindingQuestion, EvidenceJudgement, Yardstick, judge_evidence
 from assay.evidence.record import AuditRecord, ProbeRecord
 from assay.evidence.reference import Repository
-from assay.evidence.statements import ArtifactKind, record_of
+from assay.evidence.tagnames import ALIAS, is_cell_tag, names_cell
 from assay.foundation.outcome import Outcome
 from assay.matrix.policy import alias_of
-from assay.pipeline.attach import collect
-from assay.pipeline.binding import ALIAS, BindingQuestion, is_cell_tag, names_cell
-from assay.pipeline.verify import judge_pieces
+from assay.pipeline.collect import collect
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
 
@@ -158,65 +157,47 @@ def _offer(
     now: datetime,
 ) -> Offer | None:
     collected = collect(registry, repository, digest, verifier)
-    records: list[ProbeRecord] = []
-    audits: list[AuditRecord] = []
-    signed = True
-    for piece in collected.pieces:
-        if piece.statement.predicate_type != ArtifactKind.RECORD or (verifier.trusts_anyone and not piece.signer):
-            continue
-        try:
-            record, _ = record_of(piece.statement)
-        except EvidenceError:
-            continue
-        if record.image_digest != digest:
-            continue
-        if isinstance(record, ProbeRecord) and {device.target for device in record.devices} == {target}:
-            records.append(record)
-            signed = signed and piece.signer is not None
-        elif isinstance(record, AuditRecord) and target in record.targets:
-            audits.append(record)
-    judged = judge_pieces(
+    judged = judge_evidence(
         collected,
         digest,
         asked=BindingQuestion(repository=repository, target=target),
-        verifier=verifier,
-        policy=None,
-        suite=None,
-        now=now,
+        by=Yardstick(policy=None, suite=None, now=now, trusted=verifier.trusts_anyone),
     )
-    judgements, reasons = judged.judgements, judged.reasons
-    if not records and not (audits and judgements):
+    counted = [piece for piece in collected.pieces if piece.signer or not verifier.trusts_anyone]
+    about = [piece.record for piece in counted if piece.record and piece.record.image_digest == digest]
+    probes = [one for one in about if isinstance(one, ProbeRecord) and {gpu.target for gpu in one.devices} == {target}]
+    audits = [one for one in about if isinstance(one, AuditRecord) and target in one.targets]
+    if not probes and not (audits and judged.judgements):
         # What was never published for this architecture says nothing of it.
         return None
-    against = [*reasons, *(reason for one in judgements for reason in one.reasons)]
-    own = sorted(
-        tag
-        for tag in tags
-        if not ALIAS.fullmatch(tag) and (not is_cell_tag(tag) or any(names_cell(tag, one) for one in judged.verdicts))
-    )
-    aliases = sorted(tag for tag in tags if ALIAS.fullmatch(tag))
-    levels = tuple(sorted({one.level for one in judgements if one.ok}))
-    wanted = [alias_of(target, level) for level in levels]
-    summary = _summary(records or audits)
-    if against:
-        standing: Standing = "refused"
-    elif not records:
-        standing = "unmeasured"
-    else:
-        standing = "attested" if signed else "recorded"
+    against = [*judged.reasons, *(reason for one in judged.judgements for reason in one.reasons)]
+    levels = tuple(sorted({one.level for one in judged.judgements if one.ok}))
+    summary = _summary(probes or audits)
+    standing: Standing = "refused" if against else "attested" if verifier.trusts_anyone else "recorded"
     return Offer(
         reference=repository.at(digest),
-        tags=(*own, *sorted(aliases, key=lambda tag: tag not in wanted)),
+        tags=_names(tags, judged, [alias_of(target, level) for level in levels]),
         digest=digest,
-        cell=(records or audits)[-1].cell,
+        cell=(probes or audits)[-1].cell,
         target=target,
         device=summary.device,
         measured=summary.measured,
         features=summary.features,
-        standing=standing,
+        standing=standing if probes or against else "unmeasured",
         levels=levels,
         note="; ".join(reason.message for reason in against[:2]),
     )
+
+
+def _names(tags: Sequence[str], judged: EvidenceJudgement, promised: Sequence[str]) -> tuple[str, ...]:
+    """Return the tags that name what was published, those of cells first, then aliases, the promised ones first."""
+
+    def published(tag: str) -> bool:
+        return not is_cell_tag(tag) or any(names_cell(tag, one.cell, one.level) for one in judged.verdicts)
+
+    own = sorted(tag for tag in tags if not ALIAS.fullmatch(tag) and published(tag))
+    aliases = sorted(tag for tag in tags if ALIAS.fullmatch(tag))
+    return (*own, *sorted(aliases, key=lambda tag: tag not in promised))
 
 
 _WORTH: Mapping[Standing, int] = {

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Final
 
 from assay.errors import ManifestMismatch, PolicyRefused, RegistryBroken, RegistryContent, RegistryError
 from assay.evidence.oci import Descriptor
+from assay.evidence.policy import Reason, Why
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import ArtifactKind, revocation
+from assay.evidence.tagnames import ALIAS
 from assay.matrix.policy import Policy
-from assay.pipeline.attach import attach, collect, settle
-from assay.pipeline.binding import ALIAS
-from assay.pipeline.retag import Gear, retag
+from assay.pipeline.attach import attach
+from assay.pipeline.collect import collect, settle
+from assay.pipeline.publishing.tags import PublishPorts, retag
 from assay.pipeline.verify import verify
 
-__all__ = ["revoke"]
+__all__ = ["revocations", "revoke"]
 
 TAGS: Final = 500
 """Tags of a repository that are looked at, of aliases and of the others: whoever may push may add tags without end."""
 
 
 def revoke(
-    reference: Reference, *, reason: str, to: str | None, policy: Policy | None, gear: Gear, write: bool = True
+    reference: Reference, *, reason: str, to: str | None, policy: Policy | None, ports: PublishPorts, write: bool = True
 ) -> tuple[str, dict[str, str | None]]:
     """Say that a digest is not to be used any more, then move the aliases that name it back to what they named before.
 
@@ -41,24 +44,24 @@ def revoke(
         PolicyRefused: `to` is not verified itself.
     """
     repository = reference.repository
-    subject = gear.registry.resolve(repository, reference.key)
+    subject = ports.registry.resolve(repository, reference.key)
     if subject is None:
         raise RegistryError(f"there is no {reference}")
     if not write:
-        found = _aliases(gear, repository, subject.digest)
-        back = {tag: _earlier(gear, repository, tag, subject.digest, to=to, policy=policy) for tag in found}
+        found = _aliases(ports, repository, subject.digest)
+        back = {tag: _earlier(ports, repository, tag, subject.digest, to=to, policy=policy) for tag in found}
         return subject.digest, back
-    with gear.journal.exclusive(str(repository)):
-        _say_so(gear, repository, subject, reason)
+    with ports.journal.exclusive(str(repository)):
+        _say_so(ports, repository, subject, reason)
         moved: dict[str, str | None] = {}
-        for tag, alias in _aliases(gear, repository, subject.digest).items():
-            new = _earlier(gear, repository, tag, subject.digest, to=to, policy=policy)
+        for tag, alias in _aliases(ports, repository, subject.digest).items():
+            new = _earlier(ports, repository, tag, subject.digest, to=to, policy=policy)
             if new is not None:
-                manifest = gear.registry.manifest(repository, new)
+                manifest = ports.registry.manifest(repository, new)
                 if manifest is None:
                     raise RegistryError(f"{repository.at(new)} is gone")
                 retag(
-                    gear,
+                    ports,
                     repository,
                     tag,
                     old=subject.digest,
@@ -71,66 +74,82 @@ def revoke(
     return subject.digest, moved
 
 
-def _aliases(gear: Gear, repository: Repository, digest: str) -> dict[str, re.Match[str]]:
+def revocations(ports: PublishPorts, release: Repository, digest: str) -> list[Reason]:
+    """Return the revocations of a digest that was published before.
+
+    Evidence that is damaged stands against nothing yet: publishing may make it whole, and the read-back decides.
+    """
+    with suppress(RegistryBroken):
+        if ports.registry.resolve(release, digest) is None:
+            return []
+    said = (
+        piece.statement.predicate
+        for piece in collect(ports.registry, release, digest, ports.verifier).pieces
+        if piece.statement.predicate_type == ArtifactKind.REVOCATION
+    )
+    return [Reason(why=Why.REVOKED, message=f"revoked: {str(one.get('reason', '?'))[:1000]}") for one in said]
+
+
+def _aliases(ports: PublishPorts, repository: Repository, digest: str) -> dict[str, re.Match[str]]:
     """Return the moving tags that name a digest now, each with its target and level."""
     found: dict[str, re.Match[str]] = {}
-    aliases = [alias for tag in gear.registry.tags(repository) if (alias := ALIAS.fullmatch(tag))]
+    aliases = [alias for tag in ports.registry.tags(repository) if (alias := ALIAS.fullmatch(tag))]
     if len(aliases) > TAGS:
-        gear.say(f"{repository} has {len(aliases)} aliases; {len(aliases) - TAGS} of them were not looked at")
+        ports.say(f"{repository} has {len(aliases)} aliases; {len(aliases) - TAGS} of them were not looked at")
     for alias in aliases[:TAGS]:
-        if _named(gear, repository, alias[0]) == digest:
+        if _named(ports, repository, alias[0]) == digest:
             found[alias[0]] = alias
     return found
 
 
-def _named(gear: Gear, repository: Repository, key: str) -> str | None:
+def _named(ports: PublishPorts, repository: Repository, key: str) -> str | None:
     """Return the digest that a tag names; None also for what nobody can read, which somebody else put there."""
     try:
-        found = gear.registry.resolve(repository, key)
+        found = ports.registry.resolve(repository, key)
     except (ManifestMismatch, RegistryBroken, RegistryContent):
         return None
     return found.digest if found else None
 
 
-def _say_so(gear: Gear, repository: Repository, subject: Descriptor, reason: str) -> None:
+def _say_so(ports: PublishPorts, repository: Repository, subject: Descriptor, reason: str) -> None:
     """Attach the revocation, once."""
-    collected = collect(gear.registry, repository, subject.digest, gear.verifier)
+    collected = collect(ports.registry, repository, subject.digest, ports.verifier)
     if any(piece.statement.predicate_type == ArtifactKind.REVOCATION for piece in collected.pieces):
-        gear.say(f"{subject.digest[:19]} was revoked before; the reason given then stays")
-        settle(gear.registry, repository, subject.digest, say=gear.say)
+        ports.say(f"{subject.digest[:19]} was revoked before; the reason given then stays")
+        settle(ports.registry, repository, subject.digest, say=ports.say)
         return
-    moment = gear.clock()
+    moment = ports.clock()
     attach(
-        gear.registry,
+        ports.registry,
         repository,
         subject,
         [revocation(name=str(repository), digest=subject.digest, reason=reason, when=moment)],
-        signer=gear.signer,
-        verifier=gear.verifier,
+        signer=ports.signer,
+        verifier=ports.verifier,
         created=moment,
-        say=gear.say,
+        say=ports.say,
     )
 
 
 def _earlier(
-    gear: Gear, repository: Repository, tag: str, revoked: str, *, to: str | None, policy: Policy | None
+    ports: PublishPorts, repository: Repository, tag: str, revoked: str, *, to: str | None, policy: Policy | None
 ) -> str | None:
     """Return what an alias may go back to: verified at its level, on its target, and not revoked."""
     target, _, level = tag.partition("-")
-    for digest in [to] if to else _history(gear, repository, tag):
-        if digest == revoked or _named(gear, repository, digest) is None:
+    for digest in [to] if to else _history(ports, repository, tag):
+        if digest == revoked or _named(ports, repository, digest) is None:
             continue
         seen = verify(
             Reference(repository=repository, digest=digest),
-            registry=gear.registry,
-            verifier=gear.verifier,
+            registry=ports.registry,
+            verifier=ports.verifier,
             level=level,
             target=target.replace("sm", "sm_"),
             policy=policy,
             suite=None,
-            now=gear.clock(),
+            now=ports.clock(),
             # An alias never goes back to what somebody who may push has said in nobody's name.
-            signed=gear.verifier.trusts_anyone,
+            signed=ports.verifier.trusts_anyone,
         )
         if seen.ok:
             return digest
@@ -140,15 +159,15 @@ def _earlier(
     return None
 
 
-def _history(gear: Gear, repository: Repository, tag: str) -> list[str]:
+def _history(ports: PublishPorts, repository: Repository, tag: str) -> list[str]:
     """Return what a tag named before, newest first, then whatever else has a name of its own.
 
     The journal is this machine's: a publisher that starts anew each time (CI) finds the others by their tags.
     """
-    entries = gear.journal.read(str(repository), tag)
+    entries = ports.journal.read(str(repository), tag)
     journal = [digest for entry in entries for digest in (entry.old, entry.new) if digest]
     names = [
-        name for name in gear.registry.tags(repository) if not ALIAS.fullmatch(name) and not name.startswith("sha256-")
+        name for name in ports.registry.tags(repository) if not ALIAS.fullmatch(name) and not name.startswith("sha256-")
     ]
-    named = [digest for name in names[:TAGS] if (digest := _named(gear, repository, name)) is not None]
+    named = [digest for name in names[:TAGS] if (digest := _named(ports, repository, name)) is not None]
     return list(dict.fromkeys([*reversed(journal), *named]))

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from assay.errors import EvidenceError, RegistryError
+from assay.errors import RegistryError
+from assay.evidence.judging import BindingQuestion, Piece, Yardstick, judge_evidence
 from assay.evidence.oci import Descriptor
-from assay.evidence.policy import PolicyJudgement, Reason, Why, judge
-from assay.evidence.record import Record
+from assay.evidence.policy import PolicyJudgement, Reason
 from assay.evidence.reference import Reference, Repository
-from assay.evidence.statements import ArtifactKind, EvidenceVerdict, record_of, verdict_of
-from assay.foundation.digest import sha256_of
-from assay.matrix.policy import Level, Policy, Signatures, alias_of, keeps_its_word, level_of
-from assay.pipeline.attach import Collected, Piece, collect
-from assay.pipeline.binding import ALIAS, BindingQuestion, bind
+from assay.evidence.tagnames import ALIAS
+from assay.matrix.policy import Policy
+from assay.pipeline.collect import collect
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
 
-__all__ = [
-    "ALIAS",
-    "BindingQuestion",
-    "Judged",
-    "Verification",
-    "document",
-    "judge_pieces",
-    "judgement_document",
-    "verify",
-]
+__all__ = ["Verification", "document", "verify"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +84,9 @@ def verify(
     """
     subject = registry.resolve(reference.repository, reference.key)
     if subject is None:
-        there = [tag for tag in registry.tags(reference.repository) if not tag.startswith("sha256-")]
-        # Aliases first: they are what people ask for.
-        there.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
-        known = f"it has: {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else None
-        raise RegistryError(
-            f"there is no {reference}", hint=known or "is the name right, and may you read that repository?"
-        )
+        raise _not_there(registry, reference)
     collected = collect(registry, reference.repository, subject.digest, verifier)
-    found = judge_pieces(
+    found = judge_evidence(
         collected,
         subject.digest,
         asked=BindingQuestion(
@@ -114,11 +96,7 @@ def verify(
             tag=reference.tag,
             published_as=published_as,
         ),
-        verifier=verifier,
-        policy=policy,
-        suite=suite,
-        now=now,
-        signed=signed,
+        by=Yardstick(policy=policy, suite=suite, now=now, trusted=verifier.trusts_anyone, signed=signed),
     )
     return Verification(
         reference=reference,
@@ -130,189 +108,14 @@ def verify(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What evidence says of a digest."""
-
-    judgements: tuple[PolicyJudgement, ...]
-    """One per level and target."""
-    reasons: tuple[Reason, ...]
-    """What stands against the digest at all."""
-    notes: tuple[str, ...]
-    verdicts: tuple[EvidenceVerdict, ...]
-    """Those that were asked for and that hold for this repository and tag."""
-
-
-def judge_pieces(
-    collected: Collected,
-    digest: str,
-    *,
-    asked: BindingQuestion,
-    verifier: Verifier,
-    policy: Policy | None,
-    suite: str | None,
-    now: datetime,
-    signed: bool = False,
-) -> Judged:
-    """Judge a digest by its evidence."""
-    reasons = list(collected.problems)
-    # Whoever says that something must not be used is believed without a signature: the error is on the safe side.
-    reasons += _revocations(collected.pieces)
-    read = _read(collected.pieces)
-    wanted = _wanted(read.verdicts, asked)
-    required = signed or (policy is None and verifier.trusts_anyone)
-    if required or any(_level(verdict, policy).signatures is Signatures.REQUIRED for verdict in wanted):
-        usable = [piece for piece in collected.pieces if piece.signer]
-        read = _read(usable)
-        wanted = _wanted(read.verdicts, asked)
-        if not wanted and len(usable) < len(collected.pieces):
-            reasons.append(_unsigned(collected.pieces))
-    reasons += read.problems
-    if not wanted:
-        reasons.append(_nothing_said(digest, read.verdicts, asked))
-    wanted, strange, notes = bind(wanted, asked)
-    reasons += strange
-    groups: dict[tuple[str, str], list[EvidenceVerdict]] = {}
-    for verdict in wanted:
-        groups.setdefault((verdict.level, verdict.target), []).append(verdict)
-    judgements = tuple(
-        _newest(groups[key], read, digest, policy=policy, suite=suite, now=now) for key in sorted(groups)
+def _not_there(registry: Registry, reference: Reference) -> RegistryError:
+    there = [tag for tag in registry.tags(reference.repository) if not tag.startswith("sha256-")]
+    # Aliases first: they are what people ask for.
+    there.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
+    known = f"it has: {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else None
+    return RegistryError(
+        f"there is no {reference}", hint=known or "is the name right, and may you read that repository?"
     )
-    if collected.left_alone:
-        notes.append(f"{collected.left_alone} artifacts that others attached were left alone")
-    return Judged(
-        judgements=judgements, reasons=tuple(dict.fromkeys(reasons)), notes=tuple(notes), verdicts=tuple(wanted)
-    )
-
-
-def _unsigned(pieces: Sequence[Piece]) -> Reason:
-    dropped = sum(piece.signer is None for piece in pieces)
-    strangers = sum(piece.bundle is not None and piece.signer is None for piece in pieces)
-    message = (
-        f"signatures are asked for, and {dropped} of {len(pieces)} statements have none that counts "
-        f"({strangers} signed by unknown keys, {dropped - strangers} not signed)"
-    )
-    return Reason(why=Why.UNSIGNED, message=message)
-
-
-def _nothing_said(digest: str, verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> Reason:
-    level, target = _promised(verdicts, asked)
-    what = " ".join(filter(None, [level, f"on {target}" if target else None])) or "anything"
-    others = ", ".join(dict.fromkeys(alias_of(one.target, one.level) for one in verdicts))
-    also = f"; it has been published as {others}" if others else ""
-    return Reason(why=Why.NO_RECORD, message=f"no evidence says that {digest[:19]} was found {what}{also}")
-
-
-def _newest(
-    verdicts: Sequence[EvidenceVerdict],
-    read: _Read,
-    digest: str,
-    *,
-    policy: Policy | None,
-    suite: str | None,
-    now: datetime,
-) -> PolicyJudgement:
-    """Judge by the verdict that rests on the newest record: an image is probed and published again as suites change.
-
-    Two verdicts over the same records (the policy was changed between them) are two promises; one that is kept counts.
-    """
-    beginning = datetime.min.replace(tzinfo=UTC)
-
-    def newest(verdict: EvidenceVerdict) -> datetime:
-        return max((read.records[one].created for one in verdict.records if one in read.records), default=beginning)
-
-    latest = max(newest(verdict) for verdict in verdicts)
-    judgements = [
-        _judge(verdict, read, digest, policy=policy, suite=suite, now=now)
-        for verdict in verdicts
-        if newest(verdict) == latest
-    ]
-    return next((one for one in judgements if one.ok), judgements[0])
-
-
-def _judge(
-    verdict: EvidenceVerdict, read: _Read, digest: str, *, policy: Policy | None, suite: str | None, now: datetime
-) -> PolicyJudgement:
-    found = judge(
-        name=verdict.level,
-        level=_level(verdict, policy),
-        image=verdict.image,
-        target=verdict.target,
-        digest=digest,
-        records=read.records.values(),
-        suite=suite or verdict.suite,
-        now=now,
-    )
-    reasons = list(found.reasons)
-    if not keeps_its_word(verdict.level, found.basis):
-        message = f"it is called {verdict.level}, and rests on an audit alone: nothing ran"
-        reasons.append(Reason(why=Why.NO_PROMISE, message=message))
-    gone = [one for one in verdict.records if one not in read.records]
-    if gone:
-        message = (
-            f"{len(gone)} of the {len(verdict.records)} records that the verdict rests on cannot be had: "
-            + ", ".join(one[:19] for one in gone[:5])
-        )
-        reasons.append(Reason(why=Why.EVIDENCE, message=message))
-    return replace(found, reasons=tuple(reasons))
-
-
-def _promised(verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> tuple[str | None, str | None]:
-    """Return the level and target that are asked for, or else promised by a tag's name."""
-    if asked.tag is None:
-        return asked.level, asked.target
-    alias = ALIAS.fullmatch(asked.tag)
-    level = alias[2] if alias else level_of(asked.tag, (one.level for one in verdicts))
-    return asked.level or level, asked.target or (f"sm_{alias[1]}" if alias else None)
-
-
-def _wanted(verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> list[EvidenceVerdict]:
-    level, target = _promised(verdicts, asked)
-    return [one for one in verdicts if level in (None, one.level) and target in (None, one.target)]
-
-
-def _level(verdict: EvidenceVerdict, policy: Policy | None) -> Level:
-    if policy is None:
-        return verdict.policy
-    # A level that the policy does not know promises nothing here.
-    return policy.levels.get(verdict.level, Level.model_construct(images={}))
-
-
-def _revocations(pieces: Iterable[Piece]) -> list[Reason]:
-    return [
-        Reason(
-            why=Why.REVOKED,
-            message=f"revoked at {str(said.get('when', '?'))[:40]}: {str(said.get('reason', '?'))[:1000]}",
-        )
-        for piece in pieces
-        if piece.statement.predicate_type == ArtifactKind.REVOCATION and (said := piece.statement.predicate) is not None
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Read:
-    """What statements say."""
-
-    records: Mapping[str, Record]
-    """By the digest of the exact text."""
-    verdicts: tuple[EvidenceVerdict, ...]
-    problems: tuple[Reason, ...]
-
-
-def _read(pieces: Sequence[Piece]) -> _Read:
-    records: dict[str, Record] = {}
-    verdicts: list[EvidenceVerdict] = []
-    problems: list[Reason] = []
-    for piece in pieces:
-        try:
-            if piece.statement.predicate_type == ArtifactKind.RECORD:
-                record, text = record_of(piece.statement)
-                records[sha256_of(text)] = record
-            elif piece.statement.predicate_type == ArtifactKind.VERDICT:
-                verdicts.append(verdict_of(piece.statement))
-        except EvidenceError as error:
-            problems.append(Reason(why=Why.EVIDENCE, message=error.message))
-    return _Read(records=records, verdicts=tuple(verdicts), problems=tuple(problems))
 
 
 def document(seen: Verification) -> dict[str, Any]:
@@ -326,8 +129,8 @@ def document(seen: Verification) -> dict[str, Any]:
         "signers": list(seen.signers),
         "pull": seen.pull,
         "notes": list(seen.notes),
-        "reasons": [{"why": str(reason.why), "message": reason.message} for reason in seen.reasons],
-        "judgements": [judgement_document(one) for one in seen.judgements],
+        "reasons": [reason.document() for reason in seen.reasons],
+        "judgements": [one.document() for one in seen.judgements],
         "evidence": [
             {
                 "kind": piece.statement.predicate_type,
@@ -338,31 +141,4 @@ def document(seen: Verification) -> dict[str, Any]:
             }
             for piece in seen.pieces
         ],
-    }
-
-
-def judgement_document(judgement: PolicyJudgement) -> dict[str, Any]:
-    """Return a judgement as it stands in JSON documents."""
-    newest = judgement.probes[-1] if judgement.probes else None
-    return {
-        "level": judgement.level,
-        "basis": str(judgement.basis),
-        "image": judgement.image,
-        "target": judgement.target,
-        "ok": judgement.ok,
-        "features": [
-            {
-                "feature": line.feature,
-                "outcome": str(line.outcome),
-                "wanted": [str(outcome) for outcome in line.wanted],
-                "ok": line.ok,
-                "reason": line.reason,
-                "measured": line.measured.isoformat() if line.measured else None,
-            }
-            for line in judgement.features
-        ],
-        "devices": sorted({device.name for record in judgement.probes for device in record.devices}),
-        "measured": newest.created.isoformat() if newest else None,
-        "audit": str(judgement.audit.on(judgement.target)) if judgement.audit else None,
-        "reasons": [{"why": str(reason.why), "message": reason.message} for reason in judgement.reasons],
     }

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from assay.adapters.files.regular import read_regular
 from assay.errors import StoreError
-from assay.evidence.record import AnyRecord, parse
+from assay.evidence.record import AnyRecord, KeptRecord, parse
 from assay.foundation.digest import sha256_of
 
-__all__ = ["KeptRecord", "KeptRecords", "intact_records", "is_intact"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptRecord:
-    """A record as its file holds it."""
-
-    record: AnyRecord
-    raw: bytes
-    name: str
-    intact: bool
-    """The bytes are those that the file was named after."""
+__all__ = ["KeptRecords", "intact_records", "is_intact"]
 
 
 class KeptRecords:

@@ -1,0 +1,66 @@
+"""Audits and probes one image on this machine, for commands that need its records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.files.records import FileStore
+from assay.cli import console
+from assay.cli.probe import probe_flow
+from assay.evidence.record import ProbeRecord
+from assay.foundation.outcome import Outcome
+from assay.matrix.plan import Plan
+from assay.matrix.policy import Basis, Level
+from assay.pipeline.probe import ProbeOptions
+from assay.pipeline.probe_subjects import subjects_of
+
+__all__ = ["measurer"]
+
+
+def measurer(files: ProjectFiles, plan: Plan) -> Callable[[str, Level], None]:
+    """Return what pulls an image, audits and probes it as a level asks for, and keeps the records."""
+
+    def measure(reference: str, level: Level) -> None:
+        console.say(f"pulling {reference}")
+        DockerEngine().pull(reference)
+        if level.audit is not None:
+            _audit(reference, files, plan)
+        if level.basis is Basis.PROBE:
+            _probe(reference, files, plan)
+
+    return measure
+
+
+def _audit(reference: str, files: ProjectFiles, plan: Plan) -> None:
+    # The auditor's libraries are loaded where it is used only.
+    from assay.cli.audit_image import audit_images  # noqa: PLC0415
+    from assay.cli.auditing import make_auditor, progress  # noqa: PLC0415
+    from assay.pipeline.audit import gpu_targets  # noqa: PLC0415
+
+    matrix = plan.project.matrix
+    auditor = make_auditor(matrix.indexes, root=files.root, tell=progress())
+    targets = gpu_targets(matrix, matrix.targets)
+    for report in audit_images(auditor, [reference], targets, files, plan, record=True):
+        console.say(f"audit of {reference}: {report.verdict}")
+        for line in report.summary:
+            console.say(f"  {line}")
+
+
+def _probe(reference: str, files: ProjectFiles, plan: Plan) -> None:
+    flow, executor = probe_flow(files.root)
+    store = FileStore(files.root / "build_logs")
+    subjects = subjects_of((reference,), plan, store, DockerEngine(), executor.place, warn=console.warn)
+    for record in flow.run(subjects, ProbeOptions()):
+        _show(record)
+
+
+def _show(record: ProbeRecord) -> None:
+    where = ", ".join(device.name for device in record.devices) or "no GPU"
+    works = sum(result.outcome is Outcome.WORKS for result in record.features.values())
+    console.say(f"probed on {where}: {works} of {len(record.features)} features work")
+    for name, result in sorted(record.features.items()):
+        if result.outcome not in (Outcome.WORKS, Outcome.NOT_RUN):
+            reason = result.reason.strip().partition("\n")[0]
+            console.say(f"  {name}: {result.outcome}" + (f": {reason}" if reason else ""))

@@ -1,0 +1,1 @@
+"""The steps of publishing; `assay.pipeline.publish` lists them."""
