@@ -26,11 +26,11 @@ from assay.audit.linker import Base, Installation
 from assay.audit.promised import promised
 from assay.cli.auditing import collect_seldom, make_auditor
 from assay.cli.common import load
-from assay.cli.wheels import choose_wheel
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.pipeline.audit import Auditor
 from assay.pipeline.read_wheel import Depth, read_wheel
+from assay.pipeline.wheel_choice import choose_wheel
 from assay.ports.index import IndexFile
 from assay.ports.wheel_source import ByteSource
 from assay.wheels.facts import WheelFacts

@@ -29,8 +29,8 @@ from assay.audit.linker import Base, Installation, Where
 from assay.audit.rules.link import link_rules
 from assay.audit.rules.torch import torch_rules
 from assay.audit.rules.versions import version_rules
-from assay.cli.wheels import choose_wheel
 from assay.pipeline.audit import Auditor
+from assay.pipeline.wheel_choice import choose_wheel
 from assay.wheels.facts import Library, WheelFacts, installed_path
 from assay.wheels.symbols import is_driver_symbol
 

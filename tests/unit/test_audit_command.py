@@ -12,8 +12,8 @@ import pytest
 from wheels import wheel_bytes
 
 from assay.cli import main
-from assay.cli.wheels import choose_wheel, refuse_other
 from assay.errors import PackageIndexError, UsageError
+from assay.pipeline.wheel_choice import choose_wheel, refuse_other
 from assay.ports.index import IndexFile
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,12 @@ def test_what_is_no_wheel_has_its_own_words(word: str, message: str, hint: str) 
 @pytest.mark.parametrize("word", ["vllm-blackwell", "torch>=2.9", "docker.io/a/b:tag", "cell[12]", "a{b,c}"])
 def test_cells_and_images_are_not_refused_as_wheels(word: str) -> None:
     refuse_other(word)
+
+
+def test_a_file_that_is_no_wheel_is_refused() -> None:
+    with pytest.raises(UsageError, match="is a file, but no wheel"):
+        refuse_other("notes.txt", is_file=True)
+    refuse_other("a-1.0-py3-none-any.whl", is_file=True)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from assay.cli.wheels import choose_wheel, is_requirement, is_wheel, wheel_of
+from assay.cli.wheels import wheel_of
 from assay.errors import PackageIndexError, UsageError
+from assay.pipeline.wheel_choice import choose_wheel, is_requirement, is_wheel
 from assay.ports.index import IndexFile
 
 

@@ -83,3 +83,21 @@ def test_imports_go_down_only(path: Path) -> None:
             assert other in ROOMS[own] | EVERYWHERE | {own}, f"{relative} imports {name}"
         elif any(name == world or name.startswith(world + ".") for world in WORLD):
             assert own == "adapters", f"{relative} imports {name}, which belongs to adapters alone"
+
+
+# The flow goes down: commands call steps. A command that calls a command line goes up again.
+CALLS_A_COMMAND_LINE = {"cli/publish.py"}
+"""Modules that still do; none may be added."""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_the_entry_points_call_a_command_line(path: Path) -> None:
+    relative = str(path.relative_to(SOURCE))
+    if relative in {"__main__.py", "cli/__init__.py", *CALLS_A_COMMAND_LINE}:
+        return
+    tree = ast.parse(path.read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+    assert not names & {"main_inner", "redirect_stdout"}, f"{relative} calls a command line; call the step instead"

@@ -11,9 +11,10 @@ from assay.audit.findings import AuditReport
 from assay.audit.linker import Base, Installation
 from assay.audit.promised import promised
 from assay.audit.rules.requirements import WantedPackage, requirements_of
-from assay.cli.wheels import PYTHON, choose_wheel, distribution_of, wheel_of
+from assay.cli.wheels import wheel_of
 from assay.errors import PackageIndexError
 from assay.pipeline.audit import Auditor, Obtained
+from assay.pipeline.wheel_choice import PYTHON, choose_wheel, distribution_of
 from assay.ports.index import IndexFile, PackageIndex
 from assay.wheels.facts import WheelFacts
 from assay.wheels.tags import fits_platform, platform_of, python_of, tags_of

@@ -26,7 +26,7 @@ from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, ans
 from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import local_gpus
-from assay.cli.wheels import index_option, is_requirement, is_wheel, refuse_other, where_to_look
+from assay.cli.wheels import index_option, where_to_look
 from assay.errors import AssayError, NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
 from assay.matrix.cards import Named
@@ -35,6 +35,7 @@ from assay.matrix.lock import Lock
 from assay.matrix.model import Matrix
 from assay.matrix.plan import Plan
 from assay.pipeline.audit import Auditor, base_of, gpu_targets, keep_record
+from assay.pipeline.wheel_choice import is_requirement, is_wheel, refuse_other
 
 __all__ = ["command"]
 
@@ -124,7 +125,7 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
     wheels = [word for word in subjects if is_wheel(word) or is_requirement(word)]
     for word in subjects:
         if word not in wheels:
-            refuse_other(word)
+            refuse_other(word, is_file=Path(word).is_file())
     images += tuple(word for word in subjects if word not in wheels and _is_image(word))
     cells = [word for word in subjects if word not in {*wheels, *images}]
     form = given["form"]

@@ -11,9 +11,9 @@ from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
 from assay.audit.grid import Column, Grid, GridCell, GridRow, cell_of, unanswered
 from assay.cli.asking import Asker, Question
-from assay.cli.wheels import distribution_of, filename_of, is_wheel
 from assay.errors import AssayError, PackageIndexError, QuestionError, UsageError, WheelError
 from assay.matrix.cards import Named
+from assay.pipeline.wheel_choice import distribution_of, filename_of, is_wheel
 from assay.wheels.tags import platform_of
 
 __all__ = ["WheelQuestion", "WheelsAnswer", "answer_grid", "answer_one", "questions", "read_suffix"]

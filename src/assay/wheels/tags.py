@@ -7,13 +7,14 @@ from functools import lru_cache
 from typing import Final
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.tags import Tag
+from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-__all__ = ["CPYTHON", "fits_platform", "platform_of", "platform_words", "python_of", "tags_of"]
+__all__ = ["CPYTHON", "fits_platform", "platform_of", "platform_words", "python_of", "tags_for", "tags_of"]
 
 CPYTHON: Final = re.compile(r"cp(\d)(\d+)")
 _LINUX: Final = re.compile(r"(?:many)?linux(?:_\d+_\d+|\d+)?_(\w+)")
+_MANYLINUX_LEGACY: Final = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _NEWEST: Final = 14
 """The newest minor of Python 3 that is taken where a file says no more than the oldest."""
 
@@ -79,3 +80,25 @@ def _admits(requires: str | None, minor: int) -> bool:
         return not requires or SpecifierSet(requires).contains(f"3.{minor}.99")
     except InvalidSpecifier:
         return True
+
+
+def tags_for(python: str, platform: str) -> dict[Tag, int]:
+    """Return the wheel tags an interpreter takes, each with its rank (0 is best).
+
+    Args:
+        python: `3.11`.
+        platform: `x86_64-manylinux_2_36`.
+    """
+    architecture, _, manylinux = platform.partition("-")
+    highest = int(manylinux.rsplit("_", 1)[1])
+    platforms: list[str] = []
+    for minor in range(highest, 4, -1):
+        platforms.append(f"manylinux_2_{minor}_{architecture}")
+        if minor in _MANYLINUX_LEGACY:
+            platforms.append(f"{_MANYLINUX_LEGACY[minor]}_{architecture}")
+    platforms.append(f"linux_{architecture}")
+    major, minor_text = python.split(".")[:2]
+    version = (int(major), int(minor_text))
+    interpreter = f"cp{major}{minor_text}"
+    tags = [*cpython_tags(version, platforms=platforms), *compatible_tags(version, interpreter, platforms)]
+    return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}

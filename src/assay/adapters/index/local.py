@@ -10,8 +10,9 @@ from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
 from assay.errors import PackageIndexError, WheelError
+from assay.ports.index import IndexFile
 
-__all__ = ["LocalFile", "file_sha256", "path_of_url"]
+__all__ = ["LocalFile", "file_sha256", "path_of_url", "wheel_file"]
 
 CHUNK: Final = 1 << 20
 
@@ -25,6 +26,13 @@ def file_sha256(path: Path) -> str:
     """Return the hex sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wheel_file(path: Path, project: str) -> IndexFile:
+    """Return a wheel file of a project as an index would list it."""
+    size = path.stat().st_size
+    url = path.absolute().as_uri()
+    return IndexFile(project=project, filename=path.name, url=url, sha256=file_sha256(path), size=size)
 
 
 class LocalFile:

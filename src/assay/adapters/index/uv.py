@@ -12,17 +12,17 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import requests
-from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from assay.adapters.host import process
 from assay.errors import ToolError
 from assay.matrix.lock import LockedWheel
 from assay.ports.resolver import Failure, Resolved, ResolveRequest, Unresolved
+from assay.wheels.tags import tags_for
 
-__all__ = ["UvResolver", "classify", "tags_for"]
+__all__ = ["UvResolver", "classify"]
 
-_MANYLINUX_LEGACY: Final = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _UNREACHABLE: Final = re.compile(
     r"Failed to fetch|Could not connect|error sending request|dns error|connection refused|timed out|"
     r"status code 5\d\d|502 Bad Gateway|503 Service|tls handshake|certificate",
@@ -38,28 +38,6 @@ _MISSING: Final = re.compile(
     r"was not found in the (?:package registry|provided)|there (?:is|are) no versions? of|"
     r"only (?:the following versions of )?[\w.\[\]<>=!,+-]+ (?:is|are) available|has no wheels with a matching"
 )
-
-
-def tags_for(python: str, platform: str) -> dict[Tag, int]:
-    """Return the wheel tags an interpreter takes, each with its rank (0 is best).
-
-    Args:
-        python: `3.11`.
-        platform: `x86_64-manylinux_2_36`.
-    """
-    architecture, _, manylinux = platform.partition("-")
-    highest = int(manylinux.rsplit("_", 1)[1])
-    platforms: list[str] = []
-    for minor in range(highest, 4, -1):
-        platforms.append(f"manylinux_2_{minor}_{architecture}")
-        if minor in _MANYLINUX_LEGACY:
-            platforms.append(f"{_MANYLINUX_LEGACY[minor]}_{architecture}")
-    platforms.append(f"linux_{architecture}")
-    major, minor_text = python.split(".")[:2]
-    version = (int(major), int(minor_text))
-    interpreter = f"cp{major}{minor_text}"
-    tags = [*cpython_tags(version, platforms=platforms), *compatible_tags(version, interpreter, platforms)]
-    return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
 
 
 def classify(message: str) -> Failure:
