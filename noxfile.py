@@ -112,6 +112,7 @@ def lint(session: nox.Session) -> None:
     environment(session, "dev")
     run(session, "ruff", "check", ".", *session.posargs)
     run(session, "ruff", "format", "--check", ".")
+    run(session, "python", "tools/prose.py")
     run(session, "zizmor", "--offline", "--quiet", "docs/examples/github-actions.yml")
 
 
@@ -170,13 +171,11 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, all that need no GPU or `-- NAME…`; each prints the ratios of one run as a table."""
+    """Run the benchmarks that need no GPU, or `-- NAME…`; `-- --save NAME…` also writes docs/benchmarks."""
     environment(session, "dev")
-    wanted = session.posargs or sorted(
-        path.stem for path in (ROOT / "bench").glob("*.py") if not path.stem.startswith("_")
-    )
-    for name in wanted:
-        run(session, "python", f"bench/{name}.py")
+    names = [word for word in session.posargs if word != "--save"]
+    for name in names or sorted(path.stem for path in (ROOT / "bench").glob("*.py") if path.stem[0] != "_"):
+        run(session, "python", *(["bench/_save.py", name] if "--save" in session.posargs else [f"bench/{name}.py"]))
 
 
 @nox.session(name="bench-serve")

@@ -71,27 +71,34 @@ def commands() -> str:
     return "\n".join(lines) + "\n"
 
 
-def kind(node: dict[str, Any]) -> str:
-    """Return what a value looks like, in a few words."""
+def kind(node: dict[str, Any], defs: dict[str, Any]) -> str:
+    """Return the type of a value in a few words; models are links to their sections."""
     if "$ref" in node:
-        return f"[{node['$ref'].rsplit('/', 1)[1]}](#{node['$ref'].rsplit('/', 1)[1].lower()})"
+        name = node["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})" if has_section(defs[name]) else kind(defs[name], defs)
     if "anyOf" in node:
-        return " or ".join(dict.fromkeys(kind(option) for option in node["anyOf"] if option.get("type") != "null"))
+        options = [option for option in node["anyOf"] if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kind(option, defs) for option in options))
     if "oneOf" in node:
-        return " or ".join(kind(option) for option in node["oneOf"])
+        return " or ".join(kind(option, defs) for option in node["oneOf"])
     if "enum" in node or "const" in node:
         return " or ".join(f"`{value}`" for value in node.get("enum", [node.get("const")]))
     if node.get("type") == "array":
-        return f"list of {kind(node.get('items', {}))}"
+        return f"list of {kind(node.get('items', {}), defs)}"
     if node.get("type") == "object":
         inner = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), {})
-        return f"mapping to {kind(inner)}" if isinstance(inner, dict) and inner else "mapping"
+        return f"mapping to {kind(inner, defs)}" if isinstance(inner, dict) and inner else "mapping"
     return {"string": "text", "number": "number", "integer": "number", "boolean": "yes or no"}.get(
         str(node.get("type")), "anything"
     )
 
 
-def fields(name: str, node: dict[str, Any]) -> list[str]:
+def has_section(node: dict[str, Any]) -> bool:
+    """Tell whether a definition is a model with keys, which has its own section."""
+    return any("properties" in option for option in node.get("anyOf", [node]))
+
+
+def fields(name: str, node: dict[str, Any], defs: dict[str, Any]) -> list[str]:
     """Return the section of one model."""
     required = set(node.get("required", []))
     lines = ["", f"### {name}", "", str(node.get("description", "")).strip().replace("\n", " "), ""]
@@ -99,7 +106,7 @@ def fields(name: str, node: dict[str, Any]) -> list[str]:
     for key, value in node["properties"].items():
         text = str(value.get("description", "")).strip().replace("\n", " ").replace("|", "\\|")
         need = " **required**" if key in required else ""
-        lines.append(f"| `{key}`{need} | {kind(value).replace('|', chr(92) + '|')} | {text} |")
+        lines.append(f"| `{key}`{need} | {kind(value, defs).replace('|', chr(92) + '|')} | {text} |")
     return lines
 
 
@@ -112,11 +119,12 @@ def configuration() -> str:
         document = json.loads(documents[file])
         title, words = INTRODUCTION[file]
         lines += ["", f"## {title}", "", words]
-        lines += fields(title, document)
-        for name, node in document.get("$defs", {}).items():
-            whole = next((option for option in node.get("anyOf", []) if "properties" in option), node)
-            if "properties" in whole:
-                lines += fields(name, whole)
+        defs = document.get("$defs", {})
+        lines += fields(title, document, defs)
+        for name, node in defs.items():
+            if has_section(node):
+                whole = next((option for option in node.get("anyOf", []) if "properties" in option), node)
+                lines += fields(name, whole, defs)
     return "\n".join(lines) + "\n"
 
 
@@ -181,13 +189,38 @@ def _by_target(found: dict[str, str]) -> str:
     return "; ".join(f"{target} {words}" for target, words in sorted(found.items())) or "never"
 
 
+def benchmarks() -> str:
+    """Return the page of what the benchmarks wrote to docs/benchmarks."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Generated from the files in [benchmarks](benchmarks). `nox -s bench -- --save NAME` runs `bench/NAME.py` and",
+        "writes its file. Compare results of one run with their baseline; absolute times depend on the machine.",
+    ]
+    for path in sorted((HERE / "benchmarks").glob("*.json")):
+        found = json.loads(path.read_text("utf-8"))
+        lines += ["", f"## {found['title']}", "", f"{found['date']}, {found['machine']}: `{found['command']}`", ""]
+        if figures := found.get("figures"):
+            lines += ["| what | result | baseline |", "| --- | --- | --- |"]
+            lines += [f"| {row['what']} | {row['result']} | {row['baseline']} |" for row in figures]
+        else:
+            lines += ["```text", *found["output"], "```"]
+        lines += ["", *found["notes"]] if found.get("notes") else []
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
-    """Write the pages, or say which have drifted."""
-    pages = {"reference/commands.md": commands(), "reference/matrix.md": configuration(), "cells.md": cells()}
+    """Write the pages, or report which are outdated."""
+    pages = {
+        "reference/commands.md": commands(),
+        "reference/matrix.md": configuration(),
+        "cells.md": cells(),
+        "benchmarks.md": benchmarks(),
+    }
     drift = [name for name, text in pages.items() if not (HERE / name).is_file() or (HERE / name).read_text() != text]
     if "--check" in sys.argv:
         for name in drift:
-            print(f"docs/{name} has drifted; run python docs/generate.py")
+            print(f"docs/{name} is outdated; run python docs/generate.py")
         return 1 if drift else 0
     for name in drift:
         (HERE / name).parent.mkdir(exist_ok=True)

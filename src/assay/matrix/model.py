@@ -101,7 +101,7 @@ def _open_address(url: str) -> str:
         raise ValueError(
             "an index's address must hold no user, password or token: it is written into Dockerfiles and given to "
             "programs as an argument; leave it out here, and name a netrc file with it: NETRC for `assay lock`, "
-            "ASSAY_NETRC for builds (docs/how-to/site.md)"
+            "ASSAY_NETRC for builds (docs/how-to/mirrors-and-proxies.md)"
         )
     return url
 

@@ -196,7 +196,7 @@ class DoctorFlow:
                     name=f"registry {name}",
                     state=CheckState.WARN,
                     found=f"cells on {image} cannot be locked: {error.message}",
-                    mend=f"docker login {name}, or a mirror: ASSAY_REGISTRY_MIRRORS (docs/how-to/site.md)",
+                    mend=f"docker login {name}, or set ASSAY_REGISTRY_MIRRORS (docs/how-to/mirrors-and-proxies.md)",
                 )
                 continue
             yield Check(name=f"registry {name}", state=CheckState.OK, found=f"has {image}")

@@ -45,7 +45,7 @@ _STEPS: Final = 4
 
 _NO_REGISTRY: Final = (
     "docker login, if the registry asks for it; a mirror that has the base (ASSAY_REGISTRY_MIRRORS, see "
-    "docs/how-to/site.md); or a base that needs no registry, such as slim"
+    "docs/how-to/mirrors-and-proxies.md); or a base that needs no registry, such as slim"
 )
 
 Versions = Callable[[str, Index], Sequence[str]]

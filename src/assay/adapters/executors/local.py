@@ -178,7 +178,7 @@ class LocalTaskHost:
     """Runs things with a Python of this machine; see `assay.ports.task.TaskHost`.
 
     Args:
-        python: the interpreter whose packages are meant (default: `python3` on PATH).
+        python: the interpreter with the packages (default: `python3` on PATH).
         cache: folder for what is compiled at run time, with one for each environment in it; a temporary one if None.
     """
 

@@ -169,7 +169,7 @@ class LocalServerHost(HostedServers):
         port: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """`python` is the interpreter whose packages are meant; `env` is laid over this process' environment."""
+        """`python` is the interpreter with the packages; `env` is laid over this process' environment."""
         host = LocalTaskHost(python=python or sys.executable)
         super().__init__(host, LOCAL, run=LOCAL, facts_program=facts_program, port=port, env=env)
 
