@@ -1,12 +1,12 @@
-"""Follow one cell through publishing, and count how straight its way through the modules is.
+"""Follow one cell through publishing, or a reference through verifying: how straight is its way through the modules?
 
     python bench/flow.py [--route]
 
-`assay publish CELL` runs in this process, on a registry in memory. From the first call that is handed the cell, every
-call is noted that is handed the cell or a value made of it. A stay is a run of such calls into one module; a climb is
-a step to a module in a room that stands higher in DESIGN's list. A pair of caller and callee counts once, so that loops
-do not count, and reading a property is no call. Ports and adapters are the doors to the outside; `foundation`, `errors`
-and the names of repositories are the ground: neither is a stay.
+`assay publish CELL`, then `assay verify REFERENCE`, run in this process on a registry in memory. From the first call
+that the command hands the cell (the reference) to, every call is noted that is handed it or a value made of it. A stay
+is a run of such calls into one module; a climb is a step to a module in a room that stands higher in DESIGN's list. A
+pair of caller and callee counts once, so that loops do not count, and reading a property is no call. Ports and adapters
+are the doors to the outside; `foundation`, `errors` and the names of repositories are the ground: neither is a stay.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from assay.adapters.files.records import FileStore  # noqa: E402
 from assay.adapters.registry.fake import FakeRegistry  # noqa: E402
 from assay.cli import main  # noqa: E402
 from assay.evidence.record import AuditRecord, Device, FeatureResult, ProbeRecord, now  # noqa: E402
-from assay.evidence.reference import Repository  # noqa: E402
+from assay.evidence.reference import Reference, Repository  # noqa: E402
 from assay.foundation.outcome import Outcome, Verdict  # noqa: E402
 from assay.matrix.cell import Cell  # noqa: E402
 
@@ -91,9 +91,11 @@ def project(folder: Path, registry: FakeRegistry) -> None:
 
 
 class Follower:
-    """Notes the calls that are handed the cell or what was made of it."""
+    """Notes the calls that are handed a value or what was made of it, from the first that a command makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str, kind: type) -> None:
+        self._command = f"assay.cli.{command}"
+        self._kind = kind
         self.route: list[tuple[str, str]] = []
         """Module and function, in order."""
         self._made: dict[int, object] = {}
@@ -126,22 +128,17 @@ class Follower:
         code = frame.f_code
         count = code.co_argcount + code.co_kwonlyargcount
         given = [frame.f_locals[name] for name in code.co_varnames[:count] if name in frame.f_locals]
-        if not self.route and not any(isinstance(one, Cell) and one.id == CELL for one in given):
-            return False
-        if not self.route and not _called_by_the_command(frame):
-            return False
         if not self.route:
-            self._mark(next(one for one in given if isinstance(one, Cell)))
+            first = next((one for one in given if isinstance(one, self._kind)), None)
+            if first is None or frame.f_back is None or frame.f_back.f_globals.get("__name__") != self._command:
+                return False
+            self._mark(first)
         return any(id(part) in self._made for one in given for part in _parts(one))
 
     def _mark(self, value: object) -> None:
         """A value made of the cell is followed too; what merely holds a number or a name is not."""
         for part in _parts(value):
             self._made[id(part)] = part
-
-
-def _called_by_the_command(frame: FrameType) -> bool:
-    return frame.f_back is not None and frame.f_back.f_globals.get("__name__") == "assay.cli.publish"
 
 
 def _is_reading(frame: FrameType) -> bool:
@@ -175,27 +172,36 @@ def _is_model(value: object) -> bool:
     return isinstance(value, BaseModel)
 
 
-def follow() -> list[tuple[str, str]]:
-    """Return the stays of a published cell: module and the first function that was called in it."""
-    registry, follower = FakeRegistry(), Follower()
+Stays = list[tuple[str, str]]
+
+
+def follow() -> tuple[Stays, Stays]:
+    """Return the stays of a published cell and of a verified reference: module and first function called in it."""
+    registry = FakeRegistry()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        project(folder, registry)
-        with (
-            mock.patch("assay.cli.publish.connect", return_value=registry),
-            redirect_stdout(StringIO()),
-            redirect_stderr(StringIO()) as told,
-        ):
-            sys.setprofile(follower)
-            try:
-                code = main(["publish", CELL, "--project", name])
-            finally:
-                sys.setprofile(None)
+        project(Path(name), registry)
+        cell = _followed(registry, Follower("publish", Cell), ["publish", CELL, "--project", name])
+        published = f"{HOST}/release/{IMAGE}:sm120-verified"
+        reference = _followed(registry, Follower("verify", Reference), ["verify", published])
+    return cell, reference
+
+
+def _followed(registry: FakeRegistry, follower: Follower, argv: list[str]) -> Stays:
+    with (
+        mock.patch(f"assay.cli.{argv[0]}.connect", return_value=registry),
+        redirect_stdout(StringIO()),
+        redirect_stderr(StringIO()) as told,
+    ):
+        sys.setprofile(follower)
+        try:
+            code = main(argv)
+        finally:
+            sys.setprofile(None)
     assert code == 0, told.getvalue()
     return [next(group) for _, group in itertools.groupby(follower.route, key=lambda call: call[0])]
 
 
-def climbs(stays: list[tuple[str, str]]) -> int:
+def climbs(stays: Stays) -> int:
     """Return how often the way goes up to a higher room."""
     heights = [HEIGHTS.get(module.split(".")[0], 1) for module, _ in stays]
     return sum(after > before for before, after in itertools.pairwise(heights))
@@ -206,10 +212,10 @@ def show() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--route", action="store_true", help="print every stay")
     route = parser.parse_args().route
-    stays = follow()
-    for number, (module, function) in enumerate(stays if route else (), 1):
-        print(f"{number:3} {module:30} {function}")
-    print(f"{len(stays)} stays in {len({module for module, _ in stays})} modules, {climbs(stays)} climbs")
+    for what, stays in zip(("publish", "verify"), follow(), strict=True):
+        for number, (module, function) in enumerate(stays if route else (), 1):
+            print(f"{number:3} {module:30} {function}")
+        print(f"{what}: {len(stays)} stays in {len({module for module, _ in stays})} modules, {climbs(stays)} climbs")
 
 
 if __name__ == "__main__":

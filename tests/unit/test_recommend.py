@@ -10,6 +10,7 @@ from registry_tools import put_image
 
 from assay.adapters.registry.fake import FakeRegistry
 from assay.adapters.signing.dsse import KeyVerifier
+from assay.evidence.record import BuildRecord, BuildStatus
 from assay.evidence.reference import Repository
 from assay.foundation.outcome import Outcome
 from assay.pipeline.recommend import from_records, from_registry, rank
@@ -42,7 +43,12 @@ def test_an_environment_is_no_image(tmp_path: Path) -> None:
 
 def test_what_another_machine_probed_has_the_name_of_what_was_built_here() -> None:
     (offer,) = from_records(
-        [probe(DIGEST, cell=f"card:5000/x@{DIGEST}"), probe(DIGEST, cell="own")], "sm_120", cells={DIGEST: "own"}
+        [
+            probe(DIGEST, cell=f"card:5000/x@{DIGEST}"),
+            BuildRecord(created=NOW, run="run1", cell="own", image_digest=DIGEST, status=BuildStatus.BUILT),
+            probe(DIGEST, cell="own"),
+        ],
+        "sm_120",
     )
 
     assert ("own", 0) == (offer.cell, len(offer.lacks(["cuda-graphs"])))

@@ -9,17 +9,19 @@ from typing import Final
 
 import click
 
-from assay.adapters.files.kept_records import KeptRecords
+from assay.adapters.files.kept_records import intact_records
 from assay.adapters.registry.client import connect
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.targets import GPU, beside, local_gpus
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.errors import RegistryError, UsageError
-from assay.evidence.record import BuildRecord, ProbeRecord, now
+from assay.evidence.record import now
 from assay.evidence.reference import Reference
 from assay.foundation.nearest import suggestion
+from assay.matrix.policy import Policy
 from assay.pipeline.recommend import Offer, from_records, from_registry, rank
+from assay.ports.registry import Registry
 
 __all__ = ["command"]
 
@@ -77,34 +79,13 @@ def command(
     target = target or _own_gpu()
     wanted = tuple(dict.fromkeys(name.strip() for text in needs for name in text.split(",") if name.strip()))
     own = own_policy(project)
-    offers: list[Offer] = []
-    if own is not None:
-        kept = [one.record for one in KeptRecords(own[1]) if one.intact]
-        built = {one.image_digest: one.cell for one in kept if isinstance(one, BuildRecord) and one.image_digest}
-        offers += from_records([one for one in kept if isinstance(one, ProbeRecord)], target, cells=built)
-    repositories = list(have)
-    if published and own is not None:
-        folder = own[1] / "images"
-        repositories += [
-            own[0].repositories.release_of(path.parent.name) for path in sorted(folder.glob("*/image.yaml"))
-        ]
-    client, verifier = (
-        connect(insecure=insecure, seconds=SECONDS),
-        verifier_of(keys, own, identity=identity, issuer=issuer),
-    )
-    for host in [name for name in have if _REGISTRY.fullmatch(name)]:
-        repositories.remove(host)
-        repositories += [str(one) for one in client.repositories(host)]
-    for name in dict.fromkeys(repositories):
+    verifier = verifier_of(keys, own, identity=identity, issuer=issuer)
+    client = connect(insecure=insecure, seconds=SECONDS)
+    offers = from_records(intact_records(own[1]), target) if own else []
+    for name in _repositories(have, own if published else None, client):
         try:
-            offers += from_registry(
-                Reference.parse(name).repository,
-                target,
-                registry=client,
-                verifier=verifier,
-                now=now(),
-                say=console.warn,
-            )
+            repository = Reference.parse(name).repository
+            offers += from_registry(repository, target, registry=client, verifier=verifier, now=now(), say=console.warn)
         except RegistryError as error:
             if name in have:
                 raise
@@ -112,18 +93,25 @@ def command(
     ranked = rank(offers, wanted)
     good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
+        documents = [_document(offer, wanted) for offer in ranked]
         console.json_data(
-            {
-                "version": 1,
-                "target": target,
-                "needs": list(wanted),
-                "found": bool(good),
-                "offers": [_document(offer, wanted) for offer in ranked],
-            }
+            {"version": 1, "target": target, "needs": list(wanted), "found": bool(good), "offers": documents}
         )
     else:
         _show(ranked, good, wanted, target)
     return 0 if good else 3
+
+
+def _repositories(have: Sequence[str], own: tuple[Policy, Path] | None, client: Registry) -> list[str]:
+    """Return the repositories to ask, each once: those named, a policy's own, and all of the registries named."""
+    found = [name for name in have if not _REGISTRY.fullmatch(name)]
+    if own is not None:
+        recipes = sorted((own[1] / "images").glob("*/image.yaml"))
+        found += [own[0].repositories.release_of(path.parent.name) for path in recipes]
+    for host in have:
+        if _REGISTRY.fullmatch(host):
+            found += [str(one) for one in client.repositories(host)]
+    return list(dict.fromkeys(found))
 
 
 def _own_gpu() -> str:

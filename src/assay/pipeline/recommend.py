@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent
 from assay.evidence.judging import BindingQuestion, EvidenceJudgement, Yardstick, judge_evidence
-from assay.evidence.record import AuditRecord, ProbeRecord
+from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, ProbeRecord
 from assay.evidence.reference import Repository
 from assay.evidence.tagnames import ALIAS, is_cell_tag, names_cell
 from assay.foundation.outcome import Outcome
@@ -55,17 +55,18 @@ class Offer:
         return tuple(need for need in needs if self.features.get(need) is not Outcome.WORKS)
 
 
-def from_records(records: Iterable[ProbeRecord], target: str, *, cells: Mapping[str, str] | None = None) -> list[Offer]:
-    """Return an offer for each image that the records at hand know on a target; the newest results count.
+def from_records(records: Iterable[AnyRecord], target: str) -> list[Offer]:
+    """Return an offer for each image that was probed on a target; the newest results count.
 
-    Args:
-        cells: digest -> cell of what was built here, for records that know an image by another machine's name for it.
+    What was built here has its cell's name, whatever the machine that probed it called it.
     """
+    everything = list(records)
+    cells = {one.image_digest: one.cell for one in everything if isinstance(one, BuildRecord) and one.image_digest}
     groups: dict[tuple[str, str], list[ProbeRecord]] = {}
-    for record in records:
-        if record.devices and {device.target for device in record.devices} == {target}:
+    for record in everything:
+        if isinstance(record, ProbeRecord) and {device.target for device in record.devices} == {target}:
             digest = record.image_digest or ""
-            groups.setdefault(((cells or {}).get(digest, record.cell), digest), []).append(record)
+            groups.setdefault((cells.get(digest, record.cell), digest), []).append(record)
     offers = []
     for (cell, digest), group in groups.items():
         summary = _summary(group)
