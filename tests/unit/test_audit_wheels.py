@@ -7,28 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from assay.adapters.index.fake import FakeIndex
 from assay.cli.wheels import wheel_of
 from assay.errors import PackageIndexError, UsageError
 from assay.pipeline.wheel_choice import choose_wheel, is_requirement, is_wheel
-from assay.ports.index import IndexFile
-
-
-class Index:
-    """An index with these files of one project."""
-
-    def __init__(self, *names: str, yanked: tuple[str, ...] = ()) -> None:
-        self._names = names
-        self._yanked = yanked
-
-    def files(self, project: str, *, index: str = "pypi") -> tuple[IndexFile, ...]:
-        return tuple(
-            IndexFile(project=project, filename=name, url=f"https://x.example/{name}", yanked=name in self._yanked)
-            for name in self._names
-        )
-
-    def origins(self, index: str | None = None) -> frozenset[str]:
-        return frozenset({"https://x.example"})
-
 
 OLD = "a-1.0-cp312-cp312-manylinux_2_17_x86_64.whl"
 NEW = "a-1.1-cp312-cp312-manylinux_2_17_x86_64.whl"
@@ -57,11 +39,11 @@ MAC = "a-1.3-cp312-cp312-macosx_11_0_arm64.whl"
     ],
 )
 def test_what_an_installer_would_take(names: tuple[str, ...], word: str, expected: str) -> None:
-    assert expected == choose_wheel(word, "3.12", Index(*names)).filename
+    assert expected == choose_wheel(word, "3.12", FakeIndex.of(*names)).filename
 
 
 def test_yanked_file_is_chosen_only_when_pinned() -> None:
-    index = Index(OLD, NEW, yanked=(NEW,))
+    index = FakeIndex.of(OLD, NEW, yanked=(NEW,))
 
     assert OLD == choose_wheel("a==1.*", "3.12", index).filename
     assert NEW == choose_wheel("a==1.1", "3.12", index).filename
@@ -78,30 +60,32 @@ def test_yanked_file_is_chosen_only_when_pinned() -> None:
 )
 def test_what_is_not_there_is_told_with_what_is(names: tuple[str, ...], words: str, hint: str | None) -> None:
     with pytest.raises(PackageIndexError, match=words) as told:
-        choose_wheel("a==1.1", "3.12", Index(*names))
+        choose_wheel("a==1.1", "3.12", FakeIndex.of(*names))
 
     assert (hint or "") in (told.value.hint or "")
 
 
 def test_an_address_of_a_wheel() -> None:
     sha = "0" * 64
-    file = wheel_of(f"https://x.example/d/a-1.0%2Bcu128-cp312-cp312-linux_x86_64.whl#sha256={sha}", "3.12", Index())
+    file = wheel_of(
+        f"https://x.example/d/a-1.0%2Bcu128-cp312-cp312-linux_x86_64.whl#sha256={sha}", "3.12", FakeIndex.of()
+    )
 
     assert ("a", "a-1.0+cu128-cp312-cp312-linux_x86_64.whl", sha) == (file.project, file.filename, file.sha256)
     assert file.url.endswith(".whl")
-    assert wheel_of(f"https://x.example/{OLD}", "3.12", Index()).sha256 is None
+    assert wheel_of(f"https://x.example/{OLD}", "3.12", FakeIndex.of()).sha256 is None
 
 
 def test_a_file_on_this_machine(tmp_path: Path) -> None:
     path = tmp_path / OLD
     path.write_bytes(b"bytes")
-    file = wheel_of(str(path), "3.12", Index())
+    file = wheel_of(str(path), "3.12", FakeIndex.of())
 
     assert (path.as_uri(), hashlib.sha256(b"bytes").hexdigest(), 5) == (file.url, file.sha256, file.size)
     with pytest.raises(UsageError, match="is not there"):
-        wheel_of(str(tmp_path / NEW), "3.12", Index())
+        wheel_of(str(tmp_path / NEW), "3.12", FakeIndex.of())
     with pytest.raises(UsageError, match=r"a-1\.whl"):
-        wheel_of(str(tmp_path / "a-1.whl"), "3.12", Index())
+        wheel_of(str(tmp_path / "a-1.whl"), "3.12", FakeIndex.of())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from assay.adapters.docker.fake_builder import FakeBuilder
 from assay.adapters.files.records import FileStore
 from assay.audit.judgement import AuditJudgement
 from assay.errors import EngineError, EngineMissing, RegistryError, UsageError
@@ -31,25 +32,6 @@ from assay.pipeline.build_jobs import (
 from assay.pipeline.build_records import as_expected, exit_code
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
-
-
-class FakeBuilder:
-    """Ends every build as it is told to, and keeps what was asked."""
-
-    def __init__(self, ends: Mapping[str, BuildOutcome | Exception] | None = None) -> None:
-        self.ends = ends or {}
-        self.tasks: list[BuildTask] = []
-
-    def command(self, task: BuildTask, *, dockerfile: str) -> list[str]:
-        return ["docker", "buildx", "build", "--file", dockerfile]
-
-    def build(self, task: BuildTask) -> BuildOutcome:
-        self.tasks.append(task)
-        task.log.write_text("some output\n")
-        end = self.ends.get(task.tags[0], BuildOutcome(end=BuildEnd.BUILT, digest="sha256:" + "d" * 64, seconds=2.0))
-        if isinstance(end, Exception):
-            raise end
-        return end
 
 
 class FakeImages:
