@@ -62,7 +62,7 @@ class ProbeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class _ProbeRun:
     """What all subjects of a run share."""
 
     chosen: Sequence[Declaration]
@@ -75,7 +75,7 @@ class _Run:
 class _Work:
     """The probes of one subject, and what has come of them so far."""
 
-    run: _Run
+    run: _ProbeRun
     subject: ProbeSubject
     job: ProbeJob
     todo: Sequence[Declaration]
@@ -137,7 +137,9 @@ class ProbeFlow:
         with self._store.new_run() as folder:
 
             def work(subject: ProbeSubject, control: JobControl) -> ProbeRecord:
-                return self._subject(_Run(chosen=chosen, gpus=gpus, folder=folder, options=options), subject, control)
+                return self._subject(
+                    _ProbeRun(chosen=chosen, gpus=gpus, folder=folder, options=options), subject, control
+                )
 
             return JobPool(work, at_once=at_once, name=lambda subject: subject.cell).run_in_order(subjects)
 
@@ -162,7 +164,7 @@ class ProbeFlow:
             raise GpuMissing(f"{options.gpus} GPUs were asked for, {len(gpus)} can be given")
         return gpus
 
-    def _subject(self, run: _Run, subject: ProbeSubject, control: JobControl) -> ProbeRecord:
+    def _subject(self, run: _ProbeRun, subject: ProbeSubject, control: JobControl) -> ProbeRecord:
         chosen, options = run.chosen, run.options
         count = options.gpus if run.gpus else 0
         with self._leases.take(run.gpus, count, wait_seconds=options.wait_seconds, stop=control.stop) as held:
@@ -187,7 +189,7 @@ class ProbeFlow:
             result = self._execute(work, control)
         return self._keep(work, result)
 
-    def _job(self, run: _Run, subject: ProbeSubject, features: Sequence[str], gpus: tuple[str, ...]) -> ProbeJob:
+    def _job(self, run: _ProbeRun, subject: ProbeSubject, features: Sequence[str], gpus: tuple[str, ...]) -> ProbeJob:
         options = run.options
         return ProbeJob(
             run=run.folder.name,
