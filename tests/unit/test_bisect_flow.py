@@ -368,9 +368,7 @@ def steps(
 
     return BisectPorts(
         lock=locked,
-        audit=lambda item: AuditRecord(
-            created=WHEN, run="audit", cell=item.cell.id, subject="wheels", verdict=verdict, targets=()
-        ),
+        audit=lambda item: verdict,
         build=lambda item: BuildRecord(
             created=WHEN, run="r", cell=item.cell.id, status=built, lock_digest="sha256:" + "0" * 64, reason="why"
         ),

@@ -27,14 +27,13 @@ from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import local_gpus
 from assay.cli.wheels import index_option, where_to_look
-from assay.errors import AssayError, NothingSelected, UsageError
+from assay.errors import NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
 from assay.matrix.cards import Named
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock
 from assay.matrix.model import Matrix
 from assay.matrix.plan import Plan
-from assay.pipeline.audit import Auditor, base_of, gpu_targets, keep_record
+from assay.pipeline.audit import Auditor, base_of, gpu_targets
 from assay.pipeline.wheel_choice import is_requirement, is_wheel, refuse_other
 
 __all__ = ["command"]
@@ -284,33 +283,23 @@ def _audit_cells(
     *,
     record: bool,
 ) -> Iterator[AuditReport]:
-    from assay.adapters.files.records import FileStore  # noqa: PLC0415 - only cells keep records
+    from assay.cli.composition import store_of  # noqa: PLC0415 - only cells keep records
+    from assay.pipeline.audit_cells import AuditPorts, audit  # noqa: PLC0415
+    from assay.pipeline.cell_files import locked_cells  # noqa: PLC0415
 
-    store = FileStore(files.root / "build_logs")
-    matrix = plan.project.matrix
-    found: list[tuple[Cell, Lock]] = []
-    for cell in _selected(plan, words):
-        if cell.kind == "external":
-            console.say(f"{cell.id}: an image of others; audit it with --image {cell.reference}")
-            continue
-        lock = files.lock(cell)
-        if lock is None:
-            why = files.unresolved(cell)
-            console.say(f"{cell.id}: not audited, it has no lock" + (f": {why.strip().splitlines()[0]}" if why else ""))
-            continue
-        if targets:
-            cell = cell.model_copy(update={"targets": tuple(target.name for target in targets)})  # noqa: PLW2901
-        found.append((cell, lock))
-    ahead = auditor.read_ahead(lock for _, lock in found)
-    for cell, lock in found:
-        try:
-            report = auditor.cell(cell, lock, matrix, targets=targets or None, ahead=ahead)
-        except AssayError as error:
-            console.warn(f"{cell.id}: not audited: {error}")
-            continue
-        if record:
-            keep_record(store, report, run="audit", cell=cell, image_digest=None)
-        yield report
+    cells = locked_cells(files, _selected(plan, words))
+    for item in cells:
+        if item.cell.kind == "external":
+            console.say(f"{item.cell.id}: an image of others; audit it with --image {item.cell.reference}")
+        elif item.lock is None:
+            why = f": {item.unresolved.strip().splitlines()[0]}" if item.unresolved else ""
+            console.say(f"{item.cell.id}: not audited, it has no lock{why}")
+    ports = AuditPorts(
+        auditor=auditor,
+        store=store_of(files) if record else None,
+        failed=lambda cell, error: console.warn(f"{cell.id}: not audited: {error}"),
+    )
+    return audit(cells, plan.project.matrix, ports, targets=targets)
 
 
 class _Out:

@@ -24,7 +24,7 @@ from assay.matrix.between import texts
 from assay.matrix.bisection import Answer, SearchState, remaining
 from assay.pipeline.bisect import STAGES, Question, check_feature, known, resume, run, saved_state, try_cell
 from assay.pipeline.bisect_line import Walk, end_of, nights_of, walk
-from assay.pipeline.generated import locked_cells
+from assay.pipeline.cell_files import locked_cells
 
 __all__ = ["command"]
 

@@ -22,8 +22,8 @@ from assay.matrix.plan import shard
 from assay.pipeline.build import THERE, build
 from assay.pipeline.build_jobs import BuildItem, BuildOptions, PreparedBuild, is_stale, prepare, without_refusals
 from assay.pipeline.build_records import GOOD, as_expected, exit_code
+from assay.pipeline.cell_files import locked_cells
 from assay.pipeline.disk import check_disk
-from assay.pipeline.generated import locked_cells
 
 __all__ = ["command"]
 

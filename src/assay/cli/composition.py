@@ -15,7 +15,7 @@ from assay.adapters.files.records import FileStore
 from assay.adapters.host import settings as site
 from assay.audit.judgement import AuditJudgement
 from assay.evidence.reference import Reference
-from assay.foundation.outcome import Severity
+from assay.foundation.outcome import Severity, Verdict
 from assay.matrix import plan as planning
 from assay.matrix import render
 from assay.matrix.cell import Cell
@@ -27,7 +27,7 @@ from assay.matrix.plan import Plan
 if TYPE_CHECKING:
     from assay.adapters.docker.engine import DockerEngine
     from assay.audit.findings import Finding
-    from assay.evidence.record import AuditRecord, BuildRecord, ProbeRecord
+    from assay.evidence.record import BuildRecord, ProbeRecord
     from assay.pipeline.bisect import BisectPorts
     from assay.pipeline.build_jobs import BuildOptions, BuildPorts, ImageJudge, Judge
     from assay.pipeline.disk import DiskSpace
@@ -103,7 +103,7 @@ def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
 
 def keep_lock(files: ProjectFiles, result: LockResult) -> None:
     """Write what a result of the lock step changes in the project: lock, reason, added constraints."""
-    from assay.pipeline.generated import cell_files  # noqa: PLC0415
+    from assay.pipeline.cell_files import cell_files  # noqa: PLC0415
 
     if result.repairs:
         files.add_constraints(result.cell, result.repairs)
@@ -225,7 +225,7 @@ def bisect_ports(
     from assay.pipeline.bisect import BisectPorts  # noqa: PLC0415
     from assay.pipeline.build import build  # noqa: PLC0415
     from assay.pipeline.build_jobs import prepare  # noqa: PLC0415
-    from assay.pipeline.generated import locked_cells  # noqa: PLC0415
+    from assay.pipeline.cell_files import locked_cells  # noqa: PLC0415
     from assay.pipeline.lock import lock  # noqa: PLC0415
 
     plan = planning.make(project)
@@ -238,14 +238,13 @@ def bisect_ports(
         tell(result)
         return result
 
-    def audit_one(item: LockedCell) -> AuditRecord:
+    def audit_one(item: LockedCell) -> Verdict:
         from assay.cli.auditing import make_auditor, progress  # noqa: PLC0415
-        from assay.pipeline.audit import keep_record  # noqa: PLC0415
+        from assay.pipeline.audit_cells import AuditPorts, audit  # noqa: PLC0415
 
-        assert item.lock is not None
         auditor = make_auditor(plan.project.matrix.indexes, root=files.root, tell=progress())
-        report = auditor.cell(item.cell, item.lock, plan.project.matrix)
-        return keep_record(store, report, run="audit", cell=item.cell, image_digest=None)
+        (report,) = audit([item], plan.project.matrix, AuditPorts(auditor=auditor, store=store))
+        return report.verdict
 
     def build_one(item: LockedCell) -> BuildRecord:
         with BuildProgress(1) as progress:

@@ -11,7 +11,8 @@ from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.composition import keep_lock, lock_ports
 from assay.matrix import lockfile
-from assay.pipeline.generated import drifted, locked_cells, write_generated
+from assay.pipeline.cell_files import locked_cells
+from assay.pipeline.generated import drifted, write_generated
 from assay.pipeline.lock import LockOptions, LockResult, LockStatus, lock
 
 __all__ = ["command", "tell"]

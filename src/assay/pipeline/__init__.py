@@ -1,1 +1,1 @@
-"""The steps from a plan to a verified tag. Flows know ports, never adapters."""
+"""The steps from a plan to a verified tag: `steps` lists them. They work through ports, never adapters."""

@@ -61,7 +61,7 @@ class BisectPorts:
 
     lock: Callable[[Cell], LockResult]
     """Locks a cell and keeps its lock."""
-    audit: Callable[[LockedCell], AuditRecord]
+    audit: Callable[[LockedCell], Verdict]
     build: Callable[[LockedCell], BuildRecord]
     probe: Callable[[Cell, str], Iterable[AnyRecord]]
     """Probes one feature of a cell that is built."""
@@ -98,10 +98,10 @@ def try_cell(cell: Cell, walk: Walk, question: Question, ports: BisectPorts) -> 
     result = ports.lock(cell)
     if (trial := _of_lock(result, walk, question, ports.say)) is not None:
         return trial
-    locked = LockedCell(cell=cell, lock=result.lock)
+    locked = result.locked
     feature, target = question.feature, question.target
     if feature == "audit":
-        return trial_of([ports.audit(locked)], cell.id, feature) or Trial.SKIP
+        return Trial.BAD if ports.audit(locked) is Verdict.FAIL else Trial.GOOD
     built = ports.build(locked)
     if built.status in _SAYS_NOTHING:
         raise EngineError(f"{cell.id} could not be built: {built.reason}", hint=_AGAIN)

@@ -93,6 +93,11 @@ class LockResult:
     """Errors that new constraints mended; each names its constraint, which belongs into the recipe."""
 
     @property
+    def locked(self) -> LockedCell:
+        """The cell with its lock, as later steps take it."""
+        return LockedCell(cell=self.cell, lock=self.lock, unresolved=None if self.lock else self.explanation)
+
+    @property
     def answers(self) -> bool:
         """Whether the cell has a lock that answers its recipe."""
         return self.lock is not None and self.status is not LockStatus.STALE
