@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from assay.engines.table import all_engines, engine_named, engine_names
+from assay.adapters.files.serving import load_server_flags
+from assay.engines.table import all_engines, engine_named, engine_names, release_in
 from assay.errors import UsageError
 
 SOURCE = Path(__file__).parents[2] / "src" / "assay"
@@ -40,6 +41,18 @@ def test_no_engine_is_named_in_the_module_of_another() -> None:
 
 def test_an_engine_is_found_under_the_name_it_has() -> None:
     assert engine_names() == tuple(engine.name for engine in all_engines())
+
+
+@pytest.mark.parametrize("name", engine_names())
+def test_the_first_distribution_of_an_engine_is_the_one_whose_version_decides(name: str) -> None:
+    known = load_server_flags(SOURCE.parents[1] / "knowledge" / "server_flags.yaml").engines[name]
+
+    assert known.package == engine_named(name).packages[0]
+    assert "1.0" == release_in({known.package: "1.0"}, name)
+
+
+def test_the_release_of_an_engine_that_is_not_installed_any_more_is_that_of_its_name() -> None:
+    assert "1.0" == release_in({"gone": "1.0"}, "gone")
 
 
 def test_an_unknown_engine_is_an_error_with_a_suggestion() -> None:

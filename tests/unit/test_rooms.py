@@ -42,6 +42,8 @@ ROOMS: dict[str, set[str]] = {
     "__init__": set(),
 }
 EVERYWHERE = {"errors", "foundation", "__init__"}
+PURE = {"engines", "evidence", "audit", "foundation", "matrix", "serving", "wheels"}
+"""Rooms that read no files. `diagnose` reads the failures that ship with assay."""
 WORLD = {"docker", "requests", "subprocess", "urllib.request", "http.client", "socket"}
 
 
@@ -96,3 +98,18 @@ def test_only_the_entry_points_call_a_command_line(path: Path) -> None:
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
 
     assert not names & {"main_inner", "redirect_stdout"}, f"{relative} calls a command line; call the step instead"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in modules() if path.relative_to(SOURCE).parts[0] in PURE], ids=lambda path: path.stem
+)
+def test_domain_rooms_read_no_files(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    paths = {alias.name for node in froms if node.module == "pathlib" for alias in node.names}
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+    assert not {"os", "pathlib", "shutil"} & modules
+    assert paths <= {"PurePath", "PurePosixPath"}
+    assert "open" not in calls

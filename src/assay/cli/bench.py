@@ -10,17 +10,7 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
-from assay.cli.serving import (
-    ServingOptions,
-    extra_env,
-    extra_flags,
-    finder,
-    hosted,
-    named_model,
-    place_options,
-    profile_named,
-    resolve_place,
-)
+from assay.cli.serving import ServingOptions, hosted, place_options, profiles_for, resolve_place, serve_request
 from assay.errors import UsageError
 from assay.evidence.record import BenchRecord
 from assay.serving.profile import Profile
@@ -99,7 +89,6 @@ def command(
     from assay.adapters.files.records import FileStore  # noqa: PLC0415
     from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast
     from assay.pipeline.bench import Contestant, LoadShape, bench  # noqa: PLC0415
-    from assay.pipeline.serve_check import ServeRequest  # noqa: PLC0415
 
     options = ServingOptions(**given)
     contestants: list[Contestant] = []
@@ -107,20 +96,7 @@ def command(
     for place in places:
         fitting = [name for name in profiles or ("",) if len(places) == 1 or _fits(place, name)]
         for name in fitting:
-            request = ServeRequest(
-                cell=place.cell,
-                image=place.image,
-                engine=place.engine,
-                profile_name=name,
-                profile=profile_named(place, name or None),
-                model=named_model(options),
-                extra=extra_flags(options.sets),
-                env=extra_env(options.envs),
-                program=options.words(),
-                models=finder(place, options),
-                start_timeout=options.start_timeout,
-                request_timeout=options.request_timeout,
-            )
+            request = serve_request(place, options, name or None)
             contestants.append(Contestant(host=hosted(place, options), request=request))
     if not contestants:
         raise UsageError("none of the profiles fits any of the images")
@@ -145,8 +121,6 @@ def _say_claims(profiles: Mapping[str, Profile]) -> None:
 
 def _fits(place: Any, name: str) -> bool:
     """With several images a profile of one engine is simply not run in the images of the other."""
-    from assay.cli.serving import profiles_for  # noqa: PLC0415
-
     known = profiles_for(place)
     return not name or name in known
 

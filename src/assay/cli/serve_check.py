@@ -9,17 +9,7 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
-from assay.cli.serving import (
-    ServingOptions,
-    extra_env,
-    extra_flags,
-    finder,
-    hosted,
-    named_model,
-    place_options,
-    profile_named,
-    resolve_place,
-)
+from assay.cli.serving import ServingOptions, hosted, place_options, resolve_place, serve_request
 from assay.evidence.record import ServeRecord, ServeStatus
 
 __all__ = ["command"]
@@ -53,27 +43,12 @@ def command(
     """
     from assay.adapters.files.records import FileStore  # noqa: PLC0415
     from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast
-    from assay.pipeline.serve_check import ServeRequest, serve_check  # noqa: PLC0415
+    from assay.pipeline.serve_check import serve_check  # noqa: PLC0415
 
     options = ServingOptions(**given)
     place = resolve_place(image, options.engine, project)
     host = hosted(place, options)
-    request = ServeRequest(
-        cell=place.cell,
-        image=place.image,
-        engine=place.engine,
-        profile_name=profile or "",
-        profile=profile_named(place, profile),
-        model=named_model(options),
-        extra=extra_flags(options.sets),
-        env=extra_env(options.envs),
-        program=options.words(),
-        models=finder(place, options),
-        as_written=as_written,
-        bisect=bisect_flags,
-        start_timeout=options.start_timeout,
-        request_timeout=options.request_timeout,
-    )
+    request = serve_request(place, options, profile, as_written=as_written, bisect=bisect_flags)
     store = FileStore(place.root / "build_logs")
     record = serve_check(
         host, OpenAiClient(api_key=options.api_key()), place.knowledge, store, request, say=console.say

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
@@ -26,6 +26,9 @@ from assay.ports.server import ServerHost
 from assay.serving.profile import Profile
 from assay.serving.profiles import named
 
+if TYPE_CHECKING:
+    from assay.pipeline.serve_check import ServeRequest
+
 __all__ = [
     "ServerPlace",
     "extra_env",
@@ -37,6 +40,7 @@ __all__ = [
     "profile_named",
     "profiles_for",
     "resolve_place",
+    "serve_request",
     "shipped",
 ]
 
@@ -253,6 +257,34 @@ class ServingOptions:
     def words(self) -> tuple[str, ...]:
         """Return `--program` as words."""
         return tuple(shlex.split(self.program)) if self.program else ()
+
+
+def serve_request(
+    place: ServerPlace, options: ServingOptions, profile: str | None, *, as_written: bool = False, bisect: bool = False
+) -> ServeRequest:
+    """Return what is to be served, from the command line.
+
+    Raises:
+        UsageError: a flag, a variable, the profile or the model cannot be used.
+    """
+    from assay.pipeline.serve_check import ServeRequest  # noqa: PLC0415 - keeps --help fast
+
+    return ServeRequest(
+        cell=place.cell,
+        image=place.image,
+        engine=place.engine,
+        profile_name=profile or "",
+        profile=profile_named(place, profile),
+        model=named_model(options),
+        extra=extra_flags(options.sets),
+        env=extra_env(options.envs),
+        program=options.words(),
+        models=finder(place, options),
+        as_written=as_written,
+        bisect=bisect,
+        start_timeout=options.start_timeout,
+        request_timeout=options.request_timeout,
+    )
 
 
 def finder(place: ServerPlace, options: ServingOptions) -> ModelFinder:

@@ -44,7 +44,7 @@ class ServingEngine(Protocol):
     """In recipes, profiles and records, on the command line, and of the axis of its versions."""
     memory: MemoryFlags = MemoryFlags()
     packages: tuple[str, ...] = ()
-    """The distributions whose versions people compare, beside those that all engines use."""
+    """The distributions whose versions people compare, its own first; empty: one of its own name."""
     hosts: tuple[str, ...] = ()
     """Public hosts, which a log that is given away may name."""
     api_key_variables: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from assay.engines.engine import ServingEngine
 
-__all__ = ["GROUP", "EngineName", "EngineOrNone", "all_engines", "engine_named", "engine_names"]
+__all__ = ["GROUP", "EngineName", "EngineOrNone", "all_engines", "engine_named", "engine_names", "release_in"]
 
 GROUP: Final = "assay.engines"
 """The entry points under which other distributions bring engines: `name = "module:ENGINE"`."""
@@ -66,6 +66,15 @@ def all_engines() -> tuple[ServingEngine, ...]:
         ConfigError: a distribution that brings one is broken.
     """
     return tuple(engine_named(name) for name in engine_names())
+
+
+def release_in(packages: Mapping[str, str], name: str) -> str:
+    """Return the release of an engine among distributions; empty if it is not there.
+
+    Records outlive engines: the distribution of an engine that is not installed any more is taken to have its name.
+    """
+    own = engine_named(name).packages[:1] if name in engine_names() else ()
+    return packages.get(own[0] if own else name, "")
 
 
 def _checked(name: str, *more: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from assay.engines.table import release_in
 from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
@@ -59,7 +60,7 @@ def applies(claim: Claim, page: CellPage) -> bool:
         return False
     if not claim.versions:
         return True
-    version = page.point.get(page.engine) or page.packages.get(page.engine, "")
+    version = page.point.get(page.engine) or release_in(page.packages, page.engine)
     try:
         return SpecifierSet(claim.versions).contains(Version(version.removeprefix("src.")), prereleases=True)
     except (InvalidVersion, InvalidSpecifier):

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from assay.engines.table import release_in
 from assay.evidence.record import BenchRecord, BenchSeries
 from assay.serving.load import LENGTHS, USERS
 
@@ -47,7 +48,7 @@ def _name(record: BenchRecord, detail: int) -> str:
 
 
 def _engine(record: BenchRecord) -> str:
-    return f"{record.engine} {record.packages.get(record.engine, '')}".strip()
+    return f"{record.engine} {release_in(record.packages, record.engine)}".strip()
 
 
 def _text(value: float | None) -> str:
@@ -127,7 +128,7 @@ def series_csv(records: Sequence[BenchRecord]) -> str:
                 {
                     "configuration": name,
                     "engine": record.engine,
-                    "version": record.packages.get(record.engine, ""),
+                    "version": release_in(record.packages, record.engine),
                     "model": record.model,
                     "device": record.devices[0].name if record.devices else "",
                     "workload": one.workload,

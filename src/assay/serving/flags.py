@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from assay.engines.knowledge import EngineFlags, Flags, FlagValue, Setting
+from assay.engines.knowledge import EngineFlags, FlagHistory, Flags, FlagValue, Setting
 from assay.foundation.nearest import nearest
 from assay.serving.helptext import HelpOption
 
@@ -90,7 +90,7 @@ def modernise(flags: Mapping[str, FlagValue], engine: EngineFlags, version: str)
         if history is None or not old or history.successor is None:
             result[name] = value
             continue
-        successor = {other: _filled(template, value) for other, template in history.successor.items()}
+        successor = _same(history, value) or {}
         # What the profile says itself wins over what an old flag stood for.
         result |= {other: new for other, new in successor.items() if other not in flags}
         how = "never was a flag" if history.never else "is gone" if history.removed_in(version) else "is deprecated"
@@ -142,6 +142,13 @@ def _before(name: str, flags: Mapping[str, FlagValue], engine: EngineFlags, vers
     return None
 
 
+def _same(history: FlagHistory, value: FlagValue) -> Flags | None:
+    """Return what does the same today as a flag did; None if that is not known."""
+    if history.successor is None:
+        return None
+    return {other: _filled(template, value) for other, template in history.successor.items()}
+
+
 def _filled(template: FlagValue, value: FlagValue) -> FlagValue:
     if template == "{value}":
         return value
@@ -172,9 +179,7 @@ def check_known(flags: Mapping[str, FlagValue], engine: EngineFlags, version: st
         history = engine.flags.get(name)
         if history is None or not history.missing_in(version):
             continue
-        successor = None
-        if history.successor is not None and history.removed_in(version):
-            successor = {other: _filled(template, value) for other, template in history.successor.items()}
+        successor = _same(history, value) if history.removed_in(version) else None
         hint = _hint(name, dict.fromkeys(engine.flags, _NO_HELP), engine, version, successor)
         message = f"--{name} is no flag of {engine.package} {version}{hint} ({history.source})"
         findings.append(FlagFinding(flag=name, kind="unknown", message=message, successor=successor))
@@ -188,9 +193,7 @@ def _unknown(
     name: str, value: FlagValue, options: Mapping[str, HelpOption], engine: EngineFlags, version: str
 ) -> FlagFinding:
     history = engine.flags.get(name)
-    successor = None
-    if history is not None and history.successor is not None and history.removed_in(version):
-        successor = {other: _filled(template, value) for other, template in history.successor.items()}
+    successor = _same(history, value) if history and history.removed_in(version) else None
     hint = _hint(name, options, engine, version, successor)
     starts = sorted({option.name for known, option in options.items() if known.startswith(name)})
     if engine.abbreviates and len(starts) == 1:
@@ -231,17 +234,15 @@ def _hint(
 def _known(name: str, value: FlagValue, option: HelpOption, engine: EngineFlags) -> Iterable[FlagFinding]:
     history = engine.flags.get(name)
     if option.deprecated:
-        successor = history.successor if history else None
-        instead = command_line({key: _filled(new, value) for key, new in successor.items()}) if successor else []
+        successor = _same(history, value) if history else None
+        instead = command_line(successor) if successor else []
         named = instead or [f"--{other}" for other in option.named_instead]
         tail = f"; use {' '.join(named)}" if named else ""
         yield FlagFinding(
             flag=name,
             kind="deprecated",
             message=f"--{name} is deprecated in this server{tail}",
-            successor=None
-            if successor is None
-            else {key: _filled(template, value) for key, template in successor.items()},
+            successor=successor,
         )
     given: Sequence[str] = value if isinstance(value, tuple) else () if value == "true" else (value,)
     if option.arity == "none" and given:
