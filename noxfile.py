@@ -64,46 +64,60 @@ def run(session: nox.Session, *command: str) -> None:
 
 @nox.session(name="build-matrix")
 def build_matrix(session: nox.Session) -> None:
-    """Build images: `-- SELECT…` as for `assay build`; nothing named builds the group `starter`."""
+    """Build images: `-- SELECT…` as for `assay build`; without SELECT, the group `starter`."""
     environment(session)
     run(session, "assay", "build", *session.posargs)
 
 
 @nox.session
 def probe(session: nox.Session) -> None:
-    """Probe what works in built images on this machine's GPU: `-- SELECT…` as for `assay probe`."""
+    """Test images on this machine's GPU: `-- SELECT…` as for `assay probe`."""
     environment(session)
     run(session, "assay", "probe", *session.posargs)
 
 
 @nox.session
 def publish(session: nox.Session) -> None:
-    """Publish what the policy allows: `-- …` as for `assay publish`."""
+    """Publish verified images: `-- …` as for `assay publish`."""
     environment(session)
     run(session, "assay", "publish", *session.posargs)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Say what the records say: `-- …` as for `assay report`."""
+    """Show results: `-- …` as for `assay report`."""
     environment(session)
     run(session, "assay", "report", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests, all of them or `-- PYTEST ARGUMENTS`."""
+    """Run the tests, all of them or `-- PYTEST ARGUMENTS`, and show the slowest."""
     environment(session, "dev")
-    run(session, "python", "-m", "pytest", *session.posargs)
+    run(session, "python", "-m", "pytest", "--durations=15", *session.posargs)
+
+
+def unit_tests(session: nox.Session) -> None:
+    """Run the unit tests with coverage; fail below the floor in pyproject.toml."""
+    session.env["COVERAGE_FILE"] = str(Path(session.virtualenv.location) / ".coverage")
+    run(session, "python", "-m", "coverage", "run", "-m", "pytest", "-q", "tests/unit", *session.posargs)
+    run(session, "python", "-m", "coverage", "report")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the unit tests with coverage; fail below the floor in pyproject.toml."""
+    environment(session, "dev")
+    unit_tests(session)
 
 
 @nox.session(venv_backend="uv")
 def lowest(session: nox.Session) -> None:
-    """Run the unit tests with the oldest versions that pyproject.toml allows."""
+    """Run the unit tests with coverage and the oldest versions that pyproject.toml allows."""
     pyproject = nox.project.load_toml(PYPROJECT)
     groups = nox.project.dependency_groups(pyproject, "test")
     session.install("--resolution", "lowest-direct", "-e", ".", *groups)
-    run(session, "python", "-m", "pytest", "-q", "tests/unit", *session.posargs)
+    unit_tests(session)
 
 
 @nox.session
@@ -113,12 +127,14 @@ def lint(session: nox.Session) -> None:
     run(session, "ruff", "check", ".", *session.posargs)
     run(session, "ruff", "format", "--check", ".")
     run(session, "python", "tools/prose.py")
-    run(session, "zizmor", "--offline", "--quiet", "docs/examples/github-actions.yml")
+    run(
+        session, "zizmor", "--offline", "--quiet", "docs/examples/github-actions.yml", ".github/workflows", "action.yml"
+    )
 
 
 @nox.session(venv_backend="none")
 def locks(session: nox.Session) -> None:
-    """Renew the locked files of tools/requirements: `-- --upgrade` takes the newest versions."""
+    """Update the locked files of tools/requirements: `-- --upgrade` selects the newest versions."""
     files = [(REQUIREMENTS / f"{name}.txt", (*options, "pyproject.toml")) for name, options in LOCKED.items()]
     files.append((ROOT / "templates" / "source-tools.txt", ("--no-header", "--group", "source-builds")))
     for path, options in files:
@@ -139,7 +155,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check that nothing generated has drifted and that what is documented holds."""
+    """Check that generated files and documented commands are up to date."""
     environment(session, "dev")
     run(session, "assay", "render", "--check")
     run(session, "python", "docs/generate.py", "--check")
@@ -148,8 +164,15 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def release(session: nox.Session) -> None:
+    """Check version and changelog, build the distributions and check them: `-- --dry-run` needs no tag."""
+    environment(session, "dev")
+    run(session, "python", "tools/release.py", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
-    """Publish over a registry that fails at every step, and print how many faults were tried and survived."""
+    """Publish to a registry that fails at each step, and count the survived faults."""
     environment(session, "dev")
     session.env["ASSAY_ALL_FAULTS"] = "1"
     run(session, "pytest", "-q", "tests/integration/test_publish_faults.py", *session.posargs)
@@ -157,14 +180,14 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def attack(session: nox.Session) -> None:
-    """Attack readers, servers and environments with generated faults: `-- [SECONDS]`, ten minutes by default."""
+    """Test readers, servers and environments with generated faults: `-- [SECONDS]`, 600 by default."""
     environment(session, "dev")
     run(session, "python", "tests/attack/campaign.py", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Plan, audit, build, publish and verify in a loop beside faults: `-- [MINUTES]`, an hour by default."""
+    """Plan, audit, build, publish and verify in a loop beside faults: `-- [MINUTES]`, 60 by default."""
     environment(session, "dev")
     run(session, "python", "tests/attack/soak.py", *session.posargs)
 
@@ -180,6 +203,6 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="bench-serve")
 def bench_serve(session: nox.Session) -> None:
-    """Put load on servers and compare them: `-- …` as for `assay bench`."""
+    """Benchmark servers under load: `-- …` as for `assay bench`."""
     environment(session)
     run(session, "assay", "bench", *session.posargs)

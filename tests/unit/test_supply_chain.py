@@ -102,3 +102,30 @@ def test_the_workflow_has_the_least_permissions_and_keeps_no_credentials() -> No
     assert all(job["permissions"].get("contents") == "read" for job in workflow["jobs"].values())
     assert 4 == len(checkouts)
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_own_workflows_pin_actions_and_have_least_permissions(path: Path) -> None:
+    text = path.read_text()
+    workflow = yaml.safe_load(text)
+    used = re.findall(r"uses: (\S+)(.*)", text)
+
+    assert used
+    assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action) and "# v" in note for action, note in used)
+    assert {} == workflow["permissions"]
+    assert all(
+        set(job["permissions"].values()) <= {"read"} or job.get("environment") for job in workflow["jobs"].values()
+    )
+
+
+def test_ci_workflow_runs_what_maintainers_run() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+
+    assert [".ci/run"] == [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+
+
+def test_hooks_run_locked_tools_only() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+
+    assert ["local"] == [repo["repo"] for repo in hooks]
+    assert {"system"} == {hook["language"] for repo in hooks for hook in repo["hooks"]}
