@@ -308,7 +308,7 @@ def test_two_cells_and_two_runs_are_compared(browser: Any, small: Path) -> None:
     assert browser.find_element(By.ID, "said").text.startswith("Not known")
 
 
-def test_what_got_worse_comes_first_and_speeds_and_sizes_are_judged(browser: Any, tmp_path: Path) -> None:
+def test_regressions_come_first_and_include_speeds_and_sizes(browser: Any, tmp_path: Path) -> None:
     one, other = sites.cells(2)
     records = [record for record in sites.records(200) if record.cell == sites.cells(52)[51].id]
     assert any(record.kind == "bench" for record in records)

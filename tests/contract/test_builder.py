@@ -74,7 +74,7 @@ def test_a_build_gives_a_digest_and_a_log(scene: Scene) -> None:
     assert said
 
 
-def test_a_step_that_fails_is_told_in_its_own_words(scene: Scene) -> None:
+def test_a_step_that_fails_is_reported_in_its_own_words(scene: Scene) -> None:
     outcome = scene.build(FAILS)
 
     assert (BuildEnd.FAILED, None, None) == (outcome.end, outcome.digest, outcome.fault)
@@ -91,7 +91,7 @@ def test_a_build_that_takes_too_long_is_ended(scene: Scene) -> None:
     assert 60 > time.monotonic() - began
 
 
-def test_a_build_that_is_told_to_stop_is_ended(scene: Scene) -> None:
+def test_a_build_that_is_reported_to_stop_is_ended(scene: Scene) -> None:
     stop = threading.Event()
     threading.Timer(2.0, stop.set).start()
 
@@ -103,7 +103,7 @@ def test_a_log_that_cannot_be_written_is_an_error(scene: Scene) -> None:
         scene.build(FINE, log=scene.folder / "nowhere" / "build.log")
 
 
-def test_a_builder_that_is_not_there_is_no_failure_of_what_is_built(scene: Scene) -> None:
+def test_a_builder_that_is_missing_is_not_a_failure_of_what_is_built(scene: Scene) -> None:
     outcome = scene.unknown.build(scene.task(FINE))
 
     assert BuildEnd.ENGINE is outcome.end

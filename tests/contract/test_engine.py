@@ -107,7 +107,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     assert not engine.sweep(name), "a container or volume was left behind"
 
 
-def test_info_names_what_builds_depend_on(world: World) -> None:
+def test_engine_info_has_the_facts_that_builds_depend_on(world: World) -> None:
     info = world.engine.info()
 
     assert info.version
@@ -117,7 +117,7 @@ def test_info_names_what_builds_depend_on(world: World) -> None:
     assert info.memory_bytes > 1 << 20
 
 
-def test_image_says_what_it_is(world: World) -> None:
+def test_image_labels_describe_the_cell(world: World) -> None:
     image = world.engine.image(TINY)
 
     assert image is not None
@@ -141,11 +141,11 @@ def test_an_image_is_found_by_its_id_and_label(world: World) -> None:
     assert [] == list(world.engine.images(label="org.example.size=huge"))
 
 
-def test_labels_are_told_of_the_images_that_are_there(world: World) -> None:
+def test_labels_are_returned_for_existing_images(world: World) -> None:
     assert {TINY: {"org.example.size": "tiny"}} == world.engine.labels([TINY, "assay/test-nowhere:1"])
 
 
-def test_an_image_that_is_not_there_is_none(world: World) -> None:
+def test_an_image_that_is_missing_is_none(world: World) -> None:
     assert world.engine.image("assay/nothing-of-the-kind:1") is None
     assert not world.engine.remove_image("assay/nothing-of-the-kind:1")
 
@@ -209,7 +209,7 @@ def test_get_reads_folders_files_and_nothing(world: World) -> None:
             container.get(f"{WORK}/a", limit=2)
 
 
-def test_put_refuses_what_cannot_be(world: World) -> None:
+def test_put_refuses_invalid_manifests(world: World) -> None:
     with world.engine.container(world.spec(ECHO, read_only=True, workspace=WORK)) as container:
         with pytest.raises(EngineError, match="read-only"):
             container.put("/etc", {"x": b""})
@@ -246,7 +246,7 @@ def test_memory_runs_out(world: World) -> None:
     assert not result.exit.ok
 
 
-def test_a_program_that_is_not_there_is_the_images_fault(world: World) -> None:
+def test_a_program_that_is_missing_is_the_images_fault(world: World) -> None:
     result = run(world.engine, world.spec("", command=("/no/such/program",)), timeout=10)
 
     assert 127 == result.exit.code
@@ -307,7 +307,7 @@ def test_sweep_takes_only_its_own_run(world: World) -> None:
         assert other.running()
 
 
-def test_no_gpu_is_said_before_anything_runs(world: World) -> None:
+def test_no_gpu_is_reported_before_anything_runs(world: World) -> None:
     if world.engine.info().gpu is not None:
         pytest.skip("this engine has a GPU")
 
@@ -346,12 +346,12 @@ def test_image_files_may_be_left_early(world: World) -> None:
         assert next(entries).path.startswith("/")
 
 
-def test_pushing_what_is_not_there_is_an_error_though_the_sdk_says_nothing(world: World) -> None:
+def test_pushing_a_missing_image_is_an_error_although_the_sdk_reports_none(world: World) -> None:
     with pytest.raises(RegistryError, match="pushing"):
         world.engine.push(f"localhost:1/assay/{world.run}:1")
 
 
-def test_a_registry_that_is_not_there_is_an_error_though_the_sdk_says_nothing(world: World) -> None:
+def test_a_registry_that_is_missing_is_an_error_though_the_sdk_says_nothing(world: World) -> None:
     name = f"localhost:1/assay/{world.run}:1"
     if isinstance(world.engine, FakeEngine):
         world.engine.refuse[name] = "connection refused"

@@ -168,7 +168,7 @@ def test_the_arguments_that_a_release_does_not_know_are_known(jobs_of: Any, rele
 
 
 @pytest.mark.parametrize("release", SURFACES)
-def test_what_the_engine_does_is_told_to_the_probes(jobs_of: Any, tmp_path: Path, release: str) -> None:
+def test_engine_behaviour_is_passed_to_the_probes(jobs_of: Any, tmp_path: Path, release: str) -> None:
     """Evidence that nothing but a stub without insides may lack."""
     surface = SURFACES[release]
     jobs = jobs_of(surface["engine"])
@@ -180,7 +180,7 @@ def test_what_the_engine_does_is_told_to_the_probes(jobs_of: Any, tmp_path: Path
     assert backend == answer["seen"]["attention_backend"]
 
 
-def test_graphs_that_a_phase_has_switched_off_are_told(jobs_of: Any, tmp_path: Path) -> None:
+def test_graphs_that_a_phase_has_switched_off_are_reported(jobs_of: Any, tmp_path: Path) -> None:
     jobs = jobs_of("sglang")
     off = {**jobs["sglang_engine"], "arguments": {"disable_cuda_graph": True}}
 
@@ -239,7 +239,7 @@ def test_a_release_that_takes_a_name_away_is_not_tried(
             assert told in answer["not_run"]
 
 
-def test_a_release_that_tells_no_arguments_is_not_tried(jobs_of: Any, tmp_path: Path) -> None:
+def test_release_without_readable_arguments_is_not_tried(jobs_of: Any, tmp_path: Path) -> None:
     surface = copy.deepcopy(SURFACES["sglang-0.5.23"])
     surface["constructor"]["arguments"] = ""
 

@@ -181,7 +181,7 @@ def stopped(scene: Scene, stop: Stop) -> JobResult:
     return scene.executor.run(scene.job("quick", "slow"), listener=listener, stop=stop)
 
 
-def test_a_run_that_is_told_to_stop_keeps_what_was_measured(scene: Scene) -> None:
+def test_stopped_run_keeps_finished_measurements(scene: Scene) -> None:
     began = time.monotonic()
     result = stopped(scene, Stop())
 
@@ -245,7 +245,7 @@ def test_gpus_that_are_not_there_are_refused(scene: Scene) -> None:
         scene.executor.run(scene.job("quick", devices=DevicesWanted(count=there + 1)))
 
 
-def test_what_is_not_there_is_told_before_a_run(scene: Scene) -> None:
+def test_what_is_missing_is_reported_before_a_run(scene: Scene) -> None:
     with pytest.raises(UsageError):
         scene.executor.place(scene.reference + "x")
 

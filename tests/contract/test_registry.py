@@ -45,7 +45,7 @@ def staging(repository: Repository) -> Repository:
     return Repository(host=repository.host, path=repository.path.replace("release", "staging"))
 
 
-def test_what_is_not_there_is_an_answer(registry: Registry, repository: Repository) -> None:
+def test_missing_object_is_an_answer(registry: Registry, repository: Repository) -> None:
     digest = sha256_of(b"nothing")
 
     assert registry.resolve(repository, "tag") is None
@@ -121,7 +121,7 @@ def test_promotion_mounts_and_moves_no_layer(registry: Registry, repository: Rep
     assert moved < 3000
 
 
-def test_mount_of_what_is_not_there_is_false(registry: Registry, repository: Repository, staging: Repository) -> None:
+def test_mounting_a_missing_blob_returns_false(registry: Registry, repository: Repository, staging: Repository) -> None:
     assert not registry.mount(repository, sha256_of(os.urandom(9)), staging)
 
 

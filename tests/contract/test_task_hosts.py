@@ -112,7 +112,7 @@ def test_files_go_in_and_come_out(scene: Scene) -> None:
     assert (0, b"hello!") == (end.exit.code, end.file)
 
 
-def test_a_file_that_is_not_there_is_none(scene: Scene) -> None:
+def test_a_file_that_is_missing_is_none(scene: Scene) -> None:
     assert None is run_task(scene.host, scene.shell(ECHO), timeout=60, file="nothing").file
 
 
@@ -195,7 +195,7 @@ def test_of_long_output_the_middle_is_left_out(scene: Scene) -> None:
         assert 100_000 < len(task.log())
 
 
-def test_output_is_told_as_it_comes_and_ends_with_the_program(scene: Scene) -> None:
+def test_output_is_reported_as_it_comes_and_ends_with_the_program(scene: Scene) -> None:
     with scene.host.task(scene.shell(SLEEP)) as task:
         task.start()
         coming = task.follow()
@@ -205,7 +205,7 @@ def test_output_is_told_as_it_comes_and_ends_with_the_program(scene: Scene) -> N
         assert [] == list(coming)
 
 
-def test_a_server_is_told_where_to_listen(scene: Scene) -> None:
+def test_a_server_is_reported_where_to_listen(scene: Scene) -> None:
     spec = scene.shell(SLEEP, network="auto").model_copy(update={"argv": ("sh", "-c", SLEEP, "{host}", "{port}")})
 
     with scene.host.task(spec) as task:
@@ -214,7 +214,7 @@ def test_a_server_is_told_where_to_listen(scene: Scene) -> None:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", task.base)
 
 
-def test_an_image_that_is_not_there_is_told(scene: Scene) -> None:
+def test_an_image_that_is_missing_is_reported(scene: Scene) -> None:
     if scene.reference == "local":
         pytest.skip("there is no image")
 

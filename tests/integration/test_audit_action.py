@@ -69,7 +69,7 @@ def test_a_failed_verdict_is_kept_for_the_last_step(runner: Path) -> None:
     assert "is for Windows" in summary
 
 
-def test_a_failed_question_is_told_apart(runner: Path) -> None:
+def test_a_failed_question_is_distinguished(runner: Path) -> None:
     code, summary, outputs, stderr = run(runner, wheels="dist/*x86_64.whl", target="sm_999")
 
     assert (code, outputs["code"]) == (0, "2")

@@ -82,7 +82,7 @@ def test_linked_statically_and_not_read(known: Path) -> None:
         (("sglang-kernel==0.4.10", "--torch", "9.9.9,9.9.8"), "it has no such version"),
     ],
 )
-def test_a_failed_question_is_no_failed_verdict(known: Path, words: tuple[str, ...], message: str) -> None:
+def test_audit_without_an_answer_is_not_a_failed_verdict(known: Path, words: tuple[str, ...], message: str) -> None:
     code, _, stderr = ask(known, *words, "--quick")
 
     assert code == 2

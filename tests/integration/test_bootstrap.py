@@ -33,7 +33,7 @@ def test_two_runs_make_it_once(bootstrapped: Bootstrapped) -> None:
     assert [] == list(scratch.glob("assay-base-*"))
 
 
-def test_it_says_what_is_in_it(bootstrapped: Bootstrapped, engine: DockerEngine) -> None:
+def test_reader_describes_its_content(bootstrapped: Bootstrapped, engine: DockerEngine) -> None:
     base = bootstrapped.base
     spec = ContainerSpec(image=base.reference, run="bootstrap-test", command=("/usr/bin/python3", "-VV"))
     result = run(engine, spec, timeout=60)
@@ -64,7 +64,7 @@ def test_nothing_of_this_machine_is_in_it(bootstrapped: Bootstrapped, engine: Do
     assert b"-security bookworm-security main" in sources
 
 
-def test_a_base_that_is_not_what_locks_were_made_for_is_refused(
+def test_base_that_differs_from_the_lock_is_refused(
     bootstrapped: Bootstrapped, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def pretend(*arguments: object) -> int:
@@ -81,7 +81,7 @@ def test_a_base_that_is_not_what_locks_were_made_for_is_refused(
     assert engine.image("assay/test-base:refused") is None
 
 
-def test_a_mirror_that_does_not_answer_is_said(engine: DockerEngine, tmp_path: Path) -> None:
+def test_a_mirror_that_does_not_answer_is_reported(engine: DockerEngine, tmp_path: Path) -> None:
     bases = DebootstrapBases(engine, mirror="http://127.0.0.1:9/debian", scratch=tmp_path)
 
     with pytest.raises(ToolError, match="debootstrap of bookworm failed") as raised:

@@ -136,7 +136,7 @@ def test_ctrl_c_stops_cleanly_and_records_it(project: Project) -> None:
     assert code == 1
 
 
-def test_after_a_kill_the_next_run_goes_on(project: Project) -> None:
+def test_next_run_resumes_after_a_kill(project: Project) -> None:
     slow(project)
     process = project.start("build")
     wait_for(project, "begun-")
@@ -301,7 +301,7 @@ def test_a_cell_on_a_registrys_base_is_locked_and_built_through_a_mirror(
     assert (again, second["records"][0]["status"]) == (0, "cached")
 
 
-def test_a_missing_base_is_told_as_such(project: Project) -> None:
+def test_a_missing_base_is_reported(project: Project) -> None:
     project.change("matrix.yaml", TINY, "assay/there-is-no-such-base:1")
     done = project.run("build")
 

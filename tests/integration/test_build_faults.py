@@ -96,7 +96,7 @@ def test_a_dead_remote_builder_is_tried_again_until_the_deadline(project: Projec
         ({"DOCKER_HOST": "tcp://nosuch.invalid:2375"}, FaultKind.UNREACHABLE),
     ],
 )
-def test_an_engine_that_is_not_there_is_told_from_the_cell(
+def test_missing_engine_is_distinguished_from_a_failed_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], kind: FaultKind
 ) -> None:
     for name, value in environ.items():
@@ -319,9 +319,7 @@ def test_a_full_disk_of_the_builder_is_not_the_cells(tmp_path: Path, base: str) 
         (503, FaultKind.REGISTRY_UNREACHABLE),
     ],
 )
-def test_what_a_registry_answers_is_told_apart(
-    tmp_path: Path, buildkit: BuildKit, status: int, kind: FaultKind
-) -> None:
+def test_registry_answers_are_distinguished(tmp_path: Path, buildkit: BuildKit, status: int, kind: FaultKind) -> None:
     with refusing(status) as host:
         outcome = build(tmp_path, f"FROM {host}/x:1\nRUN true\n", builder="b1")
 

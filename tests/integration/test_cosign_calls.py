@@ -38,7 +38,7 @@ done
     [("k", False, False), ("k", True, True), (None, False, True)],
     ids=["key", "log", "keyless"],
 )
-def test_what_goes_into_the_log(tmp_path: Path, key: str | None, log: bool, logged: bool) -> None:
+def test_log_has_the_expected_lines(tmp_path: Path, key: str | None, log: bool, logged: bool) -> None:
     program = stand_in(tmp_path, make_bundle(STATEMENT, [("", b"s")], hint="h"))
     CosignSigner(key, log=log, program=str(program)).sign(STATEMENT)
     call = (tmp_path / "calls").read_text().splitlines()[-1]

@@ -44,7 +44,7 @@ def spec(run_name: str, script: str, **options: object) -> ContainerSpec:
 
 
 @pytest.mark.registry
-def test_push_gives_the_digest_under_which_the_registry_has_it(engine: DockerEngine, tmp_path: Path, name: str) -> None:
+def test_push_returns_the_digest_in_the_registry(engine: DockerEngine, tmp_path: Path, name: str) -> None:
     said: list[str] = []
     with real_registry(tmp_path / "registry") as host:
         reference = f"{host}/assay/{name}:1"
@@ -83,7 +83,7 @@ def test_a_registry_that_wants_a_login_is_named(engine: DockerEngine, tmp_path: 
     assert "docker login" in raised.value.hint
 
 
-def test_what_a_killed_process_left_is_swept_and_nothing_else(engine: DockerEngine, name: str) -> None:
+def test_sweep_removes_only_objects_of_killed_processes(engine: DockerEngine, name: str) -> None:
     program = textwrap.dedent(f"""
         import time
         from assay.adapters.docker.engine import DockerEngine
@@ -109,7 +109,7 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(engine: DockerEngi
         assert mine.running()
 
 
-def test_the_engine_limits_what_a_container_may(engine: DockerEngine, name: str) -> None:
+def test_engine_limits_the_container(engine: DockerEngine, name: str) -> None:
     result = run(
         engine,
         spec(
@@ -170,7 +170,7 @@ def test_ctrl_c_removes_the_container(engine: DockerEngine, name: str) -> None:
     assert [] == list(engine.sweep(name))
 
 
-def test_an_engine_that_goes_away_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_engine_that_goes_away_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A socket that closes every connection: what a daemon that dies looks like."""
     import socket
 

@@ -220,9 +220,7 @@ def test_the_header_of_a_lock_is_not_believed(line: str, project: Project, capfd
     harmless("".join(capfd.readouterr()))
 
 
-def test_generated_files_are_compared_with_what_would_be_generated(
-    project: Project, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_check_compares_generated_files_with_fresh_ones(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["render"]) == 0
     assert main(["lock", "--check"]) == 0
     assert main(["render", "--check"]) == 0

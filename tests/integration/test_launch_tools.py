@@ -42,7 +42,7 @@ def launch(project: Path, case: str, form: str, output: Path) -> Path:
     return output
 
 
-def test_what_was_measured_and_committed_decides(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_committed_records_decide(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A server of this digest needed CUDA graphs off on a card of this target, and FlashInfer ran."""
     record = ServeRecord(
         created=now(), run="r", cell=NEW, engine="sglang", executor="docker", model="m", status=ServeStatus.OK,

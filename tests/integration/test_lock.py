@@ -157,7 +157,7 @@ def test_a_pruned_night_is_missing_and_says_what_is_left(default: LocalIndex, ni
     assert "keeps no build as old as 2026-11-01; its oldest is of 20261110" in result.explanation
 
 
-def test_what_cannot_hold_together_keeps_the_resolvers_words(
+def test_lock_keeps_resolver_explanation_when_unsatisfiable(
     default: LocalIndex, nightly: tuple[LocalIndex, str]
 ) -> None:
     result = Cells(nightly[1]).lock("i-torchnightly-k2.0")
@@ -166,9 +166,7 @@ def test_what_cannot_hold_together_keeps_the_resolvers_words(
     assert "kernel>=2.0 depends on torch==2.8.0" in " ".join(result.explanation.split())
 
 
-def test_a_forced_requirement_wins_over_what_packages_ask_for(
-    default: LocalIndex, nightly: tuple[LocalIndex, str]
-) -> None:
+def test_override_replaces_requirements_of_packages(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
     image = IMAGE + 'overrides: [{match: {torch: nightly}, forced_requirements: ["torch{{ torch.pin }}"]}]\n'
     result = Cells(nightly[1], image).lock("i-torchnightly-k2.0")
 
@@ -179,7 +177,9 @@ def test_a_forced_requirement_wins_over_what_packages_ask_for(
     assert torch.version == "2.15.0.dev20261118+cu130"
 
 
-def test_what_an_index_lacks_is_missing(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+def test_package_missing_from_the_index_is_reported_as_missing(
+    default: LocalIndex, nightly: tuple[LocalIndex, str]
+) -> None:
     default.prune("kernel", "2.0")
     result = Cells(nightly[1]).lock("i-torch2.8.0-k2.0")
 
@@ -187,7 +187,7 @@ def test_what_an_index_lacks_is_missing(default: LocalIndex, nightly: tuple[Loca
     assert "no version of kernel==2.0" in result.explanation
 
 
-def test_what_an_index_lost_takes_no_lock_away(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+def test_unreachable_index_keeps_the_existing_lock(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
     cells = Cells(nightly[1])
     first = cells.lock("i-torch2.8.0-k2.0")
     default.prune("kernel", "2.0")
@@ -271,7 +271,7 @@ def test_a_registry_base_is_locked_by_digest(default: LocalIndex, nightly: tuple
     assert result.lock.base_digest == "sha256:" + "c" * 64
 
 
-def test_a_constraint_limits_what_others_ask_for(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
+def test_constraint_limits_versions_of_required_packages(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
     default.add("numpy", "1.9")
     cells = Cells(nightly[1], IMAGE + 'constraints: ["numpy<2", "absent==1"]\n')
     result = cells.lock("i-torch2.8.0-k1.0")
@@ -297,9 +297,7 @@ def numpy_of_two(constraint: str) -> Judge:
     return judge
 
 
-def test_a_lock_whose_audit_fails_is_told_with_its_findings(
-    default: LocalIndex, nightly: tuple[LocalIndex, str]
-) -> None:
+def test_lock_with_failed_audit_reports_its_findings(default: LocalIndex, nightly: tuple[LocalIndex, str]) -> None:
     result = Cells(nightly[1], judge=numpy_of_two("numpy<2")).lock("i-torch2.8.0-k1.0")
 
     assert LockStatus.FAILING is result.status

@@ -75,7 +75,7 @@ def test_delays_are_measured_as_they_were_set(serving: Callable[[dict[str, Any]]
     assert pytest.approx((400, 20), rel=0.05) == measured[-1], measured
 
 
-def test_samples_tell_what_happened(serving: Callable[[dict[str, Any]], str]) -> None:
+def test_samples_show_the_events(serving: Callable[[dict[str, Any]], str]) -> None:
     base = serving({"cut_streams": 4, "fail_every": 3})
     load = workload(1, 10, 6)
 
@@ -88,7 +88,7 @@ def test_samples_tell_what_happened(serving: Callable[[dict[str, Any]], str]) ->
     assert all(sample.tokens == 10 for sample in samples if sample.error is None)
 
 
-def test_a_server_that_is_not_there_is_a_sample(serving: Callable[[dict[str, Any]], str]) -> None:
+def test_a_server_that_is_missing_is_a_sample(serving: Callable[[dict[str, Any]], str]) -> None:
     load = workload(2, 10, 4)
 
     samples = OpenAiClient().load(f"http://127.0.0.1:{free_port()}", load, timeout=5)
@@ -317,7 +317,7 @@ def test_an_announcement_is_not_the_answer(scripted: Callable[..., Scripted]) ->
     ids=["between", "within-a-chunk", "no-end-mark", "within-an-event", "json", "number", "error", "smtp", "503",
          "hangs", "closed"],
 )  # fmt: skip
-def test_what_is_wrong_with_a_stream_is_told(scripted: Callable[..., Scripted], script: Script, error: str) -> None:
+def test_stream_errors_are_reported(scripted: Callable[..., Scripted], script: Script, error: str) -> None:
     server = scripted(script, (WHOLE,))
 
     bad, good = OpenAiClient().load(server.base, jobs(2), timeout=1)

@@ -103,7 +103,7 @@ def test_a_library_that_does_not_load_is_found(
     assert 1 == found["metrics"]["libraries_loaded"]
 
 
-def test_an_optional_extension_without_the_system_s_library_is_told_not_blamed(place: Place, root: Path) -> None:
+def test_an_optional_extension_without_the_system_s_library_is_reported_not_blamed(place: Place, root: Path) -> None:
     place.package("torchaudio")
     place.build("torchaudio/lib/_torchaudio.so", FINE)
     place.wanting("torchaudio/lib/_torchaudio_sox.so", "libsox.so")
@@ -133,7 +133,7 @@ def test_any_other_fault_of_an_optional_extension_counts(place: Place, root: Pat
 
 
 @pytest.mark.parametrize("survives", [True, False])
-def test_the_reason_says_whether_the_package_goes_on_without_its_extension(
+def test_reason_states_whether_the_package_works_without_its_extension(
     place: Place, root: Path, *, survives: bool
 ) -> None:
     load = "import ctypes, glob\nctypes.CDLL(glob.glob(__file__.replace('__init__.py', '_C*.so'))[0])\n"

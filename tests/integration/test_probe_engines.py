@@ -58,7 +58,7 @@ with open(sys.argv[2], "w") as file:
 
 
 @pytest.mark.parametrize(("told", "seen"), [("", "FLASH_ATTN"), ("TRITON_ATTN", "TRITON_ATTN")])
-def test_the_log_tells_what_an_engine_does_not(
+def test_log_supplies_facts_that_the_engine_does_not_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Any, told: str, seen: str
 ) -> None:
     engine, context = library("probelib.engine"), library("probelib.context")
@@ -72,7 +72,7 @@ def test_the_log_tells_what_an_engine_does_not(
     assert seen == probe.metrics["one.attention_backend"]
 
 
-def test_what_a_driver_does_not_find_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
+def test_missing_engine_api_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
     engine, context = library("probelib.engine"), library("probelib.context")
     lacking = ANSWERING_DRIVER.replace('"not_run": ""', '"not_run": "API not found: generate of LLM"')
     (tmp_path / "lacking_driver.py").write_text(lacking)

@@ -110,7 +110,7 @@ def test_gigabytes_of_output_are_bounded(suite: Path) -> None:
     assert "bytes left out" in ended.stdout
 
 
-def test_what_a_probe_leaves_behind_is_killed(suite: Path) -> None:
+def test_processes_left_by_a_probe_are_killed(suite: Path) -> None:
     marker = f"leftover-{os.getpid()}-{time.monotonic_ns()}"
     program = suite / "features" / "toy.py"
     program.write_text(
@@ -126,7 +126,7 @@ def test_what_a_probe_leaves_behind_is_killed(suite: Path) -> None:
     assert [] == _marked(marker)
 
 
-def test_a_stopped_harness_takes_its_probe_along_and_leaves_what_was_measured(suite: Path, tmp_path: Path) -> None:
+def test_stopped_harness_kills_its_probe_and_keeps_results(suite: Path, tmp_path: Path) -> None:
     marker = f"stopped-{os.getpid()}-{time.monotonic_ns()}"
     program = suite / "features" / "beside.py"
     program.write_text(
@@ -188,7 +188,7 @@ def test_a_probe_that_compares_nothing_is_a_fault(suite: Path) -> None:
     assert "compared nothing" in judged.reason
 
 
-def test_without_torch_the_suite_says_so(root: Path, tmp_path: Path) -> None:
+def test_without_torch_the_suite_is_reported(root: Path, tmp_path: Path) -> None:
     """The real suite in this environment, which has no torch and no GPU: nothing is red, every reason is told."""
     folder = root / "probes"
     texts = {str(path.relative_to(folder)): path.read_text() for path in folder.glob("features/*.py")}

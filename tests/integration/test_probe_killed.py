@@ -115,7 +115,7 @@ def killed_in_the_middle(project: Project) -> None:
     held.unlink()
 
 
-def test_the_next_run_in_the_own_python_goes_on(project: Project) -> None:
+def test_next_run_in_local_python_resumes(project: Project) -> None:
     killed_in_the_middle(project)
 
     done = project.run(*LOCAL)
@@ -135,7 +135,7 @@ def test_the_next_run_in_the_own_python_goes_on(project: Project) -> None:
     assert [] == list(project.root.glob("build_logs/*/unfinished"))
 
 
-def test_force_runs_again_what_a_killed_run_had_measured(project: Project) -> None:
+def test_force_repeats_measurements_of_a_killed_run(project: Project) -> None:
     killed_in_the_middle(project)
 
     done = project.run(*LOCAL, "--force")
@@ -157,7 +157,7 @@ def image(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.engine
-def test_the_next_run_in_a_container_goes_on_and_removes_the_one_before(project: Project, image: str) -> None:
+def test_next_run_in_a_container_resumes_and_removes_the_previous_one(project: Project, image: str) -> None:
     import docker
 
     # Long enough for the kill to come before its end.

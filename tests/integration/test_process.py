@@ -55,14 +55,14 @@ def test_long_output_keeps_head_and_tail() -> None:
     assert len(done.stdout) < 1100
 
 
-def test_a_missing_program_says_so() -> None:
+def test_a_missing_program_is_reported() -> None:
     with pytest.raises(ToolError, match="no-such-program is not installed") as caught:
         run(["no-such-program", "x"], hint="install it")
 
     assert "install it" == caught.value.hint
 
 
-def test_failure_tells_command_code_and_last_words() -> None:
+def test_failure_shows_command_exit_code_and_last_lines() -> None:
     with pytest.raises(ToolError, match=r"(?s)ended with code 3.*the reason"):
         run([sys.executable, "-c", "import sys; print('the reason', file=sys.stderr); sys.exit(3)"])
 
@@ -100,7 +100,7 @@ def test_environment_is_laid_over() -> None:
     assert "y True\n" == done.text
 
 
-def test_what_the_sink_raises_ends_the_program_and_comes_out() -> None:
+def test_error_of_the_sink_ends_the_program_and_propagates() -> None:
     def full(data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
@@ -111,7 +111,9 @@ def test_what_the_sink_raises_ends_the_program_and_comes_out() -> None:
     assert time.monotonic() - begun < 30
 
 
-def test_a_build_whose_log_finds_no_room_is_ended_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_whose_log_finds_no_room_is_ended_and_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "docker").write_text("#!/bin/sh\nwhile :; do echo '#9 [light 1/1] RUN something'; sleep 0.01; done\n")

@@ -539,7 +539,7 @@ def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         process.wait()
 
 
-def test_what_lies_on_the_disk_is_not_believed(stage: Stage, tmp_path: Path) -> None:
+def test_cached_file_is_checked_against_its_hash(stage: Stage, tmp_path: Path) -> None:
     """Someone with access to the registry's disk swaps the blob of a record."""
     image = stage.fresh()
     stage.run()

@@ -199,7 +199,7 @@ def test_other_sessions_need_no_engine(machine: Callable[..., Machine]) -> None:
     assert "engine        not needed" in done.stderr
 
 
-def test_without_root_and_sudo_it_says_who_must_act(machine: Callable[..., Machine]) -> None:
+def test_without_root_and_sudo_the_admin_command_is_shown(machine: Callable[..., Machine]) -> None:
     setpriv = shutil.which("setpriv")
     if setpriv is None or os.geteuid() != 0:
         pytest.skip("needs root to become nobody")
@@ -226,7 +226,7 @@ def test_without_root_and_sudo_it_says_who_must_act(machine: Callable[..., Machi
     assert "usermod -aG docker" in done.stderr
 
 
-def test_an_unknown_distribution_is_said(machine: Callable[..., Machine]) -> None:
+def test_an_unknown_distribution_is_reported(machine: Callable[..., Machine]) -> None:
     done = machine("ID=slackware\n").quickstart("--dry-run", "build-matrix")
 
     assert 4 == done.returncode

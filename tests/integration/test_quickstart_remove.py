@@ -205,7 +205,7 @@ def test_a_quickstart_that_is_killed_is_taken_back(machine: Machine) -> None:
     assert before == machine.contents()
 
 
-def test_what_was_there_before_stays(machine: Machine) -> None:
+def test_objects_that_existed_before_are_kept(machine: Machine) -> None:
     (machine.system / "etc" / "docker").mkdir()
     (machine.system / "etc" / "docker" / "daemon.json").write_text('{"debug": true}')
     (machine.system / "var" / "lib" / "docker").mkdir()

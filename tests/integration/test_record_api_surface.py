@@ -65,7 +65,9 @@ def record(root: Path, tmp_path: Path, files: dict[str, str]) -> Any:
     ],
     ids=["data class", "made of structures"],
 )
-def test_what_a_constructor_takes_is_read(root: Path, tmp_path: Path, files: dict[str, str], dataclass: bool) -> None:
+def test_constructor_arguments_are_read_from_its_signature(
+    root: Path, tmp_path: Path, files: dict[str, str], dataclass: bool
+) -> None:
     surface = record(root, tmp_path, files)
 
     assert {

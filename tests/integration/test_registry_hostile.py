@@ -76,7 +76,7 @@ def test_an_answer_that_unpacks_to_more_than_is_read() -> None:
 
 
 @pytest.mark.parametrize("length", ["\u00b2", "-1", "1e3", "+5", "9" * 30])
-def test_a_length_that_is_no_number_is_not_believed(length: str) -> None:
+def test_non_numeric_content_length_is_refused(length: str) -> None:
     headers = {"Content-Type": MANIFEST, "Docker-Content-Digest": DIGEST, "Content-Length": length}
 
     def answer(method: str, path: str) -> Reply:
@@ -142,7 +142,7 @@ def test_one_byte_a_moment_ends() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_body_without_a_length_that_is_cut_off_is_no_answer() -> None:
+def test_a_body_without_a_length_that_is_cut_off_is_not_an_answer() -> None:
     slow = (200, {"Content-Type": MANIFEST}, trickle(b'{"x":1}' + b" " * 100_000, 0.02))
     with misbehaving(manifest(slow)) as server, pytest.raises(RegistryError, match="too long"):
         client(exchange_seconds=0.5).manifest(place(server.host), "it")
@@ -188,7 +188,7 @@ def test_all_exchanges_together_end() -> None:
     assert len(server.seen) < 10
 
 
-def test_what_takes_long_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_operations_are_reported(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("assay.adapters.http.deadline.SAID_AFTER", 0.1)
 
     def answer(_method: str, path: str) -> Reply:
@@ -204,7 +204,7 @@ def test_what_takes_long_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: 
 # Lists
 
 
-def test_a_list_that_goes_on_elsewhere() -> None:
+def test_paginated_list_is_followed() -> None:
     with misbehaving(lambda *_: (200, {}, b'{"tags":[]}')) as other:
 
         def answer(_method: str, path: str) -> Reply:

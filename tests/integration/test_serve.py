@@ -64,7 +64,7 @@ def test_vllm_passes_too(store: FileStore) -> None:
 
 
 @pytest.mark.parametrize("key", ["a-secret-key", None])
-def test_a_key_is_shown_to_the_server_and_to_nobody_else(store: FileStore, key: str | None) -> None:
+def test_a_key_is_shown_to_the_server_and_to_no_one_else(store: FileStore, key: str | None) -> None:
     asked = request(extra={"api-key": "a-secret-key"})
 
     record = serve_check(LocalHost(facts_program=FACTS), OpenAiClient(api_key=key), KNOWLEDGE, store, asked, say=quiet)
@@ -83,7 +83,7 @@ def test_a_model_that_babbles_is_held_to_a_choice(store: FileStore) -> None:
     assert '"Busan" (an object did not end' in structured.detail
 
 
-def test_a_server_that_ignores_sigterm_is_killed_and_told(store: FileStore) -> None:
+def test_a_server_that_ignores_sigterm_is_killed_and_reported(store: FileStore) -> None:
     record = check(store, {"ignore_term": True}, stop_grace=1.0)
 
     assert ServeStatus.FAILED is record.status
@@ -107,14 +107,14 @@ def test_a_crash_at_start_is_diagnosed(store: FileStore) -> None:
     assert crash in record.reason
 
 
-def test_a_crash_of_no_known_cause_is_told_with_its_line(store: FileStore) -> None:
+def test_a_crash_of_no_known_cause_is_reported_with_its_line(store: FileStore) -> None:
     record = check(store, {"crash": "FrobnicationError: the flux is inverted"})
 
     assert (ServeStatus.CRASHED, None) == (record.status, record.cause)
     assert "no known cause; log line 1: FrobnicationError: the flux is inverted" in record.reason
 
 
-def test_a_signal_is_told(store: FileStore) -> None:
+def test_a_signal_is_reported(store: FileStore) -> None:
     record = check(store, {"crash_signal": 11})
 
     assert ServeStatus.CRASHED is record.status
@@ -132,7 +132,7 @@ def test_a_server_that_never_gets_healthy_is_given_up(store: FileStore, misbehav
     assert time.monotonic() - began < 20
 
 
-def test_a_death_under_way_is_told_with_its_cause(store: FileStore) -> None:
+def test_a_death_under_way_is_reported_with_its_cause(store: FileStore) -> None:
     record = check(store, {"die_after": 2})
 
     assert ServeStatus.FAILED is record.status
@@ -176,12 +176,12 @@ def test_bisect_says_when_nothing_helps(store: FileStore) -> None:
     assert any("does not make it start" in note for note in record.notes)
 
 
-def test_a_missing_engine_is_told(store: FileStore) -> None:
+def test_a_missing_engine_is_reported(store: FileStore) -> None:
     with pytest.raises(UsageError, match="sglang is not installed"):
         serve_check(LocalServerHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(), say=quiet)
 
 
-def test_a_port_in_use_is_told(store: FileStore) -> None:
+def test_a_port_in_use_is_reported(store: FileStore) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -199,12 +199,12 @@ class _Models:
         return FoundModel(config=config, weight_bytes=280 << 30, source="x") if model == "huge" else None
 
 
-def test_a_model_that_is_too_large_is_told_beforehand(store: FileStore) -> None:
+def test_a_model_that_is_too_large_is_reported_beforehand(store: FileStore) -> None:
     with pytest.raises(UsageError, match=r"does not fit: its weights are 280\.0 GiB, and NVIDIA H200 has 140\.0 GiB"):
         check(store, model="huge", models=_Models())
 
 
-def test_an_unknown_model_is_told_and_left_to_the_server(store: FileStore) -> None:
+def test_an_unknown_model_is_reported_and_left_to_the_server(store: FileStore) -> None:
     said: list[str] = []
 
     serve_check(
@@ -330,7 +330,7 @@ def test_a_server_that_does_not_start_keeps_no_other_from_running(store: FileSto
     assert any(one.failed for one in records[2].series)
 
 
-def test_what_is_wrong_with_the_last_is_told_before_the_first_is_measured(store: FileStore) -> None:
+def test_all_servers_are_checked_before_the_first_is_measured(store: FileStore) -> None:
     elsewhere = Contestant(host=LocalServerHost(facts_program=FACTS), request=request(profile_name="elsewhere"))
 
     with pytest.raises(UsageError, match="sglang is not installed"):
@@ -463,7 +463,7 @@ def test_flags_are_checked_against_the_help_in_the_image(store: FileStore, conta
 
 
 @pytest.mark.engine
-def test_an_image_that_is_not_there_is_told(engine: DockerEngine, store: FileStore, run_name: str) -> None:
+def test_an_image_that_is_missing_is_reported(engine: DockerEngine, store: FileStore, run_name: str) -> None:
     host = ContainerServerHost(engine, "assay/no-such:1", run=run_name, facts_program=FACTS, gpus=())
 
     with pytest.raises(EngineError, match="does not hold the image"):

@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> FileStore:
     return FileStore(tmp_path / "build_logs")
 
 
-def test_what_a_good_server_is_told_to_do(store: FileStore) -> None:
+def test_healthy_server_receives_the_expected_requests(store: FileStore) -> None:
     record = check(store)
 
     details = {one.name: one.detail for one in record.checks}
@@ -98,7 +98,7 @@ def test_parameters_of_another_user_are_found(store: FileStore) -> None:
 @pytest.mark.parametrize(
     ("how", "words"), [(True, "the connection was cut"), ("slowly", "HTTP 500: {")], ids=["at-once", "slowly"]
 )
-def test_a_server_that_dies_at_the_first_sampled_request_is_told_as_such(
+def test_a_server_that_dies_at_the_first_sampled_request_is_reported(
     store: FileStore, how: bool | str, words: str
 ) -> None:
     began = time.monotonic()
@@ -127,7 +127,7 @@ def test_a_server_that_dies_at_the_first_sampled_request_is_told_as_such(
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
-def test_a_server_that_dies_at_its_limits_is_told_as_such(
+def test_a_server_that_dies_at_its_limits_is_reported(
     store: FileStore, misbehave: dict[str, Any], first: str, words: str
 ) -> None:
     record = check(store, misbehave)
@@ -138,14 +138,14 @@ def test_a_server_that_dies_at_its_limits_is_told_as_such(
     assert "died while it was checked" in record.reason
 
 
-def test_an_over_long_request_that_hangs_is_told(store: FileStore) -> None:
+def test_an_over_long_request_that_hangs_is_reported(store: FileStore) -> None:
     record = check(store, {"over_long": "hang"}, request_timeout=2.0)
 
     assert {"over-long"} == set(failed(record))
     assert "no answer within 2 s" in failed(record)["over-long"]
 
 
-def test_a_server_that_answers_nobody_after_an_abort_is_given_up(store: FileStore) -> None:
+def test_server_that_stops_answering_after_an_abort_fails(store: FileStore) -> None:
     record = check(store, {"after_abort": "wedge", "tpot": 0.005}, request_timeout=2.0)
 
     details = failed(record)
@@ -157,7 +157,7 @@ def test_a_server_that_answers_nobody_after_an_abort_is_given_up(store: FileStor
 @pytest.mark.parametrize(
     "name", ["top_k", "min_p", "seed", "n", "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs"]
 )
-def test_a_parameter_that_is_refused_by_name_is_told_not_judged(store: FileStore, name: str) -> None:
+def test_a_parameter_that_is_refused_by_name_is_reported_but_not_judged(store: FileStore, name: str) -> None:
     record = check(store, {"fail_on": {name: 400}})
 
     assert ServeStatus.OK is record.status, record.reason
@@ -181,7 +181,7 @@ def test_seeds_are_judged_of_vllm(store: FileStore) -> None:
     assert "the answers to the same seed differ" in failed(record)["seed"]
 
 
-def test_greedy_answers_that_differ_are_told_not_judged(store: FileStore) -> None:
+def test_greedy_answers_that_differ_are_reported_but_not_judged(store: FileStore) -> None:
     record = check(store, {"drift": True})
 
     details = {one.name: one.detail for one in record.checks}

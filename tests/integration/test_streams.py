@@ -96,7 +96,7 @@ def damage_zone(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_fifo, damage_device, damage_zone])
 @pytest.mark.parametrize("command", ["report", "report --html site", "recommend --target sm_120"])
-def test_what_is_no_record_is_passed_over(damage: Callable[[Path], None], command: str, project: Project) -> None:
+def test_invalid_record_is_skipped(damage: Callable[[Path], None], command: str, project: Project) -> None:
     damage(min((project.root / "build_logs" / "records").glob("*.json")))
 
     done = shell(project, f"$A {command}")

@@ -84,7 +84,7 @@ def test_a_zip64_record_that_is_not_there(offset: int) -> None:
         (archive({"a": b"1" * 999})[40:], "cannot be|directory|damaged"),
     ],
 )
-def test_what_is_no_archive_is_told(data: bytes, words: str) -> None:
+def test_invalid_archive_is_reported(data: bytes, words: str) -> None:
     with pytest.raises(WheelError, match=words):
         members(data)
 
@@ -106,13 +106,13 @@ def changed(field: int, fmt: str, value: int) -> bytes:
         (changed(20, "<I", 0xFFFFFFFF), "zip64 field is missing"),
     ],
 )
-def test_entries_that_cannot_be_are_told(data: bytes, words: str) -> None:
+def test_entries_that_cannot_be_are_reported(data: bytes, words: str) -> None:
     with pytest.raises(WheelError, match=words):
         members(data)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_stands_twice_is_told() -> None:
+def test_a_name_that_stands_twice_is_reported() -> None:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as out:
         out.writestr("a.so", b"1")
@@ -122,7 +122,7 @@ def test_a_name_that_stands_twice_is_told() -> None:
         members(made.getvalue())
 
 
-def test_a_local_header_of_another_file_is_told() -> None:
+def test_a_local_header_of_another_file_is_reported() -> None:
     data = archive({"a.so": b"1" * 5000})
     (member,) = members(data)
 

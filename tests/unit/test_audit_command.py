@@ -44,7 +44,7 @@ class Indexed:
         ("https://x.example/page", "no address of a wheel", "image"),
     ],
 )
-def test_what_is_no_wheel_has_its_own_words(word: str, message: str, hint: str) -> None:
+def test_error_for_a_file_that_is_not_a_wheel_is_specific(word: str, message: str, hint: str) -> None:
     with pytest.raises(UsageError, match=message) as told:
         refuse_other(word)
 
@@ -56,7 +56,7 @@ def test_cells_and_images_are_not_refused_as_wheels(word: str) -> None:
     refuse_other(word)
 
 
-def test_a_file_that_is_no_wheel_is_refused() -> None:
+def test_a_file_that_is_not_a_wheel_is_refused() -> None:
     with pytest.raises(UsageError, match="is a file, but no wheel"):
         refuse_other("notes.txt", is_file=True)
     refuse_other("a-1.0-py3-none-any.whl", is_file=True)
@@ -122,7 +122,7 @@ def test_wheels_for_other_systems_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "this is Linux x86_64" in capsys.readouterr().out
 
 
-def test_a_file_that_is_no_archive_is_a_failed_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_an_archive_is_a_failed_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plain-1.0-py3-none-any.whl"
     path.write_bytes(b"<html>not found</html>" * 100)
 
@@ -170,7 +170,7 @@ def test_several_files_of_a_distribution_answer_for_their_own_platform(
     ]
 
 
-def test_a_bare_name_is_told_how_wheels_are_named(
+def test_a_bare_name_is_reported_how_wheels_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["audit", "flashmagic", "--project", str(ROOT)]) == 2

@@ -90,7 +90,7 @@ def test_beside_a_torch_without_cuda_that_is_the_reason() -> None:
     assert cell_of(report(symbol, cpu), "sm_120").reason == "torch 2.9.1 is built without CUDA"
 
 
-def test_predicted_trouble_and_code_that_was_not_read_are_told() -> None:
+def test_predicted_problems_and_unread_code_are_reported() -> None:
     wrong = Prediction(target="sm_120", feature="marlin-moe", outcome=Outcome.WRONG, verdict=Verdict.FAIL, reason="r",
                        asked=True)  # fmt: skip
     others = wrong.model_copy(update={"asked": False, "feature": "torch-device"})
@@ -148,7 +148,7 @@ def test_text_is_right_at_every_width(width: int, columns: int) -> None:
                if line.startswith("2.")) == columns * 3  # fmt: skip
 
 
-def test_reasons_are_told_once_with_a_number() -> None:
+def test_reasons_are_reported_once_with_a_number() -> None:
     lines = list(grid_text(grid("fails", "fails", "native", reason="because"), 80))
 
     assert [line for line in lines if "because" in line] == ["  1  because"]
@@ -190,14 +190,14 @@ def test_the_page_needs_nothing_and_runs_nothing() -> None:
     assert '<td class="fails"><b>fails</b> <sup>1</sup></td>' in page
 
 
-def test_the_badge_tells_the_worst_of_all_grids() -> None:
+def test_badge_shows_the_worst_result_of_all_grids() -> None:
     picture = grid_badge([grid("native", columns=1), grid("native", "fails", "ptx"), grid("ptx", columns=1)])
 
     assert ET.fromstring(picture).attrib["aria-label"] == "my-ext: fails in 1 of 3"
     assert "#b3202a" in picture
 
 
-def test_a_question_without_an_answer_is_no_failure() -> None:
+def test_a_question_without_an_answer_is_not_a_failure() -> None:
     cell = unanswered("the package index has no wheel of torch==9.9")
 
     assert (cell.state, cell.reason) == ("unanswered", "the package index has no wheel of torch==9.9")

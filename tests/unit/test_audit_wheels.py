@@ -38,7 +38,7 @@ MAC = "a-1.3-cp312-cp312-macosx_11_0_arm64.whl"
         ((NEW, LOCAL), "a==1.1+cpu", LOCAL),
     ],
 )
-def test_what_an_installer_would_take(names: tuple[str, ...], word: str, expected: str) -> None:
+def test_chosen_wheel_is_the_one_an_installer_selects(names: tuple[str, ...], word: str, expected: str) -> None:
     assert expected == choose_wheel(word, "3.12", FakeIndex.of(*names)).filename
 
 
@@ -58,7 +58,7 @@ def test_yanked_file_is_chosen_only_when_pinned() -> None:
         ((OLD,), "no wheel of a==1.1", "newest it has: 1.0"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(names: tuple[str, ...], words: str, hint: str | None) -> None:
+def test_missing_name_is_reported_with_the_existing_ones(names: tuple[str, ...], words: str, hint: str | None) -> None:
     with pytest.raises(PackageIndexError, match=words) as told:
         choose_wheel("a==1.1", "3.12", FakeIndex.of(*names))
 

@@ -75,7 +75,7 @@ def test_a_block_of_versions_that_cannot_be_tested_costs_few_evaluations() -> No
     assert len(state.evaluated) <= 14
 
 
-def test_an_interrupted_bisection_goes_on_where_it_stopped() -> None:
+def test_interrupted_bisection_resumes() -> None:
     def test(version: str) -> Trial:
         return Trial.BAD if version >= THOUSAND[321] else Trial.GOOD
 
@@ -118,6 +118,6 @@ def test_all_versions_between_skipped_leaves_candidates_and_no_answer() -> None:
     ("versions", "known"),
     [(["a"], {}), (["a", "a"], {}), (["a", "b"], {"a": Trial.BAD}), (["a", "b"], {"b": Trial.GOOD})],
 )
-def test_what_cannot_be_bisected_is_refused(versions: list[str], known: dict[str, Trial]) -> None:
+def test_feature_that_cannot_be_bisected_is_refused(versions: list[str], known: dict[str, Trial]) -> None:
     with pytest.raises(ValidationError):
         begin(versions, known=known)

@@ -112,11 +112,11 @@ def test_cells_that_differ_in_more_or_less_than_one_axis_are_refused(other: Cell
         ([probe("another", Outcome.WORKS)], None),
     ],
 )
-def test_what_records_say_of_one_cell(records: list[AnyRecord], trial: Trial | None) -> None:
+def test_results_of_one_cell_come_from_its_records(records: list[AnyRecord], trial: Trial | None) -> None:
     assert trial_of(records, "c", "marlin", "sm_120") == trial
 
 
-def test_only_good_and_bad_are_taken_over_what_was_skipped_is_tried_again() -> None:
+def test_resume_keeps_good_and_bad_and_retries_skipped_cells() -> None:
     records: list[AnyRecord] = [
         probe(CELLS[4].id, Outcome.WORKS),
         probe(CELLS[5].id, Outcome.INCONCLUSIVE),
@@ -142,7 +142,7 @@ def test_a_run_keeps_its_state_before_and_after_each_test_and_finds_the_first_ba
     assert len(kept) == len(tested) + 1
 
 
-def test_an_interrupted_run_goes_on_and_tests_nothing_twice() -> None:
+def test_interrupted_run_resumes_and_repeats_no_test() -> None:
     kept: list[bytes] = []
     tested: list[str] = []
 
@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_and_tests_nothing_twice() -> None:
     assert len(set(end.evaluated)) == len(end.evaluated) <= 5
 
 
-def test_a_saved_state_counts_as_far_as_it_is_of_this_line_and_a_broken_one_is_told() -> None:
+def test_saved_state_is_used_for_the_same_versions_and_a_broken_one_is_reported() -> None:
     longer = SearchState(
         versions=("1.0.0", *TORCH),
         trials={"1.0.0": Trial.GOOD, "2.3.0": Trial.SKIP, "2.5.0": Trial.GOOD},
@@ -184,7 +184,7 @@ def test_a_saved_state_counts_as_far_as_it_is_of_this_line_and_a_broken_one_is_t
         saved_state(b"{", source="f")
 
 
-def test_records_that_contradict_the_ends_are_told() -> None:
+def test_records_that_contradict_the_ends_are_reported() -> None:
     with pytest.raises(UsageError, match="given as good"):
         resume(None, line(), {"2.0.0": Trial.BAD})
 
@@ -331,12 +331,12 @@ def test_a_thousand_nights_take_at_most_eleven_evaluations() -> None:
         ("marlin", {"status": BuildStatus.BUILT}, None),
     ],
 )
-def test_what_a_build_says_of_a_stage(feature: str, record: dict[str, Any], trial: Trial | None) -> None:
+def test_build_record_gives_the_outcome_of_its_stage(feature: str, record: dict[str, Any], trial: Trial | None) -> None:
     assert trial_of([BuildRecord(created=WHEN, run="r", cell="c", **record)], "c", feature) == trial
 
 
 @pytest.mark.parametrize(("verdict", "trial"), [(Verdict.OK, Trial.GOOD), (Verdict.FAIL, Trial.BAD)])
-def test_what_an_audit_says_of_the_stage_audit(verdict: Verdict, trial: Trial) -> None:
+def test_audit_record_gives_the_outcome_of_stage_audit(verdict: Verdict, trial: Trial) -> None:
     record = AuditRecord(created=WHEN, run="r", cell="c", subject="wheels", verdict=verdict)
 
     assert trial_of([record], "c", "audit") == trial

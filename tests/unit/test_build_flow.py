@@ -160,7 +160,7 @@ def test_a_base_is_made_once_for_all_cells(world: World, cells: Sequence[Cell]) 
     assert world.bases == ["slim"]
 
 
-def test_what_is_there_is_left_alone_with_one_question(world: World, cells: Sequence[Cell]) -> None:
+def test_existing_images_are_skipped_with_one_engine_request(world: World, cells: Sequence[Cell]) -> None:
     key = render.content_key(dockerfile(cells[0], lock_of(cells[0])))
     images = FakeImages({cells[0].local_reference: {KEY_LABEL: key}})
     builder = FakeBuilder()
@@ -191,7 +191,7 @@ def test_a_stale_image_says_why(
     assert world.run(jobs_of(cells[:1]), images=images)[cells[0].id].reason == reason
 
 
-def test_what_must_fail_is_refused_unless_forced(world: World, cells: Sequence[Cell]) -> None:
+def test_cell_with_audit_errors_is_refused_unless_forced(world: World, cells: Sequence[Cell]) -> None:
     def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement:
         return AuditJudgement(
             verdict=Verdict.FAIL, causes=("abi-libnuma-missing",), summary=("libnuma.so.1 is not there",)
@@ -276,7 +276,7 @@ def test_without_an_audit_there_is_nothing_to_refuse(cells: Sequence[Cell]) -> N
         without_refusals([control])
 
 
-def test_an_image_nobody_can_look_into_is_built_all_the_same(world: World, cells: Sequence[Cell]) -> None:
+def test_image_that_cannot_be_inspected_is_built(world: World, cells: Sequence[Cell]) -> None:
     def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement:
         raise EngineError("it has no Python packages")
 
@@ -390,7 +390,7 @@ def test_fail_fast_leaves_the_rest_aborted(world: World, cells: Sequence[Cell]) 
     assert records[cells[2].id].status is BuildStatus.ABORTED
 
 
-def test_fail_fast_goes_on_after_a_control_that_failed_as_it_must(world: World, cells: Sequence[Cell]) -> None:
+def test_fail_fast_continues_after_a_control_failed_as_expected(world: World, cells: Sequence[Cell]) -> None:
     control = cells[0].model_copy(update={"kind": "control", "expect": Expectation(stage="audit", cause="L3")})
 
     def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement:
@@ -423,7 +423,9 @@ def test_an_engine_that_is_gone_is_recorded_and_costs_nothing_else(world: World,
     assert records[cells[1].id].status is BuildStatus.BUILT
 
 
-def test_a_registry_that_fails_before_the_build_is_no_failure_of_the_cell(world: World, cells: Sequence[Cell]) -> None:
+def test_a_registry_that_fails_before_the_build_is_not_a_failure_of_the_cell(
+    world: World, cells: Sequence[Cell]
+) -> None:
     builder = FakeBuilder({cells[0].local_reference: RegistryError("no answer")})
     records = world.run(jobs_of(cells[:2]), builder=builder)
 
@@ -471,7 +473,7 @@ def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cel
     assert statuses == {cells[0].id: BuildStatus.BUILT, cells[1].id: BuildStatus.ABORTED}
 
 
-def test_prepared_says_what_is_left_to_do(world: World, cells: Sequence[Cell]) -> None:
+def test_prepare_lists_the_remaining_work(world: World, cells: Sequence[Cell]) -> None:
     ports = BuildPorts(
         bases=world.project.matrix.bases,
         ensure_base=lambda name, base, say: None,

@@ -54,7 +54,7 @@ def test_without_an_excerpt_the_end_is_shown() -> None:
         ("#9 0.52 Resolved 3 packages", None),
     ],
 )
-def test_steps_are_told_in_few_words(line: str, words: str | None) -> None:
+def test_steps_are_shown_in_few_words(line: str, words: str | None) -> None:
     assert words == _step(line)
 
 
@@ -76,7 +76,9 @@ def test_secrets_and_arguments_reach_the_command_by_name() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example["id"] for example in EXAMPLES])
-def test_a_failure_of_the_builder_or_a_registry_is_told_from_one_of_the_cell(example: dict[str, str | None]) -> None:
+def test_a_failure_of_the_builder_or_a_registry_is_distinguished_from_one_of_the_cell(
+    example: dict[str, str | None],
+) -> None:
     outcome = Buildx(builder="b1")._failed(str(example["text"]), 1.0)
     kind = outcome.fault.kind if outcome.fault else None
     blamed = kind is None

@@ -61,7 +61,7 @@ def test_a_name_means_an_architecture(word: str, target: str, title: str, platfo
         ("", "'' is no GPU", "sm_120"),
     ],
 )
-def test_an_unknown_name_is_refused_with_what_there_is(word: str, message: str, hint: str) -> None:
+def test_unknown_name_is_refused_with_the_known_ones(word: str, message: str, hint: str) -> None:
     with pytest.raises(UsageError, match=message) as told:
         load_cards().find(word)
 

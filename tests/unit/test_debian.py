@@ -23,7 +23,7 @@ Version: 2.36-9+deb12u10
 """
 
 
-def test_installed_reads_what_is_installed_only_and_sorts() -> None:
+def test_installed_lists_only_installed_packages_in_order() -> None:
     expected = {"libc6": "2.36-9+deb12u10", "zlib1g": "1:1.2.13.dfsg-1"}
 
     assert expected == installed(STATUS)

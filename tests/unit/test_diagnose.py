@@ -67,7 +67,7 @@ def test_a_misleading_error_gives_way_to_the_warning_that_explains_it() -> None:
     assert {"fi-sm75", "w-engine-core"} <= {via.id for via in found.via}
 
 
-def test_a_misleading_error_alone_still_tells_what_it_hides() -> None:
+def test_misleading_error_alone_reports_its_usual_cause() -> None:
     [found] = diagnose(b"RuntimeError: FlashInfer requires GPUs with sm75 or higher\n")
 
     assert found.cause == "fi-sm75"
@@ -92,12 +92,12 @@ def test_the_specific_wins_over_the_general_on_one_line_but_not_over_another_lin
     assert causes(specific + other) == ["abi-setdevice", "abi-torch-generic"]
 
 
-def test_a_symptom_is_a_cause_only_where_there_is_no_other() -> None:
+def test_symptom_is_reported_only_without_a_cause() -> None:
     assert causes("RuntimeError: Failed to infer device type\n") == ["h-infer-device"]
     assert causes("torch 2.9.0+cpu\nRuntimeError: Failed to infer device type\n") == ["abi-cpu-torch"]
 
 
-def test_a_lone_wrapper_is_told_with_little_confidence_and_with_the_telling_lines() -> None:
+def test_a_lone_wrapper_is_reported_with_little_confidence_and_with_the_telling_lines() -> None:
     found = diagnose(b"Capture cuda graph begin.\nKeyError: 'qkv'\nException: Capture cuda graph failed: 'qkv'\n")
 
     assert [d.cause for d in found] == ["g-generic", "unknown"]
@@ -117,7 +117,7 @@ def test_an_unknown_failure_says_so_shows_telling_lines_and_how_to_add_an_entry(
     assert "knowledge/failures/" in found.fix
 
 
-def test_nothing_is_said_of_an_empty_or_harmless_log() -> None:
+def test_empty_or_harmless_log_has_no_diagnosis() -> None:
     assert diagnose(b"") == []
     assert diagnose(b"all is well\n") == []
     assert examine(b"").lines == 0
@@ -159,7 +159,7 @@ def test_messages_that_are_quoted_or_only_informed_of_are_no_evidence(line: str)
     assert "abi-libnuma-missing" not in causes(line + "\n")
 
 
-def test_a_command_quoted_in_buildkits_error_is_no_evidence() -> None:
+def test_a_command_quoted_in_buildkits_error_is_not_evidence() -> None:
     line = (
         'ERROR: failed to solve: process "/bin/sh -c x || echo libnuma.so.1: cannot open shared object file" '
         "did not complete successfully: exit code: 1\n"
@@ -184,7 +184,7 @@ def test_a_warning_counts_less_than_an_error() -> None:
         "ERROR:torch._inductor.select_algorithm:Exception No valid triton configs. OutOfMemoryError: out of resource: triton_mm Required: 294912 Hardware limit:232448 Reducing block sizes or `num_stages` may help. for benchmark choice TritonTemplateCaller(c2q5.py, BLOCK_M=64)",
     ],
 )
-def test_what_an_autotuner_drops_is_no_failure(line: str) -> None:
+def test_errors_of_rejected_autotuner_candidates_are_not_failures(line: str) -> None:
     assert causes(line + "\n") == []
 
 
@@ -224,7 +224,7 @@ def test_relatives_of_known_lines_are_recognised(log: str, cause: str) -> None:
         "triton.runtime.errors.Strange: out of luck",
     ],
 )
-def test_what_calls_itself_an_error_is_never_passed_over(log: str) -> None:
+def test_lines_marked_as_errors_are_never_ignored(log: str) -> None:
     assert causes(log + "\n") == ["unknown"]
 
 
@@ -329,7 +329,7 @@ def test_a_message_that_the_terminal_wrapped_is_recognised() -> None:
         ),
     ],
 )  # fmt: skip
-def test_the_three_ways_in_which_a_resolver_fails_are_told_apart(log: str, cause: str, cause_class: CauseClass) -> None:
+def test_three_kinds_of_resolver_failure_are_distinguished(log: str, cause: str, cause_class: CauseClass) -> None:
     [found] = diagnose(log.encode(), stage=Stage.RESOLVE)
 
     assert (cause, cause_class) == (found.cause, found.cause_class)
@@ -390,7 +390,7 @@ def cell(name: str, **parts: str) -> CellFacts:
     return CellFacts(cell=name, target="sm_120", parts=parts)
 
 
-def test_the_nearest_working_cell_shows_what_differs_and_what_to_take_over() -> None:
+def test_nearest_working_cell_shows_differences_and_the_change_to_make() -> None:
     failing = cell("a", torch="2.9.1", sgl_kernel="0.3.9.post2", python="3.12")
     near = cell("b", torch="2.8.0", sgl_kernel="0.3.9.post2", python="3.12")
     nearer_but_unrelated = cell("c", torch="2.9.1", sgl_kernel="0.3.9.post2", python="3.11")

@@ -60,7 +60,7 @@ def test_a_line_tells_when_it_was_written(line: str, moment: str) -> None:
     assert moment_of(line) == moment
 
 
-def test_what_a_build_step_survives_is_no_failure_and_what_it_dies_of_is() -> None:
+def test_error_in_a_build_step_is_a_failure_only_if_the_step_fails() -> None:
     step = f"#9 21.10 {NO_NUMA}\n#9 DONE 22.3s\n#10 DONE 1.0s\n"
 
     assert causes(step) == []
@@ -69,14 +69,14 @@ def test_what_a_build_step_survives_is_no_failure_and_what_it_dies_of_is() -> No
     ]
 
 
-def test_a_step_without_which_the_build_ended_well_is_no_failure() -> None:
+def test_failed_step_of_a_successful_build_is_not_a_failure() -> None:
     cache = "#6 importing cache manifest from ghcr.io/acme/x:cache\n#6 ERROR: ghcr.io/acme/x:cache: not found\n"
 
     assert causes(cache + "#7 DONE 44.1s\n#8 exporting to image\n#8 DONE 9.0s\n") == []
     assert causes(cache + "#7 DONE 44.1s\nERROR: failed to solve: ghcr.io/acme/x:cache: not found\n") == ["b-base-gone"]
 
 
-def test_what_a_server_complains_of_before_it_is_up_is_no_failure_unless_it_began_anew() -> None:
+def test_errors_before_a_server_is_healthy_count_only_after_a_restart() -> None:
     up = "(APIServer pid=1) INFO:     Application startup complete.\n"
     begin = "(APIServer pid=1) INFO 10-15 08:32:13 [api_server.py:1839] vLLM API server version 0.11.0\n"
 
@@ -85,7 +85,7 @@ def test_what_a_server_complains_of_before_it_is_up_is_no_failure_unless_it_bega
     assert causes(f"{begin}{up}{NO_NUMA}\n") == ["abi-libnuma-missing"]
 
 
-def test_what_another_service_survives_says_nothing_of_this_one() -> None:
+def test_recovery_of_one_service_does_not_excuse_another() -> None:
     up = "router-1  | INFO:     Application startup complete.\n"
 
     assert causes(f"sglang-1  | {NO_NUMA}\n{up}") == ["abi-libnuma-missing"]
@@ -110,7 +110,7 @@ def test_a_client_of_a_server_that_died_gives_way_to_why_it_died() -> None:
     assert causes(refused + f"sglang-1  | {NO_NUMA}\n") == ["abi-libnuma-missing"]
 
 
-def test_of_two_causes_the_first_in_time_stands_first() -> None:
+def test_earlier_of_two_causes_is_listed_first() -> None:
     late = f"(Worker_TP1 pid=2) ERROR 06-29 03:35:32 [x.py:1] {NO_IMAGE}\n"
     early = f"(Worker_TP3 pid=4) ERROR 06-29 03:35:30 [x.py:1] {NO_NUMA}\n"
 
@@ -261,7 +261,7 @@ def test_an_unknown_failure_names_its_first_error_in_time() -> None:
     assert "BentError" in found.first.text
 
 
-def test_an_unknown_failure_names_what_the_log_names() -> None:
+def test_unknown_failure_shows_versions_and_gpus_of_the_log() -> None:
     found = unknown().clues
 
     assert found is not None

@@ -63,7 +63,7 @@ def test_secrets_and_names_are_replaced(secret: str, line: str) -> None:
         OOM,
     ],
 )
-def test_what_a_diagnosis_needs_stays(line: str) -> None:
+def test_shortened_log_keeps_the_lines_of_its_diagnosis(line: str) -> None:
     assert strip(f"{line}\n")[0] == f"{line}\n"
 
 

@@ -125,7 +125,7 @@ def test_the_nearest_cell_that_works_shows_the_difference_that_matters() -> None
     assert [(d.name, d.here, d.there) for d in found.contrast.differences] == [("torch", "2.9.1", "2.8.0")]
 
 
-def test_a_cell_that_no_longer_works_is_no_example() -> None:
+def test_a_cell_that_no_longer_works_is_not_an_example() -> None:
     late = probe("good", Outcome.BROKEN, "2.8.0").model_copy(update={"created": WHEN + timedelta(days=1)})
     records: list[AnyRecord] = [
         probe("bad", Outcome.BROKEN, "2.9.1", log="bad"),
@@ -210,7 +210,7 @@ def test_the_known_failures_are_listed(capsys: pytest.CaptureFixture[str]) -> No
     assert {"id", "class", "cause", "fix", "sources"} <= set(entries[0])
 
 
-def test_an_image_without_the_engine_that_a_log_names_is_no_comparison() -> None:
+def test_an_image_without_the_engine_that_a_log_names_is_not_a_comparison() -> None:
     works = probe("plain", Outcome.WORKS, "2.11.0")
     serves = works.model_copy(update={"cell": "serves", "packages": {"torch": "2.14.0", "vllm": "0.33.0"}})
 

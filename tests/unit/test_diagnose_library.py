@@ -36,7 +36,7 @@ def test_near_misses_are_left_alone(entry: FailureEntry, near: str) -> None:
 
 
 @pytest.mark.parametrize(("entry", "example"), EXAMPLES, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(EXAMPLES)])
-def test_an_example_is_told_as_its_own_cause_and_as_no_other(entry: FailureEntry, example: str) -> None:
+def test_an_example_is_reported_as_its_own_cause_and_as_no_other(entry: FailureEntry, example: str) -> None:
     """An entry that takes another's example says so: by its kind, or by what it gives way to."""
     told = [d.cause for d in examine(example.encode(), library=LIBRARY).diagnoses if d.cause != "unknown"]
 
@@ -123,7 +123,7 @@ WRONG = """\
 """
 
 
-def test_all_problems_of_a_library_are_told_at_once_with_their_lines() -> None:
+def test_all_problems_of_a_library_are_reported_at_once_with_their_lines() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_library({"f.yaml": WRONG.encode()})
 
@@ -154,7 +154,7 @@ def test_ids_are_unique_across_the_files_of_a_library() -> None:
     assert [str(problem) for problem in caught.value.problems] == ["b.yaml:2:1: one stands already in line 1 of a.yaml"]
 
 
-def test_a_key_that_stands_twice_is_told() -> None:
+def test_a_key_that_stands_twice_is_reported() -> None:
     with pytest.raises(ConfigError, match="the key 'cause' stands twice"):
         parse_library({"f.yaml": b"- {id: a, cause: b, cause: c}\n"})
 
@@ -177,7 +177,7 @@ TABLE = {
 }
 
 
-def test_a_row_of_a_table_becomes_an_entry_with_what_is_said_of_its_number() -> None:
+def test_table_row_becomes_an_entry_with_its_extra_fields() -> None:
     (row,) = expand(TABLE)
     entry = FailureEntry.model_validate(row)
 
@@ -206,7 +206,7 @@ def test_a_wrong_table_is_a_config_error_with_its_file() -> None:
         parse_library({"x.yaml": b"table: dogs\nrows: []\n"})
 
 
-def test_each_xid_number_is_told_by_its_own_entry_alone() -> None:
+def test_each_xid_number_is_reported_by_its_own_entry_alone() -> None:
     numbers = [int(name.removeprefix("xid-")) for name in LIBRARY.entries if name.startswith("xid-")]
     assert set(range(1, 173)) <= set(numbers)
     for number in numbers:

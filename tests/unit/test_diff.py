@@ -107,7 +107,7 @@ def test_a_server_that_stops_starting_is_a_regression_and_a_slow_start_too() -> 
     assert (slow.direction, slow.before, slow.after) == (Direction.REGRESSION, "30 s", "90 s")
 
 
-def test_what_was_inconclusive_is_neither_better_nor_worse_and_what_was_not_run_says_nothing() -> None:
+def test_inconclusive_and_not_run_are_neither_better_nor_worse() -> None:
     [found] = compare([probe(marlin=Outcome.WORKS)], [probe(marlin=Outcome.INCONCLUSIVE)])
     [gone] = compare([probe(marlin=Outcome.WORKS)], [probe(marlin=Outcome.NOT_RUN)])
 
@@ -116,7 +116,7 @@ def test_what_was_inconclusive_is_neither_better_nor_worse_and_what_was_not_run_
     assert compare([probe(marlin=Outcome.WORKS), probe(marlin=Outcome.NOT_RUN)], [probe(marlin=Outcome.WORKS)]) == []
 
 
-def test_cells_and_features_that_come_and_go_are_told_last() -> None:
+def test_added_and_removed_cells_and_features_sort_last() -> None:
     found = compare([build(), probe(a=Outcome.WORKS)], [build(), probe(b=Outcome.WORKS), build(cell="d")])
 
     assert brief(found) == [

@@ -85,7 +85,7 @@ def test_the_first_bad_version_is_found(
     assert len(tested) == 4
 
 
-def test_an_interrupted_command_goes_on(
+def test_interrupted_command_resumes(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tested: list[str] = []
@@ -185,7 +185,7 @@ def test_cells_and_tags_are_compared(project: Path, capsys: pytest.CaptureFixtur
         assert [(c["what"], c["direction"]) for c in found] == [("size", "regression"), ("digest", "change")]
 
 
-def test_a_run_beside_a_cell_or_a_tag_is_compared_as_far_as_it_has_that_cell(
+def test_run_is_compared_with_a_cell_or_tag_for_that_cell_only(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = FileStore(project / "build_logs")
@@ -235,7 +235,7 @@ def test_locks_of_runs_are_compared_by_the_digest_in_their_records(
     assert "versions of made-f1.0 are not compared" in capsys.readouterr().err
 
 
-def test_a_name_that_is_nothing_is_told_with_the_nearest(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_name_is_reported_with_the_nearest_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     FileStore(project / "build_logs").append(probe("1.0", Outcome.WORKS))
 
     assert main(["diff", "made-f1.O", "made-f1.0", "--project", str(project)]) == 2

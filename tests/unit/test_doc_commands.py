@@ -51,7 +51,7 @@ def wrong(script: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_says_to_type_exists(page: Path) -> None:
+def test_commands_and_options_in_a_page_exist(page: Path) -> None:
     assert [] == [one for script in in_markdown(page.read_text()) for one in wrong(script)]
 
 
@@ -65,5 +65,5 @@ def test_the_workflow_runs_what_exists() -> None:
     }
 
 
-def test_what_does_not_exist_is_found() -> None:
+def test_unknown_commands_and_options_are_found() -> None:
     assert ["assay verify --no-such", "assay fly"] == list(wrong("assay verify X --no-such\nassay fly"))

@@ -58,7 +58,7 @@ def test_a_container_is_gone_in_the_end(answers: tuple[Exception | None, ...], m
 
 
 @pytest.mark.parametrize("answer", [SLOW, refusal(409), refusal(500)], ids=["slow", "under way", "broken"])
-def test_an_engine_that_never_removes_it_is_told(answer: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_never_removes_it_is_reported(answer: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_container, "_REMOVAL_SECONDS", -1)
     found, _ = container(answer)
 

@@ -189,7 +189,7 @@ def test_gpus(host: Host, gpu: str | None, needed: bool, states: tuple[CheckStat
         ),
     ],
 )
-def test_what_else_a_machine_may_lack(host: Host, name: str, state: CheckState, exit_: int) -> None:
+def test_doctor_reports_other_missing_parts(host: Host, name: str, state: CheckState, exit_: int) -> None:
     checks = look(host=host)
 
     assert state is checks[name].state
@@ -251,7 +251,7 @@ def test_credentials_are_named_never_shown(
     assert "eDp5" not in repr(found)
 
 
-def test_a_broken_docker_configuration_is_said(tmp_path: Path) -> None:
+def test_a_broken_docker_configuration_is_reported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
 
     with pytest.raises(RegistryError, match="cannot be read"):

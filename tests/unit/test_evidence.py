@@ -223,7 +223,7 @@ def test_a_changed_payload_under_a_known_key_is_an_error(tmp_path: Path) -> None
         KeyVerifier([public]).signer(forged)
 
 
-def test_keys_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+def test_keys_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric import rsa
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 

@@ -66,7 +66,7 @@ def test_reads_may_be_cut_anywhere(places: set[int]) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_what_is_no_http_is_told(data: bytes) -> None:
+def test_invalid_http_response_is_reported(data: bytes) -> None:
     """Whatever comes, the answer ends with an error or, where it happens to be HTTP, without one."""
 
     async def asked() -> HttpAnswer:

@@ -93,7 +93,7 @@ def test_a_feature_that_works_stays_on() -> None:
     assert any(note.startswith("on: cuda-graphs: works") for note in decided.notes)
 
 
-def test_of_what_nothing_is_known_is_left_and_told_or_off_with_strict() -> None:
+def test_feature_without_evidence_is_reported_or_switched_off_with_strict() -> None:
     left = decide(command(), stand([]), profile_name="")
     strict_standings = stand([probe({"sglang-triton": Outcome.WORKS})])
     off = decide(command(), strict_standings, profile_name="", strict=True)
@@ -125,7 +125,7 @@ def test_without_a_digest_the_cells_records_count() -> None:
     assert "record" == stand([record], digest=None)["cuda-graphs"].basis
 
 
-def test_the_newest_measurement_decides_and_inconclusive_is_no_measurement() -> None:
+def test_the_newest_measurement_decides_and_inconclusive_is_not_a_measurement() -> None:
     old = probe({"cuda-graphs": Outcome.WORKS})
     newer = probe({"cuda-graphs": Outcome.BROKEN}, hours=1)
     newest = probe({"cuda-graphs": Outcome.INCONCLUSIVE}, hours=2)
@@ -166,7 +166,7 @@ def test_claims_come_last_and_only_for_their_releases() -> None:
     assert "nothing" == stand([], version="0.5.14", claims=CLAIMS)["cuda-graphs"].basis
 
 
-def test_the_users_card_gets_what_the_users_found() -> None:
+def test_users_gpu_gets_the_flags_that_users_found() -> None:
     """With their claims alone, 0.5.2 on sm_120 comes out as the flags that they arrived at by trial."""
     decided = decide(command("performance-v1", "0.5.2"), stand([], version="0.5.2", claims=CLAIMS), profile_name="p")
 
@@ -238,7 +238,7 @@ def test_feature_that_profile_switches_off_shows_its_evidence() -> None:
     )
 
 
-def test_what_was_asked_for_is_not_said_to_be_the_profiles() -> None:
+def test_flag_from_the_command_line_is_not_attributed_to_the_profile() -> None:
     asked = prepare(KNOWLEDGE["sglang"], "0.5.14", PROFILES["baseline"], model="tiny", extra={"log-level": "info"})
 
     decided = decide(asked, stand([]), profile_name="baseline", asked={"log-level"})

@@ -125,12 +125,12 @@ def test_known_file_sizes_replace_the_estimate() -> None:
     assert (123, False) == (found.weight_bytes, found.estimated)
 
 
-def test_an_unknown_configuration_is_told() -> None:
+def test_an_unknown_configuration_is_reported() -> None:
     with pytest.raises(UsageError, match="hidden_size"):
         shape_of({"model_type": "x"})
 
 
-def test_a_model_that_does_not_fit_is_told_beforehand() -> None:
+def test_a_model_that_does_not_fit_is_reported_beforehand() -> None:
     with pytest.raises(UsageError) as caught:
         plan_memory(32 * GIB, [tenant("Qwen/Qwen3-32B", 8192)])
 
@@ -169,7 +169,7 @@ def test_vllms_fraction_is_of_the_card() -> None:
     assert pytest.approx(share.total / (32 * GIB), abs=0.0011) == share.fraction
 
 
-def test_a_share_that_is_too_small_is_told_with_what_it_needs() -> None:
+def test_a_share_that_is_too_small_is_reported_with_what_it_needs() -> None:
     with pytest.raises(UsageError) as caught:
         plan_memory(32 * GIB, [tenant(QWEN, fraction=0.1)])
 
@@ -177,7 +177,7 @@ def test_a_share_that_is_too_small_is_told_with_what_it_needs() -> None:
     assert str(caught.value.hint).startswith("give it 0.")
 
 
-def test_the_cache_is_no_larger_than_the_pool() -> None:
+def test_the_cache_is_not_a_larger_than_the_pool() -> None:
     (share,) = plan_memory(32 * GIB, [tenant(AWQ, 1024, 64, pool=3072)]).shares
 
     assert 3072 == share.cache_tokens

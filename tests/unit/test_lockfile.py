@@ -164,7 +164,7 @@ def test_a_lock_older_than_the_index_keeps_builds_is_warned_about(
     assert "torch of 2026-11-01 has probably left its index" in age_warning(old, whole, today=date(2027, 1, 1))
 
 
-def test_changes_name_what_came_and_went(lock: Lock) -> None:
+def test_changes_list_added_and_removed_packages(lock: Lock) -> None:
     new = lock.model_copy(update={"wheels": (wheel("torch", "2.9.1"), wheel("numpy", "2.0+cu130"))})
 
     assert ("- torch 2.8.0", "+ torch 2.9.1") == changes(lock, new)

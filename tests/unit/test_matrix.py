@@ -23,7 +23,7 @@ def place(text: str, word: str) -> str:
     return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
 
-def test_versions_stay_what_is_written(matrix_text: str, image_text: str) -> None:
+def test_yaml_versions_stay_as_written(matrix_text: str, image_text: str) -> None:
     project = matrix.load(matrix_text, {"serving": image_text})
     value = project.axis_value("torch", "2.10")
 
@@ -122,7 +122,7 @@ def test_line_and_column_are_those_of_the_word(matrix_text: str, image_text: str
     assert [f"images/serving/image.yaml:{place(changed, 'slm')}"] == [problem.split(": ")[0] for problem in found]
 
 
-def test_all_problems_of_all_files_are_told_at_once(matrix_text: str, image_text: str) -> None:
+def test_all_problems_of_all_files_are_reported_at_once(matrix_text: str, image_text: str) -> None:
     broken = matrix_text.replace("default_group: starter", "default_group: x").replace("need: {cuda", "need: {cuba")
     found = problems(broken, image_text.replace("[sm_120]", "[sm_9]").replace("base: slim", "base: s"))
 

@@ -47,7 +47,7 @@ def raising(error: BaseException) -> Callable[[], int]:
         (PermissionError(13, "Permission denied", b"/a\xff"), 1, "error: /a\\udcff: Permission denied\n"),
     ],
 )
-def test_what_is_expected_is_told(
+def test_expected_values_are_named(
     error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert code == guarded(raising(error), ["plan"])
@@ -61,7 +61,7 @@ def test_what_is_expected_is_told(
 @pytest.mark.parametrize(
     "error", [KeyError("x"), MemoryError(), RecursionError("deep"), OSError(5, "Input/output error")]
 )
-def test_a_bug_is_told_with_a_report_and_its_own_code(
+def test_a_bug_is_reported_with_a_report_and_its_own_code(
     error: Exception, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -96,9 +96,7 @@ def test_the_report_of_a_bug_holds_no_secret(
 
 
 @pytest.mark.parametrize("kind", [RegistryError, EvidenceError, ToolError, WheelError])
-def test_what_a_registry_or_program_says_cannot_forge_a_line(
-    kind: type[AssayError], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_foreign_text_cannot_forge_an_output_line(kind: type[AssayError], capfd: pytest.CaptureFixture[str]) -> None:
     said = "401: \x1b[2K\x1b]0;x\x07\x9b1A\rdenied\nok: verified\u202e https://user:word@host"
 
     assert kind.exit_code == guarded(raising(kind(said, hint=said)), [])

@@ -19,7 +19,7 @@ def made(matrix_text: str, image_text: str) -> plan.Plan:
     return plan.make(matrix.load(matrix_text, {"serving": image_text}))
 
 
-def test_ids_are_readable_and_show_what_is_not_default(made: plan.Plan) -> None:
+def test_cell_ids_are_readable_and_show_non_default_values(made: plan.Plan) -> None:
     assert [cell.id for cell in made.cells] == [
         "serving-cu128-torch2.8.0",
         "serving-cu130-torch2.10-k1.0+cu128",
@@ -27,7 +27,7 @@ def test_ids_are_readable_and_show_what_is_not_default(made: plan.Plan) -> None:
     ]
 
 
-def test_what_is_left_out_has_rule_and_reason(made: plan.Plan) -> None:
+def test_excluded_cells_have_rule_and_reason(made: plan.Plan) -> None:
     assert {item.id: (item.rule, item.reason) for item in made.excluded} == {
         "serving-cu126-torch2.7.0": ("matrix.yaml requires[0]", "nvcc knows compute_120 from CUDA 12.8 on."),
         "serving-cu126-torch2.8.0": ("matrix.yaml requires[0]", "nvcc knows compute_120 from CUDA 12.8 on."),

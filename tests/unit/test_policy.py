@@ -85,7 +85,7 @@ def reasons(records: list[Record], level: Level = LEVEL, **changes: Any) -> list
     return [reason.why for reason in judgement.reasons]
 
 
-def test_what_was_measured_may_be_called_verified() -> None:
+def test_measured_image_may_be_called_verified() -> None:
     assert reasons([probe(), audit()]) == []
 
 
@@ -121,7 +121,7 @@ def test_each_gap_has_its_reason(records: list[Record], expected: Why) -> None:
     assert reasons(records) == [expected]
 
 
-def test_what_another_gpu_lacks_is_no_matter() -> None:
+def test_missing_code_for_another_gpu_does_not_matter() -> None:
     """An audit judges for all targets at once; that there is no code for one of them says nothing of the others."""
     here, elsewhere = audit("fail", verdicts={"sm_120": Verdict.WARN, "sm_89": Verdict.FAIL}), audit("fail")
 
@@ -191,7 +191,7 @@ def test_a_level_on_audits_needs_no_gpu() -> None:
     capability=st.sampled_from(["12.0", "9.0", "10.0"]),
     days=st.floats(0, 60),
 )
-def test_nothing_but_what_the_level_wants_passes(
+def test_only_images_that_meet_the_level_pass(
     outcomes: dict[str, Outcome], same_digest: bool, capability: str, days: float
 ) -> None:
     record = probe(
@@ -234,7 +234,7 @@ def test_ages_that_no_clock_can_count_are_refused(age: float) -> None:
 @pytest.mark.parametrize(
     "created", ["2026-11-19T12:00:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "1e300", "[" * 100_000]
 )
-def test_a_record_of_no_time_is_no_record(created: str) -> None:
+def test_a_record_of_no_time_is_not_a_record(created: str) -> None:
     value = json.loads(dump(probe()))
     with pytest.raises(StoreError):
         parse(json.dumps(value | {"created": created}).encode())

@@ -95,7 +95,7 @@ def test_no_more_jobs_run_at_once_than_allowed() -> None:
     assert most == 3
 
 
-def test_fail_fast_stops_what_runs_and_skips_what_waits() -> None:
+def test_fail_fast_stops_running_jobs_and_skips_waiting_ones() -> None:
     second_runs = threading.Event()
 
     def work(job: str, control: JobControl) -> str:
@@ -143,7 +143,7 @@ def test_timers_end_with_their_jobs() -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_ctrl_c_stops_what_runs_begins_nothing_more_and_comes_out() -> None:
+def test_ctrl_c_stops_running_jobs_starts_no_more_and_propagates() -> None:
     ended: list[str] = []
 
     both_run = threading.Barrier(2)

@@ -51,7 +51,7 @@ def test_no_text_commands_a_terminal(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_is_dangerous_is_made_visible(text: str) -> None:
+def test_control_characters_are_escaped(text: str) -> None:
     assert not dangerous(printable(text))
 
 

@@ -100,7 +100,7 @@ def use(library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", MOVED)
-def test_what_a_probe_itself_asks_for_in_vain_has_moved(library: Any, tmp_path: Path, use: Any, name: str) -> None:
+def test_missing_api_used_by_a_probe_is_not_run(library: Any, tmp_path: Path, use: Any, name: str) -> None:
     context, run = library("probelib.context"), library("probelib.run")
     error = use(name)
 
@@ -110,7 +110,7 @@ def test_what_a_probe_itself_asks_for_in_vain_has_moved(library: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_what_is_raised_deeper_or_by_a_library_is_broken(library: Any, tmp_path: Path, use: Any, name: str) -> None:
+def test_error_raised_inside_a_library_is_broken(library: Any, tmp_path: Path, use: Any, name: str) -> None:
     context, run = library("probelib.context"), library("probelib.run")
 
     outcome, _ = run.judge(use(name), context.Context(folder=str(tmp_path)))

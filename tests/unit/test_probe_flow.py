@@ -74,7 +74,7 @@ def flow(executor: Recorded, root: Path, said: list[str] | None = None, leases: 
 SUBJECT = ProbeSubject(place=PLACE, cell="cell-1", image="image")
 
 
-def test_a_run_is_recorded_with_what_was_read_inside(tmp_path: Path) -> None:
+def test_record_has_the_facts_read_inside_the_image(tmp_path: Path) -> None:
     (made,) = flow(Recorded(ends={"two": Outcome.WRONG}), tmp_path).run([SUBJECT], ProbeOptions())
 
     assert {"one", "two", "three"} == set(made.features)
@@ -88,7 +88,7 @@ def test_a_run_is_recorded_with_what_was_read_inside(tmp_path: Path) -> None:
     assert "said on stderr" in (tmp_path / log).read_text()
 
 
-def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
+def test_recorded_features_are_not_run_again(tmp_path: Path) -> None:
     flow(Recorded(), tmp_path).run([SUBJECT], ProbeOptions(features=("one",)))
     executor = Recorded()
 
@@ -99,7 +99,7 @@ def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
     assert {"one", "three"} == set(made.features)
 
 
-def test_ctrl_c_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_ctrl_c_ends_running_probes_and_keeps_results(tmp_path: Path) -> None:
     class Interrupting(Recorded):
         def probe(self, item: Any, done: Any, stop: Any, deadline: float) -> Any:
             if done:
@@ -137,7 +137,7 @@ def test_force_runs_everything_again(tmp_path: Path) -> None:
     assert [3] == [len(features) for features in executor.asked]
 
 
-def test_what_was_measured_before_a_kill_is_kept(tmp_path: Path) -> None:
+def test_measurements_before_a_kill_are_kept(tmp_path: Path) -> None:
     (made,) = flow(Recorded(ends={"three": "dies"}), tmp_path).run([SUBJECT], ProbeOptions())
 
     ran = [name for name, item in made.features.items() if item.outcome is Outcome.WORKS]
@@ -146,7 +146,7 @@ def test_what_was_measured_before_a_kill_is_kept(tmp_path: Path) -> None:
     assert 1 == exit_code([made])
 
 
-def test_what_was_measured_before_assay_was_killed_is_recorded_by_the_next_run(tmp_path: Path) -> None:
+def test_next_run_records_measurements_of_a_killed_run(tmp_path: Path) -> None:
     executor = Killed(ends={"one": Outcome.WRONG})
     with pytest.raises(Dead):
         flow(executor, tmp_path).run([SUBJECT], ProbeOptions())
@@ -171,7 +171,7 @@ def test_what_was_measured_before_assay_was_killed_is_recorded_by_the_next_run(t
     assert [] == list(tmp_path.glob("*/unfinished"))
 
 
-def test_who_had_the_gpu_may_have_been_killed_while_it_was_waited_for(tmp_path: Path) -> None:
+def test_waiting_for_a_gpu_survives_the_death_of_its_holder(tmp_path: Path) -> None:
     class Waiting(FakeLeases):
         @contextmanager
         def take(self, gpus: tuple[str, ...], count: int, **rest: Any) -> Iterator[tuple[str, ...]]:
@@ -204,7 +204,7 @@ def test_a_run_that_lives_keeps_its_drafts(tmp_path: Path) -> None:
     assert [] == list(tmp_path.glob("*/unfinished"))
 
 
-def test_what_an_engine_gave_out_before_it_was_lost_is_recorded(tmp_path: Path) -> None:
+def test_results_before_the_engine_was_lost_are_recorded(tmp_path: Path) -> None:
     class Lost(Recorded):
         def run(self, job: ProbeJob, **beside: Any) -> JobResult:
             super().run(job, **beside)
@@ -232,7 +232,7 @@ def test_drafts_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> None:
     assert 1 == sum("at the end only" in line for line in said)
 
 
-def test_without_a_gpu_what_is_known_is_not_run_again(tmp_path: Path) -> None:
+def test_without_a_gpu_recorded_results_are_not_run_again(tmp_path: Path) -> None:
     nothing = ProbeOptions(features=("three",), gpus=0)
     flow(Recorded(gpus=0), tmp_path).run([SUBJECT], nothing)
     executor = Recorded(gpus=0)

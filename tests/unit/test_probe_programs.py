@@ -19,7 +19,7 @@ def program(root: Path, name: str) -> Any:
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_a_back_end_whose_package_is_not_there_is_not_tried(
+def test_a_back_end_whose_package_is_missing_is_not_tried(
     library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     context = library("probelib.context")
@@ -32,7 +32,7 @@ def test_a_back_end_whose_package_is_not_there_is_not_tried(
         module.run(context.Context(folder=str(tmp_path)))
 
 
-def test_a_flash_attn_without_its_function_is_no_api(
+def test_a_flash_attn_without_its_function_is_not_api(
     library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen: sgl-kernel 0.3.9 installs flash_attn/cute, and no flash_attn."""
@@ -129,7 +129,7 @@ def ask_the_cache(
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_the_hierarchical_cache_is_asked_for_what_left_the_card(
+def test_hierarchical_cache_returns_evicted_prefixes(
     library: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
 ) -> None:
     probe = ask_the_cache(library, root, tmp_path, monkeypatch, Tiers(16384, 65536, tells=tells))
@@ -249,7 +249,7 @@ def test_generation_samples_in_each_way_and_decodes_greedily_afterwards(
     ],
     ids=["temperature", "cut", "seed"],
 )
-def test_a_sampler_that_ignores_what_it_is_told_is_wrong(
+def test_sampler_that_ignores_its_parameters_is_wrong(
     library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Any, told: str
 ) -> None:
     with pytest.raises(library("probelib.context").Wrong, match=told):

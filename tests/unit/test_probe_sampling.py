@@ -42,7 +42,7 @@ EVEN = [math.log(0.4), math.log(0.3), math.log(0.2), math.log(0.08), math.log(0.
         ({"top_k": 4, "top_p": 0.6, "min_p": 0.1}, {0, 1}),
     ],
 )
-def test_only_what_every_cut_lets_through_is_possible(cut: dict[str, Any], allowed: set[int]) -> None:
+def test_only_tokens_allowed_by_every_parameter_are_possible(cut: dict[str, Any], allowed: set[int]) -> None:
     possible = {token for token in range(5) if not SAMPLING.impossible(EVEN, token, temperature=1.0, slack=0.05, **cut)}
 
     assert allowed == possible
@@ -69,7 +69,7 @@ def draw(row: list[float], source: random.Random, *, temperature: float, top_k: 
 @given(
     st.integers(0, 2**32), st.floats(0.3, 2), st.sampled_from((0, 1, 5, 20)), st.floats(0.05, 1), st.floats(0, 0.9)
 )  # fmt: skip
-def test_what_a_right_sampler_draws_is_possible_whatever_rounding_did(
+def test_correct_sampler_passes_despite_rounding(
     seed: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     source = random.Random(seed)

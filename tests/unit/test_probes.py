@@ -54,7 +54,7 @@ def test_no_program_is_named_like_a_package_of_the_images(root: Path) -> None:
     assert {"harness", "probelib", "features"} == searched - {"__pycache__"}
 
 
-def test_all_faults_of_declarations_are_told_at_once() -> None:
+def test_all_faults_of_declarations_are_reported_at_once() -> None:
     files = {
         "features/a.py": 'FEATURE = "a"\nREQUIRES = ("zebra",)\nTIMEOUT = 1\nGPUS = 0\nWARM = False\n',
         "features/b.py": "FEATURE = 3\n",
@@ -108,7 +108,7 @@ WORKED: dict[str, Any] = {"outcome": "works", "reason": "", "metrics": {"error.x
         ({"not_run": "prerequisite torch-device"}, Outcome.NOT_RUN, "torch-device"),
     ],
 )
-def test_what_the_end_of_a_process_means(end: dict[str, Any], outcome: Outcome, words: str) -> None:
+def test_process_exit_is_interpreted(end: dict[str, Any], outcome: Outcome, words: str) -> None:
     result = probes.judge(ProbeEnded(feature="x", file="features/x.py", **end), timeout=5)
 
     assert outcome is result.outcome
@@ -200,7 +200,7 @@ def test_a_card_is_lost_only_where_it_had_worked_before() -> None:
     assert [Outcome.BROKEN] * 3 == outcomes(gone)
 
 
-def test_what_a_good_end_wrote_of_lost_cards_is_no_matter() -> None:
+def test_gpu_errors_of_a_successful_run_do_not_matter() -> None:
     ended = ProbeEnded(feature="x", file="x.py", exit_code=0, document=WORKED, stderr=LOST[0])
 
     assert Outcome.WORKS is probes.judge(ended, timeout=5, device_worked=True).outcome
@@ -232,7 +232,7 @@ def record_of(features: dict[str, FeatureResult], **changes: Any) -> ProbeRecord
         {"devices": ()},
     ],
 )
-def test_what_was_measured_elsewhere_is_not_known(changes: dict[str, Any]) -> None:
+def test_record_of_another_gpu_is_not_reused(changes: dict[str, Any]) -> None:
     records = [record_of({"a": FeatureResult(outcome=Outcome.WORKS)}, **changes)]
 
     of_image = probes.of_image(records, image_digest="sha256:i", suite_digest="sha256:s")
@@ -240,7 +240,7 @@ def test_what_was_measured_elsewhere_is_not_known(changes: dict[str, Any]) -> No
     assert [] == probes.on_device(of_image, H200)
 
 
-def test_what_was_measured_without_a_gpu_is_known_without_one() -> None:
+def test_results_without_a_gpu_are_reused_without_a_gpu() -> None:
     without = record_of({"a": FeatureResult(outcome=Outcome.WORKS)}, devices=())
     records = [without, record_of({"a": FeatureResult(outcome=Outcome.BROKEN)})]
 

@@ -35,7 +35,7 @@ def test_the_users_profiles_are_there() -> None:
     assert {"gpt-oss-20b", "gpt-oss-20b-eager", "tinyllama-1.1b", "qwen2.5-3b", "yi-6b"} <= set(VLLM)
 
 
-def test_a_profile_lies_over_the_one_it_extends() -> None:
+def test_profile_overrides_the_one_it_extends() -> None:
     profile = SGLANG["balanced-v2-deployed"]
 
     assert "0.87" == profile.flags["mem-fraction-static"]
@@ -71,7 +71,7 @@ def test_every_vllm_profile_is_accepted_by_the_servers_help(name: str) -> None:
     assert [] == [finding.message for finding in command.findings]
 
 
-def test_what_came_later_is_written_as_it_was_before() -> None:
+def test_newer_flags_are_written_as_the_older_release_has_them() -> None:
     """vLLM 0.11.0 takes the attention backend from the environment."""
     vllm = KNOWLEDGE.engines["vllm"]
 
@@ -104,7 +104,7 @@ def test_quantisation_belongs_to_the_profiles_own_model() -> None:
     assert any("Qwen/Qwen3-32B-AWQ" in note for note in other.notes)
 
 
-def test_the_model_stands_where_the_engine_wants_it() -> None:
+def test_model_argument_is_where_the_engine_expects_it() -> None:
     sglang = prepare(KNOWLEDGE.engines["sglang"], "0.5.2", None, model="m")
     vllm = prepare(KNOWLEDGE.engines["vllm"], "0.26.0", None, model="m", extra={"dtype": "bfloat16"})
 
@@ -153,7 +153,7 @@ def test_features_go_off_without_undoing_each_other() -> None:
         ({"a": "description: x\nengine: sglang\nwritten_for: 1.0\nshm_size: 12q\n"}, "shm_size"),
     ],
 )
-def test_wrong_profiles_are_told(tmp_path: Path, texts: dict[str, str], says: str) -> None:
+def test_wrong_profiles_are_reported(tmp_path: Path, texts: dict[str, str], says: str) -> None:
     for name, text in texts.items():
         (tmp_path / f"{name}.yaml").write_text(text)
 
@@ -163,7 +163,7 @@ def test_wrong_profiles_are_told(tmp_path: Path, texts: dict[str, str], says: st
     assert says in caught.value.message
 
 
-def test_an_unknown_profile_is_told_with_the_nearest() -> None:
+def test_an_unknown_profile_is_reported_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'balanced-v2'"):
         named("balancedv2", SGLANG)
 
@@ -173,7 +173,7 @@ def test_shared_memory(text: str | None, count: int) -> None:
     assert count == shm_bytes(text)
 
 
-def test_claims_are_told_in_one_line() -> None:
+def test_claims_are_reported_in_one_line() -> None:
     one, *more = [claim.figures for claim in SGLANG["balanced-v2"].claims]
 
     assert "latency 978 ms, first token 195 ms, 10.27 tok/s, 21.1 GB of GPU memory" == one

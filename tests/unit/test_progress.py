@@ -56,7 +56,7 @@ def test_a_pipe_gets_whole_plain_lines(cell: Cell, monkeypatch: pytest.MonkeyPat
     assert [f"... {cell.id}", f"built     {cell.id} (3 s) 1/2"] == text.splitlines()
 
 
-def test_a_pipe_is_told_of_the_last_step_too_and_that_it_goes_on(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_piped_output_shows_the_last_step_and_that_it_continues(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = [1000.0]
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
@@ -81,7 +81,7 @@ def test_a_pipe_is_told_of_the_last_step_too_and_that_it_goes_on(cell: Cell, mon
     ] == said
 
 
-def test_a_terminal_shows_what_runs_and_what_waits(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_running_and_waiting_jobs(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     text = shown(cell, Screen(), monkeypatch)
 
     assert "\x1b[32mbuilt" in text

@@ -40,7 +40,7 @@ def test_long_sentences_and_lines_are_found() -> None:
     assert found == [f"a sentence of 41 words: {('word ' * 12)}...", "a line of 301 characters"]
 
 
-def test_a_long_list_is_no_long_sentence() -> None:
+def test_a_long_list_is_not_a_long_sentence() -> None:
     assert list(prose.markdown(PAGE, "\n".join(["- " + "word " * 20] * 5))) == []
 
 

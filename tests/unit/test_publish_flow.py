@@ -60,7 +60,7 @@ def whys(seen: Verification) -> set[Why]:
     return {reason.why for reason in [*seen.reasons, *(r for one in seen.judgements for r in one.reasons)]}
 
 
-def test_what_is_verified_gets_its_tags(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+def test_verified_image_gets_its_tags(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
     tools = gear(registry, tmp_path)
     publish(candidate(), policy(HOST), both, tools)
     seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}")
@@ -293,7 +293,7 @@ def test_the_name_of_an_immutable_tag_is_a_promise_too(registry: FakeRegistry, i
     assert look(registry, tmp_path, f"{RELEASE}:{TAG}", level="audited").ok
 
 
-def test_what_was_probed_again_is_judged_by_the_newest(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+def test_newest_probe_of_a_feature_counts(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
     """The same digest, published once more after the probes had changed: the first verdict has had its day."""
     publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
     suite = "sha256:" + "6" * 64
@@ -331,9 +331,7 @@ def test_a_record_that_a_verdict_rests_on_is_missed(registry: FakeRegistry, imag
     assert "1 of the 3 records that the verdict rests on" in str(seen.judgements[0].reasons[0])
 
 
-def test_a_name_that_is_not_there_is_told_with_those_that_are(
-    registry: FakeRegistry, image: Manifest, tmp_path: Path
-) -> None:
+def test_unknown_name_is_reported_with_the_known_ones(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
     publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
     with pytest.raises(RegistryError, match="there is no") as caught:
         look(registry, tmp_path, str(RELEASE))
@@ -457,7 +455,9 @@ def test_revoking_moves_the_alias_back(registry: FakeRegistry, image: Manifest, 
     assert (second.digest, image.digest, "wrong numbers on long prompts") == (last.old, last.new, last.reason)
 
 
-def test_what_revoking_would_do_is_told_and_not_done(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
+def test_revoke_dry_run_shows_the_plan_and_changes_nothing(
+    registry: FakeRegistry, image: Manifest, tmp_path: Path
+) -> None:
     tools = gear(registry, tmp_path)
     publish(candidate(), policy(HOST), both, tools)
     second = put_image(registry, STAGING, "key", content=b"second")
@@ -496,7 +496,7 @@ def test_an_index_that_never_moves_loses_no_evidence(tmp_path: Path) -> None:
     assert len(registry.referrers(RELEASE, digest)[0]) == len(found)
 
 
-def test_an_alias_that_never_moves_is_told(tmp_path: Path) -> None:
+def test_an_alias_that_never_moves_is_reported(tmp_path: Path) -> None:
     registry = FakeRegistry(immutable=".*")
     tools = gear(registry, tmp_path)
     first = put_image(registry, STAGING, "key")

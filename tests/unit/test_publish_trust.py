@@ -293,7 +293,7 @@ def test_a_list_that_calls_a_revocation_something_else_hides_nothing(place: Plac
     assert whys(place.look(f"{RELEASE}:{CELL}")) == {Why.REVOKED}
 
 
-def test_an_alias_never_goes_back_to_what_nobody_signed(place: Place, tmp_path: Path) -> None:
+def test_alias_never_returns_to_an_unsigned_digest(place: Place, tmp_path: Path) -> None:
     unsigned = gear(place.registry, tmp_path / "journal")
     put_image(place.registry, STAGING, "key", content=b"forged")
     publish(candidate(tag=OTHER, cell=OTHER), place.rules, both, unsigned)
@@ -306,7 +306,7 @@ def test_an_alias_never_goes_back_to_what_nobody_signed(place: Place, tmp_path: 
 # What others attach
 
 
-def test_what_others_attached_is_left_alone(place: Place) -> None:
+def test_attachments_of_others_are_ignored(place: Place) -> None:
     digest = place.publish()
     place.foreign(digest, size=40 << 20)
     place.foreign(digest, blob=gzip.compress(bytes(64 << 20)))
@@ -338,7 +338,7 @@ def test_how_much_is_read_of_others_is_bounded(place: Place) -> None:
     assert len(place.registry.calls) < STRANGERS + 50
 
 
-def test_what_was_not_read_may_be_a_revocation(place: Place) -> None:
+def test_unread_evidence_counts_as_a_possible_revocation(place: Place) -> None:
     digest = place.publish()
     many = [
         Descriptor(
@@ -389,7 +389,7 @@ def test_all_evidence_together_has_one_budget(place: Place) -> None:
 
 
 @pytest.mark.parametrize("letters", [200, 295])
-def test_a_list_that_others_made_too_long_is_made_anew(place: Place, letters: int) -> None:
+def test_a_list_that_others_made_too_long_is_rebuilt(place: Place, letters: int) -> None:
     """The second one is all that a manifest may have, so that nothing can be added to it."""
     digest = place.publish()
     many = [

@@ -33,7 +33,7 @@ def test_only_the_target_and_only_the_newest_counts() -> None:
     assert offers[0].lacks(["cuda-graphs", "marlin", "fp8"]) == ("cuda-graphs", "fp8")
 
 
-def test_an_environment_is_no_image(tmp_path: Path) -> None:
+def test_an_environment_is_not_an_image(tmp_path: Path) -> None:
     offers = from_records([probe(DIGEST, executor="local"), probe("sha256:" + "b" * 64, features={})], "sm_120")
 
     assert [("measured", True), ("environment", False)] == [
@@ -41,7 +41,7 @@ def test_an_environment_is_no_image(tmp_path: Path) -> None:
     ]
 
 
-def test_what_another_machine_probed_has_the_name_of_what_was_built_here() -> None:
+def test_record_of_another_machine_has_the_cell_id_of_the_local_build() -> None:
     (offer,) = from_records(
         [
             probe(DIGEST, cell=f"card:5000/x@{DIGEST}"),
@@ -54,7 +54,7 @@ def test_what_another_machine_probed_has_the_name_of_what_was_built_here() -> No
     assert ("own", 0) == (offer.cell, len(offer.lacks(["cuda-graphs"])))
 
 
-def test_what_has_more_goes_first_then_what_stands_better() -> None:
+def test_images_with_more_features_sort_first_then_by_standing() -> None:
     offers = from_records(
         [
             probe(DIGEST, cell="old", created=NOW - timedelta(days=9), features={"a": "works", "b": "works"}),
@@ -84,7 +84,7 @@ def test_published_evidence_goes_before_the_same_record(tmp_path: Path) -> None:
     assert elsewhere == []
 
 
-def test_what_nothing_ran_in_is_shown_and_never_the_answer(tmp_path: Path) -> None:
+def test_image_without_probes_is_shown_but_never_recommended(tmp_path: Path) -> None:
     registry = FakeRegistry()
     put_image(registry, Repository(host="r.test", path="team/staging/demo"), "key")
     tools = gear(registry, tmp_path)

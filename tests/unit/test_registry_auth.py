@@ -66,7 +66,7 @@ def test_an_identity_token_counts(tmp_path: Path) -> None:
     assert "abc" not in repr(found)
 
 
-def test_the_own_helper_goes_first(tmp_path: Path) -> None:
+def test_registry_specific_credential_helper_is_used_first(tmp_path: Path) -> None:
     helper = Helper({"ServerURL": "r.io", "Username": "u", "Secret": "s"})
     value = {"credHelpers": {"r.io": "own"}, "credsStore": "general", "auths": {"r.io": auth("x:y")}}
     source = DockerConfig(config(tmp_path, value), run=helper)
@@ -90,7 +90,7 @@ def test_a_helper_that_knows_nothing_is_an_answer(tmp_path: Path) -> None:
     assert DockerConfig(config(tmp_path, {"credsStore": "x"}), run=helper).lookup("r.io") is None
 
 
-def test_a_helper_that_fails_is_told_without_its_words(tmp_path: Path) -> None:
+def test_a_helper_that_fails_is_reported_without_its_words(tmp_path: Path) -> None:
     helper = Helper("the vault is locked, token=hunter2", code=1)
     with pytest.raises(RegistryError) as caught:
         DockerConfig(config(tmp_path, {"credsStore": "x"}), run=helper).lookup("r.io")
@@ -98,7 +98,7 @@ def test_a_helper_that_fails_is_told_without_its_words(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_missing_helper_is_told(tmp_path: Path) -> None:
+def test_a_missing_helper_is_reported(tmp_path: Path) -> None:
     def missing(*_: object, **__: object) -> Completed:
         raise ToolError("docker-credential-x is not installed")
 
@@ -112,7 +112,7 @@ def test_a_helper_is_a_name_and_not_a_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", '{"auths": {"r.io": {"auth": "%%%"}}}'])
-def test_a_damaged_file_is_told(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
 
     with pytest.raises(RegistryError):

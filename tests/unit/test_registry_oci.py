@@ -63,7 +63,7 @@ def test_without_an_artifact_type_the_configs_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "application/vnd.docker.distribution.manifest.v1+prettyjws", "text/html"])
-def test_other_types_are_told(kind: str) -> None:
+def test_other_types_are_reported(kind: str) -> None:
     with pytest.raises(RegistryError, match="cannot read"):
         Manifest.parse(b"{}", kind)
 

@@ -35,7 +35,7 @@ def test_parts(text: str, host: str, path: str, tag: str | None, digest: str | N
 @pytest.mark.parametrize(
     "text", ["", "UPPER/x", "a//b", "r.io/x@sha256:12", "r.io/x:", "r.io/x:t t", "r.io/../x", "r.io/x?y", "a.b/"]
 )
-def test_what_is_no_reference_is_told(text: str) -> None:
+def test_invalid_reference_is_reported(text: str) -> None:
     with pytest.raises(UsageError):
         Reference.parse(text)
 

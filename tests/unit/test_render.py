@@ -188,7 +188,7 @@ def test_a_pinned_source_fails_where_its_tag_has_moved(
 
 
 @pytest.mark.parametrize("ref", ["main", "master", "HEAD", "refs/heads/x", "origin/x"])
-def test_a_branch_is_no_source(ref: str) -> None:
+def test_a_branch_is_not_a_source(ref: str) -> None:
     with pytest.raises(ValidationError, match="is a branch, which moves"):
         SourceTree(git="https://github.com/x/y", ref=ref)
 
@@ -209,7 +209,7 @@ def test_a_wrong_template_says_where(
     assert message in str(caught.value)
 
 
-def test_the_content_key_follows_what_is_built(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
+def test_content_key_changes_with_the_content(project: matrix.Project, cell: Cell, templates: dict[str, str]) -> None:
     text = rendered(project, cell, templates)
     other = rendered(project, cell.model_copy(update={"env": {"GREETING": "hi"}}), templates)
 

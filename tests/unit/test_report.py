@@ -46,7 +46,7 @@ def probed(cell: Cell, digest: str = DIGEST, **outcomes: Outcome) -> ProbeRecord
     )
 
 
-def test_a_row_says_status_size_time_and_what_was_probed(cells: Sequence[Cell]) -> None:
+def test_report_row_has_status_size_time_and_probe_outcomes(cells: Sequence[Cell]) -> None:
     records: list[AnyRecord] = [built(cells[0]), probed(cells[0], cuda_graphs=Outcome.WORKS, marlin=Outcome.WRONG)]
     rows = report.text_rows(report.make(cells, records))
 
@@ -54,7 +54,7 @@ def test_a_row_says_status_size_time_and_what_was_probed(cells: Sequence[Cell]) 
     assert rows[1][1] == "not built yet"
 
 
-def test_the_newest_counts_and_says_what_changed(cells: Sequence[Cell]) -> None:
+def test_newest_record_counts_and_shows_changes(cells: Sequence[Cell]) -> None:
     records = [built(cells[0], BuildStatus.FAILED, minute=2, reason="no\nmore", cause="abi-x"), built(cells[0])]
     row = report.make(cells, records).rows[0]
 
@@ -73,7 +73,7 @@ def test_the_newest_counts_and_says_what_changed(cells: Sequence[Cell]) -> None:
         ({"status": BuildStatus.FAILED}, {"status": BuildStatus.FAILED, "cause": "b"}, "was without a known cause"),
     ],
 )
-def test_what_differs_from_the_build_before(
+def test_differences_from_the_previous_build_are_reported(
     cells: Sequence[Cell], before: dict[str, Any], after: dict[str, Any], change: str
 ) -> None:
     row = report.make(cells, [built(cells[0], **before), built(cells[0], minute=1, **after)]).rows[0]
@@ -81,7 +81,7 @@ def test_what_differs_from_the_build_before(
     assert change == row.change()
 
 
-def test_what_the_last_run_skipped_is_told_as_such(cells: Sequence[Cell]) -> None:
+def test_skipped_cells_of_the_last_run_are_reported(cells: Sequence[Cell]) -> None:
     last = RunSummary(run="r2", cells={cells[0].id: BuildStatus.CACHED, cells[1].id: BuildStatus.BUILT})
     made = report.make(cells, [built(cells[0]), built(cells[1], minute=1)], last=last)
     document = report.as_json(made)
@@ -116,7 +116,7 @@ def test_a_probe_of_another_image_does_not_count(cells: Sequence[Cell]) -> None:
         (BuildStatus.BUILT, None, False),
     ],
 )
-def test_a_control_is_well_when_it_fails_as_it_must(
+def test_control_passes_when_it_fails_as_expected(
     cells: Sequence[Cell], status: BuildStatus, cause: str | None, good: bool
 ) -> None:
     row = report.make(cells, [built(cells[2], status, cause=cause)]).rows[2]

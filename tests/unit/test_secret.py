@@ -125,7 +125,7 @@ def server() -> ServerCommand:
     return ServerCommand(engine=engines["vllm"], version="0.11.0", model="m", flags={})
 
 
-def test_a_failed_program_is_told_without_its_secrets() -> None:
+def test_a_failed_program_is_reported_without_its_secrets() -> None:
     done = process.Completed(
         argv=("uv", "--index", "x=https://u:word@h/s"),
         returncode=1,

@@ -54,7 +54,7 @@ def test_nothing_helps(changes: tuple[str, ...]) -> None:
     assert found.tries <= 2
 
 
-def test_a_spent_budget_is_told() -> None:
+def test_a_spent_budget_is_reported() -> None:
     found = smallest(NAMES, lambda chosen: {"a", "c", "e"} <= chosen, budget=12)
 
     assert found.changes is not None

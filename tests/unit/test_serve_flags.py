@@ -71,7 +71,7 @@ def test_vllms_help_is_read() -> None:
     assert not options["gpu-memory-utilization"].deprecated
 
 
-def test_deprecation_names_what_to_use_instead() -> None:
+def test_deprecation_names_the_replacement() -> None:
     options = options_of("0.5.14")
 
     assert options["disable-cuda-graph"].deprecated
@@ -81,7 +81,7 @@ def test_deprecation_names_what_to_use_instead() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Segmentation fault", "usage: x [-h]\n\noptions:\n", "\0\n  --\n  -x\n"])
-def test_what_is_no_help_gives_no_options(text: str) -> None:
+def test_text_without_help_gives_no_options(text: str) -> None:
     assert {} == parse_help(text)
 
 
@@ -102,7 +102,7 @@ def test_what_is_no_help_gives_no_options(text: str) -> None:
         ("0.5.2", "mem-fraction-static", "true", "arity", "needs a value"),
     ],
 )
-def test_a_wrong_flag_is_told_with_what_to_write(
+def test_a_wrong_flag_is_reported_with_what_to_write(
     sglang: EngineFlags, *, release: str, flag: str, value: str, kind: str, says: str
 ) -> None:
     options = options_of(release)
@@ -120,7 +120,7 @@ def test_right_flags_have_no_findings(sglang: EngineFlags) -> None:
     assert () == check_flags(flags, options_of("0.5.2"), sglang, "0.5.2")
 
 
-def test_modernise_writes_successors_and_keeps_what_the_profile_says(sglang: EngineFlags) -> None:
+def test_modernise_renames_flags_and_keeps_values(sglang: EngineFlags) -> None:
     flags: Flags = {"disable-flashinfer": "true", "attention-backend": "torch_native", "cuda-graph-bs": ("1", "2")}
 
     modern, notes = modernise(flags, sglang, "0.5.14")
@@ -133,7 +133,7 @@ def test_modernise_writes_successors_and_keeps_what_the_profile_says(sglang: Eng
     assert 2 == len(notes)
 
 
-def test_modernise_leaves_alone_what_the_release_has(sglang: EngineFlags) -> None:
+def test_modernise_keeps_flags_that_the_release_has(sglang: EngineFlags) -> None:
     flags: Flags = {"cuda-graph-bs": ("1", "2"), "stream-output": "true"}
 
     assert (flags, ()) == modernise(flags, sglang, "0.5.2")
@@ -201,9 +201,7 @@ def test_every_successor_exists_in_the_newest_help_that_is_kept(sglang: EngineFl
 @pytest.mark.parametrize(
     ("engine", "release"), [("sglang", "0.4.0"), ("sglang", "0.5.2"), ("sglang", "0.5.14"), ("vllm", "0.11.0")]
 )
-def test_what_the_knowledge_says_of_a_release_is_what_its_help_says(
-    knowledge: ServerFlags, engine: str, release: str
-) -> None:
+def test_flag_table_matches_the_help_of_a_release(knowledge: ServerFlags, engine: str, release: str) -> None:
     options = options_of(release, engine)
     known = knowledge.engines[engine]
 
@@ -217,7 +215,7 @@ def test_what_the_knowledge_says_of_a_release_is_what_its_help_says(
                 assert set() == {name for name in setting.flags if name not in options}, feature
 
 
-def test_without_help_the_flags_are_checked_against_what_is_known(sglang: EngineFlags) -> None:
+def test_without_help_flags_are_checked_against_the_table(sglang: EngineFlags) -> None:
     flags: Flags = {"radix-cache-num-tokens": "1", "cuda-graph-bs-decode": "4", "anything-else": "x"}
 
     found = check_known(flags, sglang, "0.5.2")

@@ -46,7 +46,7 @@ class _Host:
 
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
-def test_without_a_driver_another_program_tells_the_flags(engine: str) -> None:
+def test_without_a_driver_flags_come_from_the_argument_parser(engine: str) -> None:
     host = _Host(HELP)
 
     options, text = server_help(host, KNOWLEDGE.engines[engine], (), env={})
@@ -56,7 +56,7 @@ def test_without_a_driver_another_program_tells_the_flags(engine: str) -> None:
     compile(host.asked[1][-1], "help_without_driver", "exec")
 
 
-def test_why_there_is_no_help_is_what_the_server_said() -> None:
+def test_missing_help_is_explained_by_the_servers_output() -> None:
     host = _Host("ModuleNotFoundError: No module named 'vllm'")
 
     options, text = server_help(host, KNOWLEDGE.engines["vllm"], (), env={})

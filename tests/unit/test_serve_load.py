@@ -70,7 +70,7 @@ def test_failures_count_as_failures_and_in_nothing_else() -> None:
     assert 1000.0 == series.latency.most
 
 
-def test_the_first_of_repeated_prompts_stands_apart() -> None:
+def test_first_of_repeated_prompts_is_reported_separately() -> None:
     series = summarise(load(first_apart=True), [sample(0, 1.0), sample(1, 0.2, cached_tokens=90), sample(2, 0.2)])
 
     assert 1000.0 == series.first_ms
@@ -79,7 +79,7 @@ def test_the_first_of_repeated_prompts_stands_apart() -> None:
     assert 90 == series.cached_tokens
 
 
-def test_wrong_counts_are_told() -> None:
+def test_wrong_counts_are_reported() -> None:
     series = summarise(
         load(),
         [sample(0, 1, tokens=13), sample(1, 1, counted=False), sample(2, 1, pieces=12)],

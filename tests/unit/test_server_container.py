@@ -54,20 +54,20 @@ def test_an_engine_without_a_bridge_shares_the_network_of_the_host() -> None:
     assert f"http://127.0.0.1:{port}" == base
 
 
-def test_a_bridge_that_is_not_there_is_told() -> None:
+def test_a_bridge_that_is_missing_is_reported() -> None:
     with pytest.raises(EngineError, match="no bridge network") as caught:
         started({"bridge": False}, network="bridge")
 
     assert "--network host" == caught.value.hint
 
 
-def test_an_engine_on_another_machine_is_told() -> None:
+def test_an_engine_on_another_machine_is_reported() -> None:
     with pytest.raises(EngineError, match="another machine"):
         started({"local": False})
 
 
 @pytest.mark.parametrize("network", ["bridge", "host"])
-def test_a_port_that_is_taken_is_told(network: str) -> None:
+def test_a_port_that_is_taken_is_reported(network: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -171,7 +171,7 @@ def test_an_init_that_the_engine_has(monkeypatch: pytest.MonkeyPatch, commit: di
     assert there is info_of(monkeypatch, {"InitCommit": commit}).init
 
 
-def test_what_an_engine_does_not_say_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreported_engine_feature_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not info_of(monkeypatch, {}).init
     assert info_of(monkeypatch, {}, networks=["bridge", "host"]).bridge
     assert not info_of(monkeypatch, {}, networks=["host", "none"]).bridge

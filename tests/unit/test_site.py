@@ -83,7 +83,7 @@ def test_a_measurement_hides_a_prediction_and_a_prediction_a_claim() -> None:
     assert len(measured.results) == 3
 
 
-def test_what_was_not_run_hides_nothing_and_takes_nothing_back() -> None:
+def test_not_run_hides_no_earlier_result() -> None:
     cell = CELLS[0].id
     left_out = probe(cell, Outcome.NOT_RUN, day=1)
     predicted = gather([predict(cell, Outcome.DEGRADED), left_out], CELLS[:1], made=sites.START).cells[0]
@@ -109,7 +109,7 @@ def test_what_was_not_run_hides_nothing_and_takes_nothing_back() -> None:
         (Outcome.INCONCLUSIVE, ()),
     ],
 )
-def test_a_measurement_says_what_it_contradicts(measured: Outcome, against: tuple[str, ...]) -> None:
+def test_measurement_names_the_prediction_and_claim_it_contradicts(measured: Outcome, against: tuple[str, ...]) -> None:
     cell = CELLS[0].id
     records: list[AnyRecord] = [predict(cell, Outcome.BROKEN), probe(cell, measured)]
     site = gather(records, CELLS[:1], made=sites.START, claims=[CLAIM])
@@ -178,7 +178,7 @@ def test_a_good_and_a_bad_cell_that_differ_in_one_axis_give_the_bisection() -> N
     assert "assay bisect" not in others["features/cuda-graphs.html"]
 
 
-def test_what_was_measured_comes_first_and_what_nobody_knows_last() -> None:
+def test_measured_features_sort_first_and_unknown_ones_last() -> None:
     records: list[AnyRecord] = [probe(CELLS[4].id, Outcome.BROKEN), predict(CELLS[2].id, Outcome.WORKS)]
     html = files(gather(records, CELLS, made=sites.START))["index.html"]
     found = re.search(r'id="data">(.*?)</script>', html)
@@ -352,7 +352,7 @@ def test_markers_that_are_missing_are_asked_for(document: str) -> None:
         between_markers(document, "x")
 
 
-def test_the_table_tells_its_sources_and_holds_hostile_text() -> None:
+def test_table_shows_sources_and_escapes_hostile_text() -> None:
     records: list[AnyRecord] = [
         predict(CELLS[0].id, Outcome.WORKS),
         probe(CELLS[1].id, Outcome.BROKEN, feature="a|<b>"),

@@ -84,7 +84,7 @@ def test_pages_are_written_with_logs_and_claims(project: Path) -> None:
     assert "shared_memory_per_block" not in (project / "site" / "cells" / "made-f2.0.html").read_text()
 
 
-def test_where_claims_contradict_each_other_the_newest_stands_in_the_matrix(project: Path) -> None:
+def test_newest_of_contradicting_claims_is_shown(project: Path) -> None:
     readme = project / "README.md"
     readme.write_text("# x\n<!-- assay matrix: begin -->\n<!-- assay matrix: end -->\n")
     assert report(project, "--into", str(readme)) == 0
@@ -174,7 +174,7 @@ def test_options_of_pages_without_pages_are_refused(project: Path, capsys: pytes
         assert "--into" in capsys.readouterr().err
 
 
-def test_what_a_killed_run_had_measured_is_reported(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measurements_of_a_killed_run_are_reported(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = FileStore(project / "build_logs")
     with store.new_run() as run:
         run.draft(
@@ -193,7 +193,7 @@ def test_what_a_killed_run_had_measured_is_reported(project: Path, capsys: pytes
     assert "wrong" in page.read_text()
 
 
-def test_what_cannot_be_recorded_is_no_reason_to_report_nothing(
+def test_report_works_although_a_draft_cannot_be_recorded(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(self: FileStore) -> None:

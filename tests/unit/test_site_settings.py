@@ -43,6 +43,6 @@ def test_mirrors(text: str, expected: dict[str, str]) -> None:
     "text",
     ["mirror.example", "docker.io=", "=x.example", "docker.io=https://x.example", "docker.io=hub/x", "hub=x.example"],
 )
-def test_what_is_no_mirror_is_told(text: str) -> None:
+def test_malformed_mirror_setting_is_reported(text: str) -> None:
     with pytest.raises(UsageError, match="is not REGISTRY=MIRROR"):
         site.mirrors({site.MIRRORS: text})

@@ -50,7 +50,7 @@ def test_two_machines_merge_by_copying(store: FileStore, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b'{"kind": "build"}', b'{"kind": "unknown"}', b"\xff\xfe"])
-def test_what_is_no_record_is_passed_over_and_told(store: FileStore, text: bytes) -> None:
+def test_invalid_record_is_skipped_and_reported(store: FileStore, text: bytes) -> None:
     store.append(record())
     (store.root / "records" / "20990101T000000-build-x.json").write_bytes(text)
 
@@ -58,7 +58,7 @@ def test_what_is_no_record_is_passed_over_and_told(store: FileStore, text: bytes
     assert ["20990101T000000-build-x.json"] == list(store.unreadable())
 
 
-def test_an_edited_record_does_not_count_and_is_told(store: FileStore) -> None:
+def test_an_edited_record_does_not_count_and_is_reported(store: FileStore) -> None:
     path = store.append(record("a"))
     path.write_bytes(path.read_bytes().replace(b'"a"', b'"b"'))
 
@@ -207,7 +207,7 @@ def test_drafts_that_another_process_takes_meanwhile_are_left_to_it(
     assert 1 == len(list(store.records()))
 
 
-def test_drafts_that_cannot_be_locked_are_told(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_that_cannot_be_locked_are_reported(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.new_run() as run:
         run.draft(record("a", run=run.name))
 

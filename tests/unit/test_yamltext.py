@@ -23,7 +23,7 @@ from assay.foundation import yamltext
         ("x: &x [1]\ny: *x", {"x": ["1"], "y": ["1"]}),
     ],
 )
-def test_scalars_stay_what_is_written(text: str, data: object) -> None:
+def test_yaml_scalars_stay_as_written(text: str, data: object) -> None:
     document = yamltext.load(text, file="f.yaml")
 
     assert data == document.data
@@ -40,7 +40,7 @@ def test_scalars_stay_what_is_written(text: str, data: object) -> None:
         ("a: 1\n---\nb: 2", "f.yaml:2:1"),
     ],
 )
-def test_what_is_no_document_says_where(text: str, problem: str) -> None:
+def test_invalid_document_error_names_the_place(text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         yamltext.load(text, file="f.yaml")
 
