@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.errors import StoreError
-from assay.evidence.suite import HarnessResult, ProbeEnded, ProbeFacts
+from assay.evidence.suite import HarnessResult, ProbeEnded, ProbeFacts, read_result
+from assay.foundation.foreign import DEPTH
 from assay.pipeline import schema
 from assay.ports.jobs import (
     Bind,
@@ -131,6 +132,19 @@ def test_numbers_that_json_lacks_come_back() -> None:
     assert document is not None
     assert math.isnan(document["metrics"]["worst"])
     assert math.inf == document["metrics"]["most"]
+
+
+def test_whatever_of_a_harness_can_be_read_comes_back() -> None:
+    deep: Any = "x"
+    for _ in range(DEPTH - 4):
+        deep = [deep]
+    ended = {"feature": "f", "file": "f.py", "document": {"metrics": deep}}
+    written = {"schema_version": 1, "suite_digest": "", "python": "", "executable": "", "probes": {"f": ended}}
+    harness, problem = read_result(json.dumps(written).encode())
+    result = RESULT.model_copy(update={"harness": harness})
+
+    assert "" == problem
+    assert result == unseal(seal(result), JobResult, source="result.json")
 
 
 @pytest.mark.parametrize("where", [0, 5, 40, 90, 200, -2])

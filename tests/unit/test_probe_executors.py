@@ -184,17 +184,6 @@ def test_an_unknown_image_offers_the_nearest() -> None:
         executor(engine()).place("imag:1")
 
 
-def test_one_gpu_has_one_user(tmp_path: Path) -> None:
-    first, second = FileLeases(tmp_path), FileLeases(tmp_path)
-
-    with first.take(("0", "1"), 1, wait_seconds=0) as held, second.take(("0", "1"), 1, wait_seconds=0) as other:
-        assert {"0", "1"} == {*held, *other}
-        with pytest.raises(GpuMissing, match="became free"), first.take(("0", "1"), 1, wait_seconds=0):
-            pass
-    with first.take(("0", "1"), 2, wait_seconds=0) as both:
-        assert ("0", "1") == both
-
-
 def test_users_of_one_machine_share_the_leases(tmp_path: Path) -> None:
     """Whoever came first made the folder and the files: the others must be able to lock them."""
     folder = tmp_path / "leases"
@@ -222,11 +211,6 @@ def test_leases_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
     ):
         pass
     assert "TMPDIR" in str(told.value.hint)
-
-
-def test_more_gpus_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(GpuMissing, match="3 GPUs"), FileLeases(tmp_path).take(("0",), 3, wait_seconds=0):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ from assay.ports.jobs import JobLimits
 __all__ = ["command", "probe_flow"]
 
 _GIB = 1 << 30
+_LONGEST_SECONDS = 30 * 86_400.0
+"""No run is longer; `inf` and `nan` are numbers for the command line."""
 
 
 @click.command("probe")
@@ -98,7 +100,9 @@ def command(
         force=force,
         gpus=gpus,
         wait_seconds=wait,
-        limits=JobLimits(memory_bytes=None if memory is None else int(memory * _GIB), seconds=timeout),
+        limits=JobLimits(
+            memory_bytes=None if memory is None else int(memory * _GIB), seconds=min(_LONGEST_SECONDS, timeout)
+        ),
         warm=not cold,
         keep_cache=not cold,
         sabotage=sabotages(sabotage, flow.declarations),

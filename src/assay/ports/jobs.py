@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from assay.errors import StoreError
 from assay.evidence.suite import HarnessResult
 from assay.foundation.digest import digest_of, sha256_of
-from assay.foundation.foreign import ForeignError, read_json
+from assay.foundation.foreign import DEPTH, ITEMS, ForeignError, read_json
 from assay.foundation.strict import Value
 
 __all__ = [
@@ -178,7 +178,8 @@ def unseal(data: bytes, kind: type[Document], *, source: str) -> Document:
     if sha256_of(rest) != found[1].decode():
         raise StoreError(f"{source} was cut off or changed after it was written", hint="fetch it or run the job again")
     try:
-        read_json(body := b"{" + rest, limit=MAX_BYTES, constants=True)
+        # What the harness wrote was read within narrower bounds, and stands some levels deeper here.
+        read_json(body := b"{" + rest, limit=MAX_BYTES, depth=2 * DEPTH, items=2 * ITEMS, constants=True)
         return kind.model_validate_json(body)
     except ForeignError as error:
         raise StoreError(f"{source} cannot be read: {error}") from error
