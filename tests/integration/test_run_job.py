@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,9 @@ class Sending:
 
     def place(self, reference: str) -> Place:
         return self.here.place(reference)
+
+    def labels(self, reference: str) -> Mapping[str, str]:
+        return self.here.labels(reference)
 
     def sweep(self) -> list[str]:
         return []

@@ -9,6 +9,8 @@ import pytest
 from assay.adapters.docker.fake_container import FakeImage
 from assay.adapters.docker.fake_engine import FakeEngine
 from assay.adapters.executors.docker import DockerTaskHost
+from assay.adapters.executors.probe_executor import ProbeExecutor
+from assay.adapters.executors.probe_suite import ProbeSuites
 from assay.adapters.files.records import FileStore
 from assay.cli import console
 from assay.errors import NothingSelected
@@ -30,7 +32,8 @@ def image(cell: str) -> FakeImage:
 
 
 def subjects(words: tuple[str, ...], made: plan.Plan, root: Path, engine: FakeEngine) -> list[ProbeSubject]:
-    return subjects_of(words, made, FileStore(root), engine, DockerTaskHost(engine).place, warn=console.warn)
+    executor = ProbeExecutor(DockerTaskHost(engine), ProbeSuites())
+    return subjects_of(words, made, FileStore(root), executor, warn=console.warn)
 
 
 def test_a_cell_that_another_machine_built_is_known_by_what_its_image_says(made: plan.Plan, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def audit_images(
     reports: list[AuditReport] = []
     for reference in references:
         info = engine.image(reference)
-        cell = cell_of(info, plan) if plan is not None else None
+        cell = cell_of(info.labels, plan) if info is not None and plan is not None else None
         lock = _lock(info, files, cell)
         report = audit_image(engine, reference, auditor, targets=targets, lock=lock, tell=console.say)
         if record and files is not None:

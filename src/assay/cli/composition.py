@@ -266,7 +266,6 @@ def probe_cell(
     files: ProjectFiles, plan: Plan, cell: Cell, feature: str, *, say: Callable[[str], None]
 ) -> Sequence[ProbeRecord]:
     """Probe one feature of a cell that is built on this machine."""
-    from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415
     from assay.adapters.executors.gpu_leases import FileLeases  # noqa: PLC0415
     from assay.adapters.executors.probe_executor import ExecutorSettings  # noqa: PLC0415
     from assay.adapters.executors.probe_suite import (  # noqa: PLC0415
@@ -295,5 +294,5 @@ def probe_cell(
         diagnose=cause,
         say=say,
     )
-    subjects = subjects_of((cell.id,), plan, store, DockerEngine(), executor.place, warn=say)
+    subjects = subjects_of((cell.id,), plan, store, executor, warn=say)
     return flow.run(subjects, ProbeOptions(features=(feature,)))

@@ -51,7 +51,7 @@ def _audit(reference: str, files: ProjectFiles, plan: Plan) -> None:
 def _probe(reference: str, files: ProjectFiles, plan: Plan) -> None:
     flow, executor = probe_flow(files.root)
     store = FileStore(files.root / "build_logs")
-    subjects = subjects_of((reference,), plan, store, DockerEngine(), executor.place, warn=console.warn)
+    subjects = subjects_of((reference,), plan, store, executor, warn=console.warn)
     for record in flow.run(subjects, ProbeOptions()):
         _show(record)
 

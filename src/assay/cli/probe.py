@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.executors.gpu_leases import FileLeases
 from assay.adapters.executors.probe_executor import ExecutorSettings
 from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, find_suite, load_suite
@@ -113,7 +112,7 @@ def command(
         if where == "local":
             subjects = environment(select, executor)
         else:
-            subjects = subjects_of(select, plan, store, DockerEngine(), executor.place, warn=console.warn)
+            subjects = subjects_of(select, plan, store, executor, warn=console.warn)
         records = flow.run(subjects, options)
     except GpuMissing:
         _show_unmeasured(subjects, plan, files.root, store)

@@ -10,9 +10,7 @@ from assay.matrix.cell import Cell
 from assay.matrix.plan import Plan
 from assay.matrix.render import LABEL_PREFIX
 from assay.pipeline.probe import ProbeSubject
-from assay.ports.engine import Engine, ImageInfo
 from assay.ports.executor import Executor
-from assay.ports.jobs import Place
 from assay.ports.store import Store
 from assay.ports.task import LOCAL
 
@@ -33,8 +31,7 @@ def subjects_of(
     select: Sequence[str],
     plan: Plan,
     store: Store,
-    engine: Engine,
-    place: Callable[[str], Place],
+    executor: Executor,
     *,
     warn: Callable[[str], None],
 ) -> list[ProbeSubject]:
@@ -51,19 +48,19 @@ def subjects_of(
         built = _built(store)
         for cell in plan.select(words, default=True):
             if cell.kind != "control":
-                found += _of_cell(cell, built.get(cell.id), engine, place, warn)
+                found += _of_cell(cell, built.get(cell.id), executor, warn)
     by_reference = {cell.local_reference: cell for cell in plan.cells}
     for reference in references:
         # What was built here is known by its name; what another machine built, by what it says of itself.
-        image = engine.image(reference)
-        known = by_reference.get(reference) or cell_of(image, plan)
+        labels = executor.labels(reference)
+        known = by_reference.get(reference) or cell_of(labels, plan)
         found.append(
             ProbeSubject(
-                place=place(reference),
+                place=executor.place(reference),
                 cell=known.id if known else reference,
                 image=known.image if known else "",
-                lock_digest=_label(image, "lock") if known else None,
-                content_key=_label(image, "content-key") if known else None,
+                lock_digest=_label(labels, "lock") if known else None,
+                content_key=_label(labels, "content-key") if known else None,
             )
         )
     if not found:
@@ -72,17 +69,17 @@ def subjects_of(
 
 
 def _of_cell(
-    cell: Cell, record: BuildRecord | None, engine: Engine, place: Callable[[str], Place], warn: Callable[[str], None]
+    cell: Cell, record: BuildRecord | None, executor: Executor, warn: Callable[[str], None]
 ) -> list[ProbeSubject]:
     """Return the subject of a cell; none if its image is not here."""
     # What another machine built and somebody loaded or pulled here has no record, but says what it is.
-    image = None if record or cell.kind == "external" else engine.image(cell.local_reference)
-    if record is None and cell.kind != "external" and _label(image, "cell") != cell.id:
+    labels = {} if record or cell.kind == "external" else executor.labels(cell.local_reference)
+    if record is None and cell.kind != "external" and _label(labels, "cell") != cell.id:
         warn(f"{cell.id}: not built, so not probed (`assay build {cell.id}`)")
         return []
     reference = (record.image_digest if record else None) or cell.local_reference
     try:
-        found = place(cell.local_reference)
+        found = executor.place(cell.local_reference)
     except UsageError as error:
         warn(f"{cell.id}: {error.message} ({reference})")
         return []
@@ -91,20 +88,20 @@ def _of_cell(
             place=found,
             cell=cell.id,
             image=cell.image,
-            lock_digest=record.lock_digest if record else _label(image, "lock"),
-            content_key=record.content_key if record else _label(image, "content-key"),
+            lock_digest=record.lock_digest if record else _label(labels, "lock"),
+            content_key=record.content_key if record else _label(labels, "content-key"),
         )
     ]
 
 
-def cell_of(image: ImageInfo | None, plan: Plan) -> Cell | None:
-    """Return the cell that an image says it was built for, whatever it is called where it is now."""
-    named = _label(image, "cell")
+def cell_of(labels: Mapping[str, str], plan: Plan) -> Cell | None:
+    """Return the cell that the labels of an image name, whatever the image is called where it is now."""
+    named = _label(labels, "cell")
     return next((cell for cell in plan.cells if cell.id == named), None)
 
 
-def _label(image: ImageInfo | None, name: str) -> str | None:
-    return image.labels.get(f"{LABEL_PREFIX}{name}") if image is not None else None
+def _label(labels: Mapping[str, str], name: str) -> str | None:
+    return labels.get(f"{LABEL_PREFIX}{name}")
 
 
 def _built(store: Store) -> dict[str, BuildRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,6 +59,14 @@ class Executor(Protocol):
 
         Raises:
             UsageError: there is no such image (the nearest names are offered).
+            EngineMissing: there is no engine.
+        """
+        ...
+
+    def labels(self, reference: str) -> Mapping[str, str]:
+        """Return the labels of an image; none if it is not there, or this is no image.
+
+        Raises:
             EngineMissing: there is no engine.
         """
         ...

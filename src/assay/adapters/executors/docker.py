@@ -142,6 +142,11 @@ class DockerTaskHost:
             )
         return Place(reference=reference, digest=image.digest or image.id)
 
+    def labels(self, reference: str) -> Mapping[str, str]:
+        """Return the labels of an image; none if it is not there, or this is no image."""
+        image = self._engine.image(reference)
+        return image.labels if image is not None else {}
+
     def manifest(self, reference: str) -> str | None:
         """Return the digest of an image's manifest, if the engine knows it."""
         image = self._engine.image(reference)

@@ -51,6 +51,8 @@ class FakeExecutor:
         self._places = dict(places)
         self._gpus = tuple(str(index) for index in range(gpus))
         self.ends = dict(ends or {})
+        self.image_labels: dict[str, Mapping[str, str]] = {}
+        """Reference -> labels."""
         self.jobs: list[ProbeJob] = []
         """All that were run, in order."""
         self.left: list[str] = []
@@ -67,6 +69,10 @@ class FakeExecutor:
         if reference not in self._places:
             raise UsageError(f"there is no image {reference!r} here{suggestion(reference, self._places)}")
         return Place(reference=reference, digest=self._places[reference])
+
+    def labels(self, reference: str) -> Mapping[str, str]:
+        """Return the labels of an image; none if it is not there, or this is no image."""
+        return self.image_labels.get(reference, {})
 
     def sweep(self) -> Sequence[str]:
         """Remove what dead runs left here."""

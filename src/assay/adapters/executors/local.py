@@ -212,6 +212,10 @@ class LocalTaskHost:
             raise UsageError(f"{self._python} cannot be probed: {error.message}") from error
         return Place(reference=LOCAL, digest=digest_of(["local", *json.loads(done.stdout)]))
 
+    def labels(self, reference: str) -> Mapping[str, str]:  # noqa: ARG002 - the port names it
+        """Return the labels of an image; none: this is no image."""
+        return {}
+
     def manifest(self, reference: str) -> None:
         """Return None: this is no image."""
 

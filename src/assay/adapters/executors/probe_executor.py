@@ -61,6 +61,10 @@ class ProbeExecutor:
         """Find what is to be probed."""
         return self._host.place(reference)
 
+    def labels(self, reference: str) -> Mapping[str, str]:
+        """Return the labels of an image; none if it is not there, or this is no image."""
+        return self._host.labels(reference)
+
     def sweep(self) -> Sequence[str]:
         """Remove what dead runs left here."""
         return self._host.sweep()
