@@ -28,6 +28,8 @@ LOCKED: Final = {
 }
 # What the README's matrix is made with; without --check this writes it.
 README_MATRIX: Final = ("--records", "docs/records", "--measured", "--into", "README.md")
+# The workflow that `assay init` writes.
+PROJECT_WORKFLOW: Final = "src/assay/resources/project/dot-github/workflows/images.yml"
 # Ctrl-C reaches the program too; nox would kill it after 0.3 s, long before a build can be stopped cleanly.
 PATIENCE: Final = 60.0
 
@@ -127,9 +129,8 @@ def lint(session: nox.Session) -> None:
     run(session, "ruff", "check", ".", *session.posargs)
     run(session, "ruff", "format", "--check", ".")
     run(session, "python", "tools/prose.py")
-    run(
-        session, "zizmor", "--offline", "--quiet", "docs/examples/github-actions.yml", ".github/workflows", "action.yml"
-    )
+    workflows = ("docs/examples/github-actions.yml", ".github/workflows", "action.yml", PROJECT_WORKFLOW)
+    run(session, "zizmor", "--offline", "--quiet", *workflows)
 
 
 @nox.session(venv_backend="none")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.adapters.files.facts_cache import FactsCache
-from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.host.demangle import demangle
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.adapters.index.uv import uv_program
@@ -39,7 +39,7 @@ from assay.wheels.member import MemberReader
 PYTHON = "3.11"
 TORCH = ("2.8.0", "2.9.1", "2.11.0", "2.13.0")
 EXTENSIONS = ("sgl-kernel==0.3.9.post2", "vllm==0.11.0", "sglang-kernel==0.4.10", "vllm==0.33.0")
-KNOWLEDGE = load_knowledge(knowledge_folder())
+KNOWLEDGE = load_knowledge()
 
 
 class Counting:

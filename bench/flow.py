@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support")]
 
 from registry_tools import put_image  # noqa: E402
 
-from assay.adapters.executors.probe_suite import find_suite, suite_digest  # noqa: E402
+from assay.adapters.executors.probe_suite import digest_of_suite, load_suite  # noqa: E402
 from assay.adapters.files.records import FileStore  # noqa: E402
 from assay.adapters.registry.fake import FakeRegistry  # noqa: E402
 from assay.cli import main  # noqa: E402
@@ -67,7 +67,7 @@ def project(folder: Path, registry: FakeRegistry) -> None:
     text = (ROOT / "matrix.yaml").read_text().partition("# What must be recorded of an image")[0]
     (folder / "matrix.yaml").write_text(text.partition("\npolicy:")[0] + POLICY)
     image = put_image(registry, Repository(host=HOST, path=f"staging/{IMAGE}"), CELL)
-    store, suite = FileStore(folder / "build_logs"), suite_digest(find_suite(folder))
+    store, suite = FileStore(folder / "build_logs"), digest_of_suite(load_suite(folder))
     assert suite is not None
     common: dict[str, Any] = {
         "created": now() - timedelta(minutes=1),

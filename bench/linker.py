@@ -20,7 +20,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from assay.adapters.files.facts_cache import FactsCache
-from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.adapters.index.uv import uv_program
 from assay.audit.context import Context
@@ -39,7 +39,7 @@ TORCH = ("2.8.0", "2.9.1")
 EXTENSIONS = ("sgl-kernel==0.3.9.post2", "vllm==0.11.0", "torchvision==0.23.0", "torchaudio==2.8.0",
               "xformers==0.0.32.post1")  # fmt: skip
 # Every library is required: every fault is one, however little the package may need it, and all of them are tried.
-REAL = load_knowledge(knowledge_folder())
+REAL = load_knowledge()
 REQUIRED = tuple(item.model_copy(update={"use": "required", "targets": ()}) for item in REAL.dispatch.libraries)
 KNOWLEDGE = replace(REAL, dispatch=DispatchFile(version="1", libraries=REQUIRED, features={}))
 INDEX = SimpleIndex()

@@ -15,7 +15,7 @@ from uuid import uuid4
 from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.executors.docker import DockerTaskHost
 from assay.adapters.executors.probe_executor import ProbeExecutor
-from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, find_suite, load_suite
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
 from assay.errors import UsageError
 from assay.evidence import suite as probes
 from assay.ports.jobs import ProbeJob
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     image = argv[1] if len(argv) > 1 else _base(engine)
     programs = {f"features/p{index}.py": PROGRAM.format(name=f"p{index}") for index in range(COUNT)}
     suite = {
-        **{path: data for path, data in load_suite(find_suite(Path.cwd())).items() if not path.startswith("features/")},
+        **{path: data for path, data in load_suite(Path.cwd()).items() if not path.startswith("features/")},
         **{path: text.encode() for path, text in programs.items()},
     }
     chosen = list(probes.declarations(programs).values())

@@ -55,7 +55,7 @@ def auditor(simple: str, cache: Path) -> Auditor:
         index=SimpleIndex(default=Addresses(simple=(simple,))),
         wheels=WebWheels(),
         facts=FactsCache(cache),
-        knowledge=load_knowledge(Path(__file__).parents[2] / "knowledge"),
+        knowledge=load_knowledge(),
     )
 
 

@@ -251,7 +251,7 @@ def test_one_bad_file_of_a_lock_leaves_the_others(server: tuple[FileServer, str]
         index=SimpleIndex(default=Addresses(simple=(f"{address}/simple",))),
         wheels=WebWheels(),
         facts=FactsCache(tmp_path),
-        knowledge=load_knowledge(Path(__file__).parents[2] / "knowledge"),
+        knowledge=load_knowledge(),
     )
     good = LockedWheel(name="tiny", version="1.0", filename=NAME, sha256=SHA)
     bad = LockedWheel(name="gone", version="1.0", filename="gone-1.0-py3-none-any.whl", sha256="0" * 64)

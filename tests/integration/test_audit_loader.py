@@ -19,7 +19,7 @@ from assay.foundation.outcome import Verdict
 from assay.wheels.facts import Library
 from assay.wheels.member import MemberReader
 
-KNOWLEDGE = load_knowledge(Path(__file__).parents[2] / "knowledge")
+KNOWLEDGE = load_knowledge()
 CONSUMER = 'namespace inner { int one(); int two(); } extern "C" int PyInit__x() { return inner::one(); }'
 PROVIDERS = {
     "both": "namespace inner { int one() { return 1; } int two() { return 2; } }",

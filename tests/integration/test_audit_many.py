@@ -65,7 +65,7 @@ def auditor(server: tuple[FileServer, str], tmp_path: Path) -> Auditor:
         index=SimpleIndex(default=Addresses(simple=(f"{server[1]}/simple",))),
         wheels=WebWheels(),
         facts=FactsCache(tmp_path / "facts"),
-        knowledge=load_knowledge(ROOT / "knowledge"),
+        knowledge=load_knowledge(),
     )
 
 

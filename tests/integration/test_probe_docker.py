@@ -62,7 +62,7 @@ def run_name(engine: DockerEngine) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def suite() -> dict[str, bytes]:
-    return {**load_suite(ROOT / "probes"), "features/slow.py": SLOW, "features/hungry.py": HUNGRY}
+    return {**load_suite(ROOT), "features/slow.py": SLOW, "features/hungry.py": HUNGRY}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from python_image import write_server_image
 from registry_tools import put_image, real_registry
 
 from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.probe_suite import find_suite, suite_digest
+from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
 from assay.adapters.files.records import FileStore
 from assay.adapters.host.process import run
 from assay.adapters.registry.auth import Anonymous
@@ -120,7 +120,7 @@ class Site:
         store.append(AuditRecord(**common, subject="image", verdict=Verdict.OK, targets=("sm_120",), report=report))
         if not features:
             return store.root
-        own = suite_digest(find_suite(self.folder))
+        own = digest_of_suite(load_suite(self.folder))
         assert own is not None
         return store.append(
             ProbeRecord(
@@ -306,7 +306,7 @@ def test_the_record_of_another_machine_with_the_card(site: Site) -> None:
     reference = f"{site.host}/staging/{IMAGE}@{site.image.digest}"
     # As `assay probe REFERENCE` writes them: the cell is the reference, the image is not known.
     common: dict[str, Any] = {"created": now(), "run": "there", "cell": reference, "image_digest": site.image.digest}
-    store, suite = FileStore(there / "build_logs"), suite_digest(find_suite(there))
+    store, suite = FileStore(there / "build_logs"), digest_of_suite(load_suite(there))
     assert suite is not None
     store.append(AuditRecord(**common, image="", subject="image", verdict=Verdict.OK, targets=("sm_90", "sm_120")))
     store.append(

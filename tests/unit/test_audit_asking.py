@@ -33,7 +33,7 @@ COMMON, OLD = "_ZN3c105checkEv", "_ZN2at4goneEv"
 
 
 def knowledge() -> Knowledge:
-    real = load_knowledge(ROOT / "knowledge")
+    real = load_knowledge()
     history = TorchHistory.build({"2.8.0": ("12.8", [COMMON, OLD]), "2.9.1": ("12.8", [COMMON])})
     return Knowledge(sonames=real.sonames, ptx=real.ptx, needs=real.needs, dispatch=real.dispatch, history=history,
                      companions=real.companions)  # fmt: skip
@@ -388,7 +388,7 @@ def test_when_all_alternatives_fail_that_is_an_error() -> None:
 
 
 def test_cuda_devel_bases_bring_the_libraries_that_count_by_themselves() -> None:
-    sonames = load_knowledge(ROOT / "knowledge").sonames
+    sonames = load_knowledge().sonames
 
     assert {"libcufft.so.11", "libcusolver.so.11", "libcurand.so.10", "libcusparse.so.12"} <= sonames.toolkit_of("12.9")
     assert {"libcufft.so.12", "libcusolver.so.12", "libcurand.so.10", "libcusparse.so.12"} <= sonames.toolkit_of("13.0")

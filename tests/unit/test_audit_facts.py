@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from wheels import facts, library
 
 from assay.adapters.files.facts_cache import FactsCache
-from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.host.demangle import demangle
 from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
 from assay.audit.formats import junit, sarif, text
@@ -306,7 +306,7 @@ def test_the_history_says_who_exports_what(exports: dict[str, frozenset[str]]) -
 
 
 def test_the_history_that_ships_tells_the_measured_break() -> None:
-    history = load_knowledge(ROOT / "knowledge").history
+    history = load_knowledge().history
 
     assert history.having("_ZNK3c106SymInt6sym_neERKS0_")[-1] == "2.8.0"
     assert ("_ZNK3c106SymInt6sym_neERKS0_",) == history.lacks("2.9.1", ["_ZNK3c106SymInt6sym_neERKS0_", "no symbol"])
@@ -436,7 +436,7 @@ def test_the_worst_finding_is_the_verdict(severities: tuple[Severity, ...], verd
 def test_every_cause_is_a_known_failure() -> None:
     """What a finding calls its cause must be found by `assay diagnose`."""
     known = set(default_library().entries)
-    used = {need.cause for need in load_knowledge(ROOT / "knowledge").needs.needs if need.cause}
+    used = {need.cause for need in load_knowledge().needs.needs if need.cause}
     for path in (ROOT / "src" / "assay" / "audit").rglob("*.py"):
         used |= set(re.findall(r'"((?:abi|arch|lib|res|audit|drv)-[a-z0-9-]+)"', path.read_text()))
 
@@ -450,21 +450,21 @@ def test_every_rule_is_documented() -> None:
 
 
 def test_features_need_features_that_exist() -> None:
-    features = load_knowledge(knowledge_folder(ROOT)).dispatch.features
+    features = load_knowledge().dispatch.features
 
     assert set() == {need for feature in features.values() for need in feature.needs} - set(features)
 
 
 def test_every_feature_with_a_probe_is_predicted() -> None:
     files = {path.name: path.read_text() for path in (ROOT / "probes" / "features").glob("*.py")}
-    features = load_knowledge(ROOT / "knowledge").dispatch.features
+    features = load_knowledge().dispatch.features
 
     assert set() == set(declarations(files)) - set(features)
     assert [] == [name for name, feature in features.items() if not feature.dispatch and not feature.soname]
 
 
 def test_kernel_patterns_are_regular_expressions() -> None:
-    for feature in load_knowledge(ROOT / "knowledge").dispatch.features.values():
+    for feature in load_knowledge().dispatch.features.values():
         for entry in feature.dispatch:
             re.compile(entry.kernels)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -61,7 +60,7 @@ BASES = (*(
 
 @pytest.fixture(scope="module")
 def knowledge() -> Knowledge:
-    return load_knowledge(Path(__file__).parents[2] / "knowledge")
+    return load_knowledge()
 
 
 def package(name: str, version: str, source: random.Random) -> WheelFacts:

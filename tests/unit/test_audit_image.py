@@ -48,7 +48,7 @@ def auditor(tmp_path: Path) -> Auditor:
         index=SimpleIndex(),
         wheels=WebWheels(),
         facts=FactsCache(tmp_path / "facts"),
-        knowledge=load_knowledge(ROOT / "knowledge"),
+        knowledge=load_knowledge(),
     )
 
 

@@ -40,7 +40,7 @@ SM120 = TargetGpu(name="sm_120", capability=120)
 @pytest.fixture(scope="module")
 def knowledge() -> Knowledge:
     """The knowledge in the repository, with a history of torch made for these tests."""
-    real = load_knowledge(ROOT / "knowledge")
+    real = load_knowledge()
     history = TorchHistory.build(
         {
             "2.7.1": ("12.6", [COMMON, SYM_NE, OLD_ONLY]),

@@ -53,7 +53,7 @@ def index_file(
 
 def judged(*wheels: WheelFacts, targets: tuple[TargetGpu, ...] = ()) -> AuditReport:
     installation = Installation(wheels=wheels, python="3.11", base=BOOKWORM)
-    return audit(installation, load_knowledge(ROOT / "knowledge"), targets=targets, name="here").report
+    return audit(installation, load_knowledge(), targets=targets, name="here").report
 
 
 def found(report: AuditReport, rule: str) -> list[Finding]:
@@ -211,9 +211,7 @@ FAULTS: dict[str, Wheels] = {
 def test_whatever_the_image_shows_the_wheels_have_shown(tmp_path: Path, wheels: Wheels) -> None:
     """An error that the image's audit finds first costs a build; only R5 may be new, as the consequence of R6."""
     cache = FactsCache(tmp_path / "facts")
-    auditor = Auditor(
-        index=SimpleIndex(), wheels=WebWheels(), facts=cache, knowledge=load_knowledge(ROOT / "knowledge")
-    )
+    auditor = Auditor(index=SimpleIndex(), wheels=WebWheels(), facts=cache, knowledge=load_knowledge())
     locked, installed = [], dict[str, bytes]()
     for (name, version), (files, requires) in wheels.items():
         file = index_file(tmp_path, name, version, files, requires=requires)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from assay import resources
 from assay.diagnose import CauseClass, DiagnosisReport, default_library, examine
 from assay.diagnose.calibration import Calibration, Counts, calibration, confidence
 from assay.diagnose.corpus import Case, CaseVerdict, Label, cases, judged
-from assay.diagnose.library import folder
 
 CORPUS = Path(__file__).parents[1] / "data" / "field"
 SEEN, UNSEEN = list(cases(CORPUS, "seen")), list(cases(CORPUS, "unseen"))
@@ -108,7 +108,7 @@ def test_an_answer_is_compared_with_its_label(log: bytes, truth: Label, verdict:
 
 
 def test_the_calibration_that_ships_is_of_this_library() -> None:
-    kept = json.loads((folder() / "calibration.json").read_text())
+    kept = json.loads(resources.find("knowledge", "failures/calibration.json").read_text())
 
     assert set(kept["entries"]) <= set(default_library().entries)
     assert Calibration.model_validate(kept) == calibration()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,7 +14,7 @@ from assay.wheels.kernel_search import searcher
 PATTERNS = sorted(
     {
         entry.kernels
-        for feature in load_knowledge(Path(__file__).parents[2] / "knowledge").dispatch.features.values()
+        for feature in load_knowledge().dispatch.features.values()
         for entry in feature.dispatch
         if entry.kernels
     }

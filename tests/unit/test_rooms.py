@@ -9,11 +9,12 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "assay"
 
-# Room -> the rooms that it may import from, beside `errors` and `foundation`. DESIGN: cli > pipeline > (adapters |
-# domain rooms) > errors. Ports speak of domain values, adapters serve ports.
+# Room -> the rooms that it may import from, beside `errors`, `foundation` and `resources`. DESIGN: cli > pipeline >
+# (adapters | domain rooms) > errors. Ports speak of domain values, adapters serve ports.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "foundation": set(),
+    "resources": set(),
     "engines": set(),
     "matrix": {"engines"},
     "wheels": set(),
@@ -41,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-EVERYWHERE = {"errors", "foundation", "__init__"}
+EVERYWHERE = {"errors", "foundation", "resources", "__init__"}
 PURE = {"engines", "evidence", "audit", "foundation", "matrix", "serving", "wheels"}
 """Rooms that read no files. `diagnose` reads the failures that ship with assay."""
 WORLD = {"docker", "requests", "subprocess", "urllib.request", "http.client", "socket"}

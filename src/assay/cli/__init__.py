@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "main", "main_inner"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     # name: (module in assay.cli with a `command`, one line for --help)
+    "init": ("init", "Write a new project that works at once."),
     "doctor": ("doctor", "Check this machine and suggest fixes."),
     "plan": ("plan", "List the cells of the matrix, and the excluded ones with reasons."),
     "lock": ("lock", "Resolve each cell to exact wheels."),
@@ -32,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bench": ("bench", "Benchmark the servers of images under load."),
     "render": ("render", "Write Dockerfiles, the bake file and schemas."),
     "publish": ("publish", "Publish verified images; revoke published ones."),
+    "policy": ("policy", "Check the policy in matrix.yaml."),
     "verify": ("verify", "Verify a published image from its registry."),
     "recommend": ("recommend", "Recommend an image for a GPU."),
 }

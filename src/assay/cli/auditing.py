@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from assay.adapters.files.facts_cache import FactsCache
-from assay.adapters.files.knowledge import knowledge_folder, load_knowledge
+from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.host.demangle import demangle
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.audit.judgement import AuditJudgement
@@ -59,7 +59,7 @@ def make_auditor(
         index=SimpleIndex(indexes),
         wheels=WebWheels(),
         facts=FactsCache(facts),
-        knowledge=load_knowledge(knowledge_folder(root)),
+        knowledge=load_knowledge(root),
         quick=quick,
         demangle=demangle,
         progress=tell,

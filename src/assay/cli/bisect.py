@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from assay.adapters.executors.probe_suite import find_suite, load_suite
+from assay.adapters.executors.probe_suite import load_suite
 from assay.adapters.files.kept_records import intact_records
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import write_whole
@@ -100,7 +100,7 @@ def command(
 
 def _check(feature: str, files: ProjectFiles, records: Sequence[AnyRecord]) -> None:
     """Refuse a feature that has no probe and no record."""
-    suite = load_suite(find_suite(files.root))
+    suite = load_suite(files.root)
     programs = {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
     check_feature(feature, programs, {name for record in records for name in getattr(record, "features", ())})
 

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from assay.adapters.files.project import ProjectFiles, find_root
+from assay.adapters.files.project import NoProject, ProjectFiles, find_root
 from assay.matrix import plan as planning
 
-__all__ = ["format_option", "load", "project_option", "select_argument"]
+__all__ = ["format_option", "load", "load_or_example", "project_option", "select_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +44,22 @@ def format_option(*formats: str) -> Callable[[F], F]:
 
 
 def load(project: Path | None) -> tuple[ProjectFiles, planning.Plan]:
-    """Read the project's configuration and make the plan."""
+    """Read the project's configuration and make the plan.
+
+    Raises:
+        UsageError: there is no project.
+    """
     files = ProjectFiles(project or find_root())
     return files, planning.make(files.load())
+
+
+def load_or_example(project: Path | None) -> tuple[ProjectFiles, planning.Plan]:
+    """Read the project; where there is none, the matrix and images that ship with assay.
+
+    Records of such a run belong into build_logs/ of the folder where it was started.
+    """
+    try:
+        return load(project or find_root())
+    except NoProject:
+        files = ProjectFiles(Path.cwd(), example=True)
+        return files, planning.make(files.load())

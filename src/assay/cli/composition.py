@@ -107,7 +107,7 @@ def keep_lock(files: ProjectFiles, result: LockResult) -> None:
 
     if result.repairs:
         files.add_constraints(result.cell, result.repairs)
-    for path, text in cell_files(result).items():
+    for path, text in cell_files(files, result).items():
         files.write(path, text)
 
 
@@ -172,7 +172,7 @@ def build_ports(
         store=store,
         judge=judge if audit else None,
         judge_image=judge_image if audit else None,
-        diagnose=_cause_of_build,
+        diagnose=lambda log: _cause_of_build(log, files.root),
         listener=listener,
     )
 
@@ -190,12 +190,12 @@ def build_options(files: ProjectFiles) -> BuildOptions:
     )
 
 
-def _cause_of_build(log: Path) -> str | None:
+def _cause_of_build(log: Path, project: Path) -> str | None:
     """Return the most likely cause of a failed build, an entry of knowledge/failures/."""
-    from assay.diagnose import Stage, diagnose  # noqa: PLC0415
+    from assay.diagnose import Stage, default_library, diagnose  # noqa: PLC0415
 
     with log.open("rb") as stream:
-        found = diagnose(stream, stage=Stage.BUILD)
+        found = diagnose(stream, library=default_library(project), stage=Stage.BUILD)
     return found[0].cause if found else None
 
 
@@ -268,22 +268,17 @@ def probe_cell(
     """Probe one feature of a cell that is built on this machine."""
     from assay.adapters.executors.gpu_leases import FileLeases  # noqa: PLC0415
     from assay.adapters.executors.probe_executor import ExecutorSettings  # noqa: PLC0415
-    from assay.adapters.executors.probe_suite import (  # noqa: PLC0415
-        ProbeSuites,
-        digest_of_suite,
-        find_suite,
-        load_suite,
-    )
+    from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite  # noqa: PLC0415
     from assay.adapters.executors.table import EXECUTORS  # noqa: PLC0415
-    from assay.diagnose import Stage, diagnose  # noqa: PLC0415
+    from assay.diagnose import Stage, default_library, diagnose  # noqa: PLC0415
     from assay.pipeline.probe import ProbeFlow, ProbeOptions  # noqa: PLC0415
     from assay.pipeline.probe_subjects import subjects_of  # noqa: PLC0415
 
     def cause(text: str) -> str | None:
-        found = diagnose(text.encode(), stage=Stage.PROBE)
+        found = diagnose(text.encode(), library=default_library(files.root), stage=Stage.PROBE)
         return found[0].cause if found else None
 
-    suite, store = load_suite(find_suite(files.root)), store_of(files)
+    suite, store = load_suite(files.root), store_of(files)
     executor = EXECUTORS["docker"](ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit"))
     flow = ProbeFlow(
         executor=executor,

@@ -60,7 +60,7 @@ def command(
     Exit code 0: every failure was recognised, or there was none. 1: a failure was not recognised.
     """
     if known:
-        return _known(form)
+        return _known(form, project)
     path = Path(what)
     if contribute:
         return _contribute(path, into or Path(CORPUS), yes=yes)
@@ -73,7 +73,7 @@ def command(
 
 
 def _one(log: BinaryIO, form: str, stage: str | None, lines: int, project: Path | None) -> int:
-    report = examine(log, stage=Stage(stage) if stage else None)
+    report = examine(log, library=default_library(_root(project)), stage=Stage(stage) if stage else None)
     nearest = _nearest(report, project)
     if form == "json":
         differs = nearest.model_dump(mode="json") if nearest else None
@@ -94,11 +94,16 @@ def _nearest(report: DiagnosisReport, project: Path | None) -> Contrast | None:
     """Compare the versions that a log of unknown cause names with what works, where this project has records."""
     if report.clues is None or not report.clues.versions:
         return None
+    root = _root(project)
+    return contrast_of_versions(intact_records(root), report.clues.versions) if root else None
+
+
+def _root(project: Path | None) -> Path | None:
+    """Return the folder of the project, or None where there is none."""
     try:
-        root = project or find_root()
+        return project or find_root()
     except UsageError:
         return None
-    return contrast_of_versions(intact_records(root), report.clues.versions)
 
 
 def _contribute(path: Path, into: Path, *, yes: bool) -> int:
@@ -149,7 +154,7 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
         path = file_below(store.root, relative)
         return path.open("rb") if path is not None else None
 
-    findings = diagnose_run(records, name, open_log=open_log, points=_points(project))
+    findings = diagnose_run(records, name, open_log=open_log, points=_points(project), library=default_library(root))
     if form == "json":
         console.json_data({"version": 1, "run": name, "failures": [_json(finding) for finding in findings]})
     else:
@@ -199,8 +204,8 @@ def _json(finding: LogFinding) -> dict[str, Any]:
     }
 
 
-def _known(form: str) -> int:
-    entries = default_library().entries.values()
+def _known(form: str, project: Path | None) -> int:
+    entries = default_library(_root(project)).entries.values()
     if form == "json":
         console.json_data({"version": 1, "entries": [e.model_dump(mode="json", by_alias=True) for e in entries]})
     else:

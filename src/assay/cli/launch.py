@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from assay import resources
 from assay.adapters.files.records import write_whole
 from assay.cli import console
 from assay.cli.common import project_option
-from assay.cli.serving import ServerPlace, extra_env, extra_flags, profile_named, resolve_place, shipped
+from assay.cli.serving import ServerPlace, extra_env, extra_flags, profile_named, resolve_place
 from assay.cli.targets import GPU, beside, local_gpus
 from assay.engines.table import engine_names
 from assay.errors import UsageError
@@ -77,8 +78,8 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
     if place.local:
         raise UsageError("launch writes containers; name a cell or an image reference")
     deployment = _deployment(place, form, project, given)
-    folder = shipped(place.root, "templates", "launch")
-    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
+    shipped = resources.files("templates", place.root, below="launch")
+    texts = {path.name: path.read_text(encoding="utf-8") for path in shipped.values()}
     files = render(form, deployment, texts)
     _say(deployment)
     if output is None:
@@ -100,10 +101,10 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
     from assay.adapters.files.kept_records import KeptRecords  # noqa: PLC0415 - keeps --help fast
     from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415
     from assay.adapters.files.serving import load_claims  # noqa: PLC0415
-    from assay.cli.common import load  # noqa: PLC0415
+    from assay.cli.common import load_or_example  # noqa: PLC0415
     from assay.pipeline.launch import LaunchRequest, launch  # noqa: PLC0415
 
-    _, plan = load(project)
+    _, plan = load_or_example(project)
     targets = plan.project.matrix.targets
     target: str = given["target"] or next((one.target for one in local_gpus() if one.target in targets), "sm_120")
     if target not in targets:
@@ -133,8 +134,8 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
         extra=extra_flags(given["sets"]),
         env=extra_env(given["envs"]),
     )
-    claims = load_claims(shipped(place.root, "knowledge", "serving_claims.yaml"))
-    finder = ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=cache, offline=given["offline"])
+    claims = load_claims(resources.find("knowledge", "serving_claims.yaml", place.root))
+    finder = ModelFiles(resources.find("knowledge", "models.yaml", place.root), cache=cache, offline=given["offline"])
     # A record that was edited counts nowhere.
     records = [one.record for one in KeptRecords(place.root) if one.intact]
     return launch(request, place.knowledge, claims, records, finder)

@@ -12,7 +12,7 @@ from assay.cli.common import format_option, load, project_option, select_argumen
 from assay.cli.composition import keep_lock, lock_ports
 from assay.matrix import lockfile
 from assay.pipeline.cell_files import locked_cells
-from assay.pipeline.generated import drifted, write_generated
+from assay.pipeline.generated import drifted, keep_renamed, write_generated
 from assay.pipeline.lock import LockOptions, LockResult, LockStatus, lock
 
 __all__ = ["command", "tell"]
@@ -42,8 +42,9 @@ def command(
 ) -> int:
     """Resolve cells to exact wheels with sha256, and write lock.txt and Dockerfile under images/*/cells/.
 
-    If a cell cannot be resolved, unresolved.txt keeps the resolver's explanation: the requirements conflict, or a
-    package is missing from the index. If the audit of a new lock fails, the lock is written and the command fails,
+    If a cell cannot be resolved, unresolved.txt keeps the explanation: the requirements conflict, a package is missing
+    from the index, or an index or registry cannot be reached. --check accepts an unresolved.txt as long as the recipe
+    does not change. If the audit of a new lock fails, the lock is written and the command fails,
     because the wheels would not work together. --repair adds the constraint that the audit suggests to image.yaml and
     locks again.
     """
@@ -51,6 +52,8 @@ def command(
         raise click.UsageError("--repair needs the audit of new locks: leave out --check and --no-audit")
     files, plan = load(project)
     cells = [cell for cell in plan.select(select) if cell.kind != "external"]
+    if not check:
+        keep_renamed(files, plan, console.say)
     ports = lock_ports(files, plan, audit=audit and not check)
     options = LockOptions(refresh=refresh, check=check, repair=repair)
     results: list[LockResult] = []
@@ -61,7 +64,7 @@ def command(
             keep_lock(files, result)
     drift = drifted(files, plan, cells) if check else []
     if not check:
-        write_generated(files, load(project)[1] if repair else plan)
+        write_generated(files, load(project)[1] if repair else plan, console.say)
     for path in drift:
         console.warn(
             f"{path} is not what the recipe, the lock and the template give; run `assay lock` or `assay render`"
@@ -70,8 +73,10 @@ def command(
         console.json_data({"version": 1, "locks": [_json(result) for result in results]})
     good = sum(result.answers for result in results)
     failing = sum(result.status is LockStatus.FAILING for result in results)
+    recorded = sum(result.status is LockStatus.UNRESOLVED for result in results)
     console.say(
         f"{good} of {len(results)} cells have a lock that answers their recipe"
+        + (f"; {recorded} have none, for the reason in unresolved.txt" if recorded else "")
         + (f"; the audit of {failing} of these locks fails" if failing else "")
     )
     return 1 if drift or any(result.status.failed for result in results) else 0
@@ -79,7 +84,7 @@ def command(
 
 def tell(result: LockResult) -> None:
     """Show how locking one cell ended."""
-    style = "red" if result.status.failed else "green"
+    style = "red" if result.status.failed else "yellow" if result.status is LockStatus.UNRESOLVED else "green"
     console.status(result.status.value, result.cell.id, width=12, style=style)
     lines: Sequence[str] = result.explanation.splitlines()
     if len(result.changes) <= 12:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from assay import pages as site
+from assay import resources
 from assay.adapters.files.kept_records import is_intact
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore, write_whole
@@ -50,7 +51,7 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
         locks=locks,
         causes={
             e.id: site.Cause(cause=e.cause, fix=e.fix, sources=e.sources, cause_class=str(e.cause_class))
-            for e in default_library().entries.values()
+            for e in default_library(files.root).entries.values()
         },
         read_document=store.document,
         read_log=lambda relative: _excerpt(store.root, relative),
@@ -135,29 +136,26 @@ def _claims(root: Path) -> list[site.Claim]:
             )
             for claim in found
         ]
-    path = root / "knowledge" / "serving_claims.yaml"
-    if path.is_file():
-        told = {(claim.feature, claim.target, claim.engine, claim.date) for claim in made}
-        try:
-            serving = load_claims(path)
-        except ConfigError as error:
-            console.warn(f"claims are left out: {error.message}")
-            serving = ()
-        made += [
-            site.Claim(
-                feature=claim.feature,
-                outcome=claim.outcome,
-                says=claim.reason,
-                source=claim.source,
-                date=str(claim.date),
-                target=claim.target,
-                engine=claim.engine,
-                versions=claim.versions,
-            )
-            for claim in serving
-            if (claim.feature, claim.target, claim.engine, str(claim.date)) not in told
-        ]
-    return made
+    told = {(claim.feature, claim.target, claim.engine, claim.date) for claim in made}
+    try:
+        serving = load_claims(resources.find("knowledge", "serving_claims.yaml", root))
+    except ConfigError as error:
+        console.warn(f"claims are left out: {error.message}")
+        serving = ()
+    return made + [
+        site.Claim(
+            feature=claim.feature,
+            outcome=claim.outcome,
+            says=claim.reason,
+            source=claim.source,
+            date=str(claim.date),
+            target=claim.target,
+            engine=claim.engine,
+            versions=claim.versions,
+        )
+        for claim in serving
+        if (claim.feature, claim.target, claim.engine, str(claim.date)) not in told
+    ]
 
 
 def _excerpt(root: Path, relative: str) -> site.LogExcerpt | None:

@@ -11,12 +11,12 @@ import click
 
 from assay.adapters.executors.gpu_leases import FileLeases
 from assay.adapters.executors.probe_executor import ExecutorSettings
-from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, find_suite, load_suite
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
 from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.files.records import FileStore
 from assay.cli import console
-from assay.cli.common import format_option, load, project_option, select_argument
-from assay.diagnose import Stage, diagnose
+from assay.cli.common import format_option, load_or_example, project_option, select_argument
+from assay.diagnose import Stage, default_library, diagnose
 from assay.errors import GpuMissing
 from assay.evidence import claims
 from assay.evidence.record import AuditRecord, ProbeRecord
@@ -89,7 +89,7 @@ def command(
     image and compares the result with an independent reference. Features with a record for the same image, suite, GPU
     and driver are not run again.
     """
-    files, plan = load(project)
+    files, plan = load_or_example(project)
     store = FileStore(files.root / "build_logs")
     flow, executor = probe_flow(files.root, where=where, interpreter=interpreter)
     if listing:
@@ -123,7 +123,7 @@ def command(
 
 def probe_flow(root: Path, *, where: str = "docker", interpreter: str | None = None) -> tuple[ProbeFlow, Executor]:
     """Return what probes images for a project, and the executor that it probes with."""
-    suite = load_suite(find_suite(root))
+    suite = load_suite(root)
     store = FileStore(root / "build_logs")
     executor = EXECUTORS[where](
         ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
@@ -134,14 +134,14 @@ def probe_flow(root: Path, *, where: str = "docker", interpreter: str | None = N
         store=store,
         suite=suite,
         suite_digest=digest_of_suite(suite),
-        diagnose=_cause,
+        diagnose=lambda text: _cause(text, root),
         say=console.say,
     )
     return flow, executor
 
 
-def _cause(text: str) -> str | None:
-    found = diagnose(text.encode(), stage=Stage.PROBE)
+def _cause(text: str, project: Path) -> str | None:
+    found = diagnose(text.encode(), library=default_library(project), stage=Stage.PROBE)
     return found[0].cause if found else None
 
 

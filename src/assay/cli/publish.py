@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.probe_suite import find_suite, suite_digest
+from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
 from assay.adapters.files.journal import FileJournal
 from assay.adapters.files.kept_records import KeptRecords
 from assay.adapters.files.project import ProjectFiles
@@ -127,7 +127,7 @@ def command(
     if revoked:
         return _revoke(revoked, reason, back_to, policy=policy, ports=ports, form=form, dry_run=dry_run)
     cells = _cells(plan, select, part)
-    promise = Promise(policy=policy, level=level, suite=suite_digest(find_suite(files.root)))
+    promise = Promise(policy=policy, level=level, suite=digest_of_suite(load_suite(files.root)))
     options = PublishOptions(targets=targets, revision=revision, dry_run=dry_run, measure=probe)
     review = partial(show_proposal, tables=form == "text", dry_run=dry_run)
     local = _local(files, plan)

@@ -81,7 +81,7 @@ def command(
     own = own_policy(project)
     verifier = verifier_of(keys, own, identity=identity, issuer=issuer)
     client = connect(insecure=insecure, seconds=SECONDS)
-    offers = from_records(intact_records(own[1]), target) if own else []
+    offers = from_records(intact_records(own[1] if own else Path.cwd()), target)
     for name in _repositories(have, own if published else None, client):
         try:
             repository = Reference.parse(name).repository

@@ -20,7 +20,7 @@ def command(project: Path | None, *, check: bool) -> int:
     """Write the Dockerfile of each locked cell, images/docker-bake.json and the schemas for editors."""
     files, plan = load(project)
     if not check:
-        changed = write_generated(files, plan)
+        changed = write_generated(files, plan, console.say)
         console.say(f"{changed} files changed" if changed else "everything is as it should be")
         return 0
     drift = [*drifted(files, plan), *(f"{path}: the matrix has no such cell" for path in stray(files, plan))]

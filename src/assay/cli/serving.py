@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
+from assay import resources
 from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.cli import console
-from assay.cli.common import load
+from assay.cli.common import load_or_example
 from assay.engines.knowledge import Flags, ServerFlags
 from assay.engines.table import all_engines, engine_names
 from assay.errors import NothingSelected, UsageError
@@ -41,7 +42,6 @@ __all__ = [
     "profiles_for",
     "resolve_place",
     "serve_request",
-    "shipped",
 ]
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -124,19 +124,6 @@ def place_options(function: F) -> F:
     return function
 
 
-def shipped(root: Path, *parts: str) -> Path:
-    """Return a file or folder of the project; where the project has none, the one that came with assay."""
-    own = root.joinpath(*parts)
-    if own.exists():
-        return own
-    package = Path(__file__).parents[1]
-    # In the repository they stand beside the code; a wheel has them inside the package.
-    for folder in (package, package.parents[1]):
-        if folder.joinpath(*parts).exists():
-            return folder.joinpath(*parts)
-    return own
-
-
 def resolve_place(image: str, engine: str | None, project: Path | None) -> ServerPlace:
     """Return what IMAGE means: `local`, a cell id, a recipe with one cell, or an image reference.
 
@@ -144,9 +131,9 @@ def resolve_place(image: str, engine: str | None, project: Path | None) -> Serve
         UsageError: the engine cannot be known.
         NothingSelected: the recipe has several cells.
     """
-    files, plan = load(project)
+    files, plan = load_or_example(project)
     root = files.root
-    knowledge = load_server_flags(shipped(root, "knowledge", "server_flags.yaml"))
+    knowledge = load_server_flags(resources.find("knowledge", "server_flags.yaml", root))
     if image == "local":
         if engine is None:
             raise UsageError(f"IMAGE local needs --engine {' or --engine '.join(engine_names())}")
@@ -185,9 +172,11 @@ def _only_cell(image: str, cells: list[Cell]) -> Cell | None:
 
 def profiles_for(place: ServerPlace) -> dict[str, Profile]:
     """Return the profiles of an image; those of `<engine>-blackwell` where it has none of its own."""
-    own = place.root / "images" / place.image / "profiles"
-    folder = own if place.image and own.is_dir() else place.root / "images" / f"{place.engine}-blackwell" / "profiles"
-    return load_profiles(folder) if folder.is_dir() else {}
+    for images in (place.root / "images", resources.folder("images")):
+        for name in filter(None, (place.image, f"{place.engine}-blackwell")):
+            if (folder := images / name / "profiles").is_dir():
+                return load_profiles(folder)
+    return {}
 
 
 def profile_named(place: ServerPlace, name: str | None) -> Profile | None:
@@ -294,7 +283,7 @@ def finder(place: ServerPlace, options: ServingOptions) -> ModelFinder:
     is_folder = options.model is not None and Path(options.model).expanduser().is_dir()
     if not place.local and options.cache is None and not is_folder:
         console.say("no --cache: the server keeps what it downloads inside its container, and loses it with it")
-    return ModelFiles(shipped(place.root, "knowledge", "models.yaml"), cache=options.cache)
+    return ModelFiles(resources.find("knowledge", "models.yaml", place.root), cache=options.cache)
 
 
 def named_model(options: ServingOptions) -> str | None:
@@ -319,7 +308,7 @@ def hosted(place: ServerPlace, options: ServingOptions) -> ServerHost:
     Raises:
         UsageError: a folder that was named is not there.
     """
-    facts = shipped(place.root, "probes", "probelib", "facts.py")
+    facts = resources.find("probes", "probelib/facts.py", place.root)
     model = named_model(options)
     folder = Path(model) if model and Path(model).is_dir() else None
     cache = options.cache

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from assay.adapters.executors.probe_suite import find_suite, suite_digest
+from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
 from assay.adapters.registry.client import connect
 from assay.cli import console
 from assay.cli.common import format_option, project_option
@@ -65,7 +65,7 @@ def command(
     own = own_policy(project) if judge_by_own or project else None
     if own and suite is None:
         # By one's own policy, the probes of one's own checkout are what counts as current.
-        suite = suite_digest(find_suite(own[1]))
+        suite = digest_of_suite(load_suite(own[1]))
     seen = verify(
         Reference.parse(reference),
         registry=connect(insecure=insecure, seconds=SECONDS),

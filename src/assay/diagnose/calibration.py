@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import Field
 
-from assay.diagnose.library import folder
+from assay import resources
 from assay.diagnose.model import FailureEntry, FailureKind
 from assay.foundation.strict import Value
 
@@ -60,7 +60,7 @@ class Calibration(Value):
 @lru_cache(maxsize=1)
 def calibration() -> Calibration:
     """Return what was measured for the library that ships with assay."""
-    path = folder() / "calibration.json"
+    path = resources.find("knowledge", "failures/calibration.json")
     return Calibration.model_validate(json.loads(path.read_text())) if path.is_file() else Calibration()
 
 

@@ -12,12 +12,13 @@ import yaml
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 from pydantic import ValidationError
 
+from assay import resources
 from assay.diagnose.authors import MARKS
 from assay.diagnose.model import FailureEntry, Signature
 from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError, Problem
 
-__all__ = ["FailureLibrary", "default_library", "folder", "parse_library"]
+__all__ = ["FailureLibrary", "default_library", "parse_library"]
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _SHORTEST_ANCHOR: Final = 4
@@ -175,15 +176,8 @@ def _plain(node: yaml.Node, twice: list[yaml.Node]) -> object:
     return node.value
 
 
-def folder() -> Path:
-    """Return where the library lies: in the repository, or its copy in an installed package."""
-    beside = Path(__file__).parents[3] / "knowledge" / "failures"
-    return beside if beside.is_dir() else Path(__file__).parents[1] / "knowledge" / "failures"
-
-
-@lru_cache(maxsize=1)
-def default_library() -> FailureLibrary:
-    """Return the library that ships with assay (the repository's files, or their copies in an installed package)."""
-    return parse_library(
-        {f"knowledge/failures/{path.name}": path.read_bytes() for path in sorted(folder().glob("*.yaml"))}
-    )
+@lru_cache(maxsize=2)
+def default_library(project: Path | None = None) -> FailureLibrary:
+    """Return the library that ships with assay; a project's own files replace those of their name."""
+    found = resources.files("knowledge", project, below="failures", pattern="*.yaml")
+    return parse_library({f"knowledge/{name}": path.read_bytes() for name, path in found.items()})

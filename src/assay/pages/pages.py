@@ -7,12 +7,12 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib import resources
 from typing import Any, Final
 
 from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
+from assay import resources
 from assay.engines.table import all_engines
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
@@ -33,7 +33,7 @@ _NAVIGATION: Final = (("Matrix", "index.html"), ("Compare", "compare.html"), ("C
 
 
 def _text(name: str) -> str:
-    return resources.files("assay.pages").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.find("pages", name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from assay.diagnose import (
     CellFacts,
     Contrast,
     DiagnosisReport,
+    FailureLibrary,
     Stage,
     contrast,
     default_library,
@@ -173,29 +174,34 @@ def working(
     ]
 
 
-def _examined(subject: DiagnosisSubject, open_log: Opener) -> DiagnosisReport:
+def _examined(subject: DiagnosisSubject, open_log: Opener, library: FailureLibrary) -> DiagnosisReport:
     """Read the subject's log, or what its record says; a cause that the record names fills what the log leaves open.
 
     Every failure ends in a diagnosis; one of which nothing is known is `unknown`.
     """
     stream = open_log(subject.log) if subject.log else None
     if stream is None:
-        report = examine("\n".join(subject.text).encode(), stage=subject.stage)
+        report = examine("\n".join(subject.text).encode(), library=library, stage=subject.stage)
     else:
         with stream:
-            report = examine(stream, stage=subject.stage)
+            report = examine(stream, library=library, stage=subject.stage)
     if any(diagnosis.known for diagnosis in report.diagnoses):
         return report
     words = clean(next(iter(subject.reason.splitlines()), ""))
     # A result that is wrong is a cause by itself, whatever the log says of it.
     named = subject.cause or ("probe-wrong" if subject.outcome == Outcome.WRONG else "")
-    if (entry := default_library().entries.get(named)) is not None:
+    if (entry := library.entries.get(named)) is not None:
         return report.model_copy(update={"diagnoses": (recorded(entry, words), *report.diagnoses[:-1])})
     return report if report.diagnoses else report.model_copy(update={"diagnoses": (unknown(words),)})
 
 
 def diagnose_run(
-    records: Sequence[AnyRecord], run: str, *, open_log: Opener, points: Mapping[str, Mapping[str, str]]
+    records: Sequence[AnyRecord],
+    run: str,
+    *,
+    open_log: Opener,
+    points: Mapping[str, Mapping[str, str]],
+    library: FailureLibrary | None = None,
 ) -> list[LogFinding]:
     """Diagnose every failure of a run.
 
@@ -203,7 +209,7 @@ def diagnose_run(
     """
     findings: list[LogFinding] = []
     for subject in failures(records, run):
-        report = _examined(subject, open_log)
+        report = _examined(subject, open_log, library or default_library())
         axes = report.diagnoses[0].axes if report.diagnoses else ()
         parts = dict(points.get(subject.cell, {}))
         for record in records:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from assay.errors import NothingSelected
+from assay.errors import ConfigError, NothingSelected
 from assay.matrix import lockfile, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
@@ -15,9 +15,11 @@ from assay.pipeline import schema
 from assay.pipeline.cell_files import cell_path
 from assay.ports.project import ProjectTree
 
-__all__ = ["drifted", "generated", "stray", "write_generated"]
+__all__ = ["drifted", "generated", "keep_renamed", "stray", "write_generated"]
 
 SCHEMAS: Final = "schemas"
+
+Say = Callable[[str], None]
 
 
 def _lock(project: ProjectTree, cell: Cell) -> Lock | None:
@@ -73,9 +75,31 @@ def stray(project: ProjectTree, plan: Plan) -> Sequence[str]:
     return project.stray_cells({(cell.image, cell.id) for cell in plan.cells})
 
 
-def write_generated(project: ProjectTree, plan: Plan) -> int:
+def keep_renamed(project: ProjectTree, plan: Plan, say: Say) -> None:
+    """Give the lock of a cell that is gone to a cell without a lock whose recipe it answers: the cell was renamed."""
+    for path in stray(project, plan):
+        try:
+            lock = project.lock_in(path)
+        except ConfigError:
+            continue
+        _, image, _, old = path.split("/")
+        if lock is None:
+            continue
+        for cell in plan.cells:
+            if cell.image != image or cell.kind == "external" or project.has(cell_path(cell, "lock.txt")):
+                continue
+            base = plan.project.matrix.bases[cell.base]
+            moved = lock.model_copy(update={"cell": cell.id})
+            if lockfile.stale_reason(moved, cell, glibc=base.glibc, pulled=base.kind == "registry") is None:
+                project.write(cell_path(cell, "lock.txt"), lockfile.dump(moved))
+                say(f"renamed: {cell.id} keeps the lock of {old}")
+                break
+
+
+def write_generated(project: ProjectTree, plan: Plan, say: Say) -> int:
     """Write what follows from recipes, locks and templates, remove what belongs to no cell; return how much changed."""
     removed = stray(project, plan)
     for path in removed:
-        project.remove(path)
+        kept = project.remove_generated(path)
+        say(f"removed {path}: matrix.yaml has no such cell" + (f" (kept: {', '.join(kept)})" if kept else ""))
     return len(removed) + sum(project.write(path, text) for path, text in generated(project, plan).items())

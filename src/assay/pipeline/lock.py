@@ -16,7 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from assay.audit.findings import Finding
 from assay.errors import AssayError, PackageIndexError, RegistryError
-from assay.matrix import lockfile
+from assay.matrix import lockfile, unresolved
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell, LockedWheel
 from assay.matrix.model import AxisValue, Index, Matrix, RegistryBase
@@ -69,11 +69,13 @@ class LockStatus(StrEnum):
     """The lock answers the recipe, but the audit of its wheels fails."""
     STALE = "stale"
     """Only with --check: the lock does not answer the recipe, or there is none."""
+    UNRESOLVED = "unresolved"
+    """Only with --check: there is no lock, and unresolved.txt gives the reason for this very recipe."""
 
     @property
     def failed(self) -> bool:
-        """Whether the cell has no lock that can be used."""
-        return self not in {LockStatus.FRESH, LockStatus.LOCKED}
+        """Whether locking the cell failed, or a check found its files outdated."""
+        return self not in {LockStatus.FRESH, LockStatus.LOCKED, LockStatus.UNRESOLVED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +198,7 @@ def lock(
     """
     locker = _Locker(matrix, ports, options or LockOptions())
     if locker.options.check:
-        return (locker.checked(item.cell, item.lock) for item in cells)
+        return (locker.checked(item) for item in cells)
     return JobPool(locker.one, at_once=_STEPS, name=lambda item: item.cell.id).run(cells)
 
 
@@ -216,8 +218,12 @@ class _Locker:
         base = self._matrix.bases[cell.base]
         return lockfile.stale_reason(lock, cell, glibc=base.glibc, pulled=base.kind == "registry")
 
-    def checked(self, cell: Cell, lock: Lock | None) -> LockResult:
-        """Return whether a cell's lock answers its recipe."""
+    def checked(self, item: LockedCell) -> LockResult:
+        """Return whether a cell's lock, or the reason why it has none, answers its recipe."""
+        cell, lock, reason = item.cell, item.lock, item.unresolved
+        if lock is None and reason and unresolved.answers(reason, cell):
+            words = f"{reason.splitlines()[0]}, as recorded"
+            return LockResult(cell=cell, status=LockStatus.UNRESOLVED, explanation=words)
         stale = self._stale(cell, lock)
         if stale is not None:
             return LockResult(cell=cell, status=LockStatus.STALE, lock=lock, explanation=stale)
@@ -229,7 +235,7 @@ class _Locker:
         """Return a cell's lock, or why it has none."""
         cell, old = item.cell, item.lock
         if not self.options.refresh and self._stale(cell, old) is None:
-            return self.checked(cell, old)
+            return self.checked(item)
         try:
             return self._audited(cell, self._lock(cell), old)
         except _Unlockable as reason:

@@ -50,6 +50,14 @@ class ProjectTree(Protocol):
         """Return folders of cells that the matrix no longer has; `known` holds (image, cell id)."""
         ...
 
-    def remove(self, relative: str) -> None:
-        """Remove a folder of generated files."""
+    def lock_in(self, relative: str) -> Lock | None:
+        """Return the lock in a folder of generated files, or None.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        ...
+
+    def remove_generated(self, relative: str) -> Sequence[str]:
+        """Remove the generated files of a folder, and the folder with them; return what else it holds."""
         ...

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from assay import resources
 from assay.errors import UsageError
 
-__all__ = ["ProbeSuites", "digest_of_suite", "find_suite", "load_suite", "suite_digest"]
+__all__ = ["ProbeSuites", "digest_of_suite", "load_suite", "suite_in"]
 
 
 class ProbeSuites:
@@ -31,19 +32,12 @@ class ProbeSuites:
         return self._suites[digest]
 
 
-def find_suite(root: Path) -> Path:
-    """Return the folder of the probe programs: the checkout's own, or the one that is installed with assay.
-
-    Raises:
-        UsageError: there is neither.
-    """
-    for folder in (root / "probes", Path(__file__).parents[4] / "probes", Path(__file__).parents[2] / "probes"):
-        if (folder / "harness.py").is_file():
-            return folder
-    raise UsageError(f"no probes/harness.py in {root}", hint="probe from a checkout of assay (--project DIR)")
+def load_suite(project: Path | None = None) -> dict[str, bytes]:
+    """Return the probe programs by path: the shipped ones, and a project's own in their place or beside them."""
+    return {name: path.read_bytes() for name, path in resources.files("probes", project, pattern="*.py").items()}
 
 
-def load_suite(folder: Path) -> dict[str, bytes]:
+def suite_in(folder: Path) -> dict[str, bytes]:
     """Return all programs below a folder: path -> bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.py"))}
 
@@ -52,9 +46,3 @@ def digest_of_suite(files: Mapping[str, bytes]) -> str:
     """Return `sha256:...` over all programs (path, NUL, sha256, newline, sorted)."""
     lines = sorted(f"{path}\0{hashlib.sha256(data).hexdigest()}\n" for path, data in files.items())
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def suite_digest(folder: Path) -> str | None:
-    """Return the digest of the programs below a folder; None without any."""
-    files = load_suite(folder)
-    return digest_of_suite(files) if files else None

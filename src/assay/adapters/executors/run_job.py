@@ -16,7 +16,7 @@ from pathlib import Path
 
 from assay.adapters.executors.gpu_leases import FileLeases
 from assay.adapters.executors.probe_executor import ExecutorSettings
-from assay.adapters.executors.probe_suite import ProbeSuites, find_suite, load_suite
+from assay.adapters.executors.probe_suite import ProbeSuites, load_suite, suite_in
 from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.files.records import write_whole
 from assay.errors import AssayError, EngineError, EngineMissing, StoreError, UsageError
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         job = unseal(given.job.read_bytes(), ProbeJob, source=given.job.name)
-        suite = load_suite(given.probes or find_suite(Path.cwd()))
+        suite = suite_in(given.probes) if given.probes else load_suite(Path.cwd())
         settings = ExecutorSettings(suites=ProbeSuites(suite), cache=given.cache, python=given.python)
         executor = EXECUTORS[given.executor](settings)
         _swept(executor)

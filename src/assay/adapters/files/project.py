@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
+from assay import resources
 from assay.adapters.files.records import write_whole
 from assay.audit.findings import Finding
 from assay.errors import ConfigError, Problem, UsageError
@@ -14,51 +15,56 @@ from assay.matrix import lockfile, recipe
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 
-__all__ = ["ProjectFiles", "find_root"]
+__all__ = ["NoProject", "ProjectFiles", "find_root"]
+
+_GENERATED: Final = ("lock.txt", "Dockerfile", "unresolved.txt")
+
+
+class NoProject(UsageError):
+    """A command needs a project, and this folder is in none."""
 
 
 def find_root(start: Path | None = None) -> Path:
     """Return the folder with matrix.yaml: this one or one above it.
 
     Raises:
-        UsageError: there is none.
+        NoProject: there is none.
     """
     folder = (start or Path.cwd()).resolve()
     for candidate in (folder, *folder.parents):
         if (candidate / "matrix.yaml").is_file():
             return candidate
-    raise UsageError(
-        f"no matrix.yaml in {folder} or above it",
-        hint="run assay inside a checkout of your images, or name it with --project DIR",
-    )
+    raise NoProject("no matrix.yaml here or above", hint="`assay init` makes a project; --project DIR names one")
 
 
 class ProjectFiles:
-    """The files of one checkout.
+    """The files of one project.
 
     Args:
-        root: the folder with matrix.yaml.
+        root: the folder with matrix.yaml, and with the records in build_logs/.
+        example: outside of a project, where records alone are the user's: read the matrix and images that ship.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, example: bool = False) -> None:
         self.root = root
+        self.example = example
+        self._configured = resources.example() if example else root
 
     def load(self) -> matrix.Project:
         """Read the configuration; see `assay.matrix.loading.load`."""
-        texts = {path.parent.name: self._read(path) for path in sorted(self.root.glob("images/*/image.yaml"))}
-        return matrix.load(self._read(self.root / "matrix.yaml"), texts)
+        texts = {path.parent.name: self._read(path) for path in sorted(self._configured.glob("images/*/image.yaml"))}
+        return matrix.load(self._read(self._configured / "matrix.yaml"), texts)
 
     def templates(self) -> Mapping[str, str]:
-        """Return the texts below templates/, by relative path."""
-        folder = self.root / "templates"
+        """Return the texts of templates by relative path: the shipped ones, and the project's own in their place."""
         return {
-            str(path.relative_to(folder)): self._read(path)
-            for path in sorted(folder.rglob("*"))
-            if path.suffix in {".j2", ".txt", ".cu", ".py"} and path.is_file()
+            name: self._read(path)
+            for name, path in resources.files("templates", self.root).items()
+            if path.suffix in {".j2", ".txt", ".cu", ".py"}
         }
 
     def _read(self, path: Path) -> str:
-        name = str(path.relative_to(self.root))
+        name = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -71,14 +77,21 @@ class ProjectFiles:
 
     def cell_folder(self, cell: Cell) -> Path:
         """Return the folder of a cell's generated files."""
-        return self.root / "images" / cell.image / "cells" / cell.id
+        return self._configured / "images" / cell.image / "cells" / cell.id
 
     def lock(self, cell: Cell) -> Lock | None:
         """Return the committed lock of a cell, or None."""
-        path = self.cell_folder(cell) / "lock.txt"
+        return self._lock(self.cell_folder(cell))
+
+    def lock_in(self, relative: str) -> Lock | None:
+        """Return the lock in a folder of generated files, or None."""
+        return self._lock(self.root / relative)
+
+    def _lock(self, folder: Path) -> Lock | None:
+        path = folder / "lock.txt"
         if not path.is_file():
             return None
-        return lockfile.parse(self._read(path), file=str(path.relative_to(self.root)))
+        return lockfile.parse(self._read(path), file=str(path.relative_to(self._configured)))
 
     def unresolved(self, cell: Cell) -> str | None:
         """Return why a cell has no lock, as `assay lock` wrote it down, or None."""
@@ -139,6 +152,12 @@ class ProjectFiles:
             if path.is_dir() and (path.parents[1].name, path.name) not in known
         ]
 
-    def remove(self, relative: str) -> None:
-        """Remove a stray folder of generated files."""
-        shutil.rmtree(self.root / relative)
+    def remove_generated(self, relative: str) -> list[str]:
+        """Remove the generated files of a stray folder, and the folder with them; return what else it holds."""
+        folder = self.root / relative
+        for name in _GENERATED:
+            (folder / name).unlink(missing_ok=True)
+        kept = sorted(path.name for path in folder.iterdir())
+        if not kept:
+            folder.rmdir()
+        return kept
