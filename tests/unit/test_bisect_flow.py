@@ -28,7 +28,7 @@ from assay.matrix.lock import Lock
 from assay.matrix.model import AxisValue, Index
 from assay.pipeline.bisect import (
     BisectPorts,
-    Question,
+    BisectQuestion,
     check_feature,
     known,
     resume,
@@ -406,12 +406,12 @@ CELL = CELLS[3]
     ],
 )
 def test_a_cell_is_tested_as_far_as_the_question_needs(feature: str, ports: BisectPorts, trial: Trial) -> None:
-    assert try_cell(CELL, WALK, Question(feature=feature), ports) is trial
+    assert try_cell(CELL, WALK, BisectQuestion(feature=feature), ports) is trial
 
 
 def test_results_of_another_gpu_do_not_answer() -> None:
-    assert try_cell(CELL, WALK, Question(feature="marlin", target="sm_90"), steps()) is Trial.SKIP
-    assert try_cell(CELL, WALK, Question(feature="marlin", target="sm_120"), steps()) is Trial.GOOD
+    assert try_cell(CELL, WALK, BisectQuestion(feature="marlin", target="sm_90"), steps()) is Trial.SKIP
+    assert try_cell(CELL, WALK, BisectQuestion(feature="marlin", target="sm_120"), steps()) is Trial.GOOD
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_results_of_another_gpu_do_not_answer() -> None:
 )
 def test_a_step_that_cannot_do_its_work_says_nothing_of_the_cell(ports: BisectPorts, error: type[AssayError]) -> None:
     with pytest.raises(error, match="why") as raised:
-        try_cell(CELL, WALK, Question(feature="marlin"), ports)
+        try_cell(CELL, WALK, BisectQuestion(feature="marlin"), ports)
 
     assert "run the same bisect again" in (raised.value.hint or "")
 
@@ -435,9 +435,9 @@ def test_a_night_that_left_its_index_is_skipped() -> None:
     said: list[str] = []
     other = steps(nights={"torch": "20261021"}, said=said)
 
-    assert try_cell(night, walk, Question(feature="lock"), other) is Trial.SKIP
+    assert try_cell(night, walk, BisectQuestion(feature="lock"), other) is Trial.SKIP
     assert said == [f"{night.id}: the index has no build of 2026-10-22 any more"]
-    assert try_cell(night, walk, Question(feature="lock"), steps(nights={"torch": "20261022"})) is Trial.GOOD
+    assert try_cell(night, walk, BisectQuestion(feature="lock"), steps(nights={"torch": "20261022"})) is Trial.GOOD
 
 
 def test_a_feature_that_has_neither_probe_nor_record_is_refused_with_the_nearest() -> None:

@@ -22,7 +22,7 @@ from assay.evidence.record import AnyRecord
 from assay.foundation.digest import digest_of
 from assay.matrix.between import texts
 from assay.matrix.bisection import Answer, SearchState, remaining
-from assay.pipeline.bisect import STAGES, Question, check_feature, known, resume, run, saved_state, try_cell
+from assay.pipeline.bisect import STAGES, BisectQuestion, check_feature, known, resume, run, saved_state, try_cell
 from assay.pipeline.bisect_line import Walk, end_of, nights_of, walk
 from assay.pipeline.cell_files import locked_cells
 
@@ -62,7 +62,7 @@ def command(
     Exit code 0: the first bad version is known. 1: untestable versions stand before it.
     """
     files, plan = load(project)
-    question = Question(feature=feature, target=target)
+    question = BisectQuestion(feature=feature, target=target)
     ends = first, last = end_of(plan, good), end_of(plan, bad)
     store = store_of(files)
     records = intact_records(files.root)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from assay.pipeline.disk import DiskSpace
     from assay.pipeline.lock import LockPorts, LockResult
     from assay.pipeline.pool import PoolListener
+    from assay.pipeline.probe import ProbeFlow
+    from assay.ports.executor import Executor
 
 __all__ = [
     "bisect_ports",
@@ -43,7 +45,7 @@ __all__ = [
     "index_versions",
     "keep_lock",
     "lock_ports",
-    "probe_cell",
+    "probe_flow",
     "store_of",
 ]
 
@@ -138,7 +140,6 @@ def build_ports(
 
     matrix = plan.project.matrix
     templates = files.templates()
-    store = store_of(files)
 
     def render_cell(cell: Cell, lock: Lock) -> str:
         return render.dockerfile(cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=templates)
@@ -150,18 +151,7 @@ def build_ports(
         if isinstance(base, BootstrapBase):
             DebootstrapBases(engine).ensure(base, render.base_reference(name, base, None), progress=say)
 
-    @cache
-    def auditors() -> tuple[Judge, ImageJudge]:
-        from assay.cli.auditing import judges  # noqa: PLC0415
-
-        return judges(files.root, matrix, store, engine)
-
-    def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
-        return auditors()[0](cell, lock, run)
-
-    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
-        return auditors()[1](cell, lock, reference, run)
-
+    judge, judge_image = _judges(files, plan, engine)
     buildx = Buildx(builder=builder, zstd=lambda: engine.info().image_store == "containerd")
     return BuildPorts(
         bases=matrix.bases,
@@ -169,12 +159,30 @@ def build_ports(
         render_cell=render_cell,
         builder=RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience),
         images=engine,
-        store=store,
+        store=store_of(files),
         judge=judge if audit else None,
         judge_image=judge_image if audit else None,
         diagnose=lambda log: _cause_of_build(log, files.root),
         listener=listener,
     )
+
+
+def _judges(files: ProjectFiles, plan: Plan, engine: DockerEngine) -> tuple[Judge, ImageJudge]:
+    """Return the audits before and after a build; what they need is loaded when something is built."""
+
+    @cache
+    def made() -> tuple[Judge, ImageJudge]:
+        from assay.cli.auditing import judges  # noqa: PLC0415
+
+        return judges(files.root, plan.project.matrix, store_of(files), engine)
+
+    def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
+        return made()[0](cell, lock, run)
+
+    def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
+        return made()[1](cell, lock, reference, run)
+
+    return judge, judge_image
 
 
 def build_options(files: ProjectFiles) -> BuildOptions:
@@ -252,42 +260,52 @@ def bisect_ports(
             (record,) = build(prepare([item], ports), ports, build_options(files))
         return record
 
+    def probe_one(cell: Cell, feature: str) -> Sequence[ProbeRecord]:
+        from assay.pipeline.probe import ProbeOptions  # noqa: PLC0415
+        from assay.pipeline.probe_subjects import subjects_of  # noqa: PLC0415
+
+        flow, executor = probe_flow(files.root, say=say)
+        subjects = subjects_of((cell.id,), plan, store, executor, warn=say)
+        return flow.run(subjects, ProbeOptions(features=(feature,)))
+
     return BisectPorts(
         lock=lock_one,
         audit=audit_one,
         build=build_one,
-        probe=lambda cell, feature: probe_cell(files, plan, cell, feature, say=say),
+        probe=probe_one,
         records=store.records,
         say=say,
     )
 
 
-def probe_cell(
-    files: ProjectFiles, plan: Plan, cell: Cell, feature: str, *, say: Callable[[str], None]
-) -> Sequence[ProbeRecord]:
-    """Probe one feature of a cell that is built on this machine."""
+def probe_flow(
+    root: Path, *, say: Callable[[str], None], where: str = "docker", interpreter: str | None = None
+) -> tuple[ProbeFlow, Executor]:
+    """Return what probes images for a project, and the executor that it probes with."""
     from assay.adapters.executors.gpu_leases import FileLeases  # noqa: PLC0415
     from assay.adapters.executors.probe_executor import ExecutorSettings  # noqa: PLC0415
     from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite  # noqa: PLC0415
     from assay.adapters.executors.table import EXECUTORS  # noqa: PLC0415
-    from assay.diagnose import Stage, default_library, diagnose  # noqa: PLC0415
-    from assay.pipeline.probe import ProbeFlow, ProbeOptions  # noqa: PLC0415
-    from assay.pipeline.probe_subjects import subjects_of  # noqa: PLC0415
+    from assay.pipeline.probe import ProbeFlow  # noqa: PLC0415
 
-    def cause(text: str) -> str | None:
-        found = diagnose(text.encode(), library=default_library(files.root), stage=Stage.PROBE)
-        return found[0].cause if found else None
-
-    suite, store = load_suite(files.root), store_of(files)
-    executor = EXECUTORS["docker"](ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit"))
+    suite, store = load_suite(root), FileStore(root / "build_logs")
+    settings = ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
+    executor = EXECUTORS[where](settings)
     flow = ProbeFlow(
         executor=executor,
         leases=FileLeases(),
         store=store,
         suite=suite,
         suite_digest=digest_of_suite(suite),
-        diagnose=cause,
+        diagnose=lambda text: _cause_of_probe(text, root),
         say=say,
     )
-    subjects = subjects_of((cell.id,), plan, store, executor, warn=say)
-    return flow.run(subjects, ProbeOptions(features=(feature,)))
+    return flow, executor
+
+
+def _cause_of_probe(text: str, project: Path) -> str | None:
+    """Return the most likely cause of a failed probe, an entry of knowledge/failures/."""
+    from assay.diagnose import Stage, default_library, diagnose  # noqa: PLC0415
+
+    found = diagnose(text.encode(), library=default_library(project), stage=Stage.PROBE)
+    return found[0].cause if found else None

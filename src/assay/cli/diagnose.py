@@ -19,7 +19,7 @@ from assay.cli.diagnosis_text import clues_text, contrast_text, diagnosis_text, 
 from assay.diagnose import Contrast, DiagnosisReport, Stage, default_library, examine
 from assay.errors import AssayError, ConfigError, UsageError
 from assay.pipeline.contribute import contribution
-from assay.pipeline.diagnose import LogFinding, contrast_of_versions, diagnose_run
+from assay.pipeline.diagnose import LogFinding, contrast_of_versions, diagnose_run, points_of, run_named
 
 __all__ = ["command"]
 
@@ -140,15 +140,7 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
     root = project or find_root()
     store = FileStore(root / "build_logs")
     records = intact_records(root)
-    runs = list(dict.fromkeys(record.run for record in records))
-    if name == "latest" and runs:
-        name = runs[-1]
-    if name not in runs:
-        raise UsageError(
-            f"{name!r} is neither a file nor a run with records in {store.root}",
-            hint="`assay diagnose FILE`, `assay diagnose -`, or one of the runs: "
-            + (", ".join(runs[-5:]) or "none yet"),
-        )
+    name = run_named(name, records)
 
     def open_log(relative: str) -> BinaryIO | None:
         path = file_below(store.root, relative)
@@ -180,11 +172,7 @@ def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
     except (ConfigError, AssayError) as error:
         console.warn(f"the matrix cannot be read, so cells are compared by their packages only: {error.message}")
         return {}
-    return {
-        cell.id: {axis: value.id for axis, value in cell.point.items()}
-        | {"base": cell.base, "system_packages": " ".join(sorted(cell.system_packages)), "arch_list": cell.arch_list}
-        for cell in plan.cells
-    }
+    return points_of(plan)
 
 
 def _exit(reports: Sequence[DiagnosisReport]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,12 +12,9 @@ from assay.adapters.files.project import find_root
 from assay.adapters.files.records import FileStore
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
-from assay.errors import AssayError, ConfigError, UsageError
-from assay.evidence.diff import Change, Direction, Side, changes, side
-from assay.evidence.record import AnyRecord, BuildRecord
-from assay.foundation.digest import sha256_of
-from assay.foundation.nearest import suggestion
-from assay.matrix import lockfile
+from assay.errors import AssayError
+from assay.evidence.diff import Change, Direction, changes
+from assay.pipeline.diff import LockedVersions, sides
 
 __all__ = ["command"]
 
@@ -44,15 +41,15 @@ def command(
     root = project or find_root()
     store = FileStore(root / "build_logs")
     records = intact_records(root)
-    locks = _Locks(store, project)
-    sides = [_side(name, records, locks, pair=(before, after)) for name in (before, after)]
+    locks = _locks(store, project)
+    old, new = sides(before, after, records, locks)
     if locks.missing:
         few = "1 lock is" if len(locks.missing) == 1 else f"{len(locks.missing)} locks are"
         console.warn(
             f"{few} neither committed nor in build_logs/documents/, so versions of "
             f"{', '.join(sorted(locks.missing)[:3])}{', ...' if len(locks.missing) > 3 else ''} are not compared"
         )
-    found = changes(sides[0], sides[1], tolerance=tolerance / 100)
+    found = changes(old, new, tolerance=tolerance / 100)
     shown = [change for change in found if not only or str(change.direction) in only]
     worse = sum(change.direction is Direction.REGRESSION for change in found)
     if form == "json":
@@ -67,94 +64,20 @@ def command(
     return 1 if worse else 0
 
 
-class _Locks:
-    """Locked versions: of a cell as it is committed, or of a record by the digest of its lock."""
-
-    def __init__(self, store: FileStore, project: Path | None) -> None:
-        self._store = store
-        self.committed: dict[str, Mapping[str, str]] = {}
-        self._by_digest: dict[str, Mapping[str, str]] = {}
-        self.missing: set[str] = set()
-        """Cells of records whose lock is nowhere."""
-        try:
-            files, plan = load(project)
-        except AssayError as error:
-            console.warn(f"the matrix cannot be read, so committed locks are not compared: {error.message}")
-            return
-        for cell in plan.cells:
-            if (text := files.cell_file(cell, "lock.txt")) is not None:
-                self.committed[cell.id] = self._by_digest[sha256_of(text.encode())] = _versions(text, cell.id)
-
-    def of(self, records: Sequence[AnyRecord]) -> Mapping[str, Mapping[str, str]]:
-        """Return the versions of each cell's newest lock that these records name."""
-        newest = {record.cell: record.lock_digest for record in records if record.lock_digest}
-        found: dict[str, Mapping[str, str]] = {}
-        for cell, digest in newest.items():
-            if digest not in self._by_digest and (data := self._store.document(digest)) is not None:
-                self._by_digest[digest] = _versions(data.decode("utf-8", "replace"), f"the lock of {cell}")
-            if digest in self._by_digest:
-                found[cell] = self._by_digest[digest]
-            else:
-                self.missing.add(cell)
-        return found
+def _locks(store: FileStore, project: Path | None) -> LockedVersions:
+    """Return the locks of the project's cells and of records."""
+    committed: dict[str, str] = {}
+    try:
+        files, plan = load(project)
+        committed = {cell.id: text for cell in plan.cells if (text := files.cell_file(cell, "lock.txt")) is not None}
+    except AssayError as error:
+        console.warn(f"the matrix cannot be read, so committed locks are not compared: {error.message}")
+    return LockedVersions(committed, document=store.document, warn=console.warn)
 
 
 def _short(text: str) -> str:
     """Return a digest as people tell digests apart; JSON has them whole."""
     return text[:19] + "…" if text.startswith("sha256:") else text
-
-
-def _side(name: str, records: Sequence[AnyRecord], locks: _Locks, *, pair: tuple[str, str]) -> Side:
-    runs = {record.run for record in records}
-    cells = {record.cell for record in records} | set(locks.committed)
-    # Two different cells are compared with each other, two words for the same one as they are.
-    one = " / ".join(dict.fromkeys(pair))
-    if name in runs:
-        mine = [record for record in records if record.run == name]
-        if runs >= set(pair):
-            return side(name, mine, versions=locks.of(mine))
-        other = pair[0] if pair[1] == name else pair[1]
-        wanted = {other} if other in cells else {record.cell for record in _imaged(other, records)}
-        if wanted and not (mine := [record for record in mine if record.cell in wanted]):
-            raise UsageError(
-                f"the run {name} has no record of {other}",
-                hint="compare two runs, or name a run in which it was built, audited or probed",
-            )
-        return side(name, mine, versions=locks.of(mine), one=one)
-    if name in cells:
-        mine = [record for record in records if record.cell == name]
-        committed = {name: locks.committed[name]} if name in locks.committed else locks.of(mine)
-        return side(name, mine, versions=committed, one=one)
-    if not (mine := _imaged(name, records)):
-        known = [*sorted(runs), *sorted(cells)]
-        raise UsageError(
-            f"{name!r} is no run, cell, tag or digest of which there are records{suggestion(name, known)}",
-            hint="`assay plan` lists the cells; runs are what records of build_logs/ and docs/records/ name",
-        )
-    return side(name, mine, versions=locks.of(mine), one=one)
-
-
-def _imaged(name: str, records: Sequence[AnyRecord]) -> list[AnyRecord]:
-    """Return the records of the images that a tag, a reference or the beginning of a digest names."""
-    digests = {
-        record.image_digest
-        for record in records
-        if record.image_digest
-        and (record.image_digest.startswith(name) or (isinstance(record, BuildRecord) and _tagged(record, name)))
-    }
-    return [record for record in records if record.image_digest in digests]
-
-
-def _tagged(record: BuildRecord, name: str) -> bool:
-    return any(tag == name or tag.rsplit("/", 1)[-1] == name or tag.rsplit(":", 1)[-1] == name for tag in record.tags)
-
-
-def _versions(text: str, file: str) -> Mapping[str, str]:
-    try:
-        return {wheel.name: wheel.version for wheel in lockfile.parse(text, file=file).wheels}
-    except ConfigError as error:
-        console.warn(f"a lock was passed over: {error.message}")
-        return {}
 
 
 def _markdown(found: Sequence[Change], before: str, after: str) -> str:

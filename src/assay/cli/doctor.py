@@ -14,14 +14,9 @@ from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.composition import digest_of_image
 from assay.errors import AssayError
-from assay.evidence.reference import Reference
-from assay.matrix.model import BootstrapBase, RegistryBase
-from assay.pipeline.disk import build_bytes
-from assay.pipeline.doctor import Check, CheckState, DoctorFlow, Needs, exit_code
+from assay.pipeline.doctor import Check, CheckState, DoctorFlow, Needs, exit_code, needs_of
 
 __all__ = ["command"]
-
-_ASKED_OF = {True: "torch", False: "packaging"}
 
 
 @click.command("doctor")
@@ -59,22 +54,11 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
         files, planned = load(project)
     except AssayError as error:
         console.warn(f"no project is looked at: {error.message}")
-        return Needs(gpu=gpu, indexes={"pypi": _ASKED_OF[False]}), SimpleIndex()
+        return needs_of(None, gpu=gpu), SimpleIndex()
     matrix = planned.project.matrix
     starter = planned.select(("starter",)) if "starter" in matrix.groups else []
     locks = [lock for cell in starter if (lock := files.lock(cell)) is not None]
-    needs = Needs(
-        disk_bytes=build_bytes(locks),
-        gpu=gpu,
-        bootstrap=any(isinstance(base, BootstrapBase) for base in matrix.bases.values()),
-        registries={
-            Reference.parse(base.image).repository.host: base.image
-            for base in matrix.bases.values()
-            if isinstance(base, RegistryBase)
-        },
-        indexes={name: _ASKED_OF[index.nightly] for name, index in matrix.indexes.items()},
-        targets=matrix.targets,
-    )
+    needs = needs_of(matrix, locks, gpu=gpu)
     return needs, SimpleIndex(matrix.indexes)
 
 

@@ -8,7 +8,7 @@ from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.cli import console
-from assay.cli.probe import probe_flow
+from assay.cli.composition import probe_flow
 from assay.evidence.record import ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.matrix.plan import Plan
@@ -49,7 +49,7 @@ def _audit(reference: str, files: ProjectFiles, plan: Plan) -> None:
 
 
 def _probe(reference: str, files: ProjectFiles, plan: Plan) -> None:
-    flow, executor = probe_flow(files.root)
+    flow, executor = probe_flow(files.root, say=console.say)
     store = FileStore(files.root / "build_logs")
     subjects = subjects_of((reference,), plan, store, executor, warn=console.warn)
     for record in flow.run(subjects, ProbeOptions()):

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import click
 
-from assay.adapters.executors.gpu_leases import FileLeases
-from assay.adapters.executors.probe_executor import ExecutorSettings
-from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
 from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.files.records import FileStore
 from assay.cli import console
 from assay.cli.common import format_option, load_or_example, project_option, select_argument
-from assay.diagnose import Stage, default_library, diagnose
+from assay.cli.composition import probe_flow, store_of
 from assay.errors import GpuMissing
 from assay.evidence import claims
 from assay.evidence.record import AuditRecord, ProbeRecord
@@ -24,10 +21,9 @@ from assay.foundation.outcome import Outcome
 from assay.matrix.plan import Plan
 from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
 from assay.pipeline.probe_subjects import environment, sabotages, subjects_of
-from assay.ports.executor import Executor
 from assay.ports.jobs import JobLimits
 
-__all__ = ["command", "probe_flow"]
+__all__ = ["command"]
 
 _GIB = 1 << 30
 _LONGEST_SECONDS = 30 * 86_400.0
@@ -90,8 +86,8 @@ def command(
     and driver are not run again.
     """
     files, plan = load_or_example(project)
-    store = FileStore(files.root / "build_logs")
-    flow, executor = probe_flow(files.root, where=where, interpreter=interpreter)
+    store = store_of(files)
+    flow, executor = probe_flow(files.root, say=console.say, where=where, interpreter=interpreter)
     if listing:
         return _list(flow, form)
     options = ProbeOptions(
@@ -119,30 +115,6 @@ def command(
         raise
     _show_all(records, form, plan, files.root, store)
     return exit_code(records)
-
-
-def probe_flow(root: Path, *, where: str = "docker", interpreter: str | None = None) -> tuple[ProbeFlow, Executor]:
-    """Return what probes images for a project, and the executor that it probes with."""
-    suite = load_suite(root)
-    store = FileStore(root / "build_logs")
-    executor = EXECUTORS[where](
-        ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
-    )
-    flow = ProbeFlow(
-        executor=executor,
-        leases=FileLeases(),
-        store=store,
-        suite=suite,
-        suite_digest=digest_of_suite(suite),
-        diagnose=lambda text: _cause(text, root),
-        say=console.say,
-    )
-    return flow, executor
-
-
-def _cause(text: str, project: Path) -> str | None:
-    found = diagnose(text.encode(), library=default_library(project), stage=Stage.PROBE)
-    return found[0].cause if found else None
 
 
 def _list(flow: ProbeFlow, form: str) -> int:

@@ -24,7 +24,7 @@ from assay.pipeline.lock import LockResult, LockStatus
 __all__ = [
     "STAGES",
     "BisectPorts",
-    "Question",
+    "BisectQuestion",
     "check_feature",
     "known",
     "resume",
@@ -46,7 +46,7 @@ Keep = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class BisectQuestion:
     """What is bisected."""
 
     feature: str
@@ -89,7 +89,7 @@ def check_feature(feature: str, programs: Mapping[str, str], recorded: Iterable[
         )
 
 
-def try_cell(cell: Cell, walk: Walk, question: Question, ports: BisectPorts) -> Trial:
+def try_cell(cell: Cell, walk: Walk, question: BisectQuestion, ports: BisectPorts) -> Trial:
     """Lock, build, audit and probe one cell as far as the question needs, and return what that shows.
 
     Raises:
@@ -113,7 +113,7 @@ def try_cell(cell: Cell, walk: Walk, question: Question, ports: BisectPorts) -> 
     return measured or trial_of(ports.records(), cell.id, feature, target) or Trial.SKIP
 
 
-def _of_lock(result: LockResult, walk: Walk, question: Question, say: Callable[[str], None]) -> Trial | None:
+def _of_lock(result: LockResult, walk: Walk, question: BisectQuestion, say: Callable[[str], None]) -> Trial | None:
     """Return the trial where locking decides it, None where there is a lock to build."""
     cell, lock = result.cell, result.lock
     if result.status is LockStatus.UNREACHABLE:

@@ -20,6 +20,7 @@ from assay.diagnose import (
 )
 from assay.diagnose.text import clean
 from assay.engines.table import engine_names
+from assay.errors import UsageError
 from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
@@ -30,8 +31,18 @@ from assay.evidence.record import (
     ServeStatus,
 )
 from assay.foundation.outcome import Outcome, Verdict
+from assay.matrix.plan import Plan
 
-__all__ = ["DiagnosisSubject", "LogFinding", "contrast_of_versions", "diagnose_run", "failures", "working"]
+__all__ = [
+    "DiagnosisSubject",
+    "LogFinding",
+    "contrast_of_versions",
+    "diagnose_run",
+    "failures",
+    "points_of",
+    "run_named",
+    "working",
+]
 
 _FAILED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED}
 _BUILD_FAILED: Final = {
@@ -242,3 +253,30 @@ def contrast_of_versions(records: Iterable[AnyRecord], versions: Mapping[str, st
     shared = {name.lower().replace("-", "_") for facts in found for name in facts.parts}
     parts = {name: version for name, version in versions.items() if name.lower().replace("-", "_") in shared}
     return contrast(CellFacts(cell="this log", parts=parts), [f for f in found if f.parts]) if parts else None
+
+
+def run_named(name: str, records: Iterable[AnyRecord]) -> str:
+    """Return the run that a name means; `latest` is the newest one.
+
+    Raises:
+        UsageError: there are no records of such a run.
+    """
+    runs = list(dict.fromkeys(record.run for record in records))
+    if name == "latest" and runs:
+        return runs[-1]
+    if name not in runs:
+        raise UsageError(
+            f"{name!r} is neither a file nor a run with records in build_logs/",
+            hint="`assay diagnose FILE`, `assay diagnose -`, or one of the runs: "
+            + (", ".join(runs[-5:]) or "none yet"),
+        )
+    return name
+
+
+def points_of(plan: Plan) -> dict[str, dict[str, str]]:
+    """Return what cells are made of, by cell id: the values of their axes, base, system packages, architectures."""
+    return {
+        cell.id: {axis: value.id for axis, value in cell.point.items()}
+        | {"base": cell.base, "system_packages": " ".join(sorted(cell.system_packages)), "arch_list": cell.arch_list}
+        for cell in plan.cells
+    }

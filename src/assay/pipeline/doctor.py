@@ -11,16 +11,23 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from assay.errors import AssayError, EngineError
+from assay.evidence.reference import Reference
 from assay.foundation.strict import Value
-from assay.matrix.model import Target
+from assay.matrix.lock import Lock
+from assay.matrix.model import BootstrapBase, Matrix, RegistryBase, Target
+from assay.pipeline.disk import build_bytes
 from assay.ports.engine import Engine, EngineInfo
 from assay.ports.host import Host
 from assay.ports.index import PackageIndex
 
-__all__ = ["Check", "CheckState", "DoctorFlow", "Needs", "exit_code"]
+__all__ = ["Check", "CheckState", "DoctorFlow", "Needs", "exit_code", "needs_of"]
 
 LEAST_ENGINE: Final = 23
 """Older engines have no `COPY --link` and no heredocs (20.10 was tried)."""
+
+
+_ASKED_OF: Final = {True: "torch", False: "packaging"}
+"""A nightly index or not -> a project that such an index has."""
 
 
 class CheckState(StrEnum):
@@ -59,6 +66,30 @@ class Needs:
     indexes: Mapping[str, str] = field(default_factory=dict)
     """Index -> a project it must know."""
     targets: Mapping[str, Target] = field(default_factory=dict)
+
+
+def needs_of(matrix: Matrix | None, locks: Sequence[Lock] = (), *, gpu: bool) -> Needs:
+    """Return what a project needs of a machine.
+
+    Args:
+        matrix: of the project; None: what any project would need.
+        locks: of the starter group.
+        gpu: a GPU is wanted.
+    """
+    if matrix is None:
+        return Needs(gpu=gpu, indexes={"pypi": _ASKED_OF[False]})
+    return Needs(
+        disk_bytes=build_bytes(locks),
+        gpu=gpu,
+        bootstrap=any(isinstance(base, BootstrapBase) for base in matrix.bases.values()),
+        registries={
+            Reference.parse(base.image).repository.host: base.image
+            for base in matrix.bases.values()
+            if isinstance(base, RegistryBase)
+        },
+        indexes={name: _ASKED_OF[index.nightly] for name, index in matrix.indexes.items()},
+        targets=matrix.targets,
+    )
 
 
 class DoctorFlow:
