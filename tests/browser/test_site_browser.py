@@ -16,9 +16,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from assay.diagnose import default_library
+from assay.evidence.claims import Claim
 from assay.evidence.record import BenchRecord, BuildRecord
 from assay.foundation.outcome import Outcome
-from assay.pages import Cause, Claim, gather, render
+from assay.pages import Cause, gather, render
 
 pytestmark = pytest.mark.browser
 

@@ -11,6 +11,7 @@ import pytest
 
 from assay.adapters.files.serving import load_claims, load_profiles, load_server_flags
 from assay.errors import UsageError
+from assay.evidence.ranking import Standing
 from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
@@ -24,7 +25,7 @@ from assay.evidence.record import (
 from assay.foundation.outcome import Outcome, Verdict
 from assay.serving.command import ServerCommand, prepare
 from assay.serving.launching import decide
-from assay.serving.standing import Standing, standings
+from assay.serving.standing import standings
 
 ROOT = Path(__file__).parents[2]
 KNOWLEDGE = load_server_flags(ROOT / "knowledge" / "server_flags.yaml").engines
@@ -144,7 +145,7 @@ def test_a_server_says_more_than_a_probe() -> None:
     assert Outcome.WORKS == found["flashinfer"].outcome
 
 
-def test_the_audit_can_only_speak_against() -> None:
+def test_audit_cannot_prove_that_a_feature_works() -> None:
     audit = AuditRecord(
         created=NOON, run="r", cell="c", image_digest=DIGEST, subject="image", verdict=Verdict.WARN,
         predictions={"sm_120": {"cuda-graphs": Outcome.WORKS, "flashinfer": Outcome.UNSUPPORTED}},
@@ -152,7 +153,9 @@ def test_the_audit_can_only_speak_against() -> None:
 
     found = stand([audit])
 
-    assert "nothing" == found["cuda-graphs"].basis
+    assert found["cuda-graphs"].unproven
+    assert any("unproven: cuda-graphs" in note for note in decide(command(), found, profile_name="").notes)
+    assert "disable-radix-cache" in decide(command(), found, profile_name="", strict=True).command.flags
     assert ("audit", Outcome.UNSUPPORTED) == (found["flashinfer"].basis, found["flashinfer"].outcome)
 
 
@@ -164,6 +167,38 @@ def test_claims_come_last_and_only_for_their_releases() -> None:
     assert "2025-09-16" in claimed["cuda-graphs"].source
     assert "record" == recorded["cuda-graphs"].basis
     assert "nothing" == stand([], version="0.5.14", claims=CLAIMS)["cuda-graphs"].basis
+
+
+def test_a_claim_does_not_beat_a_prediction_and_is_shown_beside_it() -> None:
+    audit = AuditRecord(
+        created=NOON, run="r", cell="c", image_digest=DIGEST, subject="image", verdict=Verdict.OK,
+        predictions={"sm_120": {"cuda-graphs": Outcome.WORKS}},
+    )  # fmt: skip
+
+    found = stand([audit], version="0.5.2", claims=CLAIMS)["cuda-graphs"]
+    decided = decide(command(version="0.5.2"), stand([audit], version="0.5.2", claims=CLAIMS), profile_name="")
+
+    assert ("audit", Outcome.WORKS) == (found.basis, found.outcome)
+    assert ["claim"] == [one.basis for one in found.against]
+    assert "disable-cuda-graph" not in decided.command.flags
+    (note,) = [one for one in decided.notes if one.startswith("on, unproven: cuda-graphs: works")]
+    assert "; but broken by the claim" in note
+
+
+def test_a_record_of_the_same_versions_counts_more_than_a_prediction() -> None:
+    alike = probe({"cuda-graphs": Outcome.BROKEN}, image_digest="sha256:" + "b" * 64, packages={"sglang": "0.5.14"})
+    audit = AuditRecord(
+        created=NOON, run="r", cell="c", image_digest=DIGEST, subject="image", verdict=Verdict.OK,
+        predictions={"sm_120": {"cuda-graphs": Outcome.WORKS}},
+    )  # fmt: skip
+    own = probe({"cuda-graphs": Outcome.WORKS})
+
+    found = stand([alike, audit])["cuda-graphs"]
+
+    assert ("record of these versions", Outcome.BROKEN) == (found.basis, found.outcome)
+    assert ["audit"] == [one.basis for one in found.against]
+    assert "record" == stand([alike, audit, own])["cuda-graphs"].basis
+    assert "audit" == stand([alike, audit], version="0.5.13")["cuda-graphs"].basis
 
 
 def test_users_gpu_gets_the_flags_that_users_found() -> None:

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from assay.diagnose import default_library
 from assay.errors import UsageError
+from assay.evidence.claims import Claim
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
 from assay.foundation.outcome import Outcome, Verdict
 from assay.matrix.lock import Lock, LockedWheel
 from assay.pages import (
     Cause,
-    Claim,
     LogExcerpt,
     Site,
     Source,

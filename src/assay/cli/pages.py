@@ -19,6 +19,7 @@ from assay.diagnose import default_library
 from assay.diagnose.text import clean
 from assay.errors import ConfigError, StoreError, UsageError
 from assay.evidence import claims as ledger
+from assay.evidence.claims import Claim
 from assay.evidence.record import AnyRecord, now, parse
 from assay.matrix.cell import Cell
 from assay.matrix.plan import Plan
@@ -113,49 +114,21 @@ def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, st
     return old, site.between_markers(old, site.table(made, measured=measured, name=beside), file=str(into))
 
 
-def _claims(root: Path) -> list[site.Claim]:
-    """Read what others say: the ledgers of the images, and what servers are launched by where no ledger says it."""
-    made: list[site.Claim] = []
+def _claims(root: Path) -> list[Claim]:
+    """Read what others say: the ledgers of the images, and the serving claims that no ledger has."""
+    made: list[Claim] = []
     for path in sorted((root / "images").glob("*/claims.yaml")):
         try:
-            found = ledger.read(path.read_text("utf-8"), file=str(path.relative_to(root)))
+            made += ledger.read(path.read_text("utf-8"), file=str(path.relative_to(root)), image=path.parent.name)
         except ConfigError as error:
             console.warn(f"claims are left out: {error.message}")
-            continue
-        made += [
-            site.Claim(
-                feature=claim.feature,
-                outcome=claim.outcome,
-                says=claim.says,
-                source=claim.source,
-                date=str(claim.date),
-                target=claim.target,
-                engine="" if claim.engine == "none" else claim.engine,
-                versions=claim.versions,
-                image=path.parent.name,
-            )
-            for claim in found
-        ]
     told = {(claim.feature, claim.target, claim.engine, claim.date) for claim in made}
     try:
         serving = load_claims(resources.find("knowledge", "serving_claims.yaml", root))
     except ConfigError as error:
         console.warn(f"claims are left out: {error.message}")
         serving = ()
-    return made + [
-        site.Claim(
-            feature=claim.feature,
-            outcome=claim.outcome,
-            says=claim.reason,
-            source=claim.source,
-            date=str(claim.date),
-            target=claim.target,
-            engine=claim.engine,
-            versions=claim.versions,
-        )
-        for claim in serving
-        if (claim.feature, claim.target, claim.engine, str(claim.date)) not in told
-    ]
+    return [*made, *(one for one in serving if (one.feature, one.target, one.engine, one.date) not in told)]
 
 
 def _excerpt(root: Path, relative: str) -> site.LogExcerpt | None:

@@ -9,17 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from assay.engines.table import EngineOrNone
+from assay.engines.table import EngineName, EngineOrNone
+from assay.evidence.ranking import OPEN, contradict
 from assay.evidence.record import AuditRecord, FeatureResult, ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, PlainText, Specifier, TargetName
 from assay.foundation.yamltext import load, parse
 
-__all__ = ["COLUMNS", "Claim", "ClaimLine", "applies", "compare", "read", "rows"]
+__all__ = ["COLUMNS", "Claim", "ClaimLine", "applies", "compare", "read", "read_serving", "rows"]
 
 
 class Claim(Value):
@@ -27,12 +28,16 @@ class Claim(Value):
 
     feature: str
     outcome: Outcome
-    target: TargetName
+    target: TargetName | Literal[""] = ""
+    """Empty: it is about no particular architecture."""
     engine: EngineOrNone = "none"
     """The engine whose versions the claim is about; `none`: any."""
     versions: Specifier = ""
-    """Versions of the engine that it speaks of; empty: it does not say."""
-    says: PlainText
+    """Versions of the engine that it is about; empty: it does not say."""
+    image: str = ""
+    cell: str = ""
+    """Image and cell that it is about; empty: all that the other fields fit."""
+    says: PlainText = ""
     """Its own words, shortened or translated."""
     source: PlainText
     """The address of a thread, or the title of one of the users' documents."""
@@ -40,32 +45,72 @@ class Claim(Value):
     """When it was written."""
 
 
+class _Row(Value):
+    """A claim in images/<image>/claims.yaml."""
+
+    feature: str
+    outcome: Outcome
+    target: TargetName
+    engine: EngineOrNone = "none"
+    versions: Specifier = ""
+    says: PlainText
+    source: PlainText
+    date: Date
+
+
 class _Ledger(Value):
     version: Literal["1"]
-    claims: tuple[Claim, ...]
+    claims: tuple[_Row, ...]
 
 
-def read(text: str, *, file: str) -> tuple[Claim, ...]:
+class _ServingRow(Value):
+    """A claim in knowledge/serving_claims.yaml."""
+
+    target: TargetName
+    engine: EngineName
+    versions: Specifier
+    feature: str
+    outcome: Outcome
+    reason: PlainText = ""
+    source: PlainText
+    date: Date
+
+
+class _ServingLedger(Value):
+    version: Literal["1"]
+    claims: tuple[_ServingRow, ...]
+
+
+def read(text: str, *, file: str, image: str = "") -> tuple[Claim, ...]:
     """Read an images/<image>/claims.yaml.
 
     Raises:
         ConfigError: it is wrong, with every place.
     """
-    return parse(load(text, file=file), _Ledger).claims
+    rows = parse(load(text, file=file), _Ledger).claims
+    return tuple(Claim(**row.model_dump(), image=image) for row in rows)
+
+
+def read_serving(text: str, *, file: str) -> tuple[Claim, ...]:
+    """Read knowledge/serving_claims.yaml.
+
+    Raises:
+        ConfigError: it is wrong, with every place.
+    """
+    rows = parse(load(text, file=file), _ServingLedger).claims
+    return tuple(Claim(**row.model_dump(exclude={"reason"}), says=row.reason) for row in rows)
 
 
 def applies(claim: Claim, *, target: str, engine: str, version: str) -> bool:
-    """Tell whether a claim speaks of this target and this version of the engine.
+    """Tell whether a claim is about this target and this version of the engine.
 
     A claim that names versions says nothing of an image whose version nobody knows.
     """
-    if claim.target != target or claim.engine not in ("none", engine):
+    if claim.target not in ("", target) or claim.engine not in ("none", engine):
         return False
-    if not claim.versions:
-        return True
     try:
-        return SpecifierSet(claim.versions).contains(Version(version), prereleases=True)
-    except InvalidVersion:
+        return not claim.versions or SpecifierSet(claim.versions).contains(Version(version), prereleases=True)
+    except (InvalidVersion, InvalidSpecifier):
         return False
 
 
@@ -83,23 +128,17 @@ class ClaimLine:
     @property
     def flag(self) -> str:
         """What a reader should look at: differences, as tests show unexpected passes and failures."""
-        if self.measured is None or self.measured.outcome in _OPEN:
-            return "claims differ" if len({_good(item.outcome) for item in self.claims}) > 1 else ""
-        good = _good(self.measured.outcome)
+        if self.measured is None or self.measured.outcome in OPEN:
+            return "claims differ" if len({item.outcome is Outcome.WORKS for item in self.claims}) > 1 else ""
+        measured = self.measured.outcome
+        word = "works" if measured is Outcome.WORKS else "fails"
         flags: list[str] = []
-        if self.predicted is not None and self.predicted not in _OPEN and _good(self.predicted) != good:
-            flags.append("works against the prediction" if good else "fails against the prediction")
+        if self.predicted is not None and contradict(measured, self.predicted):
+            flags.append(f"{word} against the prediction")
         newest = max(self.claims, key=lambda item: item.date, default=None)
-        if newest is not None and newest.outcome not in _OPEN and _good(newest.outcome) != good:
-            flags.append("works against the claim" if good else "fails against the claim")
+        if newest is not None and contradict(measured, newest.outcome):
+            flags.append(f"{word} against the claim")
         return "; ".join(flags)
-
-
-_OPEN = frozenset({Outcome.INCONCLUSIVE, Outcome.NOT_RUN})
-
-
-def _good(outcome: Outcome) -> bool:
-    return outcome is Outcome.WORKS
 
 
 def compare(

@@ -8,20 +8,18 @@ for path, data in render(site):
 from __future__ import annotations
 
 from assay.pages.badge import badge, badges
-from assay.pages.gather import applies, gather
+from assay.pages.gather import gather
 from assay.pages.markdown import between_markers, table
-from assay.pages.model import Cause, CellPage, Claim, LogExcerpt, Result, Site, Source
+from assay.pages.model import Cause, CellPage, LogExcerpt, Result, Site, Source
 from assay.pages.pages import cell_file, render
 
 __all__ = [
     "Cause",
     "CellPage",
-    "Claim",
     "LogExcerpt",
     "Result",
     "Site",
     "Source",
-    "applies",
     "badge",
     "badges",
     "between_markers",

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
-
 from assay.engines.table import release_in
+from assay.evidence.claims import Claim, applies
+from assay.evidence.ranking import OPEN, contradict
 from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
@@ -31,7 +30,6 @@ from assay.pages.model import (
     Cause,
     CellPage,
     Chart,
-    Claim,
     Event,
     LockPage,
     LogExcerpt,
@@ -43,29 +41,13 @@ from assay.pages.model import (
     Wheel,
 )
 
-__all__ = ["applies", "gather", "megabytes", "speeds"]
+__all__ = ["gather", "megabytes", "speeds"]
 
 ReadDocument = Callable[[str], bytes | None]
 """Returns a document of the store by digest, or None."""
 ReadLog = Callable[[str], LogExcerpt | None]
 """Returns the end of a log by its path relative to build_logs/, or None where it is gone."""
 _MOST_RUNS: Final = 200
-
-
-def applies(claim: Claim, page: CellPage) -> bool:
-    """Tell whether a claim is about a cell."""
-    if (claim.cell and claim.cell != page.id) or (claim.image and claim.image != page.image):
-        return False
-    if (claim.engine and claim.engine != page.engine) or (claim.target and claim.target not in page.targets):
-        return False
-    if not claim.versions:
-        return True
-    version = page.point.get(page.engine) or release_in(page.packages, page.engine)
-    try:
-        return SpecifierSet(claim.versions).contains(Version(version.removeprefix("src.")), prereleases=True)
-    except (InvalidVersion, InvalidSpecifier):
-        # Nobody knows which version an external image has before it was probed: the claim is not shown for it.
-        return False
 
 
 class _Gathered:
@@ -317,9 +299,18 @@ def _page(
     )
 
 
+def _is_about(claim: Claim, page: CellPage) -> bool:
+    if claim.cell not in ("", page.id) or claim.image not in ("", page.image):
+        return False
+    # Nobody knows which version an external image has before it was probed: the claim is not shown for it.
+    version = (page.point.get(page.engine) or release_in(page.packages, page.engine)).removeprefix("src.")
+    targets = page.targets or ("",)
+    return any(applies(claim, target=target, engine=page.engine, version=version) for target in targets)
+
+
 def _with_claims(page: CellPage, claims: Sequence[Claim]) -> CellPage:
     # The newest first: where claims contradict each other, that one is shown in the matrix, and all on the page.
-    mine = sorted((claim for claim in claims if applies(claim, page)), key=lambda claim: claim.date, reverse=True)
+    mine = sorted((claim for claim in claims if _is_about(claim, page)), key=lambda claim: claim.date, reverse=True)
     results = tuple(
         Result(
             feature=claim.feature,
@@ -336,19 +327,16 @@ def _with_claims(page: CellPage, claims: Sequence[Claim]) -> CellPage:
     return page.model_copy(update={"results": tuple(_contradicted(result, together) for result in together)})
 
 
-_OPEN: Final = {Outcome.INCONCLUSIVE, Outcome.NOT_RUN}
-
-
 def _contradicted(result: Result, others: Sequence[Result]) -> Result:
     """Note on a measurement what said the opposite: the audit's prediction, and the newest claim."""
-    if result.source is not Source.MEASURED or result.outcome in _OPEN:
+    if result.source is not Source.MEASURED:
         return result
     against: dict[Source, bool] = {}
     for other in others:
         same = other.feature == result.feature and other.target in {result.target, ""}
-        if same and other.source is not Source.MEASURED and other.outcome not in _OPEN:
+        if same and other.source is not Source.MEASURED and other.outcome not in OPEN:
             # Claims come newest first; only that one counts.
-            against.setdefault(other.source, (other.outcome is Outcome.WORKS) != (result.outcome is Outcome.WORKS))
+            against.setdefault(other.source, contradict(result.outcome, other.outcome))
     words = {Source.PREDICTED: "the prediction", Source.CLAIMED: "the claim"}
     found = tuple(words[source] for source, differs in against.items() if differs)
     return result.model_copy(update={"against": found}) if found else result

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
+from assay.evidence.claims import Claim
+from assay.evidence.ranking import Basis, strength
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
 
@@ -14,7 +17,6 @@ __all__ = [
     "Cause",
     "CellPage",
     "Chart",
-    "Claim",
     "Event",
     "LockPage",
     "LogExcerpt",
@@ -37,23 +39,7 @@ class Source(StrEnum):
     """Somebody wrote so."""
 
 
-class Claim(Value):
-    """What a document or a thread says."""
-
-    feature: str
-    outcome: Outcome
-    says: str
-    source: str
-    """Address or name of the document."""
-    date: str
-    target: str = ""
-    """Empty: of no particular architecture."""
-    engine: str = ""
-    versions: str = ""
-    """Which versions of the engine, as a PEP 440 condition; empty: any."""
-    image: str = ""
-    cell: str = ""
-    """Empty: of every cell that the other fields fit."""
+_BASIS: Final[dict[Source, Basis]] = {Source.MEASURED: "record", Source.PREDICTED: "audit", Source.CLAIMED: "claim"}
 
 
 class Result(Value):
@@ -79,7 +65,7 @@ class Result(Value):
     @property
     def strength(self) -> int:
         """Less is stronger. What a probe did not run says less than a prediction or a claim: nothing was measured."""
-        return len(Source) if self.outcome is Outcome.NOT_RUN else list(Source).index(self.source)
+        return strength("nothing" if self.outcome is Outcome.NOT_RUN else _BASIS[self.source])
 
     @property
     def basis(self) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from assay import resources
 from assay.engines.table import all_engines
+from assay.evidence.ranking import strength
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
 from assay.foundation.printable import json_text, printable
@@ -111,7 +112,7 @@ class _Row:
     @property
     def strength(self) -> int:
         """Of the strongest statement in the row; less is stronger, and a row without any comes last."""
-        return min((result.strength for result in self.results if result), default=len(Source) + 1)
+        return min((result.strength for result in self.results if result), default=strength("nothing") + 1)
 
     @property
     def codes(self) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from assay.engines.knowledge import EngineFlags, Flags, ServerFlags
 from assay.errors import UsageError
+from assay.evidence.claims import Claim
+from assay.evidence.ranking import Standing
 from assay.evidence.record import AnyRecord
 from assay.ports.models import ModelFinder
 from assay.serving.command import prepare
@@ -15,7 +17,7 @@ from assay.serving.launching import Decided, decide, tenant_of, with_memory
 from assay.serving.memory import MemoryPlan, Tenant, plan_memory
 from assay.serving.modelshape import shape_of
 from assay.serving.profile import Profile
-from assay.serving.standing import ServingClaim, Standing, standings
+from assay.serving.standing import standings
 
 __all__ = ["LaunchRequest", "LaunchTarget", "launch"]
 
@@ -63,7 +65,7 @@ class LaunchRequest:
 def launch(
     request: LaunchRequest,
     knowledge: ServerFlags,
-    claims: Iterable[ServingClaim],
+    claims: Iterable[Claim],
     records: Iterable[AnyRecord],
     models: ModelFinder,
 ) -> Deployment:

@@ -9,11 +9,11 @@ from typing import Final
 from assay.engines.knowledge import Flags, FlagValue, Setting
 from assay.engines.table import engine_named
 from assay.errors import UsageError
+from assay.evidence.ranking import Standing
 from assay.serving.command import ServerCommand, with_features_off
 from assay.serving.flags import apply, switch
 from assay.serving.memory import Share, Tenant
 from assay.serving.modelshape import ModelShape
-from assay.serving.standing import Standing
 
 __all__ = ["Decided", "decide", "tenant_of", "with_memory"]
 
@@ -42,8 +42,8 @@ def decide(
 ) -> Decided:
     """Switch off what is not known to work, and choose an attention backend that is.
 
-    A feature whose outcome is anything but `works` is switched off. One of which nothing is recorded or claimed is
-    left as it is and told, or switched off too with `strict`. `asked` names what the caller laid over the profile.
+    A feature whose outcome is anything but `works` is switched off. One that nobody ran is left on with a note, or
+    switched off too with `strict`. `asked` names what the caller laid over the profile.
     """
     reasons = {
         name: f"profile {profile_name}" if profile_name and name not in asked else "asked for"
@@ -58,8 +58,8 @@ def decide(
         if without == command:
             notes += _already_off(command, standing, reasons)
             continue
-        if standing.usable and not (strict and standing.basis == "nothing"):
-            notes.append(("on: " if standing.basis != "nothing" else "on, unproven: ") + str(standing))
+        if standing.usable and not (strict and standing.unproven):
+            notes.append(("on, unproven: " if standing.unproven else "on: ") + str(standing))
             continue
         for name in _changed(command, without):
             reasons[name] = str(standing)
@@ -72,7 +72,7 @@ def decide(
 def _already_off(command: ServerCommand, standing: Standing, reasons: dict[str, str]) -> list[str]:
     """Compare the evidence for a feature with the profile's flags that switch it off."""
     setting = switch(command.engine, command.version, standing.feature, on=False)
-    if setting is None or standing.basis == "nothing":
+    if setting is None or standing.unproven:
         return []
     flags = [name for name, value in setting.flags.items() if command.flags.get(name) == value]
     places = [*flags, *(name for name, value in setting.env.items() if command.env.get(name) == value)]
@@ -113,12 +113,12 @@ def _attention(
         if asked is not None:
             notes.append(f"attention {current}: {asked}")
             for name in places:
-                if asked.basis != "nothing" and name in reasons:
+                if not asked.unproven and name in reasons:
                     reasons[name] += f"; {asked}"
         elif current is None:
             notes.append("attention: the engine's own choice; nothing speaks against any backend")
     else:
-        works = [value for value, one in known.items() if one.outcome.value == "works"]
+        works = [value for value, one in known.items() if one.outcome.value == "works" and not one.unproven]
         open_ones = [value for value, one in known.items() if one.usable and value not in works]
         candidates = works or open_ones
         if not candidates:

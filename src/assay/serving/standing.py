@@ -3,66 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
-
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from typing import Final
 
 from assay.engines.knowledge import EngineFlags
-from assay.engines.table import EngineName
+from assay.engines.table import release_in
+from assay.evidence.claims import Claim, applies
+from assay.evidence.ranking import Basis, Standing, rank
 from assay.evidence.record import AnyRecord, AuditRecord, ProbeRecord, ServeRecord, ServeStatus, file_name
 from assay.foundation.outcome import Outcome
-from assay.foundation.strict import Value
-from assay.foundation.text import Date, PlainText, Specifier, TargetName
 
-__all__ = ["Basis", "ServingClaim", "ServingClaims", "Standing", "standings"]
+__all__ = ["standings"]
 
-Basis = Literal["record", "audit", "claim", "nothing"]
+_PREDICTED: Final = frozenset({Outcome.WORKS, Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG})
 _MEASURED: Final = frozenset({Outcome.WORKS, Outcome.DEGRADED, Outcome.WRONG, Outcome.BROKEN, Outcome.UNSUPPORTED})
-
-
-class ServingClaim(Value):
-    """What a document says of a feature."""
-
-    target: TargetName
-    engine: EngineName
-    versions: Specifier
-    feature: str
-    outcome: Outcome
-    reason: PlainText = ""
-    source: PlainText
-    date: Date
-
-
-class ServingClaims(Value):
-    """knowledge/serving_claims.yaml."""
-
-    version: Literal["1"]
-    claims: tuple[ServingClaim, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """The evidence for one feature."""
-
-    feature: str
-    outcome: Outcome
-    basis: Basis
-    source: str
-    """The record's file name, the audit's, or the document."""
-    reason: str = ""
-
-    @property
-    def usable(self) -> bool:
-        """Whether it may be used: it works, or nothing at all speaks against it."""
-        return self.outcome is Outcome.WORKS or self.basis == "nothing"
-
-    def __str__(self) -> str:
-        if self.basis == "nothing":
-            return f"{self.feature}: nothing is recorded or claimed"
-        why = f" ({self.reason})" if self.reason else ""
-        return f"{self.feature}: {self.outcome}{why}, {self.basis} {self.source}"
 
 
 def standings(
@@ -73,32 +26,44 @@ def standings(
     cell: str,
     digest: str | None,
     records: Iterable[AnyRecord],
-    claims: Iterable[ServingClaim] = (),
+    claims: Iterable[Claim] = (),
 ) -> Mapping[str, Standing]:
     """Return a standing for every feature that can be switched, and for every attention backend's.
 
     A record counts if it is of this digest (of this cell, where no digest is known) and was measured on a GPU of this
-    target. Of several records the newest that measured the feature decides.
+    target. Of several records the newest that measured the feature decides. Probes of other digests with the same
+    versions come next; then the audit and the claims (`evidence.ranking`).
     """
     probes = {name: known.probes for name, known in knowledge.features.items()}
     probes |= {choice.feature: choice.probes for choice in knowledge.attention.choices}
-    mine = sorted(
-        (record for record in records if _is_of(record, cell, digest)), key=lambda one: one.created, reverse=True
-    )
+    everything = sorted(records, key=lambda one: one.created, reverse=True)
+    mine = [record for record in everything if _is_of(record, cell, digest)]
+    alike = [record for record in everything if record not in mine and _has_versions(record, knowledge, version, mine)]
+    claims = sorted(claims, key=lambda claim: claim.date, reverse=True)
     result: dict[str, Standing] = {}
     for feature, names in probes.items():
-        result[feature] = (
-            _served(feature, knowledge, target, mine)
-            or _probed(feature, names, target, mine)
-            or _audited(feature, names, target, mine)
-            or _claimed(feature, knowledge.name, version, target, claims)
-            or Standing(feature=feature, outcome=Outcome.NOT_RUN, basis="nothing", source="")
+        found = (
+            _served(feature, knowledge, target, mine),
+            _probed(feature, names, target, mine, "record"),
+            _probed(feature, names, target, alike, "record of these versions"),
+            _audited(feature, names, target, mine),
+            _claimed(feature, knowledge.name, version, target, claims),
         )
+        result[feature] = rank(feature, (one for one in found if one is not None))
     return result
 
 
 def _is_of(record: AnyRecord, cell: str, digest: str | None) -> bool:
     return record.image_digest == digest if digest is not None else record.cell == cell
+
+
+def _has_versions(record: AnyRecord, knowledge: EngineFlags, version: str, mine: Sequence[AnyRecord]) -> bool:
+    """Tell whether a record is of the same release of the engine and, where it is known, of torch."""
+    if not isinstance(record, ProbeRecord) or record.executor == "local":
+        return False
+    own = next((one.packages for one in mine if isinstance(one, ProbeRecord | ServeRecord) and one.packages), {})
+    torch = record.packages.get("torch")
+    return release_in(record.packages, knowledge.name) == version and own.get("torch", torch) == torch
 
 
 def _served(feature: str, knowledge: EngineFlags, target: str, records: Sequence[AnyRecord]) -> Standing | None:
@@ -132,7 +97,9 @@ def _was_used(feature: str, record: ServeRecord, knowledge: EngineFlags) -> bool
     return any(feature == one.feature and backend == one.value.lower() for one in knowledge.attention.choices)
 
 
-def _probed(feature: str, names: Sequence[str], target: str, records: Sequence[AnyRecord]) -> Standing | None:
+def _probed(
+    feature: str, names: Sequence[str], target: str, records: Sequence[AnyRecord], basis: Basis
+) -> Standing | None:
     inconclusive: Standing | None = None
     for record in records:
         if not isinstance(record, ProbeRecord) or target not in {device.target for device in record.devices}:
@@ -145,7 +112,7 @@ def _probed(feature: str, names: Sequence[str], target: str, records: Sequence[A
             standing = Standing(
                 feature=feature,
                 outcome=found.outcome,
-                basis="record",
+                basis=basis,
                 source=file_name(record),
                 reason=" ".join(reason.split())[:120],
             )
@@ -156,34 +123,19 @@ def _probed(feature: str, names: Sequence[str], target: str, records: Sequence[A
 
 
 def _audited(feature: str, names: Sequence[str], target: str, records: Sequence[AnyRecord]) -> Standing | None:
+    """Take the newest audit that predicts the feature; what speaks against it counts before what says it works."""
     for record in records:
-        if not isinstance(record, AuditRecord):
-            continue
-        predicted = record.predictions.get(target, {})
-        for name in (feature, *names):
-            outcome = predicted.get(name)
-            # The audit cannot show that something works, only that it cannot.
-            if outcome in {Outcome.BROKEN, Outcome.UNSUPPORTED, Outcome.WRONG}:
-                assert outcome is not None
-                return Standing(feature=feature, outcome=outcome, basis="audit", source=file_name(record))
+        predictions = record.predictions.get(target, {}) if isinstance(record, AuditRecord) else {}
+        predicted = [predictions[name] for name in (feature, *names) if predictions.get(name) in _PREDICTED]
+        if predicted:
+            outcome = next((one for one in predicted if one is not Outcome.WORKS), Outcome.WORKS)
+            return Standing(feature=feature, outcome=outcome, basis="audit", source=file_name(record))
     return None
 
 
-def _claimed(feature: str, engine: str, version: str, target: str, claims: Iterable[ServingClaim]) -> Standing | None:
-    fitting = [
-        claim
-        for claim in claims
-        if (claim.feature, claim.engine, claim.target) == (feature, engine, target) and _holds(claim.versions, version)
-    ]
-    if not fitting:
-        return None
-    newest = max(fitting, key=lambda claim: claim.date)
-    source = f'"{newest.source}" of {newest.date}'
-    return Standing(feature=feature, outcome=newest.outcome, basis="claim", source=source, reason=newest.reason)
-
-
-def _holds(condition: str, version: str) -> bool:
-    try:
-        return SpecifierSet(condition).contains(Version(version), prereleases=True)
-    except InvalidVersion:
-        return False
+def _claimed(feature: str, engine: str, version: str, target: str, claims: Iterable[Claim]) -> Standing | None:
+    for claim in claims:
+        if claim.feature == feature and applies(claim, target=target, engine=engine, version=version):
+            source = f'"{claim.source}" of {claim.date}'
+            return Standing(feature=feature, outcome=claim.outcome, basis="claim", source=source, reason=claim.says)
+    return None

@@ -7,11 +7,11 @@ from pathlib import Path
 from assay.engines.knowledge import ServerFlags
 from assay.engines.table import all_engines
 from assay.errors import ConfigError, Problem
+from assay.evidence.claims import Claim, read_serving
 from assay.foundation.nearest import suggestion
 from assay.foundation.yamltext import load, parse
 from assay.serving.profile import Profile
 from assay.serving.profiles import resolve
-from assay.serving.standing import ServingClaim, ServingClaims
 
 __all__ = ["load_claims", "load_profiles", "load_server_flags"]
 
@@ -27,13 +27,13 @@ def load_server_flags(path: Path) -> ServerFlags:
     return ServerFlags(version="1", engines={**brought, **known.engines})
 
 
-def load_claims(path: Path) -> tuple[ServingClaim, ...]:
+def load_claims(path: Path) -> tuple[Claim, ...]:
     """Read knowledge/serving_claims.yaml.
 
     Raises:
         ConfigError: it is wrong, with every place.
     """
-    return parse(load(path.read_text(encoding="utf-8"), file=str(path)), ServingClaims).claims
+    return read_serving(path.read_text(encoding="utf-8"), file=str(path))
 
 
 def load_profiles(folder: Path) -> dict[str, Profile]:
