@@ -29,6 +29,7 @@ from assay.adapters.registry.client import HttpRegistry
 from assay.adapters.registry.http import Transport
 from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import AssayError, PolicyRefused, RegistryBroken, RegistryError
+from assay.evidence.judging import Verification
 from assay.evidence.oci import Manifest
 from assay.evidence.policy import Why
 from assay.evidence.record import AnyRecord
@@ -38,7 +39,7 @@ from assay.matrix.policy import Policy
 from assay.pipeline.collect import collect
 from assay.pipeline.publishing.tags import PublishPorts
 from assay.pipeline.revoke import revoke
-from assay.pipeline.verify import Verification, verify
+from assay.pipeline.verify import verify
 
 pytestmark = pytest.mark.registry
 

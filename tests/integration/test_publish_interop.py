@@ -26,13 +26,14 @@ from assay.adapters.registry.auth import Anonymous
 from assay.adapters.registry.client import HttpRegistry, connect
 from assay.adapters.signing.cosign import CosignSigner, CosignVerifier
 from assay.adapters.signing.dsse import KeyVerifier
+from assay.evidence.judging import Verification
 from assay.evidence.oci import Manifest
 from assay.evidence.policy import Why
 from assay.evidence.record import dump
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import ArtifactKind, Statement, record_of
 from assay.pipeline.publishing.candidate import stage
-from assay.pipeline.verify import Verification, verify
+from assay.pipeline.verify import verify
 
 pytestmark = pytest.mark.registry
 

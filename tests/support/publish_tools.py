@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from assay.adapters.files.journal import FileJournal
 from assay.adapters.signing.dsse import KeySigner, KeyVerifier
+from assay.evidence.judging import Verification
 from assay.evidence.record import AnyRecord, AuditRecord, Device, FeatureResult, KeptRecord, ProbeRecord, dump
 from assay.foundation.outcome import Outcome, Verdict
 from assay.matrix.lock import Lock, LockedWheel
@@ -27,7 +28,6 @@ from assay.pipeline.publishing.candidate import Candidate, Promise, stage
 from assay.pipeline.publishing.execution import execute
 from assay.pipeline.publishing.proposal import Proposal, judge_subject, propose
 from assay.pipeline.publishing.tags import PublishPorts
-from assay.pipeline.verify import Verification
 from assay.ports.registry import Registry
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

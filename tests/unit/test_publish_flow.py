@@ -13,6 +13,7 @@ from registry_tools import put_image
 from assay.adapters.files.journal import FileJournal
 from assay.adapters.registry.fake import FakeRegistry
 from assay.errors import PolicyRefused, RegistryBroken, RegistryError, TagImmutable, UsageError
+from assay.evidence.judging import Verification
 from assay.evidence.oci import Manifest, fallback_tag, index_of
 from assay.evidence.policy import Why
 from assay.evidence.record import dump
@@ -21,7 +22,7 @@ from assay.evidence.statements import ArtifactKind
 from assay.matrix.policy import Policy, Signatures
 from assay.pipeline.collect import collect
 from assay.pipeline.revoke import revoke
-from assay.pipeline.verify import Verification, verify
+from assay.pipeline.verify import verify
 
 HOST = "registry.test"
 STAGING = Repository(host=HOST, path="team/staging/demo")

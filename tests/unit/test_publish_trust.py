@@ -15,6 +15,7 @@ from registry_tools import put_image
 
 from assay.adapters.registry.fake import FakeRegistry
 from assay.adapters.signing.dsse import KeySigner, KeyVerifier
+from assay.evidence.judging import Verification
 from assay.evidence.oci import EMPTY_BYTES, MANIFEST, Descriptor, Manifest, artifact, fallback_tag, index_of
 from assay.evidence.policy import Why
 from assay.evidence.record import dump
@@ -34,7 +35,7 @@ from assay.pipeline.attach import attach
 from assay.pipeline.collect import PIECES, STRANGERS, collect
 from assay.pipeline.recommend import from_registry
 from assay.pipeline.revoke import revoke
-from assay.pipeline.verify import Verification, verify
+from assay.pipeline.verify import verify
 
 HOST = "registry.test"
 STAGING = Repository.parse(f"{HOST}/team/staging/demo")

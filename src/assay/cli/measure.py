@@ -9,7 +9,6 @@ from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.cli import console
 from assay.cli.composition import probe_flow
-from assay.evidence.record import ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.matrix.plan import Plan
 from assay.matrix.policy import Basis, Level
@@ -53,14 +52,6 @@ def _probe(reference: str, files: ProjectFiles, plan: Plan) -> None:
     store = FileStore(files.root / "build_logs")
     subjects = subjects_of((reference,), plan, store, executor, warn=console.warn)
     for record in flow.run(subjects, ProbeOptions()):
-        _show(record)
-
-
-def _show(record: ProbeRecord) -> None:
-    where = ", ".join(device.name for device in record.devices) or "no GPU"
-    works = sum(result.outcome is Outcome.WORKS for result in record.features.values())
-    console.say(f"probed on {where}: {works} of {len(record.features)} features work")
-    for name, result in sorted(record.features.items()):
-        if result.outcome not in (Outcome.WORKS, Outcome.NOT_RUN):
-            reason = result.reason.strip().partition("\n")[0]
-            console.say(f"  {name}: {result.outcome}" + (f": {reason}" if reason else ""))
+        where = ", ".join(device.name for device in record.devices) or "no GPU"
+        works = sum(result.outcome is Outcome.WORKS for result in record.features.values())
+        console.say(f"probed on {where}: {works} of {len(record.features)} features work")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from assay.cli import console
+from assay.evidence.judging import Verification
 from assay.evidence.policy import PolicyJudgement
 from assay.foundation.outcome import Outcome
 from assay.matrix.policy import Basis
 from assay.pipeline.publishing.proposal import Proposal
-from assay.pipeline.verify import Verification
 
 __all__ = ["show", "show_judgement", "show_proposal"]
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from assay.errors import EvidenceError
+from assay.evidence.oci import Descriptor
 from assay.evidence.policy import PolicyJudgement, Reason, Why, judge
 from assay.evidence.record import AnyRecord
-from assay.evidence.reference import Repository, is_loopback
+from assay.evidence.reference import Reference, Repository, is_loopback
 from assay.evidence.statements import ArtifactKind, EvidenceVerdict, Statement, record_of, verdict_of
 from assay.evidence.tagnames import ALIAS, is_cell_tag, names_cell
 from assay.foundation.digest import sha256_of
 from assay.matrix.policy import Level, Policy, Signatures, alias_of, keeps_its_word, level_of
 
-__all__ = ["BindingQuestion", "Collected", "EvidenceJudgement", "Piece", "Yardstick", "judge_evidence"]
+__all__ = ["Collected", "Demand", "Piece", "Verification", "judge_evidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,25 +70,18 @@ class Collected:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BindingQuestion:
-    """What is asked of a digest, and where."""
+class Demand:
+    """What is asked of a reference, and what its evidence is judged by."""
 
-    repository: Repository
     level: str | None = None
+    """None asks for what a tag promises by its name, or, of a digest, every level with a verdict."""
     target: str | None = None
-    tag: str | None = None
-    """A tag's name is a promise of level, target and cell; None promises nothing."""
+    """None asks for what an alias promises by its name, or all with a verdict."""
     published_as: Repository | None = None
-    """Where the publisher put it; None: where it is asked for, or what that mirrors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Yardstick:
-    """What evidence is judged by."""
-
-    policy: Policy | None
-    """None judges by the policy that the publisher's verdict holds."""
-    suite: str | None
+    """The repository that the evidence must speak of; None: where it is read, or what that mirrors."""
+    policy: Policy | None = None
+    """Judge by this policy's level of the same name; None judges by what the publisher's verdict holds."""
+    suite: str | None = None
     """Digest of the probe suite that counts; None takes the publisher's."""
     now: datetime
     trusted: bool
@@ -95,7 +89,7 @@ class Yardstick:
     signed: bool = False
     """Only signed evidence counts, whatever the levels ask for."""
 
-    def level(self, verdict: EvidenceVerdict) -> Level:
+    def by(self, verdict: EvidenceVerdict) -> Level:
         """Return the level that a verdict is judged by."""
         if self.policy is None:
             return verdict.policy
@@ -104,59 +98,92 @@ class Yardstick:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvidenceJudgement:
-    """What evidence says of a digest."""
+class Verification:
+    """What can be said of a reference."""
 
+    reference: Reference
+    subject: Descriptor
     judgements: tuple[PolicyJudgement, ...]
-    """One per level and target."""
+    """One for each level and target that was looked at."""
+    pieces: tuple[Piece, ...]
+    """All evidence that could be read."""
     reasons: tuple[Reason, ...]
-    """What stands against the digest at all."""
-    notes: tuple[str, ...]
-    verdicts: tuple[EvidenceVerdict, ...]
-    """Those that were asked for and that hold for this repository and tag."""
+    """What stands against the digest as a whole."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing and stands against nothing."""
+    verdicts: tuple[EvidenceVerdict, ...] = ()
+    """The publisher's verdicts that answer what was asked."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise that was looked at is kept."""
+        return bool(self.judgements) and not self.reasons and all(judgement.ok for judgement in self.judgements)
+
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """Who attests the evidence; empty if it is only recorded."""
+        return tuple(sorted({piece.signer for piece in self.pieces if piece.signer}))
+
+    @property
+    def attested(self) -> bool:
+        """Whether every piece of evidence is signed by someone known; otherwise it is only recorded."""
+        return bool(self.pieces) and all(piece.signer for piece in self.pieces)
+
+    @property
+    def pull(self) -> str:
+        """The command that pulls exactly what was verified."""
+        return f"docker pull {self.reference.repository.at(self.subject.digest)}"
 
 
-def judge_evidence(collected: Collected, digest: str, *, asked: BindingQuestion, by: Yardstick) -> EvidenceJudgement:
-    """Judge a digest by its evidence."""
+def judge_evidence(reference: Reference, subject: Descriptor, collected: Collected, asked: Demand) -> Verification:
+    """Judge what a reference names by its evidence."""
     pieces = collected.pieces
     # Whoever says that something must not be used is believed without a signature: the error is on the safe side.
     reasons = [*collected.problems, *_revocations(pieces)]
-    wanted = _answering(_verdicts(pieces), asked)
-    required = by.signed or (by.policy is None and by.trusted)
-    if required or any(by.level(verdict).signatures is Signatures.REQUIRED for verdict in wanted):
+    wanted = _answering(_verdicts(pieces), reference, asked)
+    required = asked.signed or (asked.policy is None and asked.trusted)
+    if required or any(asked.by(verdict).signatures is Signatures.REQUIRED for verdict in wanted):
         pieces = tuple(piece for piece in pieces if piece.signer)
-        wanted = _answering(_verdicts(pieces), asked)
+        wanted = _answering(_verdicts(pieces), reference, asked)
         if not wanted and len(pieces) < len(collected.pieces):
             reasons.append(_unsigned(collected.pieces))
     reasons += [piece.problem for piece in pieces if piece.problem]
     if not wanted:
-        reasons.append(_nothing_said(digest, _verdicts(pieces), asked))
-    wanted, strange, notes = _bind(wanted, asked)
+        reasons.append(_nothing_said(subject.digest, _verdicts(pieces), reference, asked))
+    wanted, strange, notes = _bind(wanted, reference, asked)
     reasons += strange
     records = {piece.record_digest: piece.record for piece in pieces if piece.record_digest and piece.record}
     groups: dict[tuple[str, str], list[EvidenceVerdict]] = {}
     for verdict in wanted:
         groups.setdefault((verdict.level, verdict.target), []).append(verdict)
-    judgements = tuple(_newest(groups[key], records, digest, by) for key in sorted(groups))
+    judgements = tuple(_newest(groups[key], records, subject.digest, asked) for key in sorted(groups))
     if collected.left_alone:
         notes.append(f"{collected.left_alone} artifacts that others attached were left alone")
-    return EvidenceJudgement(
-        judgements=judgements, reasons=tuple(dict.fromkeys(reasons)), notes=tuple(notes), verdicts=tuple(wanted)
+    return Verification(
+        reference=reference,
+        subject=subject,
+        judgements=judgements,
+        pieces=collected.pieces,
+        reasons=tuple(dict.fromkeys(reasons)),
+        notes=tuple(notes),
+        verdicts=tuple(wanted),
     )
 
 
-def _promised(verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> tuple[str | None, str | None]:
+def _promised(
+    verdicts: Sequence[EvidenceVerdict], reference: Reference, asked: Demand
+) -> tuple[str | None, str | None]:
     """Return the level and target that are asked for, or else promised by a tag's name."""
-    if asked.tag is None:
+    if reference.tag is None:
         return asked.level, asked.target
-    alias = ALIAS.fullmatch(asked.tag)
-    level = alias[2] if alias else level_of(asked.tag, (one.level for one in verdicts))
+    alias = ALIAS.fullmatch(reference.tag)
+    level = alias[2] if alias else level_of(reference.tag, (one.level for one in verdicts))
     return asked.level or level, asked.target or (f"sm_{alias[1]}" if alias else None)
 
 
-def _answering(verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> list[EvidenceVerdict]:
+def _answering(verdicts: Sequence[EvidenceVerdict], reference: Reference, asked: Demand) -> list[EvidenceVerdict]:
     """Return the verdicts of the level and target that are asked for."""
-    level, target = _promised(verdicts, asked)
+    level, target = _promised(verdicts, reference, asked)
     return [one for one in verdicts if level in (None, one.level) and target in (None, one.target)]
 
 
@@ -165,7 +192,7 @@ def _verdicts(pieces: Iterable[Piece]) -> list[EvidenceVerdict]:
 
 
 def _bind(
-    verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion
+    verdicts: Sequence[EvidenceVerdict], reference: Reference, asked: Demand
 ) -> tuple[list[EvidenceVerdict], list[Reason], list[str]]:
     """Return the verdicts that speak of this repository and, for a tag that names a cell, of that cell.
 
@@ -175,34 +202,35 @@ def _bind(
     kept = list(verdicts)
     reasons: list[Reason] = []
     notes: list[str] = []
-    if asked.tag is not None and is_cell_tag(asked.tag) and kept:
-        same = [one for one in kept if names_cell(asked.tag, one.cell, one.level, any_level=asked.level is not None)]
+    tag, here = reference.tag, reference.repository
+    if tag is not None and is_cell_tag(tag) and kept:
+        same = [one for one in kept if names_cell(tag, one.cell, one.level, any_level=asked.level is not None)]
         if not same:
             cells = ", ".join(sorted({one.cell for one in kept})[:5])
-            message = f"the tag {asked.tag} is the name of a cell, and what it names was verified as another: {cells}"
+            message = f"the tag {tag} is the name of a cell, and what it names was verified as another: {cells}"
             reasons.append(Reason(why=Why.OTHER_CELL, message=message))
         kept = same or kept
     if kept:
-        home = [one for one in kept if any(_same_place(name, asked) for name in one.repositories)]
+        home = [one for one in kept if any(_same_place(name, reference, asked) for name in one.repositories)]
         names = sorted({name for one in home or kept for name in one.repositories})
         if not home:
             message = (
-                f"the evidence speaks of {', '.join(names[:3]) or 'no repository'}, not of {asked.repository}; if that "
+                f"the evidence speaks of {', '.join(names[:3]) or 'no repository'}, not of {here}; if that "
                 "is where it was published, and this is a copy, say so: --published-as HOST/PATH"
             )
             reasons.append(Reason(why=Why.OTHER_REPOSITORY, message=message))
-        elif not any(_same_host(name, asked.repository) for name in names):
-            notes.append(f"published as {names[0]}, read from {asked.repository}")
+        elif not any(_same_host(name, here) for name in names):
+            notes.append(f"published as {names[0]}, read from {here}")
         kept = home or kept
     return kept, reasons, notes
 
 
-def _same_place(name: str, asked: BindingQuestion) -> bool:
+def _same_place(name: str, reference: Reference, asked: Demand) -> bool:
     """Whether a statement's repository is the one that is asked, or may be what that mirrors: its path ends alike."""
     if asked.published_as is not None:
         return name == str(asked.published_as)
     path = name.partition("/")[2]
-    return bool(path) and f"/{asked.repository.path}".endswith(f"/{path}")
+    return bool(path) and f"/{reference.repository.path}".endswith(f"/{path}")
 
 
 def _same_host(name: str, repository: Repository) -> bool:
@@ -232,8 +260,8 @@ def _unsigned(pieces: Sequence[Piece]) -> Reason:
     return Reason(why=Why.UNSIGNED, message=message)
 
 
-def _nothing_said(digest: str, verdicts: Sequence[EvidenceVerdict], asked: BindingQuestion) -> Reason:
-    level, target = _promised(verdicts, asked)
+def _nothing_said(digest: str, verdicts: Sequence[EvidenceVerdict], reference: Reference, asked: Demand) -> Reason:
+    level, target = _promised(verdicts, reference, asked)
     what = " ".join(filter(None, [level, f"on {target}" if target else None])) or "anything"
     others = ", ".join(dict.fromkeys(alias_of(one.target, one.level) for one in verdicts))
     also = f"; it has been published as {others}" if others else ""
@@ -241,7 +269,7 @@ def _nothing_said(digest: str, verdicts: Sequence[EvidenceVerdict], asked: Bindi
 
 
 def _newest(
-    verdicts: Sequence[EvidenceVerdict], records: Mapping[str, AnyRecord], digest: str, by: Yardstick
+    verdicts: Sequence[EvidenceVerdict], records: Mapping[str, AnyRecord], digest: str, asked: Demand
 ) -> PolicyJudgement:
     """Judge by the verdict that rests on the newest record: an image is probed and published again as suites change.
 
@@ -253,20 +281,20 @@ def _newest(
         return max((records[one].created for one in verdict.records if one in records), default=beginning)
 
     latest = max(newest(verdict) for verdict in verdicts)
-    judgements = [_judge(verdict, records, digest, by) for verdict in verdicts if newest(verdict) == latest]
+    judgements = [_judge(verdict, records, digest, asked) for verdict in verdicts if newest(verdict) == latest]
     return next((one for one in judgements if one.ok), judgements[0])
 
 
-def _judge(verdict: EvidenceVerdict, records: Mapping[str, AnyRecord], digest: str, by: Yardstick) -> PolicyJudgement:
+def _judge(verdict: EvidenceVerdict, records: Mapping[str, AnyRecord], digest: str, asked: Demand) -> PolicyJudgement:
     found = judge(
         name=verdict.level,
-        level=by.level(verdict),
+        level=asked.by(verdict),
         image=verdict.image,
         target=verdict.target,
         digest=digest,
         records=records.values(),
-        suite=by.suite or verdict.suite,
-        now=by.now,
+        suite=asked.suite or verdict.suite,
+        now=asked.now,
     )
     reasons = list(found.reasons)
     if not keeps_its_word(verdict.level, found.basis):

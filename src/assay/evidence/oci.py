@@ -184,38 +184,27 @@ def _list(value: Mapping[str, Any], key: str) -> list[Any]:
     return found
 
 
-def _dump(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+def _made(media_type: str, **parts: Any) -> Manifest:
+    value = {"schemaVersion": 2, "mediaType": media_type, **parts}
+    return Manifest.parse(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(), media_type)
 
 
 def artifact(*, artifact_type: str, layer: Descriptor, subject: Descriptor, annotations: Mapping[str, str]) -> Manifest:
     """Return a one-layer artifact manifest that refers to a subject (image-spec, "Guidelines for Artifact Usage")."""
-    raw = _dump(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "artifactType": artifact_type,
-            "config": EMPTY.to_json(),
-            "layers": [layer.to_json()],
-            "subject": {"mediaType": subject.media_type, "digest": subject.digest, "size": subject.size},
-            "annotations": dict(sorted(annotations.items())),
-        }
+    return _made(
+        MANIFEST,
+        artifactType=artifact_type,
+        config=EMPTY.to_json(),
+        layers=[layer.to_json()],
+        subject={"mediaType": subject.media_type, "digest": subject.digest, "size": subject.size},
+        annotations=dict(sorted(annotations.items())),
     )
-    return Manifest.parse(raw, MANIFEST)
 
 
 def bundle(*, artifact_type: str, layers: Iterable[Descriptor]) -> Manifest:
     """Return an artifact manifest that stands by itself, with a layer for each of its parts."""
-    raw = _dump(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "artifactType": artifact_type,
-            "config": EMPTY.to_json(),
-            "layers": [layer.to_json() for layer in layers],
-        }
-    )
-    return Manifest.parse(raw, MANIFEST)
+    listed = [layer.to_json() for layer in layers]
+    return _made(MANIFEST, artifactType=artifact_type, config=EMPTY.to_json(), layers=listed)
 
 
 def index_of(entries: Iterable[Descriptor]) -> Manifest:
@@ -224,14 +213,7 @@ def index_of(entries: Iterable[Descriptor]) -> Manifest:
     The order makes two writers who know the same entries write the same bytes.
     """
     unique = {entry.digest: entry for entry in entries}
-    raw = _dump(
-        {
-            "schemaVersion": 2,
-            "mediaType": INDEX,
-            "manifests": [unique[digest].to_json() for digest in sorted(unique)],
-        }
-    )
-    return Manifest.parse(raw, INDEX)
+    return _made(INDEX, manifests=[unique[digest].to_json() for digest in sorted(unique)])
 
 
 def fallback_tag(digest: str) -> str:

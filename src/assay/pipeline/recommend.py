@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Final, Literal
 
 from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent
-from assay.evidence.judging import BindingQuestion, EvidenceJudgement, Yardstick, judge_evidence
+from assay.evidence.judging import Demand, Verification, judge_evidence
+from assay.evidence.oci import Descriptor
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, ProbeRecord
-from assay.evidence.reference import Repository
+from assay.evidence.reference import Reference, Repository
 from assay.evidence.tagnames import ALIAS, is_cell_tag, names_cell
 from assay.foundation.outcome import Outcome
 from assay.matrix.policy import alias_of
@@ -125,7 +126,7 @@ def from_registry(
     Raises:
         RegistryError: the registry failed.
     """
-    named: dict[str, list[str]] = {}
+    named: dict[str, tuple[Descriptor, list[str]]] = {}
     tags = [tag for tag in registry.tags(repository) if not tag.startswith("sha256-")]
     # Aliases first: whoever may push may add tags without end.
     tags.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
@@ -138,33 +139,20 @@ def from_registry(
             say(f"{repository.tagged(tag)} cannot be read: {error.message}")
             continue
         if found is not None:
-            named.setdefault(found.digest, []).append(tag)
+            named.setdefault(found.digest, (found, []))[1].append(tag)
+    asked = Demand(target=target, now=now, trusted=verifier.trusts_anyone)
     offers = []
-    for digest, tags in named.items():
-        offer = _offer(repository, digest, tags, target, registry=registry, verifier=verifier, now=now)
-        if offer is not None:
+    for digest, (subject, tags) in named.items():
+        collected = collect(registry, repository, digest, verifier)
+        seen = judge_evidence(Reference(repository=repository, digest=digest), subject, collected, asked)
+        if offer := _offer(seen, tags, target, trusted=asked.trusted):
             offers.append(offer)
     return offers
 
 
-def _offer(
-    repository: Repository,
-    digest: str,
-    tags: list[str],
-    target: str,
-    *,
-    registry: Registry,
-    verifier: Verifier,
-    now: datetime,
-) -> Offer | None:
-    collected = collect(registry, repository, digest, verifier)
-    judged = judge_evidence(
-        collected,
-        digest,
-        asked=BindingQuestion(repository=repository, target=target),
-        by=Yardstick(policy=None, suite=None, now=now, trusted=verifier.trusts_anyone),
-    )
-    counted = [piece for piece in collected.pieces if piece.signer or not verifier.trusts_anyone]
+def _offer(judged: Verification, tags: Sequence[str], target: str, *, trusted: bool) -> Offer | None:
+    digest = judged.subject.digest
+    counted = [piece for piece in judged.pieces if piece.signer or not trusted]
     about = [piece.record for piece in counted if piece.record and piece.record.image_digest == digest]
     probes = [one for one in about if isinstance(one, ProbeRecord) and {gpu.target for gpu in one.devices} == {target}]
     audits = [one for one in about if isinstance(one, AuditRecord) and target in one.targets]
@@ -174,9 +162,9 @@ def _offer(
     against = [*judged.reasons, *(reason for one in judged.judgements for reason in one.reasons)]
     levels = tuple(sorted({one.level for one in judged.judgements if one.ok}))
     summary = _summary(probes or audits)
-    standing: Standing = "refused" if against else "attested" if verifier.trusts_anyone else "recorded"
+    standing: Standing = "refused" if against else "attested" if trusted else "recorded"
     return Offer(
-        reference=repository.at(digest),
+        reference=judged.reference.repository.at(digest),
         tags=_names(tags, judged, [alias_of(target, level) for level in levels]),
         digest=digest,
         cell=(probes or audits)[-1].cell,
@@ -190,7 +178,7 @@ def _offer(
     )
 
 
-def _names(tags: Sequence[str], judged: EvidenceJudgement, promised: Sequence[str]) -> tuple[str, ...]:
+def _names(tags: Sequence[str], judged: Verification, promised: Sequence[str]) -> tuple[str, ...]:
     """Return the tags that name what was published, those of cells first, then aliases, the promised ones first."""
 
     def published(tag: str) -> bool:

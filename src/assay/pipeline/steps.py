@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from assay.audit.findings import AuditReport
+from assay.evidence.judging import Verification
 from assay.evidence.record import BuildRecord, ProbeRecord, ServeRecord
 from assay.evidence.reference import Reference
 from assay.matrix.cell import Cell
@@ -39,7 +40,7 @@ from assay.pipeline.probe_subjects import subjects_of
 from assay.pipeline.publish import publish
 from assay.pipeline.publishing.proposal import Proposal
 from assay.pipeline.serve_check import ServeRequest, serve_check
-from assay.pipeline.verify import Verification, verify
+from assay.pipeline.verify import verify
 
 __all__ = ["STEPS", "Step", "step"]
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from assay.errors import EvidenceError, PolicyRefused, RegistryBroken, RegistryError
+from assay.evidence.judging import Verification
 from assay.evidence.oci import Manifest
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import Statement, statements_of
 from assay.pipeline.attach import attach
 from assay.pipeline.publishing.proposal import Proposal
 from assay.pipeline.publishing.tags import PublishPorts, give
-from assay.pipeline.verify import Verification, verify
+from assay.pipeline.verify import verify
 from assay.ports.registry import Registry
 
 __all__ = ["execute"]
