@@ -61,7 +61,7 @@ __all__ = [
 
 
 class AssayError(Exception):
-    """Something assay needs to know could not be found out.
+    """The result is unknown, because a required fact could not be determined.
 
     `message` says what failed and for what; `hint` says what to try next, if anything is known.
     """

@@ -81,7 +81,7 @@ def _unexpected(error: Exception, argv: Sequence[str]) -> int:
 
 
 def _by_click(error: OSError) -> bool:
-    """Tell whether an error came from what click prints itself: --help, --version."""
+    """Return whether an error came from what click prints itself: --help, --version."""
     return any(frame.f_globals.get("__name__") == "click.utils" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 

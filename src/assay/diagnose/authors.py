@@ -32,7 +32,7 @@ _MOMENT: Final = re.compile(
 
 
 class Author(Value):
-    """Where a line comes from, as far as its prefix tells."""
+    """The author of a line, from its prefix."""
 
     step: str = ""
     """The step of a build (BuildKit's number)."""
@@ -55,7 +55,7 @@ def author_of(text: str) -> Author:
 
 
 def moment_of(text: str) -> str:
-    """Return when a line was written, in a form that sorts; empty where it does not tell."""
+    """Return the time of a line in a form that sorts; empty if it has none."""
     found = _MOMENT.search(text[:160])
     if found is None:
         return ""
@@ -92,7 +92,7 @@ _MOST: Final = 4000
 
 @dataclass(kw_only=True)
 class Ledger:
-    """What the authors of a log tell of how they fared."""
+    """The outcomes of the authors of a log."""
 
     steps: dict[str, bool] = field(default_factory=dict)
     """Step of a build -> whether it ended well."""
@@ -106,7 +106,7 @@ class Ledger:
     installed: list[tuple[int, str, str]] = field(default_factory=list)
 
     def note(self, line: int, raw: bytes, literal: bytes) -> None:
-        """Take a line on which one of the literals of `MARKS` stands."""
+        """Take a line that contains one of the literals of `MARKS`."""
         if sum(map(len, (self.steps, self.ups, self.starts, self.installed, self.installing))) > _MOST:
             return
         match = MARKS[literal].search(raw)
@@ -135,7 +135,7 @@ class Ledger:
         self.steps[step] = well
 
     def survived(self, line: int, author: Author) -> bool:
-        """Tell whether the author of a line went on and ended well after it."""
+        """Return whether the author of a line went on and ended well after it."""
         if author.step in self.steps:
             return self.steps[author.step] or self._goes_on_without(author.step)
         if any(
@@ -151,7 +151,7 @@ class Ledger:
         )
 
     def _goes_on_without(self, step: str) -> bool:
-        """Tell whether a build did without a step that failed (a cache that is not there) and ended well."""
+        """Return whether a build did without a step that failed (a cache that is not there) and ended well."""
         return (
             not self.lost
             and next(reversed(self.steps.values()))

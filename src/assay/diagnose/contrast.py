@@ -54,7 +54,7 @@ def _differences(here: Mapping[str, str], there: Mapping[str, str], axes: Sequen
 
 
 def contrast(failing: CellFacts, working: Iterable[CellFacts], *, axes: Sequence[str] = ()) -> Contrast | None:
-    """Compare a failing cell with the nearest of those that work on the same target; None where there is none.
+    """Return the differences from the nearest working cell on the same target; None if there is none.
 
     `axes` are what the cause is known to depend on. Near means: few differences, and among equals the one that
     differs in what the cause depends on, because that one shows most.

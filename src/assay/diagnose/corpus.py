@@ -22,7 +22,7 @@ __all__ = ["Case", "CaseVerdict", "Label", "cases", "judged"]
 
 
 class Label(Value):
-    """What a log truly shows, as the thread that it comes from says."""
+    """The true cause of a log, from the thread that it comes from."""
 
     source: tuple[str, ...] = ()
     """Addresses of the threads."""

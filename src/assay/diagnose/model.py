@@ -1,4 +1,4 @@
-"""The values of diagnosis: what a cause is, what a line of a log says for it, and what is answered."""
+"""The values of diagnosis: causes, evidence in a log, and answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CauseClass(StrEnum):
 
     @property
     def outcome(self) -> Outcome:
-        """What a failure of this class says of the feature that was tried."""
+        """The outcome of a feature that fails with this class."""
         if self in {CauseClass.HARDWARE_LIMIT, CauseClass.FRAMEWORK_GAP}:
             return Outcome.UNSUPPORTED
         if self in {CauseClass.CAPACITY, CauseClass.ENVIRONMENT, CauseClass.DRIVER}:
@@ -198,7 +198,7 @@ class Clues(Value):
 
 
 class DiagnosisReport(Value):
-    """What one log says."""
+    """The diagnosis of one log."""
 
     diagnoses: tuple[Diagnosis, ...]
     """Most likely first; independent causes all stand here. Empty where nothing in the log looks like a failure."""

@@ -43,7 +43,7 @@ _END: Final = {quote: re.compile(rf"(?:[^\\{quote}]|\\.)*?{quote}", re.DOTALL) f
 
 
 def _in_value(text: str, at: int) -> bool:
-    """Tell whether the place stands in a string that is data: the value of a name that does not report."""
+    """Return whether the place stands in a string that is data: the value of a name that does not report."""
     start = 0
     while (value := _VALUE.search(text, start, at)) is not None:
         end = _END[value[3]].match(text, value.end())
@@ -62,7 +62,7 @@ def _indent(text: str) -> int:
 
 
 def _in_frame(inner: str, before: Sequence[str]) -> bool:
-    """Tell whether a line is the program text below a `File "...", line N` of a traceback."""
+    """Return whether a line is the program text below a `File "...", line N` of a traceback."""
     if _FRAME.match(inner):
         return True
     depth = _indent(inner)
@@ -76,7 +76,7 @@ def _in_frame(inner: str, before: Sequence[str]) -> bool:
 
 
 def quoted(text: str, at: int, before: Sequence[str] = ()) -> Quote | None:
-    """Tell whether the words at `at` are quoted and not reported; `before` are the lines above.
+    """Return whether the words at `at` are quoted and not reported; `before` are the lines above.
 
     `command`: part of a shell command, an instruction of a Dockerfile or a comment; `source`: program text, as
     tracebacks and compilers show it (the message itself usually follows); `data`: what a program handles, for example

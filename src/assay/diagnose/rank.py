@@ -195,7 +195,7 @@ def _unknown(found: FoundSignature) -> Diagnosis:
 
 
 def unknown(words: str) -> Diagnosis:
-    """Return the diagnosis of a failure that no log tells anything of, beside what its record says."""
+    """Return the diagnosis of a failure without evidence in a log, from its record."""
     said = "what its record says is shown" if words else "its record gives no reason either"
     found = _unknown(FoundSignature(telling=[Evidence(line=1, text=words)] if words else []))
     return found.model_copy(
@@ -204,7 +204,7 @@ def unknown(words: str) -> Diagnosis:
 
 
 def recorded(entry: FailureEntry, words: str) -> Diagnosis:
-    """Return the diagnosis that a record names by its cause alone, where no log says it."""
+    """Return the diagnosis for the cause in a record, without evidence in a log."""
     return Diagnosis(
         cause=entry.id,
         cause_class=entry.cause_class,

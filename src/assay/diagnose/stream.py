@@ -1,4 +1,4 @@
-"""One pass over a log of any size: literals are searched in big blocks, expressions run only around what is found.
+"""One pass over a log of any size: search literals in large blocks, run expressions only around hits.
 
 Memory is a block and its margins, whatever the log's size or the length of its lines (bench/diagnose.py).
 """
@@ -145,7 +145,7 @@ class Scanner:
                 self._search(self._done + BLOCK)
 
     def close(self) -> FoundSignature:
-        """Search what is left and return everything found."""
+        """Search the remaining bytes and return all hits."""
         self._take(final=True)
         while self._done < len(self._buffer):
             self._search(min(len(self._buffer), self._done + BLOCK))

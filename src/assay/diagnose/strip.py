@@ -61,7 +61,7 @@ _TALK: Final = re.compile(
 
 
 def strip(text: str) -> tuple[str, Counter[str]]:
-    """Return a text without secrets, names and what users and models said, and how much of each was replaced."""
+    """Return a text without secrets, names, prompts and answers, and the number of replacements."""
     taken: Counter[str] = Counter()
 
     def count(what: str, replace: str | Callable[[re.Match[str]], str]) -> Callable[[re.Match[str]], str]:
@@ -102,7 +102,7 @@ def _without_addresses(
 
 
 def excerpt(log: Iterable[bytes], total: int, lines: Iterable[int], *, around: int = 40, most: int = 400) -> str:
-    """Return the head and tail of a log of `total` lines and what stands around the given ones, without colours."""
+    """Return the head and tail of a log of `total` lines and the context of the given lines, without colours."""
     keep = set(range(1, total + 1)) if total <= most else {*range(1, 21), *range(total - 39, total + 1)}
     for place in sorted(lines) if total > most else ():
         near = range(max(1, place - around), min(total, place + around) + 1)

@@ -1,4 +1,4 @@
-"""The lines of a log that look most like a failure, whoever wrote them; shown where no known cause is found."""
+"""The lines of a log that look most like a failure; shown if no known cause is found."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Telling:
 
 
 def _passes_through(buffer: bytes, start: int, end: int, at: int) -> bool:
-    """Tell whether a line reports no failure: it is quoted, or its program says, there or next, that it goes on."""
+    """Return whether a line reports no failure: it is quoted, or its program says, there or next, that it goes on."""
     above = buffer[max(0, start - 800) : max(0, start - 1)].decode("utf-8", "replace").split("\n")[-FRAMES_BEFORE:]
     if _GOES_ON.search(buffer, start, min(end + _NEXT_LINE, len(buffer))):
         return True
@@ -141,7 +141,7 @@ def first_error(telling: list[Evidence], consequences: frozenset[int]) -> Eviden
 
 
 def _is_error(evidence: Evidence) -> bool:
-    """Tell whether a line reports an error by itself, and not that something inside failed."""
+    """Return whether a line reports an error by itself, and not that something inside failed."""
     text = peel(evidence.text).strip()
     says = _EXCEPTION.match(text) or _ENDED.search(evidence.text) or _STRONG.search(text)
     return bool(says) and not text.startswith(("Traceback", "FAILED:"))

@@ -1,4 +1,4 @@
-"""What assay has to know of a serving engine."""
+"""The interface of a serving engine."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class ServingEngine(Protocol):
         return self.name in reference
 
     def chosen_in_log(self, log: str) -> Chosen:
-        """Return what a server's log tells of its choices."""
+        """Return the server's choices from its log."""
         del log
         return {}
 
     def chosen_in_account(self, body: bytes) -> Chosen:
-        """Return what a server's account of itself tells of its choices; nothing from any other body."""
+        """Return the server's choices from its information endpoint; empty for any other body."""
         del body
         return {}
 
@@ -81,7 +81,7 @@ class ServingEngine(Protocol):
 
     @property
     def metrics_prefix(self) -> str:
-        """What the names of its own metrics begin with."""
+        """The prefix of the engine's metrics."""
         return f"{self.name}:"
 
     def keeps_windows_only(self, version: str, flags: Mapping[str, object]) -> bool:
@@ -90,7 +90,7 @@ class ServingEngine(Protocol):
         return False
 
     def memory_base(self, card: int, before: int, fixed: int, context: int) -> tuple[int, int]:
-        """Return what its share of memory is a share of, and what of its needs counts beside weights and cache.
+        """Return the base of the engine's memory fraction, and the needs it covers beside weights and cache.
 
         Args:
             card: bytes of the card.

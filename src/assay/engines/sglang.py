@@ -1,4 +1,4 @@
-"""SGLang. What its logs say is known from 0.3 to 0.5.14; its flags stand in knowledge/server_flags.yaml."""
+"""SGLang: log formats from 0.3 to 0.5.14; flags are in knowledge/server_flags.yaml."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Sglang(ServingEngine):
     version_said = re.compile(r"(?:lmsysorg/sglang:v?|sglang version:? ?v?)(\d+\.\d[\w.+-]*\w)")
 
     def chosen_in_log(self, log: str) -> Chosen:
-        """Return what a server's log tells of its choices."""
+        """Return the server's choices from its log."""
         text = plain(log)
         chosen: Chosen = {}
         sizes: dict[str, int] = {}

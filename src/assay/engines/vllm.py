@@ -1,4 +1,4 @@
-"""vLLM. What its logs say is known from 0.6 to 0.26; its flags stand in knowledge/server_flags.yaml."""
+"""vLLM: log formats from 0.6 to 0.26; flags are in knowledge/server_flags.yaml."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Vllm(ServingEngine):
     version_said = re.compile(r"(?:vLLM API server version|LLM engine \(v?|vllm-openai:v?)\s*(\d+\.\d[\w.+]*\w)")
 
     def chosen_in_log(self, log: str) -> Chosen:
-        """Return what a server's log tells of its choices."""
+        """Return the server's choices from its log."""
         text = plain(log)
         chosen: Chosen = {}
         captured = {

@@ -1,1 +1,1 @@
-"""What was measured and what may be said of it: records, claims, statements, policy."""
+"""Evidence: records, claims, statements, policy."""

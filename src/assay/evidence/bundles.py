@@ -28,7 +28,7 @@ SIGNATURE_LIMIT: Final = 16
 
 
 def make_bundle(payload: bytes, signatures: Sequence[tuple[str, bytes]], *, hint: str) -> bytes:
-    """Return a Sigstore bundle of a DSSE envelope signed with a key that both sides know.
+    """Return a Sigstore bundle of a DSSE envelope that was signed with a known key.
 
     Args:
         signatures: pairs of key id (may be empty) and signature.
@@ -69,7 +69,7 @@ def open_bundle(bundle: bytes) -> tuple[bytes, tuple[bytes, ...]]:
 
 
 def bundle_hint(bundle: bytes) -> str:
-    """Return how a bundle says its key is found, or nothing."""
+    """Return the key hint of a bundle, or an empty text."""
     try:
         found = read_json(bundle, limit=BLOB_LIMIT, items=ITEM_LIMIT)["verificationMaterial"]["publicKey"]["hint"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Judges what the evidence of a digest says: read it, keep what answers the question, judge that by the policy."""
+"""Judge the evidence of a digest: read it, select the relevant pieces, apply the policy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Piece:
 
     @classmethod
     def read(cls, statement: Statement, *, manifest: str, bundle: bytes | None, signer: str | None) -> Piece:
-        """Return a piece with what its statement says."""
+        """Return a piece with its parsed statement."""
         piece = cls(statement=statement, manifest=manifest, bundle=bundle, signer=signer)
         try:
             if statement.predicate_type == ArtifactKind.RECORD:
@@ -99,7 +99,7 @@ class Demand:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What can be said of a reference."""
+    """The result of the verification of a reference."""
 
     reference: Reference
     subject: Descriptor

@@ -52,7 +52,7 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the descriptor as it stands in a manifest."""
+        """Return the descriptor in the form of a manifest."""
         found: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
         if self.artifact_type:
             found["artifactType"] = self.artifact_type
@@ -153,7 +153,7 @@ class Manifest:
 
     @property
     def referrer(self) -> Descriptor:
-        """The descriptor under which it stands in a list of referrers.
+        """The descriptor in a list of referrers.
 
         It must repeat artifactType (or the config's type) and all annotations (spec.md, "Listing Referrers").
         """
@@ -202,7 +202,7 @@ def artifact(*, artifact_type: str, layer: Descriptor, subject: Descriptor, anno
 
 
 def bundle(*, artifact_type: str, layers: Iterable[Descriptor]) -> Manifest:
-    """Return an artifact manifest that stands by itself, with a layer for each of its parts."""
+    """Return a manifest of an artifact without a subject, with a layer for each part."""
     listed = [layer.to_json() for layer in layers]
     return _made(MANIFEST, artifactType=artifact_type, config=EMPTY.to_json(), layers=listed)
 

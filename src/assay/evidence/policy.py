@@ -46,7 +46,7 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Reason:
-    """One thing that stands against a tag."""
+    """One reason to refuse a tag."""
 
     why: Why
     message: str
@@ -55,7 +55,7 @@ class Reason:
         return self.message
 
     def document(self) -> dict[str, str]:
-        """Return the reason as it stands in JSON documents."""
+        """Return the reason in its JSON form."""
         return {"why": str(self.why), "message": self.message}
 
 
@@ -72,13 +72,13 @@ class FeatureLine:
 
     @property
     def ok(self) -> bool:
-        """Whether it is as wanted."""
+        """Whether all requirements are met."""
         return not self.wanted or self.outcome in self.wanted
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyJudgement:
-    """What a level says of one digest on one target."""
+    """The result of a level for one digest on one target."""
 
     level: str
     basis: Basis
@@ -111,7 +111,7 @@ class PolicyJudgement:
         return tuple(sorted({device.name for record in self.probes for device in record.devices}))
 
     def document(self) -> dict[str, Any]:
-        """Return the judgement as it stands in JSON documents."""
+        """Return the judgement in its JSON form."""
         return {
             "level": self.level,
             "basis": str(self.basis),
@@ -281,7 +281,7 @@ def _missing(line: FeatureLine) -> Reason:
 def _audit(
     records: Sequence[Record], level: Level, target: str, digest: str, *, now: datetime
 ) -> tuple[AuditRecord | None, Verdict | None, list[Reason]]:
-    """Return the newest audit that counts, its verdict, and what stands against it."""
+    """Return the newest audit that counts, its verdict, and the reasons against it."""
     audits = [
         record
         for record in records
@@ -313,7 +313,7 @@ def _audit(
 
 
 def _untimely(record: Record, level: Level, now: datetime) -> tuple[Why, str] | None:
-    """Return why a record does not count by its time: it lies in the future, or is older than the level allows."""
+    """Return why a record's time is refused: it is in the future, or older than the level allows."""
     if record.created > now + SKEW:
         return Why.FROM_THE_FUTURE, "lies in the future"
     days = (now - record.created).total_seconds() / 86400

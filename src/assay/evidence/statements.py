@@ -310,7 +310,7 @@ def void(*, name: str, digest: str, tags: Sequence[str]) -> Statement:
 
 
 def voided(statement: Statement) -> frozenset[str]:
-    """Return the tags that a statement says were half written."""
+    """Return the tags that a statement lists as half written."""
     tags = statement.predicate.get("tags") if statement.predicate_type == ArtifactKind.VOID else None
     return frozenset(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else frozenset()
 

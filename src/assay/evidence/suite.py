@@ -68,7 +68,7 @@ _STDERR_END: Final = 8000
 
 
 class Declaration(Value):
-    """What a probe says of itself at the top of its file."""
+    """The declarations at the top of a probe's file."""
 
     feature: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     file: str
@@ -134,7 +134,7 @@ def _declaration(path: str, text: str) -> Declaration:
 
 
 def order(suite: Mapping[str, Declaration], wanted: Iterable[str] = ()) -> list[Declaration]:
-    """Return the probes to run for the features wanted (none: all), prerequisites first.
+    """Return the probes to run for the selected features (none: all), prerequisites first.
 
     Raises:
         UsageError: a feature has no probe (the nearest names are offered), or prerequisites form a ring.
@@ -162,7 +162,7 @@ def order(suite: Mapping[str, Declaration], wanted: Iterable[str] = ()) -> list[
 
 
 def declared(files: Mapping[str, bytes], features: Sequence[str], *, below: str = "") -> list[Declaration]:
-    """Return the declarations of the features of a job, in its order; `below` stands before each path of `files`.
+    """Return the declarations of a job's features, in its order; `below` is the prefix of each path in `files`.
 
     Raises:
         UsageError: a feature has no probe.
@@ -208,7 +208,7 @@ class ProbeDocument(Value):
 
 
 class ProbeEnded(Value):
-    """How one probe's process ended, as the harness saw it; `not_run` says why there was none."""
+    """The end of one probe's process; `not_run` has the reason if there was none."""
 
     feature: str
     file: str
@@ -256,7 +256,7 @@ class HarnessResult(Value):
 
 
 def read_result(document: bytes) -> tuple[HarnessResult | None, str]:
-    """Return the harness's document, and what is wrong with it if it cannot be read."""
+    """Return the harness's document, and the problem if it cannot be read."""
     try:
         return HarnessResult.model_validate(read_json(document, constants=True)), ""
     except (ValueError, ValidationError) as error:

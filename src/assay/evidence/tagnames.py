@@ -15,7 +15,7 @@ ALIAS: Final = re.compile(r"sm([0-9]{2,3}[a-z]?)-([a-z][a-z0-9]*)")
 
 
 def is_cell_tag(tag: str) -> bool:
-    """Whether a tag says by its form that it is a cell's: aliases are not, nor are words such as `latest` or `prod`."""
+    """Return whether a tag has the form of a cell's tag; aliases and words such as `latest` or `prod` do not."""
     return "-" in tag and ALIAS.fullmatch(tag) is None
 
 

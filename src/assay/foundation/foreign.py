@@ -42,7 +42,7 @@ _NO_URL: Final = re.compile(r"[\x00-\x20\x7f-\xa0\\<>\"`{}|^]")
 
 
 class ForeignError(ValueError):
-    """What someone else wrote cannot be read; the message says why, without repeating what was written."""
+    """Untrusted input cannot be read; the message has the reason and does not repeat the input."""
 
 
 def read_json(
@@ -197,7 +197,7 @@ def read_time(text: str) -> datetime:
 
 
 def sane_time(moment: datetime) -> datetime:
-    """Return a moment that has a zone and can be meant, in UTC.
+    """Return a plausible time with a zone, in UTC.
 
     Raises:
         ForeignError: it has none, or cannot.

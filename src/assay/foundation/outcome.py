@@ -1,4 +1,4 @@
-"""What can be said of one feature of one image: measured outcomes, audit verdicts, and how to read them."""
+"""Outcomes of features and verdicts of audits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Outcome(StrEnum):
 
     @property
     def symbol(self) -> str:
-        """One character for tables; the word always stands beside it."""
+        """One character for tables, always shown with the word."""
         return {
             "works": "✓",
             "degraded": "~",
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
 
 class Severity(StrEnum):
-    """How much a finding of the audit weighs."""
+    """The severity of an audit finding."""
 
     INFO = "info"
     WARNING = "warning"
@@ -47,7 +47,7 @@ class Severity(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the audit says of a cell, or of one feature of it on a target: a prediction, never a measurement."""
+    """The audit's result for a cell, or for a feature on a target: a prediction, never a measurement."""
 
     OK = "ok"
     WARN = "warn"

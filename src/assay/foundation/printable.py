@@ -33,7 +33,7 @@ def printable(text: str) -> str:
 
 
 def is_printable(text: str) -> bool:
-    """Tell whether `printable` leaves the text as it is."""
+    """Return whether `printable` leaves the text as it is."""
     return not _UNSAFE.search(text)
 
 

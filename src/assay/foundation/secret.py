@@ -1,4 +1,4 @@
-"""Passwords, keys and tokens, told by the name of a setting and by the shape of a value. Pure.
+"""Recognise passwords, keys and tokens by the name of a setting and by the form of a value. Pure.
 
 A value is hidden in whole where its name tells (`PGPASSWORD`, `--api-key`, `GH_PAT`), and in part where its shape tells
 (`https://user:word@host`, `hf_...`, a private key).
@@ -68,7 +68,7 @@ _NAMED: Final = re.compile(
 
 
 def is_secret_name(name: str, *, strict: bool = False) -> bool:
-    """Tell whether a setting of this name holds a secret: a variable, a flag, a key of JSON.
+    """Return whether a setting of this name holds a secret: a variable, a flag, a key of JSON.
 
     With `strict`, as for names met in a log, a key has to say of what it is one: `api_key`, not `sort_key`.
     """
@@ -90,7 +90,7 @@ def is_secret_name(name: str, *, strict: bool = False) -> bool:
 
 
 def has_password(address: str) -> bool:
-    """Tell whether an address holds a user or a password before its host, or a secret in its query."""
+    """Return whether an address holds a user or a password before its host, or a secret in its query."""
     if "@" in urlsplit(address).netloc:
         return True
     return any(is_secret_name(part.partition("=")[0]) for part in re.split(r"[?&;]", address)[1:])
@@ -110,7 +110,7 @@ def values_of(*settings: Mapping[str, str | Sequence[str]]) -> list[str]:
 
 
 def hide(text: str, values: Iterable[str] = ()) -> str:
-    """Return text without these values, and without what has the shape of a secret or stands behind its name."""
+    """Return text without these values, and without anything that looks like a secret."""
     for value in values:
         text = text.replace(value, HIDDEN)
     if "PRIVATE KEY" in text:

@@ -33,7 +33,7 @@ class Trial(StrEnum):
 
 
 class SearchState(Value):
-    """Everything a bisection knows; written to a file after each evaluation, so that it survives an interruption."""
+    """The state of a bisection; written to a file after each evaluation, so that it survives an interruption."""
 
     versions: tuple[str, ...]
     """In order; the first is good, the last bad."""
@@ -56,7 +56,7 @@ class SearchState(Value):
         return self
 
     def tell(self, version: str, trial: Trial) -> SearchState:
-        """Return the state that also knows the result of a version."""
+        """Return the state with the result of a version."""
         return SearchState(
             versions=self.versions,
             trials={**self.trials, version: trial},
@@ -113,7 +113,7 @@ def _halves(size: int) -> list[int]:
 
 
 def propose(state: SearchState) -> str | None:
-    """Return the version to test next, or None when nothing more can be learnt."""
+    """Return the version to test next, or None if the result is final."""
     good, bad = state.bounds
     inside = range(good + 1, bad)
     if not inside:
@@ -136,7 +136,7 @@ def remaining(state: SearchState) -> int:
 
 
 def answer(state: SearchState) -> Answer:
-    """Return what is known so far; exact once `propose` has nothing more and nothing was skipped near the change."""
+    """Return the result so far; exact if `propose` returns None and no version near the change was skipped."""
     good, bad = state.bounds
     candidates = state.versions[good + 1 : bad + 1]
     return Answer(

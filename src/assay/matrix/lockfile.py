@@ -131,7 +131,7 @@ def wanted(cell: Cell) -> tuple[str, ...]:
 
 
 def stale_reason(lock: Lock, cell: Cell, *, glibc: str, pulled: bool = True) -> str | None:
-    """Tell in words why a lock no longer answers its cell, or None when it does.
+    """Return why a lock no longer matches its cell, or None if it does.
 
     Args:
         lock: the lock.

@@ -139,7 +139,7 @@ class SourceTree(Value):
 
     @property
     def is_commit(self) -> bool:
-        """Tell whether `ref` is a commit hash."""
+        """Return whether `ref` is a commit hash."""
         return re.fullmatch(r"[0-9a-f]{40}", self.ref) is not None
 
 
@@ -284,7 +284,7 @@ class Expectation(Value):
 
 
 class Control(Value):
-    """A cell that must fail, and how: it proves that assay can tell."""
+    """A cell that must fail, and how; it proves that assay detects the failure."""
 
     point: Point
     name: Slug
@@ -304,7 +304,7 @@ class External(Value):
 
 
 class Healthcheck(Value):
-    """How the engine of an image tells that it is well."""
+    """The health check of an image's engine."""
 
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_-]*$")]
     port: Annotated[int, Field(ge=1, le=65535)] = 8000

@@ -39,7 +39,7 @@ class Plan:
     project: Project
 
     def select(self, expressions: Sequence[str], *, default: bool = False) -> list[Cell]:
-        """Return the cells meant by SELECT words.
+        """Return the cells that match SELECT expressions.
 
         Args:
             expressions: SELECT words; none means all cells, or the default group.

@@ -122,7 +122,7 @@ class Level(Value):
 
 
 class Repositories(Value):
-    """Where images go. `{image}` stands for the image's name.
+    """The repositories of images. `{image}` is replaced by the image's name.
 
     Staging and release are different repositories, because retention deletes in staging, and deleting a manifest takes
     every tag with it, a verified one too (measured with docker-registry 2.8.3).

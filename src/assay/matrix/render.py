@@ -196,12 +196,12 @@ def dockerfile(
 
 
 def _has_compiler(lock: Lock) -> bool:
-    """Tell whether the wheels hold a whole nvcc: those of CUDA 13 do, the cu12 ones only ptxas (read in the wheels)."""
+    """Return whether the wheels have a whole nvcc: those of CUDA 13 do, the cu12 ones have only ptxas."""
     return all(lock.wheel(name) is not None for name in ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-runtime"))
 
 
 def flashinfer_arch_list(arch_list: str) -> str:
-    """Return an arch list as FlashInfer wants it: space-separated, family code (`12.0f`) for 12.x, no PTX.
+    """Return an arch list in FlashInfer's format: space-separated, family code (`12.0f`) for 12.x, no PTX.
 
     FlashInfer ignores TORCH_CUDA_ARCH_LIST (flashinfer/compilation_context.py).
     """
@@ -210,7 +210,7 @@ def flashinfer_arch_list(arch_list: str) -> str:
 
 
 def labels(cell: Cell, lock: Lock) -> dict[str, str]:
-    """Return the labels that stand in the Dockerfile; content key and source revision are added when it is built."""
+    """Return the labels in the Dockerfile; the build adds content key and source revision."""
     axes = {canonicalize_name(axis) for axis in cell.point}
     installed = {wheel.name: wheel.version for wheel in lock.wheels if wheel.name in axes}
     return {

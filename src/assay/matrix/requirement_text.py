@@ -1,4 +1,4 @@
-"""Requirements with axes in them (`torch{{ torch.pin }}`): a small part of Jinja, which cannot go on for long. Pure.
+"""Requirements with axes (`torch{{ torch.pin }}`): a small subset of Jinja that always ends. Pure.
 
 A recipe may come from anybody. Loops, macros, products, formats and assignments are refused, so that what a requirement
 takes to fill in is bounded by its length.

@@ -66,7 +66,7 @@ def facts_of(cell: Cell) -> Facts:
 
 
 def holds(condition: str, value: AxisValue) -> bool:
-    """Tell whether one condition holds for one value.
+    """Return whether one condition holds for one value.
 
     A condition that starts with a comparison is PEP 440 over the value's version (a nightly without one never
     satisfies it); anything else is a glob over the value's id.
@@ -85,7 +85,7 @@ def _holds(condition: str, identifier: str, text: str) -> bool:
 
 
 def matches(match: Mapping[str, str | tuple[str, ...]], facts: Facts) -> bool:
-    """Tell whether every key of a partial match holds; several conditions under one key are alternatives."""
+    """Return whether every key of a partial match holds; several conditions under one key are alternatives."""
     for axis, wanted in match.items():
         conditions = (wanted,) if isinstance(wanted, str) else wanted
         values = facts.get(axis, ())
@@ -95,7 +95,7 @@ def matches(match: Mapping[str, str | tuple[str, ...]], facts: Facts) -> bool:
 
 
 def fault(word: str, *, names: Collection[str], ids: Iterable[str], axes: Iterable[str]) -> str | None:
-    """Tell why a SELECT word can mean nothing, with the nearest names, or None when it can.
+    """Return why a SELECT expression matches nothing, with the nearest names, or None if it can match.
 
     Args:
         word: the word.
@@ -117,7 +117,7 @@ def fault(word: str, *, names: Collection[str], ids: Iterable[str], axes: Iterab
 
 
 def condition_fault(condition: str) -> str | None:
-    """Tell why a condition can never hold, or None when it can: a comparison must be PEP 440."""
+    """Return why a condition can never hold, or None if it can: a comparison must be PEP 440."""
     if not _COMPARES.match(condition):
         return None
     try:
@@ -147,7 +147,7 @@ class _Words:
                 self.compare.append((condition[1], condition[2] + condition[3]))
 
     def admit(self, facts: Facts) -> bool:
-        """Tell whether all conditions hold."""
+        """Return whether all conditions hold."""
         return matches(self.equal, facts) and all(matches({axis: text}, facts) for axis, text in self.compare)
 
 

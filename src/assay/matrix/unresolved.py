@@ -19,7 +19,7 @@ def dump(cell: Cell, status: str, explanation: str) -> str:
 
 
 def answers(text: str, cell: Cell) -> bool:
-    """Tell whether an unresolved.txt was written for the recipe that the cell has now."""
+    """Return whether an unresolved.txt was written for the recipe that the cell has now."""
     return text.endswith(f"\n{_RECIPE}{_digest(cell)}\n")
 
 

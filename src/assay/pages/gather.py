@@ -1,4 +1,4 @@
-"""From records, cells, claims and locks to what the pages show. Pure: whoever calls it has read the files."""
+"""Collect the content of the pages from records, cells, claims and locks. Pure: the caller reads the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid for people: text at any width, Markdown, a page of its own, a badge. Pure."""
+"""Format a grid as text of any width, Markdown, a web page or a badge. Pure."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _heads(column: Column, mixed: bool) -> list[str]:
 
 
 def grid_text(grid: Grid, width: int) -> Iterator[str]:
-    """Yield the lines of a grid, none of them wider than a terminal; wide grids are told in several pieces."""
+    """Yield the lines of a grid, at most as wide as a terminal; wide grids are split."""
     width = max(width, 40)
     notes = _Notes()
     yield from textwrap.wrap(f"{', '.join(grid.wheels)}: {grid.summary}  ({_about(grid)})", width)
@@ -210,7 +210,7 @@ _COLOUR: Final = {"ok": "#1a7f37", "warn": "#8a6100", "fail": "#b3202a"}
 
 
 def grid_badge(grids: Sequence[Grid]) -> str:
-    """Return a badge that says how many of all combinations work."""
+    """Return a badge with the number of working combinations."""
     worst = next((grid for verdict in ("fail", "warn") for grid in grids if grid.verdict.value == verdict), grids[0])
     label = ", ".join(dict.fromkeys(name.partition(" ")[0] for grid in grids for name in grid.wheels))
     return badge(label, worst.summary, _COLOUR[worst.verdict.value]).decode()

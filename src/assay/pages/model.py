@@ -64,12 +64,12 @@ class Result(Value):
 
     @property
     def strength(self) -> int:
-        """Less is stronger. What a probe did not run says less than a prediction or a claim: nothing was measured."""
+        """The rank of the source; less is stronger. A probe that did not run ranks below predictions and claims."""
         return strength("nothing" if self.outcome is Outcome.NOT_RUN else _BASIS[self.source])
 
     @property
     def basis(self) -> str:
-        """The word that stands below the outcome."""
+        """The word below the outcome."""
         return "nothing measured" if self.outcome is Outcome.NOT_RUN else str(self.source)
 
     @property

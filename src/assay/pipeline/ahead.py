@@ -1,4 +1,4 @@
-"""An iterator run in a thread of its own, so that one step of a pipeline works while the next one does."""
+"""Run an iterator in its own thread, so that two steps of a pipeline overlap."""
 
 from __future__ import annotations
 

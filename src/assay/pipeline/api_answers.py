@@ -55,7 +55,7 @@ OPTIONAL: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ApiQuestion:
-    """Who is asked: the server's address, its model, its engine, and how patient to be (seconds)."""
+    """The server in question: address, model, engine, and time limit (seconds)."""
 
     base: str
     model: str
@@ -70,7 +70,7 @@ class ApiQuestion:
 
 
 class Wrong(Exception):
-    """An answer is not as expected; the text says how. Never leaves the checks."""
+    """An answer differs from the expected one; the text says how. Never leaves the checks."""
 
 
 class Refused(Exception):

@@ -1,4 +1,4 @@
-"""Whether a server's API is right: what is asked, and how the answers are judged."""
+"""The checks of a server's API: requests, and how answers are judged."""
 
 from __future__ import annotations
 

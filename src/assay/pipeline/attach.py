@@ -1,4 +1,4 @@
-"""Attaches evidence to a digest; nothing that was attached is ever lost (`collect` says why)."""
+"""Attach evidence to a digest; attached evidence is never lost (see `collect`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def attach(
     say: Callable[[str], None] = lambda _text: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """Attach what is not attached yet, each statement once; return the digests of the new artifacts.
+    """Attach the missing statements, each once; return the digests of the new artifacts.
 
     Raises:
         RegistryError: the registry failed; what is attached by then stays, and running again completes it.

@@ -190,7 +190,7 @@ def saved_state(saved: bytes | None, *, source: str) -> SearchState | None:
 
 
 def resume(saved: SearchState | None, line: CellLine, results: Mapping[str, Trial]) -> SearchState:
-    """Return the state to go on from: what the saved one knows of this line, and what records have learnt since.
+    """Return the state to resume from: the saved results for these versions, and newer records.
 
     Raises:
         UsageError: what is recorded contradicts that the ends are good and bad.
@@ -206,7 +206,7 @@ def resume(saved: SearchState | None, line: CellLine, results: Mapping[str, Tria
 def run(
     state: SearchState, line: CellLine, *, test: Test, keep: Keep, said: Callable[[str, Trial, SearchState], None]
 ) -> tuple[SearchState, Answer]:
-    """Test versions until nothing more can be learnt; the state is kept after each."""
+    """Test versions until the result is final; save the state after each."""
     keep(state.model_dump_json(indent=1).encode())
     while (version := propose(state)) is not None:
         trial = test(line.cells[version])

@@ -166,7 +166,7 @@ class _ImageReader:
     items: int = ITEMS
 
     def read(self, digest: str) -> Piece | None:
-        """Return one piece of evidence; None if it says nothing that assay knows, or is damaged and not assay's."""
+        """Return one piece of evidence; None if it is of another kind, or damaged and not assay's."""
         self.pieces -= 1
         if self.pieces < 0 or self.size <= 0 or self.items <= 0:
             raise _Spent

@@ -78,7 +78,7 @@ class DiagnosisSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class LogFinding:
-    """A subject, what its log says, and the nearest cell in which the same works."""
+    """A subject, the diagnosis of its log, and the nearest cell in which the same works."""
 
     subject: DiagnosisSubject
     report: DiagnosisReport

@@ -31,7 +31,7 @@ _ASKED_OF: Final = {True: "torch", False: "packaging"}
 
 
 class CheckState(StrEnum):
-    """How a thing stands."""
+    """The state of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -54,7 +54,7 @@ class Check(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What the machine is wanted for."""
+    """What the machine must be able to do."""
 
     disk_bytes: int = 0
     """Free space that building the starter group from nothing takes."""
@@ -93,7 +93,7 @@ def needs_of(matrix: Matrix | None, locks: Sequence[Lock] = (), *, gpu: bool) ->
 
 
 class DoctorFlow:
-    """Looks at everything and stops at nothing: each check that cannot be made says so itself.
+    """Run all checks; a check that cannot be made reports that itself.
 
     Args:
         engine, host, index: the world.
@@ -107,7 +107,7 @@ class DoctorFlow:
         self._index = index
 
     def run(self, needs: Needs) -> tuple[Check, ...]:
-        """Return all checks, in the order a person would mend them."""
+        """Return all checks, in the order in which a person would fix them."""
         return tuple(self._checks(needs))
 
     def _checks(self, needs: Needs) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Probe places: find out what is known, run the rest, judge it, keep a record. Ports only."""
+"""Probe images: find existing records, run the rest, judge it, write a record. Ports only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EMPTY: Final = HarnessResult(schema_version=1, suite_digest="", python="", exec
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSubject:
-    """What is to be probed, and what stands behind it."""
+    """The image or environment to probe, and its cell."""
 
     place: Place
     cell: str

@@ -44,7 +44,7 @@ class LocalPorts:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
-    """What is asked for beside the promise."""
+    """The options of publishing, beside the level."""
 
     targets: tuple[str, ...] = ()
     """None: those of the cell, and whatever else the image was measured on."""

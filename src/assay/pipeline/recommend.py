@@ -1,4 +1,4 @@
-"""Answers "which tag works on my card" from what was measured, here or as a registry's evidence tells."""
+"""Find the images that work on a GPU, from local records and evidence in registries."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Offer:
 
     @property
     def usable(self) -> bool:
-        """Whether it is an image that was measured, and nothing stands against it."""
+        """Whether it is a measured image without a reason against it."""
         return self.standing not in ("environment", "unmeasured", "refused")
 
     def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
@@ -200,7 +200,7 @@ _WORTH: Mapping[Standing, int] = {
 
 
 def rank(offers: Sequence[Offer], needs: Sequence[str]) -> list[Offer]:
-    """Return the offers, best first: what lacks least, then what stands best, then what was measured last.
+    """Return the offers, best first: fewest missing features, then best standing, then newest.
 
     An image that is known here by a record and there by its evidence is one offer, the registry's.
     """

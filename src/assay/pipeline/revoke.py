@@ -1,4 +1,4 @@
-"""Takes a verified digest back: says so for good, then moves the aliases to what they named before."""
+"""Revoke a verified digest: attach the revocation, then move the aliases to their previous digests."""
 
 from __future__ import annotations
 

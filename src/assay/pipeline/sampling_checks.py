@@ -80,7 +80,7 @@ class Greedy:
         return f"{LONGER} tokens, {'the same twice' if first == second else 'another answer the second time'}"
 
     def after(self, client: ApiClient, asked: ApiQuestion) -> str:
-        """Ask again; another answer is told, not judged."""
+        """Ask again; a different answer is reported, not judged."""
         text = _text(post(client, asked, {"temperature": 0}, tokens=LONGER))
         if self._text is None:
             return "nothing to compare with: the answers before were not the same"
@@ -191,7 +191,7 @@ def penalties(client: ApiClient, asked: ApiQuestion) -> str:
 
 
 def seed(client: ApiClient, asked: ApiQuestion) -> str:
-    """The same seed gives the same answer where the engine says so; another seed's answer is told."""
+    """Check that the same seed gives the same answer if the engine promises so; report another seed's answer."""
     parameters = {"temperature": 1.0, "seed": 7}
     # The first fills the prefix cache: after it, the prompt is computed in the same way each time.
     _, first, second = (_text(post(client, asked, parameters, tokens=LONGER)) for _ in range(3))
@@ -277,7 +277,7 @@ def _user(asked: ApiQuestion, number: int) -> LoadJob:
 
 
 def mixed_users(client: ApiClient, asked: ApiQuestion) -> str:
-    """Eight users at once, each with parameters and a length of its own, get answers of their own length."""
+    """Check that eight concurrent users with different parameters get answers of the right lengths."""
     jobs = tuple(_user(asked, number) for number in range(2 * USERS))
     load = Workload(name="mixed", users=USERS, max_tokens=LONGER, jobs=jobs)
     samples = client.load(asked.base, load, timeout=asked.timeout)

@@ -58,7 +58,7 @@ def engine_version(facts: ServerFacts, engine: EngineFlags) -> str:
 def server_help(
     host: ServerHost, engine: EngineFlags, program: tuple[str, ...], *, env: Mapping[str, str], timeout: float = 300.0
 ) -> tuple[Mapping[str, HelpOption], str]:
-    """Return the options that the server's own help tells, and the text (why there are none, if there are none)."""
+    """Return the options in the server's help, and the text, or the reason why there are none."""
     answer = host.output([*(program or engine.command), *engine.help], env=env, timeout=timeout)
     options = parse_help(answer.text)
     if not options and not program and engine.help_without_driver:
@@ -142,7 +142,7 @@ def _last_line(log: str) -> str:
 
 
 def diagnosed(log: str) -> tuple[str | None, str]:
-    """Return the cause that a log speaks for, and what to tell a person: cause, remedy, and the line that says so.
+    """Return the cause in a log, and the text for a person: cause, fix and evidence.
 
     A log that speaks for no known cause gives None and the line that looks most like a failure, if there is one.
     """

@@ -41,7 +41,7 @@ _SOURCE: Final = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".zip")
 
 
 def is_requirement(word: str) -> bool:
-    """Tell whether a word is a distribution with its version: `torch==2.8.0`."""
+    """Return whether a word is a distribution with its version: `torch==2.8.0`."""
     try:
         return any(item.operator in {"==", "==="} for item in Requirement(word).specifier)
     except InvalidRequirement:
@@ -49,7 +49,7 @@ def is_requirement(word: str) -> bool:
 
 
 def is_wheel(word: str) -> bool:
-    """Tell whether a word is a wheel file or the address of one."""
+    """Return whether a word is a wheel file or the address of one."""
     return urldefrag(word)[0].endswith(".whl")
 
 

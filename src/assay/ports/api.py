@@ -13,7 +13,7 @@ __all__ = ["ApiClient", "Reply", "Stream"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """An answer; `status` 0 means that none came, and `error` says why."""
+    """An answer; `status` 0 means that there was none, and `error` has the reason."""
 
     status: int
     body: bytes = b""

@@ -42,7 +42,7 @@ Gpus = tuple[()] | Literal["all"] | tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
-    """What the engine says of itself."""
+    """Facts about the engine."""
 
     version: str
     api_version: str

@@ -38,7 +38,7 @@ class JobListener:
 
 
 class Executor(Protocol):
-    """Runs jobs somewhere. Raises only what says that nothing could be found out."""
+    """Run jobs. Raises only if the result is unknown."""
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class Executor(Protocol):
         ...
 
     def sweep(self) -> Sequence[str]:
-        """Remove what runs left here whose assay is dead: it would go on using the GPU. Return what was removed.
+        """Remove leftovers of dead runs, which would keep using the GPU. Return what was removed.
 
         Raises:
             EngineError: something cannot be removed, or there is no engine.

@@ -1,4 +1,4 @@
-"""This machine: programs, GPUs, disk and credentials, as far as a person would have to mend them."""
+"""This machine: programs, GPUs, disk and credentials."""
 
 from __future__ import annotations
 

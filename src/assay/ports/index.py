@@ -43,7 +43,7 @@ class PackageIndex(Protocol):
     """Where wheels come from."""
 
     def files(self, project: str, *, index: str = "pypi") -> tuple[IndexFile, ...]:
-        """Return the files of a project, in the index's order; an empty tuple if the index does not know it.
+        """Return the files of a project, in the index's order; an empty tuple if the index lacks it.
 
         `index` is the name of an index in matrix.yaml.
 

@@ -120,7 +120,7 @@ class ProbeJob(Sealed):
 
     @property
     def digest(self) -> str:
-        """Digest of all that the job says."""
+        """The digest of the whole job."""
         return digest_of(self.model_dump(mode="json", exclude={"checksum"}))
 
     @property

@@ -44,7 +44,7 @@ class Registry(Protocol):
         """Return what a tag or digest names now, or None."""
 
     def manifest(self, repository: Repository, key: str) -> Manifest | None:
-        """Return a manifest by tag or digest, its bytes checked against the digest; None if there is none."""
+        """Return a manifest by tag or digest, checked against the digest; None if it is missing."""
 
     def put_manifest(self, repository: Repository, key: str, manifest: Manifest) -> bool:
         """Put exact bytes under a tag or their digest; True if the registry keeps the list of referrers itself."""

@@ -62,7 +62,7 @@ class Resolver(Protocol):
     """Finds the exact files for requirements."""
 
     def resolve(self, request: ResolveRequest) -> Resolved | Unresolved:
-        """Resolve; every failure that says something about the request is a value.
+        """Resolve the requirements; a failure of the request is a value.
 
         Raises:
             ToolError: the resolver itself is missing or broke.

@@ -89,7 +89,7 @@ class ServerHost(Protocol):
 
     @property
     def reference(self) -> str:
-        """The image, or what else stands for the place."""
+        """The image, or the name of the place."""
         ...
 
     def facts(self) -> ServerFacts:
@@ -114,5 +114,5 @@ class ServerHost(Protocol):
         ...
 
     def gpu_memory_bytes(self) -> int | None:
-        """Return what is in use on the first GPU; None if that cannot be known."""
+        """Return the memory in use on the first GPU; None if it is unknown."""
         ...

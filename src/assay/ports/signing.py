@@ -23,7 +23,7 @@ class Signer(Protocol):
 
 
 class Verifier(Protocol):
-    """Knows the keys or identities that count."""
+    """A verifier of signatures with trusted keys or identities."""
 
     @property
     def trusts_anyone(self) -> bool:

@@ -35,7 +35,7 @@ class RunFolder(Protocol):
         ...
 
     def draft(self, record: Record) -> None:
-        """Keep a record as far as it came, whole or not at all; it stands in for the one before it of the same cell.
+        """Write a draft record atomically; it replaces the previous draft of the same cell.
 
         `Store.append` of the finished record ends it; so does `Store.adopt` when this process did not live to do that.
 
@@ -54,7 +54,7 @@ class Store(Protocol):
         ...
 
     def append(self, record: Record) -> Path:
-        """Keep a record: a file of its own, whole or not at all; the same record twice is one file.
+        """Write a record atomically to its own file; the same record twice is one file.
 
         Raises:
             StoreError: it cannot be written (disk full, no permission).

@@ -148,7 +148,7 @@ class TaskHost(Protocol):
         ...
 
     def sweep(self) -> Sequence[str]:
-        """Remove what runs left here whose assay is dead: it would go on using the GPU. Return what was removed.
+        """Remove leftovers of dead runs, which would keep using the GPU. Return what was removed.
 
         Raises:
             EngineError: something cannot be removed.
@@ -166,7 +166,7 @@ class TaskHost(Protocol):
         ...
 
     def gpu_memory_bytes(self, uuids: Collection[str]) -> int | None:
-        """Return what is in use on these GPUs, on the first without `uuids`; None if that cannot be known."""
+        """Return the memory in use on these GPUs, on the first without `uuids`; None if it is unknown."""
         ...
 
 

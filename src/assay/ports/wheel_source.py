@@ -12,7 +12,7 @@ __all__ = ["ByteSource", "WheelSource"]
 
 
 class ByteSource(Protocol):
-    """One file; every method raises `PackageIndexError` where its bytes cannot be had, or changed underway."""
+    """One file; methods raise `PackageIndexError` if its bytes are unavailable or changed while reading."""
 
     @property
     def size(self) -> int:

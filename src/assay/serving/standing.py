@@ -58,7 +58,7 @@ def _is_of(record: AnyRecord, cell: str, digest: str | None) -> bool:
 
 
 def _has_versions(record: AnyRecord, knowledge: EngineFlags, version: str, mine: Sequence[AnyRecord]) -> bool:
-    """Tell whether a record is of the same release of the engine and, where it is known, of torch."""
+    """Return whether a record is of the same release of the engine and, where it is known, of torch."""
     if not isinstance(record, ProbeRecord) or record.executor == "local":
         return False
     own = next((one.packages for one in mine if isinstance(one, ProbeRecord | ServeRecord) and one.packages), {})

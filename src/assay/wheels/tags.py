@@ -29,7 +29,7 @@ def tags_of(filename: str) -> frozenset[Tag]:
 
 
 def fits_platform(platform: str, machine: str) -> bool:
-    """Tell whether a platform tag is for Linux with glibc on a machine, `x86_64` or `aarch64`."""
+    """Return whether a platform tag is for Linux with glibc on a machine, `x86_64` or `aarch64`."""
     match = _LINUX.fullmatch(platform)
     return platform == "any" or (match is not None and match[1] == machine)
 

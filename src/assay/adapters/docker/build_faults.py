@@ -1,4 +1,4 @@
-"""Tells a failure of the builder or of a registry from a failure of the cell, by what buildx prints.
+"""Distinguish failures of the builder or a registry from failures of the cell, from the output of buildx.
 
 buildx gives no code for either, so that its words are all there is. They are read here alone, by one table; every row
 has an example in tests/data/build_faults.yaml.
@@ -178,14 +178,14 @@ def _in_step(excerpt: Sequence[str]) -> tuple[FaultKind | None, str]:
 
 
 def explain(fault: BuildFault, *, builder: str | None) -> str:
-    """Return what a person is told: whose fault it is not, what failed, what to try."""
+    """Return the message: what failed, that the cell is not the cause, and what to try."""
     where = f" (builder {builder})" if builder else ""
     row = _KINDS[fault.kind]
     return f"not the cell's fault: {row.what}{where}: {fault.said}\n  try: {row.advice}"
 
 
 def _last_error(text: str) -> str:
-    """Return what buildx says last: what follows its last `ERROR:`, else the last three lines."""
+    """Return the text after the last `ERROR:` of buildx, else its last three lines."""
     ends = [match.end() for match in _ERROR.finditer(text)]
     return (text[ends[-1] :] if ends else "\n".join(text.splitlines()[-3:])).strip()
 

@@ -25,7 +25,7 @@ _MISSING: Final = ("is not a docker command", "unknown flag: --progress", "unkno
 
 
 def failure_lines(log: str, *, count: int = 15) -> list[str]:
-    """Return the lines of a failed build that tell most: the excerpt BuildKit prints between rules, else the end."""
+    """Return the decisive lines of a failed build: BuildKit's excerpt between rules, else the end."""
     lines = [line.rstrip() for line in log.splitlines()]
     # Six dashes frame the excerpt of the output, twenty the excerpt of the Dockerfile.
     rules = [position for position, line in enumerate(lines) if line == "------"]

@@ -18,7 +18,7 @@ _HANGS: Final = 600.0
 
 
 class FakeBuilder:
-    """Ends every build as it is told to; see `assay.ports.builder.Builder`.
+    """A builder with prepared results; see `assay.ports.builder.Builder`.
 
     Args:
         ends: first tag -> how its build ends: an outcome, an error, or not by itself; the others are built.

@@ -205,7 +205,7 @@ class FakeEngine:
         yield _entries(self.held[name])
 
     def sweep(self, run: str | None = None) -> Sequence[str]:
-        """Remove the containers of a run; a fake knows no dead processes."""
+        """Remove the containers of a run; the fake has no dead processes."""
         self.answer()
         doomed = [container for container in self.containers if container.spec.run == run]
         for container in doomed:

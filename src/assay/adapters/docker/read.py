@@ -168,7 +168,7 @@ class Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with what is there; 0 at the end."""
+        """Fill a buffer with available bytes; return 0 at the end."""
         while not self._rest:
             with translated(self._doing):
                 chunk = next(self._chunks, None)

@@ -148,7 +148,7 @@ class DockerTaskHost:
         return image.labels if image is not None else {}
 
     def manifest(self, reference: str) -> str | None:
-        """Return the digest of an image's manifest, if the engine knows it."""
+        """Return the digest of an image's manifest, if the engine has it."""
         image = self._engine.image(reference)
         return image.digest if image is not None else None
 
@@ -221,5 +221,5 @@ class DockerTaskHost:
         return folder
 
     def gpu_memory_bytes(self, uuids: Collection[str]) -> int | None:
-        """Return what is in use on these GPUs; None if the engine runs elsewhere."""
+        """Return the memory in use on these GPUs; None if the engine runs elsewhere."""
         return this_machine.gpu_memory_bytes(uuids) if self._engine.info().local else None

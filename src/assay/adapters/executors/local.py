@@ -52,7 +52,7 @@ def executor(settings: ExecutorSettings) -> ProbeExecutor:
 
 
 class LocalTask:
-    """A process of a session of its own, its output in a file; see `assay.ports.task.Task`."""
+    """A process in its own session with its output in a file; see `assay.ports.task.Task`."""
 
     def __init__(self, folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cache: Path, port: int) -> None:
         self._work = folder / "work"
@@ -255,5 +255,5 @@ class LocalTaskHost:
         return self._cache / key.removeprefix("sha256:")[:24]
 
     def gpu_memory_bytes(self, uuids: Collection[str]) -> int | None:
-        """Return what is in use on these GPUs."""
+        """Return the memory in use on these GPUs."""
         return this_machine.gpu_memory_bytes(uuids)

@@ -1,4 +1,4 @@
-"""Runs jobs of probes wherever things run: the harness goes in with its programs, its documents come out."""
+"""Run jobs of probes on a task host: copy the harness in, read its documents back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NO_PROGRAM: Final = (126, 127)
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorSettings:
-    """What an executor may need to know."""
+    """Settings of an executor."""
 
     suites: ProbeSuites
     """The probe programs that are known here."""
@@ -111,14 +111,14 @@ def gpus_for(job: ProbeJob, there: Callable[[], tuple[str, ...]]) -> tuple[str, 
 
 @dataclass(kw_only=True)
 class Heard:
-    """What the harness has said so far, told on to a listener until that fails."""
+    """The output of the harness so far, passed to a listener until the listener fails."""
 
     listener: JobListener = field(kw_only=False)
     latest: bytes | None = None
     error: Exception | None = None
 
     def said(self, lines: Sequence[bytes], document: bytes | None) -> None:
-        """Take lines of the harness, and its document as it stands after them."""
+        """Take lines of the harness and its current document."""
         self.latest = document or self.latest
         if self.error is not None:
             return

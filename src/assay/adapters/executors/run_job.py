@@ -28,7 +28,7 @@ __all__ = ["log_of", "main", "run_document"]
 
 
 def log_of(result: Path) -> Path:
-    """Return where the log lies that a result refers to."""
+    """Return the path of the log that a result refers to."""
     return result.with_name(result.name + ".log")
 
 

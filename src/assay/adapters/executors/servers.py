@@ -121,7 +121,7 @@ class HostedServers:
 
     @contextmanager
     def start(self, spec: ServerSpec) -> Iterator[RunningServer]:
-        """Start a server in a task of its own."""
+        """Start a server in its own task."""
         wanted = self._spec(spec.argv, spec.env).model_copy(
             update={
                 "network": self._network,
@@ -142,7 +142,7 @@ class HostedServers:
                     server.stop(grace=10)
 
     def gpu_memory_bytes(self) -> int | None:
-        """Return what is in use on the GPUs that `facts` saw."""
+        """Return the memory in use on the GPUs that `facts` found."""
         return self._host.gpu_memory_bytes(self._uuids)
 
     def _spec(self, argv: Sequence[str], env: Mapping[str, str]) -> TaskSpec:

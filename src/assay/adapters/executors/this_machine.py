@@ -55,7 +55,7 @@ def visible_gpus(count: int) -> tuple[str, ...]:
 
 
 def gpu_memory_bytes(uuids: Collection[str] = ()) -> int | None:
-    """Return the memory in use on GPUs of this machine, as nvidia-smi tells it; on the first without `uuids`."""
+    """Return the memory in use on GPUs of this machine, from nvidia-smi; on the first without `uuids`."""
     asked = ["nvidia-smi", "--query-gpu=uuid,memory.used", "--format=csv,noheader,nounits"]
     try:
         rows = [line.partition(", ") for line in process.run(asked, timeout=20).text.splitlines() if line.strip()]
@@ -78,7 +78,7 @@ def port_taken(port: int) -> bool:
 
 
 def free_port(beside: Iterable[int] = ()) -> int:
-    """Return a port that nobody listens on now, nor on those `beside` it (distances).
+    """Return a free port whose neighbours at the distances `beside` are free too.
 
     It is lower than the ports that the system chooses by itself, and leaves room for some 30,000 above it.
     """

@@ -1,1 +1,1 @@
-"""What is kept in files."""
+"""Adapters that store data in files."""

@@ -14,7 +14,7 @@ __all__ = ["KeptRecords", "intact_records", "is_intact"]
 
 
 class KeptRecords:
-    """The records of a checkout, read anew: what was found out here, and what was committed.
+    """The local and the committed records of a checkout, read again on each call.
 
     Args:
         root: the checkout; records are in build_logs/records/ and below docs/records/.
@@ -39,7 +39,7 @@ class KeptRecords:
 
 
 def intact_records(root: Path) -> list[AnyRecord]:
-    """Return the records of a checkout that nobody edited, oldest first."""
+    """Return the unedited records of a checkout, oldest first."""
     return [kept.record for kept in KeptRecords(root) if kept.intact]
 
 

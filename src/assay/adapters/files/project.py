@@ -129,7 +129,7 @@ class ProjectFiles:
         return True
 
     def add_constraints(self, cell: Cell, findings: Sequence[Finding]) -> None:
-        """Add to a cell's recipe the constraints that mend findings of its audit, each with the reason as a comment.
+        """Add the constraints that fix findings of an audit to the cell's recipe, each with its reason as a comment.
 
         Raises:
             UsageError: the recipe has a form to which nothing can be added.

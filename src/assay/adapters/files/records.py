@@ -213,7 +213,7 @@ class FileStore:
 
     @contextmanager
     def new_run(self) -> Iterator[FileRun]:
-        """Start a run in a folder of its own."""
+        """Start a run in a new folder."""
         while True:
             path = self.root / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
             try:

@@ -17,7 +17,7 @@ __all__ = ["load_claims", "load_profiles", "load_server_flags"]
 
 
 def load_server_flags(path: Path) -> ServerFlags:
-    """Read knowledge/server_flags.yaml; engines that bring their own flags and do not stand there are added.
+    """Return the flags in knowledge/server_flags.yaml and those that engines bring themselves.
 
     Raises:
         ConfigError: it is wrong, with every place; or an engine of another distribution is broken.

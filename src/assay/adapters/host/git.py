@@ -1,4 +1,4 @@
-"""What git says of the recipes' repository."""
+"""Facts about the git repository of the recipes."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _MISSING: Final = re.compile(
 
 
 def classify(message: str) -> Failure:
-    """Tell what kind of failure uv's message is.
+    """Return the kind of failure of a message from uv.
 
     "Incompatible" in a proof means two packages that exclude each other, even where the proof also lists what is
     available; a proof without it that names something unavailable is about the index, not about us.
@@ -131,7 +131,7 @@ class UvResolver:
         return Resolved(wheels=tuple(self._with_sizes(chosen)))
 
     def _with_sizes(self, chosen: Sequence[tuple[LockedWheel, str]]) -> Iterable[LockedWheel]:
-        """Fill in the sizes that the index did not tell, by asking the server for each file's headers."""
+        """Add sizes that are missing from the index, from each file's HTTP headers."""
         unknown = [(w.sha256, address) for w, address in chosen if w.size is None and w.sha256 not in self._sizes]
         with ThreadPoolExecutor(8) as pool:
             for sha256, size in pool.map(self._ask, unknown):
@@ -199,7 +199,7 @@ def _same_host(first: str, second: str) -> bool:
 
 
 def _named(message: str) -> str:
-    """Return uv's message for the person who has to mend the way to an index: with its address, without a password."""
+    """Return uv's message with the index's address, without a password."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
     return re.sub(r"(https?://)[^\s/@]+@", r"\1", text).strip() + f"\n  try: {_REACH}"
 

@@ -42,7 +42,7 @@ class Credentials:
 
 
 class CredentialSource(Protocol):
-    """Knows the credentials of a registry, or that there are none."""
+    """A source of credentials for a registry."""
 
     def lookup(self, host: str) -> Credentials | None:
         """Return the credentials of a registry by its host name."""

@@ -206,7 +206,7 @@ class HttpRegistry:
         return digest
 
     def upload(self, repository: Repository, blob: Descriptor, chunks: Chunks) -> None:
-        """See the port. An upload that fails half way is started anew: its pieces cannot be repeated one by one."""
+        """See the port. An upload that fails is started again, because its chunks cannot be repeated one by one."""
         failure: RegistryError | None = None
         for _ in range(UPLOAD_ATTEMPTS):
             # To ask first costs as much as a small blob itself.

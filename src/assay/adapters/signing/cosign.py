@@ -63,7 +63,7 @@ class CosignSigner:
 
 
 class CosignVerifier:
-    """Knows one identity besides keys; satisfies `assay.ports.signing.Verifier`.
+    """A verifier with keys and one identity; satisfies `assay.ports.signing.Verifier`.
 
     Args:
         keys: is asked first.
@@ -89,7 +89,7 @@ class CosignVerifier:
         return True
 
     def signer(self, bundle: bytes) -> str | None:
-        """See the port; a bundle without a certificate is nobody's identity, and cosign is not asked."""
+        """See the port; a bundle without a certificate has no identity and is not passed to cosign."""
         if found := self._keys.signer(bundle):
             return found
         if bundle not in self._known:

@@ -101,7 +101,7 @@ def _promote(registry: Registry, staging: Repository, release: Repository, diges
 
 
 def _check_read_back(seen: Verification, statements: Sequence[Statement], targets: set[str]) -> None:
-    """Check what others can now see, before any tag says so."""
+    """Check what others can read, before any tag moves."""
     release = seen.reference.repository
     there = {piece.statement.raw for piece in seen.pieces}
     if missing := [statement for statement in statements if statement.raw not in there]:

@@ -36,7 +36,7 @@ AUDIT_AGAIN: Final = frozenset({Why.AUDIT, Why.TOO_OLD, Why.FROM_THE_FUTURE})
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedSubject:
-    """A subject with what the level says of it on each target."""
+    """A subject with the level's judgement on each target."""
 
     subject: Subject
     promise: Promise
@@ -122,7 +122,7 @@ def _report(kept: Iterable[KeptRecord], digest: str, document: Callable[[str], b
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """All that publishing would do, and all that stands against it."""
+    """All moves of a publication, and all reasons against it."""
 
     judged: JudgedSubject
     moves: tuple[Move, ...]
@@ -147,7 +147,7 @@ class Proposal:
         )
 
     def _next(self) -> str | None:
-        """Return the commands that bring what is missing; None where only another image can help."""
+        """Return the commands that produce missing evidence; None if only another image can help."""
         judgements, subject = self.judged.judgements, self.judged.subject
         whys = {reason.why for judgement in judgements for reason in judgement.reasons}
         targets = [judgement.target for judgement in judgements if not judgement.audit]
@@ -168,7 +168,7 @@ class Proposal:
         )
 
     def document(self, *, published: bool) -> dict[str, Any]:
-        """Return the proposal as it stands in the JSON document of `assay publish` (version 1)."""
+        """Return the proposal in the JSON form of `assay publish` (version 1)."""
         subject = self.judged.subject
         return {
             "cell": subject.candidate.cell,
