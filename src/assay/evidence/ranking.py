@@ -55,7 +55,7 @@ def strength(basis: Basis) -> int:
 
 
 def contradict(one: Outcome, other: Outcome) -> bool:
-    """Return whether of two outcomes just one says that a feature works; outcomes that decide nothing contradict none."""
+    """Return whether exactly one of two outcomes says that a feature works; undecided outcomes contradict none."""
     return not {one, other} & OPEN and (one is Outcome.WORKS) != (other is Outcome.WORKS)
 
 
