@@ -1,4 +1,4 @@
-"""Ranks what is known of a feature. Whatever advises a user asks here, so that all of it says the same."""
+"""Rank the evidence for a feature. All advice to users uses this ranking, so that it is consistent."""
 
 from __future__ import annotations
 
