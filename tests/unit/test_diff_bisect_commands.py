@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from project_tools import lock_text
 
-import assay.cli.bisect as command
+import assay.pipeline.bisect as step
 from assay.adapters.files.records import FileStore
 from assay.cli import main
 from assay.errors import EngineError
@@ -73,7 +73,7 @@ def test_the_first_bad_version_is_found(
         tested.append(cell.id)
         return Trial.BAD if float(cell.id.rsplit("f", 1)[1]) >= 11 else Trial.GOOD
 
-    monkeypatch.setattr(command, "try_cell", test)
+    monkeypatch.setattr(step, "try_cell", test)
     assert bisect(project) == 0
     assert capsys.readouterr().out.splitlines() == [
         "first bad: flavour 11.0 (made-f11.0)",
@@ -97,7 +97,7 @@ def test_interrupted_command_resumes(
         tested.append(cell.id)
         return Trial.BAD if float(cell.id.rsplit("f", 1)[1]) >= 3 else Trial.GOOD
 
-    monkeypatch.setattr(command, "try_cell", test)
+    monkeypatch.setattr(step, "try_cell", test)
     assert bisect(project) == 130
     assert bisect(project) == 0
     assert "first bad: flavour 3.0" in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_records_answer_without_a_test(
     store = FileStore(project / "build_logs")
     store.append(probe("6.0", Outcome.WORKS))
     store.append(probe("7.0", Outcome.BROKEN))
-    monkeypatch.setattr(command, "try_cell", never)
+    monkeypatch.setattr(step, "try_cell", never)
 
     assert bisect(project) == 0
     assert "first bad: flavour 7.0" in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_versions_that_cannot_be_tested_leave_candidates_and_exit_with_1(
         version = float(cell.id.rsplit("f", 1)[1])
         return Trial.SKIP if 6 <= version <= 8 else Trial.BAD if version > 8 else Trial.GOOD
 
-    monkeypatch.setattr(command, "try_cell", test)
+    monkeypatch.setattr(step, "try_cell", test)
     assert bisect(project) == 1
     out = capsys.readouterr().out
     assert "is one of 6.0, 7.0, 8.0, 9.0" in out
@@ -145,7 +145,7 @@ def test_an_engine_that_fails_ends_the_command_and_says_nothing_of_the_cell(
     def broken(*_: object) -> Trial:
         raise EngineError("the engine is gone")
 
-    monkeypatch.setattr(command, "try_cell", broken)
+    monkeypatch.setattr(step, "try_cell", broken)
 
     assert bisect(project) == 4
     assert "the engine is gone" in capsys.readouterr().err

@@ -61,7 +61,7 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from assay.foundation.nearest import suggestion  # noqa: PLC0415
+            from assay.foundation.nearest import suggestion
 
             ctx.fail(f"there is no command {args[0]!r}{suggestion(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)

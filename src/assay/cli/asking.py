@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from assay.audit.context import Context, TargetGpu
-from assay.audit.findings import AuditReport
-from assay.audit.linker import Base, Installation
-from assay.audit.promised import promised
-from assay.audit.rules.requirements import WantedPackage, requirements_of
 from assay.cli.wheels import wheel_of
 from assay.errors import PackageIndexError
-from assay.pipeline.audit import Auditor, Obtained
-from assay.pipeline.wheel_choice import PYTHON, choose_wheel, distribution_of
-from assay.ports.index import IndexFile, PackageIndex
-from assay.wheels.facts import WheelFacts
-from assay.wheels.tags import fits_platform, platform_of, python_of, tags_of
+
+if TYPE_CHECKING:
+    from assay.audit.context import TargetGpu
+    from assay.audit.findings import AuditReport
+    from assay.audit.linker import Base
+    from assay.audit.rules.requirements import WantedPackage
+    from assay.pipeline.audit import Auditor, Obtained
+    from assay.ports.index import IndexFile, PackageIndex
+    from assay.wheels.facts import WheelFacts
 
 __all__ = ["Asker", "Question"]
 
@@ -86,6 +85,10 @@ class Asker:
             UsageError: a word means no wheel.
             PackageIndexError, WheelError: one is not there, or cannot be read.
         """
+        from assay.audit.linker import Installation
+        from assay.audit.promised import promised
+        from assay.pipeline.wheel_choice import distribution_of
+
         here = self._wheels(question)
         # Nothing beside a wheel for another system makes it fit, and all of it would have to be read.
         if all(_fits(wheel, here.machine) for wheel in here.about()):
@@ -110,6 +113,8 @@ class Asker:
         return report.model_copy(update={"assumed": (*here.assumed, *_left_out(here))})
 
     def _add(self, here: _Set, word: str) -> WheelFacts:
+        from assay.pipeline.audit import Obtained
+
         file = wheel_of(word, here.python, self._index, here.machine)
         facts = self._facts(file)
         here.obtained.append(Obtained(facts=facts, file=file))
@@ -122,6 +127,10 @@ class Asker:
 
     def _wheels(self, question: Question) -> _Set:
         """Read the wheels a question is about; they say for which Python and machine, where nobody else does."""
+        from assay.pipeline.audit import Obtained
+        from assay.pipeline.wheel_choice import PYTHON
+        from assay.wheels.tags import platform_of, python_of
+
         named = (platform_of(word.partition("#")[0].rpartition("/")[2]) for word in question.words)
         machine = question.machine or next((one for one in named if one), "x86_64")
         here = _Set(machine=machine, python=question.python or PYTHON)
@@ -141,6 +150,9 @@ class Asker:
 
     def _required(self, here: _Set) -> None:
         """Add what wheels without libraries require, one level deep: they are judged by what they bring."""
+        from assay.pipeline.audit import Obtained
+        from assay.pipeline.wheel_choice import choose_wheel
+
         for wheel in list(here.about()):
             wanted = _open(here, wheel)
             if wheel.libraries or not wanted or len(wanted) > _FEW:
@@ -165,6 +177,10 @@ class Asker:
         Args:
             fixed: somebody said which Python; else a newer one is taken where torch has no wheel for this.
         """
+        from assay.pipeline.audit import Obtained
+        from assay.pipeline.wheel_choice import choose_wheel
+        from assay.wheels.tags import python_of
+
         found = None if "torch" in here.names else _torch_wanted(here, self._base, self._auditor)
         if found is None:
             return
@@ -183,6 +199,8 @@ class Asker:
 
 
 def _fits(wheel: WheelFacts, machine: str) -> bool:
+    from assay.wheels.tags import fits_platform, tags_of
+
     tags = tags_of(wheel.filename)
     return not tags or any(fits_platform(tag.platform, machine) for tag in tags)
 
@@ -201,6 +219,10 @@ def _first(choose: Callable[[str], IndexFile], pythons: Iterable[str]) -> IndexF
 
 def _torch_wanted(here: _Set, base: Base, auditor: Auditor) -> tuple[str, str] | None:
     """Return the requirement on torch that wheels have, and why: in their metadata, else by their symbols."""
+    from assay.audit.context import Context
+    from assay.audit.linker import Installation
+    from assay.audit.rules.requirements import requirements_of
+
     about = list(here.about())
     for wheel in about:
         for one in requirements_of(wheel, here.python, here.machine):
@@ -217,6 +239,8 @@ def _torch_wanted(here: _Set, base: Base, auditor: Auditor) -> tuple[str, str] |
 
 def _open(here: _Set, wheel: WheelFacts) -> list[WantedPackage]:
     """Return what a wheel requires that is not there; torch and NVIDIA's libraries have their own way."""
+    from assay.audit.rules.requirements import requirements_of
+
     return [
         one
         for one in requirements_of(wheel, here.python, here.machine)

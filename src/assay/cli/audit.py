@@ -7,34 +7,30 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from assay.adapters.files.project import ProjectFiles, find_root
-from assay.adapters.host.card_names import load_cards
-from assay.audit.context import TargetGpu
-from assay.audit.document import AuditDocument
-from assay.audit.findings import AuditReport
-from assay.audit.formats import junit, sarif, text
-from assay.audit.gpu import capability_of
-from assay.audit.grid import Grid
-from assay.audit.linker import Base
 from assay.cli import console
 from assay.cli.asking import Asker
 from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, answer_one, questions, read_suffix
-from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import local_gpus
 from assay.cli.wheels import index_option, where_to_look
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
-from assay.matrix.cards import Named
-from assay.matrix.cell import Cell
-from assay.matrix.model import Matrix
-from assay.matrix.plan import Plan
-from assay.pipeline.audit import Auditor, base_of, gpu_targets
-from assay.pipeline.wheel_choice import is_requirement, is_wheel, refuse_other
+
+if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.audit.context import TargetGpu
+    from assay.audit.findings import AuditReport
+    from assay.audit.grid import Grid
+    from assay.audit.linker import Base
+    from assay.matrix.cards import Named
+    from assay.matrix.cell import Cell
+    from assay.matrix.model import Matrix
+    from assay.matrix.plan import Plan
+    from assay.pipeline.audit import Auditor
 
 __all__ = ["command"]
 
@@ -121,6 +117,10 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
 
     Exit code 0: no error found. 1: errors found. 2: no such wheel, version, platform or GPU.
     """
+    from assay.cli.auditing import make_auditor, progress
+    from assay.pipeline.audit import gpu_targets
+    from assay.pipeline.wheel_choice import is_requirement, is_wheel, refuse_other
+
     wheels = [word for word in subjects if is_wheel(word) or is_requirement(word)]
     for word in subjects:
         if word not in wheels:
@@ -153,7 +153,7 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
         if not out.reports:
             raise NothingSelected("no cell could be audited", hint="make locks with `assay lock`")
     if images:
-        from assay.cli.audit_image import audit_images  # noqa: PLC0415 - needs the engine's library
+        from assay.cli.audit_image import audit_images
 
         everywhere = targets or (gpu_targets(matrix, matrix.targets) if matrix else ())
         for report in audit_images(auditor, images, everywhere, files, plan, record=not given["no_record"]):
@@ -167,6 +167,8 @@ def _is_image(word: str) -> bool:
 
 
 def _project(project: Path | None, cells: Sequence[str], *, needed: bool) -> tuple[ProjectFiles | None, Plan | None]:
+    from assay.adapters.files.project import find_root
+
     if project is None:
         try:
             find_root()
@@ -174,8 +176,8 @@ def _project(project: Path | None, cells: Sequence[str], *, needed: bool) -> tup
             if not needed:
                 return None, None
             if cells:
-                text = f"{cells[0]!r} is no wheel, and there is no project here whose cells it could name"
-                raise UsageError(text, hint=_as_wheel(cells[0])) from error
+                message = f"{cells[0]!r} is no wheel, and there is no project here whose cells it could name"
+                raise UsageError(message, hint=_as_wheel(cells[0])) from error
             raise
     return load(project)
 
@@ -192,6 +194,9 @@ def _parts(values: Sequence[str]) -> Iterator[str]:
 def _gpus(
     names: Sequence[str], root: Path | None, matrix: Matrix | None, driver_cuda: str | None
 ) -> tuple[tuple[Named, TargetGpu], ...]:
+    from assay.adapters.host.card_names import load_cards
+    from assay.matrix.cards import Named
+
     cards = load_cards(root)
     found: dict[tuple[str, str, str | None], tuple[Named, TargetGpu]] = {}
     for name in _parts(names):
@@ -204,6 +209,10 @@ def _gpus(
 
 
 def _gpu(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> TargetGpu:
+    from assay.audit.context import TargetGpu
+    from assay.audit.gpu import capability_of
+    from assay.pipeline.audit import gpu_targets
+
     if matrix is not None and named.target in matrix.targets:
         (gpu,) = gpu_targets(matrix, [named.target])
         return replace(gpu, driver_cuda=driver_cuda, title=named.title)
@@ -212,6 +221,9 @@ def _gpu(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> Target
 
 
 def _base(name: str | None, packages: Sequence[str], matrix: Matrix | None, auditor: Auditor) -> Base:
+    from assay.audit.linker import Base
+    from assay.pipeline.audit import base_of
+
     if name is not None and matrix is not None and name in matrix.bases:
         return base_of(matrix.bases[name], name, packages, auditor.knowledge)
     sonames = auditor.knowledge.sonames
@@ -283,9 +295,9 @@ def _audit_cells(
     *,
     record: bool,
 ) -> Iterator[AuditReport]:
-    from assay.cli.composition import store_of  # noqa: PLC0415 - only cells keep records
-    from assay.pipeline.audit_cells import AuditPorts, audit  # noqa: PLC0415
-    from assay.pipeline.cell_files import locked_cells  # noqa: PLC0415
+    from assay.cli.composition import store_of
+    from assay.pipeline.audit_cells import AuditPorts, audit
+    from assay.pipeline.cell_files import locked_cells
 
     cells = locked_cells(files, _selected(plan, words))
     for item in cells:
@@ -319,12 +331,16 @@ class _Out:
 
     def report(self, report: AuditReport) -> None:
         """Tell of one report."""
+        from assay.audit.formats import text
+
         self.reports.append(report)
         if self._form == "text":
             self._say(text(report, verbose=self._verbose))
 
     def answer(self, answer: WheelsAnswer) -> None:
         """Tell of a grid, and of its reports where all is asked for."""
+        from assay.audit.formats import text
+
         self.grids.append(answer.grid)
         self.reports += answer.reports
         if self._form == "text":
@@ -340,6 +356,8 @@ class _Out:
 
     def end(self) -> int:
         """Write what machines read; return the exit code."""
+        from assay.audit.formats import junit, sarif
+
         match self._form:
             case "json":
                 console.json_data(self._document())
@@ -359,11 +377,13 @@ class _Out:
         return 1 if 1 in codes else max(codes, default=0)
 
     def _document(self) -> object:
+        from assay.audit.document import AuditDocument
+
         return AuditDocument(grids=tuple(self.grids), reports=tuple(self.reports)).model_dump(mode="json")
 
 
 def _grids(grids: Sequence[Grid], form: str) -> Iterator[str]:
-    from assay.pages import grid as grid_formats  # noqa: PLC0415 - questions without a grid need none of it
+    from assay.pages import grid as grid_formats
 
     match form:
         case "html":
@@ -379,6 +399,6 @@ def _grids(grids: Sequence[Grid], form: str) -> Iterator[str]:
 
 
 def _json(value: object) -> str:
-    import json  # noqa: PLC0415 - a file of it is seldom asked for
+    import json
 
     return json.dumps(value, indent=1, ensure_ascii=False)

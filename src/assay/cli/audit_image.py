@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.files.project import ProjectFiles
-from assay.adapters.files.records import FileStore
-from assay.audit.context import TargetGpu
-from assay.audit.findings import AuditReport
 from assay.cli import console
-from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock
-from assay.matrix.lockfile import lock_digest
-from assay.matrix.plan import Plan
-from assay.matrix.render import LABEL_PREFIX
-from assay.pipeline.audit import Auditor, keep_record
-from assay.pipeline.audit_image import audit_image
-from assay.pipeline.probe_subjects import cell_of
-from assay.ports.engine import ImageInfo
+
+if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.audit.context import TargetGpu
+    from assay.audit.findings import AuditReport
+    from assay.matrix.cell import Cell
+    from assay.matrix.lock import Lock
+    from assay.matrix.plan import Plan
+    from assay.pipeline.audit import Auditor
+    from assay.ports.engine import ImageInfo
 
 __all__ = ["audit_images"]
 
@@ -33,6 +30,12 @@ def audit_images(
     record: bool,
 ) -> list[AuditReport]:
     """Audit images the engine holds; inside a project each leaves a record, and its own images meet their locks."""
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.files.records import FileStore
+    from assay.pipeline.audit import keep_record
+    from assay.pipeline.audit_image import audit_image
+    from assay.pipeline.probe_subjects import cell_of
+
     engine = DockerEngine()
     reports: list[AuditReport] = []
     for reference in references:
@@ -49,6 +52,9 @@ def audit_images(
 
 def _lock(image: ImageInfo | None, files: ProjectFiles | None, cell: Cell | None) -> Lock | None:
     """Return the lock an image says it was built from, if that still is the lock of its cell."""
+    from assay.matrix.lockfile import lock_digest
+    from assay.matrix.render import LABEL_PREFIX
+
     if image is None or files is None or cell is None:
         return None
     lock = files.lock(cell)

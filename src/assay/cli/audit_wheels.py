@@ -6,15 +6,18 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from assay.audit.context import TargetGpu
-from assay.audit.findings import AuditReport
-from assay.audit.grid import Column, Grid, GridCell, GridRow, cell_of, unanswered
 from assay.cli.asking import Asker, Question
 from assay.errors import AssayError, PackageIndexError, QuestionError, UsageError, WheelError
-from assay.matrix.cards import Named
-from assay.pipeline.wheel_choice import distribution_of, filename_of, is_wheel
-from assay.wheels.tags import platform_of
+
+if TYPE_CHECKING:
+    from assay.audit.context import TargetGpu
+    from assay.audit.findings import AuditReport
+    from assay.audit.grid import Column, Grid, GridCell, GridRow
+    from assay.matrix.cards import Named
+
+    _Group = tuple[str | None, tuple[tuple[Named, TargetGpu], ...]]
 
 __all__ = ["WheelQuestion", "WheelsAnswer", "answer_grid", "answer_one", "questions", "read_suffix"]
 
@@ -44,6 +47,8 @@ def questions(words: Sequence[str]) -> list[tuple[str, ...]]:
     Wheels of one distribution for several Pythons or platforms cannot be installed together: each is a question of its
     own. Others are judged together.
     """
+    from assay.pipeline.wheel_choice import distribution_of
+
     names = [distribution_of(word) for word in words]
     if len(set(names)) == len(names):
         return [tuple(words)]
@@ -103,6 +108,9 @@ def _by_machine(
         words: the wheels of this question.
         siblings: all wheels that somebody asked about: another file for the platform of a card answers for it.
     """
+    from assay.pipeline.wheel_choice import filename_of, is_wheel
+    from assay.wheels.tags import platform_of
+
     own = {platform for word in words if is_wheel(word) and (platform := platform_of(filename_of(word)))}
     theirs = {platform for word in siblings if is_wheel(word) and (platform := platform_of(filename_of(word)))}
     found: dict[str | None, list[tuple[Named, TargetGpu]]] = {}
@@ -124,6 +132,9 @@ def answer_grid(
     Raises:
         QuestionError: nothing at all could be asked.
     """
+    from assay.audit.findings import AuditReport
+    from assay.audit.grid import Grid, GridRow
+
     groups = _by_machine(asked, words, siblings)
     if not groups:
         return None
@@ -151,14 +162,14 @@ def answer_grid(
     return WheelsAnswer(grid=Grid.of(reports[0].asked, columns, rows, assumed), reports=tuple(reports))
 
 
-_Group = tuple[str | None, tuple[tuple[Named, TargetGpu], ...]]
-
-
 def _torch(said: str | None, reports: Sequence[AuditReport]) -> str:
     return next((report.packages["torch"] for report in reports if "torch" in report.packages), said or "")
 
 
 def _columns(group: _Group, answer: AuditReport | AssayError) -> Iterator[Column]:
+    from assay.audit.findings import AuditReport
+    from assay.audit.grid import Column
+
     machine, gpus = group
     platform = answer.platform if isinstance(answer, AuditReport) else machine or "x86_64"
     if not gpus:
@@ -168,6 +179,8 @@ def _columns(group: _Group, answer: AuditReport | AssayError) -> Iterator[Column
 
 
 def _cells(group: _Group, answer: AuditReport | AssayError) -> Iterator[GridCell]:
+    from assay.audit.grid import cell_of, unanswered
+
     for _, gpu in group[1] or ((None, None),):
         if isinstance(answer, AssayError):
             yield unanswered(answer.message + (f"; {answer.hint}" if answer.hint else ""))

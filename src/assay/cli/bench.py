@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,8 +12,10 @@ from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.serving import ServingOptions, hosted, place_options, profiles_for, resolve_place, serve_request
 from assay.errors import UsageError
-from assay.evidence.record import BenchRecord
-from assay.serving.profile import Profile
+
+if TYPE_CHECKING:
+    from assay.evidence.record import BenchRecord
+    from assay.serving.profile import Profile
 
 __all__ = ["command"]
 
@@ -86,9 +88,9 @@ def command(
 
     Exit code 0: all servers were stable. 1: at least one was not.
     """
-    from assay.adapters.files.records import FileStore  # noqa: PLC0415
-    from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast
-    from assay.pipeline.bench import Contestant, LoadShape, bench  # noqa: PLC0415
+    from assay.adapters.files.records import FileStore
+    from assay.adapters.http.openai import OpenAiClient
+    from assay.pipeline.bench import Contestant, LoadShape, bench
 
     options = ServingOptions(**given)
     contestants: list[Contestant] = []
@@ -126,7 +128,7 @@ def _fits(place: Any, name: str) -> bool:
 
 
 def _show(records: Sequence[BenchRecord], form: str) -> None:
-    from assay.serving.csvtext import comparison_csv, comparison_rows  # noqa: PLC0415
+    from assay.serving.csvtext import comparison_csv, comparison_rows
 
     if form == "json":
         console.json_data([record.model_dump(mode="json") for record in records])

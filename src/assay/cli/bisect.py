@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from assay.adapters.executors.probe_suite import load_suite
-from assay.adapters.files.kept_records import intact_records
-from assay.adapters.files.project import ProjectFiles
-from assay.adapters.files.records import write_whole
-from assay.adapters.files.scratch import scratch_project
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
-from assay.cli.composition import bisect_ports, index_versions, store_of
 from assay.cli.lock import tell
 from assay.cli.targets import GPU
 from assay.errors import StoreError
-from assay.evidence.record import AnyRecord
 from assay.foundation.digest import digest_of
-from assay.matrix.between import texts
-from assay.matrix.bisection import Answer, SearchState, remaining
-from assay.pipeline.bisect import STAGES, BisectQuestion, check_feature, known, resume, run, saved_state, try_cell
-from assay.pipeline.bisect_line import Walk, end_of, nights_of, walk
-from assay.pipeline.cell_files import locked_cells
+
+if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.evidence.record import AnyRecord
+    from assay.matrix.bisection import Answer, SearchState
+    from assay.pipeline.bisect import BisectQuestion
+    from assay.pipeline.bisect_line import Walk
 
 __all__ = ["command"]
 
@@ -32,7 +28,7 @@ _MOST_SHOWN = 10
 
 
 @click.command("bisect")
-@click.option("--feature", required=True, help=f"Feature that fails, or a stage: {', '.join(STAGES)}.")
+@click.option("--feature", required=True, help="Feature that fails, or a stage: lock, audit, build.")
 @click.option("--good", required=True, metavar="CELL", help="Cell in which the feature works.")
 @click.option("--bad", required=True, metavar="CELL", help="Cell in which it does not work.")
 @click.option("--target", type=GPU, default="", metavar="GPU", help="Use only results from this GPU.")
@@ -61,6 +57,12 @@ def command(
 
     Exit code 0: the first bad version is known. 1: untestable versions stand before it.
     """
+    from assay.adapters.files.kept_records import intact_records
+    from assay.cli.composition import index_versions, store_of
+    from assay.pipeline.bisect import BisectQuestion, known, resume, saved_state
+    from assay.pipeline.bisect_line import end_of, nights_of, walk
+    from assay.pipeline.cell_files import locked_cells
+
     files, plan = load(project)
     question = BisectQuestion(feature=feature, target=target)
     ends = first, last = end_of(plan, good), end_of(plan, bad)
@@ -86,26 +88,45 @@ def command(
     with store.claim(f"bisect {folder.name}") as mine:
         if not mine:
             raise StoreError(f"the same bisection runs already (state: {path})", hint="wait for it, or stop it")
-        scratch = scratch_project(folder / "project", files, texts(made.project), made.line.cells.values())
-        ports = bisect_ports(scratch, made.project, tell=tell, say=console.say)
-        state, found = run(
-            state,
-            made.line,
-            test=lambda cell: try_cell(cell, made, question, ports),
-            keep=lambda data: write_whole(path, data),
-            said=lambda version, trial, now: console.say(f"{version}: {trial}; at most {remaining(now)} left"),
-        )
+        state, found = _search(files, made, state, question, folder)
     return _tell(state, made, found, form, folder)
+
+
+def _search(
+    files: ProjectFiles, made: Walk, state: SearchState, question: BisectQuestion, folder: Path
+) -> tuple[SearchState, Answer | None]:
+    """Test versions until the first bad one is known; the state is kept after each."""
+    from assay.adapters.files.records import write_whole
+    from assay.adapters.files.scratch import scratch_project
+    from assay.cli.composition import bisect_ports
+    from assay.matrix.between import texts
+    from assay.matrix.bisection import remaining
+    from assay.pipeline.bisect import run, try_cell
+
+    scratch = scratch_project(folder / "project", files, texts(made.project), made.line.cells.values())
+    ports = bisect_ports(scratch, made.project, tell=tell, say=console.say)
+    return run(
+        state,
+        made.line,
+        test=lambda cell: try_cell(cell, made, question, ports),
+        keep=lambda data: write_whole(folder / "state.json", data),
+        said=lambda version, trial, now: console.say(f"{version}: {trial}; at most {remaining(now)} left"),
+    )
 
 
 def _check(feature: str, files: ProjectFiles, records: Sequence[AnyRecord]) -> None:
     """Refuse a feature that has no probe and no record."""
+    from assay.adapters.executors.probe_suite import load_suite
+    from assay.pipeline.bisect import check_feature
+
     suite = load_suite(files.root)
     programs = {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
     check_feature(feature, programs, {name for record in records for name in getattr(record, "features", ())})
 
 
 def _tell_line(made: Walk, state: SearchState, feature: str) -> None:
+    from assay.matrix.bisection import remaining
+
     unnamed = f", {len(made.made)} of them not in matrix.yaml" if made.made else ""
     console.say(
         f"{feature} along {made.line.axis}: {len(made.line.versions)} versions{unnamed}, {len(state.trials)} known, "
@@ -146,6 +167,8 @@ def _tell(state: SearchState, made: Walk, found: Answer | None, form: str, folde
 
 def _tell_next(made: Walk, found: Answer, folder: Path) -> None:
     """Say what else was not looked at, and how to see and to keep what was found."""
+    from assay.adapters.files.project import ProjectFiles
+
     line = made.line
     nights = [line.cells[version].point[line.axis].date for version in (found.last_good, found.candidates[0])]
     low, high = sorted(str(night) for night in nights)

@@ -6,24 +6,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.docker.retried import PATIENCE
-from assay.adapters.files.project import ProjectFiles
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.cli.composition import build_options, build_ports, disk_space
 from assay.cli.progress import BuildProgress
-from assay.evidence.record import BuildRecord, BuildStatus
-from assay.matrix.cell import Cell
-from assay.matrix.plan import shard
-from assay.pipeline.build import THERE, build
-from assay.pipeline.build_jobs import BuildItem, BuildOptions, PreparedBuild, is_stale, prepare, without_refusals
-from assay.pipeline.build_records import GOOD, as_expected, exit_code
-from assay.pipeline.cell_files import locked_cells
-from assay.pipeline.disk import check_disk
+
+if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.evidence.record import BuildRecord
+    from assay.matrix.cell import Cell
+    from assay.pipeline.build_jobs import BuildItem
 
 __all__ = ["command"]
 
@@ -76,6 +72,14 @@ def command(
     Dockerfile, lock, base and tools. A cell whose audit finds errors is refused. Logs, and a script that repeats the
     build: build_logs/<run>/<cell>/.
     """
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.cli.composition import build_options, build_ports, disk_space
+    from assay.matrix.plan import shard
+    from assay.pipeline.build import build
+    from assay.pipeline.build_jobs import BuildOptions, is_stale, prepare, without_refusals
+    from assay.pipeline.cell_files import locked_cells
+    from assay.pipeline.disk import check_disk
+
     files, plan = load(project)
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
     if part:
@@ -100,6 +104,9 @@ def command(
 
 
 def _dry_run(prepared: Sequence[BuildItem], form: str) -> int:
+    from assay.pipeline.build import THERE
+    from assay.pipeline.build_jobs import PreparedBuild
+
     rows: list[tuple[str, str, str]] = []
     for item in prepared:
         if not isinstance(item, PreparedBuild):
@@ -118,6 +125,9 @@ def _dry_run(prepared: Sequence[BuildItem], form: str) -> int:
 
 
 def _result(cells: Sequence[Cell], records: Mapping[str, BuildRecord], files: ProjectFiles, form: str) -> int:
+    from assay.evidence.record import BuildStatus
+    from assay.pipeline.build_records import GOOD, exit_code
+
     code = exit_code(cells, records)
     if form == "json":
         documents = [record.model_dump(mode="json") for record in records.values()]
@@ -136,6 +146,8 @@ def _result(cells: Sequence[Cell], records: Mapping[str, BuildRecord], files: Pr
 
 
 def _control(cell: Cell, record: BuildRecord) -> None:
+    from assay.pipeline.build_records import as_expected
+
     expected = as_expected(cell, record)
     words = "failed as it must" if expected else "DID NOT FAIL AS IT MUST"
     if expected and cell.expect is not None and cell.expect.stage == "probe":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from assay.adapters.files.project import NoProject, ProjectFiles, find_root
-from assay.matrix import plan as planning
+if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.matrix import plan as planning
 
 __all__ = ["format_option", "load", "load_or_example", "project_option", "select_argument"]
 
@@ -49,6 +50,9 @@ def load(project: Path | None) -> tuple[ProjectFiles, planning.Plan]:
     Raises:
         UsageError: there is no project.
     """
+    from assay.adapters.files.project import ProjectFiles, find_root
+    from assay.matrix import plan as planning
+
     files = ProjectFiles(project or find_root())
     return files, planning.make(files.load())
 
@@ -58,6 +62,9 @@ def load_or_example(project: Path | None) -> tuple[ProjectFiles, planning.Plan]:
 
     Records of such a run belong into build_logs/ of the folder where it was started.
     """
+    from assay.adapters.files.project import NoProject, ProjectFiles, find_root
+    from assay.matrix import plan as planning
+
     try:
         return load(project or find_root())
     except NoProject:

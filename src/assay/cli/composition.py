@@ -61,7 +61,7 @@ def index_versions(distribution: str, index: Index) -> Sequence[str]:
     Raises:
         PackageIndexError: the index could not be asked.
     """
-    from assay.adapters.index.simple import versions  # noqa: PLC0415 - only nightlies need it
+    from assay.adapters.index.simple import versions
 
     return versions(distribution, index)
 
@@ -77,18 +77,18 @@ def digest_of_image(reference: str, *, patient: bool = True) -> str:
         RegistryError: the registry could not be asked or does not have it.
         UsageError: the setting for registry mirrors is malformed.
     """
-    from assay.adapters.registry.client import resolve_digest  # noqa: PLC0415 - only registry bases need it
+    from assay.adapters.registry.client import resolve_digest
 
     return resolve_digest(str(Reference.parse(reference).mirrored(site.mirrors())), patient=patient)
 
 
 def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
     """Return the ports of the lock step: uv resolves, and new locks are audited by metadata and symbols."""
-    from assay.adapters.index.uv import UvResolver  # noqa: PLC0415
-    from assay.pipeline.lock import LockPorts  # noqa: PLC0415
+    from assay.adapters.index.uv import UvResolver
+    from assay.pipeline.lock import LockPorts
 
     def auditor() -> Callable[[Cell, Lock], Sequence[Finding]]:
-        from assay.cli.auditing import make_auditor, progress  # noqa: PLC0415
+        from assay.cli.auditing import make_auditor, progress
 
         matrix = plan.project.matrix
         # Quick: locking must not fetch gigabytes of GPU code.
@@ -105,7 +105,7 @@ def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
 
 def keep_lock(files: ProjectFiles, result: LockResult) -> None:
     """Write what a result of the lock step changes in the project: lock, reason, added constraints."""
-    from assay.pipeline.cell_files import cell_files  # noqa: PLC0415
+    from assay.pipeline.cell_files import cell_files
 
     if result.repairs:
         files.add_constraints(result.cell, result.repairs)
@@ -134,9 +134,9 @@ def build_ports(
         patience: seconds to retry when the builder or a registry fails; None for the default.
         audit: audit wheels and images.
     """
-    from assay.adapters.docker.buildx import Buildx  # noqa: PLC0415
-    from assay.adapters.docker.retried import PATIENCE, RetriedBuilder  # noqa: PLC0415
-    from assay.pipeline.build_jobs import BuildPorts  # noqa: PLC0415
+    from assay.adapters.docker.buildx import Buildx
+    from assay.adapters.docker.retried import PATIENCE, RetriedBuilder
+    from assay.pipeline.build_jobs import BuildPorts
 
     matrix = plan.project.matrix
     templates = files.templates()
@@ -145,7 +145,7 @@ def build_ports(
         return render.dockerfile(cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=templates)
 
     def ensure_base(name: str, base: Base, say: Callable[[str], None]) -> None:
-        from assay.adapters.docker.bootstrap import DebootstrapBases  # noqa: PLC0415
+        from assay.adapters.docker.bootstrap import DebootstrapBases
 
         # A registry's base is pulled by BuildKit itself, by the digest in the lock.
         if isinstance(base, BootstrapBase):
@@ -172,7 +172,7 @@ def _judges(files: ProjectFiles, plan: Plan, engine: DockerEngine) -> tuple[Judg
 
     @cache
     def made() -> tuple[Judge, ImageJudge]:
-        from assay.cli.auditing import judges  # noqa: PLC0415
+        from assay.cli.auditing import judges
 
         return judges(files.root, plan.project.matrix, store_of(files), engine)
 
@@ -187,8 +187,8 @@ def _judges(files: ProjectFiles, plan: Plan, engine: DockerEngine) -> tuple[Judg
 
 def build_options(files: ProjectFiles) -> BuildOptions:
     """Return how this machine builds: its secrets, proxies and mirrors, and the revision of the recipes."""
-    from assay.adapters.host import git  # noqa: PLC0415
-    from assay.pipeline.build_jobs import BuildOptions  # noqa: PLC0415
+    from assay.adapters.host import git
+    from assay.pipeline.build_jobs import BuildOptions
 
     return BuildOptions(
         secrets=site.secrets(),
@@ -200,7 +200,7 @@ def build_options(files: ProjectFiles) -> BuildOptions:
 
 def _cause_of_build(log: Path, project: Path) -> str | None:
     """Return the most likely cause of a failed build, an entry of knowledge/failures/."""
-    from assay.diagnose import Stage, default_library, diagnose  # noqa: PLC0415
+    from assay.diagnose import Stage, default_library, diagnose
 
     with log.open("rb") as stream:
         found = diagnose(stream, library=default_library(project), stage=Stage.BUILD)
@@ -209,8 +209,8 @@ def _cause_of_build(log: Path, project: Path) -> str | None:
 
 def disk_space(engine: DockerEngine) -> DiskSpace | None:
     """Return the free space of the engine; None if it cannot be seen from here."""
-    from assay.adapters.host.info import LocalHost  # noqa: PLC0415
-    from assay.pipeline.disk import engine_space  # noqa: PLC0415
+    from assay.adapters.host.info import LocalHost
+    from assay.pipeline.disk import engine_space
 
     info = engine.info()
     # The folder of an engine in a virtual machine is on no file system of this one.
@@ -228,13 +228,13 @@ def bisect_ports(
         tell: shows how locking a cell ended.
         say: shows what the other steps do.
     """
-    from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415
-    from assay.cli.progress import BuildProgress  # noqa: PLC0415
-    from assay.pipeline.bisect import BisectPorts  # noqa: PLC0415
-    from assay.pipeline.build import build  # noqa: PLC0415
-    from assay.pipeline.build_jobs import prepare  # noqa: PLC0415
-    from assay.pipeline.cell_files import locked_cells  # noqa: PLC0415
-    from assay.pipeline.lock import lock  # noqa: PLC0415
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.cli.progress import BuildProgress
+    from assay.pipeline.bisect import BisectPorts
+    from assay.pipeline.build import build
+    from assay.pipeline.build_jobs import prepare
+    from assay.pipeline.cell_files import locked_cells
+    from assay.pipeline.lock import lock
 
     plan = planning.make(project)
     engine, store = DockerEngine(), store_of(files)
@@ -247,8 +247,8 @@ def bisect_ports(
         return result
 
     def audit_one(item: LockedCell) -> Verdict:
-        from assay.cli.auditing import make_auditor, progress  # noqa: PLC0415
-        from assay.pipeline.audit_cells import AuditPorts, audit  # noqa: PLC0415
+        from assay.cli.auditing import make_auditor, progress
+        from assay.pipeline.audit_cells import AuditPorts, audit
 
         auditor = make_auditor(plan.project.matrix.indexes, root=files.root, tell=progress())
         (report,) = audit([item], plan.project.matrix, AuditPorts(auditor=auditor, store=store))
@@ -261,8 +261,8 @@ def bisect_ports(
         return record
 
     def probe_one(cell: Cell, feature: str) -> Sequence[ProbeRecord]:
-        from assay.pipeline.probe import ProbeOptions  # noqa: PLC0415
-        from assay.pipeline.probe_subjects import subjects_of  # noqa: PLC0415
+        from assay.pipeline.probe import ProbeOptions
+        from assay.pipeline.probe_subjects import subjects_of
 
         flow, executor = probe_flow(files.root, say=say)
         subjects = subjects_of((cell.id,), plan, store, executor, warn=say)
@@ -282,11 +282,11 @@ def probe_flow(
     root: Path, *, say: Callable[[str], None], where: str = "docker", interpreter: str | None = None
 ) -> tuple[ProbeFlow, Executor]:
     """Return what probes images for a project, and the executor that it probes with."""
-    from assay.adapters.executors.gpu_leases import FileLeases  # noqa: PLC0415
-    from assay.adapters.executors.probe_executor import ExecutorSettings  # noqa: PLC0415
-    from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite  # noqa: PLC0415
-    from assay.adapters.executors.table import EXECUTORS  # noqa: PLC0415
-    from assay.pipeline.probe import ProbeFlow  # noqa: PLC0415
+    from assay.adapters.executors.gpu_leases import FileLeases
+    from assay.adapters.executors.probe_executor import ExecutorSettings
+    from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
+    from assay.adapters.executors.table import EXECUTORS
+    from assay.pipeline.probe import ProbeFlow
 
     suite, store = load_suite(root), FileStore(root / "build_logs")
     settings = ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
@@ -305,7 +305,7 @@ def probe_flow(
 
 def _cause_of_probe(text: str, project: Path) -> str | None:
     """Return the most likely cause of a failed probe, an entry of knowledge/failures/."""
-    from assay.diagnose import Stage, default_library, diagnose  # noqa: PLC0415
+    from assay.diagnose import Stage, default_library, diagnose
 
     found = diagnose(text.encode(), library=default_library(project), stage=Stage.PROBE)
     return found[0].cause if found else None

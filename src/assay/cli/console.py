@@ -135,7 +135,7 @@ def _environment() -> dict[str, str]:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     sink = _Sink(stderr=stderr, direct=True)
     environment = _environment()
@@ -172,7 +172,7 @@ def warn(text: str) -> None:
 
 def status(word: str, text: str, *, width: int = 9, style: str | None = None) -> None:
     """Tell a person how something ended, on stderr: the word in its colour, then the text."""
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     chosen = STYLES.get(word, "") if style is None else style
     shown = Text.assemble((f"{one_line(word):{width}}", chosen), f" {one_line(text)}")
@@ -180,7 +180,7 @@ def status(word: str, text: str, *, width: int = 9, style: str | None = None) ->
 
 
 def _headed(head: str, style: str, text: str) -> None:
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     # A text of several lines stays below its head, so that none of them reads as a message of its own.
     lines = [line if line.startswith(" ") or number == 0 else f"  {line}" for number, line in _numbered(text)]
@@ -214,7 +214,7 @@ def flush() -> None:
 
 def styled(word: str) -> Text:
     """Return a word in the colour of its meaning."""
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     return Text(one_line(word), style=STYLES.get(word.rsplit(maxsplit=1)[-1] if word else "", ""))
 
@@ -225,8 +225,8 @@ def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
     The last column may wrap. Where the others alone do not fit into the terminal, each row becomes a block: its first
     value on a line of its own, the rest below it.
     """
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
 
     columns = [one_line(column) for column in columns]
     table_rows = [tuple(map(one_line, row)) for row in rows]
@@ -245,7 +245,7 @@ def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
 
 
 def _blocks(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
     if title:
         console.print(Text(one_line(title), style="italic"))

@@ -5,21 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from assay.adapters.files.kept_records import intact_records
-from assay.adapters.files.project import find_root
-from assay.adapters.files.records import FileStore
-from assay.adapters.files.regular import file_below
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.diagnosis_text import clues_text, contrast_text, diagnosis_text, nothing_text
-from assay.diagnose import Contrast, DiagnosisReport, Stage, default_library, examine
+from assay.diagnose import Stage
 from assay.errors import AssayError, ConfigError, UsageError
-from assay.pipeline.contribute import contribution
-from assay.pipeline.diagnose import LogFinding, contrast_of_versions, diagnose_run, points_of, run_named
+
+if TYPE_CHECKING:
+    from assay.diagnose import Contrast, DiagnosisReport
+    from assay.pipeline.diagnose import LogFinding
 
 __all__ = ["command"]
 
@@ -73,6 +71,8 @@ def command(
 
 
 def _one(log: BinaryIO, form: str, stage: str | None, lines: int, project: Path | None) -> int:
+    from assay.diagnose import default_library, examine
+
     report = examine(log, library=default_library(_root(project)), stage=Stage(stage) if stage else None)
     nearest = _nearest(report, project)
     if form == "json":
@@ -92,6 +92,9 @@ def _one(log: BinaryIO, form: str, stage: str | None, lines: int, project: Path 
 
 def _nearest(report: DiagnosisReport, project: Path | None) -> Contrast | None:
     """Compare the versions that a log of unknown cause names with what works, where this project has records."""
+    from assay.adapters.files.kept_records import intact_records
+    from assay.pipeline.diagnose import contrast_of_versions
+
     if report.clues is None or not report.clues.versions:
         return None
     root = _root(project)
@@ -100,6 +103,8 @@ def _nearest(report: DiagnosisReport, project: Path | None) -> Contrast | None:
 
 def _root(project: Path | None) -> Path | None:
     """Return the folder of the project, or None where there is none."""
+    from assay.adapters.files.project import find_root
+
     try:
         return project or find_root()
     except UsageError:
@@ -108,6 +113,9 @@ def _root(project: Path | None) -> Path | None:
 
 def _contribute(path: Path, into: Path, *, yes: bool) -> int:
     """Show a log without its secrets and the draft of its label, and write both where that is confirmed."""
+    from assay.diagnose import examine
+    from assay.pipeline.contribute import contribution
+
     if not path.is_file():
         raise UsageError(
             f"{str(path)!r} is no file; --contribute takes a log file", hint="assay diagnose FILE --contribute"
@@ -137,6 +145,13 @@ def _contribute(path: Path, into: Path, *, yes: bool) -> int:
 
 
 def _run(name: str, project: Path | None, form: str, lines: int) -> int:
+    from assay.adapters.files.kept_records import intact_records
+    from assay.adapters.files.project import find_root
+    from assay.adapters.files.records import FileStore
+    from assay.adapters.files.regular import file_below
+    from assay.diagnose import default_library
+    from assay.pipeline.diagnose import diagnose_run, run_named
+
     root = project or find_root()
     store = FileStore(root / "build_logs")
     records = intact_records(root)
@@ -167,6 +182,8 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
 
 
 def _points(project: Path | None) -> Mapping[str, Mapping[str, str]]:
+    from assay.pipeline.diagnose import points_of
+
     try:
         _, plan = load(project)
     except (ConfigError, AssayError) as error:
@@ -193,6 +210,8 @@ def _json(finding: LogFinding) -> dict[str, Any]:
 
 
 def _known(form: str, project: Path | None) -> int:
+    from assay.diagnose import default_library
+
     entries = default_library(_root(project)).entries.values()
     if form == "json":
         console.json_data({"version": 1, "entries": [e.model_dump(mode="json", by_alias=True) for e in entries]})

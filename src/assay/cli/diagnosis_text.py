@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from assay.diagnose import SATURATED, Clues, Contrast, Diagnosis, DiagnosisReport
-from assay.diagnose.calibration import UNCERTAIN, calibration
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from assay.diagnose import Clues, Contrast, Diagnosis, DiagnosisReport
 
 __all__ = ["clues_text", "contrast_text", "diagnosis_text", "nothing_text"]
 
 
 def _head(diagnosis: Diagnosis) -> str:
+    from assay.diagnose.calibration import UNCERTAIN, calibration
+
     if diagnosis.cause == "unknown":
         return "unknown  [not recognised]"
     counts = calibration().entries.get(diagnosis.cause)
@@ -20,6 +24,9 @@ def _head(diagnosis: Diagnosis) -> str:
 
 def diagnosis_text(diagnosis: Diagnosis, lines: int) -> str:
     """Return a diagnosis with at most so many lines of evidence; one that is unsure shows at least one."""
+    from assay.diagnose import SATURATED
+    from assay.diagnose.calibration import UNCERTAIN
+
     unsure = diagnosis.confidence < UNCERTAIN
     shown = diagnosis.evidence if diagnosis.cause == "unknown" else diagnosis.evidence[: max(lines, int(unsure))]
     parts = [_head(diagnosis), f"  why     {diagnosis.summary}", f"  fix     {diagnosis.fix}"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from assay.adapters.files.kept_records import intact_records
-from assay.adapters.files.project import find_root
-from assay.adapters.files.records import FileStore
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.errors import AssayError
-from assay.evidence.diff import Change, Direction, changes
-from assay.pipeline.diff import LockedVersions, sides
+from assay.evidence.diff import Direction
+
+if TYPE_CHECKING:
+    from assay.adapters.files.records import FileStore
+    from assay.evidence.diff import Change
+    from assay.pipeline.diff import LockedVersions
 
 __all__ = ["command"]
 
@@ -38,6 +40,12 @@ def command(
     If one side is a run and the other a cell or an image, only that cell is compared. Exit code 1 if anything got
     worse.
     """
+    from assay.adapters.files.kept_records import intact_records
+    from assay.adapters.files.project import find_root
+    from assay.adapters.files.records import FileStore
+    from assay.evidence.diff import changes
+    from assay.pipeline.diff import sides
+
     root = project or find_root()
     store = FileStore(root / "build_logs")
     records = intact_records(root)
@@ -66,6 +74,8 @@ def command(
 
 def _locks(store: FileStore, project: Path | None) -> LockedVersions:
     """Return the locks of the project's cells and of records."""
+    from assay.pipeline.diff import LockedVersions
+
     committed: dict[str, str] = {}
     try:
         files, plan = load(project)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.host.info import LocalHost
-from assay.adapters.index.simple import SimpleIndex
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
-from assay.cli.composition import digest_of_image
 from assay.errors import AssayError
-from assay.pipeline.doctor import Check, CheckState, DoctorFlow, Needs, exit_code, needs_of
+
+if TYPE_CHECKING:
+    from assay.adapters.index.simple import SimpleIndex
+    from assay.pipeline.doctor import Check, Needs
 
 __all__ = ["command"]
 
@@ -34,6 +34,11 @@ def command(need: str, project: Path | None, form: str) -> int:
 
     Exit code 4: no usable engine, or no GPU with `--need gpu`. 1: another check failed.
     """
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.host.info import LocalHost
+    from assay.cli.composition import digest_of_image
+    from assay.pipeline.doctor import DoctorFlow, exit_code
+
     needs, index = _needs(project, gpu=need == "gpu")
     digests = partial(digest_of_image, patient=False)
     checks = DoctorFlow(DockerEngine(), LocalHost(), index, digests).run(needs)
@@ -50,6 +55,9 @@ def command(need: str, project: Path | None, form: str) -> int:
 
 def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
     """Return what the project needs; outside of a project, what any would."""
+    from assay.adapters.index.simple import SimpleIndex
+    from assay.pipeline.doctor import needs_of
+
     try:
         files, planned = load(project)
     except AssayError as error:
@@ -63,6 +71,8 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
 
 
 def _mend(checks: tuple[Check, ...]) -> None:
+    from assay.pipeline.doctor import CheckState
+
     for check in checks:
         if check.mend and check.state in {CheckState.FAIL, CheckState.WARN}:
             console.say(f"to mend {check.name}: {check.mend}")

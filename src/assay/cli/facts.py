@@ -5,24 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from packaging.utils import canonicalize_name
-from packaging.version import Version
 
-from assay.adapters.files.facts_cache import FactsCache
-from assay.adapters.registry.client import connect
-from assay.audit.gpu import spelled
-from assay.audit.history import TorchHistory
 from assay.cli import console
-from assay.cli.auditing import make_auditor, progress
 from assay.cli.common import format_option
 from assay.cli.trust import insecure_option
 from assay.cli.wheels import index_option, wheel_of, where_to_look
 from assay.errors import StoreError, UsageError
-from assay.evidence.reference import Reference
-from assay.pipeline.share_facts import pull_facts, push_facts
-from assay.wheels.facts import WheelFacts
+
+if TYPE_CHECKING:
+    from assay.adapters.files.facts_cache import FactsCache
+    from assay.wheels.facts import WheelFacts
 
 __all__ = ["command"]
 
@@ -45,6 +40,8 @@ def command() -> None:
 @format_option("table", "json")
 def list_facts(facts: Path | None, form: str) -> int:
     """List the wheels with cached facts."""
+    from assay.adapters.files.facts_cache import FactsCache
+
     rows = FactsCache(facts).listed()
     if form == "json":
         console.json_data([{"name": n, "version": v, "sha256": s, "bytes": b} for n, v, s, b in rows])
@@ -62,6 +59,8 @@ def list_facts(facts: Path | None, form: str) -> int:
 @facts_option
 def read_facts(wheels: Sequence[str], python: str, indexes: Sequence[str], facts: Path | None) -> int:
     """Read whole wheels and cache their facts; refuse a wrong sha256."""
+    from assay.cli.auditing import make_auditor, progress
+
     auditor, index = make_auditor({}, facts=facts, tell=progress()), where_to_look(indexes)
     for word in wheels:
         got = auditor.read(wheel_of(word, python, index), whole=True)
@@ -75,6 +74,9 @@ def read_facts(wheels: Sequence[str], python: str, indexes: Sequence[str], facts
 @format_option("text", "json")
 def show_facts(wheel: str, facts: Path | None, form: str) -> int:
     """Show the facts of a wheel."""
+    from assay.adapters.files.facts_cache import FactsCache
+    from assay.audit.gpu import spelled
+
     for found in _chosen(FactsCache(facts), [wheel]):
         if form == "json":
             console.data(found.model_dump_json(indent=1, exclude_defaults=True))
@@ -108,6 +110,8 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
 @facts_option
 def export_facts(file: Path, wheels: Sequence[str], facts: Path | None) -> int:
     """Write cached facts to a file: all, or of the named wheels."""
+    from assay.adapters.files.facts_cache import FactsCache
+
     cache = FactsCache(facts)
     chosen = [found.sha256 for found in _chosen(cache, wheels)] if wheels else [row[2] for row in cache.listed()]
     try:
@@ -123,6 +127,8 @@ def export_facts(file: Path, wheels: Sequence[str], facts: Path | None) -> int:
 @facts_option
 def import_facts(files: Sequence[Path], facts: Path | None) -> int:
     """Import facts from files; complete facts replace partial ones."""
+    from assay.adapters.files.facts_cache import FactsCache
+
     cache = FactsCache(facts)
     for file in files:
         console.say(f"{cache.take(file.read_bytes(), source=file.name)} wheels from {file}")
@@ -136,6 +142,11 @@ def import_facts(files: Sequence[Path], facts: Path | None) -> int:
 @facts_option
 def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
     """Push facts to a registry: all complete ones, or of the named wheels."""
+    from assay.adapters.files.facts_cache import FactsCache
+    from assay.adapters.registry.client import connect
+    from assay.evidence.reference import Reference
+    from assay.pipeline.share_facts import push_facts
+
     cache = FactsCache(facts)
     chosen = _chosen(cache, wheels or [row[2] for row in cache.listed()])
     done = push_facts(connect(insecure=insecure), Reference.parse(reference), chosen)
@@ -153,6 +164,13 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
 
     Audits trust these facts: pull only from a registry whose writers you trust.
     """
+    from packaging.utils import canonicalize_name
+
+    from assay.adapters.files.facts_cache import FactsCache
+    from assay.adapters.registry.client import connect
+    from assay.evidence.reference import Reference
+    from assay.pipeline.share_facts import pull_facts
+
     asked = [(canonicalize_name(name), version) for name, _, version in (word.partition("==") for word in wheels)]
 
     def wanted(title: str) -> bool:
@@ -173,6 +191,11 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
 @facts_option
 def history(file: Path, facts: Path | None) -> int:
     """Write the table of torch's exports (knowledge/torch_exports.bin) from the complete facts of torch."""
+    from packaging.version import Version
+
+    from assay.adapters.files.facts_cache import FactsCache
+    from assay.audit.history import TorchHistory
+
     exports: dict[str, tuple[str, set[str]]] = {}
     cache = FactsCache(facts)
     kept = [row[2] for row in cache.listed() if row[0] == "torch"]
@@ -200,6 +223,8 @@ def _state(found: WheelFacts) -> str:
 
 
 def _chosen(cache: FactsCache, words: Sequence[str]) -> list[WheelFacts]:
+    from packaging.utils import canonicalize_name
+
     found: list[WheelFacts] = []
     rows = cache.listed()
     for word in words:

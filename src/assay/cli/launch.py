@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from assay import resources
-from assay.adapters.files.records import write_whole
 from assay.cli import console
 from assay.cli.common import project_option
 from assay.cli.serving import ServerPlace, extra_env, extra_flags, profile_named, resolve_place
@@ -16,7 +15,10 @@ from assay.cli.targets import GPU, beside, local_gpus
 from assay.engines.table import engine_names
 from assay.errors import UsageError
 from assay.foundation.nearest import suggestion
-from assay.serving.deploy import FORMATS, Deployment, render, secrets_of
+from assay.serving.deploy import FORMATS
+
+if TYPE_CHECKING:
+    from assay.serving.deploy import Deployment
 
 __all__ = ["command"]
 
@@ -74,6 +76,9 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
 
     Each flag comes with its reason.
     """
+    from assay.adapters.files.records import write_whole
+    from assay.serving.deploy import render, secrets_of
+
     place = resolve_place(image, given["engine"], project)
     if place.local:
         raise UsageError("launch writes containers; name a cell or an image reference")
@@ -98,11 +103,11 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
 
 
 def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
-    from assay.adapters.files.kept_records import KeptRecords  # noqa: PLC0415 - keeps --help fast
-    from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415
-    from assay.adapters.files.serving import load_claims  # noqa: PLC0415
-    from assay.cli.common import load_or_example  # noqa: PLC0415
-    from assay.pipeline.launch import LaunchRequest, launch  # noqa: PLC0415
+    from assay.adapters.files.kept_records import KeptRecords
+    from assay.adapters.files.model_files import ModelFiles
+    from assay.adapters.files.serving import load_claims
+    from assay.cli.common import load_or_example
+    from assay.pipeline.launch import LaunchRequest, launch
 
     _, plan = load_or_example(project)
     targets = plan.project.matrix.targets
@@ -142,7 +147,7 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
 
 
 def _wanted(place: ServerPlace, models: tuple[str, ...], profiles: tuple[str, ...]) -> list[Any]:
-    from assay.pipeline.launch import LaunchTarget  # noqa: PLC0415
+    from assay.pipeline.launch import LaunchTarget
 
     if not models and not profiles:
         raise UsageError("name a --model, a --profile, or both")
@@ -167,6 +172,8 @@ def _wanted(place: ServerPlace, models: tuple[str, ...], profiles: tuple[str, ..
 
 
 def _say(deployment: Deployment) -> None:
+    from assay.serving.deploy import secrets_of
+
     for note in deployment.notes:
         console.say(note)
     if names := secrets_of(deployment):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.cli.composition import keep_lock, lock_ports
-from assay.matrix import lockfile
-from assay.pipeline.cell_files import locked_cells
-from assay.pipeline.generated import drifted, keep_renamed, write_generated
-from assay.pipeline.lock import LockOptions, LockResult, LockStatus, lock
+
+if TYPE_CHECKING:
+    from assay.pipeline.lock import LockResult
 
 __all__ = ["command", "tell"]
 
@@ -48,6 +47,11 @@ def command(
     because the wheels would not work together. --repair adds the constraint that the audit suggests to image.yaml and
     locks again.
     """
+    from assay.cli.composition import keep_lock, lock_ports
+    from assay.pipeline.cell_files import locked_cells
+    from assay.pipeline.generated import drifted, keep_renamed, write_generated
+    from assay.pipeline.lock import LockOptions, LockStatus, lock
+
     if repair and (check or not audit):
         raise click.UsageError("--repair needs the audit of new locks: leave out --check and --no-audit")
     files, plan = load(project)
@@ -84,6 +88,8 @@ def command(
 
 def tell(result: LockResult) -> None:
     """Show how locking one cell ended."""
+    from assay.pipeline.lock import LockStatus
+
     style = "red" if result.status.failed else "yellow" if result.status is LockStatus.UNRESOLVED else "green"
     console.status(result.status.value, result.cell.id, width=12, style=style)
     lines: Sequence[str] = result.explanation.splitlines()
@@ -103,6 +109,8 @@ def tell(result: LockResult) -> None:
 
 
 def _json(result: LockResult) -> dict[str, object]:
+    from assay.matrix import lockfile
+
     return {
         "cell": result.cell.id,
         "status": result.status.value,

@@ -34,9 +34,9 @@ def measurer(files: ProjectFiles, plan: Plan) -> Callable[[str, Level], None]:
 
 def _audit(reference: str, files: ProjectFiles, plan: Plan) -> None:
     # The auditor's libraries are loaded where it is used only.
-    from assay.cli.audit_image import audit_images  # noqa: PLC0415
-    from assay.cli.auditing import make_auditor, progress  # noqa: PLC0415
-    from assay.pipeline.audit import gpu_targets  # noqa: PLC0415
+    from assay.cli.audit_image import audit_images
+    from assay.cli.auditing import make_auditor, progress
+    from assay.pipeline.audit import gpu_targets
 
     matrix = plan.project.matrix
     auditor = make_auditor(matrix.indexes, root=files.root, tell=progress())

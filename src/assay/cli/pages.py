@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from assay import pages as site
 from assay import resources
-from assay.adapters.files.kept_records import is_intact
-from assay.adapters.files.project import ProjectFiles
-from assay.adapters.files.records import FileStore, write_whole
-from assay.adapters.files.regular import file_below, read_regular
-from assay.adapters.files.serving import load_claims
 from assay.cli import console
 from assay.cli.targets import beside
-from assay.diagnose import default_library
-from assay.diagnose.text import clean
 from assay.errors import ConfigError, StoreError, UsageError
-from assay.evidence import claims as ledger
-from assay.evidence.claims import Claim
-from assay.evidence.record import AnyRecord, now, parse
-from assay.matrix.cell import Cell
-from assay.matrix.plan import Plan
+
+if TYPE_CHECKING:
+    from assay import pages as site
+    from assay.adapters.files.project import ProjectFiles
+    from assay.evidence.claims import Claim
+    from assay.evidence.record import AnyRecord
+    from assay.matrix.cell import Cell
+    from assay.matrix.plan import Plan
 
 __all__ = ["drifted", "gathered", "write"]
 
@@ -37,6 +33,11 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
         folders: records from these folders and below them; without any, those of build_logs/ and the committed ones
             in docs/records/.
     """
+    from assay import pages as site
+    from assay.adapters.files.records import FileStore
+    from assay.diagnose import default_library
+    from assay.evidence.record import now
+
     chosen = list(cells)
     store = FileStore(files.root / "build_logs")
     locks = {cell.id: lock for cell in chosen if (lock := files.lock(cell)) is not None}
@@ -61,6 +62,10 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
 
 def _records(folders: Iterable[Path]) -> list[AnyRecord]:
     """Read records below folders, oldest first; the same record in two folders counts once."""
+    from assay.adapters.files.kept_records import is_intact
+    from assay.adapters.files.regular import read_regular
+    from assay.evidence.record import parse
+
     paths = {path.name: path for folder in folders for path in sorted(folder.rglob("*.json"))}
     found: list[AnyRecord] = []
     for name, path in sorted(paths.items()):
@@ -84,6 +89,9 @@ def write(
         UsageError: the file for the Markdown twin is missing or has no markers.
         StoreError: something cannot be written.
     """
+    from assay import pages as site
+    from assay.adapters.files.records import write_whole
+
     if html is not None:
         count = 0
         for path, data in site.render(made):
@@ -108,6 +116,8 @@ def drifted(made: site.Site, into: Path, *, measured: bool) -> int:
 
 def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, str]:
     """Return a Markdown file as it is and as it should be."""
+    from assay import pages as site
+
     if not into.is_file():
         raise UsageError(f"{into} does not exist", hint="name a Markdown file that has the two markers")
     old = into.read_text("utf-8")
@@ -116,6 +126,9 @@ def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, st
 
 def _claims(root: Path) -> list[Claim]:
     """Read what others say: the ledgers of the images, and the serving claims that no ledger has."""
+    from assay.adapters.files.serving import load_claims
+    from assay.evidence import claims as ledger
+
     made: list[Claim] = []
     for path in sorted((root / "images").glob("*/claims.yaml")):
         try:
@@ -132,6 +145,10 @@ def _claims(root: Path) -> list[Claim]:
 
 
 def _excerpt(root: Path, relative: str) -> site.LogExcerpt | None:
+    from assay import pages as site
+    from assay.adapters.files.regular import file_below
+    from assay.diagnose.text import clean
+
     # A record of another machine may name any path; only what lies in build_logs/ is shown.
     path = file_below(root, relative)
     if path is None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.matrix.cell import Cell, Excluded
-from assay.matrix.plan import shard
+
+if TYPE_CHECKING:
+    from assay.matrix.cell import Cell, Excluded
 
 __all__ = ["command"]
 
@@ -29,6 +30,8 @@ def command(select: tuple[str, ...], project: Path | None, form: str, *, exclude
     SELECT is an image, a group, a glob over cell ids, `axis=value`, `'axis>=version'`, or `'!...'` to exclude any of
     these. Without SELECT, all cells are listed.
     """
+    from assay.matrix.plan import shard
+
     _, plan = load(project)
     cells = [] if excluded and not select else plan.select(select)
     if part:

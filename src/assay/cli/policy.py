@@ -6,12 +6,9 @@ from pathlib import Path
 
 import click
 
-from assay.adapters.executors.probe_suite import load_suite
 from assay.cli import console
 from assay.cli.common import load, project_option
 from assay.errors import ConfigError
-from assay.evidence import suite as probes
-from assay.pipeline.policy_check import policy_problems
 
 __all__ = ["command"]
 
@@ -25,6 +22,10 @@ def command() -> None:
 @project_option
 def check(project: Path | None) -> int:
     """Check that every image, target, feature and key that the policy names exists. Needs no network."""
+    from assay.adapters.executors.probe_suite import load_suite
+    from assay.evidence import suite as probes
+    from assay.pipeline.policy_check import policy_problems
+
     files, plan = load(project)
     policy, document = plan.project.matrix.policy, plan.project.documents["matrix.yaml"]
     programs = {path: data.decode() for path, data in load_suite(files.root).items() if path.startswith("features/")}

@@ -6,22 +6,22 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from assay.adapters.executors.table import EXECUTORS
-from assay.adapters.files.records import FileStore
 from assay.cli import console
 from assay.cli.common import format_option, load_or_example, project_option, select_argument
-from assay.cli.composition import probe_flow, store_of
 from assay.errors import GpuMissing
-from assay.evidence import claims
-from assay.evidence.record import AuditRecord, ProbeRecord
 from assay.foundation.outcome import Outcome
-from assay.matrix.plan import Plan
-from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
-from assay.pipeline.probe_subjects import environment, sabotages, subjects_of
-from assay.ports.jobs import JobLimits
+
+if TYPE_CHECKING:
+    from assay.adapters.files.records import FileStore
+    from assay.evidence import claims
+    from assay.evidence.record import ProbeRecord
+    from assay.matrix.plan import Plan
+    from assay.pipeline.probe import ProbeFlow, ProbeSubject
 
 __all__ = ["command"]
 
@@ -85,6 +85,11 @@ def command(
     image and compares the result with an independent reference. Features with a record for the same image, suite, GPU
     and driver are not run again.
     """
+    from assay.cli.composition import probe_flow, store_of
+    from assay.pipeline.probe import ProbeOptions, exit_code
+    from assay.pipeline.probe_subjects import environment, sabotages, subjects_of
+    from assay.ports.jobs import JobLimits
+
     files, plan = load_or_example(project)
     store = store_of(files)
     flow, executor = probe_flow(files.root, say=console.say, where=where, interpreter=interpreter)
@@ -136,6 +141,9 @@ def _lines(
     cell_id: str, target: str, plan: Plan, root: Path, store: FileStore, *, record: ProbeRecord | None = None
 ) -> list[claims.ClaimLine]:
     """Put claims, prediction and measurement of a cell side by side."""
+    from assay.evidence import claims
+    from assay.evidence.record import AuditRecord
+
     cell = next((item for item in plan.cells if item.id == cell_id), None)
     ledger = root / "images" / (cell.image if cell else "") / "claims.yaml"
     stated = claims.read(ledger.read_text(encoding="utf-8"), file=str(ledger)) if cell and ledger.is_file() else ()
@@ -153,6 +161,8 @@ def _lines(
 
 def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, store: FileStore) -> None:
     """Without a GPU nothing can be measured; what is claimed and predicted is shown as what it is."""
+    from assay.evidence import claims
+
     for subject in subjects:
         cell = next((item for item in plan.cells if item.id == subject.cell), None)
         shown = False
@@ -176,6 +186,8 @@ def _show_all(records: Sequence[ProbeRecord], form: str, plan: Plan, root: Path,
 
 
 def _show(record: ProbeRecord, plan: Plan, root: Path, store: FileStore) -> None:
+    from assay.evidence import claims
+
     where = ", ".join(f"{item.name} ({item.target}, driver {item.driver})" for item in record.devices) or "no GPU"
     target = record.devices[0].target if record.devices else ""
     beside = {line.feature: line for line in _lines(record.cell, target, plan, root, store, record=record)}

@@ -11,14 +11,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from assay.cli import console
-from assay.evidence.record import BuildRecord, BuildStatus
-from assay.evidence.report import size_text
 from assay.foundation.printable import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
+
+    from assay.evidence.record import BuildRecord
 
 __all__ = ["BuildProgress"]
 
@@ -59,7 +59,7 @@ class BuildProgress:
         return console.err()
 
     def _made(self) -> Live:
-        from rich.live import Live  # noqa: PLC0415
+        from rich.live import Live
 
         return Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
 
@@ -115,6 +115,9 @@ class BuildProgress:
 
     def finished(self, name: str, record: BuildRecord) -> None:
         """A cell is done."""
+        from assay.evidence.record import BuildStatus
+        from assay.evidence.report import size_text
+
         with self._lock:
             self._running.pop(name, None)
             self._done += 1
@@ -126,8 +129,8 @@ class BuildProgress:
         console.status(record.status.value, f"{name} {ended}")
 
     def _table(self) -> Table:
-        from rich.markup import escape  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
+        from rich.markup import escape
+        from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
         words_width = min(70, max(12, self._console.width // 3))

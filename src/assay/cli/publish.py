@@ -5,37 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
-from assay.adapters.files.journal import FileJournal
-from assay.adapters.files.kept_records import KeptRecords
-from assay.adapters.files.project import ProjectFiles
-from assay.adapters.files.records import FileStore
-from assay.adapters.registry.auth import DockerConfig
-from assay.adapters.registry.client import connect
-from assay.adapters.signing.cosign import CosignSigner
-from assay.adapters.signing.dsse import KeySigner
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
-from assay.cli.measure import measurer
 from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, verifier_of
 from assay.cli.verdicts import show_proposal
 from assay.errors import AssayError, NothingSelected, PolicyRefused, RegistryError, UsageError
-from assay.evidence.reference import Reference
-from assay.matrix.cell import Cell
-from assay.matrix.plan import Plan, shard
-from assay.matrix.policy import Policy
-from assay.pipeline.publish import LocalPorts, PublishOptions, publish
-from assay.pipeline.publishing.candidate import Promise
-from assay.pipeline.publishing.proposal import Proposal
-from assay.pipeline.publishing.tags import PublishPorts
-from assay.pipeline.revoke import revoke
-from assay.ports.signing import Signer
+
+if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.matrix.cell import Cell
+    from assay.matrix.plan import Plan
+    from assay.matrix.policy import Policy
+    from assay.pipeline.publish import LocalPorts, PublishOptions
+    from assay.pipeline.publishing.candidate import Promise
+    from assay.pipeline.publishing.proposal import Proposal
+    from assay.pipeline.publishing.tags import PublishPorts
+    from assay.ports.signing import Signer, Verifier
 
 __all__ = ["command"]
 
@@ -108,6 +98,10 @@ def command(
 
     Exit code 6: the records do not meet the policy; every reason is shown.
     """
+    from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
+    from assay.pipeline.publish import PublishOptions
+    from assay.pipeline.publishing.candidate import Promise
+
     if cosign_keyless and not identity:
         raise UsageError(
             "--cosign-keyless needs --identity and --issuer",
@@ -115,15 +109,9 @@ def command(
         )
     files, plan = load(project)
     policy = plan.project.matrix.policy
-    registry = connect(insecure=insecure)
-    ports = PublishPorts(
-        registry=registry,
-        reader=connect(insecure=insecure, credentials=DockerConfig(reader_config)) if reader_config else registry,
-        journal=FileJournal(files.root / "build_logs"),
-        signer=_signer(sign_key, cosign_key, keyless=cosign_keyless, log=cosign_log),
-        verifier=verifier_of([], (policy, files.root), identity=identity, issuer=issuer),
-        say=console.say,
-    )
+    signer = _signer(sign_key, cosign_key, keyless=cosign_keyless, log=cosign_log)
+    verifier = verifier_of([], (policy, files.root), identity=identity, issuer=issuer)
+    ports = _ports(files.root, signer, verifier, insecure=insecure, reader_config=reader_config)
     if revoked:
         return _revoke(revoked, reason, back_to, policy=policy, ports=ports, form=form, dry_run=dry_run)
     cells = _cells(plan, select, part)
@@ -140,6 +128,25 @@ def command(
     return _exit_code(results.values())
 
 
+def _ports(
+    root: Path, signer: Signer | None, verifier: Verifier, *, insecure: tuple[str, ...], reader_config: Path | None
+) -> PublishPorts:
+    from assay.adapters.files.journal import FileJournal
+    from assay.adapters.registry.auth import DockerConfig
+    from assay.adapters.registry.client import connect
+    from assay.pipeline.publishing.tags import PublishPorts
+
+    registry = connect(insecure=insecure)
+    return PublishPorts(
+        registry=registry,
+        reader=connect(insecure=insecure, credentials=DockerConfig(reader_config)) if reader_config else registry,
+        journal=FileJournal(root / "build_logs"),
+        signer=signer,
+        verifier=verifier,
+        say=console.say,
+    )
+
+
 def _exit_code(results: Iterable[Proposal | AssayError]) -> int:
     codes = {
         one.exit_code if isinstance(one, AssayError) else 0 if one.ok else PolicyRefused.exit_code for one in results
@@ -149,6 +156,8 @@ def _exit_code(results: Iterable[Proposal | AssayError]) -> int:
 
 
 def _cells(plan: Plan, select: Sequence[str], part: str | None) -> Sequence[Cell]:
+    from assay.matrix.plan import shard
+
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "control"]
     if not cells:
         raise NothingSelected("only controls were selected; they are made to fail, and never published")
@@ -156,6 +165,12 @@ def _cells(plan: Plan, select: Sequence[str], part: str | None) -> Sequence[Cell
 
 
 def _local(files: ProjectFiles, plan: Plan) -> LocalPorts:
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.files.kept_records import KeptRecords
+    from assay.adapters.files.records import FileStore
+    from assay.cli.measure import measurer
+    from assay.pipeline.publish import LocalPorts
+
     return LocalPorts(
         engine=DockerEngine(),
         records=lambda: KeptRecords(files.root),
@@ -175,6 +190,8 @@ def _publish(
     review: Callable[[Proposal], None],
 ) -> Proposal | AssayError:
     """Publish a cell; a refusal or a failed registry is a result, so that the other cells are published."""
+    from assay.pipeline.publish import publish
+
     try:
         return publish(cell, promise, options, local=local, ports=ports, review=review)
     except (PolicyRefused, RegistryError) as error:
@@ -183,6 +200,8 @@ def _publish(
 
 
 def _document(cell: str, result: Proposal | AssayError, *, published: bool) -> dict[str, Any]:
+    from assay.pipeline.publishing.proposal import Proposal
+
     if isinstance(result, Proposal):
         return result.document(published=published)
     return {"cell": cell, "ok": False, "published": False, _word(result): result.message.splitlines()}
@@ -193,6 +212,9 @@ def _word(error: AssayError) -> str:
 
 
 def _signer(key: Path | None, cosign_key: str | None, *, keyless: bool, log: bool) -> Signer | None:
+    from assay.adapters.signing.cosign import CosignSigner
+    from assay.adapters.signing.dsse import KeySigner
+
     if sum((key is not None, cosign_key is not None, keyless)) > 1:
         raise UsageError("give one of --sign-key, --cosign-key and --cosign-keyless")
     if log and not cosign_key:
@@ -212,6 +234,9 @@ def _revoke(
     form: str,
     dry_run: bool,
 ) -> int:
+    from assay.evidence.reference import Reference
+    from assay.pipeline.revoke import revoke
+
     if not reason:
         raise UsageError("--revoke needs --reason", hint="others will read it: say what is wrong")
     digest, moved = revoke(

@@ -5,23 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from assay.adapters.files.kept_records import intact_records
-from assay.adapters.registry.client import connect
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.targets import GPU, beside, local_gpus
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.errors import RegistryError, UsageError
-from assay.evidence.record import now
-from assay.evidence.reference import Reference
 from assay.foundation.nearest import suggestion
-from assay.matrix.policy import Policy
-from assay.pipeline.recommend import Offer, from_records, from_registry, rank
-from assay.ports.registry import Registry
+
+if TYPE_CHECKING:
+    from assay.matrix.policy import Policy
+    from assay.pipeline.recommend import Offer
+    from assay.ports.registry import Registry
 
 __all__ = ["command"]
 
@@ -76,6 +74,12 @@ def command(
 
     Exit code 0: an image was measured to have every needed feature. 3: none was; the closest ones are shown.
     """
+    from assay.adapters.files.kept_records import intact_records
+    from assay.adapters.registry.client import connect
+    from assay.evidence.record import now
+    from assay.evidence.reference import Reference
+    from assay.pipeline.recommend import from_records, from_registry, rank
+
     target = target or _own_gpu()
     wanted = tuple(dict.fromkeys(name.strip() for text in needs for name in text.split(",") if name.strip()))
     own = own_policy(project)

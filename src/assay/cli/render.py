@@ -8,7 +8,6 @@ import click
 
 from assay.cli import console
 from assay.cli.common import load, project_option
-from assay.pipeline.generated import drifted, stray, write_generated
 
 __all__ = ["command"]
 
@@ -18,6 +17,8 @@ __all__ = ["command"]
 @click.option("--check", is_flag=True, help="Change nothing; fail if a generated file is outdated.")
 def command(project: Path | None, *, check: bool) -> int:
     """Write the Dockerfile of each locked cell, images/docker-bake.json and the schemas for editors."""
+    from assay.pipeline.generated import drifted, stray, write_generated
+
     files, plan = load(project)
     if not check:
         changed = write_generated(files, plan, console.say)

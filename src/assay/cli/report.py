@@ -6,12 +6,9 @@ from pathlib import Path
 
 import click
 
-from assay.adapters.files.records import FileStore
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.errors import StoreError, UsageError
-from assay.evidence import report
-from assay.pipeline import unfinished
 
 __all__ = ["command"]
 
@@ -48,6 +45,10 @@ def command(
     check: bool,
 ) -> int:
     """Show the status, size and duration of each cell, and what changed since the previous run."""
+    from assay.adapters.files.records import FileStore
+    from assay.evidence import report
+    from assay.pipeline import unfinished
+
     files, plan = load(project)
     if not (html or into or badges) and (folders or measured or check):
         raise UsageError("--records, --measured and --check go with --html, --into or --badges")
@@ -59,7 +60,7 @@ def command(
         except (StoreError, OSError) as error:
             console.warn(f"what a killed run had measured could not be recorded: {error}")
     if html or into or badges:
-        from assay.cli import pages as site  # noqa: PLC0415 - templates and claims are read for pages only
+        from assay.cli import pages as site
 
         pages = site.gathered(files, plan, plan.select(select), folders=folders)
         if check:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.serving import ServingOptions, hosted, place_options, resolve_place, serve_request
-from assay.evidence.record import ServeRecord, ServeStatus
+
+if TYPE_CHECKING:
+    from assay.evidence.record import ServeRecord
 
 __all__ = ["command"]
 
@@ -41,9 +43,10 @@ def command(
 
     Exit code 0: the server started and passed every check. 1: it did not. 4: no container engine or no GPU.
     """
-    from assay.adapters.files.records import FileStore  # noqa: PLC0415
-    from assay.adapters.http.openai import OpenAiClient  # noqa: PLC0415 - keeps --help fast
-    from assay.pipeline.serve_check import serve_check  # noqa: PLC0415
+    from assay.adapters.files.records import FileStore
+    from assay.adapters.http.openai import OpenAiClient
+    from assay.evidence.record import ServeStatus
+    from assay.pipeline.serve_check import serve_check
 
     options = ServingOptions(**given)
     place = resolve_place(image, options.engine, project)

@@ -13,22 +13,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import click
 
 from assay import resources
-from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.cli import console
 from assay.cli.common import load_or_example
-from assay.engines.knowledge import Flags, ServerFlags
-from assay.engines.table import all_engines, engine_names
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.nearest import suggestion
-from assay.matrix.cell import Cell
-from assay.ports.engine import Bind
-from assay.ports.models import ModelFinder
-from assay.ports.server import ServerHost
-from assay.serving.profile import Profile
-from assay.serving.profiles import named
 
 if TYPE_CHECKING:
+    from assay.engines.knowledge import Flags, ServerFlags
+    from assay.matrix.cell import Cell
     from assay.pipeline.serve_check import ServeRequest
+    from assay.ports.engine import Bind
+    from assay.ports.models import ModelFinder
+    from assay.ports.server import ServerHost
+    from assay.serving.profile import Profile
 
 __all__ = [
     "ServerPlace",
@@ -72,6 +69,8 @@ class ServerPlace:
 
 def place_options(function: F) -> F:
     """Add the options that say where a server runs."""
+    from assay.engines.table import engine_names
+
     options = [
         click.option(
             "--engine", type=click.Choice(engine_names()), help="Serving engine.  [default: detected from IMAGE]"
@@ -131,6 +130,9 @@ def resolve_place(image: str, engine: str | None, project: Path | None) -> Serve
         UsageError: the engine cannot be known.
         NothingSelected: the recipe has several cells.
     """
+    from assay.adapters.files.serving import load_server_flags
+    from assay.engines.table import all_engines, engine_names
+
     files, plan = load_or_example(project)
     root = files.root
     knowledge = load_server_flags(resources.find("knowledge", "server_flags.yaml", root))
@@ -172,6 +174,8 @@ def _only_cell(image: str, cells: list[Cell]) -> Cell | None:
 
 def profiles_for(place: ServerPlace) -> dict[str, Profile]:
     """Return the profiles of an image; those of `<engine>-blackwell` where it has none of its own."""
+    from assay.adapters.files.serving import load_profiles
+
     for images in (place.root / "images", resources.folder("images")):
         for name in filter(None, (place.image, f"{place.engine}-blackwell")):
             if (folder := images / name / "profiles").is_dir():
@@ -185,6 +189,8 @@ def profile_named(place: ServerPlace, name: str | None) -> Profile | None:
     Raises:
         UsageError: there is none of that name, or it is for another engine.
     """
+    from assay.serving.profiles import named
+
     if name is None:
         return None
     profile = named(name, profiles_for(place))
@@ -238,6 +244,8 @@ class ServingOptions:
 
     def api_key(self) -> str | None:
         """Return the key that requests to the server have to name, if it was given one."""
+        from assay.engines.table import all_engines
+
         env = extra_env(self.envs)
         variables = [name for engine in all_engines() for name in engine.api_key_variables]
         key = extra_flags(self.sets).get("api-key") or next((env[name] for name in variables if name in env), None)
@@ -256,7 +264,7 @@ def serve_request(
     Raises:
         UsageError: a flag, a variable, the profile or the model cannot be used.
     """
-    from assay.pipeline.serve_check import ServeRequest  # noqa: PLC0415 - keeps --help fast
+    from assay.pipeline.serve_check import ServeRequest
 
     return ServeRequest(
         cell=place.cell,
@@ -278,7 +286,7 @@ def serve_request(
 
 def finder(place: ServerPlace, options: ServingOptions) -> ModelFinder:
     """Return what finds models' configurations; the hub is asked only where the server itself would ask it."""
-    from assay.adapters.files.model_files import ModelFiles  # noqa: PLC0415 - requests is slow to import
+    from assay.adapters.files.model_files import ModelFiles
 
     is_folder = options.model is not None and Path(options.model).expanduser().is_dir()
     if not place.local and options.cache is None and not is_folder:
@@ -317,12 +325,12 @@ def hosted(place: ServerPlace, options: ServingOptions) -> ServerHost:
     if place.local:
         if options.mounts:
             raise UsageError("--mount is for containers, and IMAGE is local")
-        from assay.adapters.executors.servers import LocalServerHost  # noqa: PLC0415 - only where it is used
+        from assay.adapters.executors.servers import LocalServerHost
 
         env = {} if cache is None else {"HF_HOME": str(cache.resolve())}
         return LocalServerHost(facts_program=facts, python=options.python, port=options.port, env=env)
-    from assay.adapters.docker.engine import DockerEngine  # noqa: PLC0415 - the SDK is slow to import
-    from assay.adapters.executors.servers import ContainerServerHost  # noqa: PLC0415
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.executors.servers import ContainerServerHost
 
     gpus = options.gpus
     return ContainerServerHost(
@@ -358,6 +366,8 @@ def mounts_of(texts: Sequence[str]) -> list[Bind]:
 
 def mount(text: str) -> Bind:
     """Read `--mount FOLDER[:INSIDE][:rw]`."""
+    from assay.ports.engine import Bind
+
     source, *rest = text.split(":")
     writable = bool(rest) and rest[-1] in {"rw", "ro"} and rest.pop() == "rw"
     folder = Path(source).expanduser().absolute()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assay.adapters.host.card_names import load_cards
-from assay.adapters.host.info import LocalHost
 from assay.cli import console
-from assay.matrix.cards import Named, sm
+
+if TYPE_CHECKING:
+    from assay.matrix.cards import Named
 
 __all__ = ["GPU", "beside", "local_gpus"]
 
@@ -32,6 +32,8 @@ class _Gpu(_Type):
         Raises:
             UsageError: there is none of this name.
         """
+        from assay.adapters.host.card_names import load_cards
+
         return load_cards().find(str(value)).target if value else ""
 
 
@@ -40,12 +42,17 @@ GPU = _Gpu()
 
 def beside(target: str) -> str:
     """Return an architecture with the cards that have it, for people: `sm_120 (RTX 50, RTX PRO Blackwell)`."""
+    from assay.adapters.host.card_names import load_cards
+
     title = load_cards().title(target)
     return f"{target} ({title})" if title else target
 
 
 def local_gpus() -> tuple[Named, ...]:
     """Return the GPUs of this machine, each architecture once, and say which; none where there are none."""
+    from assay.adapters.host.info import LocalHost
+    from assay.matrix.cards import Named, sm
+
     if shutil.which("nvidia-smi") is None:
         return ()
     found: dict[str, Named] = {}

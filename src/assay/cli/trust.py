@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from assay.adapters.files.project import ProjectFiles, find_root
-from assay.adapters.signing.cosign import CosignVerifier
-from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import UsageError
-from assay.matrix.policy import Policy
-from assay.ports.signing import Verifier
+
+if TYPE_CHECKING:
+    from assay.matrix.policy import Policy
+    from assay.ports.signing import Verifier
 
 __all__ = [
     "identity_options",
@@ -49,6 +48,8 @@ def keys_option(function: F) -> F:
 
 def own_policy(project: Path | None) -> tuple[Policy, Path] | None:
     """Return the policy of the checkout that is named or that this folder is in, with its folder; None without one."""
+    from assay.adapters.files.project import ProjectFiles, find_root
+
     try:
         root = project or find_root()
     except UsageError:
@@ -81,6 +82,9 @@ def verifier_of(
     Raises:
         UsageError: of identity and issuer only one was named.
     """
+    from assay.adapters.signing.cosign import CosignVerifier
+    from assay.adapters.signing.dsse import KeyVerifier
+
     found = list(keys) or [policy[1] / name for name in policy[0].keys] if policy else list(keys)
     known = KeyVerifier(found)
     if bool(identity) != bool(issuer):

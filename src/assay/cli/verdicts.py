@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from assay.cli import console
-from assay.evidence.judging import Verification
-from assay.evidence.policy import PolicyJudgement
 from assay.foundation.outcome import Outcome
-from assay.matrix.policy import Basis
-from assay.pipeline.publishing.proposal import Proposal
+
+if TYPE_CHECKING:
+    from assay.evidence.judging import Verification
+    from assay.evidence.policy import PolicyJudgement
+    from assay.pipeline.publishing.proposal import Proposal
 
 __all__ = ["show", "show_judgement", "show_proposal"]
 
@@ -44,6 +45,8 @@ def show_judgement(judgement: PolicyJudgement, *, against: bool) -> None:
     Args:
         against: something stands against the digest whatever the records say (it was revoked, say).
     """
+    from assay.matrix.policy import Basis
+
     devices = ", ".join(judgement.devices)
     answer = "no" if not judgement.ok else "by its records, but it is refused" if against else "yes"
     title = f"{judgement.image}: {judgement.level} on {judgement.target}: {answer}"

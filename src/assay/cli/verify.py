@@ -7,16 +7,11 @@ from typing import Final
 
 import click
 
-from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
-from assay.adapters.registry.client import connect
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.cli.verdicts import show
-from assay.evidence.record import now
-from assay.evidence.reference import Reference, Repository
-from assay.pipeline.verify import document, verify
 
 __all__ = ["command"]
 
@@ -62,6 +57,12 @@ def command(
 
     Exit code 0: verified. 6: not verified; the reasons are shown. 5: the registry failed.
     """
+    from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
+    from assay.adapters.registry.client import connect
+    from assay.evidence.record import now
+    from assay.evidence.reference import Reference, Repository
+    from assay.pipeline.verify import document, verify
+
     own = own_policy(project) if judge_by_own or project else None
     if own and suite is None:
         # By one's own policy, the probes of one's own checkout are what counts as current.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import click
 
-from assay.adapters.index.local import wheel_file
-from assay.adapters.index.simple import Addresses, SimpleIndex, default_addresses
 from assay.errors import UsageError
-from assay.pipeline.wheel_choice import choose_wheel, is_wheel, project_of, wheel_at
-from assay.ports.index import IndexFile, PackageIndex
+
+if TYPE_CHECKING:
+    from assay.adapters.index.simple import SimpleIndex
+    from assay.ports.index import IndexFile, PackageIndex
 
 __all__ = ["index_option", "wheel_of", "where_to_look"]
 
@@ -31,6 +31,10 @@ def where_to_look(places: Sequence[str]) -> SimpleIndex:
     Raises:
         UsageError: one of them is neither.
     """
+    from urllib.parse import urlsplit
+
+    from assay.adapters.index.simple import Addresses, SimpleIndex, default_addresses
+
     if not places:
         return SimpleIndex()
     simple = [place for place in places if urlsplit(place).scheme in {"http", "https", "file"}]
@@ -55,6 +59,11 @@ def wheel_of(word: str, python: str | None, index: PackageIndex, machine: str = 
         UsageError: it means none.
         PackageIndexError: the index does not have it.
     """
+    from urllib.parse import urlsplit
+
+    from assay.adapters.index.local import wheel_file
+    from assay.pipeline.wheel_choice import choose_wheel, is_wheel, project_of, wheel_at
+
     if not is_wheel(word):
         return choose_wheel(word, python, index, machine)
     if urlsplit(word).scheme in {"http", "https"}:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -312,7 +313,12 @@ class RunSummary(Value):
 
 
 AnyRecord = Annotated[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord] = TypeAdapter(AnyRecord)
+
+
+@cache
+def _adapter() -> TypeAdapter[BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord]:
+    """Return what reads a record of any kind; made at the first record, because it takes long to make."""
+    return TypeAdapter(AnyRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +353,7 @@ def parse(
     """
     try:
         read_json(data, limit=MAX_BYTES, constants=True)
-        return _ADAPTER.validate_json(data)
+        return _adapter().validate_json(data)
     except ForeignError as error:
         raise StoreError(f"{source} is not a record that this version reads: {error}") from error
     except ValidationError as error:

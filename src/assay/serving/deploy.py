@@ -10,10 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
-
-from jinja2 import DictLoader, StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from assay.errors import UsageError
 from assay.foundation.printable import is_printable
@@ -22,6 +19,9 @@ from assay.serving.command import ServerCommand
 from assay.serving.flags import command_line
 from assay.serving.launching import Decided
 from assay.serving.memory import MemoryPlan, Share
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
 
 __all__ = [
     "CACHE",
@@ -208,6 +208,9 @@ def bind(source: str, target: str, *, read_only: bool = False) -> list[str]:
 
 
 def _environment(templates: Mapping[str, str]) -> SandboxedEnvironment:
+    from jinja2 import DictLoader, StrictUndefined  # noqa: PLC0415 - slow to import, and only texts need it
+    from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
+
     environment = SandboxedEnvironment(
         loader=DictLoader(dict(templates)),
         undefined=StrictUndefined,

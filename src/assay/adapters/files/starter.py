@@ -16,18 +16,13 @@ from assay.errors import StoreError, UsageError
 from assay.matrix import plan as planning
 from assay.matrix.plan import Plan
 
-__all__ = ["lay_down", "starter_images"]
+__all__ = ["lay_down"]
 
 _IMAGES: Final = "images/"
 _TEMPLATE: Final = ".j2"
 
 Generate = Callable[[ProjectFiles, Plan], object]
 """Writes what follows from recipes, locks and templates."""
-
-
-def starter_images() -> list[str]:
-    """Return the images that a new project may have."""
-    return sorted(path.name for path in resources.find("project", _IMAGES).iterdir())
 
 
 def lay_down(folder: Path, images: Sequence[str], generate: Generate) -> list[str]:
