@@ -275,6 +275,15 @@ def test_a_tag_that_a_rule_keeps_is_told_from_other_refusals(status: int, words:
     assert immutable == ("immutability rule" in (caught.value.hint or ""))
 
 
+def test_a_repositorys_name_is_no_rule_of_immutability() -> None:
+    server = Guarded()
+    server.refusal = (400, "manifest invalid")
+    with server.serve() as host, pytest.raises(RegistryError) as caught:
+        client(Anonymous()).put_manifest(Repository(host=host, path="immutable/overwritten"), "t", index_of([]))
+
+    assert not isinstance(caught.value, TagImmutable)
+
+
 def test_a_rate_limit_is_waited_out() -> None:
     server = Guarded()
     waited: list[float] = []

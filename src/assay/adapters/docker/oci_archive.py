@@ -40,8 +40,7 @@ def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfi
     """Write an archive of an image with one layer and return the digest of its manifest.
 
     The archive is an OCI layout with Docker's `manifest.json` beside it, so engines with either image store load
-    it. The
-    layer is compressed with a fixed level and no time stamp: same tar, same config, same digest.
+    it. The layer is compressed with a fixed level and no time stamp: same tar, same config, same digest.
 
     Args:
         archive: written; a temporary folder beside it is used meanwhile.
@@ -52,63 +51,51 @@ def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfi
     with tempfile.TemporaryDirectory(prefix="assay-layer-", dir=archive.parent) as scratch:
         packed = Path(scratch) / "layer"
         diff_id, layer_digest, layer_size = _compress(layer, packed)
-        created = datetime.fromtimestamp(config.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        config_bytes = _json(
-            {
-                "architecture": config.architecture,
-                "os": "linux",
-                "created": created,
-                "config": {"Env": list(config.env), "Cmd": list(config.command), "Labels": dict(config.labels)},
-                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
-                "history": [{"created": created, "created_by": config.made_by}],
-            }
-        )
-        config_digest = hashlib.sha256(config_bytes).hexdigest()
+        image = _json(_config(config, diff_id))
         manifest = _json(
             {
                 "schemaVersion": 2,
                 "mediaType": _MANIFEST,
-                "config": {"mediaType": _CONFIG, "digest": f"sha256:{config_digest}", "size": len(config_bytes)},
+                "config": _descriptor(_CONFIG, image),
                 "layers": [{"mediaType": _LAYER, "digest": f"sha256:{layer_digest}", "size": layer_size}],
             }
         )
-        manifest_digest = hashlib.sha256(manifest).hexdigest()
+        described = _descriptor(_MANIFEST, manifest)
         named = {
             "io.containerd.image.name": _full_name(reference),
             "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
         }
-        index = _json(
-            {
-                "schemaVersion": 2,
-                "mediaType": _INDEX,
-                "manifests": [
-                    {
-                        "mediaType": _MANIFEST,
-                        "digest": f"sha256:{manifest_digest}",
-                        "size": len(manifest),
-                        "annotations": named,
-                        "platform": {"architecture": config.architecture, "os": "linux"},
-                    }
-                ],
-            }
-        )
-        docker = _json(
-            [
-                {
-                    "Config": f"blobs/sha256/{config_digest}",
-                    "RepoTags": [reference],
-                    "Layers": [f"blobs/sha256/{layer_digest}"],
-                }
-            ]
-        )
+        platform = {"architecture": config.architecture, "os": "linux"}
+        entry = {**described, "annotations": named, "platform": platform}
+        docker = {"Config": _blob(image), "RepoTags": [reference], "Layers": [f"blobs/sha256/{layer_digest}"]}
         with tarfile.open(archive, "w") as tar, packed.open("rb") as blob:
             _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-            _add(tar, "index.json", index)
-            _add(tar, "manifest.json", docker)
-            _add(tar, f"blobs/sha256/{manifest_digest}", manifest)
-            _add(tar, f"blobs/sha256/{config_digest}", config_bytes)
+            _add(tar, "index.json", _json({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}))
+            _add(tar, "manifest.json", _json([docker]))
+            _add(tar, _blob(manifest), manifest)
+            _add(tar, _blob(image), image)
             _add_file(tar, f"blobs/sha256/{layer_digest}", blob, layer_size)
-    return f"sha256:{manifest_digest}"
+    return str(described["digest"])
+
+
+def _config(config: ImageConfig, diff_id: str) -> dict[str, Any]:
+    created = datetime.fromtimestamp(config.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "architecture": config.architecture,
+        "os": "linux",
+        "created": created,
+        "config": {"Env": list(config.env), "Cmd": list(config.command), "Labels": dict(config.labels)},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
+        "history": [{"created": created, "created_by": config.made_by}],
+    }
+
+
+def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+
+
+def _blob(data: bytes) -> str:
+    return f"blobs/sha256/{hashlib.sha256(data).hexdigest()}"
 
 
 def _full_name(reference: str) -> str:

@@ -86,9 +86,9 @@ def run(
 ) -> Completed:
     """Run a program to its end and return what it wrote.
 
-    The program is looked up on PATH. The command is logged, so no secret may stand in `argv`: hand it over by `stdin`
-    or `env`, which are not. `env` is laid over the environment. The program gets a process group of its own, and the
-    whole group is ended (SIGTERM, then SIGKILL) when time is up or when this call is left by an exception (Ctrl-C).
+    The command is logged, so no secret may stand in `argv`: use `stdin` or `env`, which is laid over the environment.
+    The program gets a process group of its own, which is ended (SIGTERM, then SIGKILL) when time is up or when this
+    call is left by an exception (Ctrl-C).
 
     Args:
         timeout: seconds; None waits for ever.
@@ -105,67 +105,71 @@ def run(
         Interrupted: `stop` was set.
     """
     words = [str(word) for word in argv]
-    executable = find(words[0])
-    if executable is None:
-        raise ToolError(f"{words[0]} is not installed (not found on PATH)", hint=hint)
     shown = shlex.join(words_without(words))
     LOG.info("$ %s", shown)
     started = time.monotonic()
-    try:
-        process = subprocess.Popen(
-            [executable, *words[1:]],
-            cwd=cwd,
-            env=None if env is None else {**os.environ, **env},
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ToolError(f"{words[0]} could not be started: {error}", hint=hint) from error
+    process = _started(words, cwd=cwd, env=env, stdin=stdin is not None, merge=merge, hint=hint)
     kept = (_Bounded(limit), _Bounded(limit))
     failed: list[Exception] = []
     threads = _attend(process, kept, stdin, sink, failed)
     try:
-        if not _wait(process, timeout, stop):
-            _end(process)
-            raise Interrupted(f"{words[0]} was stopped")
+        _wait(process, timeout, stop)
     except subprocess.TimeoutExpired:
         _end(process)
         raise ToolTimedOut(f"{shown}: still running after {timeout:g} s, stopped", hint=hint) from None
     except BaseException:
         _end(process)
         raise
-    for thread in threads:
-        # A grandchild may hold the pipe open for ever; what the program itself wrote is there by now.
-        thread.join(GRACE_SECONDS)
+    _join(threads)
     if failed:
         _end(process)
         raise failed[0]
-    done = Completed(
-        argv=tuple(words),
-        returncode=process.returncode,
-        stdout=kept[0].value(),
-        stderr=kept[1].value(),
-        seconds=time.monotonic() - started,
-    )
+    out, err = kept[0].value(), kept[1].value()
+    spent = time.monotonic() - started
+    done = Completed(argv=tuple(words), returncode=process.returncode, stdout=out, stderr=err, seconds=spent)
     if check and done.returncode != 0:
         raise ToolError(_failure(done), hint=hint)
     return done
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float | None, stop: threading.Event | None) -> bool:
-    """Wait for the end; False when `stop` was set first. Raises TimeoutExpired when time is up."""
+def _started(
+    words: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, stdin: bool, merge: bool, hint: str | None
+) -> subprocess.Popen[bytes]:
+    """Start a program with pipes for its streams; raises ToolError where that fails."""
+    executable = find(words[0])
+    if executable is None:
+        raise ToolError(f"{words[0]} is not installed (not found on PATH)", hint=hint)
+    try:
+        return subprocess.Popen(
+            [executable, *words[1:]],
+            cwd=cwd,
+            env=None if env is None else {**os.environ, **env},
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ToolError(f"{words[0]} could not be started: {error}", hint=hint) from error
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float | None, stop: threading.Event | None) -> None:
+    """Wait for the end. Raises TimeoutExpired when time is up, Interrupted when `stop` was set first."""
     if stop is None:
         process.wait(timeout)
-        return True
+        return
     deadline = None if timeout is None else time.monotonic() + timeout
     while process.poll() is None:
         if deadline is not None and time.monotonic() > deadline:
             raise subprocess.TimeoutExpired(process.args, timeout or 0)
         if stop.wait(0.1):
-            return False
-    return True
+            raise Interrupted("the program was stopped")
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        # A grandchild may hold the pipe open for ever; what the program itself wrote is there by now.
+        thread.join(GRACE_SECONDS)
 
 
 def _attend(

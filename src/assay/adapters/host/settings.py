@@ -1,11 +1,11 @@
-"""What a site adds to every build: its CA, its mirrors, its proxies; as secrets and arguments, never in a layer.
+"""Host settings: the CA, mirrors and proxies that builds use here; as secrets and arguments, never in a layer.
 
 ASSAY_CA_BUNDLE         CA file for downloads in builds (default: SSL_CERT_FILE or REQUESTS_CA_BUNDLE where set)
 ASSAY_APT_SOURCES       a sources.list that replaces the image's own
 ASSAY_UV_CONFIG         a uv.toml: package indexes and how to reach them
 ASSAY_PIP_CONFIG        a pip.conf, for the one download that is pip's (uv itself)
 ASSAY_NETRC             credentials of indexes
-ASSAY_REGISTRY_MIRRORS  `docker.io=mirror.example/hub`: where the site has what bases are pulled from
+ASSAY_REGISTRY_MIRRORS  `docker.io=mirror.example/hub`: where bases are pulled from instead
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def build_args(environ: Mapping[str, str] = os.environ) -> dict[str, None]:
 
 
 def mirrors(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the site's mirrors of registries: registry -> host and prefix.
+    """Return the mirrors of registries that the host settings name: registry -> host and prefix.
 
     Raises:
         UsageError: the variable is not `registry=mirror` with names that registries can have.

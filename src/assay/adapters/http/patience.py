@@ -22,7 +22,7 @@ from urllib3.util.retry import Retry
 from assay.errors import PackageIndexError
 from assay.foundation.foreign import read_pause
 
-__all__ = ["PatientAdapter", "Rate", "TooSlow", "body_chunks", "session"]
+__all__ = ["ConnectionBroken", "PatientAdapter", "Rate", "TooSlow", "body_chunks", "session"]
 
 CHUNK: Final = 1 << 20
 DECODED: Final = 16 << 10
@@ -39,6 +39,10 @@ LONGEST_PAUSE: Final = 15.0
 
 class TooSlow(PackageIndexError):
     """The server sends, but so slowly that it is given up."""
+
+
+class ConnectionBroken(PackageIndexError):
+    """The connection broke while bytes came; what is missing can be asked for again."""
 
 
 class Rate:

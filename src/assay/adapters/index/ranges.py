@@ -12,7 +12,7 @@ from typing import Final, Self, cast
 import requests
 from urllib3.exceptions import HTTPError
 
-from assay.adapters.http.patience import FAULTS, Rate, TooSlow, body_chunks, session
+from assay.adapters.http.patience import FAULTS, ConnectionBroken, Rate, body_chunks, session
 from assay.errors import PackageIndexError, WheelError
 from assay.foundation.foreign import ForeignError, read_integer
 
@@ -132,7 +132,7 @@ class HttpFile:
                     self.fetched += len(chunk)
                 yield chunk
         except (HTTPError, OSError, ValueError) as error:
-            raise PackageIndexError(f"{self._name}: the connection broke: {_brief(error)}") from error
+            raise ConnectionBroken(f"{self._name}: the connection broke: {_brief(error)}") from error
 
     def _part(self, offset: int, length: int | None) -> requests.Response:
         """Ask for a part and check that just this part of this very file comes."""
@@ -172,10 +172,8 @@ class HttpFile:
             try:
                 with closing(self._part(offset, length)) as answer:
                     return self._body(answer, length)
-            except TooSlow:
-                raise
-            except PackageIndexError as error:
-                if attempt == RESUMES - 1 or "connection broke" not in error.message:
+            except ConnectionBroken:
+                if attempt == RESUMES - 1:
                     raise
         raise AssertionError
 
@@ -205,10 +203,10 @@ class HttpFile:
                         failures = 0
                     yield chunk
                 if at < self.size:
-                    raise PackageIndexError(f"{self._name}: the connection broke: {at} of {self.size} bytes came")
-            except PackageIndexError as error:
+                    raise ConnectionBroken(f"{self._name}: the connection broke: {at} of {self.size} bytes came")
+            except ConnectionBroken:
                 failures += 1
-                if failures >= RESUMES or not self.ranges or "connection broke" not in error.message:
+                if failures >= RESUMES or not self.ranges:
                     raise
 
     def _stream_once(self, at: int) -> Iterator[bytes]:

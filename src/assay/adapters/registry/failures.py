@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from assay.errors import RegistryBroken, RegistryError
 from assay.evidence.reference import is_loopback
-from assay.foundation.foreign import ForeignError, read_json, read_url
+from assay.foundation.foreign import ForeignError, read_json, read_pause, read_url
 
-__all__ = ["LONGEST_PAUSE", "address", "cause", "gave_up", "hint", "keeps_tags", "pause", "plain", "refused", "words"]
+__all__ = [
+    "LONGEST_PAUSE",
+    "RegistryFault",
+    "address",
+    "cause",
+    "gave_up",
+    "hint",
+    "keeps_tags",
+    "pause",
+    "plain",
+    "refusal",
+    "refused",
+]
 
 LONGEST_PAUSE: Final = 30.0
 """Seconds waited for before an attempt at most, whatever the server asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryFault:
+    """Why one attempt failed."""
+
+    reason: str
+    """For people."""
+    status: int | None = None
+    """None if no answer came."""
+    codes: frozenset[str] = frozenset()
+    """The registry's error codes (distribution-spec, "Error Codes")."""
+    told: str = ""
+    """Its own words."""
+    absent: bool = False
+    """Nobody answered at all."""
+    pause: float | None = None
+    """Seconds that it asks to be left alone."""
 
 
 def plain(url: str) -> str:
@@ -28,13 +61,13 @@ def pause(attempt: int) -> float:
     return float(min(0.25 * 2**attempt, LONGEST_PAUSE / 2)) * (1 + random.random())  # noqa: S311
 
 
-def keeps_tags(status: int, reason: str) -> bool:
+def keeps_tags(fault: RegistryFault) -> bool:
     """Whether a refused PUT of a manifest is due to a rule of immutability; no two registries say it alike.
 
     Harbor answers 412, ECR and Artifact Registry 400, Quay and ACR 405 or 409, each with words of their own.
     """
-    return status in (409, 412) or (
-        status in (400, 403, 405) and re.search("immutab|overwrit|already exist", reason, re.IGNORECASE) is not None
+    return fault.status in (409, 412) or (
+        fault.status in (400, 403, 405) and bool(re.search("immutab|overwrit|already exist", fault.told, re.IGNORECASE))
     )
 
 
@@ -68,26 +101,36 @@ def cause(error: BaseException) -> str:
     return f"{type(inner).__name__}: {inner}".partition(" for url")[0][:200]
 
 
-def words(body: bytes) -> str:
-    """Return what a registry says of an error (distribution-spec, "Error Codes"), or nothing."""
+def refusal(method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> RegistryFault:
+    """Return what a registry says of an error (distribution-spec, "Error Codes")."""
     try:
-        errors = read_json(body, limit=1 << 20, items=1000)["errors"]
-        return "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors[:5])[:400]
+        errors = read_json(body, limit=1 << 20, items=1000)["errors"][:5]
+        told = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)[:400]
+        codes = frozenset(str(error.get("code", "")) for error in errors)
     except (ForeignError, KeyError, TypeError, AttributeError):
-        return ""
+        told, codes = "", frozenset()
+    return RegistryFault(
+        reason=f"{method} {plain(url)}: the registry answered {status}" + (f" ({told})" if told else ""),
+        status=status,
+        codes=codes,
+        told=told,
+        pause=read_pause(headers.get("Retry-After", ""), now=datetime.now(UTC), most=LONGEST_PAUSE),
+    )
 
 
-def gave_up(method: str, host: str, reason: str, *, absent: bool) -> RegistryError:
-    """Return the error for what failed at every attempt; `absent` if nobody answered at all."""
-    if " 500" in reason and method in ("GET", "HEAD"):
-        return RegistryBroken(reason, hint=hint(500, host))
+def gave_up(method: str, host: str, fault: RegistryFault) -> RegistryError:
+    """Return the error for what failed at every attempt."""
+    if fault.status == 500 and method in ("GET", "HEAD"):
+        return RegistryBroken(fault.reason, hint=hint(500, host))
+    if fault.absent and is_loopback(host):
+        return RegistryError(
+            f"no registry answers at {host}",
+            hint="start one: docker-registry serve docs/examples/registry.yml (see docs/how-to/publish.md)",
+        )
     advice = f"is {host} up and reachable? What was done is safe to repeat"
-    if " 429" in reason:
+    if fault.status == 429:
         advice = "it limits how often it may be asked; run the same again later"
-    elif absent and is_loopback(host):
-        reason = f"no registry answers at {host}"
-        advice = "start one: docker-registry serve docs/examples/registry.yml (see docs/how-to/publish.md)"
-    return RegistryError(reason, hint=advice)
+    return RegistryError(fault.reason, hint=advice)
 
 
 def address(text: str, *, base: str | None) -> str:

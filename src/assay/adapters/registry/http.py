@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from assay import __version__
 from assay.adapters.http.deadline import Watch, watched
 from assay.adapters.registry.auth import Challenge, Credentials, CredentialSource, challenges
 from assay.adapters.registry.failures import (
-    LONGEST_PAUSE,
+    RegistryFault,
     address,
     cause,
     gave_up,
@@ -29,13 +28,12 @@ from assay.adapters.registry.failures import (
     keeps_tags,
     pause,
     plain,
+    refusal,
     refused,
-    words,
 )
 from assay.adapters.registry.tokens import token_of, token_request
 from assay.errors import RegistryContent, RegistryError, TagImmutable
 from assay.evidence.reference import DOCKER_HUB, is_loopback
-from assay.foundation.foreign import read_pause
 from assay.ports.registry import Traffic
 
 __all__ = ["REDIRECTS", "RegistryAnswer", "Transport"]
@@ -74,7 +72,7 @@ class RegistryAnswer:
 
 
 def _proxies(host: str) -> dict[str, str]:
-    """Return what keeps a site's proxy out of the way to this machine, as docker does."""
+    """Return what keeps the host's proxy off the way to this machine, as docker does."""
     return {"no_proxy": host.rpartition(":")[0] or host} if is_loopback(host) else {}
 
 
@@ -83,12 +81,25 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-class _Failed(Exception):
-    """An attempt that may be made again; `absent` if nobody answered at all."""
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """One request; `Transport.send` says what its fields mean."""
 
-    def __init__(self, reason: str, *, absent: bool = False) -> None:
-        super().__init__(reason)
-        self.absent = absent
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Body | None = None
+    limit: int = 1 << 20
+    stay: bool = False
+    expected: int = 0
+
+
+class _Failed(Exception):
+    """An attempt without an answer, that may be made again."""
+
+    def __init__(self, fault: RegistryFault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
 
 
 class Transport:
@@ -196,67 +207,48 @@ class Transport:
         """
         again = method in IDEMPOTENT if repeat is None else repeat
         url = address(path, base=self.base(host) + "/")
+        request = _Request(
+            method=method, url=url, headers=headers or {}, body=body, limit=limit, stay=stay, expected=expected
+        )
         fresh = False
-        reason, absent = "", False
-        attempt = 0
-        waited = 0.0
-        while attempt < self._attempts:
-            authorization = self._authorization(host, url, scopes)
+        attempt, waited = 0, 0.0
+        while True:
             try:
-                answer = self._once(
-                    method,
-                    url,
-                    headers or {},
-                    body,
-                    authorization=authorization,
-                    limit=limit,
-                    stay=stay,
-                    expected=expected,
-                )
+                answer = self._once(request, authorization=self._authorization(host, url, scopes))
             except _Failed as failed:
-                reason, asked, absent = str(failed), None, failed.absent
-                if failed.absent and attempt + 1 >= ABSENT_ATTEMPTS:
-                    break
+                fault = failed.fault
             else:
                 if answer.status in ok:
                     return answer
                 if answer.status == 401 and not fresh and self._learn(host, answer, scopes):
                     fresh = True
                     continue
-                reason, asked, absent = self._refusal(method, answer), _retry_after(answer.headers), False
-                racy = attempt < RACES and any(code in reason for code in races)
-                if method == "PUT" and "/manifests/" in path and keeps_tags(answer.status, reason):
-                    raise TagImmutable(reason, hint="leave sm*-* and sha256-* out of the registry's immutability rule")
-                if answer.status not in RETRIED and not racy:
-                    raise RegistryError(reason, hint=hint(answer.status, host))
-            if not again:
-                break
+                fault = self._may_pass(request, host, answer, races=races if attempt < RACES else ())
             attempt += 1
-            if attempt < self._attempts:
-                wait = asked if asked is not None else pause(attempt)
-                waited += wait
-                if waited > LONGEST_WAIT:
-                    break
-                LOG.info("%s; again in %.1f s", reason, wait)
-                self._sleep(wait)
-        raise gave_up(method, host, reason, absent=absent)
+            wait = pause(attempt) if fault.pause is None else fault.pause
+            waited += wait
+            most = ABSENT_ATTEMPTS if fault.absent else self._attempts
+            if not again or attempt >= min(most, self._attempts) or waited > LONGEST_WAIT:
+                raise gave_up(method, host, fault)
+            LOG.info("%s; again in %.1f s", fault.reason, wait)
+            self._sleep(wait)
 
-    def _once(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: Body | None,
-        *,
-        authorization: str | None,
-        limit: int,
-        stay: bool = False,
-        expected: int = 0,
-    ) -> RegistryAnswer:
-        sent = {"Authorization": authorization, **headers} if authorization else dict(headers)
+    @staticmethod
+    def _may_pass(request: _Request, host: str, answer: RegistryAnswer, *, races: Collection[str]) -> RegistryFault:
+        """Return a refusal that may pass by itself; every other one is final and raised."""
+        fault = refusal(request.method, answer.url, answer.status, answer.headers, answer.body)
+        if request.method == "PUT" and "/manifests/" in request.url and keeps_tags(fault):
+            raise TagImmutable(fault.reason, hint="leave sm*-* and sha256-* out of the registry's immutability rule")
+        if answer.status not in RETRIED and fault.codes.isdisjoint(races):
+            raise RegistryError(fault.reason, hint=hint(answer.status, host))
+        return fault
+
+    def _once(self, request: _Request, *, authorization: str | None) -> RegistryAnswer:
+        sent = {"Authorization": authorization, **request.headers} if authorization else dict(request.headers)
+        body, url = request.body, request.url
         started = time.monotonic()
         size = len(body) if isinstance(body, bytes) else 0
-        allowed = self._exchange_seconds + max(size, expected) / SLOWEST
+        allowed = self._exchange_seconds + max(size, request.expected) / SLOWEST
         left = self._operation_seconds - self._busy
         if left <= 0:
             raise RegistryError(
@@ -266,7 +258,7 @@ class Transport:
         try:
             with Watch(min(allowed, left), plain(url)) as watch:
                 try:
-                    answer = self._follow(method, url, sent, body, limit=limit, stay=stay)
+                    answer = self._follow(request, sent)
                 except (_Failed, RegistryError) as error:
                     if watch.expired:
                         raise self._too_slow(url) from error
@@ -285,10 +277,9 @@ class Transport:
             hint="is the connection slow, or the registry overloaded? Run the same again",
         )
 
-    def _follow(
-        self, method: str, url: str, sent: dict[str, str], body: Body | None, *, limit: int, stay: bool
-    ) -> RegistryAnswer:
+    def _follow(self, request: _Request, sent: dict[str, str]) -> RegistryAnswer:
         """Send a request and go where its answer redirects to."""
+        method, url = request.method, request.url
         for _ in range(6):
             started = time.monotonic()
             self.traffic.requests += 1
@@ -297,7 +288,7 @@ class Transport:
                     method,
                     url,
                     headers=sent,
-                    data=self._counted(body),
+                    data=self._counted(request.body),
                     auth=_no_auth,
                     stream=True,
                     allow_redirects=False,
@@ -305,7 +296,7 @@ class Transport:
                     verify=self._trust(url),
                     proxies=_proxies(urlsplit(url).netloc),
                 ) as response:
-                    content = self._read(response, method, limit)
+                    content = self._read(response, method, request.limit)
                     status, found = response.status_code, response.headers
             except requests.exceptions.SSLError as error:
                 raise RegistryError(
@@ -314,7 +305,8 @@ class Transport:
                 ) from error
             except (requests.exceptions.RequestException, OSError) as error:
                 absent = isinstance(error, requests.exceptions.ConnectTimeout) or refused(error)
-                raise _Failed(f"{method} {plain(url)}: {cause(error)}", absent=absent) from error
+                reason = f"{method} {plain(url)}: {cause(error)}"
+                raise _Failed(RegistryFault(reason=reason, absent=absent)) from error
             except ValueError as error:
                 # requests reads the address of a redirect also where it is not to follow it.
                 raise RegistryError(f"{plain(url)}: the registry names an address that cannot be used") from error
@@ -325,7 +317,7 @@ class Transport:
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
                 raise RegistryError(f"{plain(url)}: it sends on to {plain(target)}, which is not https")
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
-                if stay:
+                if request.stay:
                     return RegistryAnswer(status=status, headers=found, body=b"", url=url)
                 # A token for the registry is no business of the storage behind it.
                 sent.pop("Authorization", None)
@@ -361,10 +353,6 @@ class Transport:
         own = CERTIFICATES / urlsplit(url).netloc / "ca.crt"
         return str(own) if own.is_file() else True
 
-    def _refusal(self, method: str, answer: RegistryAnswer) -> str:
-        told = words(answer.body)
-        return f"{method} {plain(answer.url)}: the registry answered {answer.status}" + (f" ({told})" if told else "")
-
     # Authorisation
 
     def _authorization(self, host: str, url: str, scopes: Sequence[str]) -> str | None:
@@ -397,30 +385,25 @@ class Transport:
 
     def _token(self, host: str, challenge: Challenge, scopes: Sequence[str], known: Credentials | None) -> str:
         asked = token_request(host, challenge, scopes, known, insecure=self._insecure)
-        answer = self._fetch_token(asked.method, asked.url, asked.headers, asked.body, known)
+        request = _Request(method=asked.method, url=asked.url, headers=asked.headers, body=asked.body)
+        answer = self._fetch_token(request, known)
         if answer.status != 200:
             raise RegistryError(
                 f"{plain(asked.url)}: no token for {host}, status {answer.status}", hint=hint(answer.status, host)
             )
         return token_of(answer.body, asked.url)
 
-    def _fetch_token(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, known: Credentials | None
-    ) -> RegistryAnswer:
+    def _fetch_token(self, request: _Request, known: Credentials | None) -> RegistryAnswer:
         authorization = known.basic if known and not known.identity_token else None
         reason = ""
         for attempt in range(self._attempts):
             try:
-                answer = self._once(method, url, headers, body, authorization=authorization, limit=1 << 20)
+                answer = self._once(request, authorization=authorization)
             except _Failed as failed:
-                reason = str(failed)
+                reason = failed.fault.reason
             else:
                 if answer.status not in RETRIED:
                     return answer
-                reason = self._refusal(method, answer)
+                reason = refusal(request.method, answer.url, answer.status, answer.headers, answer.body).reason
             self._sleep(pause(attempt))
         raise RegistryError(reason)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    return read_pause(headers.get("Retry-After", ""), now=datetime.now(UTC), most=LONGEST_PAUSE)
