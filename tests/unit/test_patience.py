@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from urllib3.response import HTTPResponse
 
-from assay.adapters.http import patience
+from assay.adapters.http import deadline, patience
 from assay.adapters.http.patience import Rate, TooSlow, body_chunks, session
 
 
@@ -110,4 +110,5 @@ def test_connections_break_where_headers_do_not_come() -> None:
         adapter = cast("patience.PatientAdapter", session().get_adapter(address))
         pool = adapter.poolmanager.connection_from_url(address)
 
-        assert issubclass(pool.ConnectionCls, patience._Deadline)
+        assert issubclass(pool.ConnectionCls, deadline._TimedConnection)
+        assert adapter.header_seconds == patience.FIRST_BYTES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from assay.adapters.docker.oci_archive import ImageConfig, write_archive
+from assay.adapters.files.locks import locked
 from assay.adapters.host import process
 from assay.errors import ToolError
 from assay.matrix.model import BootstrapBase
@@ -255,8 +255,7 @@ def _check(base: BootstrapBase, reference: str, facts: Mapping[str, object]) -> 
 def _one_at_a_time(scratch: Path, reference: str) -> Iterator[None]:
     """Hold a lock on a base, and clear away what killed builds left."""
     name = re.sub(r"[^A-Za-z0-9.-]", "_", reference)
-    with (scratch / f"assay-lock-{os.getuid()}-{name}").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(scratch / f"assay-lock-{os.getuid()}-{name}", wait=True):
         for folder in scratch.glob("assay-base-*"):
             pid = folder.name.split("-")[2]
             if folder.stat().st_uid == os.getuid() and pid.isdigit() and not Path(f"/proc/{pid}").exists():

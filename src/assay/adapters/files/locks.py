@@ -1,4 +1,7 @@
-"""Locks as files: held by the kernel as long as a process lives, so that none is left behind."""
+"""Locks as files: held by the kernel as long as a process lives, so that none is left behind.
+
+Not `filelock`: it opens a lock for writing, which Linux refuses for the files of others in a folder that all can write.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ def no_space(error: OSError) -> str | None:
 
 
 @contextmanager
-def locked(path: Path, *, for_everyone: bool = False) -> Iterator[bool]:
+def locked(path: Path, *, for_everyone: bool = False, wait: bool = False) -> Iterator[bool]:
     """Hold a lock file, made if need be; False while another holds it.
 
     Args:
+        wait: wait until nobody else holds it.
         for_everyone: users share the file and its folder, whoever made them.
 
     Raises:
@@ -39,7 +43,7 @@ def locked(path: Path, *, for_everyone: bool = False) -> Iterator[bool]:
         raise StoreError(f"{path.parent} cannot be written: {error.strerror}", hint=hint) from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return

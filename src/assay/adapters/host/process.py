@@ -113,7 +113,7 @@ def run(
     failed: list[Exception] = []
     threads = _attend(process, kept, stdin, sink, failed)
     try:
-        _wait(process, timeout, stop)
+        _wait(process, words[0], timeout, stop)
     except subprocess.TimeoutExpired:
         _end(process)
         raise ToolTimedOut(f"{shown}: still running after {timeout:g} s, stopped", hint=hint) from None
@@ -153,7 +153,7 @@ def _started(
         raise ToolError(f"{words[0]} could not be started: {error}", hint=hint) from error
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float | None, stop: threading.Event | None) -> None:
+def _wait(process: subprocess.Popen[bytes], name: str, timeout: float | None, stop: threading.Event | None) -> None:
     """Wait for the end. Raises TimeoutExpired when time is up, Interrupted when `stop` was set first."""
     if stop is None:
         process.wait(timeout)
@@ -163,7 +163,7 @@ def _wait(process: subprocess.Popen[bytes], timeout: float | None, stop: threadi
         if deadline is not None and time.monotonic() > deadline:
             raise subprocess.TimeoutExpired(process.args, timeout or 0)
         if stop.wait(0.1):
-            raise Interrupted("the program was stopped")
+            raise Interrupted(f"{name} was stopped")
 
 
 def _join(threads: Sequence[threading.Thread]) -> None:

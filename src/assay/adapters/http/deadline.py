@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-__all__ = ["Watch", "watched"]
+__all__ = ["Watch", "WatchedAdapter", "watched"]
 
 LOG: Final = logging.getLogger("assay.http")
 SAID_AFTER: Final = 10.0
@@ -96,35 +96,59 @@ class _TimedConnection(HTTPConnection):
         _hold(self)
         super().request(*args, **options)
 
+    def getresponse(self) -> Any:
+        seconds: float | None = getattr(_local, "headers", None)
+        if seconds is None:
+            return super().getresponse()
+        with Watch(seconds):
+            _hold(self)
+            return super().getresponse()
 
-class _Tls(_TimedConnection, HTTPSConnection):
-    """The same over TLS: all that `_Plain` calls is HTTPSConnection's."""
+
+class _TimedTls(_TimedConnection, HTTPSConnection):
+    """The same over TLS: all that `_TimedConnection` calls is HTTPSConnection's."""
 
 
 class _TimedPool(HTTPConnectionPool):
     ConnectionCls = _TimedConnection
 
 
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _Tls
+class _TimedTlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TimedTls
 
 
-_POOLS: Final[dict[str, Any]] = {"http": _TimedPool, "https": _TlsPool}
+_POOLS: Final[dict[str, Any]] = {"http": _TimedPool, "https": _TimedTlsPool}
 
 
-class _Adapter(HTTPAdapter):
+class WatchedAdapter(HTTPAdapter):
+    """Makes connections that a watch can hang up."""
+
+    header_seconds: float | None = None
+    """Seconds that the headers of an answer may take, however many bytes they come in; None for no limit of their own."""
+
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pools of connections."""
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
-    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **options)
-        manager.pool_classes_by_scheme = _POOLS
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """Return the pools of connections through a proxy."""
+        manager = super().proxy_manager_for(proxy, **options)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _POOLS
         return manager
 
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        """Send a request and return the answer once its headers are here."""
+        _local.headers = self.header_seconds
+        try:
+            return super().send(*args, **options)
+        finally:
+            _local.headers = None
 
-def watched(session: requests.Session) -> requests.Session:
+
+def watched(session: requests.Session, adapter: Callable[[], WatchedAdapter] = WatchedAdapter) -> requests.Session:
     """Make the exchanges of a session ones that a watch can end; returns the session."""
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter())
+        session.mount(scheme, adapter())
     return session

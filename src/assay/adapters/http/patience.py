@@ -5,20 +5,17 @@ A timeout of a socket starts anew with every byte, so that a server that sends o
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.retry import Retry
 
+from assay.adapters.http.deadline import WatchedAdapter, watched
 from assay.errors import PackageIndexError
 from assay.foundation.foreign import read_pause
 
@@ -112,47 +109,6 @@ def body_chunks(raw: Any, rate: Rate, *, decode: bool = False) -> Iterator[bytes
         yield b"".join(parts)
 
 
-class _Deadline:
-    """Of a connection: the headers of an answer come within `FIRST_BYTES`, however many bytes they come in."""
-
-    def getresponse(self) -> Any:
-        """Return the answer once its headers are here; the connection is broken if they take too long."""
-        sock = getattr(self, "sock", None)
-        watch = threading.Timer(FIRST_BYTES, _break, (sock,))
-        watch.daemon = True
-        watch.start()
-        try:
-            return super().getresponse()  # type: ignore[misc]
-        finally:
-            watch.cancel()
-
-
-def _break(sock: Any) -> None:
-    try:
-        sock.shutdown(2)
-    except (OSError, AttributeError):
-        return
-
-
-class _PatientConnection(_Deadline, HTTPConnection):
-    """HTTP with a deadline."""
-
-
-class _Secure(_Deadline, HTTPSConnection):
-    """HTTPS with a deadline."""
-
-
-class _PatientPool(HTTPConnectionPool):
-    ConnectionCls = _PatientConnection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _Secure
-
-
-_POOLS: Final = {"http": _PatientPool, "https": _SecurePool}
-
-
 class _BoundedRetry(Retry):
     """Obeys Retry-After as far as a person would."""
 
@@ -162,10 +118,11 @@ class _BoundedRetry(Retry):
         return None if text is None else read_pause(text, now=datetime.now(UTC), most=LONGEST_PAUSE)
 
 
-class PatientAdapter(HTTPAdapter):
+class PatientAdapter(WatchedAdapter):
     """Retries what may pass by itself, and waits neither for headers nor between tries without end."""
 
     def __init__(self) -> None:
+        self.header_seconds = FIRST_BYTES
         retry = _BoundedRetry(
             total=4,
             read=1,
@@ -177,25 +134,10 @@ class PatientAdapter(HTTPAdapter):
         )
         super().__init__(max_retries=retry, pool_maxsize=16)
 
-    def init_poolmanager(self, *args: Any, **more: Any) -> None:
-        """Make the pools of connections."""
-        super().init_poolmanager(*args, **more)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
-        """Return the pools of connections through a proxy."""
-        manager = super().proxy_manager_for(proxy, **more)
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = _POOLS
-        return manager
-
 
 def session() -> requests.Session:
     """Return a session that retries what may pass by itself; proxies and certificates come from the environment."""
-    made = requests.Session()
-    adapter = PatientAdapter()
-    made.mount("https://", adapter)
-    made.mount("http://", adapter)
+    made = watched(requests.Session(), PatientAdapter)
     # Wheels are compressed already; a second encoding would make ranges mean something else.
     made.headers["Accept-Encoding"] = "identity"
     return made
