@@ -124,7 +124,7 @@ class WatchedAdapter(HTTPAdapter):
     """Makes connections that a watch can hang up."""
 
     header_seconds: float | None = None
-    """Seconds that the headers of an answer may take, however many bytes they come in; None for no limit of their own."""
+    """Seconds that the headers of an answer may take, in however many bytes they come; None: no limit of their own."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the pools of connections."""

@@ -2,6 +2,7 @@
 
 Keys are PEM: PKCS#8 private keys, SubjectPublicKeyInfo public keys. ECDSA and Ed25519 only: the two sides of an RSA key
 disagree about padding (securesystemslib takes PSS, cosign PKCS#1 v1.5). cosign's own public keys work.
+The library's `Envelope` signs, but does not verify: it takes no signature without a key id (its issue #416).
 """
 
 from __future__ import annotations
@@ -26,12 +27,6 @@ PASSWORD_VARIABLE: Final = "ASSAY_KEY_PASSWORD"  # noqa: S105  # the name of a v
 """Environment variable that holds the password of an encrypted private key."""
 _EXTRA: Final = "pip install 'assay-images[sign]'"
 _KINDS: Final = ("ecdsa", "ed25519")
-
-
-def _pae(payload: bytes) -> bytes:
-    """Return the bytes that are really signed (DSSE protocol.md, "Pre-Authentication Encoding")."""
-    kind = PAYLOAD.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def _fingerprint(public: PublicKeyTypes) -> bytes:
@@ -81,8 +76,10 @@ class KeySigner:
 
     def sign(self, statement: bytes) -> bytes:
         """See the port."""
-        signature = bytes.fromhex(self._signer.sign(_pae(statement)).signature)
-        return make_bundle(statement, [("", signature)], hint=self._hint)
+        from securesystemslib.dsse import Envelope  # noqa: PLC0415
+
+        signature = Envelope(statement, PAYLOAD, {}).sign(self._signer)
+        return make_bundle(statement, [("", bytes.fromhex(signature.signature))], hint=self._hint)
 
 
 class KeyVerifier:
@@ -115,11 +112,12 @@ class KeyVerifier:
         """See the port. Key ids are only hints: every signature is tried with every key (DSSE protocol.md)."""
         if not self._keys:
             return None
+        from securesystemslib.dsse import Envelope  # noqa: PLC0415
         from securesystemslib.exceptions import UnverifiedSignatureError  # noqa: PLC0415
         from securesystemslib.signer import Signature  # type: ignore[attr-defined]  # noqa: PLC0415
 
         payload, signatures = open_bundle(bundle)
-        encoded = _pae(payload)
+        encoded = Envelope(payload, PAYLOAD, {}).pae()
         for name, _, key in self._keys:
             for signature in signatures:
                 try:
