@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -56,7 +57,7 @@ def test_aliases_that_multiply_are_stopped() -> None:
 
 
 def test_deep_nesting_is_an_error_of_the_file() -> None:
-    with pytest.raises(ConfigError, match="nested too deeply"):
+    with pytest.raises(ConfigError, match=r"nested too deeply|maximum nesting depth"):
         yamltext.load("[" * 5000, file="f.yaml")
 
 
@@ -64,3 +65,23 @@ def test_deep_nesting_is_an_error_of_the_file() -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(ConfigError):
         yamltext.load(text, file="f.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[" + "a," * 1_000_000 + "a]", id="values"),
+        pytest.param("- a\n" * 500_000, id="lines"),
+        pytest.param("a: &a [x]\nb: [" + "*a," * 500_000 + "]", id="aliases"),
+        pytest.param("[" * 100_000, id="brackets"),
+        pytest.param("- " * 100_000, id="dashes"),
+        pytest.param("a: \ud83d", id="half a character"),
+        pytest.param("a: \x00", id="zero"),
+    ],
+)
+def test_what_no_file_holds_is_a_problem_of_the_file_within_a_second_or_two(text: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(ConfigError):
+        yamltext.load(text, file="f.yaml")
+
+    assert time.process_time() - begun < 5

@@ -17,6 +17,7 @@ from assay.diagnose.authors import MARKS
 from assay.diagnose.model import FailureEntry, Signature
 from assay.diagnose.tables import TableError, expand
 from assay.errors import ConfigError, Problem
+from assay.foundation.yamltext import compose
 
 __all__ = ["FailureLibrary", "default_library", "parse_library"]
 
@@ -85,19 +86,10 @@ class _EntryReader:
         self._places: dict[str, tuple[str, int]] = {}
 
     def read(self, source: str, data: bytes) -> None:
-        # assay.foundation.yamltext reads any file with every mark kept; for files of this size the C loader is thirty
-        # times faster, and a failure is diagnosed at the end of each failed step.
-        loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
         try:
-            root = yaml.compose(data, Loader=loader)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-            self.problems.append(Problem(file=source, line=where[0], column=where[1], message=str(error.problem)))
-            return
-        except yaml.YAMLError as error:
-            words = str(error).partition("\n")[0]
-            self.problems.append(Problem(file=source, message=f"not readable as YAML: {words}"))
+            root = compose(data, file=source, limit=None)
+        except ConfigError as error:
+            self.problems += error.problems
             return
         twice: list[yaml.Node] = []
         if isinstance(root, yaml.MappingNode) and any(key.value == "table" for key, _ in root.value):

@@ -3,6 +3,9 @@
 Which addresses the names in a lock mean is found the way the ordinary clients find them: matrix.yaml for named
 indexes, and for `pypi` whatever uv answers when it is asked what it would use (its environment and configuration
 files), then what pip's environment adds.
+
+Pages are not read by `pypi-simple`: 1 MB of links that are not closed keeps it busy for more than 30 s (its HTML parser
+cannot be stopped), and one address that is none costs the whole page.
 """
 
 from __future__ import annotations
