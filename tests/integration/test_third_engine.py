@@ -38,6 +38,7 @@ axes: {tern: [1.2.0]}
 template: tiny
 requirements: ["tern-serve{{ tern.pin }}"]
 """
+SETTINGS = ("--set", "kernel=plain", "--set", "called=gull", "--set", "password=a-secret-word")
 MODEL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 1000,
          "max_position_embeddings": 4096}  # fmt: skip
 
@@ -90,12 +91,14 @@ def test_launch_writes_its_flags(project: Project, form: str) -> None:
 
 
 def test_serve_check_passes_its_server(project: Project) -> None:
-    done = project.run("serve-check", "local", "--engine", "tern", "--model", "model", "--set", "kernel=plain")
+    done = project.run("serve-check", "local", "--engine", "tern", "--model", "model", *SETTINGS)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     (record,) = FileStore(project.root / "build_logs").records(kind="serve")
     assert isinstance(record, ServeRecord)
     assert [] == [check.name for check in record.checks if not check.passed]
+    assert "gull" == next(check.detail for check in record.checks if check.name == "models")
+    assert not any(b"a-secret-word" in path.read_bytes() for path in project.root.rglob("build_logs/**/*.*"))
     assert {"metrics", "seed"} <= {check.name for check in record.checks}
     expected: dict[str, Any] = {"attention_backend": "plain", "build": "debug", "cuda_graphs": 3, "prefill_chunk": 2048}
     assert expected == {name: record.chosen[name] for name in expected}

@@ -104,9 +104,9 @@ def command(
         raise UsageError("none of the profiles fits any of the images")
     store = FileStore(places[0].root / "build_logs")
     shape = LoadShape(lengths=lengths, users=users, repeats=repeats, questions=questions, seed=seed)
-    records = bench(
-        contestants, OpenAiClient(api_key=options.api_key()), places[0].knowledge, store, shape, say=console.say
-    )
+    knowledge = places[0].knowledge
+    client = OpenAiClient(api_key=options.api_key(knowledge))
+    records = bench(contestants, client, knowledge, store, shape, say=console.say)
     _show(records, form)
     _say_claims({one.request.profile_name: one.request.profile for one in contestants if one.request.profile})
     return 0 if all(record.stable for record in records) else 1

@@ -54,7 +54,7 @@ def command(
     request = serve_request(place, options, profile, as_written=as_written, bisect=bisect_flags)
     store = FileStore(place.root / "build_logs")
     record = serve_check(
-        host, OpenAiClient(api_key=options.api_key()), place.knowledge, store, request, say=console.say
+        host, OpenAiClient(api_key=options.api_key(place.knowledge)), place.knowledge, store, request, say=console.say
     )
     _show(record, form)
     return 0 if record.status is ServeStatus.OK else 1

@@ -242,13 +242,15 @@ class ServingOptions:
     start_timeout: float
     request_timeout: float
 
-    def api_key(self) -> str | None:
+    def api_key(self, knowledge: ServerFlags) -> str | None:
         """Return the key that requests to the server have to name, if it was given one."""
         from assay.engines.table import all_engines
 
         env = extra_env(self.envs)
         variables = [name for engine in all_engines() for name in engine.api_key_variables]
-        key = extra_flags(self.sets).get("api-key") or next((env[name] for name in variables if name in env), None)
+        given = {**env, **extra_flags(self.sets)}
+        names = [*(flags.key_flag for flags in knowledge.engines.values()), *variables]
+        key = next((given[name] for name in names if name in given), None)
         return key[0] if isinstance(key, tuple) else key
 
     def words(self) -> tuple[str, ...]:

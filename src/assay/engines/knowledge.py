@@ -131,6 +131,14 @@ class EngineFlags(Value):
     """A program that prints the options if the server cannot, because a CUDA driver is missing."""
     model_flag: FlagName | None
     """None: the model is the first positional argument."""
+    host_flag: FlagName = "host"
+    port_flag: FlagName = "port"
+    name_flag: FlagName = "served-model-name"
+    """Under which name requests ask for the model; without it, under the model's own."""
+    key_flag: FlagName = "api-key"
+    """The key that requests have to show."""
+    quantization_flag: FlagName = "quantization"
+    cache_type_flag: FlagName = "kv-cache-dtype"
     port: int
     abbreviates: bool
     """Whether it takes a unique beginning of a flag for the flag (argparse's allow_abbrev)."""

@@ -175,7 +175,7 @@ def _tenant(name: str, wanted: LaunchTarget, decided: Decided, request: LaunchRe
             f"model {model} was not found: it is not a folder, not in the Hugging Face cache and not on the hub",
             hint="check the name, or give the folder that holds its config.json",
         )
-    kind = decided.command.flags.get("kv-cache-dtype")
+    kind = decided.command.flags.get(decided.command.engine.cache_type_flag)
     shape = shape_of(found.config, weight_bytes=found.weight_bytes, kv_type=kind if isinstance(kind, str) else None)
     own = wanted.profile is not None and wanted.profile.model == model
     return tenant_of(

@@ -45,7 +45,7 @@ class ServerCommand:
     @property
     def served_name(self) -> str:
         """The name under which the server knows its model."""
-        name = self.flags.get("served-model-name", self.model)
+        name = self.flags.get(self.engine.name_flag, self.model)
         return name if isinstance(name, str) else name[0]
 
     @property
@@ -90,9 +90,9 @@ class ServerCommand:
         return [
             *(self.program or self.engine.command),
             *named,
-            "--host",
+            f"--{self.engine.host_flag}",
             host,
-            "--port",
+            f"--{self.engine.port_flag}",
             port,
             *command_line(self.flags),
         ]
@@ -138,7 +138,7 @@ def prepare(
     notes: list[str] = []
     if profile is not None and profile.quantization is not None:
         if chosen == profile.model:
-            flags.setdefault("quantization", profile.quantization)
+            flags.setdefault(engine.quantization_flag, profile.quantization)
         else:
             notes.append(f"quantisation {profile.quantization} is left out: it is that of {profile.model}")
     env: dict[str, str] = {}

@@ -134,15 +134,18 @@ def _attention(
         notes.append(f"attention {why}")
     flashinfer = standings.get("flashinfer")
     if flashinfer is not None and not flashinfer.usable:
-        command = _no_flashinfer_sampling(command, flashinfer, reasons)
+        command = _without_flashinfer(command, flashinfer, places, reasons)
     return command, notes
 
 
-def _no_flashinfer_sampling(command: ServerCommand, standing: Standing, reasons: dict[str, str]) -> ServerCommand:
+def _without_flashinfer(
+    command: ServerCommand, standing: Standing, attention: Collection[str], reasons: dict[str, str]
+) -> ServerCommand:
+    """Switch off what else uses FlashInfer beside attention: sampling."""
     known = command.engine.features.get("flashinfer")
     off = next((one for one in (known.off if known else ()) if one.holds(command.version)), Setting())
-    flags: Flags = {name: value for name, value in off.flags.items() if name == "sampling-backend"}
-    env = {name: value for name, value in off.env.items() if "SAMPLER" in name}
+    flags: Flags = {name: value for name, value in off.flags.items() if name not in attention}
+    env = {name: value for name, value in off.env.items() if name not in attention}
     for name in [*flags, *env]:
         if command.flags.get(name) != flags.get(name) or name in env:
             reasons[name] = str(standing)

@@ -32,11 +32,14 @@ def start_up() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tern_server", allow_abbrev=False)
-    for name in ("weights", "host", "port", "longest", "slots", "step", "kernel"):
+    for name in ("weights", "listen", "at", "called", "password", "longest", "slots", "step", "kernel"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--no-graphs", action="store_true")
     parser.parse_args(sys.argv[1:])
-    base.MODEL = base.FLAGS["weights"][0]
+    base.MODEL = (base.FLAGS.get("called") or base.FLAGS["weights"])[0]
+    for own, name in {"listen": "host", "at": "port", "password": "api-key"}.items():
+        if own in base.FLAGS:
+            base.FLAGS[name] = base.FLAGS[own]
     base.CONTEXT = int((base.FLAGS.get("longest") or ["4096"])[0])
     base.Server, base.start_up = Server, start_up  # type: ignore[misc]
     base.main()
