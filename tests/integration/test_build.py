@@ -173,7 +173,7 @@ def test_a_timeout_ends_a_build(project: Project) -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (["build", "nothing-like-this"], 2, "is no cell, image or group"),
+        (["build", "nothing-like-this"], 2, "is not a cell, image or group"),
         (["build", "flavour=9"], 3, "no cell fits"),
         (["build", "--shard", "3/2"], 2, "is not I/N"),
         (["biuld"], 2, "did you mean 'build'?"),

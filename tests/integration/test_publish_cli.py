@@ -177,7 +177,7 @@ def test_nothing_measured_nothing_named(site: Site) -> None:
 
     assert code == 6
     assert document["cells"][0]["published"] is False
-    assert "nobody has probed" in said
+    assert "no probe ran on" in said
     assert site.tag("sm120-verified") is None
 
 
@@ -195,7 +195,7 @@ def test_from_records_to_a_pull_command(site: Site) -> None:
     assert site.image.digest == site.tag(CELL) == site.tag("sm120-verified") == verified[1]["digest"]
     assert verified[1]["standing"] == "recorded"
     assert f"docker pull {site.host}/release/{IMAGE}@{site.image.digest}" in text[1]
-    assert "recorded, but nobody known stands for them" in text[2]
+    assert "recorded, but without a known signer" in text[2]
 
 
 def test_an_edited_record_is_refused(site: Site) -> None:

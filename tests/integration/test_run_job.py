@@ -248,7 +248,7 @@ def test_jobs_that_cannot_be_run_here_are_refused_and_leave_nothing(machine: Mac
     other = {"reference": "local", "digest": "sha256:" + "0" * 64}
     refused: dict[str, tuple[ProbeJob | bytes, int, str]] = {
         "cut off": (seal(fine)[:-5], 1, "cut off or changed"),
-        "no job": (b"{}", 1, "no sealed document"),
+        "no job": (b"{}", 1, "not a sealed job document"),
         "other probes": (job(machine, executor, suite="sha256:" + "0" * 64), 2, "is not here"),
         "another place": (job(machine, executor, place=other), 2, "in the job"),
         "no such probe": (job(machine, executor, "a-quik"), 2, "did you mean"),

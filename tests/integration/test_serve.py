@@ -211,7 +211,7 @@ def test_an_unknown_model_is_reported_and_left_to_the_server(store: FileStore) -
         LocalHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(models=_Models()), say=said.append
     )
 
-    assert any("tiny is no folder, not in the Hugging Face cache" in line for line in said)
+    assert any("tiny is not a folder, not in the Hugging Face cache" in line for line in said)
 
 
 def test_no_process_is_left_behind(store: FileStore) -> None:
@@ -459,7 +459,7 @@ def test_flags_are_checked_against_the_help_in_the_image(store: FileStore, conta
     )  # fmt: skip
 
     assert ServeStatus.REFUSED is record.status
-    assert "--disable-flashinfer is no flag of this server and could be" in record.reason
+    assert "--disable-flashinfer is not a flag of this server and could be" in record.reason
 
 
 @pytest.mark.engine

@@ -41,7 +41,7 @@ class Indexed:
         ("a @ git+https://github.com/a/b", "is no version of a", "a==VERSION"),
         ("dist/a-1.0.tar.gz", "source archive", "pip wheel --no-deps dist/a"),
         ("https://x.example/a-1.0.zip", "source archive", "pip wheel"),
-        ("https://x.example/page", "no address of a wheel", "image"),
+        ("https://x.example/page", "not the URL of a wheel", "image"),
     ],
 )
 def test_error_for_a_file_that_is_not_a_wheel_is_specific(word: str, message: str, hint: str) -> None:
@@ -178,7 +178,7 @@ def test_a_bare_name_is_reported_how_wheels_are_named(
     monkeypatch.chdir(tmp_path)
     assert main(["audit", "flashmagic"]) == 2
     told = capsys.readouterr().err
-    assert "'flashmagic' is no wheel, and there is no project here" in told
+    assert "'flashmagic' is not a wheel, and there is no project here" in told
     assert "flashmagic==VERSION" in told
 
 

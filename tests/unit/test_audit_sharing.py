@@ -80,9 +80,9 @@ def test_what_is_not_what_it_says_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WheelError, match="another wheel"):
         pull_facts(registry, PLACE, here)
     put(registry, ONE, announced=ONE.sha256, artifact_type="application/vnd.other")
-    with pytest.raises(RegistryError, match="holds no wheel facts"):
+    with pytest.raises(RegistryError, match="has no wheel facts"):
         pull_facts(registry, PLACE, here)
-    with pytest.raises(RegistryError, match="holds no wheel facts"):
+    with pytest.raises(RegistryError, match="has no wheel facts"):
         push_facts(registry, PLACE, [ONE])
     with pytest.raises(RegistryError, match="no complete facts"):
         push_facts(registry, Reference.parse("registry.test/empty:v1"), [PART])

@@ -426,7 +426,7 @@ def test_a_step_that_cannot_do_its_work_says_nothing_of_the_cell(ports: BisectPo
     with pytest.raises(error, match="why") as raised:
         try_cell(CELL, WALK, BisectQuestion(feature="marlin"), ports)
 
-    assert "run the same bisect again" in (raised.value.hint or "")
+    assert "run the same command again" in (raised.value.hint or "")
 
 
 def test_a_night_that_left_its_index_is_skipped() -> None:

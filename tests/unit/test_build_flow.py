@@ -173,7 +173,7 @@ def test_existing_images_are_skipped_with_one_engine_request(world: World, cells
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        (None, "there is no image of this cell"),
+        (None, "this cell has no image"),
         ({}, "the lock changed"),
         ({KEY_LABEL: "sha256:0", "dev.assay.lock": "SAME"}, "the recipe or the template changed"),
     ],
@@ -485,7 +485,7 @@ def test_prepare_lists_the_remaining_work(world: World, cells: Sequence[Cell]) -
     prepared = prepare([LockedCell(cell=cells[0], lock=lock_of(cells[0])), LockedCell(cell=cells[1], lock=None)], ports)
 
     assert isinstance(prepared[0], PreparedBuild)
-    assert prepared[0].stale == "there is no image of this cell"
+    assert prepared[0].stale == "this cell has no image"
     assert isinstance(prepared[1], LockedCell)
 
 

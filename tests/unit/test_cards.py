@@ -55,10 +55,10 @@ def test_a_name_means_an_architecture(word: str, target: str, title: str, platfo
     [
         ("sm_999", "no GPU has the architecture sm_999", "sm_120, sm_121"),
         ("12.7", "no GPU has the architecture 12.7", "sm_120"),
-        ("RTX 5091", "'RTX 5091' is no GPU", "RTX 5090"),
-        ("DGX Sparc", "'DGX Sparc' is no GPU", "DGX Spark"),
-        ("banana", "'banana' is no GPU", "RTX 5090, DGX Spark, H200"),
-        ("", "'' is no GPU", "sm_120"),
+        ("RTX 5091", "'RTX 5091' is not a known GPU", "RTX 5090"),
+        ("DGX Sparc", "'DGX Sparc' is not a known GPU", "DGX Spark"),
+        ("banana", "'banana' is not a known GPU", "RTX 5090, DGX Spark, H200"),
+        ("", "'' is not a known GPU", "sm_120"),
     ],
 )
 def test_unknown_name_is_refused_with_the_known_ones(word: str, message: str, hint: str) -> None:

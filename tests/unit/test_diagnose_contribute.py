@@ -134,7 +134,7 @@ def test_a_contribution_replaces_no_other(log: Path, tmp_path: Path, capsys: pyt
 
 def test_only_a_file_can_be_contributed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", "-", "--contribute"]) == 2
-    assert "is no file" in capsys.readouterr().err
+    assert "is not a file" in capsys.readouterr().err
 
 
 def test_an_uncertain_answer_says_may_be_with_its_line_and_clues(

@@ -109,10 +109,10 @@ def test_a_value_that_no_cell_has_is_named_with_the_nearest(made: plan.Plan) -> 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("serving-cu128-torch2.8.1", "is no cell, image or group; did you mean 'serving-cu128-torch2.8.0'"),
+        ("serving-cu128-torch2.8.1", "is not a cell, image or group; did you mean 'serving-cu128-torch2.8.0'"),
         ("trch=2.8.0", "no cell has an axis 'trch'; did you mean 'torch'?"),
         ("torch>=2.x", "'>=2.x' is not a version condition"),
-        ("!srving", "'srving' is no cell, image or group; did you mean"),
+        ("!srving", "'srving' is not a cell, image or group; did you mean"),
     ],
 )
 def test_a_group_of_nothing_says_where(matrix_text: str, image_text: str, word: str, message: str) -> None:

@@ -113,7 +113,7 @@ def test_a_proposal_writes_nothing(registry: FakeRegistry, image: Manifest, tmp_
     ]
     assert {method for method, _ in registry.calls} == {"resolve"}
     assert not (tmp_path / "publish.jsonl").exists()
-    assert "nobody has probed" in str(proposal.refuse())
+    assert "no probe ran on" in str(proposal.refuse())
 
 
 def test_unverified_gets_nothing(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_a_record_that_a_verdict_rests_on_is_missed(registry: FakeRegistry, imag
     seen = look(registry, tmp_path, f"{RELEASE}:{ALIAS}", verifier=tools.verifier)
 
     assert whys(seen) == {Why.EVIDENCE}
-    assert "1 of the 3 records that the verdict rests on" in str(seen.judgements[0].reasons[0])
+    assert "1 of the 3 records that the verdict is based on" in str(seen.judgements[0].reasons[0])
 
 
 def test_unknown_name_is_reported_with_the_known_ones(registry: FakeRegistry, image: Manifest, tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_an_index_that_never_moves_loses_no_evidence(tmp_path: Path) -> None:
     publish(candidate(), policy(HOST), both, tools)
     put_image(registry, STAGING, "key", content=b"second")
     publish(candidate(revision=2), policy(HOST), both, tools)
-    assert not any("lets nobody move it" in line for line in said)
+    assert not any("refuses to move it" in line for line in said)
     digest, moved = revoke(Reference.parse(f"{RELEASE}:{ALIAS}"), reason="bad", to=None, policy=None, ports=tools)
     listed, _ = registry.referrers(RELEASE, digest)
     found = collect(registry, RELEASE, digest, tools.verifier).pieces
@@ -489,7 +489,7 @@ def test_an_index_that_never_moves_loses_no_evidence(tmp_path: Path) -> None:
     assert moved == {ALIAS: first.digest}
     assert whys(look(registry, tmp_path, f"{RELEASE}:{TAG}-r2")) == {Why.REVOKED}
     assert len(found) == len(listed) + 1
-    assert any("lets nobody move it" in line for line in said)
+    assert any("refuses to move it" in line for line in said)
     assert any("1 of 7 pieces" in line for line in said)
 
     registry.immutable = ""

@@ -45,7 +45,7 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
     digits = value.lower().removeprefix("cp").removeprefix("py").removeprefix("python")
     form = f"3.{digits[1:]}" if re.fullmatch(r"3\d{1,2}", digits) else ".".join(digits.split(".")[:2])
     raise UsageError(
-        f"--python {value} is no release of Python", hint=f"write {form if _PYTHON.fullmatch(form) else '3.12'}"
+        f"--python {value} is not a release of Python", hint=f"write {form if _PYTHON.fullmatch(form) else '3.12'}"
     )
 
 
@@ -176,7 +176,7 @@ def _project(project: Path | None, cells: Sequence[str], *, needed: bool) -> tup
             if not needed:
                 return None, None
             if cells:
-                message = f"{cells[0]!r} is no wheel, and there is no project here whose cells it could name"
+                message = f"{cells[0]!r} is not a wheel, and there is no project here with cells"
                 raise UsageError(message, hint=_as_wheel(cells[0])) from error
             raise
     return load(project)

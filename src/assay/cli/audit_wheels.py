@@ -196,5 +196,5 @@ def read_suffix(path: Path) -> str:
     """
     forms = {".md": "markdown", ".html": "html", ".svg": "badge", ".json": "json", ".txt": "text"}
     if path.suffix not in forms:
-        raise UsageError(f"{path}: what to write is told by the ending", hint=f"one of {', '.join(forms)}")
+        raise UsageError(f"{path}: the suffix selects the format", hint=f"one of {', '.join(forms)}")
     return forms[path.suffix]

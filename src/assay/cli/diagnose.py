@@ -118,7 +118,7 @@ def _contribute(path: Path, into: Path, *, yes: bool) -> int:
 
     if not path.is_file():
         raise UsageError(
-            f"{str(path)!r} is no file; --contribute takes a log file", hint="assay diagnose FILE --contribute"
+            f"{str(path)!r} is not a file; --contribute takes a log file", hint="assay diagnose FILE --contribute"
         )
     with path.open("rb") as log:
         report = examine(log)

@@ -61,7 +61,7 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
     try:
         files, planned = load(project)
     except AssayError as error:
-        console.warn(f"no project is looked at: {error.message}")
+        console.warn(f"no project is checked: {error.message}")
         return needs_of(None, gpu=gpu), SimpleIndex()
     matrix = planned.project.matrix
     starter = planned.select(("starter",)) if "starter" in matrix.groups else []

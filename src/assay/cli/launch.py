@@ -113,7 +113,7 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
     targets = plan.project.matrix.targets
     target: str = given["target"] or next((one.target for one in local_gpus() if one.target in targets), "sm_120")
     if target not in targets:
-        raise UsageError(f"{beside(target)} is no target of matrix.yaml{suggestion(target, targets)}")
+        raise UsageError(f"{beside(target)} is not a target in matrix.yaml{suggestion(target, targets)}")
     memory = given["memory_gib"] or targets[target].memory_gib
     cell = next((cell for cell in plan.cells if cell.id == place.cell), None)
     axis = cell.point.get(place.engine) if cell is not None else None

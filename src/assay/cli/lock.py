@@ -71,7 +71,7 @@ def command(
         write_generated(files, load(project)[1] if repair else plan, console.say)
     for path in drift:
         console.warn(
-            f"{path} is not what the recipe, the lock and the template give; run `assay lock` or `assay render`"
+            f"{path} is outdated: it differs from recipe, lock or template; run `assay lock` or `assay render`"
         )
     if form == "json":
         console.json_data({"version": 1, "locks": [_json(result) for result in results]})
@@ -79,9 +79,9 @@ def command(
     failing = sum(result.status is LockStatus.FAILING for result in results)
     recorded = sum(result.status is LockStatus.UNRESOLVED for result in results)
     console.say(
-        f"{good} of {len(results)} cells have a lock that answers their recipe"
+        f"{good} of {len(results)} cells have a lock that matches their recipe"
         + (f"; {recorded} have none, for the reason in unresolved.txt" if recorded else "")
-        + (f"; the audit of {failing} of these locks fails" if failing else "")
+        + (f"; the audit fails for {failing} of these locks" if failing else "")
     )
     return 1 if drift or any(result.status.failed for result in results) else 0
 

@@ -76,7 +76,7 @@ def _records(folders: Iterable[Path]) -> list[AnyRecord]:
                 raise StoreError("it was edited after it was written, and does not count")
             found.append(record)
         except (OSError, StoreError) as error:
-            console.warn(f"{path} was passed over: {error}")
+            console.warn(f"{path} was skipped: {error}")
     return found
 
 
@@ -110,7 +110,7 @@ def drifted(made: site.Site, into: Path, *, measured: bool) -> int:
     old, new = _with_table(made, into, measured=measured)
     if old == new:
         return 0
-    console.say(f"the matrix in {into} is not what the records give; run the same command without --check")
+    console.say(f"the matrix in {into} is outdated; run the same command without --check")
     return 1
 
 

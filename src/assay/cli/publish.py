@@ -238,7 +238,7 @@ def _revoke(
     from assay.pipeline.revoke import revoke
 
     if not reason:
-        raise UsageError("--revoke needs --reason", hint="others will read it: say what is wrong")
+        raise UsageError("--revoke needs --reason", hint="others will read it: state the problem")
     digest, moved = revoke(
         Reference.parse(reference), reason=reason, to=to, policy=policy, ports=ports, write=not dry_run
     )

@@ -143,7 +143,7 @@ def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
 
 def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> None:
     if not ranked:
-        console.say(f"nobody has measured anything on {beside(target)} that is known here; nothing can be recommended")
+        console.say(f"there are no measurements on {beside(target)}; nothing can be recommended")
         console.say("  try: --have REGISTRY/REPOSITORY, or assay probe on such a card")
         return
     known = {feature for offer in ranked for feature in offer.features}

@@ -22,11 +22,11 @@ def command(project: Path | None, *, check: bool) -> int:
     files, plan = load(project)
     if not check:
         changed = write_generated(files, plan, console.say)
-        console.say(f"{changed} files changed" if changed else "everything is as it should be")
+        console.say(f"{changed} files changed" if changed else "everything is up to date")
         return 0
     drift = [*drifted(files, plan), *(f"{path}: the matrix has no such cell" for path in stray(files, plan))]
     for line in drift:
         console.data(line)
     if drift:
-        console.say("generated files differ from what recipes, locks and templates give; run `assay render`")
+        console.say("generated files are outdated; run `assay render`")
     return 1 if drift else 0

@@ -80,7 +80,7 @@ def command(
         case _:
             console.data_table(report.COLUMNS, report.text_rows(made))
     for name, why in store.unreadable().items():
-        console.warn(f"build_logs/records/{name} was passed over: {why}")
+        console.warn(f"build_logs/records/{name} was skipped: {why}")
     bad = [row for row in made.rows if not row.as_it_must]
     last = f"; the last run: {counts}" if (counts := made.last_counts()) else ""
     console.say(f"{len(made.rows)} cells: {len(bad)} failing, {made.excluded} excluded{last}")

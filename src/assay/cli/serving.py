@@ -159,7 +159,7 @@ def resolve_place(image: str, engine: str | None, project: Path | None) -> Serve
         if len(guesses) != 1:
             hint = suggestion(image, cells)
             listed = " or ".join(guesses or engine_names())
-            raise UsageError(f"{image!r} is no cell{hint}; for an image reference add --engine {listed}")
+            raise UsageError(f"{image!r} is not a cell{hint}; for an image reference add --engine {listed}")
         engine = guesses[0]
     return ServerPlace(root=root, cell=image, image="", reference=image, engine=engine, knowledge=knowledge)
 

@@ -23,7 +23,7 @@ def show_proposal(proposal: Proposal, *, tables: bool, dry_run: bool) -> None:
     judged = proposal.judged
     subject = judged.subject
     if subject.candidate.lock is None and subject.candidate.kind == "build":
-        console.say(f"{subject.candidate.cell}: no record of its build is here, so no bill of materials is attached")
+        console.say(f"{subject.candidate.cell}: its build has no local record, so no bill of materials is attached")
     for judgement in judged.left_out:
         console.say(f"not for {judgement.target}: {judgement.reasons[0]}")
     for judgement in judged.judgements if tables else ():
@@ -95,13 +95,11 @@ def show(seen: Verification) -> None:
         known = sum(piece.signer is not None for piece in seen.pieces)
         console.say(
             f"evidence: {known} of {len(seen.pieces)} statements attested by {', '.join(seen.signers)}; "
-            "nobody known stands for the others"
+            "the others have no known signer"
         )
     elif seen.pieces:
         signed = sum(piece.bundle is not None for piece in seen.pieces)
-        console.say(
-            f"evidence: {len(seen.pieces)} statements, recorded, but nobody known stands for them ({signed} signed)"
-        )
+        console.say(f"evidence: {len(seen.pieces)} statements, recorded, but without a known signer ({signed} signed)")
     else:
         console.say("evidence: none")
     for note in seen.notes:

@@ -303,7 +303,7 @@ def _judge(verdict: EvidenceVerdict, records: Mapping[str, AnyRecord], digest: s
     gone = [one for one in verdict.records if one not in records]
     if gone:
         message = (
-            f"{len(gone)} of the {len(verdict.records)} records that the verdict rests on cannot be had: "
+            f"{len(gone)} of the {len(verdict.records)} records that the verdict is based on are missing: "
             + ", ".join(one[:19] for one in gone[:5])
         )
         reasons.append(Reason(why=Why.EVIDENCE, message=message))

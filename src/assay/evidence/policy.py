@@ -220,7 +220,7 @@ def _fitting(
         return fitting, []
     if against:
         return [], against
-    return [], [Reason(why=Why.NO_RECORD, message=f"nobody has probed {digest[:19]} on {target}")]
+    return [], [Reason(why=Why.NO_RECORD, message=f"no probe ran on {digest[:19]} on {target}")]
 
 
 def _against(
@@ -296,9 +296,7 @@ def _audit(
     if level.audit is None:
         return newest, verdict, []
     if newest is None or verdict is None:
-        message = (
-            f"there is no audit of {digest[:19]} for {target}; the level wants one that says {level.audit} or better"
-        )
+        message = f"there is no audit of {digest[:19]} for {target}; the level requires {level.audit} or better"
         told = [
             Reason(why=late[id(one)][0], message=f"the audit of {one.created:%Y-%m-%d %H:%M} {late[id(one)][1]}")
             for one in audits

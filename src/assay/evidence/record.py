@@ -80,7 +80,7 @@ class BuildStatus(StrEnum):
 
     BUILT = "built"
     CACHED = "cached"
-    """Nothing had to be done: the image of this content key is there."""
+    """Nothing had to be done: an image with this content key exists."""
     REFUSED = "refused"
     """The audit says that it cannot work; it was not built."""
     FAILED = "failed"

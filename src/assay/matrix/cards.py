@@ -107,7 +107,7 @@ class Cards(Value):
             return Named(target=sm(card.capability), title=found[1], platform=platform)
         if code is not None:
             return self._architecture(word, code)
-        raise UsageError(f"{word!r} is no GPU that assay knows", hint=self._hint(word))
+        raise UsageError(f"{word!r} is not a known GPU", hint=self._hint(word))
 
     def _architecture(self, word: str, code: re.Match[str]) -> Named:
         number = code[1] or code[2] + code[3]

@@ -62,7 +62,7 @@ class Plan:
         if not found:
             raise NothingSelected(
                 f"no cell fits {' '.join(expressions) or 'an empty matrix'}{self._why_not(expressions)}",
-                hint="`assay plan` lists the cells, `assay plan --excluded` what is left out and why",
+                hint="`assay plan` lists the cells, `assay plan --excluded` the excluded ones with reasons",
             )
         return found
 

@@ -108,7 +108,7 @@ def fault(word: str, *, names: Collection[str], ids: Iterable[str], axes: Iterab
     if condition is None:
         if word in names or any(fnmatchcase(identifier, word) for identifier in ids):
             return None
-        return f"{word!r} is no cell, image or group{suggestion(word, {*names, *ids})}"
+        return f"{word!r} is not a cell, image or group{suggestion(word, {*names, *ids})}"
     axis, operator, wanted = condition.groups()
     known = {*DERIVED, *axes}
     if axis not in known:
@@ -178,7 +178,7 @@ def select(
         wrong = fault(word, names=names, ids=[*(cell.id for cell in cells), *others], axes=axes)
         if wrong is not None:
             raise UsageError(
-                wrong, hint="`assay plan` lists every cell, `assay plan --excluded` what is left out and why"
+                wrong, hint="`assay plan` lists every cell, `assay plan --excluded` the excluded ones with reasons"
             )
     words = _Words(expressions)
 

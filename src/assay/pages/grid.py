@@ -24,9 +24,9 @@ _MEANING: Final = {
     "native": "machine code for the card",
     "ptx": "the driver compiles its code at first start",
     "fails": "it cannot work",
-    "loads": "no GPU code found in it; all that it needs is there",
+    "loads": "no GPU code was found; all requirements are present",
     "unread": "it may have GPU code, which was not read",
-    "unanswered": "there is no such wheel to ask about",
+    "unanswered": "there is no such wheel",
 }
 _HEAD: Final = 18
 """Most characters of a column's name on one line."""

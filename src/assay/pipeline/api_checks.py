@@ -212,7 +212,7 @@ def _chat(client: ApiClient, asked: ApiQuestion) -> str:
     body = request_body(asked, messages=MESSAGES)
     document = document_of(client.call("POST", f"{asked.base}/v1/chat/completions", body=body, timeout=asked.timeout))
     message = choice_of(document).get("message")
-    need(isinstance(message, dict) and message.get("role") == "assistant", "the answer is no assistant's message")
+    need(isinstance(message, dict) and message.get("role") == "assistant", "the answer is not an assistant's message")
     _, completion = usage_of(document)
     exact(completion, asked=TOKENS)
     return ""
@@ -246,7 +246,9 @@ def _structured(client: ApiClient, asked: ApiQuestion) -> str:
     text = (choice.get("message") or {}).get("content")
     if choice.get("finish_reason") == "length":
         # JSON allows white space without end, and a model with random weights may say nothing else.
-        need(str(text).lstrip().startswith("{"), f"the answer does not begin as the schema wants: {str(text)[:60]!r}")
+        need(
+            str(text).lstrip().startswith("{"), f"the answer does not begin as the schema requires: {str(text)[:60]!r}"
+        )
         cities = SCHEMA["properties"]["city"]["enum"]
         one = (_held(client, asked, {"type": "string", "enum": cities}, "Name a city.").get("message") or {}).get(
             "content"

@@ -37,7 +37,7 @@ __all__ = [
 STAGES: Final = ("lock", "audit", "build")
 """What can be bisected beside features that have a probe: whether a cell resolves, passes the audit, builds."""
 _SAYS_NOTHING: Final = {BuildStatus.ABORTED, BuildStatus.ENGINE_FAILED, BuildStatus.REGISTRY_FAILED}
-_AGAIN: Final = "fix that, then run the same bisect again; it goes on from here"
+_AGAIN: Final = "fix that, then run the same command again to resume"
 
 Test = Callable[[Cell], Trial]
 """Tests one cell."""

@@ -24,7 +24,7 @@ from assay.ports.store import SUMMARY, RunFolder
 
 __all__ = ["THERE", "build"]
 
-THERE: Final = "the image of this content key is there"
+THERE: Final = "an image with this content key exists"
 REVISION_LABEL: Final = "org.opencontainers.image.revision"
 
 _STATUS: Final = {

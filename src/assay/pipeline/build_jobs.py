@@ -159,7 +159,7 @@ def prepare(cells: Sequence[LockedCell], ports: BuildPorts, *, force: bool = Fal
 def _stale(labels: Mapping[str, str] | None, key: str, lock: Lock) -> str | None:
     """Return why an image is not the one of this key, or None when it is."""
     if labels is None:
-        return "there is no image of this cell"
+        return "this cell has no image"
     if labels.get(KEY_LABEL) == key:
         return None
     if labels.get(LOCK_LABEL) != lock_digest(lock):

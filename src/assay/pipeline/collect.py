@@ -340,7 +340,7 @@ def settle(
         except TagImmutable as error:
             # Nothing is lost: every piece has a tag of its own, by which assay finds it.
             unlisted = len(now.found.keys() - now.listed)
-            say(f"{repository.tagged(fallback_tag(subject))}: the registry lets nobody move it ({error.message})")
+            say(f"{repository.tagged(fallback_tag(subject))}: the registry refuses to move it ({error.message})")
             say(
                 f"  {unlisted} of {len(now.found)} pieces of evidence are there, and assay finds them; oras and cosign "
                 "will once the registry's immutability rule leaves out sha256-* and the same is run again"

@@ -50,7 +50,7 @@ class LockedVersions:
         try:
             return {wheel.name: wheel.version for wheel in lockfile.parse(text, file=file).wheels}
         except ConfigError as error:
-            self._warn(f"a lock was passed over: {error.message}")
+            self._warn(f"a lock was skipped: {error.message}")
             return {}
 
 
@@ -88,7 +88,7 @@ def _side(name: str, records: Sequence[AnyRecord], locks: LockedVersions, *, pai
     if not (mine := _imaged(name, records)):
         known = [*sorted(runs), *sorted(cells)]
         raise UsageError(
-            f"{name!r} is no run, cell, tag or digest of which there are records{suggestion(name, known)}",
+            f"{name!r} is not a run, cell, tag or digest with records{suggestion(name, known)}",
             hint="`assay plan` lists the cells; runs are what records of build_logs/ and docs/records/ name",
         )
     return side(name, mine, versions=locks.of(mine), one=one)

@@ -124,6 +124,6 @@ def sabotages(given: Sequence[str], known: Mapping[str, object]) -> dict[str, st
     for item in given:
         feature, mark, kind = item.partition("=")
         if not mark or feature not in known:
-            raise UsageError(f"--sabotage wants FEATURE=KIND with a feature that has a probe, not {item!r}")
+            raise UsageError(f"--sabotage requires FEATURE=KIND with a feature that has a probe, not {item!r}")
         pairs[feature] = kind
     return pairs

@@ -131,7 +131,7 @@ def from_registry(
     # Aliases first: whoever may push may add tags without end.
     tags.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
     if len(tags) > TAGS:
-        say(f"{repository} has {len(tags)} tags; {len(tags) - TAGS} of them were not looked at")
+        say(f"{repository} has {len(tags)} tags; {len(tags) - TAGS} of them were not checked")
     for tag in tags[:TAGS]:
         try:
             found = registry.resolve(repository, tag)

@@ -95,7 +95,7 @@ def _aliases(ports: PublishPorts, repository: Repository, digest: str) -> dict[s
     found: dict[str, re.Match[str]] = {}
     aliases = [alias for tag in ports.registry.tags(repository) if (alias := ALIAS.fullmatch(tag))]
     if len(aliases) > TAGS:
-        ports.say(f"{repository} has {len(aliases)} aliases; {len(aliases) - TAGS} of them were not looked at")
+        ports.say(f"{repository} has {len(aliases)} aliases; {len(aliases) - TAGS} of them were not checked")
     for alias in aliases[:TAGS]:
         if _named(ports, repository, alias[0]) == digest:
             found[alias[0]] = alias

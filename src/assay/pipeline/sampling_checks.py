@@ -256,7 +256,7 @@ def stop_string(client: ApiClient, asked: ApiQuestion) -> str:
         document = post(client, asked, {"temperature": 0, "stop": [stop]}, prompt=prompt, tokens=LONGER)
         text, reason = _text(document), choice_of(document).get("finish_reason")
         _, completion = usage_of(document)
-        need(stop not in text, f"stop {stop!r}: the answer goes on beyond it: {text[:80]!r}")
+        need(stop not in text, f"stop {stop!r}: the answer continues after it: {text[:80]!r}")
         if reason == "stop":
             return f"stop {stop!r}: {completion} of {LONGER} tokens"
         need(not whole.startswith(text), f"stop {stop!r}: finish_reason is {reason!r}, not 'stop'")

@@ -103,9 +103,7 @@ def _fits(request: ServeRequest, command: ServerCommand, facts: ServerFacts, say
         return
     found = request.models.find(command.model)
     if found is None:
-        say(
-            f"{command.model} is no folder, not in the Hugging Face cache and not on the hub; the server has to find it"
-        )
+        say(f"{command.model} is not a folder, not in the Hugging Face cache or on the hub; the server must find it")
         return
     if not facts.devices:
         return
@@ -289,7 +287,7 @@ class _Scene:
             notes.append("switching off every feature that assay knows does not make it start")
             return record.model_copy(update={"starts": 1 + tried, "notes": tuple(notes)})
         if not found.proven:
-            notes.append("none of these can be left out; a smaller set was not ruled out")
+            notes.append("each of these is required; a smaller set was not ruled out")
         self.say(f"it starts without {', '.join(found.changes)}; checking that server")
         changed = with_features_off(command, found.changes)
         fixed = record.model_copy(update={"argv": tuple(changed.told.argv()), "env": dict(changed.told.env)})

@@ -123,7 +123,7 @@ def _layers(manifest: Manifest | None, reference: Reference) -> dict[str, Descri
     if manifest is None:
         return {}
     if manifest.artifact_type != ARTIFACT:
-        raise RegistryError(f"{reference} holds no wheel facts, but {manifest.artifact_type or manifest.media_type}")
+        raise RegistryError(f"{reference} has no wheel facts, but {manifest.artifact_type or manifest.media_type}")
     return {layer.annotations[WHEEL]: layer for layer in manifest.layers if WHEEL in layer.annotations}
 
 

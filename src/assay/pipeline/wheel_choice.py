@@ -70,7 +70,7 @@ def refuse_other(word: str, *, is_file: bool = False) -> None:
         raise UsageError(f"{word} is a source archive: it has no libraries until it is built", hint=_build(word))
     if urlsplit(word).scheme in {"http", "https"} and not is_wheel(word):
         raise UsageError(
-            f"{word} is no address of a wheel: those end in .whl", hint="an image is named without https://"
+            f"{word} is not the URL of a wheel: it must end in .whl", hint="an image is named without https://"
         )
     if is_file and not is_wheel(word):
         raise UsageError(f"{word} is a file, but no wheel: those end in .whl")

@@ -173,7 +173,7 @@ def unseal(data: bytes, kind: type[Document], *, source: str) -> Document:
     """
     found = _SEAL.match(data)
     if found is None or len(data) > MAX_BYTES:
-        raise StoreError(f"{source} is no sealed document of a job", hint="run the job again")
+        raise StoreError(f"{source} is not a sealed job document", hint="run the job again")
     rest = data[found.end() :]
     if sha256_of(rest) != found[1].decode():
         raise StoreError(f"{source} was cut off or changed after it was written", hint="fetch it or run the job again")

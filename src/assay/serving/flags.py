@@ -198,16 +198,16 @@ def _unknown(
     starts = sorted({option.name for known, option in options.items() if known.startswith(name)})
     if engine.abbreviates and len(starts) == 1:
         message = (
-            f"--{name} is no flag of this server, which silently takes it for --{starts[0]}, "
+            f"--{name} is not a flag of this server, which silently accepts it as --{starts[0]}, "
             f"the only one that begins so{hint}"
         )
         return FlagFinding(flag=name, kind="abbreviation", message=message, successor=successor)
     if engine.abbreviates and starts:
         choices = ", ".join(f"--{start}" for start in starts[:4])
-        message = f"--{name} is no flag of this server and could be {choices}: it refuses{hint}"
+        message = f"--{name} is not a flag of this server and could be {choices}: it refuses{hint}"
         return FlagFinding(flag=name, kind="ambiguous", message=message, successor=successor)
     return FlagFinding(
-        flag=name, kind="unknown", message=f"--{name} is no flag of this server{hint}", successor=successor
+        flag=name, kind="unknown", message=f"--{name} is not a flag of this server{hint}", successor=successor
     )
 
 

@@ -114,7 +114,7 @@ def _number(config: Mapping[str, Any], *names: str, default: int | None = None) 
             # Numbers of the models that ship with assay come out of YAML as text.
             number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
             if not isinstance(number, int | float) or not 0 <= number <= _LARGEST:
-                raise UsageError(f"{name} of the model's config.json is no number from 0 to {_LARGEST}")
+                raise UsageError(f"{name} in the model's config.json is not a number from 0 to {_LARGEST}")
             return int(number)
     if default is None:
         raise UsageError(f"the model's config.json does not say {names[0]}; name the memory with --memory-fraction")
@@ -141,7 +141,7 @@ def shape_of(config: Mapping[str, Any], *, weight_bytes: int | None = None, kv_t
     kv_heads = _number(config, "num_key_value_heads", default=heads)
     width = _number(config, "head_dim", default=hidden // max(heads, 1))
     if not hidden or not heads or not layers:
-        raise UsageError("the model's config.json has a zero for its size, layers or heads, so it is no model")
+        raise UsageError("the model's config.json is invalid: its size, layers or heads are zero")
     inner = _number(config, "intermediate_size", "ffn_dim", default=4 * hidden)
     vocabulary = _number(config, "vocab_size")
     element = _BYTES.get(str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"), 2.0)

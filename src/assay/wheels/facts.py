@@ -666,7 +666,7 @@ def load_facts(data: bytes, *, source: str, budget: Budget | None = None) -> Whe
         if not unpacker.eof:
             raise WheelError(f"{source} does not unpack to facts of less than {MAX_FACTS} bytes")
     except _DAMAGED as error:
-        raise WheelError(f"{source} holds no wheel facts: {error}") from error
+        raise WheelError(f"{source} has no wheel facts: {error}") from error
     # Each text, list and object becomes a Python object some fifty times its size.
     budget.take(unpacked=len(text), kept=len(text), items=text.count(b'"') // 2 + text.count(b"[") + text.count(b"{"))
     facts = _parsed(text, source=source)
@@ -710,7 +710,7 @@ def _parsed(text: bytes, *, source: str) -> WheelFacts:
         where = ".".join(map(str, first["loc"]))[:80]
         if where in {"name", "version"}:
             raise WheelError(f"{source} holds facts of something that is no distribution: {where}") from error
-        raise WheelError(f"{source} holds no wheel facts: {where}: {first['msg'][:200]}") from error
+        raise WheelError(f"{source} has no wheel facts: {where}: {first['msg'][:200]}") from error
     if facts.reader > READER:
         raise WheelError(f"{source} was written by a newer assay", hint="upgrade assay")
     return facts

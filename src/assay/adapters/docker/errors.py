@@ -13,16 +13,14 @@ from assay.errors import EngineError, EngineMissing, GpuMissing
 
 __all__ = ["HINT_ENGINE", "HINT_GPU", "translated"]
 
-HINT_ENGINE: Final = (
-    "`./quickstart engine` installs or starts one where that is possible; `assay doctor` says what is missing"
-)
+HINT_ENGINE: Final = "`./quickstart engine` installs or starts one if possible; `assay doctor` shows what is missing"
 HINT_BUSY: Final = "it is busy or stuck: `docker info` and its log tell; then run again, what was done is kept"
 HINT_GROUP: Final = (
     "`usermod -aG docker USER` as root and a new login let USER use this engine, which is as good as being root; "
     "`./quickstart engine` does that"
 )
 HINT_GPU: Final = (
-    "`assay doctor --need gpu` says what is missing: a driver, NVIDIA's container toolkit, or a CDI description"
+    "`assay doctor --need gpu` shows what is missing: a driver, NVIDIA's container toolkit, or a CDI description"
 )
 # What daemons say when a GPU cannot be given: no toolkit, no CDI description, or the toolkit's hook fails.
 _GPU_WORDS: Final = (

@@ -83,7 +83,7 @@ class ProbeExecutor:
         result = next((found for python in self._host.pythons if (found := run.attempt(python)) is not None), None)
         if result is None:
             tried = ", ".join(self._host.pythons)
-            message = f"there is no Python that starts (tried {tried}): nothing in it can be probed"
+            message = f"no Python starts (tried {tried}); it cannot be probed"
             result = run.result("no_python", message)
         result = result.model_copy(update={"seconds": time.monotonic() - began})
         if run.heard.error is not None:

@@ -48,7 +48,7 @@ def run_document(
     if job.place.digest not in {None, here.digest}:
         raise UsageError(
             f"{job.place.reference} is {here.digest} on this machine, and {job.place.digest} in the job",
-            hint="pull or load the image of the job, or make the job anew",
+            hint="pull or load the image of the job, or create the job again",
         )
     count = len(job.devices.names) or job.devices.count
     gpus = (job.devices.names or executor.gpus()) if count else ()

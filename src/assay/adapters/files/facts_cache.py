@@ -174,9 +174,9 @@ def _exported(data: bytes, source: str, whole: Budget) -> Iterator[WheelFacts]:
             head = read_json(data[at : max(end, at)], limit=4096, depth=2)
             size, sha256 = head["bytes"], head["sha256"]
         except (ForeignError, KeyError, TypeError) as error:
-            raise WheelError(f"{source} is no export of facts, or is damaged at byte {at}") from error
+            raise WheelError(f"{source} is not an export of facts, or is damaged at byte {at}") from error
         if type(size) is not int or size < 0:
-            raise WheelError(f"{source} is no export of facts, or is damaged at byte {at}")
+            raise WheelError(f"{source} is not an export of facts, or is damaged at byte {at}")
         if end < 0 or end + 1 + size > len(data):
             raise WheelError(f"{source} is cut short")
         whole.take(items=1)

@@ -55,7 +55,7 @@ class ModelFiles:
         folder = Path(model).expanduser()
         if folder.is_dir():
             if not (folder / "config.json").is_file():
-                raise UsageError(f"{model} is a folder without config.json, so it is no model")
+                raise UsageError(f"{model} is not a model: the folder has no config.json")
             return _of_folder(folder)
         if not _NAME.fullmatch(model):
             return None

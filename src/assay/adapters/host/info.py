@@ -82,7 +82,7 @@ class LocalHost:
         except FileNotFoundError:
             return ()
         except (OSError, ValueError) as error:
-            raise RegistryError(f"{path} cannot be read: {error}", hint="docker login writes it anew") from error
+            raise RegistryError(f"{path} cannot be read: {error}", hint="docker login writes it again") from error
         found: list[Credential] = []
         for registry, helper in sorted((config.get("credHelpers") or {}).items()):
             found.append(_helper(registry, helper))

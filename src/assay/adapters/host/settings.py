@@ -50,7 +50,7 @@ def secrets(environ: Mapping[str, str] = os.environ) -> dict[str, Path]:
                 found[identifier] = path
                 break
             if variable.startswith("ASSAY_"):
-                raise UsageError(f"{variable} names {value}, which is no readable file")
+                raise UsageError(f"{variable} names {value}, which is not a readable file")
     return found
 
 

@@ -379,7 +379,7 @@ class HttpRegistry:
                 return
             path = address(target[1:], base=answer.url)
             if urlsplit(path)[:2] != urlsplit(answer.url)[:2]:
-                raise RegistryError(f"{host}: its list goes on at another host, {urlsplit(path).netloc[:80]!r}")
+                raise RegistryError(f"{host}: its list continues at another host, {urlsplit(path).netloc[:80]!r}")
         raise RegistryError(f"{host}: the list {path.partition('?')[0]} does not end")
 
 

@@ -51,7 +51,7 @@ def token_request(
     parts = urlsplit(realm)
     plain_allowed = is_loopback(parts.netloc) or parts.netloc in insecure
     if parts.scheme != "https" and not plain_allowed:
-        raise RegistryError(f"{host} wants its tokens fetched from {plain(realm)!r}, which is not https")
+        raise RegistryError(f"{host} gets its tokens from {plain(realm)!r}, which is not https")
     if known and not same_house(host, parts.netloc):
         raise RegistryError(
             f"{host} wants its password sent to {parts.netloc}, which is not of its domain",
@@ -83,5 +83,5 @@ def token_of(body: bytes, url: str) -> str:
     except (ForeignError, AttributeError):
         token = None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise RegistryError(f"{plain(url)}: the answer holds no token")
+        raise RegistryError(f"{plain(url)}: the answer has no token")
     return token

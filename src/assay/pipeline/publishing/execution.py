@@ -96,7 +96,7 @@ def _promote(registry: Registry, staging: Repository, release: Repository, diges
     registry.put_manifest(release, digest, manifest)
     found = registry.resolve(release, digest)
     if found is None or found.digest != digest:
-        raise RegistryError(f"{release.at(digest)} was put, and is not there", hint="publish again")
+        raise RegistryError(f"{release.at(digest)} was pushed, but is missing", hint="publish again")
     return manifest
 
 
