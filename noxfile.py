@@ -99,27 +99,22 @@ def tests(session: nox.Session) -> None:
     run(session, "python", "-m", "pytest", "--durations=15", *session.posargs)
 
 
-def unit_tests(session: nox.Session) -> None:
+@nox.session
+def coverage(session: nox.Session) -> None:
     """Run the unit tests with coverage; fail below the floor in pyproject.toml."""
+    environment(session, "dev")
     session.env["COVERAGE_FILE"] = str(Path(session.virtualenv.location) / ".coverage")
     run(session, "python", "-m", "coverage", "run", "-m", "pytest", "-q", "tests/unit", *session.posargs)
     run(session, "python", "-m", "coverage", "report")
 
 
-@nox.session
-def coverage(session: nox.Session) -> None:
-    """Run the unit tests with coverage; fail below the floor in pyproject.toml."""
-    environment(session, "dev")
-    unit_tests(session)
-
-
 @nox.session(venv_backend="uv")
 def lowest(session: nox.Session) -> None:
-    """Run the unit tests with coverage and the oldest versions that pyproject.toml allows."""
+    """Run the unit tests with the oldest versions that pyproject.toml allows."""
     pyproject = nox.project.load_toml(PYPROJECT)
     groups = nox.project.dependency_groups(pyproject, "test")
     session.install("--resolution", "lowest-direct", "-e", ".", *groups)
-    unit_tests(session)
+    run(session, "python", "-m", "pytest", "-q", "tests/unit", *session.posargs)
 
 
 @nox.session
