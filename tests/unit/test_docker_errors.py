@@ -6,8 +6,8 @@ import docker.errors
 import pytest
 import requests.exceptions
 
-from assay.adapters.docker.errors import HINT_ENGINE, HINT_GROUP, translated
-from assay.errors import EngineMissing
+from assay.adapters.docker.errors import HINT_ENGINE, HINT_GROUP, transfer_failed, translated
+from assay.errors import AssayError, EngineError, EngineMissing, RegistryError
 
 
 def wrapped(inner: OSError) -> Exception:
@@ -37,6 +37,19 @@ def test_an_engine_that_does_not_answer(inner: OSError, words: str, hint: str) -
 def test_words_without_a_system_error_stay() -> None:
     with pytest.raises(EngineMissing, match="Invalid bind address protocol"), translated("connecting"):
         raise docker.errors.DockerException("Invalid bind address protocol: bogus://x")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("write /var/lib/containerd/x: no space left on device", EngineError),
+        ("failed to register layer: write /opt/x.so: No space left on device", EngineError),
+        ("manifest unknown", RegistryError),
+        ("toomanyrequests: You have reached your pull rate limit.", RegistryError),
+    ],
+)
+def test_a_full_disk_of_the_engine_is_not_the_registrys(said: str, kind: type[AssayError]) -> None:
+    assert type(transfer_failed("pulling x:1", said)) is kind
 
 
 def test_an_engine_that_is_busy_is_not_gone() -> None:

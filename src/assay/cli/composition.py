@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
-from assay.adapters.host import settings as site
+from assay.adapters.host import settings
 from assay.audit.judgement import AuditJudgement
 from assay.evidence.reference import Reference
 from assay.foundation.outcome import Severity, Verdict
@@ -67,7 +67,7 @@ def index_versions(distribution: str, index: Index) -> Sequence[str]:
 
 
 def digest_of_image(reference: str, *, patient: bool = True) -> str:
-    """Return the digest that a registry, or the site's mirror of it, gives for a reference.
+    """Return the digest that a registry, or a mirror that the host settings name, gives for a reference.
 
     Args:
         reference: an image.
@@ -79,7 +79,7 @@ def digest_of_image(reference: str, *, patient: bool = True) -> str:
     """
     from assay.adapters.registry.client import resolve_digest
 
-    return resolve_digest(str(Reference.parse(reference).mirrored(site.mirrors())), patient=patient)
+    return resolve_digest(str(Reference.parse(reference).mirrored(settings.mirrors())), patient=patient)
 
 
 def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
@@ -191,9 +191,9 @@ def build_options(files: ProjectFiles) -> BuildOptions:
     from assay.pipeline.build_jobs import BuildOptions
 
     return BuildOptions(
-        secrets=site.secrets(),
-        build_args=site.build_args(),
-        mirrors=site.mirrors(),
+        secrets=settings.secrets(),
+        build_args=settings.build_args(),
+        mirrors=settings.mirrors(),
         revision=git.revision(files.root),
     )
 

@@ -215,7 +215,7 @@ class _Run:
         return record.model_copy(update=update)
 
     def _base_elsewhere(self, item: PreparedBuild) -> dict[str, str]:
-        """Return the argument that takes a registry's base from the site's mirror: the same digest, so the same key."""
+        """Return the argument that takes a registry's base from a mirror: the same digest, so the same key."""
         base = self._ports.bases[item.cell.base]
         if not isinstance(base, RegistryBase):
             return {}

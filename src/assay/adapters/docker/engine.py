@@ -20,7 +20,7 @@ import docker.types
 import docker.utils
 
 from assay.adapters.docker.container import DockerContainer, writable_folder
-from assay.adapters.docker.errors import HINT_GPU, translated
+from assay.adapters.docker.errors import HINT_GPU, HINT_REGISTRY, transfer_failed, translated
 from assay.adapters.docker.read import Reader, image_files, read_image, read_info
 from assay.adapters.docker.ssh_forward import SshForward
 from assay.errors import EngineError, GpuMissing, RegistryError
@@ -40,7 +40,6 @@ _PUSHED: Final = re.compile(r"\S+: digest: (sha256:[0-9a-f]{64}) size: \d+")
 _TIMEOUT: Final = 120
 # As many connections as the SDK keeps open to one engine.
 _AT_ONCE: Final = 8
-_REGISTRY_HINT: Final = "`docker login` stores credentials; `assay doctor` shows which are found"
 
 
 class DockerEngine:
@@ -125,7 +124,7 @@ class DockerEngine:
                 )
                 _follow(stream, f"pulling {reference}", progress)
             except docker.errors.APIError as error:
-                raise RegistryError(f"pulling {reference} failed: {error.explanation}", hint=_REGISTRY_HINT) from error
+                raise transfer_failed(f"pulling {reference}", str(error.explanation)) from error
         image = self.image(reference)
         if image is None:
             raise RegistryError(f"pulling {reference} ended without an error, yet the engine does not hold it")
@@ -149,7 +148,7 @@ class DockerEngine:
                 for aux in _follow(stream, f"pushing {reference}", progress):
                     digest = aux.get("Digest") or digest
             except docker.errors.APIError as error:
-                raise RegistryError(f"pushing {reference} failed: {error.explanation}", hint=_REGISTRY_HINT) from error
+                raise transfer_failed(f"pushing {reference}", str(error.explanation)) from error
         if not digest:
             raise RegistryError(f"pushing {reference} ended without an error and without a digest")
         return digest
@@ -332,7 +331,7 @@ def _auth(repository: str) -> dict[str, str]:
     try:
         return docker.auth.load_config().resolve_authconfig(registry) or {}
     except docker.errors.DockerException as error:
-        raise RegistryError(f"the credentials for {registry} cannot be read: {error}", hint=_REGISTRY_HINT) from error
+        raise RegistryError(f"the credentials for {registry} cannot be read: {error}", hint=HINT_REGISTRY) from error
 
 
 def _follow(
@@ -353,7 +352,7 @@ def _follow(
         if progress is not None and (status := line.get("status")) and "progressDetail" not in line:
             progress(f"{line['id']}: {status}" if "id" in line else status)
     if said:
-        raise RegistryError(f"{doing} failed: {said}", hint=_REGISTRY_HINT)
+        raise transfer_failed(doing, said)
     return found
 
 

@@ -9,9 +9,9 @@ from typing import Final, NoReturn
 import docker.errors
 import requests.exceptions
 
-from assay.errors import EngineError, EngineMissing, GpuMissing
+from assay.errors import EngineError, EngineMissing, GpuMissing, RegistryError
 
-__all__ = ["HINT_ENGINE", "HINT_GPU", "translated"]
+__all__ = ["HINT_ENGINE", "HINT_GPU", "HINT_REGISTRY", "transfer_failed", "translated"]
 
 HINT_ENGINE: Final = "`./quickstart engine` installs or starts one if possible; `assay doctor` shows what is missing"
 HINT_BUSY: Final = "it is busy or stuck: `docker info` and its log tell; then run again, what was done is kept"
@@ -22,6 +22,7 @@ HINT_GROUP: Final = (
 HINT_GPU: Final = (
     "`assay doctor --need gpu` shows what is missing: a driver, NVIDIA's container toolkit, or a CDI description"
 )
+HINT_REGISTRY: Final = "`docker login` stores credentials; `assay doctor` shows which are found"
 # What daemons say when a GPU cannot be given: no toolkit, no CDI description, or the toolkit's hook fails.
 _GPU_WORDS: Final = (
     "could not select device driver",
@@ -38,11 +39,24 @@ def _raise(error: docker.errors.APIError, doing: str) -> NoReturn:
     said = str(error.explanation or error).strip()
     if any(word.lower() in said.lower() for word in _GPU_WORDS):
         raise GpuMissing(f"{doing}: the engine cannot give a GPU to a container: {said}", hint=HINT_GPU) from error
-    if "no space left on device" in said.lower():
-        raise EngineError(
-            f"{doing}: the engine's disk is full", hint="`docker system df` shows what fills it"
-        ) from error
+    if _full(said):
+        raise _disk_full(doing) from error
     raise EngineError(f"{doing}: the engine says: {said}") from error
+
+
+def _full(said: str) -> bool:
+    return "no space left on device" in said.lower()
+
+
+def _disk_full(doing: str) -> EngineError:
+    return EngineError(f"{doing}: the engine's disk is full", hint="`docker system df` shows what fills it")
+
+
+def transfer_failed(doing: str, said: str) -> EngineError | RegistryError:
+    """Return the error of a pull or push: the registry's, unless the engine's own disk is full."""
+    if _full(said):
+        return _disk_full(doing)
+    return RegistryError(f"{doing} failed: {said}", hint=HINT_REGISTRY)
 
 
 def _plainly(error: BaseException) -> tuple[str, bool]:
