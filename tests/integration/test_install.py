@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from uv import find_uv_bin
 from wheels import wheel_bytes
 
@@ -163,6 +164,56 @@ def test_what_needs_no_project_works_without_one(installed: Installed) -> None:
     assert "no such project" not in installed.run("assay", "recommend", "--target", "sm_120", code=3).stderr
     installed.run("assay", "facts", "list")
     assert [] == [path.name for path in installed.folder.iterdir() if path.name not in {".cache", ".config"}]
+
+
+def workflow_steps(project: Path) -> dict[str, str]:
+    """Return the commands of the workflow that `assay init` writes, by their names or themselves."""
+    (job,) = yaml.safe_load((project / ".github" / "workflows" / "images.yml").read_text())["jobs"].values()
+    return {step.get("name", step["run"]): step["run"] for step in job["steps"] if "run" in step}
+
+
+def commit(project: Path, env: dict[str, str]) -> str:
+    """Commit everything in a project, and return the commit."""
+    who = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "--allow-empty", "-m", "all")):
+        subprocess.run(["git", *words], cwd=project, env=env, check=True)
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=project, env=env, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def run_step(installed: Installed, project: Path, script: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a step as a runner does: `bash -e`, failing where any command of a pipe fails."""
+    words = ["bash", "-eo", "pipefail", "-c", script]
+    return subprocess.run(words, cwd=project, env=installed.env(**env), capture_output=True, text=True, check=False)
+
+
+def test_every_step_of_the_workflow_passes_in_a_new_project(installed: Installed, tmp_path: Path) -> None:
+    installed.run("assay", "init", ".", cwd=tmp_path)
+    head = commit(tmp_path, installed.env())
+    steps = workflow_steps(tmp_path)
+    # The release that requirements.txt pins is the one that is installed here.
+    assert "python -m pip install -r requirements.txt" == next(iter(steps))
+    assert f"assay-images=={__version__}\n" == (tmp_path / "requirements.txt").read_text()
+    steps.pop(next(iter(steps)))
+
+    assert 5 == len(steps)
+    for name, script in steps.items():
+        done = run_step(installed, tmp_path, script, BASE=head)
+        assert 0 == done.returncode, f"{name}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.index
+def test_the_workflow_audits_the_cells_whose_locks_changed(installed: Installed, tmp_path: Path) -> None:
+    base = commit(tmp_path, installed.env())
+    installed.run("assay", "init", ".", "--image", "vllm", cwd=tmp_path)
+    commit(tmp_path, installed.env())
+    known = os.environ.get("ASSAY_CACHE") or str(Path.home() / ".cache" / "assay")
+
+    done = run_step(installed, tmp_path, list(workflow_steps(tmp_path).values())[-1], BASE=base, ASSAY_CACHE=known)
+    assert 0 == done.returncode, f"{done.stdout}{done.stderr}"
+    assert "vllm-blackwell-cu130-torch2.14.0-vllm0.33.0: " in done.stdout
 
 
 @pytest.mark.parametrize("command", ["plan", "lock", "render", "build", "report", "publish", "audit", "policy check"])

@@ -65,7 +65,7 @@ def test_files_that_exist_are_named_and_nothing_is_written(tmp_path: Path, capsy
 
     assert 2 == main(["init", str(tmp_path)])
     error = capsys.readouterr().err
-    assert "already has matrix.yaml, noxfile.py" in error
+    assert "already has\n  matrix.yaml\n  noxfile.py\n" in error
     assert ["matrix.yaml", "noxfile.py"] == sorted(path.name for path in tmp_path.iterdir())
     assert "mine" == (tmp_path / "noxfile.py").read_text()
 

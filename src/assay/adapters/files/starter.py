@@ -38,7 +38,7 @@ def lay_down(folder: Path, images: Sequence[str], generate: Generate) -> list[st
         texts = {path.relative_to(draft): path.read_bytes() for path in sorted(draft.rglob("*")) if path.is_file()}
     if there := [str(path) for path in texts if os.path.lexists(folder / path)]:
         raise UsageError(
-            f"nothing was written: {folder} already has {', '.join(there)}",
+            "\n".join([f"nothing was written: {folder.resolve()} already has", *(f"  {path}" for path in there)]),
             hint="name another folder, or move these files away",
         )
     try:
