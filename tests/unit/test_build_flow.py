@@ -18,13 +18,14 @@ from assay.foundation.outcome import Verdict
 from assay.matrix import loading as matrix
 from assay.matrix import plan, render
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock, LockedCell
+from assay.matrix.lock import Lock, LockedCell, LockedWheel
 from assay.matrix.model import Base, Expectation
 from assay.pipeline.build import build
 from assay.pipeline.build_jobs import (
     KEY_LABEL,
     BuildOptions,
     BuildPorts,
+    DiskSpace,
     PreparedBuild,
     prepare,
     without_refusals,
@@ -92,6 +93,7 @@ class World:
         judge: Callable[[Cell, Lock, str], AuditJudgement | None] | None = None,
         judge_image: Callable[[Cell, Lock, str, str], AuditJudgement | None] | None = None,
         options: BuildOptions | None = None,
+        space: DiskSpace | None = None,
     ) -> dict[str, BuildRecord]:
         def ensure(name: str, base: Base, say: Callable[[str], None]) -> None:
             self.bases.append(name)
@@ -105,6 +107,7 @@ class World:
             store=self.store,
             judge=judge,
             judge_image=judge_image,
+            space=lambda: space,
         )
         options = options or BuildOptions()
         return {record.cell: record for record in build(prepare(jobs, ports, force=options.force), ports, options)}
@@ -413,6 +416,22 @@ def test_a_build_over_its_time_is_stopped_and_has_timed_out(world: World, cells:
 
     assert record.status is BuildStatus.TIMED_OUT
     assert record.reason == "still building after 0.05 s"
+
+
+def test_a_build_for_which_the_disk_has_no_room_is_refused_and_the_others_go_on(
+    world: World, cells: Sequence[Cell]
+) -> None:
+    def locked(cell: Cell, size: int) -> LockedCell:
+        wheel = LockedWheel(name="a", version="1", filename="a-1-py3-none-any.whl", sha256="0" * 64, size=size)
+        return LockedCell(cell=cell, lock=lock_of(cell).model_copy(update={"wheels": (wheel,)}))
+
+    jobs = [locked(cells[0], 3 * 10**9), locked(cells[1], 10**9)]
+    records = world.run(jobs, space=DiskSpace(folder="/images", free=2 * 10**9))
+
+    assert records[cells[0].id].status is BuildStatus.ENGINE_FAILED
+    assert "only 2.0 GB free in /images" in records[cells[0].id].reason
+    assert "docker image prune" in records[cells[0].id].reason
+    assert records[cells[1].id].status is BuildStatus.BUILT
 
 
 def test_an_engine_that_is_gone_is_recorded_and_costs_nothing_else(world: World, cells: Sequence[Cell]) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -123,6 +125,26 @@ def test_a_time_out_stops_its_own_job_alone() -> None:
     pool = JobPool(work, at_once=1, timeout=0.05)
 
     assert pool.run_in_order(["quick", "long", "after"]) == ["done", "timed out", "done"]
+
+
+def test_a_job_begins_when_it_is_admitted_and_gives_its_room_back() -> None:
+    log: list[str] = []
+
+    @contextmanager
+    def admit(job: str, control: JobControl) -> Iterator[None]:
+        log.append(f"room for {job}")
+        yield
+        log.append(f"room of {job} is back")
+
+    def work(job: str, control: JobControl) -> str:
+        log.append(f"work on {job}")
+        return job
+
+    list(JobPool(work, admit=admit).run(["a", "b"]))
+
+    assert log == [
+        "room for a", "work on a", "room of a is back", "room for b", "work on b", "room of b is back",
+    ]  # fmt: skip
 
 
 def test_a_job_that_was_stopped_has_not_timed_out() -> None:

@@ -114,3 +114,33 @@ def test_domain_rooms_read_no_files(path: Path) -> None:
     assert not {"os", "pathlib", "shutil"} & modules
     assert paths <= {"PurePath", "PurePosixPath"}
     assert "open" not in calls
+
+
+COMPOSES = {
+    "composition",
+    "auditing",
+    "audit",
+    "audit_image",
+    "bench",
+    "facts",
+    "measure",
+    "policy",
+    "probe",
+    "publish",
+}
+COMPOSES |= {"recommend", "serve_check", "serving", "targets", "trust", "verify", "wheels"}
+"""Modules of cli/ that choose adapters: `composition`, and older ones whose choices move there. None may be added."""
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda path: path.stem)
+def test_adapters_are_chosen_in_the_composition_root(path: Path) -> None:
+    chosen = {name for name in imports(path) if name.startswith("assay.adapters.")}
+    chosen -= {name for name in chosen if name.startswith("assay.adapters.files.")}
+
+    assert not chosen or path.stem in COMPOSES, f"{path.name} chooses {chosen}; do so in composition.py"
+
+
+def test_only_the_job_pool_waits_for_several_jobs() -> None:
+    waiting = {path.stem for path in (SOURCE / "pipeline").rglob("*.py") if "as_completed" in path.read_text()}
+
+    assert waiting == {"pool"}

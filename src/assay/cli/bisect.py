@@ -116,12 +116,11 @@ def _search(
 
 def _check(feature: str, files: ProjectFiles, records: Sequence[AnyRecord]) -> None:
     """Refuse a feature that has no probe and no record."""
-    from assay.adapters.executors.probe_suite import load_suite
+    from assay.cli.composition import probe_programs
     from assay.pipeline.bisect import check_feature
 
-    suite = load_suite(files.root)
-    programs = {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
-    check_feature(feature, programs, {name for record in records for name in getattr(record, "features", ())})
+    recorded = {name for record in records for name in getattr(record, "features", ())}
+    check_feature(feature, probe_programs(files), recorded)
 
 
 def _tell_line(made: Walk, state: SearchState, feature: str) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from assay.adapters.docker.retried import PATIENCE
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
+from assay.ports.builder import PATIENCE
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
@@ -72,8 +72,7 @@ def command(
     Dockerfile, lock, base and tools. A cell whose audit finds errors is refused. Logs, and a script that repeats the
     build: build_logs/<run>/<cell>/.
     """
-    from assay.adapters.docker.engine import DockerEngine
-    from assay.cli.composition import build_options, build_ports, disk_space
+    from assay.cli.composition import build_options, build_ports, engine
     from assay.matrix.plan import shard
     from assay.pipeline.build import build
     from assay.pipeline.build_jobs import BuildOptions, is_stale, prepare, without_refusals
@@ -88,14 +87,14 @@ def command(
         chosen, cells = cells, without_refusals(cells)
         if len(cells) < len(chosen):
             console.say(f"controls that only the audit can refuse are skipped: {len(chosen) - len(cells)}")
-    engine = DockerEngine()
+    images = engine()
     with BuildProgress(len(cells)) as progress:
-        ports = build_ports(files, plan, engine, progress, builder=builder, patience=patience, audit=not no_audit)
+        ports = build_ports(files, plan, images, progress, builder=builder, patience=patience, audit=not no_audit)
         prepared = prepare(locked_cells(files, cells), ports, force=force)
         if dry_run:
             return _dry_run(prepared, form)
         stale = any(is_stale(item) for item in prepared)
-        if stale and (warning := check_disk(prepared, disk_space(engine))):
+        if stale and (warning := check_disk(prepared, ports.space())):
             console.warn(warning)
         here = build_options(files) if stale else BuildOptions()
         options = replace(here, jobs=jobs, fail_fast=fail_fast, force=force, timeout=timeout)

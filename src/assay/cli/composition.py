@@ -6,7 +6,7 @@ Adapters that only some runs need are imported where they are made, so that a co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from assay.matrix import render
 from assay.matrix.cell import Cell
 from assay.matrix.loading import Project
 from assay.matrix.lock import Lock, LockedCell
-from assay.matrix.model import Base, BootstrapBase, Index
+from assay.matrix.model import Base, BootstrapBase, Index, Matrix
 from assay.matrix.plan import Plan
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from assay.audit.findings import Finding
     from assay.evidence.record import BuildRecord, ProbeRecord
     from assay.pipeline.bisect import BisectPorts
-    from assay.pipeline.build_jobs import BuildOptions, BuildPorts, ImageJudge, Judge
-    from assay.pipeline.disk import DiskSpace
+    from assay.pipeline.build_jobs import BuildOptions, BuildPorts, DiskSpace, ImageJudge, Judge
+    from assay.pipeline.doctor import DoctorFlow
     from assay.pipeline.lock import LockPorts, LockResult
     from assay.pipeline.pool import PoolListener
     from assay.pipeline.probe import ProbeFlow
@@ -40,12 +40,13 @@ __all__ = [
     "bisect_ports",
     "build_options",
     "build_ports",
-    "digest_of_image",
-    "disk_space",
+    "doctor",
+    "engine",
     "index_versions",
     "keep_lock",
     "lock_ports",
     "probe_flow",
+    "probe_programs",
     "store_of",
 ]
 
@@ -53,6 +54,31 @@ __all__ = [
 def store_of(files: ProjectFiles) -> FileStore:
     """Return the store of a project's records: build_logs/."""
     return FileStore(files.root / "build_logs")
+
+
+def engine() -> DockerEngine:
+    """Return the container engine of this machine."""
+    from assay.adapters.docker.engine import DockerEngine
+
+    return DockerEngine()
+
+
+def doctor(matrix: Matrix | None) -> DoctorFlow:
+    """Return what checks this machine, and the indexes of a matrix, if there is one."""
+    from assay.adapters.host.info import LocalHost
+    from assay.adapters.index.simple import SimpleIndex
+    from assay.pipeline.doctor import DoctorFlow
+
+    index = SimpleIndex(matrix.indexes) if matrix is not None else SimpleIndex()
+    return DoctorFlow(engine(), LocalHost(), index, partial(digest_of_image, patient=False))
+
+
+def probe_programs(files: ProjectFiles) -> dict[str, str]:
+    """Return the texts of the probe programs, by path."""
+    from assay.adapters.executors.probe_suite import load_suite
+
+    suite = load_suite(files.root)
+    return {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
 
 
 def index_versions(distribution: str, index: Index) -> Sequence[str]:
@@ -116,7 +142,7 @@ def keep_lock(files: ProjectFiles, result: LockResult) -> None:
 def build_ports(
     files: ProjectFiles,
     plan: Plan,
-    engine: DockerEngine,
+    images: DockerEngine,
     listener: PoolListener[BuildRecord],
     *,
     builder: str | None = None,
@@ -128,15 +154,16 @@ def build_ports(
     Args:
         files: the project.
         plan: its plan.
-        engine: holds the images.
+        images: the engine that holds the images.
         listener: shows progress.
         builder: a buildx builder; None for the selected one.
         patience: seconds to retry when the builder or a registry fails; None for the default.
         audit: audit wheels and images.
     """
     from assay.adapters.docker.buildx import Buildx
-    from assay.adapters.docker.retried import PATIENCE, RetriedBuilder
+    from assay.adapters.docker.retried import RetriedBuilder
     from assay.pipeline.build_jobs import BuildPorts
+    from assay.ports.builder import PATIENCE
 
     matrix = plan.project.matrix
     templates = files.templates()
@@ -149,32 +176,33 @@ def build_ports(
 
         # A registry's base is pulled by BuildKit itself, by the digest in the lock.
         if isinstance(base, BootstrapBase):
-            DebootstrapBases(engine).ensure(base, render.base_reference(name, base, None), progress=say)
+            DebootstrapBases(images).ensure(base, render.base_reference(name, base, None), progress=say)
 
-    judge, judge_image = _judges(files, plan, engine)
-    buildx = Buildx(builder=builder, zstd=lambda: engine.info().image_store == "containerd")
+    judge, judge_image = _judges(files, plan, images)
+    buildx = Buildx(builder=builder, zstd=lambda: images.info().image_store == "containerd")
     return BuildPorts(
         bases=matrix.bases,
         ensure_base=ensure_base,
         render_cell=render_cell,
         builder=RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience),
-        images=engine,
+        images=images,
         store=store_of(files),
         judge=judge if audit else None,
         judge_image=judge_image if audit else None,
         diagnose=lambda log: _cause_of_build(log, files.root),
+        space=_disk_space(images),
         listener=listener,
     )
 
 
-def _judges(files: ProjectFiles, plan: Plan, engine: DockerEngine) -> tuple[Judge, ImageJudge]:
+def _judges(files: ProjectFiles, plan: Plan, images: DockerEngine) -> tuple[Judge, ImageJudge]:
     """Return the audits before and after a build; what they need is loaded when something is built."""
 
     @cache
     def made() -> tuple[Judge, ImageJudge]:
         from assay.cli.auditing import judges
 
-        return judges(files.root, plan.project.matrix, store_of(files), engine)
+        return judges(files.root, plan.project.matrix, store_of(files), images)
 
     def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
         return made()[0](cell, lock, run)
@@ -207,14 +235,18 @@ def _cause_of_build(log: Path, project: Path) -> str | None:
     return found[0].cause if found else None
 
 
-def disk_space(engine: DockerEngine) -> DiskSpace | None:
-    """Return the free space of the engine; None if it cannot be seen from here."""
+def _disk_space(images: DockerEngine) -> Callable[[], DiskSpace | None]:
+    """Return what looks at the free space of the engine; it returns None if that cannot be seen from here."""
     from assay.adapters.host.info import LocalHost
     from assay.pipeline.disk import engine_space
 
-    info = engine.info()
-    # The folder of an engine in a virtual machine is on no file system of this one.
-    return engine_space(info, LocalHost()) if Path(info.root_dir).exists() else None
+    info = cache(images.info)
+
+    def space() -> DiskSpace | None:
+        # The folder of an engine in a virtual machine is on no file system of this one.
+        return engine_space(info(), LocalHost()) if Path(info().root_dir).exists() else None
+
+    return space
 
 
 def bisect_ports(
@@ -228,7 +260,6 @@ def bisect_ports(
         tell: shows how locking a cell ended.
         say: shows what the other steps do.
     """
-    from assay.adapters.docker.engine import DockerEngine
     from assay.cli.progress import BuildProgress
     from assay.pipeline.bisect import BisectPorts
     from assay.pipeline.build import build
@@ -237,7 +268,7 @@ def bisect_ports(
     from assay.pipeline.lock import lock
 
     plan = planning.make(project)
-    engine, store = DockerEngine(), store_of(files)
+    images, store = engine(), store_of(files)
     locking = lock_ports(files, plan, audit=True)
 
     def lock_one(cell: Cell) -> LockResult:
@@ -256,7 +287,7 @@ def bisect_ports(
 
     def build_one(item: LockedCell) -> BuildRecord:
         with BuildProgress(1) as progress:
-            ports = build_ports(files, plan, engine, progress)
+            ports = build_ports(files, plan, images, progress)
             (record,) = build(prepare([item], ports), ports, build_options(files))
         return record
 

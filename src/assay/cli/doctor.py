@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from assay.cli.common import format_option, load, project_option
 from assay.errors import AssayError
 
 if TYPE_CHECKING:
-    from assay.adapters.index.simple import SimpleIndex
+    from assay.matrix.model import Matrix
     from assay.pipeline.doctor import Check, Needs
 
 __all__ = ["command"]
@@ -34,14 +33,11 @@ def command(need: str, project: Path | None, form: str) -> int:
 
     Exit code 4: no usable engine, or no GPU with `--need gpu`. 1: another check failed.
     """
-    from assay.adapters.docker.engine import DockerEngine
-    from assay.adapters.host.info import LocalHost
-    from assay.cli.composition import digest_of_image
-    from assay.pipeline.doctor import DoctorFlow, exit_code
+    from assay.cli.composition import doctor
+    from assay.pipeline.doctor import exit_code
 
-    needs, index = _needs(project, gpu=need == "gpu")
-    digests = partial(digest_of_image, patient=False)
-    checks = DoctorFlow(DockerEngine(), LocalHost(), index, digests).run(needs)
+    needs, matrix = _needs(project, gpu=need == "gpu")
+    checks = doctor(matrix).run(needs)
     code = exit_code(checks)
     if form == "json":
         console.json_data(
@@ -53,21 +49,19 @@ def command(need: str, project: Path | None, form: str) -> int:
     return code
 
 
-def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, SimpleIndex]:
+def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, Matrix | None]:
     """Return what the project needs; outside of a project, what any would."""
-    from assay.adapters.index.simple import SimpleIndex
     from assay.pipeline.doctor import needs_of
 
     try:
         files, planned = load(project)
     except AssayError as error:
         console.warn(f"no project is checked: {error.message}")
-        return needs_of(None, gpu=gpu), SimpleIndex()
+        return needs_of(None, gpu=gpu), None
     matrix = planned.project.matrix
     starter = planned.select(("starter",)) if "starter" in matrix.groups else []
     locks = [lock for cell in starter if (lock := files.lock(cell)) is not None]
-    needs = needs_of(matrix, locks, gpu=gpu)
-    return needs, SimpleIndex(matrix.indexes)
+    return needs_of(matrix, locks, gpu=gpu), matrix
 
 
 def _mend(checks: tuple[Check, ...]) -> None:

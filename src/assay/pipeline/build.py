@@ -18,6 +18,7 @@ from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.model import RegistryBase
 from assay.pipeline.build_jobs import KEY_LABEL, BuildItem, BuildOptions, BuildPorts, PreparedBuild
 from assay.pipeline.build_records import as_expected, described, not_built_well, record_of
+from assay.pipeline.disk import DiskRoom
 from assay.pipeline.pool import FailFast, JobControl, JobPool
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.store import SUMMARY, RunFolder
@@ -62,6 +63,7 @@ class _Run:
         self._run = run
         self._base_locks = {name: threading.Lock() for name in ports.bases}
         self._bases_done: set[str] = set()
+        self._disk = DiskRoom(ports.space)
 
     def records(self, items: Sequence[BuildItem]) -> Iterator[BuildRecord]:
         """Yield the record of each item: first those with nothing to do."""
@@ -88,6 +90,7 @@ class _Run:
             self._one,
             at_once=self._options.jobs,
             timeout=self._options.timeout,
+            admit=self._disk.reserved,
             fail_fast=fail_fast if self._options.fail_fast else None,
             listener=self._ports.listener,
             name=lambda item: item.cell.id,
@@ -134,6 +137,7 @@ class _Run:
             if not mine:
                 reason = "another run is building this cell now; wait for it"
                 return record_of(item, self._run.name, BuildStatus.ABORTED, reason=reason)
+            self._disk.check(item)
             return self._build(item, control)
 
     def _refused(self, item: PreparedBuild, control: JobControl) -> BuildRecord | None:

@@ -25,6 +25,7 @@ __all__ = [
     "BuildItem",
     "BuildOptions",
     "BuildPorts",
+    "DiskSpace",
     "ImageJudge",
     "Images",
     "Judge",
@@ -57,6 +58,15 @@ ImageJudge = Callable[[Cell, Lock, str, str], AuditJudgement | None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskSpace:
+    """The free space where the engine keeps its images."""
+
+    folder: str
+    free: int
+    """Bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildPorts:
     """What building needs from the world."""
 
@@ -75,6 +85,8 @@ class BuildPorts:
     """Audits the image after a build; None leaves the audit out."""
     diagnose: Callable[[Path], str | None] | None = None
     """Build log -> the most likely cause of its failure, an entry of knowledge/failures/."""
+    space: Callable[[], DiskSpace | None] = lambda: None
+    """Returns the free space where the engine keeps its images; None if it cannot be seen."""
     listener: PoolListener[BuildRecord] = field(default_factory=SilentListener)
 
 

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from assay.errors import EngineError
 from assay.matrix.lock import Lock
-from assay.pipeline.build_jobs import BuildItem, is_stale
+from assay.pipeline.build_jobs import BuildItem, DiskSpace, PreparedBuild, is_stale
+from assay.pipeline.pool import JobControl
 from assay.ports.engine import EngineInfo
 from assay.ports.host import Host
 
-__all__ = ["DiskSpace", "build_bytes", "check_disk", "engine_space", "wheel_bytes"]
+__all__ = ["DiskRoom", "build_bytes", "check_disk", "engine_space", "wheel_bytes"]
 
 _FACTOR: Final = 11
 """A build from nothing takes about this much disk for each byte of its wheels, which are packed about 1:2.5: each is
 unpacked in its stage, in its layer and in the image, and packed in the image store (measured on the starter cells:
 60 GB for 5.5 GB of wheels)."""
+_PAUSE: Final = 1.0
+"""Seconds between two looks at the free space."""
 FREE_SPACE: Final = "docker buildx prune; docker image prune; or select fewer cells"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiskSpace:
-    """The free space where the engine keeps its images."""
-
-    folder: str
-    free: int
-    """Bytes."""
 
 
 def engine_space(info: EngineInfo, host: Host) -> DiskSpace | None:
@@ -46,6 +41,58 @@ def build_bytes(locks: Iterable[Lock]) -> int:
     return wheel_bytes(locks) * _FACTOR
 
 
+class DiskRoom:
+    """Keeps builds that run at once within the engine's disk.
+
+    A build waits while others run and the free space is less than all of them take from nothing. A build that runs
+    alone does not wait: layers that exist already take none.
+
+    Args:
+        space: returns the engine's free space; None if it cannot be seen.
+    """
+
+    def __init__(self, space: Callable[[], DiskSpace | None]) -> None:
+        self._space = space
+        self._reserved: list[int] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserved(self, item: BuildItem, control: JobControl) -> Iterator[None]:
+        """Wait until there is room for a build, or until it has to end; keep the room until the context is left."""
+        if not is_stale(item):
+            yield
+            return
+        needed = build_bytes([item.lock])
+        with self._changed:
+            while self._reserved and not control.stop.is_set():
+                space = self._space()
+                if space is None or space.free >= sum(self._reserved) + needed:
+                    break
+                control.step(f"waits for disk space: {space.free / 1e9:.0f} GB free in {space.folder}")
+                self._changed.wait(_PAUSE)
+            self._reserved.append(needed)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reserved.remove(needed)
+                self._changed.notify_all()
+
+    def check(self, item: PreparedBuild) -> None:
+        """Refuse a build for which there is no room.
+
+        Raises:
+            EngineError: the engine's disk cannot hold its wheels.
+        """
+        _refuse(self._space(), wheel_bytes([item.lock]), f"the wheels of {item.cell.id}")
+
+
+def _refuse(space: DiskSpace | None, needed: int, what: str) -> None:
+    if space is not None and space.free < needed:
+        text = f"only {space.free / 1e9:.1f} GB free in {space.folder}, and {what} alone have {needed / 1e9:.1f} GB"
+        raise EngineError(text, hint=FREE_SPACE)
+
+
 def check_disk(items: Sequence[BuildItem], space: DiskSpace | None) -> str:
     """Return a warning if the engine's disk may be too small for what has to be built, else an empty text.
 
@@ -55,13 +102,8 @@ def check_disk(items: Sequence[BuildItem], space: DiskSpace | None) -> str:
     locks = [item.lock for item in items if is_stale(item) and item.cell.kind == "build"]
     if space is None or not locks:
         return ""
-    alone, needed = wheel_bytes(locks), build_bytes(locks)
-    if space.free < alone:
-        raise EngineError(
-            f"only {space.free / 1e9:.1f} GB free in {space.folder}, and the wheels alone have {alone / 1e9:.1f} GB",
-            hint=FREE_SPACE,
-        )
-    if space.free < needed:
+    _refuse(space, wheel_bytes(locks), "the wheels")
+    if space.free < (needed := build_bytes(locks)):
         return (
             f"{space.free / 1e9:.0f} GB free in {space.folder}; to build all of this from nothing takes about "
             f"{needed / 1e9:.0f} GB (layers that exist already take none)"

@@ -18,6 +18,8 @@ The rules:
   begun get the result that `FailFast.skipped` makes.
 - **Time-outs.** After `timeout` seconds `control.stop` of this job is set and `control.timed_out` is true. `work` makes
   the result.
+- **Room.** With `admit`, a job begins when the context that `admit` returns for it is entered, and gives its room back
+  when it ends. Time spent waiting there is no part of the time-out.
 - **Ctrl-C**, and a caller that stops taking results: every `control.stop` is set, no further job begins, jobs that run
   are waited for (so that they can record how far they came), and KeyboardInterrupt comes out of the pool.
 - **Progress.** The listener hears of each job's start, steps and end, by the job's name, from several threads. A
@@ -31,7 +33,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -105,6 +107,7 @@ class JobPool(Generic[Job, Result]):
         work: returns the result of one job.
         at_once: jobs that run at the same time.
         timeout: seconds for one job.
+        admit: waits on entering until there is room for a job, or until the job has to end.
         fail_fast: stops at the first failure; None keeps going.
         listener: hears of progress.
         name: returns what the listener calls a job.
@@ -116,6 +119,7 @@ class JobPool(Generic[Job, Result]):
         *,
         at_once: int = 1,
         timeout: float | None = None,
+        admit: Callable[[Job, JobControl], AbstractContextManager[object]] | None = None,
         fail_fast: FailFast[Job, Result] | None = None,
         listener: PoolListener[Result] | None = None,
         name: Callable[[Job], str] = str,
@@ -123,6 +127,7 @@ class JobPool(Generic[Job, Result]):
         self._work = work
         self._at_once = max(1, at_once)
         self._timeout = timeout
+        self._admit = admit
         self._fail_fast = fail_fast
         self._listener: PoolListener[Result] = listener or SilentListener()
         self._name = name
@@ -181,7 +186,8 @@ class JobPool(Generic[Job, Result]):
             return self._fail_fast.skipped(job)
         try:
             self._tell(lambda: self._listener.started(name))
-            result = self._timed(job, control)
+            with self._admit(job, control) if self._admit is not None else nullcontext():
+                result = self._timed(job, control)
             if self._fail_fast is not None and self._fail_fast.failed(result):
                 self._stop()
             self._tell(lambda: self._listener.finished(name, result))

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["BuildEnd", "BuildFault", "BuildOutcome", "BuildTask", "Builder", "FaultKind"]
+__all__ = ["PATIENCE", "BuildEnd", "BuildFault", "BuildOutcome", "BuildTask", "Builder", "FaultKind"]
+
+
+PATIENCE: Final = 60.0
+"""Seconds from the first fault of a builder or registry in which another try may begin."""
 
 
 class BuildEnd(StrEnum):

@@ -9,13 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from assay.ports.builder import BuildEnd, Builder, BuildOutcome, BuildTask
+from assay.ports.builder import PATIENCE, BuildEnd, Builder, BuildOutcome, BuildTask
 
-__all__ = ["PATIENCE", "RetriedBuilder"]
+__all__ = ["RetriedBuilder"]
 
 LOG: Final = logging.getLogger("assay.build")
-PATIENCE: Final = 60.0
-"""Seconds from the first fault in which another try may begin."""
 LONGEST_PAUSE: Final = 30.0
 
 
