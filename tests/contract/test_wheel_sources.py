@@ -122,7 +122,7 @@ def test_symbols_alone_are_equal_and_cost_a_part(server: tuple[FileServer, str])
         ("changes", "sha256|zip|header|damaged|unpack|METADATA|directory"),
     ],
 )
-def test_a_server_that_lies_is_found_out(server: tuple[FileServer, str], mode: str, words: str) -> None:
+def test_server_that_misreports_usage_fails(server: tuple[FileServer, str], mode: str, words: str) -> None:
     state, address = server
     # The directory is larger than the first window, so that more than one request is needed.
     state.files[f"/{NAME}"] = wheel_bytes("tiny", "1.0", {**FILES, **{f"tiny/{n:05}.py": b"x" for n in range(3000)}})
@@ -310,7 +310,7 @@ def test_folders_and_link_lists_are_indexes_too(tmp_path: Path) -> None:
     assert "tiny" == read_wheel(files[1], WebWheels()).name
 
 
-def test_an_index_that_fails_is_told(server: tuple[FileServer, str]) -> None:
+def test_an_index_that_fails_is_reported(server: tuple[FileServer, str]) -> None:
     _, address = server
     port = address.rpartition(":")[2]
     index = SimpleIndex(default=Addresses(simple=(f"ftp://127.0.0.1:{port}/simple",)))

@@ -134,7 +134,7 @@ def test_a_container_killed_from_outside_keeps_what_was_measured(
     assert ({"abi-import"}, False) == (set(result.probes), result.finished)
 
 
-def test_a_run_that_is_told_to_stop_keeps_what_was_measured(
+def test_stopped_run_keeps_finished_measurements(
     executor: ProbeExecutor, suite: dict[str, bytes], python_image: str, run_name: str
 ) -> None:
     stop = Stop()
@@ -172,7 +172,7 @@ def test_an_unknown_image_offers_the_nearest(engine: DockerEngine, python_image:
         DockerTaskHost(engine).place(python_image[:-1])
 
 
-def test_without_a_gpu_it_says_what_is_missing(engine: DockerEngine) -> None:
+def test_without_a_gpu_the_missing_part_is_reported(engine: DockerEngine) -> None:
     if engine.info().gpu is not None:
         pytest.skip("this engine can give GPUs")
 

@@ -218,7 +218,7 @@ def test_an_edited_record_is_refused(site: Site) -> None:
         ({"cuda_graphs": "degraded"}, "cuda-graphs must be works, and is degraded"),
     ],
 )
-def test_what_shows_something_else_is_refused(site: Site, changes: dict[str, str], expected: str) -> None:
+def test_reference_to_other_content_is_refused(site: Site, changes: dict[str, str], expected: str) -> None:
     site.record(**{**WORKS, **changes})
     code, _, said = site.run("publish", CELL, "--target", "sm_120")
 
@@ -373,7 +373,7 @@ def test_an_audit_alone(site: Site) -> None:
     assert site.tag("sm120-verified") is None
 
 
-def test_the_bill_of_materials_is_of_what_was_built(site: Site) -> None:
+def test_bill_of_materials_lists_the_built_wheels(site: Site) -> None:
     path = site.folder / "images" / IMAGE / "cells" / CELL / "lock.txt"
     lock = lockfile.parse(path.read_text(), file=str(path))
     FileStore(site.folder / "build_logs").append(
@@ -458,7 +458,7 @@ def _told(found: set[bytes], done: threading.Event) -> None:
 @pytest.mark.parametrize(
     "sign", ["key", pytest.param("cosign", marks=pytest.mark.skipif(not shutil.which("cosign"), reason="needs cosign"))]
 )
-def test_no_secret_is_told(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+def test_no_secret_is_shown(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
     """An account from a credential helper, a key with a password: nowhere in what is printed, kept or pushed."""
     with real_registry(tmp_path / "registry", htpasswd=HTPASSWD) as host:
         tools = tmp_path / "tools"
@@ -517,7 +517,7 @@ def test_no_secret_is_told(site: Site, tmp_path: Path, monkeypatch: pytest.Monke
     }
 
 
-def test_what_is_not_there_is_not_known(site: Site) -> None:
+def test_missing_object_is_unknown(site: Site) -> None:
     assert site.run("verify", f"{site.host}/release/nothing:x")[0] == 5
     other = site.run("publish", "vllm-blackwell-cu130-torch2.13.0-vllm0.32.0")
     outside = site.run("publish", "vllm-openai-nightly")

@@ -264,7 +264,7 @@ def test_a_list_of_referrers_that_is_elsewhere_is_none() -> None:
         (403, "requested access to the resource is denied", False),
     ],
 )
-def test_a_tag_that_a_rule_keeps_is_told_from_other_refusals(status: int, words: str, immutable: bool) -> None:
+def test_immutable_tag_is_distinguished_from_other_refusals(status: int, words: str, immutable: bool) -> None:
     server = Guarded()
     server.refusal = (status, words)
     manifest = index_of([])
@@ -275,7 +275,7 @@ def test_a_tag_that_a_rule_keeps_is_told_from_other_refusals(status: int, words:
     assert immutable == ("immutability rule" in (caught.value.hint or ""))
 
 
-def test_a_repositorys_name_is_no_rule_of_immutability() -> None:
+def test_a_repositorys_name_is_not_a_rule_of_immutability() -> None:
     server = Guarded()
     server.refusal = (400, "manifest invalid")
     with server.serve() as host, pytest.raises(RegistryError) as caught:
@@ -334,7 +334,7 @@ def test_a_sites_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyP
     assert server.asked
 
 
-def test_nobody_there_is_told_soon() -> None:
+def test_unreachable_server_is_reported_quickly() -> None:
     started = time.monotonic()
     with pytest.raises(RegistryError) as caught:
         HttpRegistry(Transport(credentials=Anonymous())).resolve(Repository(host="127.0.0.1:1", path="x"), "t")

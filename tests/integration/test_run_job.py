@@ -263,7 +263,7 @@ def test_jobs_that_cannot_be_run_here_are_refused_and_leave_nothing(machine: Mac
         assert not machine.result.exists(), name
 
 
-def test_a_result_that_cannot_be_written_is_told(machine: Machine, executor: Executor) -> None:
+def test_a_result_that_cannot_be_written_is_reported(machine: Machine, executor: Executor) -> None:
     if os.geteuid() == 0:
         machine.result.mkdir()
     else:

@@ -121,7 +121,7 @@ def test_files_of_a_known_wheel_are_not_read_again(
 
 
 @pytest.mark.parametrize("own_record", [True, False])
-def test_a_replaced_file_of_the_same_size_is_told_and_read(
+def test_a_replaced_file_of_the_same_size_is_reported_and_read(
     auditor: Auditor, lock: Lock, monkeypatch: pytest.MonkeyPatch, own_record: bool
 ) -> None:
     """The layer may have a RECORD that fits its files: what counts is the locked wheel's."""
@@ -139,20 +139,20 @@ def test_a_replaced_file_of_the_same_size_is_told_and_read(
     assert any("libprovidex.so.1" in item.message for item in report.findings if item.rule == "L1")
 
 
-def test_a_replaced_file_of_another_size_is_told(auditor: Auditor, lock: Lock) -> None:
+def test_a_replaced_file_of_another_size_is_reported(auditor: Auditor, lock: Lock) -> None:
     changed = {**FILES, "thing/_C.abi3.so": CONSUMER + b"\0"}
 
     assert ["thing/_C.abi3.so"] == [finding.library for finding in told(audited(image(changed), auditor, lock))]
 
 
-def test_a_file_that_was_removed_is_told(auditor: Auditor, lock: Lock) -> None:
+def test_a_file_that_was_removed_is_reported(auditor: Auditor, lock: Lock) -> None:
     report = audited(image({"thing/_C.abi3.so": CONSUMER}), auditor, lock)
     (finding,) = told(report)
 
     assert (Severity.WARNING, "thing/lib/libprovider.so.1") == (finding.severity, finding.library)
 
 
-def test_another_version_is_told_once(auditor: Auditor, lock: Lock) -> None:
+def test_another_version_is_reported_once(auditor: Auditor, lock: Lock) -> None:
     changed = {**FILES, "thing/_C.abi3.so": CONSUMER + b"\0"}
     (finding,) = told(audited(image(changed, version="2.0"), auditor, lock))
 
@@ -200,7 +200,7 @@ def test_the_platform_is_that_of_the_image(auditor: Auditor, architecture: str, 
     assert audited(engine, auditor, None).platform == platform
 
 
-def test_an_image_without_packages_is_told(auditor: Auditor) -> None:
+def test_an_image_without_packages_is_reported(auditor: Auditor) -> None:
     engine = FakeEngine({"made:1": FakeImage(files={"/etc/os-release": b"x"})})
     with pytest.raises(EngineError, match="no Python packages"):
         audited(engine, auditor, None)
@@ -208,7 +208,7 @@ def test_an_image_without_packages_is_told(auditor: Auditor) -> None:
         audit_image(engine, "other:1", auditor, targets=())
 
 
-def test_what_a_package_requires_and_nobody_installed_is_told(auditor: Auditor) -> None:
+def test_missing_requirement_is_reported(auditor: Auditor) -> None:
     """An image holds all there is; but somebody runs it, so it weighs less than in a set that is to be built."""
     asking = {
         f"{SITE}/asking-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: asking\nVersion: 1\n"

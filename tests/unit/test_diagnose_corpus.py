@@ -68,7 +68,7 @@ def test_labels_name_classes_and_entries_that_exist() -> None:
     assert [name for name, label in labels if not {label.cause_class, *label.also_class} <= classes] == []
 
 
-def test_a_log_without_its_label_is_told(tmp_path: Path) -> None:
+def test_a_log_without_its_label_is_reported(tmp_path: Path) -> None:
     (tmp_path / "seen" / "a").mkdir(parents=True)
     (tmp_path / "seen" / "a" / "x.log").write_text("")
 

@@ -43,7 +43,7 @@ def test_a_slow_but_steady_server_is_read_to_the_end() -> None:
     steadily(rate, clock, 10_000)
 
 
-def test_who_was_busy_does_not_blame_the_server() -> None:
+def test_busy_client_does_not_blame_the_server() -> None:
     clock = Clock()
     rate = Rate("x.whl", clock=clock)
     for _ in range(5):

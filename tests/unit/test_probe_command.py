@@ -36,7 +36,7 @@ def subjects(words: tuple[str, ...], made: plan.Plan, root: Path, engine: FakeEn
     return subjects_of(words, made, FileStore(root), executor, warn=console.warn)
 
 
-def test_a_cell_that_another_machine_built_is_known_by_what_its_image_says(made: plan.Plan, tmp_path: Path) -> None:
+def test_cell_built_on_another_machine_is_identified_by_its_image_labels(made: plan.Plan, tmp_path: Path) -> None:
     """The machine with the GPU is not always the one that built: the image was loaded or pulled there."""
     cell = next(cell for cell in made.cells if cell.kind == "build")
     engine = FakeEngine({cell.local_reference: image(cell.id)})

@@ -87,7 +87,7 @@ def test_every_usual_place_of_python_is_tried() -> None:
     assert "finished" == ran.ended
 
 
-def test_an_image_without_python_says_so() -> None:
+def test_an_image_without_python_is_reported() -> None:
     fake = engine(python="perl")
     runs = executor(fake)
 
@@ -115,7 +115,7 @@ def test_an_engine_that_dies_during_a_run_is_an_outcome() -> None:
     assert ran.message
 
 
-def test_what_the_harness_wrote_is_given_out_while_it_runs() -> None:
+def test_harness_output_is_streamed() -> None:
     shown = threading.Event()
 
     def slow(process: Process) -> int:
@@ -156,7 +156,7 @@ def test_a_document_that_cannot_be_read_is_kept_in_the_log(written: bytes) -> No
     assert [written in log for log in logs] == [True]
 
 
-def test_a_job_gets_the_gpus_leased_for_it_or_as_many_as_it_wants() -> None:
+def test_job_gets_its_leased_gpus_or_the_requested_number() -> None:
     info = replace(FakeEngine().info(), gpu="cdi", local=False)
     fake = FakeEngine({"image:1": FakeImage(programs={"python3": harness})}, info=info)
     runs = executor(fake)
@@ -202,7 +202,7 @@ def test_users_of_one_machine_share_the_leases(tmp_path: Path) -> None:
         assert ("0",) == held
 
 
-def test_leases_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
+def test_leases_that_cannot_be_kept_are_reported(tmp_path: Path) -> None:
     (tmp_path / "leases").write_text("a file")
 
     with (

@@ -24,7 +24,7 @@ __all__ = ["WheelQuestion", "WheelsAnswer", "answer_grid", "answer_one", "questi
 
 @dataclass(frozen=True, kw_only=True)
 class WheelQuestion:
-    """What somebody said besides the wheels."""
+    """The options given beside the wheels."""
 
     torches: tuple[str, ...] = ()
     others: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""All printing: data to stdout, everything said to people to stderr; NO_COLOR, CI and pipes are honoured.
+"""All printing: data to stdout, messages to stderr; NO_COLOR, CI and pipes are honoured.
 
 Every text passes `assay.foundation.printable` on its way, so that no foreign text can command the terminal. Rich is
 imported where something is coloured: a plain line needs none of it. What cannot be written to stderr is lost; what
@@ -103,7 +103,7 @@ class _Sink(io.TextIOBase):
 
 
 def abandon(stream: TextIO | None) -> None:
-    """Send what is left for a stream that cannot be written to nowhere, so that Python ends without a message."""
+    """Discard the rest of a stream that cannot be written, so that Python exits without a message."""
     with suppress(AttributeError, OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -154,12 +154,12 @@ def err() -> Console:
 
 
 def say(text: str = "") -> None:
-    """Tell a person something, on stderr; the text is taken literally."""
+    """Print a message to stderr; the text is taken literally."""
     _ERR.write(printable(text) + "\n")
 
 
 def fail(text: str, *, hint: str | None = None) -> None:
-    """Tell a person of an error and what to try, on stderr."""
+    """Print an error and a hint to stderr."""
     _headed("error:", "red", text)
     if hint:
         _headed("  try:", "bold", hint)
@@ -171,7 +171,7 @@ def warn(text: str) -> None:
 
 
 def status(word: str, text: str, *, width: int = 9, style: str | None = None) -> None:
-    """Tell a person how something ended, on stderr: the word in its colour, then the text."""
+    """Print a status word in its colour and a text to stderr."""
     from rich.text import Text
 
     chosen = STYLES.get(word, "") if style is None else style

@@ -1,4 +1,4 @@
-"""`assay diagnose`: what a log or a whole run says of its failures."""
+"""`assay diagnose`: find the causes of failures in a log or a run."""
 
 from __future__ import annotations
 

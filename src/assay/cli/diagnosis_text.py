@@ -68,7 +68,7 @@ def contrast_text(found: Contrast) -> str:
 
 
 def nothing_text(report: DiagnosisReport) -> str:
-    """Return what is said of a log in which no failure was recognised, with the lines that come nearest to one."""
+    """Return the text for a log without a recognised failure, with the lines that are most like one."""
     said = f"nothing in these {report.lines} lines certainly is a failure"
     if not report.telling:
         return f"nothing in these {report.lines} lines looks like a failure"

@@ -40,7 +40,7 @@ def _fitted(name: str, width: int) -> str:
 
 
 class BuildProgress:
-    """Hears of builds and tells people, on stderr."""
+    """Show the progress of builds on stderr."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -101,7 +101,7 @@ class BuildProgress:
             self.tell()
 
     def tell(self) -> None:
-        """Say without a terminal what has not been said for a while."""
+        """Print progress at intervals if there is no terminal."""
         moment = time.monotonic()
         lines = []
         with self._lock:

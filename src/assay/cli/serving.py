@@ -173,7 +173,7 @@ def _only_cell(image: str, cells: list[Cell]) -> Cell | None:
 
 
 def profiles_for(place: ServerPlace) -> dict[str, Profile]:
-    """Return the profiles of an image; those of `<engine>-blackwell` where it has none of its own."""
+    """Return the profiles of an image, else those of `<engine>-blackwell`."""
     from assay.adapters.files.serving import load_profiles
 
     for images in (place.root / "images", resources.folder("images")):

@@ -77,7 +77,7 @@ def verifier_of(
     identity: str | None = None,
     issuer: str | None = None,
 ) -> Verifier:
-    """Return what knows the keys that were named, or else those of the policy, and an identity.
+    """Return a verifier for the named keys, else those of the policy, and an identity.
 
     Raises:
         UsageError: of identity and issuer only one was named.

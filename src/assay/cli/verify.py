@@ -1,4 +1,4 @@
-"""`assay verify`: check a reference, one's own or anybody's, from the registry alone."""
+"""`assay verify`: verify any image reference from its registry."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class BuildRecord(Record):
 
 
 class AuditRecord(Record):
-    """What the audit said of a cell or image; `report` is the digest of the audit's own JSON document beside it."""
+    """The result of the audit of a cell or image; `report` is the digest of the audit's JSON document."""
 
     kind: Literal["audit"] = "audit"
     subject: Literal["wheels", "image"]
@@ -159,7 +159,7 @@ class Device(Value):
 
 
 class FeatureResult(Value):
-    """What one probe said of its feature."""
+    """The result of one probe."""
 
     outcome: Outcome
     reason: str = ""

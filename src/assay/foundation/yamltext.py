@@ -1,4 +1,4 @@
-"""YAML without guessing: every scalar is the string that stands there, every value knows its line and column.
+"""Strict YAML: every scalar is a string as written, every value has its line and column.
 
 `torch: 2.10` is `2.10` and not 2.1, a key `on` is not true. An empty scalar, `~` and `null` (unquoted) are null.
 Duplicate keys are problems; aliases are allowed as long as they do not blow up.
@@ -30,7 +30,7 @@ _MAX_TEXT: Final = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A YAML document and where in the file each of its parts stands."""
+    """A YAML document with the line and column of each part."""
 
     file: str
     data: Node
@@ -39,7 +39,7 @@ class Document:
     keys: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
 
     def problem(self, path: Path, message: str, *, at_key: bool = False) -> Problem:
-        """Return a problem at the deepest part of a path that stands in the file."""
+        """Return a problem at the deepest part of a path that is in the file."""
         for end in range(len(path), -1, -1):
             mark = (self.keys if at_key else self.marks).get(path[:end]) or self.marks.get(path[:end])
             if mark:

@@ -1,4 +1,4 @@
-"""Ends HTTP exchanges in time, however slowly bytes come: a time limit on each read alone lets one byte a second go on.
+"""End HTTP exchanges at a deadline, because a time limit per read allows one byte a second for ever.
 
 A watch hangs up the connection of the exchange that its thread is in. It works for requests' sessions that were given
 the adapter of this module, from connecting to the last byte of the body.
@@ -27,7 +27,7 @@ _local: Final = threading.local()
 
 
 class Watch:
-    """A time limit for all that happens in a `with` block; `expired` says whether it hung up.
+    """A time limit for a `with` block; `expired` is true if it closed the connection.
 
     Args:
         seconds: how long the block may take.

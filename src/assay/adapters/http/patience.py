@@ -35,7 +35,7 @@ LONGEST_PAUSE: Final = 15.0
 
 
 class TooSlow(PackageIndexError):
-    """The server sends, but so slowly that it is given up."""
+    """The server sends too slowly."""
 
 
 class ConnectionBroken(PackageIndexError):
@@ -68,7 +68,7 @@ class Rate:
         self._came = 0
 
     def pause(self) -> None:
-        """Begin a new stretch: whoever takes the bytes was busy, and the server waited."""
+        """Start a new interval, because the reader was busy and the server waited."""
         self._since, self._came = self._clock(), 0
 
     def take(self, count: int) -> None:
@@ -119,7 +119,7 @@ class _BoundedRetry(Retry):
 
 
 class PatientAdapter(WatchedAdapter):
-    """Retries what may pass by itself, and waits neither for headers nor between tries without end."""
+    """Retry temporary failures, with limits for headers and for the pauses between attempts."""
 
     def __init__(self) -> None:
         self.header_seconds = FIRST_BYTES

@@ -191,7 +191,7 @@ def parse_html(text: str, *, url: str, project: str, budget: Budget | None = Non
 
 
 def _joined(base: str, address: str | None) -> str | None:
-    """Return an address of a page made whole; None where it is none."""
+    """Return the absolute URL of a link; None if it is invalid."""
     if not address:
         return None
     try:

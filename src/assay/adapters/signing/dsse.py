@@ -83,7 +83,7 @@ class KeySigner:
 
 
 class KeyVerifier:
-    """Knows public keys; satisfies `assay.ports.signing.Verifier`."""
+    """A verifier with public keys; satisfies `assay.ports.signing.Verifier`."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._keys: list[tuple[str, str, SSlibKey]] = []
