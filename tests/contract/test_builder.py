@@ -74,7 +74,7 @@ def test_a_build_gives_a_digest_and_a_log(scene: Scene) -> None:
     assert said
 
 
-def test_a_step_that_fails_is_reported_in_its_own_words(scene: Scene) -> None:
+def test_failed_step_is_reported_with_its_own_message(scene: Scene) -> None:
     outcome = scene.build(FAILS)
 
     assert (BuildEnd.FAILED, None, None) == (outcome.end, outcome.digest, outcome.fault)
@@ -91,7 +91,7 @@ def test_a_build_that_takes_too_long_is_ended(scene: Scene) -> None:
     assert 60 > time.monotonic() - began
 
 
-def test_a_build_that_is_reported_to_stop_is_ended(scene: Scene) -> None:
+def test_build_that_is_asked_to_stop_ends(scene: Scene) -> None:
     stop = threading.Event()
     threading.Timer(2.0, stop.set).start()
 

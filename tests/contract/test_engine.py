@@ -351,7 +351,7 @@ def test_pushing_a_missing_image_is_an_error_although_the_sdk_reports_none(world
         world.engine.push(f"localhost:1/assay/{world.run}:1")
 
 
-def test_a_registry_that_is_missing_is_an_error_though_the_sdk_says_nothing(world: World) -> None:
+def test_missing_registry_is_an_error_although_the_sdk_reports_none(world: World) -> None:
     name = f"localhost:1/assay/{world.run}:1"
     if isinstance(world.engine, FakeEngine):
         world.engine.refuse[name] = "connection refused"

@@ -103,7 +103,7 @@ def test_a_library_that_does_not_load_is_found(
     assert 1 == found["metrics"]["libraries_loaded"]
 
 
-def test_an_optional_extension_without_the_system_s_library_is_reported_not_blamed(place: Place, root: Path) -> None:
+def test_optional_extension_without_its_system_library_is_a_note(place: Place, root: Path) -> None:
     place.package("torchaudio")
     place.build("torchaudio/lib/_torchaudio.so", FINE)
     place.wanting("torchaudio/lib/_torchaudio_sox.so", "libsox.so")

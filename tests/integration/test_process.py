@@ -111,7 +111,7 @@ def test_error_of_the_sink_ends_the_program_and_propagates() -> None:
     assert time.monotonic() - begun < 30
 
 
-def test_a_build_whose_log_finds_no_room_is_ended_and_is_reported(
+def test_build_whose_log_cannot_be_written_ends_and_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = tmp_path / "bin"

@@ -275,7 +275,7 @@ def test_immutable_tag_is_distinguished_from_other_refusals(status: int, words: 
     assert immutable == ("immutability rule" in (caught.value.hint or ""))
 
 
-def test_a_repositorys_name_is_not_a_rule_of_immutability() -> None:
+def test_repository_name_does_not_count_as_an_immutability_rule() -> None:
     server = Guarded()
     server.refusal = (400, "manifest invalid")
     with server.serve() as host, pytest.raises(RegistryError) as caught:

@@ -142,7 +142,7 @@ def test_one_byte_a_moment_ends() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_body_without_a_length_that_is_cut_off_is_not_an_answer() -> None:
+def test_truncated_body_without_a_length_is_not_an_answer() -> None:
     slow = (200, {"Content-Type": MANIFEST}, trickle(b'{"x":1}' + b" " * 100_000, 0.02))
     with misbehaving(manifest(slow)) as server, pytest.raises(RegistryError, match="too long"):
         client(exchange_seconds=0.5).manifest(place(server.host), "it")

@@ -170,7 +170,7 @@ def test_several_files_of_a_distribution_answer_for_their_own_platform(
     ]
 
 
-def test_a_bare_name_is_reported_how_wheels_are_named(
+def test_bare_name_error_explains_how_to_name_a_wheel(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["audit", "flashmagic", "--project", str(ROOT)]) == 2

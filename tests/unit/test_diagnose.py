@@ -97,7 +97,7 @@ def test_symptom_is_reported_only_without_a_cause() -> None:
     assert causes("torch 2.9.0+cpu\nRuntimeError: Failed to infer device type\n") == ["abi-cpu-torch"]
 
 
-def test_a_lone_wrapper_is_reported_with_little_confidence_and_with_the_telling_lines() -> None:
+def test_lone_wrapper_is_reported_with_low_confidence_and_likely_lines() -> None:
     found = diagnose(b"Capture cuda graph begin.\nKeyError: 'qkv'\nException: Capture cuda graph failed: 'qkv'\n")
 
     assert [d.cause for d in found] == ["g-generic", "unknown"]

@@ -206,7 +206,7 @@ def test_a_wrong_table_is_a_config_error_with_its_file() -> None:
         parse_library({"x.yaml": b"table: dogs\nrows: []\n"})
 
 
-def test_each_xid_number_is_reported_by_its_own_entry_alone() -> None:
+def test_each_xid_number_matches_its_own_entry_only() -> None:
     numbers = [int(name.removeprefix("xid-")) for name in LIBRARY.entries if name.startswith("xid-")]
     assert set(range(1, 173)) <= set(numbers)
     for number in numbers:

@@ -177,7 +177,7 @@ def test_a_share_that_is_too_small_is_reported_with_what_it_needs() -> None:
     assert str(caught.value.hint).startswith("give it 0.")
 
 
-def test_the_cache_is_not_a_larger_than_the_pool() -> None:
+def test_cache_is_not_larger_than_the_pool() -> None:
     (share,) = plan_memory(32 * GIB, [tenant(AWQ, 1024, 64, pool=3072)]).shares
 
     assert 3072 == share.cache_tokens

@@ -32,9 +32,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, failure: Failure) -> None:
     monkeypatch.setattr(UvResolver, "resolve", lambda *_: Unresolved(failure=failure, explanation="it is so"))
 
 
-def test_a_renamed_cell_keeps_its_lock_and_the_user_is_reported(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_renamed_cell_keeps_its_lock_and_the_user_is_warned(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (project / OLD / "lock.txt").read_text()
     rename(project)
 

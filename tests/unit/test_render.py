@@ -188,7 +188,7 @@ def test_a_pinned_source_fails_where_its_tag_has_moved(
 
 
 @pytest.mark.parametrize("ref", ["main", "master", "HEAD", "refs/heads/x", "origin/x"])
-def test_a_branch_is_not_a_source(ref: str) -> None:
+def test_branch_is_refused_as_a_source(ref: str) -> None:
     with pytest.raises(ValidationError, match="is a branch, which moves"):
         SourceTree(git="https://github.com/x/y", ref=ref)
 

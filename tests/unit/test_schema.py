@@ -52,7 +52,7 @@ EditorLoader.yaml_implicit_resolvers = {
 }
 
 
-def test_an_editor_is_reported_of_an_unknown_key() -> None:
+def test_schema_reports_an_unknown_key_to_editors() -> None:
     validator = jsonschema.Draft202012Validator(json.loads(schema.documents()["image.schema.json"]))
     found = [error.message for error in validator.iter_errors({"description": "x", "engine": "none", "targts": []})]
 
