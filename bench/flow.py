@@ -188,7 +188,7 @@ def follow() -> tuple[Stays, Stays]:
 
 def _followed(registry: FakeRegistry, follower: Follower, argv: list[str]) -> Stays:
     with (
-        mock.patch(f"assay.cli.{argv[0]}.connect", return_value=registry),
+        mock.patch("assay.adapters.registry.client.connect", return_value=registry),
         redirect_stdout(StringIO()),
         redirect_stderr(StringIO()) as told,
     ):

@@ -45,7 +45,7 @@ class Claim(Value):
     """When it was written."""
 
 
-class _Row(Value):
+class _LedgerRow(Value):
     """A claim in images/<image>/claims.yaml."""
 
     feature: str
@@ -60,7 +60,7 @@ class _Row(Value):
 
 class _Ledger(Value):
     version: Literal["1"]
-    claims: tuple[_Row, ...]
+    claims: tuple[_LedgerRow, ...]
 
 
 class _ServingRow(Value):

@@ -15,7 +15,7 @@ from assay.evidence.tagnames import ALIAS
 from assay.matrix.policy import Policy
 from assay.pipeline.attach import attach
 from assay.pipeline.collect import collect, settle
-from assay.pipeline.publishing.tags import PublishPorts, retag
+from assay.pipeline.publishing.tags import Move, PublishPorts, retag
 from assay.pipeline.verify import verify
 
 __all__ = ["revocations", "revoke"]
@@ -60,16 +60,8 @@ def revoke(
                 manifest = ports.registry.manifest(repository, new)
                 if manifest is None:
                     raise RegistryError(f"{repository.at(new)} is gone")
-                retag(
-                    ports,
-                    repository,
-                    tag,
-                    old=subject.digest,
-                    new=manifest,
-                    level=alias[2],
-                    target=f"sm_{alias[1]}",
-                    reason=reason,
-                )
+                move = Move(tag=tag, old=subject.digest, new=new, moving=True, target=f"sm_{alias[1]}")
+                retag(ports, repository, move, manifest, level=alias[2], reason=reason)
             moved[tag] = new
     return subject.digest, moved
 

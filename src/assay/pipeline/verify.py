@@ -38,6 +38,7 @@ def verify(
     subject = registry.resolve(reference.repository, reference.key)
     if subject is None:
         raise _not_there(registry, reference)
+    collected = collect(registry, reference.repository, subject.digest, verifier)
     asked = Demand(
         level=level,
         target=target,
@@ -48,7 +49,7 @@ def verify(
         trusted=verifier.trusts_anyone,
         signed=signed,
     )
-    return judge_evidence(reference, subject, collect(registry, reference.repository, subject.digest, verifier), asked)
+    return judge_evidence(reference, subject, collected, asked)
 
 
 def _not_there(registry: Registry, reference: Reference) -> RegistryError:

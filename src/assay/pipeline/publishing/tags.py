@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from assay.errors import PolicyRefused, RegistryBroken, RegistryError
@@ -82,19 +82,11 @@ def give(
         raise PolicyRefused(
             f"{release.tagged(move.tag)} was given to {old[:19]} meanwhile, and never moves", hint=otherwise
         )
-    retag(ports, release, move.tag, old=old, new=manifest, level=level, target=move.target)
+    retag(ports, release, replace(move, old=old), manifest, level=level)
 
 
 def retag(
-    ports: PublishPorts,
-    release: Repository,
-    tag: str,
-    *,
-    old: str | None,
-    new: Manifest,
-    level: str,
-    target: str | None,
-    reason: str = "",
+    ports: PublishPorts, release: Repository, move: Move, manifest: Manifest, *, level: str, reason: str = ""
 ) -> None:
     """Let a tag name another digest, which must be in the repository already, and look that it does.
 
@@ -102,24 +94,23 @@ def retag(
         RegistryError: the registry failed, or the tag names something else afterwards.
         StoreError: the journal cannot be written; then the tag was not moved.
     """
+    tag, old, new = release.tagged(move.tag), move.old, move.new
     entry = Transition(
         when=ports.clock(),
         phase="intent",
         repository=str(release),
-        tag=tag,
+        tag=move.tag,
         old=old,
-        new=new.digest,
+        new=new,
         level=level,
-        target=target,
+        target=move.target,
         reason=reason,
     )
     ports.journal.append(entry)
-    ports.registry.put_manifest(release, tag, new)
-    found = ports.reader.resolve(release, tag)
-    if found is None or found.digest != new.digest:
+    ports.registry.put_manifest(release, move.tag, manifest)
+    found = ports.reader.resolve(release, move.tag)
+    if found is None or found.digest != new:
         there = found.digest[:19] if found else "nothing"
-        raise RegistryError(
-            f"{release.tagged(tag)} was put to {new.digest[:19]} and names {there}", hint="publish again"
-        )
+        raise RegistryError(f"{tag} was put to {new[:19]} and names {there}", hint="publish again")
     ports.journal.append(entry.model_copy(update={"phase": "done", "when": ports.clock()}))
-    ports.say(f"{release.tagged(tag)}: {old[:19] if old else 'new'} -> {new.digest[:19]}")
+    ports.say(f"{tag}: {old[:19] if old else 'new'} -> {new[:19]}")
