@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -230,3 +233,32 @@ def test_what_is_to_run_can_be_sent_elsewhere(scene: Scene) -> None:
     assert scene.shell(ECHO, gpus="all") == TaskSpec.model_validate_json(
         scene.shell(ECHO, gpus="all").model_dump_json()
     )
+
+
+PARENT = """
+import time
+from assay.adapters.executors.local import LocalTaskHost
+from assay.ports.task import TaskSpec
+
+argv = ("sh", "-c", "echo started; exec sleep 300", "{work}")
+with LocalTaskHost().task(TaskSpec(run="r", reference="local", argv=argv, network="auto")) as task:
+    task.start()
+    while not task.log():
+        time.sleep(0.05)
+    print(task.work, flush=True)
+    time.sleep(300)
+"""
+
+
+def test_a_local_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """Killed as by the kernel: nobody is left to end a server, which would keep the GPU's memory."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline().startswith(str(tmp_path))
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        parent.kill()
+        parent.wait(30)
+
+    assert children
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
