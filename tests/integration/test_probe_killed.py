@@ -20,8 +20,9 @@ from assay.evidence.record import ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.ports.engine import LABEL_RUN
 
-LOCAL = ("probe", "--executor", "local", "--gpus", "0")
 FEATURES = ("a-quick", "b-random", "c-held", "d-last")
+ONLY = tuple(word for name in FEATURES for word in ("--feature", name))
+LOCAL = ("probe", "--executor", "local", "--gpus", "0", *ONLY)
 PROGRAM = """
 FEATURE = "{feature}"
 REQUIRES = ()
@@ -162,7 +163,7 @@ def test_next_run_in_a_container_resumes_and_removes_the_previous_one(project: P
 
     # Long enough for the kill to come before its end.
     project.write("probes/features/c_held.py", PROGRAM.format(feature="c-held", wait="time.sleep(10)"))
-    words = ("probe", image, "--gpus", "0")
+    words = ("probe", image, "--gpus", "0", *ONLY)
     process = project.start(*words)
     try:
         until(lambda: {"a-quick", "b-random"} <= drafted(project))

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from assay.adapters.executors.fake import FakeExecutor
 from assay.adapters.executors.probe_executor import ExecutorSettings
 from assay.adapters.executors.table import EXECUTORS
+from assay.cli import root as root_command
 from assay.cli.probe import command
 from assay.foundation.outcome import Outcome
 
@@ -34,7 +35,7 @@ def test_an_executor_that_is_added_probes_images(tmp_path: Path, root: Path, mon
     monkeypatch.setitem(EXECUTORS, "docker", far)
     words = ["registry.example/image:1", "--project", str(tmp_path), "--gpus", "0", "--feature", "numa"]
 
-    done = CliRunner().invoke(command, [*words, "--format", "json"], standalone_mode=False)
+    done = CliRunner().invoke(root_command, ["probe", *words, "--format", "json"], standalone_mode=False)
 
     assert 0 == done.return_value, done.output
     (record,) = json.loads(done.stdout)
