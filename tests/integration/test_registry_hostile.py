@@ -217,7 +217,7 @@ def test_paginated_list_is_followed() -> None:
         assert not other.seen
 
 
-def test_names_of_a_list_that_are_none_are_passed_over() -> None:
+def test_names_of_a_list_that_are_none_are_skipped() -> None:
     names = ["it", "\x1b[2J", "../../x", "a\nb", 5, None, "x" * 200]
 
     def answer(_method: str, path: str) -> Reply:

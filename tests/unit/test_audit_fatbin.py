@@ -142,7 +142,7 @@ def test_code_for_gpus_in_what_is_machine_code_alone_is_told_as_damage() -> None
     assert any("containers cover" in words for words in found.damage)
 
 
-def test_bytes_are_passed_over_only_where_no_container_is_open() -> None:
+def test_bytes_are_skipped_only_where_no_container_is_open() -> None:
     whole = walk([GOOD])
     walker, passed = FatbinWalker(), 0
     for at in range(0, len(GOOD), 512):

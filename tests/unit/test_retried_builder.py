@@ -72,7 +72,7 @@ def test_no_try_begins_after_the_deadline(tmp_path: Path, patience: float) -> No
     assert script.now <= 1.0 + patience + script.takes
 
 
-def test_a_fault_that_only_a_person_can_mend_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_fault_that_only_a_person_can_fix_is_not_tried_again(tmp_path: Path) -> None:
     script = Script(faulty(FaultKind.NO_BUILDER, tries=0))
 
     assert script.run(tmp_path).end is BuildEnd.ENGINE

@@ -28,7 +28,7 @@ _MINORS: Final = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Some wheels, and what somebody said of where they would be loaded."""
+    """Wheels, and the given facts about the environment that they are loaded in."""
 
     words: tuple[str, ...]
     """The wheels it is about: files, addresses, requirements."""

@@ -69,4 +69,4 @@ def _mend(checks: tuple[Check, ...]) -> None:
 
     for check in checks:
         if check.mend and check.state in {CheckState.FAIL, CheckState.WARN}:
-            console.say(f"to mend {check.name}: {check.mend}")
+            console.say(f"to fix {check.name}: {check.mend}")

@@ -32,7 +32,7 @@ _OF_THE_MACHINE: Final = frozenset({
     errno.EACCES, errno.EDQUOT, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOSPC, errno.EPERM,
     errno.EROFS,
 })  # fmt: skip
-"""What a person has to mend, where the error names a file."""
+"""Errors that a person must fix, if the error names a file."""
 _INTERRUPTED: Final = 130
 _AGAIN: Final = 0.01
 """Seconds until an interrupt that was lost is sent once more."""

@@ -47,7 +47,7 @@ class BuildProgress:
         self._done = 0
         self._lock = threading.Lock()
         self._told: dict[str, tuple[float, str]] = {}
-        """Cell -> when something was said of it last, and what."""
+        """Cell -> time and text of its last message."""
         self._over = threading.Event()
         self._teller = threading.Thread(target=self._tell_on, daemon=True)
         self._running: dict[str, tuple[float, str]] = {}

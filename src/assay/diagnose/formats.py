@@ -19,7 +19,7 @@ _MOST_HELD: Final = 1 << 20
 
 
 class Decoder:
-    """Bytes in, UTF-8-like bytes without escape sequences out; UTF-16 is told by its byte order mark or its NULs."""
+    """Bytes in, UTF-8-like bytes without escape sequences out; UTF-16 is detected by its BOM or NULs."""
 
     def __init__(self) -> None:
         self._wide: codecs.IncrementalDecoder | None = None

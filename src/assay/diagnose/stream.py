@@ -36,7 +36,7 @@ SAMPLE: Final = 256 << 10
 _DROPPED: Final = 3000
 """So many lines that only quote or inform of an entry are looked at."""
 _DROPPED_IN_LINE: Final = 4
-"""So often may one line quote an entry before the rest of the line is passed over for it: data of megabytes in one line
+"""So often may one line quote an entry before the rest of the line is skipped for it: data of megabytes in one line
 may quote them all, a thousand times."""
 
 

@@ -150,7 +150,7 @@ def judge(
     """Judge a digest by the records that are at hand.
 
     Of each feature the newest result counts, `inconclusive` too: a feature that failed to show itself last is not one
-    that works. Records of other digests or architectures are told as reasons only where nothing fitting is left.
+    that works. Records of other digests or architectures are reasons only if no matching record is left.
 
     Args:
         suite: digest of the probe suite that counts as current; None if it is not known here.

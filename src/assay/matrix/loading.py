@@ -20,7 +20,7 @@ __all__ = ["Project", "load"]
 MAX_POINTS: Final = 20_000
 """Points of one image and of all together; they take some ten seconds and 200 MB."""
 TOLD: Final = 100
-"""Unknown values of one image that are told."""
+"""Unknown values of one image that are reported."""
 _FOLDER: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 """Names of images: they stand in paths, in cell ids and in names of repositories."""
 

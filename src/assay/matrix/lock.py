@@ -100,7 +100,7 @@ class Lock(Value):
     python: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]{1,2}$")]
     """`3.11`."""
     platform: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+-manylinux_[0-9]{1,2}_[0-9]{1,3}$")]
-    """What the resolver was told, `x86_64-manylinux_2_36`."""
+    """The platform given to the resolver, `x86_64-manylinux_2_36`."""
     requirements: tuple[PlainText, ...]
     """What was asked for; a lock is stale when the recipe asks for something else."""
     constraints: tuple[PlainText, ...] = ()

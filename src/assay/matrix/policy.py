@@ -89,7 +89,7 @@ class Level(Value):
     """The worst verdict of the audit that is still allowed; None asks for no audit."""
     signatures: Signatures = Signatures.OPTIONAL
     images: dict[str, dict[Target, Requirement]] = {}
-    """image (or `*`) -> target -> requirement. What is not listed is not promised: there the level cannot be had."""
+    """image (or `*`) -> target -> requirement. Unlisted images and targets cannot be published."""
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:

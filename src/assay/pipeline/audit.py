@@ -75,7 +75,7 @@ class _Metered:
             yield source
 
     def told(self, files: Iterable[IndexFile]) -> int:
-        """Return the bytes that came over the wire of files, those left out that were told before."""
+        """Return the bytes that came over the wire of files, without those that were returned before."""
         with self._guard:
             return sum(source.fetched for file in files for source in self._opened.pop(file.url, ()))
 

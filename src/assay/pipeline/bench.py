@@ -59,8 +59,8 @@ def bench(
 ) -> tuple[BenchRecord, ...]:
     """Benchmark each contestant, one at a time; write a record each, and the comparison as CSV and plots.
 
-    What is wrong with a command line, an image or a model is told before anything is measured. A contestant that does
-    not start is a record that is not stable; the others run all the same. Ctrl-C keeps what was measured so far.
+    Problems of a command line, an image or a model are reported before anything is measured. A contestant that does
+    not start is a record that is not stable; the others still run. Ctrl-C keeps what was measured so far.
 
     Raises:
         UsageError: an engine is not there, no model is named, or a model does not fit.

@@ -186,7 +186,7 @@ def saved_state(saved: bytes | None, *, source: str) -> SearchState | None:
     try:
         return None if saved is None else SearchState.model_validate_json(saved)
     except ValidationError as error:
-        raise StoreError(f"{source} is not the state of a bisection", hint="delete it to begin anew") from error
+        raise StoreError(f"{source} is not the state of a bisection", hint="delete it to start again") from error
 
 
 def resume(saved: SearchState | None, line: CellLine, results: Mapping[str, Trial]) -> SearchState:

@@ -61,7 +61,7 @@ DAMAGED: Final = 1 << 20
 ITEMS: Final = 500_000
 """Values of all of it together."""
 TOLD: Final = 10
-"""Problems that are told one by one."""
+"""Problems that are reported one by one."""
 MAX_INDEX: Final = 3 << 20
 """Bytes of an index: registries need not take manifests above 4 MB."""
 ROUNDS: Final = 40
@@ -322,7 +322,7 @@ def settle(
 
     Args:
         known: what was put just now, which need not be fetched again.
-        say: told where the registry does not let the index be written anew.
+        say: called if the registry refuses to rewrite the index.
 
     Raises:
         RegistryError: the registry failed, or others wrote over the index each time.

@@ -92,7 +92,7 @@ class LockResult:
     findings: tuple[Finding, ...] = ()
     """Errors of the audit of a new lock; those of a control, which must fail, are left out."""
     repairs: tuple[Finding, ...] = ()
-    """Errors that new constraints mended; each names its constraint, which belongs into the recipe."""
+    """Errors fixed by new constraints; each names its constraint, which belongs in the recipe."""
 
     @property
     def locked(self) -> LockedCell:

@@ -136,7 +136,7 @@ def read_wheel(
 
     Raises:
         WheelError: it is no wheel, damaged, or costs more than the budget.
-        PackageIndexError: its bytes cannot be had, or are not those the index announced.
+        PackageIndexError: its bytes are unavailable, or differ from those the index announced.
     """
     try:
         with source.open(file) as opened:
@@ -161,7 +161,7 @@ def read_library(
 
     Raises:
         WheelError: the wheel does not have it, or it is damaged.
-        PackageIndexError: its bytes cannot be had.
+        PackageIndexError: its bytes are unavailable.
     """
     with source.open(file) as opened:
         reading = _Reading(file, opened, progress, budget or Budget("the wheel", WHEEL))

@@ -1,7 +1,7 @@
 """Whether a server samples: each sampling parameter alone, several users with different ones, and the greedy answer.
 
 A model with random weights answers with odd text, so answers are judged by counts, log-probabilities and equality.
-Two answers to the same greedy request may differ where the server's kernels are not deterministic; that is told.
+Two answers to the same greedy request may differ if the server's kernels are not deterministic; that is reported.
 """
 
 from __future__ import annotations

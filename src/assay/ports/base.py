@@ -43,7 +43,7 @@ class BaseBuilder(Protocol):
             progress: is given a line for each step.
 
         Raises:
-            ToolError: a tool is missing or failed, root is needed and cannot be had, or what came out has another
+            ToolError: a tool is missing or failed, root is needed but not available, or what came out has another
                 Python or glibc than the recipe says.
             EngineError: the engine could not load it.
         """

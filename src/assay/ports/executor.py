@@ -50,7 +50,7 @@ class Executor(Protocol):
 
         Raises:
             EngineMissing: there is no engine.
-            GpuMissing: no GPU can be given; the message says what is missing and how to mend it.
+            GpuMissing: no GPU can be given; the message states what is missing and how to fix it.
         """
         ...
 

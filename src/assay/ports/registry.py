@@ -12,7 +12,7 @@ from assay.evidence.reference import Repository
 __all__ = ["Chunks", "Registry", "Traffic"]
 
 Chunks = Callable[[], Iterable[bytes]]
-"""Gives the bytes of a blob from its start; may be called again when an upload starts anew."""
+"""Return the bytes of a blob from its start; called again if an upload restarts."""
 
 
 @dataclass(kw_only=True)

@@ -77,7 +77,7 @@ class Store(Protocol):
         ...
 
     def unreadable(self) -> Mapping[str, str]:
-        """Return file name -> why it is not a record, for every file that `records` passed over."""
+        """Return file name -> why it is not a record, for every file that `records` skipped."""
         ...
 
     def put_document(self, data: bytes) -> str:

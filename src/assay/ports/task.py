@@ -127,7 +127,7 @@ class TaskHost(Protocol):
         """Return the names of the GPUs that can be given.
 
         Raises:
-            GpuMissing: no GPU can be given; the message says what is missing and how to mend it.
+            GpuMissing: no GPU can be given; the message states what is missing and how to fix it.
         """
         ...
 

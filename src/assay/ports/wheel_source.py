@@ -26,7 +26,7 @@ class ByteSource(Protocol):
 
     @property
     def ranges(self) -> bool:
-        """Whether a part can be had without what stands before it."""
+        """Whether a part can be read without the bytes before it."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:

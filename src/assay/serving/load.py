@@ -91,7 +91,7 @@ class Workload:
     warm_up: tuple[LoadJob, ...] = ()
     """Run before and not counted."""
     first_apart: bool = False
-    """The first request is told apart from the rest (repeated prompts: it fills the cache)."""
+    """The first request is reported separately (repeated prompts: it fills the cache)."""
 
 
 def random_words(rng: random.Random, words: int) -> str:

@@ -47,7 +47,7 @@ class FileJournal:
             raise StoreError(f"{self._path} cannot be written: {error}") from error
 
     def read(self, repository: str, tag: str) -> Iterator[Transition]:
-        """See the port. A line that was cut short by a power failure is passed over."""
+        """See the port. A line that was cut short by a power failure is skipped."""
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:

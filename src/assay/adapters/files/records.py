@@ -178,7 +178,7 @@ class FileStore:
                 self._unreadable[path.name] = str(error)
 
     def unreadable(self) -> Mapping[str, str]:
-        """Return what the last walk over `records` passed over."""
+        """Return what the last walk over `records` skipped."""
         return dict(self._unreadable)
 
     def put_document(self, data: bytes) -> str:

@@ -22,7 +22,7 @@ __all__ = ["Watch", "WatchedAdapter", "watched"]
 
 LOG: Final = logging.getLogger("assay.http")
 SAID_AFTER: Final = 10.0
-"""Seconds after which a person is told what is waited for."""
+"""Seconds after which a message names what is waited for."""
 _local: Final = threading.local()
 
 
@@ -31,7 +31,7 @@ class Watch:
 
     Args:
         seconds: how long the block may take.
-        what: what is waited for, told when it takes long; nothing is told where it is empty.
+        what: what is waited for, named in a message when it takes long; no message if empty.
     """
 
     def __init__(self, seconds: float, what: str = "") -> None:

@@ -1,6 +1,6 @@
 """How long a server of files is waited for: a deadline for the headers, a floor for the rate, a ceiling for pauses.
 
-A timeout of a socket starts anew with every byte, so that a server that sends one a second is waited for without end.
+The timeout of a socket restarts with every byte, so a server that sends one a second would never time out.
 """
 
 from __future__ import annotations

@@ -397,7 +397,7 @@ def _bound(found: Sized, host: str) -> None:
 
 
 def _repository(host: str, name: object) -> Repository | None:
-    """Return a repository of a catalog; what cannot be one is passed over."""
+    """Return a repository of a catalog; invalid names are skipped."""
     try:
         return Repository.parse(f"{host}/{name}") if isinstance(name, str) else None
     except UsageError:
