@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "audit": ("audit", "Check wheels and images for incompatibilities."),
     "facts": ("facts", "Manage cached wheel facts."),
     "build": ("build", "Audit and build images; skip existing ones."),
+    "assemble": ("assemble", "Assemble images from wheels without a build."),
     "serve-check": ("serve_check", "Start the server of an image and check its API."),
     "launch": ("launch", "Write the command or manifest that runs an image."),
     "bench": ("bench", "Benchmark the servers of images under load."),

@@ -89,6 +89,18 @@ class DebootstrapBases:
         return BaseImage(reference=reference, digest=image.digest or image.id, built=False, **facts)
 
     def _make(self, base: BootstrapBase, reference: str, say: Callable[[str], None]) -> None:
+        with tempfile.TemporaryDirectory(prefix="assay-archive-", dir=self._scratch) as folder:
+            archive = Path(folder) / "base.tar"
+            self.write(base, reference, archive, say)
+            say("loading into the engine")
+            self._engine.load(archive)
+
+    def write(self, base: BootstrapBase, reference: str, archive: Path, say: Callable[[str], None]) -> None:
+        """Make a base and write it as an archive, without an engine.
+
+        Raises:
+            ToolError: a tool is missing or failed, there is no room, or what came out is not what the recipe says.
+        """
         if missing := missing_tools():
             raise ToolError(f"the base {reference} cannot be made: {', '.join(missing)} missing", hint=_HINT)
         if shutil.disk_usage(self._scratch).free < _NEEDED_BYTES:
@@ -117,10 +129,7 @@ class DebootstrapBases:
                 labels={LABEL_FACTS: json.dumps(facts, sort_keys=True)},
                 made_by=f"debootstrap --variant=minbase {base.suite} {' '.join(base.packages)}",
             )
-            archive = folder / "base.tar"
             write_archive(archive, layer, reference, config)
-            say("loading into the engine")
-            self._engine.load(archive)
         finally:
             _remove(folder, root)
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-__all__ = ["ImageConfig", "write_archive"]
+__all__ = ["ImageConfig", "full_name", "write_archive"]
 
 _CHUNK: Final = 1 << 20
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -62,7 +62,7 @@ def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfi
         )
         described = _descriptor(_MANIFEST, manifest)
         named = {
-            "io.containerd.image.name": _full_name(reference),
+            "io.containerd.image.name": full_name(reference),
             "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
         }
         platform = {"architecture": config.architecture, "os": "linux"}
@@ -98,7 +98,7 @@ def _blob(data: bytes) -> str:
     return f"blobs/sha256/{hashlib.sha256(data).hexdigest()}"
 
 
-def _full_name(reference: str) -> str:
+def full_name(reference: str) -> str:
     """Return a name as Docker files it; under a short one the containerd store takes an image and never finds it."""
     first, slash, _ = reference.partition("/")
     has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")

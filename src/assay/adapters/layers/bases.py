@@ -1,0 +1,176 @@
+"""Bases without an engine: bootstrapped, kept as archives, their Python runnable from its unpacked files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+from assay.adapters.docker.bootstrap import LABEL_FACTS, DebootstrapBases
+from assay.adapters.layers.bytecode import Compilers
+from assay.adapters.layers.store import FolderStore
+from assay.errors import Problem, StoreError, ToolError
+from assay.matrix.image_steps import NotAssembled
+from assay.matrix.model import Base, BootstrapBase
+from assay.matrix.render import base_reference
+from assay.ports.layers import ACCOUNT_FILES, AssemblyBase, StoredLayer
+from assay.wheels.layer import LayerBytes
+
+__all__ = ["BootstrappedBases"]
+
+_LOADERS: Final = {"x86_64": "lib64/ld-linux-x86-64.so.2", "aarch64": "lib/ld-linux-aarch64.so.1"}
+_SMALL: Final = 1 << 20
+_DONE: Final = ".complete"
+
+
+class BootstrappedBases:
+    """Bases of a matrix that are made here.
+
+    Args:
+        bases: those of the matrix, by name.
+        store: keeps their layers, and their archives beside it.
+        maker: runs debootstrap.
+    """
+
+    def __init__(self, bases: Mapping[str, Base], store: FolderStore, maker: DebootstrapBases) -> None:
+        self._bases = {base_reference(name, base, None): (name, base) for name, base in bases.items()}
+        self._store = store
+        self._maker = maker
+
+    def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
+        """Return a base with some packages of its distribution on top; see the port."""
+        name, base = self._bases.get(reference, ("", None))
+        if not isinstance(base, BootstrapBase):
+            raise NotAssembled(
+                [
+                    Problem(
+                        file="Dockerfile", line=3, column=1,
+                        message=f"the base {reference} is not bootstrapped: only a build can put packages on it; "
+                        "use the BuildKit builder for this image",
+                    )
+                ]
+            )  # fmt: skip
+        wanted = base.model_copy(update={"packages": tuple(dict.fromkeys([*base.packages, *packages]))})
+        key = base_reference(name, wanted, None)
+        folder = self._store.folder / "bases" / key.rpartition(":")[2]
+        if not (folder / _DONE).is_file():
+            self._bootstrap(wanted, key, folder, say)
+        return self._read(folder)
+
+    def _bootstrap(self, base: BootstrapBase, reference: str, folder: Path, say: Callable[[str], None]) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="new-") as scratch:
+            archive = Path(scratch) / "base.tar"
+            self._maker.write(base, reference, archive, say)
+            made = Path(scratch) / "made"
+            made.mkdir()
+            self._unpack(archive, made)
+            if not folder.exists():
+                made.rename(folder)
+
+    def _unpack(self, archive: Path, folder: Path) -> None:
+        """Put the layer of a base into the store, and what assembling needs of its files beside it."""
+        with tarfile.open(archive) as outer:
+            index = json.load(_member(outer, "index.json"))
+            manifest = json.load(_member(outer, _blob(index["manifests"][0]["digest"])))
+            config = json.load(_member(outer, _blob(manifest["config"]["digest"])))
+            for layer in manifest["layers"]:
+                with _member(outer, _blob(layer["digest"])) as data:
+                    blob = self._store.keep(data, layer["digest"])  # type: ignore[arg-type]
+                with tarfile.open(blob) as files:
+                    files.extractall(folder / "root", members=_needed(files), filter=_as_files)  # noqa: S202 - the filter
+        (folder / "image.json").write_text(json.dumps({"manifest": manifest, "config": config}))
+        (folder / _DONE).touch()
+
+    def _read(self, folder: Path) -> AssemblyBase:
+        said: dict[str, Any] = json.loads((folder / "image.json").read_text())
+        manifest, config = said["manifest"], said["config"]
+        facts = json.loads(config["config"]["Labels"][LABEL_FACTS])
+        layers = tuple(
+            StoredLayer(
+                media_type=layer["mediaType"],
+                layer=LayerBytes(digest=layer["digest"], diff_id=diff_id, size=layer["size"], unpacked=0),
+            )
+            for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True)
+        )
+        for stored in layers:
+            if not self._store.blob(stored.layer.digest).is_file():
+                shutil.rmtree(folder)
+                raise StoreError(
+                    f"the layer {stored.layer.digest[:19]} of a base was removed from {self._store.folder}",
+                    hint="run again: the base is made again",
+                )
+        root = folder / "root"
+        names = [*ACCOUNT_FILES, *(f"etc/skel/{path.name}" for path in sorted((root / "etc/skel").glob(".*")))]
+        files = {name: (root / name).read_bytes() for name in names if (root / name).is_file()}
+        return AssemblyBase(
+            layers=layers,
+            config=config,
+            python=str(facts["python"]),
+            files=files,
+            root=str(root),
+        )
+
+    @contextmanager
+    def compiler(self, base: AssemblyBase) -> Iterator[Compilers]:
+        """Return a compiler that runs the Python of a base by the base's own loader; see the port."""
+        root = Path(base.root)
+        machine = platform.machine()
+        loader = root / _LOADERS.get(machine, "")
+        minor = ".".join(base.python.split(".")[:2])
+        if not loader.is_file():
+            raise ToolError(
+                f"the base's Python is for another machine than this {machine}",
+                hint="assemble on a machine of the image's platform",
+            )
+        libraries = f"{root}/usr/lib/{machine}-linux-gnu"
+        command = [str(loader), "--library-path", libraries, f"{root}/usr/bin/python{minor}"]
+        with Compilers(command, count=os.cpu_count() or 1, environment={"PYTHONHOME": f"{root}/usr"}) as compilers:
+            yield compilers
+
+
+def _blob(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def _member(outer: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = outer.extractfile(name)
+    if found is None:
+        raise StoreError(f"the archive of a base lacks {name}")
+    return found
+
+
+def _needed(files: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield what names accounts, and what Python needs to compile: itself, its library, the libraries of C."""
+    for member in files:
+        name = member.name.removeprefix("./")
+        top, _, rest = name.partition("/")
+        if name in ACCOUNT_FILES or name.startswith("etc/skel/"):
+            if member.size <= _SMALL:
+                yield member
+            continue
+        loader = name in {"lib", "lib64"} or name.startswith(("lib64/", "usr/lib64/"))
+        python = rest.startswith("bin/python3") or (
+            rest.startswith("lib/python3") and "/test" not in rest and "dist-packages" not in rest
+        )
+        library = rest.startswith("lib/") and rest.count("/") == 2 and ".so" in rest
+        if loader or (top == "usr" and (python or library)):
+            yield member
+
+
+def _as_files(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    """Unpack readable, as the user who runs this, with links that stay within the base."""
+    if member.isdev():
+        return None
+    changed: dict[str, Any] = {"mode": member.mode | 0o600, "uid": None, "gid": None, "uname": None, "gname": None}
+    if member.issym() and member.linkname.startswith("/"):
+        depth = member.name.removeprefix("./").count("/")
+        changed["linkname"] = "../" * depth + member.linkname.lstrip("/")
+    return tarfile.tar_filter(member.replace(**changed, deep=False), path)

@@ -1,0 +1,100 @@
+"""Bytecode compiled with the Python of an image's base, which runs from its unpacked files: no engine, no root."""
+
+from __future__ import annotations
+
+import queue
+import struct
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Self
+
+from assay.errors import ToolError
+
+__all__ = ["Compilers"]
+
+PROGRAM: Final = Path(__file__).with_name("compile_program.py")
+TIMEOUT: Final = 60.0
+"""Seconds that ending a compiler may take."""
+
+
+class Compilers:
+    """Some processes of one Python, each compiling one source at a time.
+
+    Args:
+        command: runs the base's Python; a program's path is added.
+        count: processes.
+        environment: of the processes; nothing else is in it.
+    """
+
+    def __init__(self, command: Sequence[str], *, count: int, environment: dict[str, str]) -> None:
+        self._command = [*command, "-I", "-S", "-B", str(PROGRAM)]
+        self._environment = {**environment, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._all: list[subprocess.Popen[bytes]] = []
+        self._guard = threading.Lock()
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="compile")
+        for _ in range(count):
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                env=self._environment,
+            )  # fmt: skip
+        except OSError as error:
+            raise ToolError(f"the base's Python cannot be run: {error}") from error
+        with self._guard:
+            self._all.append(process)
+        self._idle.put(process)
+
+    def submit(self, path: str, source: bytes) -> Future[bytes]:
+        """Compile a source in the background; the result is empty where it cannot be compiled."""
+        return self._pool.submit(self._one, path.encode("utf-8", "surrogateescape"), source)
+
+    def map(self, sources: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+        """Compile sources, results in order."""
+        return iter([future.result() for future in [self.submit(*source) for source in sources]])
+
+    def _one(self, path: bytes, source: bytes) -> bytes:
+        process = self._idle.get()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(struct.pack(">I", len(path)) + path + struct.pack(">I", len(source)) + source)
+            process.stdin.flush()
+            head = process.stdout.read(4)
+            size = struct.unpack(">I", head)[0] if len(head) == 4 else -1
+            data = process.stdout.read(size) if size >= 0 else b""
+        except (OSError, ValueError):
+            size, data = -1, b""
+        if size < 0 or len(data) != size:
+            # A source may crash the compiler (deep nesting): such a file has no bytecode, and the next a new process.
+            process.kill()
+            process.wait()
+            if process.returncode not in (-6, -9, -11):
+                self._idle.put(process)
+                raise ToolError(f"the base's Python ended while it compiled {path.decode(errors='replace')}")
+            self._start()
+            return b""
+        self._idle.put(process)
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for process in self._all:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()

@@ -1,0 +1,155 @@
+"""`assay assemble`: images from their wheels, into a folder, a registry or the engine, without running a build."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from assay.adapters.docker.bootstrap import DebootstrapBases
+from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.docker.oci_archive import full_name
+from assay.adapters.files.project import ProjectFiles
+from assay.adapters.index.simple import SimpleIndex, WebWheels
+from assay.adapters.layers.bases import BootstrappedBases
+from assay.adapters.layers.layout import write_layout
+from assay.adapters.layers.store import FolderStore, default_folder
+from assay.adapters.layers.wheels import IndexWheels
+from assay.adapters.registry.client import connect
+from assay.cli import console
+from assay.cli.common import format_option, load, project_option, select_argument
+from assay.errors import AssayError, NothingSelected, UsageError
+from assay.evidence.reference import Repository
+from assay.matrix import render
+from assay.matrix.cell import Cell
+from assay.matrix.plan import Plan
+from assay.pipeline.assembly.assemble import Assembled, Assembler
+from assay.pipeline.assembly.deliver import push
+
+__all__ = ["command"]
+
+
+@click.command("assemble")
+@select_argument
+@project_option
+@format_option("text", "json")
+@click.option("--output", metavar="oci:DIR", help="Write an OCI layout to a folder.")
+@click.option("--push", "repository", metavar="REPOSITORY", help="Upload to a registry, each cell under its id as tag.")
+@click.option("--load", "into_engine", is_flag=True, help="Load into the local engine.")
+@click.option("--layers", type=click.Path(path_type=Path), default=None, help="Folder of layers [env: ASSAY_LAYERS].")
+def command(
+    select: tuple[str, ...],
+    project: Path | None,
+    form: str,
+    *,
+    output: str | None,
+    repository: str | None,
+    into_engine: bool,
+    layers: Path | None,
+) -> int:
+    """Assemble images from their wheels, without a build. Without SELECT, the default group of matrix.yaml.
+
+    Every wheel of the lock becomes a layer, or part of one, that is the same on every machine. Layers are kept and
+    used again. Without a destination only layers are made, and digests printed.
+    """
+    if output is not None and not output.startswith("oci:"):
+        raise UsageError(f"--output {output}: only OCI layouts can be written", hint="--output oci:DIR")
+    files, plan = load(project)
+    cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
+    if not cells:
+        raise NothingSelected("no cell is selected", hint="`assay plan` lists them")
+    work = _Work(files, plan, FolderStore(layers or default_folder()))
+    destination = _Destination(
+        layout=Path(output.removeprefix("oci:")) if output else None,
+        repository=Repository.parse(repository) if repository else None,
+        engine=into_engine,
+    )
+    results = [work.one(cell, destination) for cell in cells]
+    if form == "json":
+        console.data(json.dumps({"version": 1, "images": results}, indent=1))
+    return 1 if any(result.get("error") for result in results) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Destination:
+    layout: Path | None
+    repository: Repository | None
+    engine: bool
+
+
+class _Work:
+    def __init__(self, files: ProjectFiles, plan: Plan, store: FolderStore) -> None:
+        matrix = plan.project.matrix
+        self._files = files
+        self._matrix = matrix
+        self._templates = files.templates()
+        self._store = store
+        self._engine = DockerEngine()
+        names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
+        self._assembler = Assembler(
+            wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
+            bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(self._engine)),
+            store=store,
+            say=console.say,
+        )
+
+    def one(self, cell: Cell, to: _Destination) -> dict[str, Any]:
+        """Assemble a cell and send it where it goes; an error of one cell does not stop the others."""
+        begun = time.monotonic()
+        try:
+            image = self._assemble(cell)
+            self._send(cell, image, to)
+        except AssayError as error:
+            console.fail(f"{cell.id}: {error.message}", hint=error.hint)
+            return {"cell": cell.id, "error": error.message}
+        made = [layer for layer in image.layers if layer.new]
+        seconds = time.monotonic() - begun
+        console.say(
+            f"{cell.id}: {image.manifest.digest}, {image.manifest.image_bytes / 1e9:.2f} GB in {len(image.layers)} layers, "
+            f"{len(made)} of them new, {seconds:.1f} s"
+        )
+        return {
+            "cell": cell.id,
+            "digest": image.manifest.digest,
+            "bytes": image.manifest.image_bytes,
+            "layers": [layer.stored.layer.digest for layer in image.layers],
+            "new_layers": len(made),
+            "seconds": round(seconds, 1),
+        }
+
+    def _assemble(self, cell: Cell) -> Assembled:
+        lock = self._files.lock(cell)
+        if lock is None:
+            raise UsageError(f"{cell.id} has no lock", hint=f"assay lock {cell.id}")
+        base = self._matrix.bases[cell.base]
+        text = render.dockerfile(cell, lock, base, indexes=self._matrix.indexes, templates=self._templates)
+        return self._assembler.assemble(text)
+
+    def _send(self, cell: Cell, image: Assembled, to: _Destination) -> None:
+        if to.layout is not None:
+            self._layout(to.layout, cell.id, image)
+        if to.repository is not None:
+            push(image, connect(), to.repository, cell.id, self._opened, console.say)
+        if to.engine:
+            self._load(cell, image)
+
+    def _layout(self, folder: Path, name: str, image: Assembled) -> None:
+        blobs = [layer.stored.layer.digest for layer in image.layers]
+        write_layout(folder, name, image.manifest, image.config, blobs, self._store.blob)
+
+    def _opened(self, digest: str) -> BinaryIO:
+        return self._store.blob(digest).open("rb")
+
+    def _load(self, cell: Cell, image: Assembled) -> None:
+        with tempfile.TemporaryDirectory(dir=self._store.folder, prefix="load-") as scratch:
+            folder = Path(scratch) / "layout"
+            self._layout(folder, full_name(cell.local_reference), image)
+            archive = shutil.make_archive(str(Path(scratch) / "image"), "tar", folder)
+            self._engine.load(Path(archive))

@@ -1,0 +1,1 @@
+"""Images assembled from their wheels, without running a build: same Dockerfile, same base, same bytes everywhere."""

@@ -1,0 +1,244 @@
+"""From a Dockerfile and its base to an image, without running a build.
+
+The layers are those of the Dockerfile, in its order. What a layer of wheels is known by follows from the wheels, the
+place, the base's Python and the format alone; so a layer that the store knows is not made again, and no wheel is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, BinaryIO, Final
+
+from assay.evidence.oci import MANIFEST, Descriptor, Manifest
+from assay.foundation.digest import sha256_of
+from assay.matrix.image_steps import ImageSteps, WheelStage, image_steps
+from assay.pipeline.assembly import fixed
+from assay.ports.layers import (
+    AssemblyBase,
+    AssemblyBases,
+    BytecodeCompiler,
+    LayerStore,
+    OpenWheel,
+    StoredLayer,
+    WheelFiles,
+)
+from assay.wheels.archive import Member
+from assay.wheels.install import InstalledFile, Prefix, installed_files
+from assay.wheels.layer import FORMAT, MEDIA_TYPE, Entry, LayerBytes, with_folders, write_layer
+
+__all__ = ["Assembled", "Assembler", "Layer"]
+
+CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+AHEAD: Final = 3
+"""Layers that are made or fetched at once."""
+_CREATED: Final = "1980-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer of an image, and the instruction that made it."""
+
+    stored: StoredLayer
+    created_by: str
+    new: bool
+    """It was made by this call, not found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """An image as bytes and digests; its layers are in the store."""
+
+    manifest: Manifest
+    config: bytes
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembler:
+    """Assembles images; give it ports."""
+
+    wheels: WheelFiles
+    bases: AssemblyBases
+    store: LayerStore
+    say: Callable[[str], None] = field(default=lambda _: None)
+    """Is given a line for each step."""
+
+    def assemble(self, dockerfile: str, labels: Mapping[str, str] | None = None) -> Assembled:
+        """Assemble the image of a Dockerfile that `assay render` made.
+
+        Args:
+            dockerfile: its text.
+            labels: laid over those of the Dockerfile.
+
+        Raises:
+            NotAssembled: only a build can make the image.
+            PackageIndexError: a wheel cannot be had.
+            WheelError: a wheel cannot be installed.
+            StoreError: the store cannot be written.
+        """
+        steps = image_steps(dockerfile)
+        base = self.bases.open(steps.base, steps.final.packages, self.say)
+        machine = MACHINES[str(base.config.get("architecture", "amd64"))]
+        prefix = Prefix(path="/opt/venv", python=".".join(base.python.split(".")[:2]))
+        with ExitStack() as stack:
+            work = _Work(self, steps, base, prefix, machine, stack)
+            layers = [*self._of_base(base), *work.layers()]
+        return _image(steps, base, layers, labels or {})
+
+    def _of_base(self, base: AssemblyBase) -> Iterator[Layer]:
+        said = [
+            str(entry.get("created_by", "")) for entry in base.config.get("history", ()) if not entry.get("empty_layer")
+        ]
+        for number, stored in enumerate(base.layers):
+            yield Layer(stored=stored, created_by=said[number] if number < len(said) else "base", new=False)
+
+
+class _Work:
+    """One image that is being assembled."""
+
+    def __init__(
+        self, tools: Assembler, steps: ImageSteps, base: AssemblyBase, prefix: Prefix, machine: str, stack: ExitStack
+    ) -> None:
+        self._tools = tools
+        self._steps = steps
+        self._base = base
+        self._prefix = prefix
+        self._machine = machine
+        self._stack = stack
+        self._compiler: BytecodeCompiler | None = None
+
+    def layers(self) -> list[Layer]:
+        """Return the layers above the base, lowest first."""
+        made = self._steps.final
+        plain: dict[str, tuple[str, Sequence[Entry]]] = {}
+        if made.user:
+            created = f"RUN useradd --create-home --uid {made.uid} --shell {made.shell} {made.user}"
+            plain["useradd"] = (created, fixed.account(made, self._base.files))
+        plain["tools"] = ("COPY /opt/venv /opt/venv # assembled", fixed.environment(self._prefix, self._base.python))
+        if self._steps.toolkit is not None:
+            plain["toolkit"] = ("COPY /out/ / # assembled", fixed.toolkit(self._steps.toolkit, self._machine))
+        order = (["useradd"] if made.user else []) + [copy.stage for copy in made.copies]
+        missing = [stage for stage in order if stage not in plain and self._known(stage) is None]
+        if missing:
+            self._compiler = self._stack.enter_context(self._tools.bases.compiler(self._base))
+        with ThreadPoolExecutor(AHEAD, thread_name_prefix="layer") as pool:
+            wheels = {stage: pool.submit(self._wheels, stage) for stage in missing}
+            try:
+                return [
+                    self._plain(*plain[stage]) if stage in plain else self._done(stage, wheels.get(stage))
+                    for stage in order
+                ]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _plain(self, created: str, entries: Sequence[Entry]) -> Layer:
+        # They are made again each time: some kilobytes, and what they hold need not be told by a key.
+        key = sha256_of(repr([(FORMAT, *entry[:3], b"".join(entry.content), *entry[4:]) for entry in entries]).encode())
+        known = self._tools.store.known(key)
+        layer = known or self._tools.store.make(key, partial(write_layer, entries))
+        return Layer(stored=StoredLayer(media_type=MEDIA_TYPE, layer=layer), created_by=created, new=known is None)
+
+    def _done(self, stage: str, future: Future[LayerBytes] | None) -> Layer:
+        layer = future.result() if future is not None else self._known(stage)
+        assert layer is not None
+        return Layer(
+            stored=StoredLayer(media_type=MEDIA_TYPE, layer=layer),
+            created_by="COPY /out/ /opt/venv/ # buildkit",
+            new=future is not None,
+        )
+
+    def _key(self, stage: WheelStage) -> str:
+        """Return what decides the bytes of a layer of wheels."""
+        said = [FORMAT, self._prefix.path, self._base.python, [wheel.sha256 for wheel in stage.wheels]]
+        return sha256_of(json.dumps(said).encode())
+
+    def _known(self, stage: str) -> LayerBytes | None:
+        return self._tools.store.known(self._key(self._steps.wheels[stage]))
+
+    def _wheels(self, stage: str) -> LayerBytes:
+        found = self._steps.wheels[stage]
+        return self._tools.store.make(self._key(found), partial(self._write, found))
+
+    def _write(self, stage: WheelStage, out: BinaryIO) -> LayerBytes:
+        root = self._prefix.path.strip("/")
+        site = f"{root}/{self._prefix.site_packages}"
+        parts = site.split("/")
+        known = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)} | {f"{root}/bin"}
+        return write_layer(with_folders(self._entries(stage), known), out)
+
+    def _entries(self, stage: WheelStage) -> Iterator[Entry]:
+        """Yield the files of a layer's wheels, each wheel's bytecode after its files; of equal paths the first."""
+        seen: set[str] = set()
+        for wheel in stage.wheels:
+            self._tools.say(f"{wheel.name} {wheel.version}")
+            with self._tools.wheels.open(wheel, stage.indexes) as opened:
+                files = installed_files(opened.files, opened.read, self._prefix, wheel=f"{wheel.name} {wheel.version}")
+                fresh = [file for file in files if file.path not in seen]
+                seen.update(file.path for file in fresh)
+                yield from self._wheel(opened, fresh)
+
+    def _wheel(self, opened: OpenWheel, files: Sequence[InstalledFile]) -> Iterator[Entry]:
+        assert self._compiler is not None
+        root = self._prefix.path.strip("/")
+        tag = f"cpython-{self._prefix.python.replace('.', '')}"
+        compiled: list[tuple[str, Future[bytes]]] = []
+        for file in files:
+            path = f"{root}/{file.path}"
+            content = file.content
+            if path.endswith(".py") and file.path.startswith(self._prefix.site_packages):
+                data = opened.read(content) if isinstance(content, Member) else content
+                folder, _, name = path.rpartition("/")
+                target = f"{folder}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc"
+                compiled.append((target, self._compiler.submit(f"/{path}", data)))
+                yield Entry(path, file.mode, len(data), (data,))
+            elif isinstance(content, Member):
+                yield Entry(path, file.mode, content.size, opened.pieces(content))
+            else:
+                yield Entry(path, file.mode, len(content), (content,))
+        for target, future in compiled:
+            if bytecode := future.result():
+                yield Entry(target, 0o644, len(bytecode), (bytecode,))
+
+
+def _image(steps: ImageSteps, base: AssemblyBase, layers: Sequence[Layer], labels: Mapping[str, str]) -> Assembled:
+    below = base.config.get("config") or {}
+    env = dict(pair.partition("=")[::2] for pair in below.get("Env") or ())
+    env |= steps.final.environment
+    config: dict[str, Any] = {
+        **{key: below[key] for key in ("Cmd", "Entrypoint", "User", "WorkingDir") if below.get(key)},
+        **steps.final.config,
+        "Env": [f"{name}={value}" for name, value in env.items()],
+        "Labels": dict(sorted({**(below.get("Labels") or {}), **steps.final.config["Labels"], **labels}.items())),
+    }
+    if "Entrypoint" in steps.final.config and "Cmd" not in steps.final.config:
+        # As in a build: an entry point of an image's own takes the base's command away.
+        config.pop("Cmd", None)
+    document = {
+        "architecture": base.config.get("architecture", "amd64"),
+        "os": "linux",
+        "created": _CREATED,
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [layer.stored.layer.diff_id for layer in layers]},
+        "history": [{"created": _CREATED, "created_by": layer.created_by} for layer in layers],
+    }
+    raw = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": Descriptor(media_type=CONFIG, digest=sha256_of(raw), size=len(raw)).to_json(),
+        "layers": [
+            Descriptor(
+                media_type=layer.stored.media_type, digest=layer.stored.layer.digest, size=layer.stored.layer.size
+            ).to_json()
+            for layer in layers
+        ],
+    }
+    bytes_ = json.dumps(manifest, separators=(",", ":")).encode()
+    return Assembled(manifest=Manifest.parse(bytes_, MANIFEST), config=raw, layers=tuple(layers))

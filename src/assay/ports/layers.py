@@ -1,0 +1,126 @@
+"""What assembling an image from wheels needs: wheels, bases, a compiler of bytecode, and a store of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, Protocol
+
+from assay.matrix.image_steps import PinnedWheel
+from assay.wheels.archive import Member
+from assay.wheels.install import Packed
+from assay.wheels.layer import LayerBytes
+
+ACCOUNT_FILES: Final = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid")
+"""Files of a base that an account is written into."""
+
+__all__ = [
+    "ACCOUNT_FILES",
+    "AssemblyBase",
+    "AssemblyBases",
+    "BytecodeCompiler",
+    "LayerStore",
+    "OpenWheel",
+    "StoredLayer",
+    "WheelFiles",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredLayer:
+    """A layer that the store holds."""
+
+    media_type: str
+    layer: LayerBytes
+
+
+class OpenWheel(Protocol):
+    """A wheel that is at hand."""
+
+    @property
+    def files(self) -> Sequence[Packed]:
+        """All files of the archive."""
+        ...
+
+    def read(self, member: Member) -> bytes:
+        """Return the content of a small file; raises `WheelError` if it is damaged."""
+        ...
+
+    def pieces(self, member: Member) -> Iterator[bytes]:
+        """Yield the content of a file; raises `WheelError` if it is damaged."""
+        ...
+
+
+class WheelFiles(Protocol):
+    """Brings wheels to this machine."""
+
+    def open(self, wheel: PinnedWheel, indexes: Sequence[str]) -> AbstractContextManager[OpenWheel]:
+        """Fetch a wheel, check its sha256, and open it.
+
+        Args:
+            wheel: by content.
+            indexes: addresses of indexes that may have it, beside the default.
+
+        Raises:
+            PackageIndexError: no index has the file, or its bytes are others.
+            WheelError: it cannot be read.
+        """
+        ...
+
+
+class BytecodeCompiler(Protocol):
+    """Compiles with the Python of a base."""
+
+    def submit(self, path: str, source: bytes) -> Future[bytes]:
+        """Return the `.pyc` of a source at its path in the image, to come; empty where it cannot be compiled."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssemblyBase:
+    """A base image whose layers the store holds."""
+
+    layers: tuple[StoredLayer, ...]
+    config: Mapping[str, Any]
+    """Its OCI image configuration."""
+    python: str
+    """Exact version of `/usr/bin/python3`, which decides the bytecode."""
+    files: Mapping[str, bytes]
+    """Some files of it: `ACCOUNT_FILES` and what /etc/skel holds."""
+    root: str
+    """Folder of this machine with what its Python needs to run."""
+
+
+class AssemblyBases(Protocol):
+    """Makes or finds bases without an engine."""
+
+    def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
+        """Return a base with some packages of its distribution on top.
+
+        Raises:
+            NotAssembled: the base is one that only a build can put packages on.
+            ToolError: it cannot be made here.
+        """
+        ...
+
+    def compiler(self, base: AssemblyBase) -> AbstractContextManager[BytecodeCompiler]:
+        """Return a compiler that runs the Python of a base."""
+        ...
+
+
+class LayerStore(Protocol):
+    """Layers by digest, and which key has which layer."""
+
+    def known(self, key: str) -> LayerBytes | None:
+        """Return the layer of a key, if its bytes are here."""
+        ...
+
+    def make(self, key: str, write: Callable[[BinaryIO], LayerBytes]) -> LayerBytes:
+        """Write a layer and file it under a key; nothing half-written is ever found.
+
+        Raises:
+            StoreError: the disk is full or cannot be written.
+        """
+        ...
