@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,10 +110,9 @@ class _Work:
             return {"cell": cell.id, "error": error.message}
         made = [layer for layer in image.layers if layer.new]
         seconds = time.monotonic() - begun
-        console.say(
-            f"{cell.id}: {image.manifest.digest}, {image.manifest.image_bytes / 1e9:.2f} GB in {len(image.layers)} layers, "
-            f"{len(made)} of them new, {seconds:.1f} s"
-        )
+        size = image.manifest.image_bytes / 1e9
+        console.say(f"{cell.id}: {image.manifest.digest}")
+        console.say(f"  {size:.2f} GB in {len(image.layers)} layers, {len(made)} of them new, {seconds:.1f} s")
         return {
             "cell": cell.id,
             "digest": image.manifest.digest,
@@ -136,13 +134,13 @@ class _Work:
         if to.layout is not None:
             self._layout(to.layout, cell.id, image)
         if to.repository is not None:
-            push(image, connect(), to.repository, cell.id, self._opened, console.say)
+            push(image, connect(), to.repository, cell.id, opened=self._opened, say=console.say)
         if to.engine:
             self._load(cell, image)
 
     def _layout(self, folder: Path, name: str, image: Assembled) -> None:
         blobs = [layer.stored.layer.digest for layer in image.layers]
-        write_layout(folder, name, image.manifest, image.config, blobs, self._store.blob)
+        write_layout(folder, name, image.manifest, image.config, blobs=blobs, blob=self._store.blob)
 
     def _opened(self, digest: str) -> BinaryIO:
         return self._store.blob(digest).open("rb")

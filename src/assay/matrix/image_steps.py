@@ -20,13 +20,15 @@ _HEREDOC: Final = re.compile(r"<<'?(\w+)'?\s*$")
 _COPY: Final = re.compile(r"--link --from=(\S+) (\S+) (\S+)")
 _PAIR: Final = re.compile(r'\s*([\w.\-]+)="((?:[^"\\]|\\.)*)"')
 _USER: Final = re.compile(r"useradd --create-home --uid (\d+) --shell (\S+) ([a-z_][a-z0-9_-]*)")
-_PACKAGES: Final = re.compile(r'^apt-get "\$@" install --yes --no-install-recommends (?P<names>[a-z0-9+.\- ]+)$', re.M)
+_PACKAGES: Final = re.compile(
+    r'^apt-get "\$@" install --yes --no-install-recommends (?P<names>[a-z0-9+.\- ]+)$', re.MULTILINE
+)
 _APT_ONLY: Final = re.compile(
     r"^(?:set -eu|export DEBIAN_FRONTEND=noninteractive|set -- -o \S+|if \[ -s /run/secrets/[a-z-]+ \]; then.*|fi"
     r'|  set -- "\$@" .*|apt-get "\$@" (?:update|install .*)|rm -rf [a-z0-9/.* -]+)$'
 )
-_BASE: Final = re.compile(r"^ARG BASE=(\S+)$", re.M)
-_STAGE: Final = re.compile(r"^FROM (\S+) AS (\S+)$", re.M)
+_BASE: Final = re.compile(r"^ARG BASE=(\S+)$", re.MULTILINE)
+_STAGE: Final = re.compile(r"^FROM (\S+) AS (\S+)$", re.MULTILINE)
 _INSTALL: Final = re.compile(
     r"RUN (?:--mount=\S+ +)+/opt/tools/install (?:--no-cache )?(?P<indexes>(?:--index \S+ )*)<<'LOCK'"
 )

@@ -26,7 +26,7 @@ __all__ = [
     "write_layer",
 ]
 
-FORMAT: Final = f"1-zstd{'.'.join(map(str, zstandard.ZSTD_VERSION))}"
+FORMAT: Final = f"2-zstd{'.'.join(map(str, zstandard.ZSTD_VERSION))}"
 """Changes where the same wheels would give other bytes; the compressor's version is part of it."""
 MEDIA_TYPE: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
 TIME: Final = 315_532_800

@@ -39,11 +39,9 @@ def stub(soname: str, machine: str) -> bytes:
     sections_at = -(-(names_at + len(names)) // 8) * 8
 
     def section(name: bytes, kind: int, flags: int, at: int, size: int, *more: int) -> bytes:
-        link, info, align, each = more
+        """Return a section header; `more`: the section it refers to, its info, its alignment, the size of an entry."""
         address = at if flags else 0
-        return struct.pack(
-            "<IIQQQQIIQQ", names.find(b"\0" + name) + 1, kind, flags, address, at, size, *more[:2], align, each
-        )
+        return struct.pack("<IIQQQQIIQQ", names.find(b"\0" + name) + 1, kind, flags, address, at, size, *more)
 
     sections = b"".join(
         (

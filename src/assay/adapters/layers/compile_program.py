@@ -3,15 +3,19 @@
 A frame is a length (four bytes, big endian) and so many bytes: the path at run time, then the source. The answer is
 one frame: the `.pyc`, or nothing for a source that this Python cannot compile.
 
-The bytes depend on nothing but path, source and this Python: hash-based, unchecked (PEP 552), and marshalled in a
-format without references, whose flags would depend on what else the process holds (CPython issue 78274). Format 2 has
-none; what it cannot express (slices as constants, from 3.14 on) is written in the newest format.
+The bytes depend on nothing but path, source and this Python. They are hash-based and unchecked (PEP 552). Which objects
+of a code object are shared depends on what else the process holds (CPython issue 78274), and sharing decides the bytes;
+so each is taken through marshal's format 2, which has no references, and only then written in the newest format.
 """
 
+from __future__ import annotations
+
+import contextlib
 import importlib.util
 import marshal
 import struct
 import sys
+import types
 import warnings
 
 
@@ -21,11 +25,27 @@ def compiled(path: str, source: bytes) -> bytes:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, UnicodeError):
         return b""
-    try:
-        body = marshal.dumps(code, 2)
-    except ValueError:
-        body = marshal.dumps(code)
+    with contextlib.suppress(ValueError):
+        # Format 2 cannot express slices as constants (3.14 on).
+        code = marshal.loads(marshal.dumps(code, 2))  # noqa: S302 - what was just made here
+    kept = _objects(code) if sys.version_info < (3, 11) else []
+    body = marshal.dumps(code)
+    del kept
     return importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + importlib.util.source_hash(source) + body
+
+
+def _objects(code: types.CodeType) -> list[object]:
+    """Return references to all objects of a code object: before 3.11 one with a single reference is written apart."""
+    kept: list[object] = []
+    todo: list[object] = [code]
+    while todo:
+        one = todo.pop()
+        kept.append(one)
+        if isinstance(one, types.CodeType):
+            todo += [one.co_consts, one.co_names, one.co_filename, one.co_name]
+        elif isinstance(one, (tuple, frozenset)):
+            todo += list(one)
+    return kept
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ _NAME: Final = "org.opencontainers.image.ref.name"
 
 
 def write_layout(
-    folder: Path, name: str, manifest: Manifest, config: bytes, blobs: Iterable[str], blob: Callable[[str], Path]
+    folder: Path, name: str, manifest: Manifest, config: bytes, *, blobs: Iterable[str], blob: Callable[[str], Path]
 ) -> None:
     """Add an image to a layout; one that has its name is replaced.
 

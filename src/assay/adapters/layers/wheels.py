@@ -51,7 +51,7 @@ class IndexWheels:
                 target.flush()
                 if digest.hexdigest() != wheel.sha256:
                     raise PackageIndexError(
-                        f"{file.filename}: the index sent bytes of sha256 {digest.hexdigest()}, the lock has {wheel.sha256}",
+                        f"{file.filename}: the lock has sha256 {wheel.sha256}, the index sent {digest.hexdigest()}",
                         hint="the index or what lies between is wrong or attacked; nothing of it was used",
                     )
                 with WheelArchive(Path(target.name), file.filename) as archive:

@@ -84,10 +84,8 @@ class Assembler:
         """
         steps = image_steps(dockerfile)
         base = self.bases.open(steps.base, steps.final.packages, self.say)
-        machine = MACHINES[str(base.config.get("architecture", "amd64"))]
-        prefix = Prefix(path="/opt/venv", python=".".join(base.python.split(".")[:2]))
         with ExitStack() as stack:
-            work = _Work(self, steps, base, prefix, machine, stack)
+            work = _Work(self, steps, base, stack)
             layers = [*self._of_base(base), *work.layers()]
         return _image(steps, base, layers, labels or {})
 
@@ -102,14 +100,12 @@ class Assembler:
 class _Work:
     """One image that is being assembled."""
 
-    def __init__(
-        self, tools: Assembler, steps: ImageSteps, base: AssemblyBase, prefix: Prefix, machine: str, stack: ExitStack
-    ) -> None:
+    def __init__(self, tools: Assembler, steps: ImageSteps, base: AssemblyBase, stack: ExitStack) -> None:
         self._tools = tools
         self._steps = steps
         self._base = base
-        self._prefix = prefix
-        self._machine = machine
+        self._prefix = Prefix(path="/opt/venv", python=".".join(base.python.split(".")[:2]))
+        self._machine = MACHINES[str(base.config.get("architecture", "amd64"))]
         self._stack = stack
         self._compiler: BytecodeCompiler | None = None
 

@@ -23,6 +23,7 @@ def push(
     registry: Registry,
     repository: Repository,
     tag: str,
+    *,
     opened: Callable[[str], BinaryIO],
     say: Callable[[str], None] = lambda _: None,
 ) -> None:

@@ -1,0 +1,264 @@
+"""Assembling: the Dockerfile decides, layers follow from wheels alone, and nothing is made twice."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zstandard
+from wheels import wheel_bytes
+
+from assay.adapters.layers.archive import WheelArchive
+from assay.adapters.layers.layout import write_layout
+from assay.adapters.layers.store import FolderStore
+from assay.adapters.registry.fake import FakeRegistry
+from assay.errors import StoreError, UsageError, WheelError
+from assay.evidence.reference import Repository
+from assay.matrix.image_steps import NotAssembled, PinnedWheel, image_steps
+from assay.pipeline.assembly.assemble import Assembled, Assembler
+from assay.pipeline.assembly.deliver import push
+from assay.ports.layers import AssemblyBase, StoredLayer
+from assay.wheels.layer import LayerBytes, file_entry, write_layer
+
+ROOT = Path(__file__).parents[2]
+RENDERED = sorted(ROOT.glob("images/*/cells/*/Dockerfile"))
+BASE = "assay/base-slim:0123456789ab"
+DEMO = wheel_bytes("demo", "1.0", {"demo/__init__.py": b"x = 1\n", "demo/data.bin": bytes(5000)})
+OTHER = wheel_bytes("other", "2.0", {"other.py": b"def broken(:\n", "demo/data.bin": b"second"})
+
+
+def pinned(name: str, version: str, data: bytes) -> str:
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def dockerfile(*stages: tuple[str, Sequence[str]], more: str = "", env: str = 'ENV A="a\\$b"') -> str:
+    """Return a Dockerfile as the template renders it, short of what does not matter here."""
+    made = ["# made", f"ARG BASE={BASE}", "", "FROM ${BASE} AS python", "FROM python AS tools", "RUN <<'SCRIPT'"]
+    made += ["/opt/tools/bin/uv venv --quiet --python /usr/bin/python3 /opt/venv", "SCRIPT", ""]
+    for name, pins in stages:
+        made += [f"FROM tools AS {name}", "RUN --mount=type=secret,id=netrc \\", "    /opt/tools/install <<'LOCK'"]
+        made += [*pins, "LOCK", ""]
+    made += ["FROM python AS image", "RUN useradd --create-home --uid 1000 --shell /usr/sbin/nologin assay"]
+    made += ["COPY --link --from=tools /opt/venv /opt/venv"]
+    made += [f"COPY --link --from={name} /out/ /opt/venv/" for name, _ in stages]
+    made += [more, env, 'LABEL dev.assay.cell="x"', "USER assay", "WORKDIR /home/assay", 'CMD ["python"]', ""]
+    return "\n".join(made)
+
+
+TWO = dockerfile(("small-1", [pinned("demo", "1.0", DEMO), pinned("other", "2.0", OTHER)]))
+
+
+class Bases:
+    """A base of two files, and a compiler that compiles nothing it cannot."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+        self.compilers = 0
+
+    def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
+        assert reference == BASE
+        layer = self._store.make(
+            f"sha256:{'b' * 64}", lambda out: write_layer([file_entry("etc/passwd", b"root:x:0:0\n")], out)
+        )
+        return AssemblyBase(
+            layers=(StoredLayer(media_type="application/vnd.oci.image.layer.v1.tar+zstd", layer=layer),),
+            config={
+                "architecture": "amd64",
+                "config": {"Env": ["PATH=/bin", "A=base"], "Cmd": ["/bin/bash"], "Labels": {"base": "1"}},
+                "history": [{"created_by": "debootstrap"}],
+            },
+            python="3.11.2",
+            files={"etc/passwd": b"root:x:0:0\n", "etc/shadow": b"root:*:1::::::\n", "etc/skel/.profile": b"p"},
+            root="/nowhere",
+        )
+
+    @contextmanager
+    def compiler(self, base: AssemblyBase) -> Iterator[Bases]:
+        self.compilers += 1
+        yield self
+
+    def submit(self, path: str, source: bytes) -> Future[bytes]:
+        future: Future[bytes] = Future()
+        try:
+            compile(source, path, "exec")
+        except SyntaxError:
+            future.set_result(b"")
+        else:
+            future.set_result(b"pyc of " + path.encode())
+        return future
+
+
+class Wheels:
+    """Wheels from memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.opened: list[str] = []
+
+    @contextmanager
+    def open(self, wheel: PinnedWheel, indexes: Sequence[str]) -> Iterator[WheelArchive]:
+        data = {"demo": DEMO, "other": OTHER, "evil": wheel_bytes("evil", "1.0", {"../../etc/x": b""})}[wheel.name]
+        self.opened.append(wheel.name)
+        path = self._folder / f"{wheel.name}.whl"
+        path.write_bytes(data)
+        with WheelArchive(path, f"{wheel.name}.whl") as archive:
+            yield archive
+
+
+class Bench:
+    """Everything an assembler needs, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.store = FolderStore(folder / "layers")
+        self.bases = Bases(self.store)
+        self.wheels = Wheels(folder)
+
+    def assemble(self, text: str) -> Assembled:
+        return Assembler(wheels=self.wheels, bases=self.bases, store=self.store).assemble(text)
+
+    def files(self, layer: LayerBytes) -> dict[str, bytes]:
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(self.store.blob(layer.digest).read_bytes())
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            return {member.name: (tar.extractfile(member) or io.BytesIO()).read() for member in tar if member.isfile()}
+
+
+@pytest.mark.parametrize("path", RENDERED, ids=lambda path: path.parent.name)
+def test_every_committed_dockerfile_is_read_or_refused_with_its_line(path: Path) -> None:
+    text = path.read_text()
+    if "cuda-extension" in path.parent.name:
+        with pytest.raises(NotAssembled, match="COPY --from=compile") as error:
+            image_steps(text)
+        line = error.value.problems[0].line
+        assert text.splitlines()[line - 1].endswith("AS compile")
+        return
+    steps = image_steps(text)
+    pins = [f"{w.name}=={w.version} --hash=sha256:{w.sha256}" for s in steps.wheels.values() for w in s.wheels]
+
+    assert sorted(pins) == sorted(line for line in text.splitlines() if line in set(pins))
+    assert steps.final.user == "assay"
+    assert steps.final.environment["VIRTUAL_ENV"] == "/opt/venv"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "RUN curl https://example.org | sh",
+        "RUN <<'SCRIPT'\nset -eu\napt-get \"$@\" install --yes --no-install-recommends x\nrm -rf /opt\nSCRIPT",
+        "COPY --link --from=elsewhere /x /y",
+        "COPY local /x",
+        'ENV B="$A"',
+        "USER $NAME",
+        'SHELL ["sh"]',
+        "ADD https://example.org/x /x",
+        "CMD python",
+    ],
+)
+def test_what_only_a_build_can_do_is_refused(tmp_path: Path, more: str) -> None:
+    with pytest.raises(NotAssembled, match="only a build can run"):
+        image_steps(dockerfile(more=more))
+
+
+def test_an_image_holds_its_wheels_bytecode_account_and_configuration(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    image = bench.assemble(TWO)
+    base, account, environment, wheels = (layer.stored.layer for layer in image.layers)
+    found = bench.files(wheels)
+    site = "opt/venv/lib/python3.11/site-packages"
+    config = json.loads(image.config)
+
+    assert found[f"{site}/demo/__init__.py"] == b"x = 1\n"
+    assert found[f"{site}/demo/__pycache__/__init__.cpython-311.pyc"] == f"pyc of /{site}/demo/__init__.py".encode()
+    assert f"{site}/__pycache__/other.cpython-311.pyc" not in found
+    assert found[f"{site}/demo/data.bin"] == bytes(5000)
+    assert bench.files(account)["etc/passwd"].endswith(b"assay:x:1000:1000::/home/assay:/usr/sbin/nologin\n")
+    assert b"version_info = 3.11.2" in bench.files(environment)["opt/venv/pyvenv.cfg"]
+    assert config["rootfs"]["diff_ids"] == [layer.diff_id for layer in (base, account, environment, wheels)]
+    assert config["config"] == {
+        "Env": ["PATH=/bin", "A=a$b"],
+        "Labels": {"base": "1", "dev.assay.cell": "x"},
+        "User": "assay",
+        "WorkingDir": "/home/assay",
+        "Cmd": ["python"],
+    }
+    assert [layer.digest for layer in image.manifest.layers] == [layer.stored.layer.digest for layer in image.layers]
+
+
+def test_two_machines_make_the_same_image(tmp_path: Path) -> None:
+    first, second = Bench(tmp_path / "a").assemble(TWO), Bench(tmp_path / "b").assemble(TWO)
+
+    assert first.manifest.raw == second.manifest.raw
+
+
+def test_layers_that_are_known_are_not_made_and_no_wheel_is_opened(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    first = bench.assemble(TWO)
+    again = bench.assemble(TWO)
+
+    assert first.manifest.digest == again.manifest.digest
+    assert ["demo", "other"] == bench.wheels.opened
+    assert bench.bases.compilers == 1
+    assert not any(layer.new for layer in again.layers)
+
+
+def test_a_layer_whose_bytes_are_gone_or_cut_short_is_made_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    digest = bench.assemble(TWO).layers[-1].stored.layer.digest
+    bench.store.blob(digest).write_bytes(b"short")
+    bench.assemble(TWO)
+
+    assert bench.wheels.opened == ["demo", "other", "demo", "other"]
+    assert f"sha256:{hashlib.sha256(bench.store.blob(digest).read_bytes()).hexdigest()}" == digest
+
+
+def test_a_wheel_that_is_refused_leaves_nothing_half_written(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    evil = dockerfile(("small-1", ["demo==1.0 --hash=sha256:" + "1" * 64, "evil==1.0 --hash=sha256:" + "2" * 64]))
+    with pytest.raises(WheelError, match="leads out"):
+        bench.assemble(evil)
+
+    assert not list(bench.store.folder.glob("partial-*"))
+    assert len(list((bench.store.folder / "blobs" / "sha256").iterdir())) == 3
+
+
+def test_a_layout_holds_images_side_by_side_and_replaces_one_of_the_same_name(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    image, other = bench.assemble(TWO), bench.assemble(dockerfile(("small-1", [pinned("demo", "1.0", DEMO)])))
+    for name, one in (("a", image), ("b", other), ("a", other)):
+        blobs = [layer.stored.layer.digest for layer in one.layers]
+        write_layout(tmp_path / "out", name, one.manifest, one.config, blobs=blobs, blob=bench.store.blob)
+    index = json.loads((tmp_path / "out" / "index.json").read_bytes())
+    place = tmp_path / "out" / "blobs" / "sha256"
+
+    assert [entry["digest"] for entry in index["manifests"]] == [other.manifest.digest] * 2
+    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in place.iterdir())
+    with pytest.raises(UsageError, match="no OCI layout"):
+        write_layout(tmp_path, "a", image.manifest, image.config, blobs=[], blob=bench.store.blob)
+
+
+def test_a_push_sends_each_layer_once_and_the_manifest_last(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    image = bench.assemble(TWO)
+    registry, repository = FakeRegistry(), Repository.parse("registry.example/team/x")
+
+    said: list[str] = []
+    for _ in range(2):
+        push(
+            image, registry, repository, "t", opened=lambda digest: bench.store.blob(digest).open("rb"), say=said.append
+        )
+
+    assert len(said) == len(image.layers)
+    assert registry.manifest(repository, "t") == image.manifest
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        FolderStore(tmp_path / "file" / "layers")

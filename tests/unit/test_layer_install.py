@@ -1,0 +1,165 @@
+"""What installing a wheel writes: schemes, scripts, RECORD, and wheels that try to write elsewhere."""
+
+from __future__ import annotations
+
+import io
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from assay.adapters.layers.archive import WheelArchive
+from assay.errors import WheelError
+from assay.wheels.archive import Member
+from assay.wheels.install import InstalledFile, Prefix, installed_files
+
+PREFIX = Prefix(path="/opt/venv", python="3.11")
+SITE = "lib/python3.11/site-packages"
+INFO = "demo-1.0.dist-info"
+
+
+def wheel(files: Mapping[str, bytes], *, modes: Mapping[str, int] | None = None, pure: bool = True) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        everything = {
+            f"{INFO}/METADATA": b"Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n",
+            f"{INFO}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: {str(pure).lower()}\nTag: py3-none-any\n".encode(),
+            f"{INFO}/RECORD": b"",
+            **files,
+        }
+        for name, data in everything.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (modes or {}).get(name, stat.S_IFREG | 0o644) << 16
+            archive.writestr(entry, data)
+    return made.getvalue()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[list[WheelArchive]]:
+    made: list[WheelArchive] = []
+    yield made
+    for archive in made:
+        archive.__exit__()
+
+
+def install(tmp_path: Path, opened: list[WheelArchive], data: bytes) -> tuple[list[InstalledFile], dict[str, bytes]]:
+    path = tmp_path / "demo.whl"
+    path.write_bytes(data)
+    archive = WheelArchive(path, "demo-1.0-py3-none-any.whl")
+    opened.append(archive)
+    files = installed_files(archive.files, archive.read, PREFIX, wheel="demo-1.0-py3-none-any.whl")
+    contents = {
+        file.path: archive.read(file.content) if isinstance(file.content, Member) else file.content for file in files
+    }
+    return files, contents
+
+
+def test_files_of_each_scheme_go_where_it_says(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    files, contents = install(
+        tmp_path,
+        opened,
+        wheel(
+            {
+                "demo/__init__.py": b"x = 1\n",
+                "demo-1.0.data/purelib/more.py": b"",
+                "demo-1.0.data/scripts/tool": b"#!python\nprint(1)\n",
+                "demo-1.0.data/scripts/plain": b"#!/bin/sh\n",
+                "demo-1.0.data/data/share/demo.txt": b"text",
+                "demo-1.0.data/headers/demo.h": b"/* */",
+            }
+        ),
+    )
+
+    assert [file.path for file in files] == sorted(contents)
+    assert contents[f"{SITE}/demo/__init__.py"] == b"x = 1\n"
+    assert contents[f"{SITE}/more.py"] == b""
+    assert contents["bin/tool"] == b"#!/opt/venv/bin/python\nprint(1)\n"
+    assert contents["bin/plain"] == b"#!/bin/sh\n"
+    assert contents["share/demo.txt"] == b"text"
+    assert contents["include/site/python3.11/demo/demo.h"] == b"/* */"
+    assert contents[f"{SITE}/{INFO}/INSTALLER"] == b"assay\n"
+    assert {file.path for file in files if file.mode == 0o755} == {"bin/tool", "bin/plain"}
+
+
+def test_executable_files_stay_executable_and_other_bits_go(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    modes = {"demo/run": stat.S_IFREG | 0o4775, "demo/open.txt": stat.S_IFREG | 0o666}
+    files, _ = install(tmp_path, opened, wheel({"demo/run": b"", "demo/open.txt": b""}, modes=modes))
+    found = {file.path: file.mode for file in files}
+
+    assert (found[f"{SITE}/demo/run"], found[f"{SITE}/demo/open.txt"]) == (0o755, 0o644)
+
+
+def test_entry_points_become_scripts_of_the_environments_python(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    points = b"[console_scripts]\ndemo = demo.cli:main\n\n[other]\nx = y\n"
+    _, contents = install(tmp_path, opened, wheel({f"{INFO}/entry_points.txt": points}))
+
+    assert contents["bin/demo"].startswith(b"#!/opt/venv/bin/python\n")
+    assert b"from demo.cli import main" in contents["bin/demo"]
+    assert "bin/x" not in contents
+
+
+def test_record_names_every_file_with_its_hash(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    points = b"[console_scripts]\ndemo = demo:main\n"
+    files, contents = install(tmp_path, opened, wheel({"demo/a,b.py": b"1", f"{INFO}/entry_points.txt": points}))
+    rows = contents[f"{SITE}/{INFO}/RECORD"].decode().splitlines()
+
+    assert len(rows) == len(files)
+    assert f"{INFO}/RECORD,," in rows
+    assert '"demo/a,b.py",sha256=a4ayc_80_OGda4BO_1o_V0etpOqiLx1JwB5S3beHW0s,1' in rows
+    assert any(row.startswith("../../../bin/demo,sha256=") for row in rows)
+
+
+def test_bytecode_and_signatures_of_the_wheel_are_left_out(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    _, contents = install(
+        tmp_path, opened, wheel({"demo/__pycache__/x.cpython-311.pyc": b"evil", f"{INFO}/RECORD.jws": b"{}"})
+    )
+
+    assert not [path for path in contents if "__pycache__" in path or path.endswith(".jws")]
+
+
+@pytest.mark.parametrize(
+    ("files", "modes", "says"),
+    [
+        ({"../../etc/passwd": b""}, {}, "leads out"),
+        ({"/etc/passwd": b""}, {}, "leads out"),
+        ({"demo-1.0.data/data/../../x": b""}, {}, "leads out"),
+        ({"demo/./x": b""}, {}, "leads out"),
+        ({"demo//x": b""}, {}, "leads out"),
+        ({"demo/a\nb": b""}, {}, "control characters"),
+        ({"demo/a\\b": b""}, {}, "control characters"),
+        ({"demo/link": b"/etc/passwd"}, {"demo/link": stat.S_IFLNK | 0o777}, "link or a device"),
+        ({"demo/dev": b""}, {"demo/dev": stat.S_IFCHR | 0o666}, "link or a device"),
+        ({"demo-1.0.data/nowhere/x": b""}, {}, "no known scheme"),
+        ({"x.py": b"", "demo-1.0.data/purelib/x.py": b"2"}, {}, "installed twice"),
+        ({f"{INFO}/WHEEL": b"Wheel-Version: 2.0\n"}, {}, "version 2.0"),
+        ({f"{INFO}/entry_points.txt": b"[console_scripts]\n../../x = a:b\n"}, {}, "leads out"),
+        ({f"{INFO}/entry_points.txt": b"[console_scripts\nx"}, {}, "cannot be read"),
+        ({f"{INFO}/WHEEL": b"\xff"}, {}, "not UTF-8"),
+        ({"other-1.dist-info/WHEEL": b""}, {}, "2 folders"),
+    ],
+)
+def test_wheels_that_no_installer_should_take_are_refused_by_name(
+    tmp_path: Path, opened: list[WheelArchive], files: dict[str, bytes], modes: dict[str, int], says: str
+) -> None:
+    with pytest.raises(WheelError, match=says) as error:
+        install(tmp_path, opened, wheel(files, modes=modes))
+
+    assert "demo-1.0-py3-none-any.whl" in error.value.message
+
+
+@pytest.mark.parametrize("cut", [1, 100, 400])
+def test_a_wheel_that_is_cut_short_is_refused(tmp_path: Path, opened: list[WheelArchive], cut: int) -> None:
+    with pytest.raises(WheelError):
+        install(tmp_path, opened, wheel({"demo/x.py": b"x" * 1000})[:-cut])
+
+
+def test_a_file_whose_bytes_are_not_those_of_the_directory_is_refused(
+    tmp_path: Path, opened: list[WheelArchive]
+) -> None:
+    data = bytearray(wheel({"demo/x.bin": bytes(range(256)) * 40}))
+    at = data.find(b"demo/x.bin") + len("demo/x.bin") + 30
+    data[at] ^= 0xFF
+    with pytest.raises(WheelError, match=r"demo/x\.bin"):
+        install(tmp_path, opened, bytes(data))
