@@ -18,7 +18,8 @@ import pytest
 
 from assay.adapters.docker.engine import DockerEngine
 
-pytestmark = [pytest.mark.engine, pytest.mark.index]
+# Two bases are bootstrapped.
+pytestmark = [pytest.mark.engine, pytest.mark.index, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 CELL: Final = "plain-v1"
