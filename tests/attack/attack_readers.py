@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from wheels import library, wheel_bytes
 
 from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.kept_records import is_intact
+from assay.adapters.layers.archive import WheelArchive
 from assay.adapters.signing.dsse import KeyVerifier
 from assay.errors import AssayError
 from assay.evidence import oci, record
@@ -31,12 +33,15 @@ from assay.foundation.digest import sha256_of
 from assay.pipeline.read_wheel import Depth
 from assay.pipeline.read_wheel import read_wheel as wheel_facts
 from assay.ports.index import IndexFile
+from assay.wheels.archive import Member
 from assay.wheels.bytes_at import FileImage, Unread
 from assay.wheels.elf import data_ranges, is_elf, section_name_table, wanted_ranges
 from assay.wheels.elf import read_elf as elf
 from assay.wheels.elf_prefix import NeedMore, read_prefix
 from assay.wheels.facts import brief_facts, dump_brief, dump_facts, load_brief, load_facts
 from assay.wheels.fatbin import walk
+from assay.wheels.install import Prefix, installed_files
+from assay.wheels.layer import Entry, with_folders, write_layer
 from assay.wheels.member import MemberReader
 
 ROOT: Final = Path(__file__).parents[2]
@@ -204,6 +209,24 @@ def _file(data: bytes) -> IndexFile:
 def read_wheel(data: bytes, _folder: Path) -> None:
     """Read a wheel wholly."""
     dump_facts(wheel_facts(_file(data), _Bytes(data), depth=Depth.FULL))
+
+
+def install_wheel(data: bytes, folder: Path) -> None:
+    """Read all that installing a wheel writes, as a layer."""
+    path = folder / "evil.whl"
+    path.write_bytes(data)
+    prefix = Prefix(path="/opt/venv", python="3.12")
+    with WheelArchive(path, "evil-1.0-cp312-cp312-linux_x86_64.whl") as archive, Path(os.devnull).open("wb") as out:
+        entries = (
+            Entry(
+                file.path,
+                file.mode,
+                file.size,
+                archive.pieces(file.content) if isinstance(file.content, Member) else (file.content,),
+            )
+            for file in installed_files(archive.files, archive.read, prefix, wheel="evil-1.0")
+        )
+        write_layer(with_folders(entries), out)
 
 
 def read_wheel_parts(data: bytes, _folder: Path) -> None:

@@ -38,10 +38,14 @@ from assay.engines.sglang import ENGINE as SGLANG
 from assay.evidence import suite as probes
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.suite import read_result as result_of
+from assay.foundation.digest import sha256_of
 from assay.matrix import loading as matrix
 from assay.matrix import lockfile, plan, recipe
+from assay.matrix.image_steps import image_steps
 from assay.pipeline.audit_image import installed
 from assay.pipeline.audit_image import read_image as image_contents
+from assay.ports.executor import Place
+from assay.ports.jobs import ProbeJob, unseal
 from assay.serving.helptext import parse_help
 from assay.serving.modelshape import shape_of
 
@@ -51,6 +55,28 @@ from assay.serving.modelshape import shape_of
 def locks() -> tuple[bytes, ...]:
     """Committed locks."""
     return tuple(path.read_bytes() for path in sorted(ROOT.glob("images/*/cells/*/lock.txt"))[:3])
+
+
+def jobs() -> tuple[bytes, ...]:
+    """A job of probes as plain data."""
+    job = ProbeJob(run="r", place=Place(reference="local"), suite=f"sha256:{'1' * 64}", features=("one",))
+    return (job.model_dump_json(exclude={"checksum"}).encode(),)
+
+
+def read_job(data: bytes, _folder: Path) -> None:
+    """Read a job that somebody sealed."""
+    rest = data[1:]
+    unseal(b'{"checksum":"' + sha256_of(rest).encode() + b'",' + rest, ProbeJob, source="job.json")
+
+
+def dockerfiles() -> tuple[bytes, ...]:
+    """Committed Dockerfiles."""
+    return tuple(path.read_bytes() for path in sorted(ROOT.glob("images/*/cells/*/Dockerfile"))[1:4])
+
+
+def read_dockerfile(data: bytes, _folder: Path) -> None:
+    """Read what a Dockerfile's image is made of."""
+    image_steps(data.decode(errors="replace"))
 
 
 def read_lock(data: bytes, _folder: Path) -> None:

@@ -31,7 +31,6 @@ _MOST: Final = 4 << 20
 """Bytes that come out of the decompressor at once."""
 _SMALL: Final = 64 << 20
 """A file that is parsed or changed may have so many bytes."""
-_OWN_HEADER: Final = LOCAL_HEADER + (1 << 17)
 
 
 class WheelArchive:
@@ -83,7 +82,7 @@ class WheelArchive:
         Raises:
             WheelError: it is not as long as the directory says, or its CRC is another.
         """
-        head = self._data[member.header : member.header + _OWN_HEADER]
+        head = self._data[member.header : member.header + LOCAL_HEADER]
         start = member.header + local_header_size(head, member)
         self._budget.take(unpacked=member.size, steps=1)
         crc = came = 0
