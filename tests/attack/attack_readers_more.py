@@ -44,8 +44,7 @@ from assay.matrix import lockfile, plan, recipe
 from assay.matrix.image_steps import image_steps
 from assay.pipeline.audit_image import installed
 from assay.pipeline.audit_image import read_image as image_contents
-from assay.ports.executor import Place
-from assay.ports.jobs import ProbeJob, unseal
+from assay.ports.jobs import Place, ProbeJob, unseal
 from assay.serving.helptext import parse_help
 from assay.serving.modelshape import shape_of
 
