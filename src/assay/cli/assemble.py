@@ -1,4 +1,4 @@
-"""`assay assemble`: images from their wheels, into a folder, a registry or the engine, without running a build."""
+"""`assay assemble`: make images from wheels without a build, in a folder, a registry or the engine."""
 
 from __future__ import annotations
 
@@ -8,29 +8,22 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from assay.adapters.docker.bootstrap import DebootstrapBases
-from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.docker.oci_archive import full_name
-from assay.adapters.files.project import ProjectFiles
-from assay.adapters.index.simple import SimpleIndex, WebWheels
-from assay.adapters.layers.bases import BootstrappedBases
-from assay.adapters.layers.layout import write_layout
-from assay.adapters.layers.store import FolderStore, default_folder
-from assay.adapters.layers.wheels import IndexWheels
-from assay.adapters.registry.client import connect
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.errors import AssayError, NothingSelected, UsageError
-from assay.evidence.reference import Repository
-from assay.matrix import render
-from assay.matrix.cell import Cell
-from assay.matrix.plan import Plan
-from assay.pipeline.assembly.assemble import Assembled, Assembler
-from assay.pipeline.assembly.deliver import push
+
+if TYPE_CHECKING:
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.files.project import ProjectFiles
+    from assay.adapters.layers.store import FolderStore
+    from assay.evidence.reference import Repository
+    from assay.matrix.cell import Cell
+    from assay.matrix.plan import Plan
+    from assay.pipeline.assembly.assemble import Assembled, Assembler
 
 __all__ = ["command"]
 
@@ -58,13 +51,17 @@ def command(
     Every wheel of the lock becomes a layer, or part of one, that is the same on every machine. Layers are kept and
     used again. Without a destination only layers are made, and digests printed.
     """
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.layers.store import FolderStore, default_folder
+    from assay.evidence.reference import Repository
+
     if output is not None and not output.startswith("oci:"):
         raise UsageError(f"--output {output}: only OCI layouts can be written", hint="--output oci:DIR")
     files, plan = load(project)
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
     if not cells:
         raise NothingSelected("no cell is selected", hint="`assay plan` lists them")
-    work = _Work(files, plan, FolderStore(layers or default_folder()))
+    work = _Work(files, plan, FolderStore(layers or default_folder()), DockerEngine())
     destination = _Destination(
         layout=Path(output.removeprefix("oci:")) if output else None,
         repository=Repository.parse(repository) if repository else None,
@@ -84,20 +81,13 @@ class _Destination:
 
 
 class _Work:
-    def __init__(self, files: ProjectFiles, plan: Plan, store: FolderStore) -> None:
-        matrix = plan.project.matrix
+    def __init__(self, files: ProjectFiles, plan: Plan, store: FolderStore, engine: DockerEngine) -> None:
         self._files = files
-        self._matrix = matrix
+        self._matrix = plan.project.matrix
         self._templates = files.templates()
         self._store = store
-        self._engine = DockerEngine()
-        names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
-        self._assembler = Assembler(
-            wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
-            bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(self._engine)),
-            store=store,
-            say=console.say,
-        )
+        self._engine = engine
+        self._assembler = _assembler(plan, store, engine)
 
     def one(self, cell: Cell, to: _Destination) -> dict[str, Any]:
         """Assemble a cell and send it where it goes; an error of one cell does not stop the others."""
@@ -123,6 +113,8 @@ class _Work:
         }
 
     def _assemble(self, cell: Cell) -> Assembled:
+        from assay.matrix import render
+
         lock = self._files.lock(cell)
         if lock is None:
             raise UsageError(f"{cell.id} has no lock", hint=f"assay lock {cell.id}")
@@ -131,6 +123,9 @@ class _Work:
         return self._assembler.assemble(text)
 
     def _send(self, cell: Cell, image: Assembled, to: _Destination) -> None:
+        from assay.adapters.registry.client import connect
+        from assay.pipeline.assembly.deliver import push
+
         if to.layout is not None:
             self._layout(to.layout, cell.id, image)
         if to.repository is not None:
@@ -139,6 +134,8 @@ class _Work:
             self._load(cell, image)
 
     def _layout(self, folder: Path, name: str, image: Assembled) -> None:
+        from assay.adapters.layers.layout import write_layout
+
         blobs = [layer.stored.layer.digest for layer in image.layers]
         write_layout(folder, name, image.manifest, image.config, blobs=blobs, blob=self._store.blob)
 
@@ -146,8 +143,27 @@ class _Work:
         return self._store.blob(digest).open("rb")
 
     def _load(self, cell: Cell, image: Assembled) -> None:
+        from assay.adapters.docker.oci_archive import full_name
+
         with tempfile.TemporaryDirectory(dir=self._store.folder, prefix="load-") as scratch:
             folder = Path(scratch) / "layout"
             self._layout(folder, full_name(cell.local_reference), image)
             archive = shutil.make_archive(str(Path(scratch) / "image"), "tar", folder)
             self._engine.load(Path(archive))
+
+
+def _assembler(plan: Plan, store: FolderStore, engine: DockerEngine) -> Assembler:
+    from assay.adapters.docker.bootstrap import DebootstrapBases
+    from assay.adapters.index.simple import SimpleIndex, WebWheels
+    from assay.adapters.layers.bases import BootstrappedBases
+    from assay.adapters.layers.wheels import IndexWheels
+    from assay.pipeline.assembly.assemble import Assembler
+
+    matrix = plan.project.matrix
+    names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
+    return Assembler(
+        wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
+        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine)),
+        store=store,
+        say=console.say,
+    )
