@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,13 +15,12 @@ from assay.cli.common import format_option, load, project_option, select_argumen
 from assay.errors import AssayError, NothingSelected, UsageError
 
 if TYPE_CHECKING:
-    from assay.adapters.docker.engine import DockerEngine
     from assay.adapters.files.project import ProjectFiles
-    from assay.adapters.layers.store import FolderStore
+    from assay.cli.composition import AssemblyTools
     from assay.evidence.reference import Repository
     from assay.matrix.cell import Cell
     from assay.matrix.plan import Plan
-    from assay.pipeline.assembly.assemble import Assembled, Assembler
+    from assay.pipeline.assembly.assemble import Assembled
 
 __all__ = ["command"]
 
@@ -51,8 +48,7 @@ def command(
     Every wheel of the lock becomes a layer, or part of one, that is the same on every machine. Layers are kept and
     used again. Without a destination only layers are made, and digests printed.
     """
-    from assay.adapters.docker.engine import DockerEngine
-    from assay.adapters.layers.store import FolderStore, default_folder
+    from assay.cli.composition import assembly_tools
     from assay.evidence.reference import Repository
 
     if output is not None and not output.startswith("oci:"):
@@ -61,7 +57,7 @@ def command(
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
     if not cells:
         raise NothingSelected("no cell is selected", hint="`assay plan` lists them")
-    work = _Work(files, plan, FolderStore(layers or default_folder()), DockerEngine())
+    work = _Work(files, plan, assembly_tools(plan, layers))
     destination = _Destination(
         layout=Path(output.removeprefix("oci:")) if output else None,
         repository=Repository.parse(repository) if repository else None,
@@ -81,13 +77,11 @@ class _Destination:
 
 
 class _Work:
-    def __init__(self, files: ProjectFiles, plan: Plan, store: FolderStore, engine: DockerEngine) -> None:
+    def __init__(self, files: ProjectFiles, plan: Plan, tools: AssemblyTools) -> None:
         self._files = files
         self._matrix = plan.project.matrix
         self._templates = files.templates()
-        self._store = store
-        self._engine = engine
-        self._assembler = _assembler(plan, store, engine)
+        self._tools = tools
 
     def one(self, cell: Cell, to: _Destination) -> dict[str, Any]:
         """Assemble a cell and send it where it goes; an error of one cell does not stop the others."""
@@ -120,50 +114,12 @@ class _Work:
             raise UsageError(f"{cell.id} has no lock", hint=f"assay lock {cell.id}")
         base = self._matrix.bases[cell.base]
         text = render.dockerfile(cell, lock, base, indexes=self._matrix.indexes, templates=self._templates)
-        return self._assembler.assemble(text)
+        return self._tools.assembler.assemble(text)
 
     def _send(self, cell: Cell, image: Assembled, to: _Destination) -> None:
-        from assay.adapters.registry.client import connect
-        from assay.pipeline.assembly.deliver import push
-
         if to.layout is not None:
-            self._layout(to.layout, cell.id, image)
+            self._tools.write(image, to.layout, cell.id)
         if to.repository is not None:
-            push(image, connect(), to.repository, cell.id, opened=self._opened, say=console.say)
+            self._tools.push(image, to.repository, cell.id)
         if to.engine:
-            self._load(cell, image)
-
-    def _layout(self, folder: Path, name: str, image: Assembled) -> None:
-        from assay.adapters.layers.layout import write_layout
-
-        blobs = [layer.stored.layer.digest for layer in image.layers]
-        write_layout(folder, name, image.manifest, image.config, blobs=blobs, blob=self._store.blob)
-
-    def _opened(self, digest: str) -> BinaryIO:
-        return self._store.blob(digest).open("rb")
-
-    def _load(self, cell: Cell, image: Assembled) -> None:
-        from assay.adapters.docker.oci_archive import full_name
-
-        with tempfile.TemporaryDirectory(dir=self._store.folder, prefix="load-") as scratch:
-            folder = Path(scratch) / "layout"
-            self._layout(folder, full_name(cell.local_reference), image)
-            archive = shutil.make_archive(str(Path(scratch) / "image"), "tar", folder)
-            self._engine.load(Path(archive))
-
-
-def _assembler(plan: Plan, store: FolderStore, engine: DockerEngine) -> Assembler:
-    from assay.adapters.docker.bootstrap import DebootstrapBases
-    from assay.adapters.index.simple import SimpleIndex, WebWheels
-    from assay.adapters.layers.bases import BootstrappedBases
-    from assay.adapters.layers.wheels import IndexWheels
-    from assay.pipeline.assembly.assemble import Assembler
-
-    matrix = plan.project.matrix
-    names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
-    return Assembler(
-        wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
-        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine)),
-        store=store,
-        say=console.say,
-    )
+            self._tools.load(image, cell.local_reference)

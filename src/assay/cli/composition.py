@@ -5,16 +5,20 @@ Adapters that only some runs need are imported where they are made, so that a co
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.adapters.host import settings
 from assay.audit.judgement import AuditJudgement
-from assay.evidence.reference import Reference
+from assay.cli import console
+from assay.evidence.reference import Reference, Repository
 from assay.foundation.outcome import Severity, Verdict
 from assay.matrix import plan as planning
 from assay.matrix import render
@@ -26,8 +30,10 @@ from assay.matrix.plan import Plan
 
 if TYPE_CHECKING:
     from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.layers.store import FolderStore
     from assay.audit.findings import Finding
     from assay.evidence.record import BuildRecord, ProbeRecord
+    from assay.pipeline.assembly.assemble import Assembled, Assembler
     from assay.pipeline.bisect import BisectPorts
     from assay.pipeline.build_jobs import BuildOptions, BuildPorts, DiskSpace, ImageJudge, Judge
     from assay.pipeline.doctor import DoctorFlow
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
     from assay.ports.executor import Executor
 
 __all__ = [
+    "AssemblyTools",
+    "assembly_tools",
     "bisect_ports",
     "build_options",
     "build_ports",
@@ -247,6 +255,68 @@ def _disk_space(images: DockerEngine) -> Callable[[], DiskSpace | None]:
         return engine_space(info(), LocalHost()) if Path(info().root_dir).exists() else None
 
     return space
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssemblyTools:
+    """Makes images of wheels, and sends them where they go."""
+
+    assembler: Assembler
+    store: FolderStore
+    engine: DockerEngine
+
+    def write(self, image: Assembled, folder: Path, name: str) -> None:
+        """Add an image to an OCI layout."""
+        from assay.adapters.layers.layout import write_layout
+
+        blobs = [layer.stored.layer.digest for layer in image.layers]
+        write_layout(folder, name, image.manifest, image.config, blobs=blobs, blob=self.store.blob)
+
+    def push(self, image: Assembled, repository: Repository, tag: str) -> None:
+        """Upload what a registry lacks."""
+        from assay.adapters.registry.client import connect
+        from assay.pipeline.assembly.deliver import push
+
+        def opened(digest: str) -> BinaryIO:
+            return self.store.blob(digest).open("rb")
+
+        push(image, connect(), repository, tag, opened=opened, say=console.say)
+
+    def load(self, image: Assembled, reference: str) -> None:
+        """Load an image into the engine."""
+        from assay.adapters.docker.oci_archive import full_name
+
+        with tempfile.TemporaryDirectory(dir=self.store.folder, prefix="load-") as scratch:
+            folder = Path(scratch) / "layout"
+            self.write(image, folder, full_name(reference))
+            archive = shutil.make_archive(str(Path(scratch) / "image"), "tar", folder)
+            self.engine.load(Path(archive))
+
+
+def assembly_tools(plan: Plan, layers: Path | None) -> AssemblyTools:
+    """Return what assembles images and sends them where they go.
+
+    Args:
+        plan: its matrix names indexes and bases.
+        layers: where layers are kept; the user's cache folder without it.
+    """
+    from assay.adapters.docker.bootstrap import DebootstrapBases
+    from assay.adapters.docker.engine import DockerEngine
+    from assay.adapters.index.simple import SimpleIndex, WebWheels
+    from assay.adapters.layers.bases import BootstrappedBases
+    from assay.adapters.layers.store import FolderStore, default_folder
+    from assay.adapters.layers.wheels import IndexWheels
+    from assay.pipeline.assembly.assemble import Assembler
+
+    matrix, engine, store = plan.project.matrix, DockerEngine(), FolderStore(layers or default_folder())
+    names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
+    assembler = Assembler(
+        wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
+        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine)),
+        store=store,
+        say=console.say,
+    )
+    return AssemblyTools(assembler=assembler, store=store, engine=engine)
 
 
 def bisect_ports(
