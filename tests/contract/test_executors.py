@@ -18,7 +18,7 @@ from python_image import write_python_image
 from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.executors.fake import FakeExecutor
 from assay.adapters.executors.probe_executor import ExecutorSettings
-from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, suite_in
 from assay.adapters.executors.table import EXECUTORS
 from assay.errors import GpuMissing, UsageError
 from assay.evidence import suite as probes
@@ -76,7 +76,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("suite") / "probes"
-    return load_suite(write_suite(folder, ROOT, {name: program(name) for name in BODIES}))
+    return suite_in(write_suite(folder, ROOT, {name: program(name) for name in BODIES}))
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def test_the_environment_of_a_job_is_seen_by_its_probes(tmp_path: Path) -> None:
     """Of an executor with processes; where folders are mounted, that is a container's."""
     body = 'probe.equal("word", os.environ["WORD"], "said")'
     text = PROGRAM.format(feature="told", requires=(), timeout=60, body=body)
-    suite = load_suite(write_suite(tmp_path / "probes", ROOT, {"told": text}))
+    suite = suite_in(write_suite(tmp_path / "probes", ROOT, {"told": text}))
     executor = EXECUTORS["local"](ExecutorSettings(suites=ProbeSuites(suite), python=sys.executable))
     here = Scene(executor, suite, "local", "r")
 

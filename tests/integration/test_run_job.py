@@ -18,7 +18,7 @@ from probe_suite import write_suite
 
 from assay.adapters.executors.fake import FakeLeases
 from assay.adapters.executors.probe_executor import ExecutorSettings
-from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
+from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, suite_in
 from assay.adapters.executors.run_job import log_of
 from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.files.records import FileStore
@@ -127,18 +127,18 @@ def machine(tmp_path: Path, root: Path) -> Machine:
 
 @pytest.fixture
 def executor(machine: Machine) -> Executor:
-    suites = ProbeSuites(load_suite(machine.probes))
+    suites = ProbeSuites(suite_in(machine.probes))
     return EXECUTORS["local"](ExecutorSettings(suites=suites, python=sys.executable))
 
 
 def job(machine: Machine, executor: Executor, *features: str, **more: Any) -> ProbeJob:
-    suite = digest_of_suite(load_suite(machine.probes))
+    suite = digest_of_suite(suite_in(machine.probes))
     given = {"run": "r", "place": executor.place("local"), "suite": suite, "features": features, **more}
     return ProbeJob.model_validate(given)
 
 
 def record_of(executor: Executor, machine: Machine, folder: Path) -> ProbeRecord:
-    suite = load_suite(machine.probes)
+    suite = suite_in(machine.probes)
     flow = ProbeFlow(
         executor=executor,
         leases=FakeLeases(),
