@@ -78,7 +78,7 @@ class Assembler:
 
         Raises:
             NotAssembled: only a build can make the image.
-            PackageIndexError: a wheel cannot be had.
+            PackageIndexError: a wheel is not available.
             WheelError: a wheel cannot be installed.
             StoreError: the store cannot be written.
         """
