@@ -23,12 +23,11 @@ from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.adapters.index.uv import uv_program
+from assay.audit.audit import broken_libraries
 from assay.audit.context import Context
+from assay.audit.installation import Base, Installation
 from assay.audit.knowledge import DispatchFile
-from assay.audit.linker import Base, Installation, Where
-from assay.audit.rules.link import link_rules
-from assay.audit.rules.torch import torch_rules
-from assay.audit.rules.versions import version_rules
+from assay.audit.linker import Where
 from assay.pipeline.audit import Auditor
 from assay.pipeline.wheel_choice import choose_wheel
 from assay.wheels.facts import Library, WheelFacts, installed_path
@@ -95,8 +94,7 @@ def compare(extension: WheelFacts, folder: Path, torch: str, site: Path, driver:
     ]
     installation = Installation(wheels=(extension, *rest), python=PYTHON, base=here(), complete=False)
     context = Context(installation=installation, knowledge=KNOWLEDGE)
-    for rule in (link_rules, version_rules, torch_rules):
-        rule(context)
+    broken = broken_libraries(context)
     stub(driver, [extension, *rest])
     same = count = 0
     for root in context.roots:
@@ -106,7 +104,7 @@ def compare(extension: WheelFacts, folder: Path, torch: str, site: Path, driver:
             f"{item.soname} is {'missing' if item.where is Where.MISSING else 'where the linker does not look'}"
             for item in root.closure.missing
         )
-        why = context.broken.get(root.library.path) or (absent[0] if absent else "")
+        why = broken.get(root.library.path) or (absent[0] if absent else "")
         good, said = loads(folder / installed_path(root.library.path), site, driver)
         count += 1
         same += good == (not why)

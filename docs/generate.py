@@ -13,6 +13,7 @@ import click
 
 from assay.adapters.files.kept_records import is_intact
 from assay.adapters.files.project import ProjectFiles
+from assay.audit.rules import ALL
 from assay.cli import COMMANDS, root
 from assay.evidence.record import AnyRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
 from assay.foundation.outcome import Outcome
@@ -189,6 +190,16 @@ def _by_target(found: dict[str, str]) -> str:
     return "; ".join(f"{target} {words}" for target, words in sorted(found.items())) or "never"
 
 
+def audit_rules() -> str:
+    """Return the page of the audit's rules: its table from the rules, all else as it stands."""
+    page = (HERE / "reference" / "audit-rules.md").read_text()
+    before, _, rest = page.partition("| rule |")
+    after = rest.partition("\n\n")[2]
+    rows = [f"| {rule.id} | {rule.text} | {rule.known_by} | {', '.join(rule.rests_on)} |" for rule in ALL]
+    table = ["| rule | finding | based on | depends on |", "| --- | --- | --- | --- |", *rows]
+    return f"{before}{chr(10).join(table)}\n\n{after}"
+
+
 def benchmarks() -> str:
     """Return the page of what the benchmarks wrote to docs/benchmarks."""
     lines = [
@@ -215,6 +226,7 @@ def main() -> int:
         "reference/commands.md": commands(),
         "reference/matrix.md": configuration(),
         "cells.md": cells(),
+        "reference/audit-rules.md": audit_rules(),
         "benchmarks.md": benchmarks(),
     }
     drift = [name for name, text in pages.items() if not (HERE / name).is_file() or (HERE / name).read_text() != text]

@@ -35,10 +35,11 @@ from assay.pipeline.read_wheel import read_wheel as wheel_facts
 from assay.ports.index import IndexFile
 from assay.wheels.archive import Member
 from assay.wheels.bytes_at import FileImage, Unread
-from assay.wheels.elf import data_ranges, is_elf, section_name_table, wanted_ranges
+from assay.wheels.elf import data_ranges, wanted_ranges
 from assay.wheels.elf import read_elf as elf
+from assay.wheels.elf_header import is_elf, section_name_table
 from assay.wheels.elf_prefix import NeedMore, read_prefix
-from assay.wheels.facts import brief_facts, dump_brief, dump_facts, load_brief, load_facts
+from assay.wheels.facts_file import brief_facts, dump_brief, dump_facts, load_brief, load_facts
 from assay.wheels.fatbin import walk
 from assay.wheels.install import Prefix, installed_files
 from assay.wheels.layer import Entry, with_folders, write_layer

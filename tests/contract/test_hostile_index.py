@@ -23,7 +23,7 @@ from assay.adapters.index.ranges import HttpFile
 from assay.adapters.index.simple import Addresses, SimpleIndex, WebWheels
 from assay.errors import PackageIndexError
 from assay.matrix.lock import LockedWheel
-from assay.pipeline import audit
+from assay.pipeline import obtain
 from assay.pipeline.audit import Auditor
 from assay.ports.index import IndexFile
 
@@ -59,7 +59,7 @@ def auditor(simple: str, cache: Path) -> Auditor:
     )
 
 
-def needed(item: audit.Obtained) -> set[str]:
+def needed(item: obtain.Obtained) -> set[str]:
     return {name for library in item.facts.libraries for name in library.needed}
 
 
@@ -75,7 +75,7 @@ def test_a_small_wheel_is_read_whole_and_its_hash_is_checked(tmp_path: Path) -> 
 def test_a_large_wheel_of_one_index_is_not_taken_for_that_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "SMALL", 0)
+    monkeypatch.setattr(obtain, "SMALL", 0)
     with index_of(FAKE) as (_, evil), index_of(REAL) as (state, honest):
         assert {"libpoison.so.9"} == needed(auditor(evil, tmp_path).locked(LOCKED))
         assert {"libc.so.6"} == needed(auditor(honest, tmp_path).locked(LOCKED))
@@ -89,7 +89,7 @@ def test_a_large_wheel_of_one_index_is_not_taken_for_that_of_another(
 def test_reading_whole_refuses_other_bytes_and_what_it_reads_counts_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "SMALL", 0)
+    monkeypatch.setattr(obtain, "SMALL", 0)
     with index_of(FAKE) as (_, evil), index_of(REAL) as (_, honest):
         file = SimpleIndex(default=Addresses(simple=(evil,))).files("evil")[0]
         with pytest.raises(PackageIndexError, match="sha256"):

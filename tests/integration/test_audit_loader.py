@@ -14,7 +14,7 @@ from wheels import facts
 
 from assay.adapters.files.knowledge import load_knowledge
 from assay.audit.audit import audit
-from assay.audit.linker import Base, Installation
+from assay.audit.installation import Base, Installation
 from assay.foundation.outcome import Verdict
 from assay.wheels.facts import Library
 from assay.wheels.member import MemberReader

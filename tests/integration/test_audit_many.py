@@ -5,24 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from project_tools import Project
-from wheels import FileServer, library, serving, wheel_bytes
+from wheels import FileServer, facts, library, serving, wheel_bytes
 
 from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.index.simple import Addresses, SimpleIndex, WebWheels
 from assay.audit.audit import Audited, audit
 from assay.audit.findings import AuditReport
-from assay.audit.linker import Installation
+from assay.audit.installation import Installation
+from assay.cli.auditing import make_auditor
 from assay.cli.common import load
+from assay.errors import AssayError
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedWheel
 from assay.matrix.model import Matrix
-from assay.pipeline.audit import Auditor, Obtained
+from assay.pipeline.audit import Auditor
+from assay.pipeline.audit_many import SHARE, audit_many
+from assay.pipeline.obtain import Obtained, WheelReader
 from assay.ports.index import IndexFile
 from assay.wheels.facts import Library
 
@@ -143,13 +148,13 @@ def test_what_an_index_lacks_is_told_of_each_cell_and_asked_for_once(
     good = wheels.add("pure")
     gone = LockedWheel(name="gone", version="1.0", filename="gone-1.0-py3-none-any.whl", sha256="0" * 64)
     asked_for: list[str] = []
-    real = Auditor.locked
+    real = WheelReader.locked
 
-    def noted(self: Auditor, wheel: LockedWheel) -> Obtained:
+    def noted(self: WheelReader, wheel: LockedWheel) -> Obtained:
         asked_for.append(wheel.name)
         return real(self, wheel)
 
-    monkeypatch.setattr(Auditor, "locked", noted)
+    monkeypatch.setattr(WheelReader, "locked", noted)
     reports = audited(auditor, matrix, locked(cells, [good, gone], [gone], [good]))
 
     assert [["gone 1.0"], ["gone 1.0"], []] == [
@@ -174,7 +179,44 @@ def test_facts_read_for_one_cell_are_reused_by_the_next(
         return library(path).model_copy(update={"notes": {"read": "wholly"}})
 
     monkeypatch.setattr("assay.pipeline.audit.audit", doubting)
-    monkeypatch.setattr("assay.pipeline.audit.read_library", reading)
+    monkeypatch.setattr("assay.pipeline.obtain.read_library", reading)
     audited(auditor, matrix, locked(cells, [thing], [thing], [thing]))
 
     assert sorted(NATIVE) == sorted(read)
+
+
+def test_many_cells_are_judged_alike_in_one_process_and_in_several(tmp_path: Path, matrix: Matrix) -> None:
+    cache = FactsCache(tmp_path / "facts")
+    cell = load(Project(tmp_path / "other").root)[1].cells[0]
+    asked = []
+    for number in range(2 * SHARE + 3):
+        found = facts("thing", f"1.{number}", library("thing/_C.abi3.so", needed=(f"libgone{number}.so",)),
+                      sha256=f"{number:064x}")  # fmt: skip
+        cache.put(found)
+        wheel = LockedWheel(name="thing", version=found.version, filename=found.filename, sha256=found.sha256)
+        asked += locked([cell], [wheel])
+    make = partial(make_auditor, {}, facts=tmp_path / "facts")
+
+    alone = list(audit_many(cast("Auditor", Unkept(make())), asked, matrix, make=make, cores=1))
+    shared = list(audit_many(cast("Auditor", Unkept(make())), asked, matrix, make=make, cores=2))
+    again = list(audit_many(make(), asked, matrix, make=make, cores=2))
+
+    def reports(found: list[tuple[Cell, AuditReport | AssayError]]) -> list[AuditReport]:
+        return said([report for _, report in found if isinstance(report, AuditReport)])
+
+    assert len(asked) == len(reports(alone))
+    assert reports(alone) == reports(shared) == reports(again)
+    assert {f"libgone{number}.so" in str(report.findings) for number, report in enumerate(reports(shared))} == {True}
+
+
+class Unkept:
+    """An auditor that has no kept verdicts."""
+
+    def __init__(self, auditor: Auditor) -> None:
+        self._auditor = auditor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._auditor, name)
+
+    def kept_report(self, *_: object, **__: object) -> None:
+        return None

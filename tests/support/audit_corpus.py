@@ -25,6 +25,7 @@ from assay.adapters.files.project import ProjectFiles
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
 from assay.audit.history import TorchHistory
+from assay.audit.installation import Base, Installation
 from assay.audit.knowledge import (
     CompanionsFile,
     DispatchFile,
@@ -34,10 +35,10 @@ from assay.audit.knowledge import (
     SharedFilesFile,
     SonamesFile,
 )
-from assay.audit.linker import Base, Installation
 from assay.matrix.plan import make
-from assay.pipeline.audit import base_of, gpu_targets
-from assay.wheels.facts import CodeGroup, GpuCode, Library, WheelFacts
+from assay.pipeline.bases import base_of, gpu_targets
+from assay.wheels.facts import Library, WheelFacts
+from assay.wheels.gpu_code import CodeGroup, GpuCode
 from assay.wheels.symbols import owner
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from assay.audit.linker import Installation
-from assay.wheels.facts import READER, CodeGroup, GpuCode, Library, WheelFacts
+from assay.audit.installation import Installation
+from assay.wheels.facts import READER, Library, WheelFacts
+from assay.wheels.gpu_code import CodeGroup, GpuCode
 
 
 def wheel_bytes(

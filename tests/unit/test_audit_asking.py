@@ -13,8 +13,8 @@ from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
 from assay.audit.formats import text
 from assay.audit.history import TorchHistory
+from assay.audit.installation import Base, Installation
 from assay.audit.knowledge import Knowledge
-from assay.audit.linker import Base, Installation
 from assay.audit.promised import promised
 from assay.cli.asking import Asker, Question
 from assay.cli.audit_wheels import WheelQuestion, answer_grid, answer_one, questions
@@ -23,7 +23,8 @@ from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.matrix.cards import Named
 from assay.pipeline.audit import Auditor
 from assay.ports.index import IndexFile
-from assay.wheels.facts import CodeGroup, GpuCode, WheelFacts
+from assay.wheels.facts import WheelFacts
+from assay.wheels.gpu_code import CodeGroup, GpuCode
 from assay.wheels.tags import fits_platform, platform_of, platform_words, python_of
 
 ROOT = Path(__file__).parents[2]

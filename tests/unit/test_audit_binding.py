@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wheels import library
 
-from assay.audit.binding import BoundGroup, asked_of, is_of_cuda, left
-from assay.wheels.facts import Library, brief_library
-from assay.wheels.symbols import Owner
+from assay.audit.binding import asked_of, left
+from assay.wheels.facts import AskedNames, Library
+from assay.wheels.facts_file import brief_library
+from assay.wheels.symbols import Owner, is_of_cuda
 
 RUNTIME = frozenset({"libc.so.6", "libstdc++.so.6"})
 PYTHON = frozenset({"PyList_New", "_Py_NoneStruct", "malloc"})
@@ -21,8 +22,12 @@ def asks(*lines: str, requires: dict[str, tuple[str, ...]] | None = None) -> Lib
     return library("a/asks.so", undefined=lines, requires=requires or {})
 
 
-def names_of(groups: Sequence[BoundGroup]) -> dict[tuple[Owner, str | None], tuple[str, ...]]:
-    return {(group.owner, group.version): group.names for group in groups}
+def names_of(groups: Sequence[AskedNames]) -> dict[tuple[Owner, str | None], tuple[str, ...]]:
+    found: dict[tuple[Owner, str | None], tuple[str, ...]] = {}
+    for group in groups:
+        key = group.owner, group.version
+        found[key] = tuple(sorted((*found.get(key, ()), *group.names)))
+    return found
 
 
 def test_what_python_and_the_runtime_have_is_not_looked_up() -> None:
@@ -79,22 +84,9 @@ def test_of_a_name_that_is_asked_for_in_two_versions_the_one_that_is_there_is_fo
     )
     groups = asked_of(asking, PYTHON, RUNTIME, unsure=False)
 
-    assert {(Owner.OTHER, "V2"): ("_Zboth",)} == names_of(left(asking, groups, [giving], 0).groups)
+    assert {(Owner.OTHER, "V2"): ("_Zboth",)} == names_of(left(asking, groups, [giving]))
     assert {"_Zboth", "_Zplain", "_Zother"} == set(giving.exports)
     assert {"_Zboth": frozenset({"V1"})} == giving.versioned
-
-
-def test_what_was_bound_first_is_told() -> None:
-    one, other = library("a/one.so", defined=("_Za",)), library("a/other.so", defined=("_Zb",))
-    versions = library("a/versions.so").model_copy(update={"defined": {"global": "_Za@@V1"}, "provides": ("V1",)})
-    asking = asks("_Za", "_Zb")
-    groups = asked_of(asking, PYTHON, RUNTIME, unsure=False)
-
-    assert not left(asking, groups, [one, other], 0).bound
-    assert left(asking, groups, [one, other], 1).bound
-    assert left(asking, groups, [versions, other], 1).bound
-    assert not left(asking, groups, [library("a/none.so"), other], 1).bound
-    assert ((), True) == left(asking, groups, [other, one], 2)
 
 
 NAMES = st.lists(st.sampled_from([f"_Z{number}" for number in range(12)]), unique=True)
@@ -102,9 +94,9 @@ VERSIONS = st.sampled_from(["", "V1", "V2"])
 REFERENCES = st.lists(st.tuples(st.sampled_from([f"_Z{number}" for number in range(8)]), VERSIONS), unique=True)
 
 
-@given(REFERENCES, st.lists(st.tuples(REFERENCES, st.booleans(), st.booleans()), max_size=4), st.integers(0, 4))
+@given(REFERENCES, st.lists(st.tuples(REFERENCES, st.booleans(), st.booleans()), max_size=4))
 def test_what_nothing_has_is_what_a_search_of_every_library_for_every_reference_does_not_find(
-    asked: list[tuple[str, str]], exporters: list[tuple[list[tuple[str, str]], bool, bool]], first: int
+    asked: list[tuple[str, str]], exporters: list[tuple[list[tuple[str, str]], bool, bool]]
 ) -> None:
     def spelled(name: str, version: str, mark: str) -> str:
         return f"{name}{mark}{version}" if version else name
@@ -128,9 +120,8 @@ def test_what_nothing_has_is_what_a_search_of_every_library_for_every_reference_
         return any(name == there and (not at or not version or not strict or at == version) for there, at in symbols)
 
     groups = asked_of(asking, PYTHON, RUNTIME, unsure=False)
-    found = left(asking, groups, plain, first)
+    found = left(asking, groups, some)
     expected = {one for one in asked if not any(binds(*one, at) for at in range(len(exporters)))}
 
-    assert expected == {(name, group.version or "") for group in found.groups for name in group.names}
-    assert any(binds(*one, at) for one in asked for at in range(min(first, len(exporters)))) == found.bound
-    assert found == left(asking, groups, some, first)
+    assert expected == {(name, group.version or "") for group in found for name in group.names}
+    assert names_of(found) == names_of(left(asking, groups, plain))

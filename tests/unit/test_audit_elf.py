@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from assay.errors import WheelError
 from assay.wheels.bytes_at import FileImage, SparseImage, Unread
-from assay.wheels.elf import ElfLibrary, data_ranges, read_elf
+from assay.wheels.elf import data_ranges, read_elf
+from assay.wheels.elf_header import ElfLibrary
 from assay.wheels.elf_prefix import NeedMore, read_prefix
 from assay.wheels.member import MemberReader
 

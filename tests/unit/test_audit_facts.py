@@ -19,30 +19,22 @@ from wheels import facts, library
 from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.host.demangle import demangle
-from assay.audit.findings import RULES, AuditReport, Finding, Prediction, verdict_of
+from assay.audit.findings import AuditReport, Finding, Prediction, verdict_of
 from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
-from assay.audit.linker import Base, Installation
+from assay.audit.installation import Base, Installation
+from assay.audit.rules import ALL, RULES
 from assay.diagnose import default_library
 from assay.errors import WheelError
 from assay.evidence.suite import declarations
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.wheels.bytes_at import FileImage
 from assay.wheels.elf import read_elf
-from assay.wheels.facts import (
-    NAMED,
-    READER,
-    CodeGroup,
-    ExportTable,
-    GpuCode,
-    WheelFacts,
-    brief_facts,
-    dump_brief,
-    dump_facts,
-    filled,
-    library_facts,
-    load_facts,
-)
+from assay.wheels.exports import ExportTable
+from assay.wheels.facts import READER, WheelFacts
+from assay.wheels.facts_file import NAMED, brief_facts, dump_brief, dump_facts, filled, load_facts
+from assay.wheels.gpu_code import CodeGroup, GpuCode
+from assay.wheels.library_facts import library_facts
 from assay.wheels.symbols import SymbolKind, is_driver_symbol, is_python_symbol, is_torch_symbol
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +165,7 @@ def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(t
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
 def test_a_table_of_exports_has_what_stands_in_it_and_nothing_else(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names are numbers here, and their own hashes."""
-    monkeypatch.setattr("assay.wheels.facts._key", int)
+    monkeypatch.setattr("assay.wheels.exports.hash_of", int)
     source = random.Random(size)
     there = {source.getrandbits(64) for _ in range(size)} | ({0, 2**64 - 1} if size == 1000 else set())
     table = ExportTable(count=len(there), cxx11=False, hashes=array("Q", sorted(there)).tobytes())
@@ -266,20 +258,30 @@ def test_facts_without_most_names_of_kernels_are_brief_too() -> None:
     assert whole.libraries[2] == filled(brief_facts(whole), whole).libraries[2]
 
 
-def test_copies_forget_what_was_worked_out_of_the_fields_of_them_and_of_values_in_them() -> None:
-    """Also because that may be of any size: a deep copy would copy the knowledge that a rule kept beside its answer."""
+def test_copies_derive_anew_what_follows_from_their_fields() -> None:
     one = facts("a", "1", library("a/a.so", defined=("x",)))
-    beside = [object()]
-    for value in (one, one.libraries[0]):
-        assert "first" == value.once("key", beside, lambda: "first")
     assert {"x": None} == one.libraries[0].plain
+    before = one.content
+    other = library("a/b.so")
 
-    shallow, deep = one.model_copy(), one.model_copy(deep=True)
-    assert "new" == shallow.once("key", None, lambda: "new") == deep.once("key", None, lambda: "new")
-    assert "first" == shallow.libraries[0].once("key", None, lambda: "new")
-    assert "new" == deep.libraries[0].once("key", None, lambda: "new")
-    assert "first" == one.once("key", None, lambda: "new") == one.libraries[0].once("key", None, lambda: "new")
-    assert one == shallow == deep
+    for deep in (False, True):
+        changed = one.model_copy(update={"libraries": (other,)}, deep=deep)
+        assert before != changed.content
+        assert frozenset({"a/b.so"}) == changed.paths
+        assert before == one.content == one.model_copy(deep=deep).content
+        renamed = one.libraries[0].model_copy(update={"defined": {"global": "y"}}, deep=deep)
+        assert {"y": None} == renamed.plain
+
+
+def test_the_content_of_facts_covers_what_stands_behind_the_json() -> None:
+    brief = brief_facts(large())
+    table = brief.libraries[0].table
+    assert table is not None
+    other = table.model_copy(update={"hashes": table.hashes[::-1]})
+    changed = brief.libraries[0].model_copy(update={"table": other})
+
+    assert brief.content == brief_facts(large()).content
+    assert brief.content != brief.model_copy(update={"libraries": (changed, *brief.libraries[1:])}).content
 
 
 def test_of_a_distribution_that_is_there_twice_the_last_version_counts() -> None:
@@ -446,7 +448,7 @@ def test_every_cause_is_a_known_failure() -> None:
 def test_every_rule_is_documented() -> None:
     page = (ROOT / "docs" / "reference" / "audit-rules.md").read_text()
 
-    assert [] == [rule for rule in RULES if f"| {rule} |" not in page]
+    assert [] == [rule.id for rule in ALL if f"| {rule.id} | {rule.text} | {rule.known_by} |" not in page]
 
 
 def test_features_need_features_that_exist() -> None:

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from assay.audit.gpu import Run, capability_of, group_runs, jit, runs
 from assay.errors import WheelError
 from assay.wheels.bytes_at import FileImage
-from assay.wheels.elf import read_elf, read_header
-from assay.wheels.facts import CodeGroup, Library
+from assay.wheels.elf import read_elf
+from assay.wheels.elf_header import read_header
+from assay.wheels.facts import Library
 from assay.wheels.fatbin import FatbinEntry, FatbinWalker, cubin_target, walk
+from assay.wheels.gpu_code import CodeGroup
 from assay.wheels.kernels import kernel_names
 from assay.wheels.member import MemberReader
 

@@ -1,4 +1,4 @@
-"""What becomes of features is kept with wheels: a cell gets what it gets from wheels nobody has looked at."""
+"""Predictions of a cell do not depend on the cells judged before."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from wheels import facts, library, untouched
 from assay.adapters.files.knowledge import load_knowledge
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
+from assay.audit.installation import Base, Installation
 from assay.audit.knowledge import Knowledge
-from assay.audit.linker import Base, Installation
 from assay.foundation.outcome import Outcome
-from assay.wheels.facts import CodeGroup, GpuCode, WheelFacts
+from assay.wheels.facts import WheelFacts
+from assay.wheels.gpu_code import CodeGroup, GpuCode
 
 VERSIONS = {
     "torch": ("2.8.0", "2.9.1"),
@@ -78,7 +79,7 @@ def package(name: str, version: str, source: random.Random) -> WheelFacts:
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32))
-def test_what_became_of_features_in_other_cells_changes_nothing(knowledge: Knowledge, seed: int) -> None:
+def test_predictions_do_not_depend_on_the_cells_judged_before(knowledge: Knowledge, seed: int) -> None:
     source = random.Random(seed)
     wheels = {name: [package(name, version, source) for version in some] for name, some in VERSIONS.items()}
     chosen = source.sample(list(wheels), source.randrange(2, 9))

@@ -10,7 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier
 from packaging.utils import canonicalize_name
 
-from assay.audit.rules.requirements import _environment, _parsed
+from assay.audit.requirements import _environment, _parsed
 
 PIECES = st.sampled_from(
     [

@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 from wheels import facts, library, untouched
 
 from assay.adapters.files.knowledge import load_knowledge
-from assay.audit.audit import audit
+from assay.audit.audit import audit, broken_libraries
 from assay.audit.context import Context, TargetGpu
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.history import TorchHistory
+from assay.audit.installation import Base, Installation
 from assay.audit.knowledge import Knowledge
-from assay.audit.linker import Base, Installation
-from assay.audit.rules.link import link_rules, soname_cause
+from assay.audit.missing_libraries import soname_cause
+from assay.audit.rules.l3_symbols import RULE as L3
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.matrix.model import BootstrapBase
-from assay.pipeline.audit import base_of
-from assay.wheels.facts import CodeGroup, GpuCode, Library, WheelFacts
+from assay.pipeline.bases import base_of
+from assay.wheels.facts import Library, WheelFacts
+from assay.wheels.gpu_code import CodeGroup, GpuCode
 
 ROOT = Path(__file__).parents[2]
 SYM_NE = "_ZNK3c106SymInt6sym_neERKS0_"
@@ -100,7 +102,7 @@ def judged(
     complete: bool = True,
 ) -> AuditReport:
     installation = Installation(wheels=wheels, python=python, base=base, complete=complete)
-    return audit(installation, knowledge, targets=targets, known=known, name="here").report
+    return audit(installation, knowledge, targets=targets, known={} if known is None else known, name="here").report
 
 
 def found(report: AuditReport, rule: str) -> list[Finding]:
@@ -207,9 +209,8 @@ def test_l3_a_library_binds_to_the_module_that_pulls_it_in(knowledge: Knowledge,
     shared = library("a/liba.so", soname="liba.so", undefined=("_ZN3own6thingEv",))
     wheel = facts("a", "1", modules[first], modules[1 - first], shared)
     context = Context(installation=Installation(wheels=(wheel,), python="3.11", base=BOOKWORM), knowledge=knowledge)
-    link_rules(context)
 
-    assert ["a/m2.abi3.so"] == list(context.broken)
+    assert ["a/m2.abi3.so"] == list(broken_libraries(context))
 
 
 def test_l3_what_is_missing_is_told_in_order_whatever_asks_for_it(knowledge: Knowledge) -> None:
@@ -223,14 +224,13 @@ def test_l3_what_is_missing_is_told_in_order_whatever_asks_for_it(knowledge: Kno
 def test_l3_without_torch_nothing_is_told_of_torchs_symbols(knowledge: Knowledge) -> None:
     wheel = facts("a", "1", library("a/a.abi3.so", undefined=(SYM_NE, "_ZN3own6thingEv")))
     context = Context(installation=Installation(wheels=(wheel,), python="3.11", base=BOOKWORM), knowledge=knowledge)
-    link_rules(context)
 
-    assert [("_ZN3own6thingEv",)] == [finding.symbols for finding in context.findings]
-    assert {"a/a.abi3.so": "undefined symbol _ZN3own6thingEv"} == context.broken
+    assert [("_ZN3own6thingEv",)] == [finding.symbols for finding in L3.findings(context)]
+    assert {"a/a.abi3.so": "undefined symbol _ZN3own6thingEv"} == broken_libraries(context)
 
 
 def test_cells_that_share_wheels_are_told_apart(knowledge: Knowledge) -> None:
-    """What is kept of a wheel for the next cell says nothing of another torch, Python or neighbour."""
+    """A report rests on its own torch, Python and neighbours, whatever was judged before."""
     shared = extension(COMMON, SYM_NE, "PyUnstable_Long_IsCompact", "_ZN5otherEv", needed=("libother.so",))
     alone = extension("PyUnstable_Long_IsCompact", "_ZN5otherEv", name="alone", path="alone/_C.abi3.so")
     neighbour = facts("other", "1", library("ext/libother.so", defined=("_ZN5otherEv",)))
@@ -293,7 +293,6 @@ def small_wheel(draw: st.DrawFn, name: str) -> WheelFacts:
 
 
 BYSTANDERS = tuple(facts(name, "1", library(f"{name}/{name}.so")) for name in ("by", "stander"))
-"""In sets of two nothing is settled."""
 
 
 def anew(cells: Sequence[Installation]) -> list[Installation]:
@@ -308,7 +307,7 @@ def unread(wheel: WheelFacts) -> WheelFacts:
 
 @settings(max_examples=60)
 @given(st.data())
-def test_what_was_said_of_a_wheel_in_other_cells_changes_nothing(knowledge: Knowledge, data: st.DataObject) -> None:
+def test_reports_do_not_depend_on_the_cells_judged_before(knowledge: Knowledge, data: st.DataObject) -> None:
     """Whatever cells went before: a cell gets the report that it gets from wheels nobody has looked at."""
     torches = [(), (torch(),), (torch("2.9.1"),), (unread(torch()),), (torch(more=("_ZN1aEv",)),)]
     runtimes = [(cudart(),), (), (cudart("12.9.1"),)]
@@ -442,7 +441,7 @@ NVIDIA = ("$ORIGIN/../nvidia/cuda_runtime/lib",)
         ),
     ],
 )  # fmt: skip
-def test_what_is_settled_of_a_wheel_is_settled_for_its_surroundings_alone(
+def test_a_report_changes_with_each_thing_that_the_verdict_on_a_wheel_rests_on(
     knowledge: Knowledge, wheel: Library | WheelFacts, first: Installation, then: Installation
 ) -> None:
     """Each pair of cells differs in one thing that the verdict on the wheel, or one that stands on it, rests on."""
@@ -499,7 +498,7 @@ FOR_TWO = facts(
         ),
     ],
 )
-def test_what_is_kept_of_torch_and_of_kernels_is_kept_for_equal_cells_alone(
+def test_imports_and_predictions_change_with_each_thing_they_rest_on(
     knowledge: Knowledge, first: Installation, then: Installation, targets: tuple[TargetGpu, TargetGpu]
 ) -> None:
     """Each pair of cells shares its wheels and differs in one thing that an import or a prediction rests on."""
@@ -550,7 +549,7 @@ def test_what_one_wheel_brings_to_light_of_another_is_told_again(knowledge: Know
         ),
     ],
 )  # fmt: skip
-def test_what_is_settled_is_told_again(
+def test_a_wheel_gets_the_same_findings_in_a_set_with_another_wheel(
     knowledge: Knowledge, first: tuple[WheelFacts, ...], more: tuple[WheelFacts, ...]
 ) -> None:
     """In a cell with another wheel, so that not all that libraries show is known already."""
@@ -593,7 +592,7 @@ ON_291 = replace(ON, wheels=(torch("2.9.1"), RUNTIME, WITH_SYM_NE))
         ),
     ],
 )  # fmt: skip
-def test_what_libraries_show_is_shown_for_equal_cells_alone(
+def test_findings_of_libraries_change_with_each_thing_they_rest_on(
     knowledge: Knowledge, first: Installation, then: Installation, changed: dict[str, Any]
 ) -> None:
     """Each pair of cells differs in one thing that the rules about libraries rest on."""
@@ -610,7 +609,7 @@ def test_what_libraries_show_is_shown_for_equal_cells_alone(
 
 
 @pytest.mark.parametrize("unknown", [{"history": TorchHistory.build({})}, {"python": {}}])
-def test_what_libraries_show_rests_on_the_knowledge(knowledge: Knowledge, unknown: dict[str, Any]) -> None:
+def test_findings_of_libraries_rest_on_the_knowledge(knowledge: Knowledge, unknown: dict[str, Any]) -> None:
     asking = extension(COMMON, NEW_STRING), facts("two", "1", module("two", "PyUnstable_Long_IsCompact"))
     cell = replace(ON, wheels=(torch("2.9.1"), cudart(), *asking), python="3.11")
     knowing = knowledge, replace(knowledge, **unknown)
@@ -635,19 +634,6 @@ def test_what_was_not_read_may_have_what_is_missed(knowledge: Knowledge) -> None
     assert () == of_read.report.findings == of_unread.report.findings
 
 
-def test_cells_that_differ_in_wheels_without_libraries_share_what_libraries_show(knowledge: Knowledge) -> None:
-    """The rules about libraries are not applied again; those about requirements are."""
-    native = (torch("2.9.1"), cudart(), extension(COMMON, SYM_NE))
-    needing = facts("serving", "1", requires=("ext>=2",))
-    one, two = (judged(knowledge, *native, wheel, targets=(SM120,)) for wheel in (facts("serving", "2"), needing))
-    rest = [finding for finding in two.findings if finding.rule != "R1"]
-
-    assert {"L3"} <= {finding.rule for finding in rest}
-    assert all(mine is other for mine, other in zip(one.findings, rest, strict=True))
-    assert ["requires ext>=2, but 1.0 is in the set"] == [finding.message for finding in found(two, "R1")]
-    assert all(mine is other for mine, other in zip(one.code, two.code, strict=True))
-
-
 @pytest.mark.parametrize(("has", "lacking"), [("@@V1", False), ("@V1", False), ("", False), ("@@V2", True)])
 def test_l3_a_symbol_is_asked_for_in_a_version(knowledge: Knowledge, has: str, lacking: bool) -> None:
     wheel = facts(
@@ -660,7 +646,7 @@ def test_l3_a_symbol_is_asked_for_in_a_version(knowledge: Knowledge, has: str, l
     assert lacking == bool(found(judged(knowledge, wheel), "L3"))
 
 
-def test_suggestions_are_not_settled(knowledge: Knowledge) -> None:
+def test_suggestions_follow_what_is_known_by_now(knowledge: Knowledge) -> None:
     """They rest on what else is known by now."""
     wheel, newer = extension(COMMON, SYM_NE), extension(COMMON, NEW_STRING).model_copy(update={"version": "2.0"})
     apart = judged(knowledge, torch("2.9.1"), cudart(), wheel.model_copy(deep=True), known={"ext": [newer]})

@@ -15,8 +15,9 @@ from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
-from assay.audit.findings import RULES, AuditReport, Finding
-from assay.audit.linker import Base, Installation
+from assay.audit.findings import AuditReport, Finding
+from assay.audit.installation import Base, Installation
+from assay.audit.rules import RULES
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.matrix.lock import HEAVY_BYTES, Lock, LockedWheel
 from assay.pipeline.audit import Auditor

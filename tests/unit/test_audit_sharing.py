@@ -14,7 +14,8 @@ from assay.evidence.oci import EMPTY_BYTES, Descriptor, bundle
 from assay.evidence.reference import Reference
 from assay.foundation.digest import sha256_of
 from assay.pipeline.share_facts import ARTIFACT, LAYER, READER_KEY, TITLE, WHEEL, pull_facts, push_facts
-from assay.wheels.facts import READER, WheelFacts, dump_facts, load_facts
+from assay.wheels.facts import READER, WheelFacts
+from assay.wheels.facts_file import dump_facts, load_facts
 
 PLACE = Reference.parse("registry.test/team/facts:v1")
 ONE = facts("torch", "2.8.0", library("torch/lib/libc10.so", defined=("_ZN3c105checkEv",)), sha256="1" * 64)

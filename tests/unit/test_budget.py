@@ -31,7 +31,7 @@ from assay.wheels.archive import Directory, read_directory
 from assay.wheels.bytes_at import FileImage
 from assay.wheels.elf import read_elf
 from assay.wheels.elf_prefix import read_prefix
-from assay.wheels.facts import load_facts
+from assay.wheels.facts_file import load_facts
 from assay.wheels.fatbin import FLAG_ZSTD, FatbinEntry, walk
 from assay.wheels.kernels import kernel_names
 from assay.wheels.member import MemberReader
@@ -431,17 +431,29 @@ def test_a_document_of_an_index_that_is_none_is_refused(text: str) -> None:
 
 FOREIGN = ("bytes", "FileBytes", "IndexFile", "ByteSource")
 """Types of parameters through which foreign bytes come in."""
-PLACES = ("audit", "wheels", "pipeline/read_wheel.py", "adapters/files/facts_cache.py", "adapters/index/simple.py")
+PLACES = (
+    "audit",
+    "wheels",
+    "pipeline/read_wheel.py",
+    "pipeline/unpacking.py",
+    "adapters/files/facts_cache.py",
+    "adapters/index/simple.py",
+)
 BOUNDED = {
     "assay.adapters.index.simple:WebWheels.open": "opens, reads nothing",
     "assay.wheels.layer:file_entry": "bytes that assay has in memory already",
     "assay.wheels.archive:find_directory": "the last bytes of a file, once",
     "assay.wheels.archive:local_header_size": "30 bytes",
     "assay.wheels.elf:data_ranges": "program headers, at most 65 535",
-    "assay.wheels.elf:is_elf": "4 bytes",
-    "assay.wheels.elf:read_header": "64 bytes",
+    "assay.wheels.elf_header:gnu_hash_symbols": "through the image of `read_elf`, which has the budget",
+    "assay.wheels.elf_header:is_elf": "4 bytes",
+    "assay.wheels.elf_header:section_headers": "through the image of `read_elf`, which has the budget",
+    "assay.wheels.elf_header:section_names": "charges the budget of `read_elf`",
+    "assay.wheels.elf_header:segments": "program headers, at most 65 535",
+    "assay.pipeline.unpacking:Inflating.again": "charges the budget that it was made with",
+    "assay.wheels.elf_header:read_header": "64 bytes",
     "assay.wheels.elf:wanted_ranges": "headers and one dynamic section of at most 1 MiB",
-    "assay.wheels.facts:load_brief": "a file that this machine made of facts that were read with a budget",
+    "assay.wheels.facts_file:load_brief": "a file that this machine made of facts that were read with a budget",
     "assay.wheels.fatbin:cubin_target": "64 bytes",
     "assay.wheels.bytes_at:SparseImage.add": "keeps what it is given; who gives bounds it",
     "assay.audit.history:TorchHistory.load": "a file that comes with assay",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion
 
-from assay.audit.knowledge import Companion, Consumer, fits, parsed
+from assay.audit.knowledge import Companion, Consumer
+from assay.foundation.versions import fits, parsed
 
 __all__ = ["Mismatch", "mismatches"]
 

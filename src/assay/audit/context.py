@@ -1,36 +1,34 @@
-"""What all rules share: the installation, the knowledge, and what was worked out of them once."""
+"""What all rules are given: the installation, the knowledge, the targets, and what follows from them."""
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
-from packaging.version import InvalidVersion
-
-from assay.audit import settled
 from assay.audit.companions import Mismatch, mismatches
 from assay.audit.findings import Finding
-from assay.audit.history import TorchHistory
-from assay.audit.knowledge import Knowledge, LibraryPolicy, RuntimeNeed, fits, parsed
-from assay.audit.linker import Base, Closure, FoundLibrary, Installation, Linker, Where
+from assay.audit.installation import Base, Installation
+from assay.audit.knowledge import Knowledge, LibraryPolicy, RuntimeNeed
+from assay.audit.linker import Closure, FoundLibrary, Linker, Where
 from assay.foundation.outcome import Severity
-from assay.wheels.facts import Library, WheelFacts, torch_names
+from assay.foundation.versions import fits, public
+from assay.wheels.facts import Library, WheelFacts
 from assay.wheels.symbols import SymbolKind
 from assay.wheels.variants import for_others
 
-__all__ = ["Context", "Root", "TargetGpu", "label", "minor", "torch_release"]
+__all__ = ["AsLocked", "Context", "Root", "TargetGpu", "label", "minor"]
 
+T = TypeVar("T")
 _EXTENSION: Final = re.compile(r"\.(?:abi3|cpython-\d+[a-z]*(?:-[\w-]+)?|pypy\w*(?:-[\w-]+)?)\.so$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetGpu:
-    """A GPU to be true on."""
+    """A GPU that has to be supported."""
 
     name: str
     capability: int
@@ -48,13 +46,24 @@ class TargetGpu:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AsLocked:
+    """What an image should hold, and which files of it are not those of the locked wheels."""
+
+    versions: Mapping[str, str]
+    """Distribution -> version, as the lock has it."""
+    changed: Mapping[str, Sequence[str]]
+    """Distribution -> paths of its libraries that are others than in the locked wheel."""
+    missing: Mapping[str, Sequence[str]]
+    """Distribution -> paths of its libraries that are not there."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Root:
     """A library that something loads by itself: a Python extension, or operators registered with torch."""
 
     wheel: WheelFacts
     library: Library
     closure: Closure
-    kind: SymbolKind
     policy: LibraryPolicy | None
 
 
@@ -64,18 +73,9 @@ def label(wheel: WheelFacts) -> str:
 
 
 @lru_cache(maxsize=1 << 12)
-def torch_release(version: str) -> str:
-    """Return the release without local part: `2.8.0` for `2.8.0+cu128`."""
-    try:
-        return parsed(version).public
-    except InvalidVersion:
-        return version
-
-
-@lru_cache(maxsize=1 << 12)
 def minor(version: str) -> str:
     """Return `2.8` for `2.8.0+cu128`."""
-    return ".".join(torch_release(version).split(".")[:2])
+    return ".".join(public(version).split(".")[:2])
 
 
 @lru_cache(maxsize=1 << 14)
@@ -88,34 +88,9 @@ def _matches(path: str, glob: str) -> bool:
     return fnmatchcase(path, glob)
 
 
-def _loadable(wheel: WheelFacts, others: frozenset[str]) -> tuple[tuple[Library, bool], ...]:
-    """Return the libraries of a wheel that were read and are not for others, and whether each is loaded by itself."""
-    return wheel.once(
-        ("loadable", others),
-        None,
-        lambda: tuple(
-            (library, library.torch_kind is not SymbolKind.NONE or _is_extension(library.name) or library.extension)
-            for library in wheel.libraries
-            if library.scope != "listed" and library.machine != "cuda" and library.path not in others
-        ),
-    )
-
-
-def _built_for(wheel: WheelFacts, others: frozenset[str], history: TorchHistory) -> tuple[str, ...]:
-    for line in wheel.requires_dist:
-        match = _TORCH_PIN.match(line)
-        if match:
-            return (minor(match.group(1)),)
-    names = wheel.torch_names
-    if others:
-        names = torch_names(library for library in wheel.libraries if library.path not in others)
-    releases = history.having_all(names) if names else ()
-    return tuple(dict.fromkeys(minor(release) for release in releases))
-
-
-@dataclass
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Context:
-    """One audit."""
+    """One question: would this work. Rules read it and change nothing in it."""
 
     installation: Installation
     knowledge: Knowledge
@@ -123,26 +98,23 @@ class Context:
     demangle: Callable[[str], str] = str
     known: Mapping[str, Sequence[WheelFacts]] = field(default_factory=dict)
     """Distribution -> facts of other versions that are at hand, for suggestions."""
-    findings: list[Finding] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
-    """Path of a root -> why it does not load."""
-    failing: dict[str, str] = field(default_factory=dict)
-    """The same with those that a package can do without."""
-    uncertain: dict[int, frozenset[tuple[str, str]]] = field(default_factory=dict)
-    """Identity of a wheel -> (sha256, path) of libraries whose symbols would have to be read to be sure of it."""
-    torch_bound: set[int] = field(default_factory=set)
-    """Identities of wheels of which another torch might make something else."""
-    crossed: set[int] = field(default_factory=set)
-    """Identities of wheels that brought to light what is told of another one, and of that one."""
-    with_versions: dict[int, list[Library]] = field(default_factory=dict)
-    """Identity of a wheel -> its libraries that ask for versions of others than the runtime, or for newer ones."""
-    _policy: dict[tuple[int, int | None], dict[str, LibraryPolicy | None]] = field(default_factory=dict)
-    """Identity of a wheel and capability -> path of a library -> how it is used."""
-    _variants: dict[int, frozenset[str]] = field(default_factory=dict)
-    """Identity of a wheel -> paths of its libraries for others."""
+    problems: Sequence[Finding] = ()
+    """Findings of the reading itself."""
+    locked: AsLocked | None = None
+    """For images: what should be installed."""
+    _shared: dict[Callable[[Context], Any], Any] = field(default_factory=dict, init=False, repr=False)
+    _others: dict[str, frozenset[str]] = field(default_factory=dict, init=False, repr=False)
+    """Content of a wheel -> paths of its libraries for others."""
+
+    def shared(self, analysis: Callable[[Context], T]) -> T:
+        """Return what an analysis that several rules share says of this question; it runs once."""
+        if analysis not in self._shared:
+            self._shared[analysis] = analysis(self)
+        return cast("T", self._shared[analysis])
 
     @cached_property
     def linker(self) -> Linker:
+        """The dynamic linker's view of the installation."""
         sonames = self.knowledge.sonames
         return Linker(
             self.installation,
@@ -165,29 +137,17 @@ class Context:
         Args:
             target: the GPU in question; none: an entry for some GPUs alone holds only if all targets are among them.
         """
-        entries = self._policies.get(wheel.name)
-        if entries is None:
-            return None
-        # Entries are for capabilities: whatever else is known of a GPU does not matter.
-        here = (id(wheel), None if target is None else target.capability)
-        kept = self._policy.get(here)
-        if kept is None:
-            gpus = tuple(gpu.capability for gpu in self.targets) if target is None else (target.capability,)
-            key = "policies", id(self.knowledge), target is None, gpus, self._cuda_for(wheel)
-            kept = self._policy[here] = wheel.once(key, self.knowledge, dict[str, LibraryPolicy | None])
-        if library.path not in kept:
-            targets = self.targets if target is None else (target,)
-            kept[library.path] = next(
-                (
-                    entry
-                    for entry in entries
-                    if self._names(entry, wheel, library)
-                    and fits(wheel.version, entry.versions)
-                    and (not entry.targets or (bool(targets) and all(self.on(gpu, entry.targets) for gpu in targets)))
-                ),
-                None,
-            )
-        return kept[library.path]
+        targets = self.targets if target is None else (target,)
+        return next(
+            (
+                entry
+                for entry in self._policies.get(wheel.name, ())
+                if self._names(entry, wheel, library)
+                and fits(wheel.version, entry.versions)
+                and (not entry.targets or (bool(targets) and all(self.on(gpu, entry.targets) for gpu in targets)))
+            ),
+            None,
+        )
 
     @cached_property
     def _policies(self) -> dict[str, list[LibraryPolicy]]:
@@ -195,12 +155,6 @@ class Context:
         for entry in self.knowledge.dispatch.libraries:
             found.setdefault(entry.package, []).append(entry)
         return found
-
-    def _cuda_for(self, wheel: WheelFacts) -> str | None:
-        """Return the CUDA version of torch, where a wheel has libraries of which it picks one by that."""
-        torch = self.torch
-        picks = torch is not None and any(entry.by_cuda for entry in self._policies.get(wheel.name, ()))
-        return torch.cuda if torch is not None and picks else None
 
     def _names(self, entry: LibraryPolicy, wheel: WheelFacts, library: Library) -> bool:
         """Whether an entry is about a library; of one with a place for CUDA's version, the library that is loaded."""
@@ -229,167 +183,52 @@ class Context:
         """Tell whether a target's capability is among globs such as `12.*`."""
         return any(_matches(target.dotted, glob) for glob in globs)
 
-    @cached_property
-    def _surroundings(self) -> tuple[settled.Surroundings, ...]:
-        """What the verdict on a wheel may rest on, the least first; empty where that is not told apart."""
-        here = settled.surroundings_of(self.linker, self.knowledge, self.targets, self.demangle)
-        if here is None:
-            return ()
-        unread = [found for found in self.linker.global_scope if self.linker.opaque(found)]
-        return settled.with_any_torch(here, unread, self.tabled(unread)), here
-
-    @cached_property
-    def settled(self) -> Mapping[int, settled.Settled]:
-        """Identity of a wheel -> what the rules about loading are known to say of it here."""
-        found: dict[int, settled.Settled] = {}
-        if not self._surroundings:
-            return found
-        for wheel in self.installation.native:
-            if wheel.is_torch:
-                continue
-            kept = settled.settled_in(wheel, self._others(wheel))
-            for one in itertools.chain.from_iterable(kept.get(id(here), ()) for here in self._surroundings):
-                if one.holds_for(self.linker):
-                    found[id(wheel)] = one
-                    break
-        return found
-
-    def say_what_is_settled(self) -> None:
-        """Say what the rules about loading said of the settled wheels in another cell."""
-        for number, known in self.settled.items():
-            self.findings += known.findings
-            self.uncertain[number] = known.uncertain
-            for path, why in known.broken:
-                self.broken.setdefault(path, why)
-
-    def settle(self, said: Iterable[Finding]) -> None:
-        """Keep with wheels what the rules about loading said of them, where that holds in other cells too."""
-        if not self._surroundings:
-            return
-        told: dict[str, list[Finding]] = {}
-        for finding in said:
-            told.setdefault(finding.package, []).append(finding)
-        for wheel in self.installation.native:
-            if not (wheel.is_torch or id(wheel) in self.settled or id(wheel) in self.crossed):
-                self._settle(wheel, self.roots_of.get(id(wheel), ()), told.get(label(wheel), ()))
-
-    def _settle(self, wheel: WheelFacts, roots: Sequence[Root], findings: Sequence[Finding]) -> None:
-        versioned = self.with_versions.get(id(wheel), ())
-        reached = {root.library.path for root in roots}.union(*(root.closure.rest.keys for root in roots))
-        if not settled.holds(findings) or not all(library.path in reached for library in versioned):
-            # Whether a library that it does not load itself is loaded, others decide.
-            return
-        asked = frozenset[str]().union(
-            *(root.closure.rest.asked for root in roots), *(library.requires for library in versioned)
-        )
-        files = {name.rpartition("/")[2] for name in asked if "/" in name}
-        names = asked | files
-        any_torch, here = self._surroundings
-        loaded = None
-        if id(wheel) not in self.torch_bound and wheel.name not in self._policies:
-            loaded = settled.of_the_base(names, self.linker)
-        if loaded is None:
-            # What torch has loaded is found whoever else goes by its name.
-            names = (asked - self.linker.loaded_names) | files
-        surroundings = here if loaded is None else any_torch
-        kept = settled.settled_in(wheel, self._others(wheel)).setdefault(id(surroundings), [])
-        if len(kept) < settled.MOST:
-            kept.append(
-                settled.Settled(
-                    surroundings,
-                    settled.RestsOn.of(names, self.linker),
-                    loaded=loaded,
-                    findings=tuple(findings),
-                    uncertain=self.uncertain.get(id(wheel), frozenset()),
-                    broken=tuple((path, why) for path, why in self.broken.items() if path in wheel.paths),
-                    cuda_runtimes=self.cuda_runtimes.get(id(wheel), ()),
-                    reaches=frozenset(reached - wheel.paths),
-                )
-            )
-
-    @cached_property
-    def cuda_runtimes(self) -> Mapping[int, tuple[str, ...]]:
-        """Identity of a wheel -> CUDA's runtime as its modules ask for it, by SONAME."""
-        asked: dict[int, dict[str, None]] = {}
-        for root in self.roots:
-            for name in root.library.needed:
-                if name.startswith("libcudart.so."):
-                    asked.setdefault(id(root.wheel), {})[name] = None
-        return {number: tuple(names) for number, names in asked.items()} | {
-            number: known.cuda_runtimes for number, known in self.settled.items() if known.cuda_runtimes
-        }
-
     def tabled(self, listed: Iterable[FoundLibrary]) -> str | None:
         """Return the release by which the table of torch's exports stands in for libraries that were not read."""
         torch = self.torch
         if torch is None or not any(found.wheel is torch for found in listed):
             return None
-        release = torch_release(torch.version)
+        release = public(torch.version)
         return release if self.knowledge.history.knows(release) else None
 
     @cached_property
     def roots(self) -> tuple[Root, ...]:
-        """What is loaded by itself, of all wheels but torch, the CUDA libraries and those that are settled."""
-        found: list[Root] = []
-        for wheel in self.installation.native:
-            if wheel.is_torch or id(wheel) in self.settled:
+        """What is loaded by itself, of all wheels but torch."""
+        return tuple(root for _, roots in self.roots_of for root in roots)
+
+    @cached_property
+    def roots_of(self) -> tuple[tuple[WheelFacts, tuple[Root, ...]], ...]:
+        """Each wheel with libraries, and what of it is loaded by itself; of torch nothing, it is loaded first."""
+        return tuple((wheel, () if wheel.is_torch else tuple(self._roots(wheel))) for wheel in self.installation.native)
+
+    def _roots(self, wheel: WheelFacts) -> Iterable[Root]:
+        others = self.others(wheel)
+        for library in wheel.libraries:
+            if library.scope == "listed" or library.machine == "cuda" or library.path in others:
                 continue
-            for library, loads in _loadable(wheel, self._others(wheel)):
-                policy = self.policy(wheel, library)
-                if not loads and not (policy is not None and policy.use == "required"):
-                    continue
+            policy = self.policy(wheel, library)
+            loads = library.torch_kind is not SymbolKind.NONE or _is_extension(library.name) or library.extension
+            if loads or (policy is not None and policy.use == "required"):
                 start = FoundLibrary(
                     soname=library.soname or library.name, where=Where.PATH, wheel=wheel, library=library
                 )
-                found.append(
-                    Root(
-                        wheel=wheel,
-                        library=library,
-                        closure=self.linker.closure(start),
-                        kind=library.torch_kind,
-                        policy=policy,
-                    )
-                )
-        return tuple(found)
+                yield Root(wheel=wheel, library=library, closure=self.linker.closure(start), policy=policy)
 
-    @cached_property
-    def roots_of(self) -> Mapping[int, Sequence[Root]]:
-        """Identity of a wheel -> those of `roots` that are its own."""
-        found: dict[int, list[Root]] = {}
-        for root in self.roots:
-            found.setdefault(id(root.wheel), []).append(root)
-        return found
+    def others(self, wheel: WheelFacts) -> frozenset[str]:
+        """Return the paths of a wheel's libraries for another torch, Python or CUDA: packages load the one that fits.
 
-    def for_others(self, wheel: WheelFacts, library: Library) -> bool:
-        """Whether a library is the variant for another torch, Python or CUDA: packages load the one that fits.
-
-        That it is for another torch, its name says. For another Python or CUDA it is only if the one for these stands
+        That one is for another torch, its name says. For another Python or CUDA it is only if the one for these stands
         beside it: alone it is what rules L5 and L1 are about.
         """
-        return library.path in self._others(wheel)
-
-    def _others(self, wheel: WheelFacts) -> frozenset[str]:
-        if id(wheel) not in self._variants:
+        if wheel.content not in self._others:
             torch = self.torch
-            self._variants[id(wheel)] = for_others(
+            self._others[wheel.content] = for_others(
                 wheel,
                 torch=None if torch is None else minor(torch.version),
                 cuda=None if torch is None else torch.cuda,
                 python=self.installation.python,
             )
-        return self._variants[id(wheel)]
-
-    def apart(self, wheel: WheelFacts) -> Hashable:
-        """Return all of the rest of a cell that decides which libraries of a wheel are used, and how."""
-        return self._others(wheel), self._cuda_for(wheel)
-
-    def built_for(self, wheel: WheelFacts) -> tuple[str, ...]:
-        """Return the torch minors a wheel with torch's unstable ABI can have been compiled against, oldest first.
-
-        Known by a pin in its metadata, else by which releases export all it asks for; empty if nothing is known.
-        """
-        others, history = self._others(wheel), self.knowledge.history
-        return wheel.once(("built for", others, id(history)), history, lambda: _built_for(wheel, others, history))
+        return self._others[wheel.content]
 
     @cached_property
     def read_in_part(self) -> bool:
@@ -422,10 +261,8 @@ class Context:
         known = self.base.environment
         return bool(need.provided_by_env) and (known is None or not known.isdisjoint(need.provided_by_env))
 
-    def add(self, finding: Finding) -> None:
-        self.findings.append(finding)
-
-    def severity(self, policy: LibraryPolicy | None, default: Severity = Severity.ERROR) -> Severity:
+    @staticmethod
+    def severity(policy: LibraryPolicy | None, default: Severity = Severity.ERROR) -> Severity:
         """Return how much a fault of a library weighs."""
         if policy is None:
             return default
@@ -436,6 +273,3 @@ class Context:
                 return Severity.WARNING
             case "never":
                 return Severity.INFO
-
-
-_TORCH_PIN: Final = re.compile(r"torch\s*\(?\s*===?\s*([\w.]+?)(?:\+\w[\w.]*)?\s*\)?\s*(?:;|$)")

@@ -5,22 +5,19 @@ A prediction is never a measurement: it is kept apart from what probes find, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar, cast
 
 from assay.audit.context import Context, TargetGpu, label
-from assay.audit.findings import Prediction
+from assay.audit.findings import Finding, Prediction
 from assay.audit.gpu import Run, spread
-from assay.audit.knowledge import Dispatch, Feature, fits
-from assay.audit.rules.link import soname_cause
+from assay.audit.knowledge import Dispatch, Feature
+from assay.audit.missing_libraries import soname_cause
 from assay.foundation.outcome import Outcome, Verdict
+from assay.foundation.versions import fits
 from assay.wheels.facts import Library, WheelFacts
 
 __all__ = ["predictions"]
-
-T = TypeVar("T")
 
 _RANK = {
     Outcome.WORKS: 6,
@@ -54,22 +51,29 @@ class _Way:
         )
 
 
-def predictions(context: Context) -> tuple[Prediction, ...]:
-    """Return what each feature is expected to do on each target; features nothing here can give are left out."""
-    return tuple(made for target in context.targets for made in _Judge(context, target).all())
+def predictions(context: Context, findings: Sequence[Finding], broken: Mapping[str, str]) -> tuple[Prediction, ...]:
+    """Return what each feature is expected to do on each target; features nothing here can give are left out.
+
+    Args:
+        context: the question.
+        findings: what the rules report, in their order.
+        broken: path of a library -> why it does not load.
+    """
+    return tuple(made for target in context.targets for made in _Judge(context, target, findings, broken).all())
 
 
 class _Judge:
-    """Predicts features of one installation on one target; what several of them rest on is found out once."""
+    """Predicts features of one installation on one target."""
 
-    def __init__(self, context: Context, target: TargetGpu) -> None:
+    def __init__(
+        self, context: Context, target: TargetGpu, findings: Sequence[Finding], broken: Mapping[str, str]
+    ) -> None:
         self._context = context
         self._target = target
+        self._findings = findings
+        self._faulty = broken
         self.given = context.knowledge.dispatch.given_by(context.installation.names)
         self._done: dict[str, _Way | None] = {}
-        self._faults: dict[tuple[int, bool], _Way | None] = {}
-        self._states: dict[int, Hashable] = {}
-        """Identity of a wheel -> all that is made of it, where nothing of it is broken; else None."""
         # Needs at run time (rule R4) without which nothing of a package works.
         self._unmet: dict[str, _Way] = {}
         for need in context.unmet_needs:
@@ -77,13 +81,12 @@ class _Judge:
                 way = _Way(outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason=need.needs, cause=need.cause)
                 self._unmet.setdefault(need.package, way)
 
-    def all(self) -> tuple[Prediction, ...]:
-        """Return what becomes of all features that are asked for."""
-        return self._shared("", self.given.deciding, self._all)
-
-    def _all(self) -> tuple[Prediction, ...]:
-        ways = ((name, self._predict(name)) for name in self.given.asked)
-        return tuple(way.of(name, self._target.name) for name, way in ways if way is not None)
+    def all(self) -> Iterator[Prediction]:
+        """Yield what becomes of all features that are asked for."""
+        for name in self.given.asked:
+            way = self._predict(name)
+            if way is not None:
+                yield way.of(name, self._target.name)
 
     def _predict(self, name: str) -> _Way | None:
         """Return what becomes of a feature; None if nothing here can give it."""
@@ -91,49 +94,10 @@ class _Judge:
             # Features that need each other in a circle would never end.
             self._done[name] = None
             feature = self.given.asked.get(name)
-            self._done[name] = self._predicted(name, feature) if feature is not None else None
+            own = self._judged(name, feature) if feature is not None else None
+            if feature is not None and own is not None:
+                self._done[name] = self._with_needs(feature, own)
         return self._done[name]
-
-    def _predicted(self, name: str, feature: Feature) -> _Way | None:
-        own = self._shared(name, self.given.givers[name], lambda: self._judged(name, feature))
-        return None if own is None else self._with_needs(feature, own)
-
-    def _shared(self, what: str, givers: Iterable[str], make: Callable[[], T]) -> T:
-        """Return what becomes of one feature or of all, which rests on some packages and on what all features rest on.
-
-        Cells of a matrix share their wheels: it is asked once for the same ones, where nothing of them is broken.
-        """
-        context = self._context
-        wheels = [wheel for giver in givers if (wheel := context.installation.wheel(giver))]
-        if not wheels or context.base.read or not all(map(self._whole, wheels)):
-            return make()
-        kept = wheels[0].once(self._around, self._beside, dict[Hashable, tuple[object, object]])
-        key = what, *(self._states[id(wheel)] for wheel in wheels)
-        if key not in kept:
-            kept[key] = wheels, make()
-        return cast("T", kept[key][1])
-
-    @cached_property
-    def _beside(self) -> tuple[object, ...]:
-        """What all features here rest on and is known by its identity."""
-        needs = self._context.unmet_needs
-        # The versions of packages whose needs are not met are told.
-        needing = (self._context.installation.wheel(need.package) for need in needs)
-        return self.given, self._context.knowledge, *needs, *needing, *self._context.mismatches
-
-    @cached_property
-    def _around(self) -> tuple[Hashable, ...]:
-        """All that they rest on but the packages."""
-        context = self._context
-        return "predicted", self._target, context.base, context.installation.whole, *map(id, self._beside)
-
-    def _whole(self, wheel: WheelFacts) -> bool:
-        """Whether nothing of a wheel is broken."""
-        context, here = self._context, id(wheel)
-        if here not in self._states:
-            broken = not wheel.paths.isdisjoint(context.broken)
-            self._states[here] = None if broken else (here, context.apart(wheel))
-        return self._states[here] is not None
 
     def _judged(self, name: str, feature: Feature) -> _Way | None:
         there = self._context.installation.names
@@ -216,10 +180,7 @@ class _Judge:
             return None
         if wheel.name in self._unmet:
             return self._unmet[wheel.name]
-        key = (id(wheel), entry.code)
-        if key not in self._faults:
-            self._faults[key] = self._package_fault(wheel, known=entry.code)
-        fault = self._faults[key]
+        fault = self._package_fault(wheel, known=entry.code)
         if not entry.code:
             return fault or _Way(
                 outcome=Outcome.WORKS,
@@ -228,22 +189,14 @@ class _Judge:
                 if (needs := [name for name in feature.needs if name in self.given.part])
                 else f"every library that {label(wheel)} cannot do without finds what it needs",
             )
-        best = self._by_code(wheel, entry)
+        best = self._best_library(wheel, entry)
         return fault if best is not None and fault is not None and _RANK[best.outcome] > _RANK[fault.outcome] else best
-
-    def _by_code(self, wheel: WheelFacts, entry: Dispatch) -> _Way | None:
-        """Return what the GPU code of the libraries that an entry is about makes of a feature: the best of them."""
-        if not wheel.paths.isdisjoint(self._context.broken):
-            return self._best_library(wheel, entry)
-        # Nothing but the wheel's own code decides, and cells of a matrix share their wheels.
-        knowledge = self._context.knowledge
-        key = "by code", id(entry), id(knowledge), self._target, self._context.apart(wheel)
-        return wheel.once(key, (entry, knowledge), lambda: self._best_library(wheel, entry))
 
     def _best_library(self, wheel: WheelFacts, entry: Dispatch) -> _Way | None:
         ways: list[_Way] = []
+        others = self._context.others(wheel)
         for library in wheel.matching(entry.library):
-            if self._context.for_others(wheel, library):
+            if library.path in others:
                 continue
             way = self._library_way(wheel, library, entry)
             policy = self._context.policy(wheel, library, self._target)
@@ -260,31 +213,29 @@ class _Judge:
         Args:
             known: count those alone that are known to be needed, not those of which nothing is known.
         """
-        if wheel.paths.isdisjoint(self._context.broken):
+        if wheel.paths.isdisjoint(self._faulty):
             return None
         for library in wheel.libraries:
-            if library.path in self._context.broken:
+            if library.path in self._faulty:
                 policy = self._context.policy(wheel, library, self._target)
                 if policy.use == "required" if policy is not None else not known:
                     return self._broken(wheel, library)
         return None
 
     def _broken(self, wheel: WheelFacts, library: Library) -> _Way:
-        finding = next((item for item in self._context.findings if item.library == library.path and item.cause), None)
+        finding = next((item for item in self._findings if item.library == library.path and item.cause), None)
         return _Way(
             outcome=Outcome.BROKEN,
             verdict=Verdict.FAIL,
-            reason=f"{library.path} of {label(wheel)} does not load: {self._context.broken[library.path]}",
+            reason=f"{library.path} of {label(wheel)} does not load: {self._faulty[library.path]}",
             cause=finding.cause if finding else self._cause_of(wheel),
         )
 
     def _cause_of(self, wheel: WheelFacts) -> str | None:
-        return next(
-            (item.cause for item in self._context.findings if item.package == label(wheel) and item.cause), None
-        )
+        return next((item.cause for item in self._findings if item.package == label(wheel) and item.cause), None)
 
     def _library_way(self, wheel: WheelFacts, library: Library, entry: Dispatch) -> _Way | None:
-        broken = self._broken(wheel, library) if library.path in self._context.broken else None
+        broken = self._broken(wheel, library) if library.path in self._faulty else None
         if library.gpu is None:
             if library.scope == "full":
                 return None if entry.kernels else broken

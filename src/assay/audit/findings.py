@@ -8,33 +8,11 @@ from typing import Final, Literal
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.foundation.strict import Value
 
-__all__ = ["RULES", "AuditReport", "CodeRow", "Finding", "Prediction", "Suggestion", "verdict_of"]
+__all__ = ["CPU_TORCH", "AuditReport", "CodeRow", "Finding", "Prediction", "Suggestion", "verdict_of"]
 
 _TROUBLE: Final = frozenset({Outcome.WRONG, Outcome.BROKEN})
-
-RULES: Final[dict[str, str]] = {
-    "R1": "A package that is required is not in the set, or in a version that does not fit.",
-    "R2": "The wheel is not for this Python, or not for this platform.",
-    "R3": "A library is linked with torch, but the wheel does not say that it needs torch: no resolver can help.",
-    "L1": "A shared library that is needed is nowhere, or nowhere the dynamic linker looks.",
-    "L3": "A symbol that is needed is exported by none of the libraries in reach.",
-    "L4": "A library does not have the version of a symbol that is asked for.",
-    "L5": "A library asks for something this Python does not have.",
-    "L6": "A library needs functions of a newer driver.",
-    "L7": "A library needs a newer C or C++ runtime than the base has.",
-    "L8": "A library uses the other C++ string ABI than torch.",
-    "L9": "A library with torch's unstable C++ ABI was built for another torch release.",
-    "L10": "Parts of two CUDA major versions would be loaded into one process.",
-    "R4": "A package needs something at run time that no wheel says.",
-    "R5": "What is installed is not what was locked.",
-    "R6": "Two wheels bring the same file with different bytes: one overwrites the other's.",
-    "R7": "Two packages have versions that do not go together, which no metadata says.",
-    "G1": "A library has no code that this GPU can run.",
-    "G2": "A library has PTX alone for this GPU: compiled by the driver at first use.",
-    "G3": "A library has code for this GPU in some of its parts only.",
-    "F1": "A file could not be read.",
-}
-"""The rules; the reasons for each are in docs/reference/audit-rules.md."""
+CPU_TORCH: Final = "abi-cpu-torch"
+"""The known failure that a torch without CUDA leads to."""
 
 
 class Suggestion(Value):

@@ -8,7 +8,8 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 from assay import __version__
-from assay.audit.findings import RULES, AuditReport, Finding
+from assay.audit.findings import AuditReport, Finding
+from assay.audit.rules import RULES
 from assay.foundation.outcome import Severity
 from assay.foundation.printable import one_line, printable
 

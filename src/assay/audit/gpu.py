@@ -4,14 +4,15 @@ Targets"; compatibility of cubins is within a major version, of Tegra parts with
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from assay.audit.knowledge import parsed
-from assay.wheels.facts import CodeGroup, GpuCode, Library, target_key
+from assay.foundation.versions import parsed
+from assay.wheels.facts import Library
+from assay.wheels.gpu_code import CodeGroup, GpuCode, target_key
 
 __all__ = ["ArchSpread", "Run", "capability_of", "group_runs", "jit", "runs", "spelled", "spread"]
 
@@ -126,19 +127,9 @@ def spread(
 
     Args: see `group_runs`.
     """
-    code = library.gpu
-    if code is None:
-        return None
-    key = ("spread", kernels, capability, driver_cuda, id(isa_cuda))
-    return code.once(key, isa_cuda, lambda: _spread(library.groups_with(kernels), capability, isa_cuda, driver_cuda))
-
-
-def _spread(
-    groups: Sequence[CodeGroup], capability: int, isa_cuda: Mapping[str, str], driver_cuda: str | None
-) -> ArchSpread | None:
     best: tuple[Run, str | None] | None = None
     counts = dict.fromkeys(Run, 0)
-    for group in groups:
+    for group in library.groups_with(kernels):
         found = group_runs(group, capability, isa_cuda, driver_cuda)
         counts[found[0]] += group.containers
         if best is None or _ORDER[found[0]] > _ORDER[best[0]]:

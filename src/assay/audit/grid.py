@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
-from assay.audit.findings import AuditReport, CodeRow, Finding
-from assay.audit.rules.gpu import CPU_TORCH
+from assay.audit.findings import CPU_TORCH, AuditReport, CodeRow, Finding
 from assay.foundation.outcome import Severity, Verdict
 from assay.foundation.strict import Value
 

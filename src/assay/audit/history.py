@@ -46,6 +46,12 @@ class TorchHistory:
         self._cache: dict[str, int] = {}
         self._spelled: dict[int, tuple[str, ...]] = {}
 
+    @property
+    def content(self) -> str:
+        """Digest of all of it."""
+        parts = json.dumps(self.releases).encode(), self._keys, self._masks
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
     def _find(self, key: bytes) -> int:
         """Return the place of a hash in the table, or -1."""
         low, high = 0, len(self._keys) // _BYTES

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
+from hashlib import blake2b
 from typing import Annotated, Final, Literal, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator
 
 from assay.audit.history import TorchHistory
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
+from assay.foundation.versions import parsed
 
 __all__ = [
     "BaseFacts",
@@ -33,10 +35,6 @@ __all__ = [
     "SharedFile",
     "SharedFilesFile",
     "SonamesFile",
-    "distance",
-    "fits",
-    "nearest",
-    "parsed",
     "python_exports",
 ]
 
@@ -68,41 +66,6 @@ def python_exports(text: str) -> dict[str, frozenset[str]]:
         for minor in words[1:] or minors:
             table[minor].add(words[0])
     return {minor: frozenset(names) for minor, names in table.items()}
-
-
-@lru_cache(maxsize=1 << 14)
-def parsed(version: str) -> Version:
-    """Return `Version(version)`: few are there, and they are compared often."""
-    return Version(version)
-
-
-@lru_cache(maxsize=1 << 14)
-def fits(version: str, specifier: str) -> bool:
-    """Tell whether a version meets a specifier; pre-releases and local versions count."""
-    try:
-        return SpecifierSet(specifier).contains(parsed(version).public, prereleases=True)
-    except InvalidVersion:
-        return not specifier
-
-
-def nearest(versions: Iterable[str], to: str) -> tuple[str, ...]:
-    """Return up to three of the versions, nearest first; what is no version is left out."""
-    here = parsed(to)
-    valid: list[tuple[tuple[int, ...], str]] = []
-    for text in set(versions):
-        try:
-            valid.append((distance(parsed(text), here), text))
-        except InvalidVersion:
-            continue
-    return tuple(text for _, text in sorted(valid)[:3])
-
-
-def distance(one: Version, other: Version) -> tuple[int, ...]:
-    """Return how far two versions are apart, the weightiest difference first."""
-    length = max(len(one.release), len(other.release))
-    first = one.release + (0,) * (length - len(one.release))
-    second = other.release + (0,) * (length - len(other.release))
-    return tuple(abs(a - b) for a, b in zip(first, second, strict=True))
 
 
 class BaseFacts(Value):
@@ -220,10 +183,10 @@ class LibraryPolicy(Value):
     source: str
     date: str
 
-    @cached_property
+    @property
     def by_cuda(self) -> bool:
         """Whether the path has a place for a CUDA version."""
-        return _CUDA_PLACE.search(self.library) is not None
+        return "{cuda" in self.library
 
     def variants(self, paths: Iterable[str]) -> dict[tuple[int, int], str]:
         """Return CUDA version -> path, of the libraries that are made for one each."""
@@ -278,7 +241,7 @@ class Feature(Value):
     source: str
     date: str
 
-    @cached_property
+    @property
     def givers(self) -> frozenset[str]:
         """Distributions that can give it, in some version and on some target."""
         return frozenset(entry.package for entry in self.dispatch)
@@ -291,10 +254,6 @@ class Given(NamedTuple):
     """Those that one of them can give, in some version and on some target."""
     asked: Mapping[str, Feature]
     """Those that can be predicted: of these, and of those that a library of the base decides."""
-    givers: Mapping[str, tuple[str, ...]]
-    """Which of the distributions can give each of these, as they are asked."""
-    deciding: tuple[str, ...]
-    """All of the distributions that features can rest on."""
 
 
 class DispatchFile(Value):
@@ -305,30 +264,14 @@ class DispatchFile(Value):
     features: dict[str, Feature]
 
     def given_by(self, distributions: AbstractSet[str]) -> Given:
-        """Return which features distributions make a question of; cells of a matrix share the answer."""
-        there = self._deciding.intersection(distributions)
-        if there not in self._given:
-            part = frozenset(name for name, one in self.features.items() if not one.givers.isdisjoint(there))
-            asked = {
-                name: one
-                for name, one in self.features.items()
-                if (one.soname or name in part) and there >= one.packages
-            }
-            givers = {
-                name: tuple(dict.fromkeys(entry.package for entry in one.dispatch if entry.package in there))
-                for name, one in asked.items()
-            }
-            self._given[there] = Given(part, asked, givers, tuple(sorted(there)))
-        return self._given[there]
-
-    @cached_property
-    def _deciding(self) -> frozenset[str]:
-        """All distributions that any feature rests on."""
-        return frozenset().union(*(one.givers | one.packages for one in self.features.values()))
-
-    @cached_property
-    def _given(self) -> dict[frozenset[str], Given]:
-        return {}
+        """Return which features distributions make a question of."""
+        part = frozenset(name for name, one in self.features.items() if not one.givers.isdisjoint(distributions))
+        asked = {
+            name: one
+            for name, one in self.features.items()
+            if (one.soname or name in part) and distributions >= one.packages
+        }
+        return Given(part, asked)
 
 
 class Consumer(Value):
@@ -398,6 +341,14 @@ class Knowledge:
     shared_files: SharedFilesFile = field(default_factory=lambda: SharedFilesFile(version="1", files=()))
     python: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Python minor -> symbols it exports."""
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of all of it."""
+        files = (self.sonames, self.ptx, self.needs, self.dispatch, self.companions, self.shared_files)
+        python = {minor: sorted(names) for minor, names in self.python.items()}
+        parts = [*(file.model_dump_json() for file in files), self.history.content, json.dumps(python, sort_keys=True)]
+        return blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
 
     def base(self, name: str) -> BaseFacts | None:
         """Return the facts of a base by its name, image reference or suite."""

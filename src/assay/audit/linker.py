@@ -10,112 +10,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final
 
+from assay.audit.installation import Installation
 from assay.wheels.facts import Library, WheelFacts
 
-__all__ = ["Base", "Closure", "FoundLibrary", "Installation", "Linker", "Missing", "Rest", "Where", "same"]
+__all__ = ["Closure", "FoundLibrary", "Linker", "Missing", "Rest", "Where"]
 
 TORCH_ROOT: Final = re.compile(r"torch/(_C\.[^/]*\.so|lib/libtorch_global_deps\.so)$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """What is there before any wheel is installed."""
-
-    name: str
-    glibc: str | None = None
-    glibcxx: str | None = None
-    cxxabi: str | None = None
-    sonames: frozenset[str] = frozenset()
-    """Libraries of the base known by name alone."""
-    libraries: tuple[Library, ...] = ()
-    """Libraries of an image, read; their paths are absolute."""
-    packages: frozenset[str] = frozenset()
-    """Packages of the distribution, as far as known."""
-    environment: frozenset[str] | None = None
-    """Names of the variables that are set in the image; None if nobody said."""
-    known: bool = True
-    """False where nobody said what the base is: then its own libraries are not reported as missing with certainty."""
-    closed: bool = False
-    """Whether `packages` names all that is there, so that what is not in it is not in the image."""
-    search: tuple[str, ...] = ()
-    """Folders of the loader's own configuration and LD_LIBRARY_PATH, for images."""
-
-    @property
-    def read(self) -> bool:
-        """Whether its own libraries have been read and are searched for as the loader does: an image's."""
-        return bool(self.libraries or self.search)
-
-    @cached_property
-    def ceilings(self) -> Mapping[str, str | None]:
-        """Families of versions of the C and C++ runtime -> the newest that it has."""
-        return {"GLIBC": self.glibc, "GLIBCXX": self.glibcxx, "CXXABI": self.cxxabi}
-
-    def has(self, soname: str) -> bool:
-        """Whether it has a library of a name: its own, or that of the file."""
-        return soname in self.sonames or any(soname in {item.soname, item.name} for item in self.libraries)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Installation:
-    """Everything that would be in one environment."""
-
-    wheels: tuple[WheelFacts, ...]
-    python: str
-    base: Base
-    complete: bool = True
-    """Whether nothing else is installed, so that what is not here is missing."""
-    named: bool = False
-    """Whether all distributions are named, although the libraries of some are not known (a source archive, say)."""
-    installed: bool = False
-    """Installed already: requirements that do not hold were accepted by somebody, and weigh less."""
-    elsewhere: frozenset[str] = frozenset()
-    """Distributions in other folders that the same Python may see."""
-    overridden: frozenset[str] = frozenset()
-    """Distributions whose version was forced against what others ask for."""
-    machine: str = "x86_64"
-    """What it runs on: `x86_64` or `aarch64`."""
-    asked: frozenset[str] = frozenset()
-    """Distributions that somebody asks about, the others being there for their sake; empty: all alike."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether a distribution that is not here is not there at run time, as far as anybody knows."""
-        return self.complete or self.named or self.installed
-
-    @cached_property
-    def native(self) -> tuple[WheelFacts, ...]:
-        """The wheels with shared objects: half of those of a server, and all that loading is about."""
-        return tuple(wheel for wheel in self.wheels if wheel.libraries)
-
-    @cached_property
-    def torch(self) -> WheelFacts | None:
-        """The wheel of torch, if there."""
-        return self.wheel("torch")
-
-    def wheel(self, name: str) -> WheelFacts | None:
-        """Return the wheel of a distribution."""
-        return self._by_name.get(name)
-
-    @cached_property
-    def versions(self) -> Mapping[str, str]:
-        """Distribution -> version; of one that is there twice, the last."""
-        return {wheel.name: wheel.version for wheel in self.wheels}
-
-    @property
-    def names(self) -> AbstractSet[str]:
-        """Distributions that are there."""
-        return self._by_name.keys()
-
-    @cached_property
-    def _by_name(self) -> dict[str, WheelFacts]:
-        return {wheel.name: wheel for wheel in reversed(self.wheels)}
 
 
 class Where(StrEnum):
@@ -168,8 +74,6 @@ class Rest:
     found: tuple[FoundLibrary, ...]
     missing: tuple[Missing, ...]
     """`asked_by` is empty where the library itself asks."""
-    asked: frozenset[str] = frozenset()
-    """All names by which it and the library ask: what they find rests on who goes by these names, and on no others."""
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -204,24 +108,6 @@ class _Needs:
     """Name, how it is out of reach, and which wheels have it there."""
 
 
-class _Imported(NamedTuple):
-    """What the import of torch found."""
-
-    holding: Mapping[str, Sequence[tuple[WheelFacts, Library]]]
-    """Names by which libraries of wheels were asked for -> those there were; with others another import follows."""
-    loaded: Mapping[str, FoundLibrary]
-    missing: Sequence[Missing]
-
-
-IMPORTS: Final = 8
-"""So many different imports of one torch are kept: cells of a matrix share the libraries that it needs."""
-
-
-def same(one: Sequence[tuple[WheelFacts, Library]], other: Sequence[tuple[WheelFacts, Library]]) -> bool:
-    """Whether the very same libraries of the very same wheels."""
-    return len(one) == len(other) and all(a[0] is b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))
-
-
 class Linker:
     """Looks up libraries and symbols in one installation.
 
@@ -250,45 +136,27 @@ class Linker:
         self._all_there: dict[tuple[str, ...], tuple[FoundLibrary, ...] | None] = {}
         self._looked_up: dict[tuple[tuple[str, ...], tuple[str, ...]], _Needs] = {}
         self._rests: dict[tuple[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]], bool], Rest] = {}
-        self._settled = False
+        self._imported = False
         self._holding: defaultdict[str, list[tuple[WheelFacts, Library]]] = defaultdict(list)
         for wheel in installation.native:
-            for name, held in wheel.held.items():
-                self._holding[name] += held
+            for name, libraries in wheel.named.items():
+                self._holding[name] += ((wheel, library) for library in libraries)
         self._places: dict[str, dict[str, tuple[WheelFacts | None, Library]]] = {}
         self._files: dict[str, list[Library]] = {}
-        self._system: dict[str, FoundLibrary] = {}
+        self.system: dict[str, FoundLibrary] = {}
+        """Soname -> library of an image's base, where these were read."""
         for library in installation.base.libraries:
             found = FoundLibrary(soname=library.soname or library.name, where=Where.BASE, library=library)
             for name in {found.soname, library.name}:
-                self._system.setdefault(name, found)
+                self.system.setdefault(name, found)
             self._files.setdefault(library.name, []).append(library)
         self.loaded: dict[str, FoundLibrary] = {}
         """Soname -> library, after `import torch`."""
         self.torch_missing: list[Missing] = []
-        self._asked: set[str] = set()
-        """Names by which libraries of wheels were asked for until torch was imported."""
         if self.installation.torch is not None:
-            self._import_once(self.installation.torch)
-        self._settled = True
+            self._import_torch(self.installation.torch)
+        self._imported = True
         self._all_there.clear()
-
-    def _import_once(self, torch: WheelFacts) -> None:
-        """Import torch, or take over what an import of it found that asked for the same libraries."""
-        base = self.installation.base
-        if base.read:
-            self._import_torch(torch)
-            return
-        key = "imported", self.driver, self.runtime, base.sonames, id(self._preloaded)
-        kept = torch.once(key, self._preloaded, list[_Imported])
-        for one in kept:
-            if all(same(held, self._holders(name)) for name, held in one.holding.items()):
-                self.loaded, self.torch_missing = dict(one.loaded), list(one.missing)
-                return
-        self._import_torch(torch)
-        if len(kept) < IMPORTS:
-            holding = {name: tuple(self._holders(name)) for name in self._asked}
-            kept.append(_Imported(holding, dict(self.loaded), tuple(self.torch_missing)))
 
     def _import_torch(self, torch: WheelFacts) -> None:
         roots = [library for library in torch.libraries if TORCH_ROOT.search(library.path)]
@@ -329,11 +197,6 @@ class Linker:
         """Keys of `global_scope`."""
         return frozenset(found.key for found in self.global_scope)
 
-    @cached_property
-    def global_ids(self) -> frozenset[int]:
-        """Identities of the libraries of `global_scope`."""
-        return frozenset(id(found.library) for found in self.global_scope if found.library is not None)
-
     def closure(self, root: FoundLibrary) -> Closure:
         """Return a library with everything it pulls in, breadth first."""
         library = root.library
@@ -343,19 +206,18 @@ class Linker:
         rest = self._rests.get(key)
         if rest is None or root.key in rest.keys:
             rest, around = self._pulled_in(root)
-            if self._settled and not around:
+            if self._imported and not around:
                 self._rests[key] = rest
         return Closure(root, rest)
 
     def _pulled_in(self, root: FoundLibrary) -> tuple[Rest, bool]:
         """Return what a library pulls in, and whether something of that needs the library itself again."""
-        order, missing, around, asked = [root], list[Missing](), False, set[str]()
+        order, missing, around = [root], list[Missing](), False
         asked_by: dict[str, FoundLibrary | None] = {root.key: None}
         # What is found is appended while the list is gone through.
         for current in order:
             if current.library is None:
                 continue
-            asked.update(current.library.needed)
             needs: Sequence[FoundLibrary] | None = self._all_loaded(current.library.needed)
             if needs is None:
                 needed = self._needed(current.library, current, asked_by)
@@ -370,14 +232,14 @@ class Linker:
                     order.append(found)
                 elif found.key == root.key:
                     around = True
-        return Rest(tuple(order[1:]), tuple(missing), frozenset(asked)), around
+        return Rest(tuple(order[1:]), tuple(missing)), around
 
     def _all_loaded(self, names: tuple[str, ...]) -> tuple[FoundLibrary, ...] | None:
         """Return what names find if torch has loaded all of it: then it does not matter who asks."""
         if names not in self._all_there:
             every = all(name in self.loaded for name in names)
             there = tuple(self._loaded(name) for name in names) if every else None
-            if there is None and not self._settled:
+            if there is None and not self._imported:
                 return None
             self._all_there[names] = there
         return self._all_there[names]
@@ -397,11 +259,11 @@ class Linker:
         for name in library.needed:
             found = self.find(name, chain)
             if found.where in {Where.MISSING, Where.UNREACHABLE}:
-                holders = tuple(f"{wheel.name} {wheel.version}" for wheel, _ in self._holders(name))
+                holders = tuple(f"{wheel.name} {wheel.version}" for wheel, _ in self.holders(name))
                 needs.missing.append((name, found.where, holders))
             if found.where is not Where.MISSING:
                 needs.found.append(found)
-        if self._settled:
+        if self._imported:
             self._looked_up[key] = needs
         return needs
 
@@ -424,11 +286,11 @@ class Linker:
     def _not_on_path(self, name: str) -> FoundLibrary:
         if name in self.driver:
             return FoundLibrary(soname=name, where=Where.DRIVER)
-        if name in self._system:
-            return self._system[name]
+        if name in self.system:
+            return self.system[name]
         if self.of_the_system(name):
             return FoundLibrary(soname=name, where=Where.BASE)
-        holders = self._holders(name)
+        holders = self.holders(name)
         if holders:
             where = Where.PRELOADED if name in self._preloaded and self.installation.torch else Where.UNREACHABLE
             return FoundLibrary(soname=name, where=where, wheel=holders[0][0], library=holders[0][1])
@@ -438,7 +300,7 @@ class Linker:
         """Return folder -> library, of all that have a file name; of two with the same path the first counts."""
         if file not in self._places:
             found: dict[str, tuple[WheelFacts | None, Library]] = {}
-            for wheel, library in self._holders(file):
+            for wheel, library in self.holders(file):
                 if library.name == file:
                     found.setdefault(library.folder, (wheel, library))
             for library in self._files.get(file, ()):
@@ -450,30 +312,9 @@ class Linker:
         """Return the libraries of wheels that go by a name."""
         return self._holding.get(name, ())
 
-    @property
-    def held(self) -> Collection[str]:
-        """Names that libraries of wheels go by."""
-        return self._holding.keys()
-
-    @cached_property
-    def loaded_names(self) -> frozenset[str]:
-        """Names of `loaded`."""
-        return frozenset(self.loaded)
-
-    @cached_property
-    def loaded_from_wheels(self) -> frozenset[str]:
-        """Names under which torch has loaded a wheel's library."""
-        return frozenset(name for name, found in self.loaded.items() if found.wheel is not None)
-
     def of_the_system(self, name: str) -> bool:
         """Whether the driver or the base has a library of a name, as far as names tell."""
         return name in self.driver or name in self.installation.base.sonames or name in self.runtime
-
-    def _holders(self, name: str) -> Sequence[tuple[WheelFacts, Library]]:
-        """Return `holders`; until torch is imported, what was asked for is kept in mind."""
-        if not self._settled:
-            self._asked.add(name)
-        return self.holders(name)
 
     def _loaded(self, name: str) -> FoundLibrary:
         if name not in self._as_loaded:

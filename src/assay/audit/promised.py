@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from packaging.specifiers import SpecifierSet
-
 from assay.audit.knowledge import Knowledge
-from assay.audit.rules.requirements import requirements_of
+from assay.audit.requirements import requirements_of
+from assay.foundation.versions import fits
 from assay.wheels.facts import WheelFacts
 
 __all__ = ["promised"]
@@ -22,7 +21,7 @@ def promised(
     """
     asked = {one.name: one.specifier for wheel in wheels for one in requirements_of(wheel, python, machine) if one.name}
     toolkit = asked.get("cuda-toolkit")
-    of_twelve = toolkit is not None and SpecifierSet(toolkit).contains("12.9.99")
+    of_twelve = toolkit is not None and fits("12.9.99", toolkit)
     found: set[str] = set()
     for soname, brings in knowledge.sonames.wheels.items():
         for name in brings.split(" or "):

@@ -12,9 +12,10 @@ from assay.errors import PackageIndexError
 if TYPE_CHECKING:
     from assay.audit.context import TargetGpu
     from assay.audit.findings import AuditReport
-    from assay.audit.linker import Base
-    from assay.audit.rules.requirements import WantedPackage
-    from assay.pipeline.audit import Auditor, Obtained
+    from assay.audit.installation import Base
+    from assay.audit.requirements import WantedPackage
+    from assay.pipeline.audit import Auditor
+    from assay.pipeline.obtain import Obtained
     from assay.ports.index import IndexFile, PackageIndex
     from assay.wheels.facts import WheelFacts
 
@@ -85,7 +86,7 @@ class Asker:
             UsageError: a word means no wheel.
             PackageIndexError, WheelError: one is not there, or cannot be read.
         """
-        from assay.audit.linker import Installation
+        from assay.audit.installation import Installation
         from assay.audit.promised import promised
         from assay.pipeline.wheel_choice import distribution_of
 
@@ -113,7 +114,7 @@ class Asker:
         return report.model_copy(update={"assumed": (*here.assumed, *_left_out(here))})
 
     def _add(self, here: _Set, word: str) -> WheelFacts:
-        from assay.pipeline.audit import Obtained
+        from assay.pipeline.obtain import Obtained
 
         file = wheel_of(word, here.python, self._index, here.machine)
         facts = self._facts(file)
@@ -127,7 +128,7 @@ class Asker:
 
     def _wheels(self, question: Question) -> _Set:
         """Read the wheels a question is about; they say for which Python and machine, where nobody else does."""
-        from assay.pipeline.audit import Obtained
+        from assay.pipeline.obtain import Obtained
         from assay.pipeline.wheel_choice import PYTHON
         from assay.wheels.tags import platform_of, python_of
 
@@ -150,7 +151,7 @@ class Asker:
 
     def _required(self, here: _Set) -> None:
         """Add what wheels without libraries require, one level deep: they are judged by what they bring."""
-        from assay.pipeline.audit import Obtained
+        from assay.pipeline.obtain import Obtained
         from assay.pipeline.wheel_choice import choose_wheel
 
         for wheel in list(here.about()):
@@ -177,7 +178,7 @@ class Asker:
         Args:
             fixed: somebody said which Python; else a newer one is taken where torch has no wheel for this.
         """
-        from assay.pipeline.audit import Obtained
+        from assay.pipeline.obtain import Obtained
         from assay.pipeline.wheel_choice import choose_wheel
         from assay.wheels.tags import python_of
 
@@ -220,8 +221,9 @@ def _first(choose: Callable[[str], IndexFile], pythons: Iterable[str]) -> IndexF
 def _torch_wanted(here: _Set, base: Base, auditor: Auditor) -> tuple[str, str] | None:
     """Return the requirement on torch that wheels have, and why: in their metadata, else by their symbols."""
     from assay.audit.context import Context
-    from assay.audit.linker import Installation
-    from assay.audit.rules.requirements import requirements_of
+    from assay.audit.installation import Installation
+    from assay.audit.requirements import requirements_of
+    from assay.audit.torch_fit import built_for
 
     about = list(here.about())
     for wheel in about:
@@ -231,7 +233,7 @@ def _torch_wanted(here: _Set, base: Base, auditor: Auditor) -> tuple[str, str] |
     installation = Installation(wheels=tuple(about), python=here.python, base=base, complete=False)
     context = Context(installation=installation, knowledge=auditor.knowledge)
     for wheel in about:
-        minors = context.built_for(wheel) if wheel.torch_names else ()
+        minors = built_for(context, wheel) if wheel.torch_names else ()
         if minors:
             return f"torch=={minors[-1]}.*", f"by its symbols {wheel.name} was built for torch {' or '.join(minors)}"
     return None
@@ -239,7 +241,7 @@ def _torch_wanted(here: _Set, base: Base, auditor: Auditor) -> tuple[str, str] |
 
 def _open(here: _Set, wheel: WheelFacts) -> list[WantedPackage]:
     """Return what a wheel requires that is not there; torch and NVIDIA's libraries have their own way."""
-    from assay.audit.rules.requirements import requirements_of
+    from assay.audit.requirements import requirements_of
 
     return [
         one

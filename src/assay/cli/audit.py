@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from assay.audit.context import TargetGpu
     from assay.audit.findings import AuditReport
     from assay.audit.grid import Grid
-    from assay.audit.linker import Base
+    from assay.audit.installation import Base
     from assay.matrix.cards import Named
     from assay.matrix.cell import Cell
     from assay.matrix.model import Matrix
@@ -118,7 +119,7 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
     Exit code 0: no error found. 1: errors found. 2: no such wheel, version, platform or GPU.
     """
     from assay.cli.auditing import make_auditor, progress
-    from assay.pipeline.audit import gpu_targets
+    from assay.pipeline.bases import gpu_targets
     from assay.pipeline.wheel_choice import is_requirement, is_wheel, refuse_other
 
     wheels = [word for word in subjects if is_wheel(word) or is_requirement(word)]
@@ -132,13 +133,14 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
         raise UsageError("grids are of wheels", hint="name a wheel, or take --format text, json, sarif or junit")
     files, plan = _project(given["project"], cells, needed=bool(cells) or not (wheels or images))
     matrix = plan.project.matrix if plan else None
-    auditor = make_auditor(
+    make = partial(
+        make_auditor,
         matrix.indexes if matrix else {},
         root=files.root if files else None,
         facts=given["facts"],
         quick=given["quick"],
-        tell=progress(),
     )
+    auditor = make(tell=progress())
     gpus = _gpus(given["targets"], files.root if files else None, matrix, given["driver_cuda"])
     out = _Out(form, verbose=given["verbose"], files=given["files"])
     if wheels:
@@ -148,7 +150,7 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
     if cells or not (wheels or images):
         assert files is not None
         assert plan is not None
-        for report in _audit_cells(auditor, files, plan, cells, targets, record=not given["no_record"]):
+        for report in _audit_cells(auditor, files, plan, cells, targets, record=not given["no_record"], make=make):
             out.report(report)
         if not out.reports:
             raise NothingSelected("no cell could be audited", hint="make locks with `assay lock`")
@@ -211,7 +213,7 @@ def _gpus(
 def _gpu(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> TargetGpu:
     from assay.audit.context import TargetGpu
     from assay.audit.gpu import capability_of
-    from assay.pipeline.audit import gpu_targets
+    from assay.pipeline.bases import gpu_targets
 
     if matrix is not None and named.target in matrix.targets:
         (gpu,) = gpu_targets(matrix, [named.target])
@@ -221,8 +223,8 @@ def _gpu(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> Target
 
 
 def _base(name: str | None, packages: Sequence[str], matrix: Matrix | None, auditor: Auditor) -> Base:
-    from assay.audit.linker import Base
-    from assay.pipeline.audit import base_of
+    from assay.audit.installation import Base
+    from assay.pipeline.bases import base_of
 
     if name is not None and matrix is not None and name in matrix.bases:
         return base_of(matrix.bases[name], name, packages, auditor.knowledge)
@@ -294,6 +296,7 @@ def _audit_cells(
     targets: Sequence[TargetGpu],
     *,
     record: bool,
+    make: Callable[[], Auditor],
 ) -> Iterator[AuditReport]:
     from assay.cli.composition import store_of
     from assay.pipeline.audit_cells import AuditPorts, audit
@@ -308,6 +311,7 @@ def _audit_cells(
             console.say(f"{item.cell.id}: not audited, it has no lock{why}")
     ports = AuditPorts(
         auditor=auditor,
+        make=make,
         store=store_of(files) if record else None,
         failed=lambda cell, error: console.warn(f"{cell.id}: not audited: {error}"),
     )

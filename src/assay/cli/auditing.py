@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.facts_cache import FactsCache, default_folder
 from assay.adapters.files.knowledge import load_knowledge
+from assay.adapters.files.verdicts import VerdictFiles
 from assay.adapters.host.demangle import demangle
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.audit.judgement import AuditJudgement
@@ -16,25 +16,18 @@ from assay.cli import console
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.model import Index, Matrix
-from assay.pipeline.audit import Auditor, gpu_targets, judgement, keep_record
+from assay.pipeline.audit import Auditor, judgement, keep_record
 from assay.pipeline.audit_image import audit_image
+from assay.pipeline.bases import gpu_targets
 from assay.pipeline.build_jobs import ImageJudge, Judge
 from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
 from assay.ports.store import Store
 
-__all__ = ["collect_seldom", "judges", "make_auditor", "progress"]
+__all__ = ["judges", "make_auditor", "progress"]
 
 EVERY_SECONDS = 2.0
 WORTH_TELLING = 30 << 20
-
-
-def collect_seldom() -> None:
-    """Have Python look for cycles seldom in this process: facts are hundreds of thousands of objects, and none of them.
-
-    With Python's own threshold a quarter of the time over 200 cells went into going through them.
-    """
-    gc.set_threshold(200_000, 20, 100)
 
 
 def make_auditor(
@@ -54,11 +47,11 @@ def make_auditor(
         quick: see `Auditor`.
         tell: progress of long reads.
     """
-    collect_seldom()
     return Auditor(
         index=SimpleIndex(indexes),
         wheels=WebWheels(),
         facts=FactsCache(facts),
+        verdicts=VerdictFiles(facts / ".verdicts" if facts else default_folder().parent / "verdicts"),
         knowledge=load_knowledge(root),
         quick=quick,
         demangle=demangle,

@@ -36,7 +36,7 @@ def _audit(reference: str, files: ProjectFiles, plan: Plan) -> None:
     # The auditor's libraries are loaded where it is used only.
     from assay.cli.audit_image import audit_images
     from assay.cli.auditing import make_auditor, progress
-    from assay.pipeline.audit import gpu_targets
+    from assay.pipeline.bases import gpu_targets
 
     matrix = plan.project.matrix
     auditor = make_auditor(matrix.indexes, root=files.root, tell=progress())

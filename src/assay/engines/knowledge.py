@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 from pydantic import Field, model_validator
 
 from assay.engines.table import EngineName
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, EnvName, PlainText, Specifier, VersionText
+from assay.foundation.versions import fits
 
 __all__ = [
     "Attention",
@@ -177,7 +177,4 @@ def _version(text: str) -> Version | None:
 
 
 def _matches(condition: str, version: str) -> bool:
-    if not condition:
-        return True
-    asked = _version(version)
-    return asked is not None and SpecifierSet(condition).contains(asked, prereleases=True)
+    return fits(version, condition)

@@ -9,15 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
-
 from assay.engines.table import EngineName, EngineOrNone
 from assay.evidence.ranking import OPEN, contradict
 from assay.evidence.record import AuditRecord, FeatureResult, ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, PlainText, Specifier, TargetName
+from assay.foundation.versions import fits
 from assay.foundation.yamltext import load, parse
 
 __all__ = ["COLUMNS", "Claim", "ClaimLine", "applies", "compare", "read", "read_serving", "rows"]
@@ -108,10 +106,7 @@ def applies(claim: Claim, *, target: str, engine: str, version: str) -> bool:
     """
     if claim.target not in ("", target) or claim.engine not in ("none", engine):
         return False
-    try:
-        return not claim.versions or SpecifierSet(claim.versions).contains(Version(version), prereleases=True)
-    except (InvalidVersion, InvalidSpecifier):
-        return False
+    return fits(version, claim.versions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Final, Literal
 
 from assay.errors import UsageError
+from assay.foundation.derived import Deriving
 from assay.foundation.nearest import nearest
 from assay.foundation.strict import Value
 
@@ -72,7 +73,7 @@ def _key(name: str) -> str:
     return "".join(word for word in words if not _NOISE.fullmatch(word))
 
 
-class Cards(Value):
+class Cards(Deriving):
     """knowledge/cards.yaml."""
 
     version: Literal["1"]

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import StringConstraints
 
-from assay.foundation.strict import Value
+from assay.foundation.derived import Deriving
 from assay.foundation.text import Date, ImageName, PlainText, Slug, VersionText
 from assay.matrix.cell import Cell
 
@@ -57,7 +57,7 @@ def place_of(name: str, size: int | None, filename: str) -> Place:
     return 0, f"{'medium' if (size or 0) >= MEDIUM_BYTES else 'small'}-{number}"
 
 
-class LockedWheel(Value):
+class LockedWheel(Deriving):
     """One file of the lock, by content."""
 
     name: WheelName
@@ -92,7 +92,7 @@ class LockedWheel(Value):
         return place_of(self.name, self.size, self.filename), (self._exact, self.index)
 
 
-class Lock(Value):
+class Lock(Deriving):
     """Everything that decides what is installed in a cell."""
 
     schema_version: int = 1

@@ -19,10 +19,10 @@ from functools import lru_cache
 from typing import Final
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
 
 from assay.errors import UsageError
 from assay.foundation.nearest import suggestion
+from assay.foundation.versions import fits
 from assay.matrix.cell import Cell
 from assay.matrix.model import AxisValue, Group
 
@@ -78,10 +78,7 @@ def holds(condition: str, value: AxisValue) -> bool:
 def _holds(condition: str, identifier: str, text: str) -> bool:
     if not _COMPARES.match(condition):
         return fnmatchcase(identifier, condition)
-    try:
-        return SpecifierSet(condition).contains(Version(text), prereleases=True)
-    except (InvalidSpecifier, InvalidVersion):
-        return False
+    return fits(text, condition)
 
 
 def matches(match: Mapping[str, str | tuple[str, ...]], facts: Facts) -> bool:

@@ -12,6 +12,7 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import LockedCell
 from assay.matrix.model import Matrix
 from assay.pipeline.audit import Auditor, keep_record
+from assay.pipeline.audit_many import audit_many
 from assay.ports.store import Store
 
 __all__ = ["AuditPorts", "audit"]
@@ -23,6 +24,8 @@ class AuditPorts:
 
     auditor: Auditor
     """Reads wheels, and judges them."""
+    make: Callable[[], Auditor] | None = None
+    """Makes the same auditor in another process; None judges all cells in this one."""
     store: Store | None = None
     """Keeps a record of each report; None keeps none."""
     failed: Callable[[Cell, AssayError], None] | None = None
@@ -44,15 +47,12 @@ def audit(
     if targets:
         names = tuple(target.name for target in targets)
         found = [(cell.model_copy(update={"targets": names}), lock) for cell, lock in found]
-    ahead = ports.auditor.read_ahead(lock for _, lock in found)
-    for cell, lock in found:
-        try:
-            report = ports.auditor.cell(cell, lock, matrix, targets=targets or None, ahead=ahead)
-        except AssayError as error:
+    for cell, found_out in audit_many(ports.auditor, found, matrix, targets=targets or None, make=ports.make):
+        if isinstance(found_out, AssayError):
             if ports.failed is None:
-                raise
-            ports.failed(cell, error)
+                raise found_out
+            ports.failed(cell, found_out)
             continue
         if ports.store is not None:
-            keep_record(ports.store, report, run="audit", cell=cell, image_digest=None)
-        yield report
+            keep_record(ports.store, found_out, run="audit", cell=cell, image_digest=None)
+        yield found_out

@@ -10,20 +10,20 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from packaging.utils import canonicalize_name
 
-from assay.audit.context import TargetGpu
+from assay.audit.context import AsLocked, TargetGpu
 from assay.audit.findings import AuditReport, Finding
-from assay.audit.linker import Base, Installation
+from assay.audit.installation import Base, Installation
 from assay.errors import EngineError, WheelError
-from assay.foundation.budget import IMAGE, Budget
 from assay.foundation.outcome import Severity
 from assay.matrix.lock import Lock
 from assay.pipeline.ahead import Ahead
 from assay.pipeline.audit import Auditor
+from assay.pipeline.image_contents import DIST, SITE, ImageContents, main_site, resolve, sites_of
 from assay.pipeline.read_wheel import is_library
 from assay.ports.engine import Engine, ImageFile
 from assay.wheels.bytes_at import Unread
@@ -31,16 +31,14 @@ from assay.wheels.facts import Library, WheelFacts, installed_path
 from assay.wheels.member import MemberReader
 from assay.wheels.metadata import read_metadata, read_tags
 
-__all__ = ["ImageContents", "audit_image", "read_image"]
+__all__ = ["audit_image", "read_image"]
 
 CHUNK: Final = 1 << 20
 EVERY_SECONDS: Final = 5.0
 PASSES: Final = 2
 """How often an image is read again at most."""
 MAX_TEXT: Final = 16 << 20
-_SITE: Final = re.compile(r"^(?P<site>.*/(?:site|dist)-packages)/(?P<rest>.+)$")
 _PYTHON: Final = re.compile(r"/(?:lib|bin)/python(3\.\d+)(?:/|$)")
-_DIST: Final = re.compile(r"^(?P<dist>[^/]+\.dist-info)/(?P<file>METADATA|RECORD|WHEEL)$")
 _SYSTEM: Final = re.compile(
     r"^/(?:usr/)?(?:lib|lib64|lib/[a-z0-9_]+-linux-gnu)/[^/]+$|^/usr/local/(?:lib|lib64)/[^/]+$"
     r"|^/usr/local/cuda[^/]*/(?:lib64|targets/[^/]+/lib|compat|extras/CUPTI/lib64)/[^/]+$"
@@ -49,31 +47,6 @@ _SYSTEM: Final = re.compile(
 _COMPILERS: Final = {"nvcc": "cuda-toolkit", "gcc": "gcc", "g++": "g++", "cc": "gcc", "clang": "clang"}
 _VERSIONS: Final = re.compile(r"(GLIBC|GLIBCXX|CXXABI)_([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})$")
 _CUDA: Final = re.compile(r"^cuda[ \t]*(?::[^=\n]*)?=[ \t]*['\"]([0-9.]{1,20})['\"]", re.MULTILINE)
-
-
-@dataclass
-class ImageContents:
-    """What an image holds, as far as the audit cares."""
-
-    libraries: dict[str, Library] = field(default_factory=dict)
-    """Absolute path -> facts."""
-    links: dict[str, str] = field(default_factory=dict)
-    """Path of a link -> path it leads to."""
-    texts: dict[str, bytes] = field(default_factory=dict)
-    loader: dict[str, bytes] = field(default_factory=dict)
-    programs: set[str] = field(default_factory=set)
-    pythons: set[str] = field(default_factory=set)
-    again: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """Files of which parts turned out to be needed after they had passed."""
-    known: Mapping[str, Library] = field(default_factory=dict)
-    """Path in site-packages -> library that a locked wheel has there."""
-    replaced: set[str] = field(default_factory=set)
-    """Libraries that are others than the locked wheel's."""
-    present: set[str] = field(default_factory=set)
-    """All files and links with a library's name."""
-    problems: list[Finding] = field(default_factory=list)
-    """What is installed and could not be read."""
-    budget: Budget = field(default_factory=lambda: Budget("the image", IMAGE))
 
 
 def audit_image(
@@ -110,59 +83,24 @@ def audit_image(
     installation = replace(
         installed(contents, name=reference, env=info.env, digest=info.digest or info.id), machine=machine
     )
-    problems: list[Finding] = [*contents.problems]
-    if lock is not None:
-        problems += _not_as_locked(installation, lock)
-        problems += _not_their_files(contents, name=reference, wheels=wheels, installation=installation)
-    return auditor.judge_installed(installation, targets, name=name or reference, problems=problems)
+    locked = None if lock is None else _as_locked(contents, lock, name=reference, wheels=wheels)
+    return auditor.judge_installed(
+        installation, targets, name=name or reference, problems=contents.problems, locked=locked
+    )
 
 
-def _not_as_locked(installation: Installation, lock: Lock) -> Iterable[Finding]:
-    """R5: a later step of the build replaced or removed what the lock had put in."""
-    here = {wheel.name: wheel.version for wheel in installation.wheels}
-    for wanted in lock.wheels:
-        have = here.get(wanted.name)
-        if have is not None and have != wanted.version:
-            message = f"{have} is installed, the lock has {wanted.version}: something replaced it after the lock"
-        elif have is None:
-            message = f"the lock has {wanted.version}, but it is not installed"
-        else:
-            continue
-        yield Finding(
-            rule="R5",
-            severity=Severity.ERROR,
-            package=f"{wanted.name} {have or wanted.version}",
-            message=message,
-            fix="look for an installation without --no-deps or without the lock's constraints",
-        )
-
-
-def _not_their_files(
-    contents: ImageContents, *, name: str, wheels: Iterable[WheelFacts], installation: Installation
-) -> Iterable[Finding]:
-    """R5: the version is the locked one, the files are not."""
-    here = {wheel.name: wheel.version for wheel in installation.wheels}
-    site = _main_site(contents, name)
+def _as_locked(contents: ImageContents, lock: Lock, *, name: str, wheels: Iterable[WheelFacts]) -> AsLocked:
+    """Return what the lock says, and which libraries of its wheels are others in the image or are not there."""
+    site = main_site(contents, name)
+    changed: dict[str, tuple[str, ...]] = {}
+    missing: dict[str, tuple[str, ...]] = {}
     for wheel in wheels:
-        if here.get(wheel.name) != wheel.version:
-            continue
         paths = {f"{site}/{installed_path(library.path)}": library.path for library in wheel.libraries}
-        changed = sorted(path for path in paths if path in contents.replaced)
-        missing = sorted(path for path in paths if "/../" not in path and path not in contents.present)
-        for found, message in (
-            (changed, "is not the file of the locked wheel: something replaced it after the lock"),
-            (missing, "of the locked wheel is not there"),
-        ):
-            if found:
-                more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-                yield Finding(
-                    rule="R5",
-                    severity=Severity.ERROR if found is changed else Severity.WARNING,
-                    package=f"{wheel.name} {wheel.version}",
-                    library=paths[found[0]],
-                    message=f"{message}{more}",
-                    fix="look for a later step that installs, copies or removes files of this package",
-                )
+        changed[wheel.name] = tuple(paths[path] for path in sorted(paths) if path in contents.replaced)
+        missing[wheel.name] = tuple(
+            paths[path] for path in sorted(paths) if "/../" not in path and path not in contents.present
+        )
+    return AsLocked(versions={wheel.name: wheel.version for wheel in lock.wheels}, changed=changed, missing=missing)
 
 
 def read_image(
@@ -283,9 +221,9 @@ def _first(contents: ImageContents, files: Iterable[ImageFile]) -> _Events:
             continue
         if file.kind != "file":
             continue
-        site = _SITE.match(file.path)
+        site = SITE.match(file.path)
         rest = site.group("rest") if site else ""
-        if site and (_DIST.match(rest) or rest == "torch/version.py"):
+        if site and (DIST.match(rest) or rest == "torch/version.py"):
             contents.texts[file.path] = _text(contents, file)
         elif file.path in {"/var/lib/dpkg/status", "/etc/ld.so.conf", "/etc/os-release", "/usr/lib/os-release"} or (
             file.path.startswith(("/etc/ld.so.conf.d/", "/var/lib/dpkg/status.d/"))
@@ -335,49 +273,13 @@ def _text(contents: ImageContents, file: ImageFile) -> bytes:
     return data
 
 
-def _resolve(contents: ImageContents, path: str) -> str:
-    """Follow links, those of folders on the way as well."""
-    for _ in range(16):
-        if path in contents.links:
-            path = contents.links[path]
-            continue
-        parts = path.split("/")
-        for length in range(2, len(parts)):
-            head = "/".join(parts[:length])
-            if head in contents.links:
-                path = posixpath.normpath(contents.links[head] + "/" + "/".join(parts[length:]))
-                break
-        else:
-            return path
-    return path
-
-
-def _sites(contents: ImageContents) -> dict[str, dict[str, dict[str, bytes]]]:
-    """Return folder of packages -> distribution -> its text files."""
-    sites: dict[str, dict[str, dict[str, bytes]]] = {}
-    for path, data in contents.texts.items():
-        match = _SITE.match(path)
-        dist = _DIST.match(match.group("rest")) if match else None
-        if match and dist:
-            sites.setdefault(match.group("site"), {}).setdefault(dist.group("dist"), {})[dist.group("file")] = data
-    return sites
-
-
-def _main_site(contents: ImageContents, name: str) -> str:
-    """Return the folder of packages with torch, else that with most of them."""
-    sites = _sites(contents)
-    if not sites:
-        raise EngineError(f"{name} has no Python packages", hint="is it an image of a server at all?")
-    return max(sites, key=lambda key: (f"{key}/torch/version.py" in contents.texts, len(sites[key])))
-
-
 def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], digest: str) -> Installation:
     """Return an image's contents as an installation; its main environment is the one with torch, else the largest."""
-    site = _main_site(contents, name)
-    dists = _sites(contents)[site]
+    site = main_site(contents, name)
+    dists = sites_of(contents)[site]
     aliases: dict[str, list[str]] = {}
     for link in contents.links:
-        aliases.setdefault(_resolve(contents, link), []).append(link)
+        aliases.setdefault(resolve(contents, link), []).append(link)
     wheels = [
         wheel
         for dist, files in sorted(dists.items())
@@ -397,7 +299,7 @@ def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], dig
         )
     version = re.search(r"python(3\.\d+)", site)
     python = version.group(1) if version else max(contents.pythons, default="3", key=lambda text: text.split(".")[-1])
-    sites = _sites(contents)
+    sites = sites_of(contents)
     elsewhere = {canonicalize_name(dist.partition("-")[0]) for other in sites if other != site for dist in sites[other]}
     return Installation(
         wheels=tuple(wheels),
@@ -432,7 +334,7 @@ def _wheel(contents: ImageContents, site: str, dist: str, files: Mapping[str, by
     for path in paths:
         if not is_library(path):
             continue
-        absolute = _resolve(contents, posixpath.normpath(f"{site}/{path}"))
+        absolute = resolve(contents, posixpath.normpath(f"{site}/{path}"))
         library = contents.libraries.get(absolute)
         if library is not None:
             own = posixpath.normpath(path)
@@ -457,7 +359,7 @@ def _base(contents: ImageContents, name: str, env: Mapping[str, str], aliases: M
     system: list[Library] = []
     highest: dict[str, tuple[int, ...]] = {}
     for path, library in contents.libraries.items():
-        if _SITE.match(path):
+        if SITE.match(path):
             continue
         system.append(library)
         names = {posixpath.basename(alias) for alias in aliases.get(path, ())} - {library.name, library.soname}

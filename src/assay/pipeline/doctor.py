@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
-
 from assay.errors import AssayError, EngineError
 from assay.evidence.reference import Reference
 from assay.foundation.strict import Value
+from assay.foundation.versions import fits
 from assay.matrix.lock import Lock
 from assay.matrix.model import BootstrapBase, Matrix, RegistryBase, Target
 from assay.pipeline.disk import build_bytes
@@ -299,10 +297,7 @@ def _card(name: str, capability: str, memory: int, driver: str, needs: Needs) ->
 
 
 def _meets(version: str, wanted: str) -> bool:
-    try:
-        return SpecifierSet(wanted).contains(Version(version), prereleases=True)
-    except InvalidVersion:
-        return True
+    return fits(version, wanted, unknown=True)
 
 
 def _gigabytes(count: int) -> str:

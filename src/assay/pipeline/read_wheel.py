@@ -7,20 +7,14 @@ again from the nearest of the decompressor states that were kept on the way.
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
-import posixpath
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from re import MULTILINE
 from re import compile as pattern
-from typing import Any, Final, NamedTuple, cast
+from typing import Final
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
@@ -29,12 +23,12 @@ from zlib_ng import zlib_ng
 from assay.errors import PackageIndexError, WheelError
 from assay.foundation.budget import LIBRARY, PREFIX_AT_ONCE, WHEEL, Budget
 from assay.pipeline.ahead import Ahead
+from assay.pipeline.unpacking import CHUNK, DAMAGED, Inflating, OnePass
 from assay.ports.index import IndexFile
 from assay.ports.wheel_source import ByteSource, WheelSource
 from assay.wheels.archive import (
     DEFLATED,
     LOCAL_HEADER,
-    STORED,
     TAIL,
     Directory,
     Member,
@@ -42,23 +36,19 @@ from assay.wheels.archive import (
     local_header_size,
     read_directory,
 )
-from assay.wheels.elf import is_elf
+from assay.wheels.elf_header import is_elf
 from assay.wheels.elf_prefix import NeedMore, read_prefix
-from assay.wheels.facts import READER, Library, WheelFacts, installed_path, library_facts
+from assay.wheels.facts import READER, Library, WheelFacts
 from assay.wheels.fatbin import cubin_target
+from assay.wheels.library_facts import library_facts
 from assay.wheels.member import MemberReader
 from assay.wheels.metadata import read_metadata, read_tags
+from assay.wheels.recorded import files_by_folder, hex_digest, read_record
 
 __all__ = ["Depth", "Progress", "is_library", "read_library", "read_wheel"]
 
-DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
-CHUNK: Final = 1 << 20
-PACKED: Final = 256 << 10
-"""Packed bytes given to the decompressor at once: what it does not take is copied each time."""
 RANGE: Final = 8 << 20
 """Bytes of one request when a single member is read."""
-CHECKPOINT: Final = 8 << 20
-"""Compressed bytes between two kept states of the decompressor (each about 40 KiB)."""
 AT_ONCE: Final = 6
 """Members of one wheel whose first bytes are asked for at the same time."""
 FIRST_PREFIX: Final = 32 << 10
@@ -77,10 +67,6 @@ MAX_RECORD: Final = 4 << 20
 """A RECORD larger than this (tens of thousands of files) is left out: files then have no digest."""
 LAZY: Final = 4 << 20
 """Shared objects larger than this are not read wholly unless their symbols are asked for."""
-FILE_DIGEST: Final = 12
-"""Characters of a file's sha256 in base64 (72 bits) that are kept to tell whether two wheels bring the same file."""
-_SHA256: Final = pattern(r"sha256=([A-Za-z0-9_-]{43})")
-_SIZE: Final = pattern(r"[0-9]{1,15}")
 _LIBRARY: Final = pattern(r"\.so(?:\.\d+)*$|\.so\.[\w.]+$")
 _DIST_INFO: Final = pattern(r"^[^/]+\.dist-info/(METADATA|WHEEL)$")
 _RECORD: Final = pattern(r"^[^/]+\.dist-info/RECORD$")
@@ -171,129 +157,6 @@ def read_library(
     raise WheelError(f"{file.filename} has no {path}")
 
 
-@dataclass
-class _Inflating:
-    """Inflates one member, with states kept to begin again from."""
-
-    member: Member
-    start: int
-    """Where its data begins in the wheel."""
-    budget: Budget
-    """Of the wheel."""
-    states: list[tuple[int, int, Any]] = field(default_factory=list)
-    taken: int = 0
-    made: int = 0
-    crc: int = 0
-
-    def __post_init__(self) -> None:
-        if self.member.method not in {STORED, DEFLATED}:
-            raise WheelError(f"{self.member.name} is packed with method {self.member.method}")
-        self._unpacker = zlib_ng.decompressobj(-15) if self.member.method == DEFLATED else None
-
-    def feed(self, chunk: bytes | memoryview) -> Iterator[bytes]:
-        """Take compressed bytes, give the file's; never more than the directory says there are."""
-        view = memoryview(chunk)
-        for at in range(0, len(view), PACKED):
-            part = view[at : at + PACKED]
-            if self._unpacker is None:
-                self.taken += len(part)
-                yield self._out(bytes(part))
-            else:
-                yield from self._unpacked(self._unpacker, part)
-
-    def _unpacked(self, unpacker: Any, chunk: bytes | memoryview) -> Iterator[bytes]:
-        if not self.states or self.taken - self.states[-1][0] >= CHECKPOINT:
-            self.states.append((self.taken, self.made, unpacker.copy()))
-        self.taken += len(chunk)
-        try:
-            # Behind the end of the stream the unpacker gives nothing, and keeps what it was given.
-            while chunk and not unpacker.eof:
-                data = unpacker.decompress(chunk, CHUNK)
-                chunk = unpacker.unconsumed_tail
-                yield self._out(data)
-        except DAMAGED as error:
-            raise WheelError(f"{self.member.name} does not unpack: {error}") from error
-
-    def _out(self, data: bytes) -> bytes:
-        self.made += len(data)
-        self.budget.take(unpacked=len(data))
-        if self.made > self.member.size:
-            raise WheelError(f"{self.member.name} unpacks to more than the {self.member.size} bytes it claims")
-        self.crc = zlib_ng.crc32(data, self.crc)
-        return data
-
-    def check(self) -> None:
-        """End of the member: size and checksum must be those of the directory."""
-        if self.made != self.member.size or self.crc != self.member.crc:
-            raise WheelError(f"{self.member.name} is damaged: its size or checksum is not what the archive says")
-
-    def again(self, source: ByteSource, offset: int, length: int) -> bytes:
-        """Return a part of the file that has passed."""
-        if self._unpacker is None:
-            return source.read(self.start + offset, length)
-        taken, made, state = max((s for s in self.states if s[1] <= offset), key=lambda s: s[1])
-        unpacker = state.copy()
-        kept = bytearray()
-        while len(kept) < length and taken < self.member.compressed:
-            size = min(CHUNK, self.member.compressed - taken)
-            chunk = source.read(self.start + taken, size)
-            taken += size
-            while chunk and len(kept) < length and not unpacker.eof:
-                data = unpacker.decompress(chunk, CHUNK)
-                chunk = unpacker.unconsumed_tail
-                self.budget.take(unpacked=len(data))
-                low = max(0, offset - made)
-                made += len(data)
-                kept += data[low : low + length - len(kept)] if low < len(data) else b""
-        return bytes(kept)
-
-
-class _Pass:
-    """One pass over a file, hashed as it comes."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._hash = hashlib.sha256()
-        self._ahead = Ahead(self._hashed(source))
-        self._chunks = iter(self._ahead)
-        self._left = memoryview(b"")
-        self.at = 0
-
-    def _hashed(self, source: ByteSource) -> Generator[bytes]:
-        for chunk in source.stream():
-            self._hash.update(chunk)
-            yield chunk
-
-    def chunks(self, length: int) -> Iterator[memoryview]:
-        """Yield the next `length` bytes."""
-        while length:
-            if not self._left:
-                item = next(self._chunks, None)
-                if item is None:
-                    raise WheelError(f"the file ends at byte {self.at}")
-                self._left = memoryview(item)
-            piece = self._left[:length]
-            self._left = self._left[len(piece) :]
-            self.at += len(piece)
-            length -= len(piece)
-            yield piece
-
-    def take(self, length: int) -> bytes:
-        return b"".join(self.chunks(length))
-
-    def skip_to(self, offset: int) -> None:
-        if offset < self.at:
-            raise WheelError(f"files overlap at byte {offset}")
-        for _ in self.chunks(offset - self.at):
-            pass
-
-    def digest(self) -> str:
-        """Return the sha256 of the file, all of which has been taken."""
-        return self._hash.hexdigest()
-
-    def close(self) -> None:
-        self._ahead.close()
-
-
 class _Reading:
     """One wheel being read."""
 
@@ -328,7 +191,7 @@ class _Reading:
         """Read everything in one pass: fetching, unpacking and parsing each have a thread."""
         members = self.members()
         libraries: list[Library] = []
-        through = _Pass(self._source)
+        through = OnePass(self._source)
         unpacked = Ahead(self._unpacked(members, through))
         try:
             reader: MemberReader | None = None
@@ -355,7 +218,7 @@ class _Reading:
             )
         return self._facts(members, libraries, sha256=found, complete=True)
 
-    def _unpacked(self, members: tuple[Member, ...], through: _Pass) -> Generator[Member | bytes | _Inflating]:
+    def _unpacked(self, members: tuple[Member, ...], through: OnePass) -> Generator[Member | bytes | Inflating]:
         """Yield each library's entry, its bytes, and what unpacked it; the few other files are dealt with here."""
         for member in members:
             through.skip_to(member.header)
@@ -364,7 +227,7 @@ class _Reading:
             through.skip_to(start)
             if is_library(member.name):
                 yield member
-                inflating = _Inflating(member, start, self._budget)
+                inflating = Inflating(member, start, self._budget)
                 for chunk in through.chunks(member.compressed):
                     yield from inflating.feed(chunk)
                     self._progress(self._file.filename, through.at, self._source.size)
@@ -431,7 +294,7 @@ class _Reading:
     def _prefix(self, member: Member, *, large: bool = False) -> Library | None:
         """Read symbols from the first bytes, asking for twice as much each time; None if it is no ELF file."""
         start, packed = self._begin(member, FIRST_PREFIX)
-        inflating = _Inflating(member, start, self._budget)
+        inflating = Inflating(member, start, self._budget)
         budget = self._budget.part("it", LIBRARY)
         data = bytearray()
         fresh = packed
@@ -464,7 +327,7 @@ class _Reading:
         return self._listed_or_read(member)
 
     def _library(self, member: Member, start: int) -> Library | None:
-        inflating = _Inflating(member, start, self._budget)
+        inflating = Inflating(member, start, self._budget)
         reader = MemberReader(member.name, member.size, budget=self._budget)
         packed = Ahead(self._ranges(start, member.compressed), ahead=2)
         try:
@@ -477,14 +340,14 @@ class _Reading:
         inflating.check()
         return self._finished(reader, inflating)
 
-    def _finished(self, reader: MemberReader, inflating: _Inflating) -> Library | None:
+    def _finished(self, reader: MemberReader, inflating: Inflating) -> Library | None:
         try:
             return reader.finish(lambda offset, length: inflating.again(self._source, offset, length))
         except WheelError as error:
             return Library(path=reader.path, size=reader.size, scope="listed", problem=error.message)
 
     def _whole(self, member: Member, data: bytes) -> bytes:
-        inflating = _Inflating(member, 0, self._budget)
+        inflating = Inflating(member, 0, self._budget)
         text = b"".join(inflating.feed(data))
         inflating.check()
         return text
@@ -519,10 +382,10 @@ class _Reading:
             raise WheelError(f"its METADATA is that of {name!r}")
         if version is not None and Version(version) != from_name[1]:
             raise WheelError(f"its METADATA has the version {version}, its name says {from_name[1]}")
-        recorded = _recorded(texts.get("RECORD", ""))
+        recorded = read_record(texts.get("RECORD", ""))
         # Libraries of pynvvideocodec 2.0.4 were changed after its RECORD was made: nothing is known of their bytes.
         hexadecimal = {
-            library.path: _hex(found.digest)
+            library.path: hex_digest(found.digest)
             for library in libraries
             if (found := recorded.get(library.path)) is not None and found.size in {None, library.size}
         }
@@ -546,41 +409,8 @@ class _Reading:
             cubins=dict(sorted(self._cubins.items())),
             cuda=cuda.group(1) if cuda else None,
             modules=_modules(members),
-            files=_files(recorded),
+            files=files_by_folder(recorded),
         )
-
-
-class _Recorded(NamedTuple):
-    """What RECORD says of a file."""
-
-    digest: str
-    """Its sha256 in base64 without padding."""
-    size: int | None
-
-
-def _recorded(record: str) -> dict[str, _Recorded]:
-    """Return path -> what a RECORD says of the file, for those that it has a sha256 for."""
-    found: dict[str, _Recorded] = {}
-    with suppress(csv.Error):
-        for row in csv.reader(record.splitlines()):
-            if len(row) >= 2 and (match := _SHA256.fullmatch(row[1])):
-                size = row[2] if len(row) > 2 else ""
-                found[row[0]] = _Recorded(match[1], int(size) if _SIZE.fullmatch(size) else None)
-    return found
-
-
-def _hex(digest: str) -> str:
-    return base64.urlsafe_b64decode(digest + "=").hex()
-
-
-def _files(recorded: Mapping[str, _Recorded]) -> dict[str, str]:
-    """Return folder -> lines of the files that a wheel puts there; see `WheelFacts.files`."""
-    folders: dict[str, list[str]] = {}
-    for path, (digest, _) in recorded.items():
-        folder, _, name = installed_path(posixpath.normpath(path)).rpartition("/")
-        if not folder.partition("/")[0].endswith(".dist-info") and "\n" not in name:
-            folders.setdefault(folder or ".", []).append(f"{name} {digest[:FILE_DIGEST]}")
-    return {folder: "\n".join(sorted(lines)) for folder, lines in sorted(folders.items())}
 
 
 def _listed(member: Member) -> Library:

@@ -16,7 +16,8 @@ from assay.evidence.reference import Reference
 from assay.foundation.digest import sha256_of
 from assay.ports.facts_store import FactsStore
 from assay.ports.registry import Registry
-from assay.wheels.facts import READER, WheelFacts, dump_facts, load_facts
+from assay.wheels.facts import READER, WheelFacts
+from assay.wheels.facts_file import dump_facts, load_facts
 
 __all__ = ["ARTIFACT", "Shared", "pull_facts", "push_facts"]
 

@@ -28,3 +28,7 @@ class FactsStore(Protocol):
     def named(self, name: str, *, origins: Container[str] = ()) -> Iterable[WheelFacts]:
         """Return all facts of a distribution that `get` would return, newest version first."""
         ...
+
+    def kept(self, name: str) -> Iterable[str]:
+        """Return a word for each wheel of a distribution of which facts are kept; it changes when the facts do."""
+        ...

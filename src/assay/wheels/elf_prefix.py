@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 from assay.errors import WheelError
 from assay.foundation.budget import LIBRARY, Budget
-from assay.wheels.elf import ElfLibrary, SymbolGroup, read_header, read_symbols
+from assay.wheels.elf import read_symbols
+from assay.wheels.elf_header import ElfLibrary, SymbolGroup, read_header
 
 __all__ = ["NeedMore", "read_prefix"]
 

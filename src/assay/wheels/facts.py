@@ -6,32 +6,27 @@ milliseconds; they are taken apart when they are asked for.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import posixpath
 import re
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import blake2b
-from pathlib import PurePosixPath
-from typing import Final, Literal, TypeVar, cast
+from typing import Final, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
-from zlib_ng import zlib_ng
-
-from assay.errors import WheelError
-from assay.foundation.budget import FACTS, Budget
-from assay.foundation.strict import Value
+from assay.foundation.derived import Deriving
 from assay.foundation.text import Distribution, PathVersion
-from assay.wheels.elf import ElfLibrary
+from assay.wheels.exports import ExportTable, bindable, plain_lines, versioned_lines
+from assay.wheels.gpu_code import CodeGroup, GpuCode
 from assay.wheels.kernel_search import searcher
 from assay.wheels.symbols import (
+    Owner,
     SymbolKind,
     is_shim,
+    is_told_of,
+    owner,
     pre_cxx11,
     torch_kind,
     torch_symbols,
@@ -39,106 +34,35 @@ from assay.wheels.symbols import (
 )
 
 __all__ = [
-    "NAMED",
     "READER",
-    "CodeGroup",
-    "ExportTable",
-    "GpuCode",
+    "AskedNames",
     "Library",
     "Reference",
+    "Scope",
     "WheelFacts",
-    "brief_facts",
-    "brief_library",
-    "dump_brief",
-    "dump_facts",
-    "filled",
     "installed_path",
-    "library_facts",
-    "load_brief",
-    "load_facts",
-    "plain_lines",
     "torch_names",
-    "versioned_lines",
 ]
 
 READER: Final = 3
 """Raised when the readers learn something new: facts of an older reader are read again."""
-_DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
-MAX_FACTS: Final = FACTS.unpacked
-"""Bytes of text of one wheel's facts; torch has 17 MB."""
 
 Reference = tuple[str, str | None]
 """A symbol's name and the version asked for."""
 Scope = Literal["full", "prefix", "listed"]
-T = TypeVar("T")
 
 
-_BINDABLE: Final = frozenset({"global", "weak", "unique"})
+class AskedNames(NamedTuple):
+    """Names that a library asks for and that are told of alike where nothing has them."""
 
-
-class _Fact(Value):
-    """What rules keep of it what they found out."""
-
-    @cached_property
-    def _said(self) -> dict[Hashable, tuple[object, object]]:
-        return {}
-
-    def once(self, key: Hashable, beside: object, make: Callable[[], T]) -> T:
-        """Return what `make` says of this, which is asked once for each key.
-
-        Args:
-            key: names who asks too; for one key `make` always gives the same.
-            beside: what the key has the identity of; it is kept, so that no other object can get that.
-        """
-        said = self._said.get(key)
-        if said is None:
-            said = self._said[key] = beside, make()
-        return cast("T", said[1])
-
-
-class CodeGroup(Value):
-    """The containers of one library that hold code for the same targets."""
-
-    sass: tuple[str, ...] = ()
-    """Targets of machine code: `90a`, `120f`."""
-    ptx: tuple[str, ...] = ()
-    """Targets of PTX with its ISA: `80@8.7`."""
-    containers: int
-    kernels: tuple[str, ...] = ()
-    """Mangled names of kernels in them, as far as they could be named; in facts made brief, the first `NAMED`."""
-    size: int = Field(default=0, ge=0)
-    """In facts made brief: bytes of `text`."""
-    text: bytes = Field(default=b"", exclude=True, repr=False)
-    """Names of all kernels, one a line, in small letters; in facts made brief they stand behind the JSON."""
-
-    @cached_property
-    def searched(self) -> bytes | None:
-        """`text`, made of `kernels` where it is not there; None where small letters do not stand for all others."""
-        if self.text or not self.kernels:
-            return self.text
-        names = "\n".join(self.kernels)
-        return names.lower().encode() if names.isascii() else None
-
-
-class GpuCode(_Fact):
-    """GPU code of one library."""
-
-    groups: tuple[CodeGroup, ...]
-    damage: tuple[str, ...] = ()
-
-    @property
-    def containers(self) -> int:
-        return sum(group.containers for group in self.groups)
-
-    @cached_property
-    def sass(self) -> tuple[str, ...]:
-        """All targets of machine code, in order."""
-        return tuple(sorted({target for group in self.groups for target in group.sass}, key=target_key))
-
-    @cached_property
-    def ptx(self) -> tuple[str, ...]:
-        """All targets of PTX, in order."""
-        return tuple(sorted({target for group in self.groups for target in group.ptx}, key=target_key))
+    owner: Owner
+    version: str | None
+    """In which they are asked for."""
+    file: str | None
+    """That has to have the version."""
+    told: bool
+    """Whether anything is ever told of the names; see `is_told_of`."""
+    names: frozenset[str]
 
 
 def installed_path(path: str) -> str:
@@ -150,79 +74,7 @@ def installed_path(path: str) -> str:
     return path
 
 
-@lru_cache(maxsize=4096)
-def target_key(target: str) -> tuple[int, str]:
-    """Sort key of `90a` or `80@8.7`."""
-    digits = "".join(c for c in target.partition("@")[0] if c.isdigit())
-    return int(digits or 0), target
-
-
-def _bindable(key: str) -> bool:
-    """Whether other objects can bind to symbols of a binding and visibility."""
-    binding, _, visibility = key.partition("/")
-    return binding in _BINDABLE and visibility in {"", "protected"}
-
-
-def plain_lines(lines: str) -> list[str]:
-    """Return those of the lines that have no `@`: of nearly all libraries, all."""
-    if "@" not in lines:
-        return lines.split("\n")
-    return [line for line in lines.split("\n") if "@" not in line]
-
-
-def versioned_lines(lines: str) -> Iterator[tuple[str, str]]:
-    """Yield the others: name and version."""
-    if "@" in lines:
-        for line in lines.split("\n"):
-            if "@" in line:
-                name, _, version = line.partition("@")
-                yield name, version.removeprefix("@")
-
-
-@lru_cache(maxsize=1 << 17)
-def _key(name: str) -> int:
-    """Return 64 bits of a hash of a symbol's name: two of a million share them once in 40 million."""
-    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-class ExportTable(Value):
-    """What a library exports, as hashes of the names: enough to say whether it has one, and a tenth of their size."""
-
-    count: int = Field(ge=0)
-    """Symbols without version."""
-    cxx11: bool
-    """Whether any has strings of C++11 in its name."""
-    hashes: bytes = Field(default=b"", exclude=True, repr=False)
-    """64 bits of a hash of each, sorted, in this machine's order of bytes; they stand behind the JSON."""
-
-    @cached_property
-    def _hashes(self) -> array[int]:
-        return array("Q", self.hashes)
-
-    @cached_property
-    def _known(self) -> tuple[set[str], set[str]]:
-        """Names that were asked for, and those of them that are here."""
-        return set(), set()
-
-    def having(self, names: AbstractSet[str]) -> set[str]:
-        """Return those of the names that are here.
-
-        Of what torch exports little is ever asked for: to look that up takes a fraction of the time a set of all does.
-        """
-        asked, here = self._known
-        fresh = names - asked
-        if fresh:
-            hashes, last = self._hashes, len(self._hashes) - 1
-            # In this order: cells are audited in several threads, and what was asked for must be known.
-            for name in fresh if hashes else ():
-                key = _key(name)
-                if hashes[min(bisect_left(hashes, key), last)] == key:
-                    here.add(name)
-            asked.update(fresh)
-        return here & names
-
-
-class Library(_Fact):
+class Library(Deriving):
     """One shared object of a wheel."""
 
     path: str
@@ -268,8 +120,9 @@ class Library(_Fact):
         """Whether names of symbols or kernels were left out."""
         return self.table is not None or (self.gpu is not None and any(group.size for group in self.gpu.groups))
 
-    def _exported_lines(self) -> list[str]:
-        return [lines for key, lines in self.defined.items() if lines and _bindable(key)]
+    def exported_lines(self) -> list[str]:
+        """Return the lines of `defined` to whose symbols other objects can bind."""
+        return [lines for key, lines in self.defined.items() if lines and bindable(key)]
 
     @cached_property
     def plain(self) -> Mapping[str, None]:
@@ -277,13 +130,13 @@ class Library(_Fact):
 
         A dictionary of strings alone, unlike a set of them, is nothing that Python's collector goes through.
         """
-        return dict.fromkeys(itertools.chain.from_iterable(map(plain_lines, self._exported_lines())))
+        return dict.fromkeys(itertools.chain.from_iterable(map(plain_lines, self.exported_lines())))
 
     @cached_property
     def versioned(self) -> Mapping[str, frozenset[str]]:
         """Symbols with versions that other objects can bind to -> the versions they have there."""
         found: dict[str, frozenset[str]] = {}
-        for lines in self._exported_lines():
+        for lines in self.exported_lines():
             for name, version in versioned_lines(lines):
                 # A name has one version, but for a few of the C library's.
                 found[name] = found[name] | {version} if name in found else frozenset((version,))
@@ -310,7 +163,7 @@ class Library(_Fact):
             return ()
         if not kernels:
             return self.gpu.groups
-        return self.once(("groups with", kernels), None, lambda: tuple(self._groups_with(kernels)))
+        return tuple(self._groups_with(kernels))
 
     def _groups_with(self, kernels: str) -> Iterator[CodeGroup]:
         in_small, search = searcher(kernels), re.compile(kernels, re.IGNORECASE).search
@@ -352,7 +205,7 @@ class Library(_Fact):
         """Whether anything exported has strings of C++11."""
         if self.table is not None and self.table.cxx11:
             return True
-        return any("__cxx11" in lines for lines in self._exported_lines()) and any(
+        return any("__cxx11" in lines for lines in self.exported_lines()) and any(
             "__cxx11" in name for name in (*self.plain, *self.versioned)
         )
 
@@ -391,6 +244,24 @@ class Library(_Fact):
         return found
 
     @cached_property
+    def asked_names(self) -> tuple[AskedNames, ...]:
+        """What it asks for, by version and owner; versions that no file was named for are left out."""
+        lines = self.undefined.get("global", "")
+        files = {version: file for file, versions in self.requires.items() for version in versions}
+        by_version: dict[str | None, list[str]] = {None: list(filter(None, plain_lines(lines)))}
+        for name, version in versioned_lines(lines):
+            if version in files:
+                by_version.setdefault(version, []).append(name)
+        found: dict[tuple[str | None, Owner, bool], set[str]] = {}
+        for asked, names in by_version.items():
+            for name in names:
+                found.setdefault((asked, owner(name), is_told_of(name)), set()).add(name)
+        return tuple(
+            AskedNames(whose, asked, None if asked is None else files[asked], told, frozenset(some))
+            for (asked, whose, told), some in found.items()
+        )
+
+    @cached_property
     def names(self) -> frozenset[str]:
         """Names of `references`."""
         return frozenset(self.asked)
@@ -398,10 +269,10 @@ class Library(_Fact):
     @cached_property
     def extension(self) -> bool:
         """Whether Python can import it by itself."""
-        return any(lines.startswith("PyInit_") or "\nPyInit_" in lines for lines in self._exported_lines())
+        return any(lines.startswith("PyInit_") or "\nPyInit_" in lines for lines in self.exported_lines())
 
 
-class WheelFacts(_Fact):
+class WheelFacts(Deriving):
     """The facts of one wheel."""
 
     schema_version: Literal[1] = 1
@@ -440,6 +311,22 @@ class WheelFacts(_Fact):
         knows. Facts read in part are therefore those of the place they were read from, and of no other.
         """
         return self.complete or (self.origin is not None and self.origin in origins)
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of all that is known of the wheel: equal facts have equal ones."""
+        hashed = blake2b(self.model_dump_json(exclude_defaults=True).encode(), digest_size=20)
+        for left_out in self.left_out():
+            hashed.update(left_out)
+        return hashed.hexdigest()
+
+    def left_out(self) -> Iterator[bytes]:
+        """Yield what stands behind the JSON of brief facts: hashes of exported names, and names of kernels."""
+        for library in self.libraries:
+            if library.table is not None:
+                yield library.table.hashes
+            if library.gpu is not None:
+                yield from (group.text for group in library.gpu.groups if group.size)
 
     @property
     def is_torch(self) -> bool:
@@ -487,16 +374,9 @@ class WheelFacts(_Fact):
                 found[name] = (*found.get(name, ()), library)
         return found
 
-    @cached_property
-    def held(self) -> Mapping[str, tuple[tuple[WheelFacts, Library], ...]]:
-        """`named`, each library with its wheel."""
-        return {name: tuple((self, library) for library in libraries) for name, libraries in self.named.items()}
-
     def matching(self, glob: str) -> tuple[Library, ...]:
         """Return the libraries whose paths a glob is about."""
-        return self.once(
-            ("matching", glob), None, lambda: tuple(item for item in self.libraries if fnmatchcase(item.path, glob))
-        )
+        return tuple(item for item in self.libraries if fnmatchcase(item.path, glob))
 
     @cached_property
     def by_soname(self) -> Mapping[str, Library]:
@@ -521,196 +401,3 @@ def torch_names(libraries: Iterable[Library]) -> frozenset[str]:
         if library.scope != "listed" and library.torch_kind is SymbolKind.UNSTABLE
         for name in library.torch_symbols
     )
-
-
-def _lines(symbols: Iterable[str]) -> str:
-    # A set would lose the linker's order, which is half the sorting.
-    return "\n".join(sorted(dict.fromkeys(symbols)))
-
-
-def library_facts(
-    path: str,
-    size: int,
-    elf: ElfLibrary,
-    *,
-    scope: Scope,
-    gpu: GpuCode | None = None,
-    notes: Mapping[str, str] | None = None,
-) -> Library:
-    """Return the facts of a library that was read."""
-    defined: dict[str, list[str]] = {}
-    undefined: dict[str, list[str]] = {}
-    for binding, visibility, is_defined, version, default, names in elf.groups:
-        if is_defined:
-            key = binding if visibility == "default" else f"{binding}/{visibility}"
-            mark = "" if version is None else f"{'@@' if default else '@'}{version}"
-            lines = defined.setdefault(key, [])
-        else:
-            mark = "" if version is None else f"@{version}"
-            lines = undefined.setdefault(binding, [])
-        lines.extend([name + mark for name in names] if mark else names)
-    needed = elf.needed
-    if scope == "prefix":
-        own = PurePosixPath(path).name
-        needed = tuple(name for name in needed if name != own)
-    return Library(
-        path=path,
-        size=size,
-        scope=scope,
-        machine=elf.machine,
-        soname=elf.soname,
-        needed=needed,
-        rpath=elf.rpath,
-        runpath=elf.runpath,
-        defined={key: _lines(names) for key, names in sorted(defined.items())},
-        undefined={key: _lines(names) for key, names in sorted(undefined.items())},
-        requires=elf.needed_versions,
-        provides=elf.defined_versions,
-        gpu=gpu,
-        notes=dict(notes or {}),
-    )
-
-
-BRIEF_FROM: Final = 64 << 10
-"""Characters of exported names from which on hashes stand for them."""
-
-
-NAMED: Final = 24
-"""Names of kernels that are left in facts made brief, of each group: more are never told of."""
-
-
-def brief_facts(facts: WheelFacts) -> WheelFacts:
-    """Return facts with hashes in place of the names of exported symbols, and one text of those of kernels.
-
-    An audit asks whether a library has a symbol or a kernel, never which it has: torch's facts are read in less than
-    half the time.
-    """
-    return facts.model_copy(update={"libraries": tuple(brief_library(library) for library in facts.libraries)})
-
-
-def brief_library(library: Library, *, least: int = BRIEF_FROM, named: int = NAMED) -> Library:
-    """Return a library with hashes in place of names if these have at least so many characters.
-
-    Args:
-        named: kernels of each group whose names are left.
-    """
-    if library.is_brief:
-        return library
-    update: dict[str, object] = {}
-    if library.gpu is not None and any(len(group.kernels) > named for group in library.gpu.groups):
-        groups = tuple(_brief_group(group, named) for group in library.gpu.groups)
-        update["gpu"] = library.gpu.model_copy(update={"groups": groups})
-    if sum(map(len, library._exported_lines())) >= least:
-        # What Python looks for by name stays; so do names with versions, which are few.
-        update["defined"] = {
-            key: "\n".join(
-                line for line in lines.split("\n") if "@" in line or line.startswith("PyInit_") or not _bindable(key)
-            )
-            for key, lines in library.defined.items()
-        }
-        keys = array("Q", sorted(map(_key.__wrapped__, library.plain)))
-        update["table"] = ExportTable(count=len(keys), cxx11=library.exports_cxx11, hashes=keys.tobytes())
-    return library.model_copy(update=update) if update else library
-
-
-def _brief_group(group: CodeGroup, named: int) -> CodeGroup:
-    text = group.searched
-    if text is None or len(group.kernels) <= named:
-        return group
-    return group.model_copy(update={"kernels": group.kernels[:named], "size": len(text), "text": text})
-
-
-def filled(brief: WheelFacts, whole: WheelFacts) -> WheelFacts:
-    """Return brief facts, of which more may have been learnt since, with the names that were left out.
-
-    Args:
-        whole: the facts that were made brief.
-    """
-    known = {library.path: library for library in whole.libraries}
-    libraries = tuple(known.get(library.path, library) if library.is_brief else library for library in brief.libraries)
-    return brief.model_copy(update={"libraries": libraries})
-
-
-def dump_facts(facts: WheelFacts) -> bytes:
-    """Return the bytes facts are kept and shared as: gzipped JSON, the same for the same facts."""
-    assert not facts.is_brief, "brief facts do not say all that is known"
-    return gzip.compress(facts.model_dump_json(exclude_defaults=True).encode(), compresslevel=6, mtime=0)
-
-
-def dump_brief(facts: WheelFacts) -> bytes:
-    """Return the bytes brief facts are kept as, beside the whole ones: JSON, then hashes and texts as they are.
-
-    Neither is packed, nor are hashes spelled or texts quoted: all that would have to be undone at each reading.
-    """
-    return b"\n".join((facts.model_dump_json(exclude_defaults=True).encode(), b"".join(_left_out(facts))))
-
-
-def _left_out(facts: WheelFacts) -> Iterator[bytes]:
-    for library in facts.libraries:
-        if library.table is not None:
-            yield library.table.hashes
-        if library.gpu is not None:
-            yield from (group.text for group in library.gpu.groups if group.size)
-
-
-def load_facts(data: bytes, *, source: str, budget: Budget | None = None) -> WheelFacts:
-    """Read facts back.
-
-    Raises:
-        WheelError: the bytes are no facts of this schema, or too many; facts of a newer reader are refused as well.
-    """
-    budget = budget or Budget(source, FACTS)
-    try:
-        unpacker = zlib_ng.decompressobj(31)
-        text = unpacker.decompress(data, MAX_FACTS)
-        if not unpacker.eof:
-            raise WheelError(f"{source} does not unpack to facts of less than {MAX_FACTS} bytes")
-    except _DAMAGED as error:
-        raise WheelError(f"{source} has no wheel facts: {error}") from error
-    # Each text, list and object becomes a Python object some fifty times its size.
-    budget.take(unpacked=len(text), kept=len(text), items=text.count(b'"') // 2 + text.count(b"[") + text.count(b"{"))
-    facts = _parsed(text, source=source)
-    if facts.is_brief:
-        raise WheelError(f"{source} holds facts that leave out names")
-    return facts
-
-
-def load_brief(data: bytes, *, source: str) -> WheelFacts:
-    """Read brief facts back; raises as `load_facts` does."""
-    end = data.find(b"\n")
-    facts = _parsed(data[: max(end, 0)], source=source)
-    at, libraries = end + 1, list[Library]()
-
-    def taken(size: int) -> bytes:
-        nonlocal at
-        at += size
-        return data[at - size : at]
-
-    for library in facts.libraries:
-        update: dict[str, object] = {}
-        if library.table is not None:
-            update["table"] = library.table.model_copy(update={"hashes": taken(8 * library.table.count)})
-        if library.gpu is not None and any(group.size for group in library.gpu.groups):
-            groups = tuple(
-                group.model_copy(update={"text": taken(group.size)}) if group.size else group
-                for group in library.gpu.groups
-            )
-            update["gpu"] = library.gpu.model_copy(update={"groups": groups})
-        libraries.append(library.model_copy(update=update) if update else library)
-    if at != len(data):
-        raise WheelError(f"{source} has {len(data)} bytes where {at} were announced")
-    return facts.model_copy(update={"libraries": tuple(libraries)})
-
-
-def _parsed(text: bytes, *, source: str) -> WheelFacts:
-    try:
-        facts = WheelFacts.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))[:80]
-        if where in {"name", "version"}:
-            raise WheelError(f"{source} holds facts of something that is no distribution: {where}") from error
-        raise WheelError(f"{source} has no wheel facts: {where}: {first['msg'][:200]}") from error
-    if facts.reader > READER:
-        raise WheelError(f"{source} was written by a newer assay", hint="upgrade assay")
-    return facts

@@ -13,7 +13,7 @@ import zstandard
 from assay.errors import WheelError
 from assay.foundation.budget import LIBRARY, Budget
 from assay.wheels.bytes_at import FileImage
-from assay.wheels.elf import section_name_table
+from assay.wheels.elf_header import section_name_table
 from assay.wheels.fatbin import FatbinEntry
 
 __all__ = ["MAX_KERNELS", "kernel_names"]

@@ -13,10 +13,13 @@ from ahocorasick_rs import BytesAhoCorasick
 from assay.errors import WheelError
 from assay.foundation.budget import LIBRARY, Budget
 from assay.wheels.bytes_at import SparseImage, Unread
-from assay.wheels.elf import ElfLibrary, data_ranges, is_elf, read_elf, wanted_ranges
-from assay.wheels.facts import CodeGroup, GpuCode, Library, library_facts, target_key
+from assay.wheels.elf import data_ranges, read_elf, wanted_ranges
+from assay.wheels.elf_header import ElfLibrary, is_elf
+from assay.wheels.facts import Library
 from assay.wheels.fatbin import FatbinContainer, FatbinWalker
+from assay.wheels.gpu_code import CodeGroup, GpuCode, target_key
 from assay.wheels.kernels import kernel_names
+from assay.wheels.library_facts import library_facts
 
 __all__ = ["MemberReader", "gpu_code"]
 

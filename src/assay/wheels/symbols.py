@@ -12,8 +12,10 @@ __all__ = [
     "Owner",
     "SymbolKind",
     "is_driver_symbol",
+    "is_of_cuda",
     "is_python_symbol",
     "is_shim",
+    "is_told_of",
     "is_torch_symbol",
     "owner",
     "pre_cxx11",
@@ -31,6 +33,9 @@ _TORCH_LINE: Final = re.compile(rf"^{_TORCH_CXX.pattern}[^@\n]*", re.MULTILINE)
 _UNSTABLE_LINE: Final = re.compile(rf"^(?!{_STABLE.pattern}){_TORCH_CXX.pattern}", re.MULTILINE)
 _SHIM_LINE: Final = re.compile(rf"^{_SHIM.pattern}(?=@|$)", re.MULTILINE)
 _PYTHON: Final = re.compile(r"_?Py(?:[A-Z_]|[a-z]+_)|_Py_")
+_CUDA_FAMILIES: Final = re.compile(
+    r"(?:nccl|cudnn|cublas|cuda|cufft|curand|cusparse|cusolver|nvrtc|nvJitLink|nvshmem|nvtx|cufile|cupti)[A-Z_]\w*"
+)
 _DRIVER: Final = re.compile(r"cu[A-Z]\w+|nvml[A-Z]\w+|nvPTXCompiler\w+")
 _CXX11: Final = re.compile(r"__cxx11|B5cxx11")
 _OLD_STRING: Final = re.compile(r"(?:RK|R|P|PK|O|[a-z0-9E])?Ss(?![a-z])")
@@ -66,6 +71,11 @@ def is_driver_symbol(name: str) -> bool:
     return _DRIVER.fullmatch(name) is not None
 
 
+def is_of_cuda(name: str) -> bool:
+    """Tell whether a name is one of CUDA's libraries' C functions."""
+    return _CUDA_FAMILIES.fullmatch(name) is not None
+
+
 class Owner(StrEnum):
     """Whose a symbol is."""
 
@@ -85,6 +95,12 @@ def owner(name: str) -> Owner:
     if is_driver_symbol(name):
         return Owner.DRIVER
     return Owner.TORCH if is_shim(name) else Owner.OTHER
+
+
+@lru_cache(maxsize=1 << 16)
+def is_told_of(name: str) -> bool:
+    """Tell whether anything is ever told of a name: other C names come from what Python itself has loaded."""
+    return name.startswith("_Z") or is_of_cuda(name) or owner(name) is not Owner.OTHER
 
 
 def _mentions_torch(lines: str) -> bool:

@@ -35,8 +35,7 @@ def for_others(wheel: WheelFacts, *, torch: str | None, cuda: str | None, python
         cuda: version that torch was built with.
         python: minor release, `3.11`.
     """
-    key = ("for others", torch, cuda, python)
-    return wheel.once(key, None, lambda: frozenset(_for_others(wheel, torch, cuda, python)))
+    return frozenset(_for_others(wheel, torch, cuda, python))
 
 
 def _for_others(wheel: WheelFacts, torch: str | None, cuda: str | None, python: str) -> Iterator[str]:
@@ -53,7 +52,7 @@ def _for_others(wheel: WheelFacts, torch: str | None, cuda: str | None, python: 
 
 def torch_variants(wheel: WheelFacts) -> Mapping[str, str]:
     """Return the paths of libraries that a package brings one of for each torch -> the minor release each is for."""
-    return wheel.once("torch variants", None, lambda: dict(_torch_variants(wheel)))
+    return dict(_torch_variants(wheel))
 
 
 def _torch_variants(wheel: WheelFacts) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,8 @@ from assay.adapters.files.records import write_whole
 from assay.errors import StoreError, WheelError
 from assay.foundation.budget import FACTS, Budget, BudgetLimits
 from assay.foundation.foreign import ForeignError, read_json
-from assay.wheels.facts import READER, WheelFacts, brief_facts, dump_brief, dump_facts, filled, load_brief, load_facts
+from assay.wheels.facts import READER, WheelFacts
+from assay.wheels.facts_file import brief_facts, dump_brief, dump_facts, filled, load_brief, load_facts
 
 __all__ = ["FactsCache", "default_folder"]
 
@@ -48,6 +49,7 @@ class FactsCache:
         self.folder = folder or default_folder()
         self._loaded: dict[str, WheelFacts] = {}
         self._paths: dict[str, Path] | None = None
+        self._words: dict[str, tuple[str, ...]] = {}
 
     def _index(self) -> dict[str, Path]:
         if self._paths is None:
@@ -113,6 +115,7 @@ class FactsCache:
             raise StoreError(
                 f"facts cannot be kept: {error.message}", hint="set ASSAY_CACHE to another folder"
             ) from error
+        self._words.pop(facts.name, None)
         self._loaded[facts.sha256] = facts
         before = self._index().get(facts.sha256)
         if before is not None and before != path:
@@ -124,7 +127,7 @@ class FactsCache:
         with suppress(OSError):
             place = _brief_place(facts.sha256, path)
             if place is not None:
-                _made_brief(facts, place)
+                self._loaded[facts.sha256] = _made_brief(facts, place)
 
     def named(self, name: str, *, origins: Container[str] = ()) -> Iterable[WheelFacts]:
         """Return all facts of a distribution, newest version first; see the port."""
@@ -132,6 +135,13 @@ class FactsCache:
             self.get(sha256, origins=origins) for sha256, path in self._index().items() if path.parent.name == name
         ]
         return sorted((facts for facts in found if facts), key=lambda facts: _version(facts.version), reverse=True)
+
+    def kept(self, name: str) -> Iterable[str]:
+        """Return a word for each kept wheel of a distribution; see the port."""
+        if name not in self._words:
+            states = ((path, path.stat()) for path in self.folder.glob(f"{name}/*{_SUFFIX}"))
+            self._words[name] = tuple(f"{path.name} {state.st_size} {state.st_mtime_ns}" for path, state in states)
+        return self._words[name]
 
     def listed(self) -> list[tuple[str, str, str, int]]:
         """Return (name, version, sha256, bytes) of all kept facts, without reading them."""

@@ -1,25 +1,20 @@
-"""Rules R6 and R7: files that two wheels own, and packages whose versions must go together."""
+"""Rule R6: two wheels own the same file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from itertools import combinations
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
+from assay.audit.rule import Rule
 from assay.foundation.outcome import Severity
 from assay.matrix.lock import place_of
 from assay.wheels.facts import WheelFacts
 
-__all__ = ["set_rules"]
-
-
-def set_rules(context: Context) -> None:
-    """Check what only the whole set of wheels shows."""
-    _owners(context)
-    _companions(context)
+__all__ = ["RULE"]
 
 
 class _Shared(NamedTuple):
@@ -30,36 +25,32 @@ class _Shared(NamedTuple):
     different: tuple[str, ...]
 
 
-def _owners(context: Context) -> None:
-    """R6: two wheels bring the same path, so that the one installed later overwrites the other's file."""
+def findings(context: Context) -> Iterator[Finding]:
+    """Yield the pairs of wheels that bring the same paths: the one installed later overwrites the other's file."""
     known = context.knowledge.shared_files.files
     for one, other, shared in _pairs(context):
         harmful = [path for path in shared.different if not any(fnmatchcase(path, entry.path) for entry in known)]
         if harmful:
-            context.add(
-                Finding(
-                    rule="R6",
-                    severity=Severity.ERROR,
-                    package=label(one),
-                    library=harmful[0],
-                    message=f"brings {_counted(harmful)}, which {label(other)} brings with other bytes; "
-                    f"{_winner(one, other)}",
-                    fix=f"limit the version of {one.name} or {other.name} until only one of them brings the file, "
-                    "or install only one of the two",
-                )
+            yield Finding(
+                rule="R6",
+                severity=Severity.ERROR,
+                package=label(one),
+                library=harmful[0],
+                message=f"brings {_counted(harmful)}, which {label(other)} brings with other bytes; "
+                f"{_winner(one, other)}",
+                fix=f"limit the version of {one.name} or {other.name} until only one of them brings the file, "
+                "or install only one of the two",
             )
         harmless = [path for path in (*shared.equal, *shared.different) if path not in harmful]
         if harmless:
             reasons = {entry.reason: None for entry in known if any(fnmatchcase(path, entry.path) for path in harmless)}
             why = "; ".join(reasons) if set(harmless) - set(shared.equal) else "the bytes are the same"
-            context.add(
-                Finding(
-                    rule="R6",
-                    severity=Severity.INFO,
-                    package=label(one),
-                    library=harmless[0],
-                    message=f"brings {_counted(harmless)}, which {label(other)} brings too: {why}",
-                )
+            yield Finding(
+                rule="R6",
+                severity=Severity.INFO,
+                package=label(one),
+                library=harmless[0],
+                message=f"brings {_counted(harmless)}, which {label(other)} brings too: {why}",
             )
 
 
@@ -78,15 +69,14 @@ def _winner(one: WheelFacts, other: WheelFacts) -> str:
 def _pairs(context: Context) -> Iterator[tuple[WheelFacts, WheelFacts, _Shared]]:
     """Yield the wheels that bring the same paths, by name, with these paths."""
     folders: dict[str, list[WheelFacts]] = {}
-    for wheel in context.installation.wheels:
+    for wheel in sorted(context.installation.wheels, key=lambda wheel: wheel.name):
         for folder in wheel.files:
             folders.setdefault(folder, []).append(wheel)
     meeting: dict[tuple[str, str], tuple[WheelFacts, WheelFacts, list[str]]] = {}
     for folder, wheels in folders.items():
         for one, other in combinations(wheels, 2):
             if one.name != other.name:
-                first, second = sorted((one, other), key=lambda wheel: wheel.name)
-                meeting.setdefault((first.name, second.name), (first, second, []))[2].append(folder)
+                meeting.setdefault((one.name, other.name), (one, other, []))[2].append(folder)
     for key in sorted(meeting):
         one, other, common = meeting[key]
         shared = _shared(one, other, common)
@@ -106,19 +96,12 @@ def _shared(one: WheelFacts, other: WheelFacts, folders: list[str]) -> _Shared:
     return _Shared(tuple(equal), tuple(different))
 
 
-def _companions(context: Context) -> None:
-    """R7: packages whose versions must go together do not."""
-    versions = context.installation.versions
-    for mismatch in context.mismatches:
-        rule, package, beside = mismatch.companion, mismatch.package, mismatch.companion.beside
-        context.add(
-            Finding(
-                rule="R7",
-                severity=Severity.ERROR if mismatch.decides else Severity.WARNING,
-                package=f"{package} {versions[package]}",
-                message=f"does not go with {beside} {versions[beside]}: {rule.why}{mismatch.consequence}",
-                cause=rule.cause,
-                fix=f"constrain it in the recipe: {mismatch.constraint}" if mismatch.constraint else "",
-                constraint=mismatch.constraint,
-            )
-        )
+RULE: Final = Rule(
+    id="R6",
+    text="Two wheels contain the same file with different bytes; the later one overwrites the other.",
+    known_by="The wheels' RECORD alone. The finding names the path, both wheels and whose file remains in an "
+    "image. Equal bytes and the paths in `knowledge/shared_files.yaml` are notes.",
+    severity=Severity.ERROR,
+    rests_on=("files", "knowledge"),
+    findings=findings,
+)
