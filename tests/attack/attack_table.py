@@ -87,7 +87,7 @@ m = attack_readers_more
 s = attack_servers
 ATTACKS: Final[tuple[Attack, ...]] = (
     _reader("server-info", ["engines.sglang"], m.server_infos, m.read_server_info, mutate=hostile_json),
-    _reader("elf", ["wheels.elf", "wheels.bytes_at"], r.libraries, r.read_elf, share=3),
+    _reader("elf", ["wheels.elf", "wheels.elf_header", "wheels.bytes_at"], r.libraries, r.read_elf, share=3),
     _reader("elf-prefix", ["wheels.elf_prefix"], r.libraries, r.read_elf_prefix),
     _reader(
         "fatbin",
@@ -97,13 +97,28 @@ ATTACKS: Final[tuple[Attack, ...]] = (
         share=3,
     ),
     _reader("wheel", ["wheels.archive", "pipeline.read_wheel", "wheels.metadata"], r.wheels, r.read_wheel, share=3),
-    _reader("wheel-in-parts", ["wheels.archive", "pipeline.read_wheel"], r.wheels, r.read_wheel_parts, share=2),
+    _reader(
+        "wheel-in-parts",
+        ["wheels.archive", "pipeline.read_wheel", "pipeline.unpacking"],
+        r.wheels,
+        r.read_wheel_parts,
+        share=2,
+    ),
     _reader("wheel-install", ["adapters.layers.archive", "wheels.install", "wheels.layer"], r.wheels, r.install_wheel),
     _reader(
         "wheel-metadata", ["wheels.metadata", "pipeline.read_wheel"], r.metadata, r.read_metadata, mutate=hostile_text
     ),
-    _reader("facts", ["wheels.facts"], r.facts, r.read_facts, mutate=hostile_json, share=2),
-    _reader("facts-packed", ["wheels.facts", "adapters.files.facts_cache"], r.facts_exports, r.take_facts, share=2),
+    _reader(
+        "facts",
+        ["wheels.facts", "wheels.facts_file", "wheels.exports"],
+        r.facts,
+        r.read_facts,
+        mutate=hostile_json,
+        share=2,
+    ),
+    _reader(
+        "facts-packed", ["wheels.facts_file", "adapters.files.facts_cache"], r.facts_exports, r.take_facts, share=2
+    ),
     _reader(
         "record",
         ["evidence.record", "adapters.files.kept_records"],
@@ -209,6 +224,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
 )
 
 NOT_FOREIGN: Final[dict[str, str]] = {
+    "pipeline.verdicts": "verdicts that this machine kept for itself, of at most 32 MB; damaged ones count as none",
     # Modules that decode, but nothing that a stranger writes.
     "adapters.layers.bases": "a base that was just made from signed packages",
     "adapters.layers.bytecode": "frames from assay's own program in the base's Python",
