@@ -11,7 +11,7 @@ import audit_corpus
 import pytest
 
 from assay.audit.context import Context
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.audit.rules import ALL, RULES
 from assay.foundation.derived import Deriving
 from assay.foundation.outcome import Severity
@@ -31,7 +31,7 @@ def test_each_rule_has_a_file_named_after_it() -> None:
 
 
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.id)
-def test_a_rule_gives_its_own_findings_twice_alike_and_none_heavier_than_it_says(rule: Rule) -> None:
+def test_a_rule_gives_its_own_findings_twice_alike_and_none_heavier_than_it_says(rule: AuditRule) -> None:
     for case in list(audit_corpus.cases())[::7]:
         context = Context(installation=case.installation, knowledge=audit_corpus.knowledge(), targets=case.targets)
         alone = list(rule.findings(context))

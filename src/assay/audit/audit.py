@@ -84,11 +84,7 @@ def audit(
         predictions=predicted,
         code=tuple(one.row for one in context.shared(code_rows)),
         packages=dict(sorted(installation.versions.items())),
-        unread=tuple(
-            label(wheel)
-            for wheel in installation.native
-            if any(library.scope == "listed" and library.problem is None for library in wheel.libraries)
-        ),
+        unread=_unread(installation),
         asked=tuple(label(wheel) for wheel in installation.wheels if wheel.name in installation.asked),
         platform=installation.machine,
         titles={target.name: target.title for target in targets if target.title},
@@ -115,6 +111,15 @@ def _with_asked(context: Context, predicted: tuple[Prediction, ...]) -> tuple[Pr
     return tuple(
         one if asked.isdisjoint(features[one.feature].givers) else one.model_copy(update={"asked": True})
         for one in predicted
+    )
+
+
+def _unread(installation: Installation) -> tuple[str, ...]:
+    """Return the wheels of which some library is known by name alone."""
+    return tuple(
+        label(wheel)
+        for wheel in installation.native
+        if any(library.scope == "listed" and library.problem is None for library in wheel.libraries)
     )
 
 

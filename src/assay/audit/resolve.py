@@ -14,13 +14,13 @@ from assay.audit.linker import FoundLibrary, Rest, Where
 from assay.wheels.facts import AskedNames, Library, Reference, WheelFacts
 from assay.wheels.symbols import Owner, owner
 
-__all__ = ["Unresolved", "is_out_of_reach", "more", "of_torch", "python_in_name", "uncertain", "unresolved"]
+__all__ = ["UnboundNames", "is_out_of_reach", "more", "of_torch", "python_in_name", "uncertain", "unresolved"]
 
 _SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Unresolved:
+class UnboundNames:
     """Names of one library, itself loaded or pulled in, that nothing in reach of the root has."""
 
     root: Root
@@ -61,12 +61,12 @@ def more(names: Sequence[object]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def of_torch(one: Unresolved) -> list[str]:
+def of_torch(one: UnboundNames) -> list[str]:
     """Return the names of torch's that are missing."""
     return [name for name, _ in one.missing if owner(name) is Owner.TORCH]
 
 
-def is_out_of_reach(context: Context, one: Unresolved) -> bool:
+def is_out_of_reach(context: Context, one: UnboundNames) -> bool:
     """Tell whether the missing names of torch's are in torch, of which the library names nothing."""
     names, torch = of_torch(one), context.torch
     return bool(names) and torch is not None and all(any(item.has(name) for item in torch.libraries) for name in names)
@@ -82,10 +82,10 @@ def uncertain(context: Context) -> frozenset[tuple[str, str]]:
     )
 
 
-def unresolved(context: Context) -> tuple[Unresolved, ...]:
+def unresolved(context: Context) -> tuple[UnboundNames, ...]:
     """Return what does not bind, of everything that this Python loads by itself and of what that newly pulls in."""
     reaches: dict[Rest, _Reach] = {}
-    found: list[Unresolved] = []
+    found: list[UnboundNames] = []
     for root in context.roots:
         named = python_in_name(root.library.name)
         by_path = root.policy is not None and root.policy.by_path
@@ -160,7 +160,7 @@ def _reach(context: Context, rest: Rest) -> _Reach:
 
 def _checked(
     context: Context, root: Root, found: FoundLibrary, asked: tuple[AskedNames, ...], reach: _Reach
-) -> Unresolved | None:
+) -> UnboundNames | None:
     """Return what is to be reported of a library; None where it finds all it asks for."""
     library = found.library
     assert library is not None
@@ -194,7 +194,7 @@ def _checked(
                 assert_never(group.owner)
     if not (missing or python or driver or unsure):
         return None
-    return Unresolved(
+    return UnboundNames(
         root=root,
         wheel=found.wheel or root.wheel,
         library=library,

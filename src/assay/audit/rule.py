@@ -10,7 +10,7 @@ from assay.audit.context import Context
 from assay.audit.findings import Finding
 from assay.foundation.outcome import Severity
 
-__all__ = ["Breaks", "Input", "Rule"]
+__all__ = ["AuditRule", "Breaks", "Input"]
 
 Input = Literal["metadata", "files", "libraries", "GPU code", "base", "Python", "targets", "knowledge", "lock"]
 Breaks = Iterable[tuple[str, str]]
@@ -22,7 +22,7 @@ def _nothing(_context: Context) -> Breaks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class AuditRule:
     """One rule: a pure function of a question to findings."""
 
     id: str

@@ -6,11 +6,11 @@ import importlib
 import pkgutil
 from typing import Final
 
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 
 __all__ = ["ALL", "RULES"]
 
-ALL: Final[tuple[Rule, ...]] = tuple(
+ALL: Final[tuple[AuditRule, ...]] = tuple(
     sorted(
         (importlib.import_module(f"{__name__}.{module.name}").RULE for module in pkgutil.iter_modules(__path__)),
         key=lambda rule: rule.order,

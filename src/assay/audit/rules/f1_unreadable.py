@@ -7,7 +7,7 @@ from typing import Final
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import Library
 
@@ -37,7 +37,7 @@ def _unreadable(library: Library) -> Iterator[str]:
         yield from (trouble for trouble in library.gpu.damage if not trouble.startswith("containers cover"))
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="F1",
     text="A file could not be read.",
     known_by="The finding has the reason; the other files are audited.",

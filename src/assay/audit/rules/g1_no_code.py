@@ -8,7 +8,7 @@ from typing import Final
 from assay.audit.code_rows import JudgedRow, code_row, judged_rows
 from assay.audit.context import Context, TargetGpu, label
 from assay.audit.findings import CPU_TORCH, Finding, Suggestion
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 from assay.foundation.versions import nearest
 
@@ -80,7 +80,7 @@ def _torch_fix(target: TargetGpu) -> str:
     return f"take a torch built with a newer CUDA version: for {target.name} see targets in matrix.yaml"
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="G1",
     text="A library has no code that this GPU can run.",
     known_by="No container of `.nv_fatbin` fits; weighed by `knowledge/dispatch.yaml`. A torch that was built "

@@ -8,7 +8,7 @@ from typing import Final
 from assay.audit.code_rows import judged_rows
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 from assay.wheels.symbols import SymbolKind
 
@@ -34,7 +34,7 @@ def findings(context: Context) -> Iterator[Finding]:
         )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="G2",
     text="A library has PTX alone for this GPU.",
     known_by="The driver compiles it at first use, and must know its PTX version.",

@@ -9,7 +9,7 @@ from typing import Final
 from assay.audit.code_rows import judged_rows
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 
 __all__ = ["RULE"]
@@ -50,7 +50,7 @@ def _short(text: str, name: str) -> str:
     return "".join(kept).strip()[:80] or name[:80]
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="G3",
     text="A library has code for this GPU in some of its parts only.",
     known_by="Normal for libraries with kernels of several architectures; the kernels without code are named.",

@@ -8,7 +8,7 @@ from typing import Final
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 
 __all__ = ["RULE"]
@@ -36,7 +36,7 @@ def findings(context: Context) -> Iterator[Finding]:
         )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L10",
     text="Parts of two CUDA major versions would be loaded into one process.",
     known_by="Two sonames of libcudart.",

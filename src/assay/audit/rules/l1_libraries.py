@@ -11,7 +11,7 @@ from assay.audit.context import Context, label
 from assay.audit.findings import Finding
 from assay.audit.linker import Missing, Where
 from assay.audit.missing_libraries import MissingName, missing_names, soname_cause
-from assay.audit.rule import Breaks, Rule
+from assay.audit.rule import AuditRule, Breaks
 from assay.audit.torch_fit import suggestions
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import WheelFacts
@@ -143,7 +143,7 @@ def _who_brings(context: Context, name: str, other: str | None) -> str:
     return ""
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L1",
     text="A needed shared library is missing, or the dynamic linker does not find it.",
     known_by="DT_NEEDED through what torch has loaded, DT_RPATH (inherited), DT_RUNPATH (not inherited), the base, "

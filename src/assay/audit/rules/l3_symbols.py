@@ -11,8 +11,8 @@ from typing import Final
 from assay.audit import missing_libraries
 from assay.audit.context import Context, Root, label, minor
 from assay.audit.findings import Finding
-from assay.audit.resolve import Unresolved, is_out_of_reach, more, of_torch, unresolved
-from assay.audit.rule import Breaks, Rule
+from assay.audit.resolve import UnboundNames, is_out_of_reach, more, of_torch, unresolved
+from assay.audit.rule import AuditRule, Breaks
 from assay.audit.torch_fit import built_for, either, suggestions
 from assay.foundation.outcome import Severity
 from assay.wheels.symbols import is_of_cuda
@@ -71,7 +71,7 @@ def reported(context: Context) -> frozenset[tuple[str, str]]:
     return frozenset((one.package, one.library) for one in findings(context))
 
 
-def _why(context: Context, one: Unresolved) -> str:
+def _why(context: Context, one: UnboundNames) -> str:
     return f"undefined symbol {context.demangle((of_torch(one) or [name for name, _ in one.missing])[0])}"
 
 
@@ -94,7 +94,7 @@ def _alternatives(context: Context) -> Iterator[tuple[str, Sequence[Root], Seque
             yield name, roots, whys
 
 
-def _out_of_reach(context: Context, one: Unresolved, names: Sequence[str]) -> Finding:
+def _out_of_reach(context: Context, one: UnboundNames, names: Sequence[str]) -> Finding:
     return Finding(
         rule="L3",
         severity=Severity.WARNING,
@@ -107,7 +107,7 @@ def _out_of_reach(context: Context, one: Unresolved, names: Sequence[str]) -> Fi
     )
 
 
-def _of_torch(context: Context, one: Unresolved, names: Sequence[str]) -> Finding:
+def _of_torch(context: Context, one: UnboundNames, names: Sequence[str]) -> Finding:
     """Return what torch lacks: who has it, and for which torch the wheel was built."""
     torch, wheel = context.torch, one.wheel
     assert torch is not None
@@ -151,7 +151,7 @@ def _cause(names: tuple[str, ...]) -> str:
     return "abi-torch-generic"
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L3",
     text="A needed symbol is exported by no library in reach.",
     known_by="Strong undefined symbols against the global scope and the needed libraries, with versions. Of "

@@ -7,7 +7,7 @@ from typing import Final
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Breaks, Rule
+from assay.audit.rule import AuditRule, Breaks
 from assay.audit.symbol_versions import Lacking, lacking_versions
 from assay.foundation.outcome import Severity
 
@@ -37,7 +37,7 @@ def breaks(context: Context) -> Breaks:
     return ((one.path, one.why) for one in _lacking(context))
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L4",
     text="A library lacks the required version of a symbol.",
     known_by="`.gnu.version_r` against `.gnu.version_d`.",

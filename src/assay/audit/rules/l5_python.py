@@ -8,8 +8,8 @@ from typing import Final
 
 from assay.audit.context import Context, Root, label
 from assay.audit.findings import Finding
-from assay.audit.resolve import Unresolved, is_out_of_reach, more, python_in_name, unresolved
-from assay.audit.rule import Rule
+from assay.audit.resolve import UnboundNames, is_out_of_reach, more, python_in_name, unresolved
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 
 __all__ = ["RULE"]
@@ -19,7 +19,7 @@ SHOWN: Final = 8
 
 def findings(context: Context) -> Iterator[Finding]:
     """Yield what each library that is loaded by itself says of Python, then what Python lacks."""
-    lacking: dict[Root, list[Unresolved]] = defaultdict(list)
+    lacking: dict[Root, list[UnboundNames]] = defaultdict(list)
     for one in context.shared(unresolved):
         if one.python and not is_out_of_reach(context, one):
             lacking[one.root].append(one)
@@ -50,7 +50,7 @@ def _refusal(context: Context, root: Root) -> str:
     return ""
 
 
-def _lacks(context: Context, one: Unresolved) -> Finding:
+def _lacks(context: Context, one: UnboundNames) -> Finding:
     abi3 = ".abi3." in one.library.name
     return Finding(
         rule="L5",
@@ -65,7 +65,7 @@ def _lacks(context: Context, one: Unresolved) -> Finding:
     )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L5",
     text="A library needs something that this Python does not have.",
     known_by="Its file name's suffix, pybind11's guard, and the C symbols each Python exports "

@@ -8,7 +8,7 @@ from typing import Final
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
 from assay.audit.resolve import is_out_of_reach, unresolved
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 from assay.foundation.versions import parsed
 
@@ -49,7 +49,7 @@ def _newer(context: Context, name: str, driver: str) -> str | None:
     )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L6",
     text="A library needs functions of a newer driver.",
     known_by="Only with `--driver-cuda`: `knowledge/ptx_isa.yaml`.",

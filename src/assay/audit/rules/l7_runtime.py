@@ -7,7 +7,7 @@ from typing import Final
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Breaks, Rule
+from assay.audit.rule import AuditRule, Breaks
 from assay.audit.symbol_versions import Lacking, Newer, lacking_versions
 from assay.foundation.outcome import Severity
 
@@ -45,7 +45,7 @@ def breaks(context: Context) -> Breaks:
     return ((one.path, one.why) for one in _too_new(context))
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L7",
     text="A library needs a newer C or C++ runtime than the base has.",
     known_by="GLIBC, GLIBCXX and CXXABI versions against the base.",

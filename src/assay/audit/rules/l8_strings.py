@@ -7,7 +7,7 @@ from typing import Final
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.audit.torch_fit import linked, suggestions
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import Library, WheelFacts
@@ -40,7 +40,7 @@ def findings(context: Context) -> Iterator[Finding]:
             )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L8",
     text="A library uses the other C++ string ABI than torch.",
     known_by="`Ss` against `__cxx11` in torch's C++ names.",

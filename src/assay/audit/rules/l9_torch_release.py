@@ -13,7 +13,7 @@ from typing import Final
 from assay.audit.context import Context, label, minor
 from assay.audit.findings import Finding
 from assay.audit.history import TorchHistory
-from assay.audit.rule import Breaks, Rule
+from assay.audit.rule import AuditRule, Breaks
 from assay.audit.rules.l3_symbols import reported
 from assay.audit.rules.l8_strings import with_old_strings
 from assay.audit.torch_fit import built_for, either, linked, suggestions
@@ -171,7 +171,7 @@ def _newest_shim(library: Library, history: TorchHistory) -> tuple[str, str] | N
     return max(needed, key=lambda item: parsed(item[0]), default=None)
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="L9",
     text="A library with torch's unstable C++ ABI was built for another torch release.",
     known_by="See below.",

@@ -8,7 +8,7 @@ from typing import Final
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
 from assay.audit.requirements import WantedPackage, requirement, requirements_of
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 from assay.foundation.versions import fits
 from assay.wheels.facts import WheelFacts
@@ -56,7 +56,7 @@ def _unmet(context: Context, wheel: WheelFacts, wanted: WantedPackage, have: str
     )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="R1",
     text="A required package is missing, or its version does not match.",
     known_by="Requires-Dist against the set, markers evaluated for the cell's Python on Linux. Forced or already "

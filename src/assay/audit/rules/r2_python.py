@@ -10,7 +10,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 from assay.wheels.tags import CPYTHON, fits_platform, platform_words, tags_of
 
@@ -56,7 +56,7 @@ def _unfit(requires: str | None, filename: str, python: str, machine: str) -> tu
     return f"{filename} is not for Python {python}", f"take the file for cp{python.replace('.', '')}"
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="R2",
     text="The wheel is not for this Python, or not for this platform.",
     known_by="The file name's tags and Requires-Python. Files for Windows, macOS, musl or another machine (aarch64 "

@@ -8,7 +8,7 @@ from typing import Final
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.audit.torch_fit import built_for, either, linked
 from assay.foundation.outcome import Severity
 
@@ -34,7 +34,7 @@ def findings(context: Context) -> Iterator[Finding]:
         )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="R3",
     text="A library is linked with torch, but the wheel does not require torch.",
     known_by="Symbols against Requires-Dist. No resolver can find a fitting torch for it.",

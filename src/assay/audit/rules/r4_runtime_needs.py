@@ -8,7 +8,7 @@ from typing import Final
 from assay.audit.context import Context
 from assay.audit.findings import Finding
 from assay.audit.knowledge import RuntimeNeed
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 
 __all__ = ["RULE"]
@@ -35,7 +35,7 @@ def _remedy(need: RuntimeNeed) -> str:
     return "; or ".join(ways)
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="R4",
     text="A package needs something at run time that its metadata does not list.",
     known_by="`knowledge/runtime_needs.yaml`.",

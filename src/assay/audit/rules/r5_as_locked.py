@@ -7,7 +7,7 @@ from typing import Final
 
 from assay.audit.context import AsLocked, Context
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 
 __all__ = ["RULE"]
@@ -61,7 +61,7 @@ def _files(locked: AsLocked, here: dict[str, str]) -> Iterator[Finding]:
                 )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="R5",
     text="The installed files differ from the lock.",
     known_by="The image's METADATA files against the lock, and the sha256 of each library against the RECORD of "

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 from assay.matrix.lock import place_of
 from assay.wheels.facts import WheelFacts
@@ -96,7 +96,7 @@ def _shared(one: WheelFacts, other: WheelFacts, folders: list[str]) -> _Shared:
     return _Shared(tuple(equal), tuple(different))
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="R6",
     text="Two wheels contain the same file with different bytes; the later one overwrites the other.",
     known_by="The wheels' RECORD alone. The finding names the path, both wheels and whose file remains in an "

@@ -7,7 +7,7 @@ from typing import Final
 
 from assay.audit.context import Context
 from assay.audit.findings import Finding
-from assay.audit.rule import Rule
+from assay.audit.rule import AuditRule
 from assay.foundation.outcome import Severity
 
 __all__ = ["RULE"]
@@ -29,7 +29,7 @@ def findings(context: Context) -> Iterator[Finding]:
         )
 
 
-RULE: Final = Rule(
+RULE: Final = AuditRule(
     id="R7",
     text="Two packages have incompatible versions, although their metadata allows them.",
     known_by="`knowledge/companions.yaml`, for example parts of the CUDA toolkit. Features that need the pair are "
