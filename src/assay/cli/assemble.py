@@ -57,7 +57,7 @@ def command(
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
     if not cells:
         raise NothingSelected("no cell is selected", hint="`assay plan` lists them")
-    work = _Work(files, plan, assembly_tools(plan, layers))
+    work = _Cells(files, plan, assembly_tools(plan, layers))
     destination = _Destination(
         layout=Path(output.removeprefix("oci:")) if output else None,
         repository=Repository.parse(repository) if repository else None,
@@ -76,7 +76,7 @@ class _Destination:
     engine: bool
 
 
-class _Work:
+class _Cells:
     def __init__(self, files: ProjectFiles, plan: Plan, tools: AssemblyTools) -> None:
         self._files = files
         self._matrix = plan.project.matrix

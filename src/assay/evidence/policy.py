@@ -290,16 +290,17 @@ def _audit(
         and record.image_digest == digest
         and target in record.targets
     ]
-    late = {id(one): why for one in audits if (why := _untimely(one, level, now)) is not None}
-    newest = max((one for one in audits if id(one) not in late), key=lambda record: record.created, default=None)
+    timed = [(one, _untimely(one, level, now)) for one in audits]
+    newest = max((one for one, late in timed if late is None), key=lambda record: record.created, default=None)
     verdict = newest.on(target) if newest else None
     if level.audit is None:
         return newest, verdict, []
     if newest is None or verdict is None:
         message = f"there is no audit of {digest[:19]} for {target}; the level requires {level.audit} or better"
         told = [
-            Reason(why=late[id(one)][0], message=f"the audit of {one.created:%Y-%m-%d %H:%M} {late[id(one)][1]}")
-            for one in audits
+            Reason(why=late[0], message=f"the audit of {one.created:%Y-%m-%d %H:%M} {late[1]}")
+            for one, late in timed
+            if late is not None
         ]
         return None, None, told or [Reason(why=Why.AUDIT, message=message)]
     if SEVERITY[verdict] > SEVERITY[level.audit]:

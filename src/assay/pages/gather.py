@@ -377,27 +377,18 @@ def gather(
         _take(mine, record, read_document, events)
         _take_run(run_results, record)
     known = {cell.id: cell for cell in cells}
-    pages = [
-        _page(
-            cell_id,
-            known.get(cell_id),
-            mine,
-            packages=(packages or {}).get(cell_id, {}),
-            lock=(locks or {}).get(cell_id),
-            read_log=read_log,
-        )
-        for cell_id, mine in gathered.items()
-    ]
-    pages = [_with_claims(page, claims) for page in pages]
-    features = sorted({result.feature for page in pages for result in page.results})
-    targets = sorted({target for page in pages for target in page.targets})
+    pages: list[CellPage] = []
+    for cell_id, mine in gathered.items():
+        about, lock = (packages or {}).get(cell_id, {}), (locks or {}).get(cell_id)
+        page = _page(cell_id, known.get(cell_id), mine, packages=about, lock=lock, read_log=read_log)
+        pages.append(_with_claims(page, claims))
     runs = list(run_results)[-_MOST_RUNS:]
     return Site(
         title=title,
         made=made,
         cells=tuple(pages),
-        features=tuple(features),
-        targets=tuple(targets),
+        features=tuple(sorted({result.feature for page in pages for result in page.results})),
+        targets=tuple(sorted({target for page in pages for target in page.targets})),
         history=tuple(events),
         claims=tuple(claims),
         causes=dict(causes or {}),

@@ -85,7 +85,7 @@ class Assembler:
         steps = image_steps(dockerfile)
         base = self.bases.open(steps.base, steps.final.packages, self.say)
         with ExitStack() as stack:
-            work = _Work(self, steps, base, stack)
+            work = _Assembly(self, steps, base, stack)
             layers = [*self._of_base(base), *work.layers()]
         return _image(steps, base, layers, labels or {})
 
@@ -97,7 +97,7 @@ class Assembler:
             yield Layer(stored=stored, created_by=said[number] if number < len(said) else "base", new=False)
 
 
-class _Work:
+class _Assembly:
     """One image that is being assembled."""
 
     def __init__(self, tools: Assembler, steps: ImageSteps, base: AssemblyBase, stack: ExitStack) -> None:
