@@ -137,6 +137,8 @@ def test_every_source_has_bytecode_in_both(both: tuple[dict[str, Any], dict[str,
 def test_the_configuration_is_the_same(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assembled, built = (dict(image["config"]) for image in both)
     for config in (assembled, built):
+        # BuildKit's own mark for a command that is no shell's; Docker reads it on Windows alone.
+        config.pop("ArgsEscaped", None)
         config["Labels"] = {k: v for k, v in config["Labels"].items() if k != "dev.assay.content-key"}
 
     assert {k: v for k, v in assembled.items() if v} == {k: v for k, v in built.items() if v}
@@ -148,7 +150,7 @@ def test_both_run(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
 
 def test_another_user_with_other_settings_makes_the_same_digest(project: Path, tmp_path: Path) -> None:
     assay(project, "assemble")
-    shutil.copytree(project / "layers" / "bases", project / "other" / "bases")
+    shutil.copytree(project / "layers" / "bases", project / "other" / "bases", symlinks=True)
     blobs = project / "other" / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     for image in (project / "layers" / "bases").glob("*/image.json"):
