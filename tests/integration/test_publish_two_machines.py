@@ -132,7 +132,7 @@ def probed(there: Project, engine: DockerEngine, reference: str) -> dict[str, An
     finally:
         engine.remove_image(reference, force=True)
     assert done.returncode == 0, done.stderr
-    (record,) = json.loads(done.stdout)
+    (record,) = json.loads(done.stdout)["records"]
     return dict(record)
 
 

@@ -38,6 +38,6 @@ def test_an_executor_that_is_added_probes_images(tmp_path: Path, root: Path, mon
     done = CliRunner().invoke(root_command, ["probe", *words, "--format", "json"], standalone_mode=False)
 
     assert 0 == done.return_value, done.output
-    (record,) = json.loads(done.stdout)
+    (record,) = json.loads(done.stdout)["records"]
     assert ("fake", "registry.example/image:1") == (record["executor"], record["cell"])
     assert Outcome.DEGRADED == record["features"]["numa"]["outcome"]

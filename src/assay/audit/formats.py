@@ -11,7 +11,7 @@ from assay import __version__
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.rules import RULES
 from assay.foundation.outcome import Severity
-from assay.foundation.printable import one_line, printable
+from assay.foundation.printable import one_line, printable, wrapped
 
 __all__ = ["junit", "sarif", "text", "verdict_line"]
 
@@ -21,43 +21,64 @@ NAMED: Final = 4
 _LEVEL: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
-def text(report: AuditReport, *, verbose: bool = False) -> Iterator[str]:
-    """Yield the lines of a report for people; notes are counted, and told with `verbose`."""
+def text(report: AuditReport, *, verbose: bool = False, width: int | None = None) -> Iterator[str]:
+    """Yield the lines of a report for people; notes are counted, and told with `verbose`.
+
+    Args:
+        report: what was found.
+        verbose: with notes, and the GPU code of each library.
+        width: of the terminal; None: each line is whole.
+    """
     on = f" on {', '.join(map(report.shown, report.targets))}" if report.targets else ""
     machine = "" if report.platform == "x86_64" else f", {report.platform}"
-    yield f"{report.name}: {verdict_line(report)}  (Python {report.python}{machine}, base {report.base}{on})"
+    about = f"(Python {report.python}{machine}, base {report.base}{on})"
+    yield from wrapped(f"{report.name}: {verdict_line(report)}  {about}", width)
     for line in report.assumed:
-        yield f"  {line}"
+        yield from wrapped(line, width, first="  ")
     shown = [item for item in report.findings if verbose or item.severity is not Severity.INFO]
     for alike in _alike(shown, least=len(shown) + 1 if verbose else MANY):
-        item = alike[0]
-        where = f" {item.library}" if item.library and item.library not in item.message else ""
-        yield f"  {item.severity:7} {item.rule:3} {item.package}{where}: {item.message}"
-        if len(alike) > 1:
-            names = [other.library.rpartition("/")[2] for other in alike[1:]]
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            yield f"  {'':11} likewise {', '.join(names[:NAMED])}{more} (--verbose tells each)"
-        if item.fix:
-            yield f"  {'':11} -> {item.fix}"
-        for change in item.suggestions:
-            yield f"  {'':11} -> known to fit: {change.package} {', '.join(change.versions)} ({change.why})"
+        yield from _finding(alike, width)
     hidden = len(report.findings) - len(shown)
     if hidden:
         yield f"  {hidden} note{'s' if hidden > 1 else ''} (--verbose tells them)"
     for target in report.targets:
-        predicted = [one for one in report.predictions if one.target == target]
-        if predicted:
-            yield f"  predicted on {report.shown(target)}, not measured:"
-        width = max((len(one.feature) for one in predicted), default=0)
-        for one in predicted:
-            yield f"    {one.feature:{width}}  {one.outcome.symbol} {one.outcome:12} {one.reason}"
+        yield from _predicted(report, target, width)
     for row in report.code if verbose else ():
-        yield (
-            f"  code {row.target} {row.runs:7} {row.package} {row.library}: {row.sass} machine code, {row.ptx} PTX, "
-            f"{row.none} neither; {' '.join(row.targets)}"
+        yield from wrapped(
+            f"code {row.target} {row.runs:7} {row.package} {row.library}: {row.sass} machine code, {row.ptx} PTX, "
+            f"{row.none} neither; {' '.join(row.targets)}",
+            width,
+            first="  ",
         )
     if report.unread:
-        yield f"  symbols of some libraries were not needed and not read: {', '.join(report.unread)}"
+        unread = f"symbols of some libraries were not needed and not read: {', '.join(report.unread)}"
+        yield from wrapped(unread, width, first="  ")
+
+
+def _finding(alike: Sequence[Finding], width: int | None) -> Iterator[str]:
+    item, space = alike[0], " " * 14
+    where = f" {item.library}" if item.library and item.library not in item.message else ""
+    head = f"  {item.severity:7} {item.rule:3} "
+    yield from wrapped(f"{item.package}{where}: {item.message}", width, first=head, hang=space)
+    if len(alike) > 1:
+        names = [other.library.rpartition("/")[2] for other in alike[1:]]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        likewise = f"likewise {', '.join(names[:NAMED])}{more} (--verbose tells each)"
+        yield from wrapped(likewise, width, first=space, hang=space)
+    changes = [f"known to fit: {one.package} {', '.join(one.versions)} ({one.why})" for one in item.suggestions]
+    for change in ([item.fix] if item.fix else []) + changes:
+        yield from wrapped(change, width, first=f"{space}-> ", hang=f"{space}   ")
+
+
+def _predicted(report: AuditReport, target: str, width: int | None) -> Iterator[str]:
+    predicted = [one for one in report.predictions if one.target == target]
+    if not predicted:
+        return
+    yield from wrapped(f"predicted on {report.shown(target)}, not measured:", width, first="  ")
+    longest = max(len(one.feature) for one in predicted)
+    for one in predicted:
+        head = f"    {one.feature:{longest}}  {one.outcome.symbol} {one.outcome:12} "
+        yield from wrapped(one.reason, width, first=head, hang=" " * len(head))
 
 
 def verdict_line(report: AuditReport) -> str:

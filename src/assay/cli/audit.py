@@ -339,7 +339,7 @@ class _Out:
 
         self.reports.append(report)
         if self._form == "text":
-            self._say(text(report, verbose=self._verbose))
+            self._say(text(report, verbose=self._verbose, width=console.width()))
 
     def answer(self, answer: WheelsAnswer) -> None:
         """Tell of a grid, and of its reports where all is asked for."""
@@ -350,7 +350,7 @@ class _Out:
         if self._form == "text":
             self._say(_grids([answer.grid], "text"))
             for report in answer.reports if self._verbose else ():
-                self._say(text(report, verbose=True))
+                self._say(text(report, verbose=True, width=console.width()))
 
     @staticmethod
     def _say(lines: Iterator[str]) -> None:

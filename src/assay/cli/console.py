@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, TextIO, cast
 
 from assay.errors import OutputError
-from assay.foundation.printable import json_text, one_line, printable
+from assay.foundation.printable import json_text, one_line, printable, wrapped
 from assay.foundation.secret import hide
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ __all__ = [
     "flush",
     "json_data",
     "out",
+    "paragraphs",
     "say",
     "status",
     "warn",
+    "width",
 ]
 
 _LEAST_LAST: Final = 30
@@ -197,6 +199,28 @@ def data(text: str) -> None:
     _OUT.write(shown if shown.endswith("\n") else shown + "\n")
 
 
+def width() -> int | None:
+    """Return the columns that text on stdout may take; None for a pipe, whose lines are whole."""
+    columns = _environment().get("COLUMNS")
+    if columns is None and _OUT.isatty():
+        with suppress(OSError):
+            return os.get_terminal_size(_OUT.fileno()).columns or None
+    return int(columns) if columns else None
+
+
+def paragraphs(text: str, *, hang: int = 2) -> None:
+    """Write text to stdout, each of its lines wrapped at spaces to the width of the terminal.
+
+    Args:
+        text: its lines are paragraphs.
+        hang: by how much more than its first line the rest of a paragraph is indented.
+    """
+    columns = width()
+    for line in printable(text).removesuffix("\n").split("\n"):
+        space = len(line) - len(line.lstrip(" ")) + hang
+        data("\n".join(wrapped(line, columns, hang=" " * space)))
+
+
 def json_data(value: Any) -> None:
     """Write one JSON document to stdout."""
     data(json_text(value))
@@ -222,21 +246,26 @@ def styled(word: str) -> Text:
 def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
     """Print a table to stdout; words with a meaning (outcomes, verdicts) are coloured.
 
-    The last column may wrap. Where the others alone do not fit into the terminal, each row becomes a block: its first
-    value on a line of its own, the rest below it.
+    The last column may wrap at spaces. Where the others do not fit into the terminal beside it, each row becomes a
+    block: its first value on a line of its own, the rest below it.
     """
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.table import Table
 
     columns = [one_line(column) for column in columns]
     table_rows = [tuple(map(one_line, row)) for row in rows]
     console = out()
-    widths = [max((len(row[n]) for row in table_rows), default=0) for n in range(len(columns))]
-    fixed = [max(width, len(column)) + 3 for width, column in zip(widths[:-1], columns[:-1], strict=True)]
-    if sum(fixed) + min(widths[-1], _LEAST_LAST) > console.width:
-        _blocks(console, columns, table_rows, title)
+    if title:
+        _lines(console, one_line(title), style="italic")
+    widths = [max(map(cell_len, values)) for values in zip(columns, *table_rows, strict=True)]
+    word = max(
+        cell_len(word) for text in (columns[-1], *(row[-1] for row in table_rows)) for word in (text.split() or [""])
+    )
+    if sum(widths[:-1]) + 3 * len(widths) - 1 + max(word, min(widths[-1], _LEAST_LAST)) > console.width:
+        _blocks(console, columns, table_rows)
         return
-    table = Table(box=SIMPLE_HEAD, title=one_line(title) if title else None, title_justify="left", pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=position < len(columns) - 1)
     for row in table_rows:
@@ -244,16 +273,33 @@ def data_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
     console.print(table)
 
 
-def _blocks(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+def _blocks(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
-    if title:
-        console.print(Text(one_line(title), style="italic"))
+    space = " " * 4
     for row in rows:
-        console.print(Text(row[0], style="bold"), soft_wrap=True)
-        line = Text("  ")
+        _lines(console, row[0], style="bold")
+        line = Text()
         for column, value in zip(columns[1:], row[1:], strict=True):
-            if value:
-                line.append(f"  {column}: ", style="dim")
-                line.append_text(styled(value))
-        console.print(line, soft_wrap=True)
+            piece = Text.assemble((f"{column}: " if column else "", "dim"), styled(value))
+            if not value:
+                continue
+            if line and len(space) + len(line) + 2 + len(piece) <= console.width:
+                line.append("  ").append_text(piece)
+                continue
+            if line:
+                console.print(space, line, sep="", soft_wrap=True)
+            line = piece
+            if len(space) + len(piece) > console.width:
+                parts = wrapped(piece.plain, console.width, first=space, hang=f"{space}  ")
+                console.print(*map(Text, parts), sep="\n", soft_wrap=True)
+                line = Text()
+        if line:
+            console.print(space, line, sep="", soft_wrap=True)
+
+
+def _lines(console: Console, text: str, *, style: str) -> None:
+    from rich.text import Text
+
+    for line in wrapped(text, console.width):
+        console.print(Text(line, style=style), soft_wrap=True)

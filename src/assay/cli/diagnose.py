@@ -80,11 +80,11 @@ def _one(log: BinaryIO, form: str, stage: str | None, lines: int, project: Path 
         console.json_data({"version": 1, **report.model_dump(mode="json"), "nearest_working": differs})
         return _exit([report])
     for diagnosis in report.diagnoses:
-        console.data(diagnosis_text(diagnosis, lines))
+        console.paragraphs(diagnosis_text(diagnosis, lines), hang=8)
     if report.clues:
-        console.data(clues_text(report.clues))
+        console.paragraphs(clues_text(report.clues), hang=8)
     if nearest:
-        console.data(contrast_text(nearest))
+        console.paragraphs(contrast_text(nearest), hang=8)
     if not report.diagnoses:
         console.say(nothing_text(report))
     return _exit([report])
@@ -167,15 +167,15 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
     else:
         for finding in findings:
             subject = finding.subject
-            console.data(
+            console.paragraphs(
                 f"== {subject.cell}: {subject.what} {subject.outcome}" + (f" ({subject.log})" if subject.log else "")
             )
             for diagnosis in finding.report.diagnoses:
-                console.data(diagnosis_text(diagnosis, lines))
+                console.paragraphs(diagnosis_text(diagnosis, lines), hang=8)
             if finding.report.clues:
-                console.data(clues_text(finding.report.clues))
+                console.paragraphs(clues_text(finding.report.clues), hang=8)
             if finding.contrast:
-                console.data(contrast_text(finding.contrast))
+                console.paragraphs(contrast_text(finding.contrast), hang=8)
     if not findings:
         console.say(f"nothing failed in {name}")
     return int(any(not d.known for f in findings for d in f.report.diagnoses[:1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ def list_facts(facts: Path | None, form: str) -> int:
 
     rows = FactsCache(facts).listed()
     if form == "json":
-        console.json_data([{"name": n, "version": v, "sha256": s, "bytes": b} for n, v, s, b in rows])
+        wheels = [{"name": n, "version": v, "sha256": s, "bytes": b} for n, v, s, b in rows]
+        console.json_data({"version": 1, "wheels": wheels})
     else:
         console.data_table(
             ["distribution", "version", "sha256", "bytes"], [[n, v, s[:16], str(b)] for n, v, s, b in rows]
@@ -79,28 +81,31 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
 
     for found in _chosen(FactsCache(facts), [wheel]):
         if form == "json":
-            console.data(found.model_dump_json(indent=1, exclude_defaults=True))
+            document = json.loads(found.model_dump_json(exclude_defaults=True))
+            console.json_data({"schema_version": found.schema_version, **document})
             continue
-        console.data(f"{found.filename}  sha256:{found.sha256}  {_state(found)}")
+        console.paragraphs(f"{found.filename}  sha256:{found.sha256}  {_state(found)}")
         for line in found.requires_dist:
-            console.data(f"  requires {line}")
+            console.paragraphs(f"  requires {line}")
         if found.cubins:
-            console.data(f"  cubins: {' '.join(f'sm_{target} ({count})' for target, count in found.cubins.items())}")
+            console.paragraphs(
+                f"  cubins: {' '.join(f'sm_{target} ({count})' for target, count in found.cubins.items())}"
+            )
         for library in found.libraries:
-            console.data(f"  {library.path} ({library.size} bytes, {library.scope})")
+            console.paragraphs(f"  {library.path} ({library.size} bytes, {library.scope})")
             if library.problem:
-                console.data(f"    could not be read: {library.problem}")
+                console.paragraphs(f"    could not be read: {library.problem}")
             if library.needed:
-                console.data(f"    needs {' '.join(library.needed)}")
+                console.paragraphs(f"    needs {' '.join(library.needed)}")
             if library.scope != "listed":
-                console.data(f"    exports {len(library.exports)}, asks for {len(library.references)} symbols")
+                console.paragraphs(f"    exports {len(library.exports)}, asks for {len(library.references)} symbols")
             for file, versions in library.requires.items():
-                console.data(f"    of {file}: {' '.join(versions)}")
+                console.paragraphs(f"    of {file}: {' '.join(versions)}")
             for group in library.gpu.groups if library.gpu else ():
                 targets = " ".join([*(f"sm_{item}" for item in group.sass), *(f"ptx {item}" for item in group.ptx)])
-                console.data(f"    {group.containers} containers: {targets}")
+                console.paragraphs(f"    {group.containers} containers: {targets}")
             if library.gpu:
-                console.data(f"    GPU code: {' '.join(spelled(library.gpu))}")
+                console.paragraphs(f"    GPU code: {' '.join(spelled(library.gpu))}")
     return 0
 
 

@@ -125,7 +125,7 @@ def command(
 def _list(flow: ProbeFlow, form: str) -> int:
     items = sorted(flow.declarations.values(), key=lambda item: item.feature)
     if form == "json":
-        console.json_data([item.model_dump(mode="json") for item in items])
+        console.json_data({"version": 1, "probes": [item.model_dump(mode="json") for item in items]})
     else:
         console.data_table(
             ("feature", "needs", "GPUs", "limit", "what it shows"),
@@ -179,7 +179,7 @@ def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, s
 
 def _show_all(records: Sequence[ProbeRecord], form: str, plan: Plan, root: Path, store: FileStore) -> None:
     if form == "json":
-        console.json_data([json.loads(record.model_dump_json()) for record in records])
+        console.json_data({"version": 1, "records": [json.loads(record.model_dump_json()) for record in records]})
         return
     for record in records:
         _show(record, plan, root, store)

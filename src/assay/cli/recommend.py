@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from assay.cli.targets import GPU, beside, local_gpus
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.errors import RegistryError, UsageError
 from assay.foundation.nearest import suggestion
+from assay.foundation.outcome import Outcome
 
 if TYPE_CHECKING:
     from assay.matrix.policy import Policy
@@ -144,33 +145,61 @@ def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
 def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> None:
     if not ranked:
         console.say(f"there are no measurements on {beside(target)}; nothing can be recommended")
-        console.say("  try: --have REGISTRY/REPOSITORY, or assay probe on such a card")
+        console.say(f"  try: assay audit NAME==VERSION --target {target}, which predicts each feature from the wheels,")
+        console.say("       --have REGISTRY/REPOSITORY, or assay probe on such a card")
         return
     known = {feature for offer in ranked for feature in offer.features}
     for need in needs:
         if need not in known:
             console.warn(f"no record speaks of {need!r}{suggestion(need, known)}")
-    shown = list(needs) or sorted(known)
     rows = [
         (
             offer.tags[0] if offer.tags else offer.cell,
-            *(str(offer.features.get(need, "not_run")) for need in shown),
+            *(str(offer.features.get(need, "not_run")) for need in needs),
+            f"{sum(outcome is Outcome.WORKS for outcome in offer.features.values())} of {len(known)}",
             offer.standing,
             offer.device,
             f"{offer.measured:%Y-%m-%d}",
             offer.note,
+            _failing(offer, known),
         )
         for offer in ranked
     ]
-    console.data_table(("image", *shown, "standing", "measured on", "at", "note"), rows)
-    if not good:
-        what = f"to have all of {', '.join(needs)} " if needs else ""
-        console.say(f"no image was measured {what}on {beside(target)}")
-        if any(offer.standing == "environment" and not offer.lacks(needs) for offer in ranked):
-            console.say("  an environment was, outside of any image: there is nothing to pull")
+    columns = ("image", *needs, "works", "standing", "measured on", "at", "note", "does not work")
+    console.data_table(columns, rows)
+    if good:
+        _say_next(good[0], target)
         return
-    best = good[0]
-    if best.digest and best.standing != "measured":
-        console.data(f"docker pull {best.reference}")
+    what = f"to have all of {', '.join(needs)} " if needs else ""
+    console.say(f"no image was measured {what}on {beside(target)}")
+    if any(offer.standing == "environment" and not offer.lacks(needs) for offer in ranked):
+        console.say("  an environment was, outside of any image: there is nothing to pull")
+
+
+def _failing(offer: Offer, known: Collection[str]) -> str:
+    """Return the features that do not work by outcome; of those that did not run, the count."""
+    named: dict[Outcome, list[str]] = {}
+    for feature, outcome in sorted(offer.features.items()):
+        if outcome not in (Outcome.WORKS, Outcome.NOT_RUN):
+            named.setdefault(outcome, []).append(feature)
+    parts = [f"{outcome}: {', '.join(named[outcome])}" for outcome in Outcome if outcome in named]
+    idle = sum(offer.features.get(feature, Outcome.NOT_RUN) is Outcome.NOT_RUN for feature in known)
+    return "; ".join([*parts, f"{idle} not run"] if idle else parts)
+
+
+def _say_next(best: Offer, target: str) -> None:
+    """Print the commands that get and start the best image."""
+    from assay.engines.table import all_engines
+
+    pulled = best.digest is not None and best.standing != "measured"
+    name = best.reference if pulled else best.cell
+    if pulled:
+        console.data(f"docker pull {name}")
     else:
-        console.say(f"best: {best.cell} (by a record at hand; --published and --have ask where it can be pulled)")
+        console.say(f"best: {name} (by a local record; --published and --have find where it can be pulled)")
+    if sum(engine.is_in(name) for engine in all_engines()) == 1:
+        launch = f"assay launch {name} --target {target} --model MODEL"
+        if pulled:
+            console.say(f"then: {launch}")
+        else:
+            console.data(launch)

@@ -52,9 +52,9 @@ def show_judgement(judgement: PolicyJudgement, *, against: bool) -> None:
     title = f"{judgement.image}: {judgement.level} on {judgement.target}: {answer}"
     if judgement.basis is Basis.AUDIT:
         verdict = f"the audit says {judgement.audited}" if judgement.audited else "there is no audit"
-        console.data(f"{title} (nothing ran; {verdict})")
+        console.paragraphs(f"{title} (nothing ran; {verdict})")
         for line in judgement.audit.summary if judgement.audit else ():
-            console.data(f"  {line}")
+            console.paragraphs(f"  {line}")
         return
     rows = [
         (
@@ -75,9 +75,9 @@ def show_judgement(judgement: PolicyJudgement, *, against: bool) -> None:
     # What works needs no words, and what is refused gets them elsewhere.
     for feature in judgement.features:
         if feature.ok and feature.reason and feature.outcome not in (Outcome.WORKS, Outcome.NOT_RUN):
-            console.data(f"{feature.feature}: {_short(feature.reason)}")
+            console.paragraphs(f"{feature.feature}: {_short(feature.reason)}")
     if rest := [line.feature for line in judgement.features if not line.wanted and line.outcome is Outcome.NOT_RUN]:
-        console.data(f"not run: {', '.join(rest)}")
+        console.paragraphs(f"not run: {', '.join(rest)}")
 
 
 def _short(text: str) -> str:

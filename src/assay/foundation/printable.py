@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from typing import Any, Final
 
-__all__ = ["is_printable", "json_text", "one_line", "printable"]
+__all__ = ["is_printable", "json_text", "one_line", "printable", "wrapped"]
 
 # C0 but for tab and line feed, DEL and C1; marks that reorder or hide text (bidi, zero-width space, line separators,
 # annotations, tags); lone surrogates and the two codes that XML 1.0 forbids. The joiners U+200C and U+200D are part
@@ -40,6 +41,32 @@ def is_printable(text: str) -> bool:
 def one_line(text: str) -> str:
     r"""Return `printable` text on one line; a line feed becomes `\n`, a tab a space."""
     return printable(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def wrapped(text: str, width: int | None, *, first: str = "", hang: str = "    ") -> list[str]:
+    """Return lines of at most `width` characters, broken at spaces only: a longer word has a line of its own.
+
+    Args:
+        text: one paragraph.
+        width: of the terminal; None: unlimited.
+        first: what the first line starts with.
+        hang: indentation of the other lines; shortened where little room would be left beside it.
+    """
+    if width is None:
+        return [first + text]
+    words = text.split() or [""]
+    if len(hang) + max(map(len, words)) > width or len(hang) > width * 3 // 5:
+        hang = hang[:8]
+    head = [first.rstrip()] if first.strip() and len(first) + len(words[0]) > width else []
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=hang if head else first,
+        subsequent_indent=hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return head + lines
 
 
 def json_text(value: Any, *, indent: int | None = 1) -> str:

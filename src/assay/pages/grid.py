@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 
 from assay.audit.grid import Column, Grid, GridCell, GridRow
+from assay.foundation.printable import wrapped
 from assay.pages.badge import badge
 
 __all__ = ["grid_badge", "grid_html", "grid_markdown", "grid_text"]
@@ -64,7 +64,7 @@ def _about(grid: Grid) -> str:
 
 
 def _heads(column: Column, mixed: bool) -> list[str]:
-    title = textwrap.wrap(column.title, _HEAD) if column.title else []
+    title = wrapped(column.title, _HEAD, hang="") if column.title else []
     return [*title, column.target + (f" {column.platform}" if mixed else "")]
 
 
@@ -72,9 +72,9 @@ def grid_text(grid: Grid, width: int) -> Iterator[str]:
     """Yield the lines of a grid, at most as wide as a terminal; wide grids are split."""
     width = max(width, 40)
     notes = _Notes()
-    yield from textwrap.wrap(f"{', '.join(grid.wheels)}: {grid.summary}  ({_about(grid)})", width)
+    yield from wrapped(f"{', '.join(grid.wheels)}: {grid.summary}  ({_about(grid)})", width)
     for line in grid.assumed:
-        yield from textwrap.wrap(line, width, initial_indent="  ", subsequent_indent="    ")
+        yield from wrapped(line, width, first="  ")
     yield ""
     mixed = len({column.platform for column in grid.columns}) > 1
     names = _row_names(grid)
@@ -87,9 +87,9 @@ def grid_text(grid: Grid, width: int) -> Iterator[str]:
         yield ""
     used = dict.fromkeys(cell.state for row in grid.rows for cell in row.cells)
     for number, text in notes:
-        yield from textwrap.wrap(text, width, initial_indent=f"{number:3}  ", subsequent_indent=" " * 5)
+        yield from wrapped(text, width, first=f"{number:3}  ", hang=" " * 5)
     meaning = "; ".join(f"{_WORD[state]}: {_MEANING[state]}" for state in used)
-    yield from textwrap.wrap(meaning, width)
+    yield from wrapped(meaning, width, hang="")
 
 
 def _pieces(widths: Sequence[int], room: int) -> Iterator[list[int]]:

@@ -1,0 +1,113 @@
+"""Every document of `--format json` has a version, so that a program knows what it reads."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+from terminal_tools import CELL, OTHER, VERSION, benched, judged, probed, project, served
+
+from assay.cli import COMMANDS, bench, build, main, probe, serve_check
+from assay.cli import root as root_command
+from assay.cli.console import json_data
+from assay.evidence.judging import Verification
+from assay.evidence.oci import Descriptor
+from assay.evidence.reference import Reference
+from assay.matrix import plan
+from assay.pipeline.verify import document
+
+__all__ = ["project"]
+
+CLI: Final = Path(__file__).parents[2] / "src/assay/cli"
+NEEDS_MORE: Final = frozenset({"bisect", "lock", "publish"})
+"""These need an index, a registry or a resolver: their documents are read from the source."""
+
+
+def verified() -> None:
+    digest = judged().digest
+    subject = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=1)
+    reference = Reference.parse(f"r.example/team/demo@{digest}")
+    seen = Verification(reference=reference, subject=subject, judgements=(judged(),), pieces=(), reasons=())
+    json_data(document(seen))
+
+
+def probed_json() -> None:
+    probe._show_all([probed()], "json", plan.Plan.__new__(plan.Plan), Path(), None)  # type: ignore[arg-type]
+
+
+DOCUMENTS: Final[Mapping[str, tuple[str | Callable[[], object], ...]]] = {
+    "audit": ("audit plain-1.0-py3-none-any.whl --facts facts --no-record",),
+    "bench": (lambda: bench._show([benched()], "json"),),
+    "build": (lambda: build._dry_run([], "json"),),
+    "diagnose": ("diagnose --known", "diagnose server.log", "diagnose run1"),
+    "diff": (f"diff {CELL} {OTHER}",),
+    "doctor": ("doctor",),
+    "facts list": ("facts list --facts facts",),
+    "facts show": (f"facts show torch=={VERSION} --facts facts",),
+    "plan": ("plan",),
+    "probe": ("probe --list", probed_json),
+    "recommend": ("recommend --target sm_120", "recommend --target sm_90"),
+    "report": ("report",),
+    "serve-check": (lambda: serve_check._show(served(), "json"),),
+    "verify": (verified,),
+}
+CASES: Final = [(name, case) for name, cases in DOCUMENTS.items() for case in cases]
+
+
+def with_json() -> Iterator[str]:
+    """Yield the commands that have `--format json`."""
+    context = click.Context(root_command)
+    for name in COMMANDS:
+        command = root_command.get_command(context, name)
+        assert command is not None
+        parts = (
+            {f"{name} {part}": one for part, one in command.commands.items()} if _group(command) else {name: command}
+        )
+        for whole, one in parts.items():
+            for option in one.params:
+                if option.name == "form" and "json" in getattr(option.type, "choices", ()):
+                    yield whole
+
+
+def _group(command: click.Command) -> bool:
+    return isinstance(command, click.Group)
+
+
+def test_every_command_with_json_is_tested() -> None:
+    assert {*DOCUMENTS, *NEEDS_MORE} == set(with_json())
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_json_document_has_a_version(
+    name: str, case: str | Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(case, str):
+        main([*case.split(), "--format", "json"])
+    else:
+        case()
+    written = json.loads(capsys.readouterr().out)
+
+    assert isinstance(written, dict), f"{name} writes a list, which has no room for a version"
+    assert 1 == written.get("schema_version", written.get("version"))
+
+
+def test_json_documents_in_the_source_have_a_version() -> None:
+    found = 0
+    for path in CLI.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "console.json_data":
+                (value,) = node.args
+                if isinstance(value, ast.Dict):
+                    keys = {key.value for key in value.keys if isinstance(key, ast.Constant)}
+                    assert keys & {"version", "schema_version"}, f"{path.name}:{node.lineno}"
+                    found += path.stem in NEEDS_MORE
+                else:
+                    assert path.stem not in NEEDS_MORE, f"{path.name}:{node.lineno}: write the version here"
+
+    assert found >= len(NEEDS_MORE)
