@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ def command(
     )
     results = [work.one(cell, destination) for cell in cells]
     if form == "json":
-        console.data(json.dumps({"version": 1, "images": results}, indent=1))
+        console.json_data({"version": 1, "images": results})
     return 1 if any(result.get("error") for result in results) else 0
 
 
