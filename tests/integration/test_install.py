@@ -149,9 +149,8 @@ def test_a_wheel_and_a_log_are_judged_in_an_empty_folder(installed: Installed, t
     log.write_text("INFO start\nRuntimeError: CUDA error: no kernel image is available for execution on the device\n")
 
     assert "plain 1.0: ok" in installed.run("assay", "audit", wheel.name, "--target", "RTX 5090", cwd=tmp_path).stdout
-    assert (
-        "holds neither machine code for this GPU" in installed.run("assay", "diagnose", log.name, cwd=tmp_path).stdout
-    )
+    said = installed.run("assay", "diagnose", log.name, cwd=tmp_path).stdout
+    assert "holds neither machine code for this GPU" in " ".join(said.split())
 
 
 def test_what_needs_no_project_works_without_one(installed: Installed) -> None:
