@@ -152,14 +152,16 @@ def _tell(state: SearchState, made: Walk, found: Answer | None, form: str, folde
         return int(found is not None and found.first_bad is None)
     if found is None:
         for version, trial in state.trials.items():
-            console.data(f"{version}: {trial}")
+            console.paragraphs(f"{version}: {trial}")
         return 0
     if found.first_bad:
-        console.data(f"first bad: {line.axis} {found.first_bad} ({line.cells[found.first_bad].id})")
+        console.paragraphs(f"first bad: {line.axis} {found.first_bad} ({line.cells[found.first_bad].id})")
     else:
-        console.data(f"the first bad {line.axis} is one of {', '.join(found.candidates)}; these could not be tested:")
-        console.data(", ".join(found.skipped))
-    console.data(f"last good: {line.axis} {found.last_good} ({line.cells[found.last_good].id})")
+        console.paragraphs(
+            f"the first bad {line.axis} is one of {', '.join(found.candidates)}; these could not be tested:"
+        )
+        console.paragraphs(", ".join(found.skipped))
+    console.paragraphs(f"last good: {line.axis} {found.last_good} ({line.cells[found.last_good].id})")
     _tell_next(made, found, folder)
     return int(found.first_bad is None)
 
