@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from assay.adapters.executors.fake import FakeExecutor
 from assay.adapters.executors.probe_executor import ExecutorSettings
 from assay.adapters.executors.table import EXECUTORS
-from assay.cli import root as root_command
+from assay.cli import main
 from assay.cli.probe import command
 from assay.foundation.outcome import Outcome
 
@@ -29,15 +28,18 @@ def test_the_command_line_offers_what_stands_in_the_table() -> None:
     assert list(EXECUTORS) == list(getattr(option.type, "choices", ()))
 
 
-def test_an_executor_that_is_added_probes_images(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_executor_that_is_added_probes_images(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("matrix.yaml", "images", "probes"):
         (tmp_path / name).symlink_to(root / name)
     monkeypatch.setitem(EXECUTORS, "docker", far)
     words = ["registry.example/image:1", "--project", str(tmp_path), "--gpus", "0", "--feature", "numa"]
 
-    done = CliRunner().invoke(root_command, ["probe", *words, "--format", "json"], standalone_mode=False)
+    code = main(["probe", *words, "--format", "json"])
+    told = capsys.readouterr()
 
-    assert 0 == done.return_value, done.output
-    (record,) = json.loads(done.stdout)["records"]
+    assert 0 == code, told.err
+    (record,) = json.loads(told.out)["records"]
     assert ("fake", "registry.example/image:1") == (record["executor"], record["cell"])
     assert Outcome.DEGRADED == record["features"]["numa"]["outcome"]

@@ -6,9 +6,8 @@ Duplicate keys are problems; aliases are allowed as long as they do not blow up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final, TypeVar
 
 import yaml
@@ -24,6 +23,7 @@ Node = str | None | list["Node"] | dict[str, "Node"]
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=Value)
 _MAX_NODES: Final = 100_000
+_MAX_DEPTH: Final = 200
 _MAX_TEXT: Final = 4 << 20
 """Characters of a file; the largest of this project has 150 000."""
 
@@ -88,10 +88,28 @@ def _too_many(file: str) -> ConfigError:
     return ConfigError([Problem(file=file, message=f"more than {_MAX_NODES} values; aliases that multiply?")])
 
 
+def _bounded(events: Iterable[yaml.Event], *, file: str, limit: int) -> None:
+    """Count values and depth before there is a tree of them, which takes a hundred times the memory of its text.
+
+    Raises:
+        ConfigError: there are too many values, or they are nested too deeply: libyaml bounds that from 0.2.6 on alone.
+    """
+    count = depth = 0
+    for event in events:
+        count += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if count > limit:
+            raise _too_many(file)
+        if depth > _MAX_DEPTH:
+            mark = event.start_mark
+            line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+            raise ConfigError([Problem(file=file, line=line, column=column, message="nested too deeply")])
+
+
 def compose(text: str | bytes, *, file: str, limit: int | None = _MAX_NODES) -> yaml.Node | None:
     """Return the tree of one YAML document with its marks; None if it is empty.
 
-    Read by libyaml where PyYAML has it: thirty times faster, and it bounds how deep values are nested.
+    Read by libyaml where PyYAML has it: thirty times faster.
 
     Args:
         limit: values that it may hold; None for a file that ships with assay.
@@ -105,10 +123,7 @@ def compose(text: str | bytes, *, file: str, limit: int | None = _MAX_NODES) -> 
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
         if limit is not None:
-            # Counted before there is a tree of them, which would take a hundred times the memory of its text.
-            events = islice(yaml.parse(text, loader), 3 * limit)
-            if sum(isinstance(event, yaml.NodeEvent) for event in events) > limit:
-                raise _too_many(file)
+            _bounded(yaml.parse(text, loader), file=file, limit=limit)
         return yaml.compose(text, loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
