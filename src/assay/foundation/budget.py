@@ -62,8 +62,8 @@ WHEEL: Final = BudgetLimits(unpacked=32 << 30, kept=96 << 20, steps=64_000_000, 
 """One wheel: ten times what torch unpacks to, seven times its facts. The bytes of a slow network take hours."""
 IMAGE: Final = BudgetLimits(unpacked=256 << 30, kept=1 << 30, steps=512_000_000, items=24_000_000, seconds=6 * 3600)
 """All libraries of one image: eight wheels like the largest allowed."""
-FACTS: Final = BudgetLimits(unpacked=96 << 20, kept=96 << 20, steps=0, items=2_000_000, seconds=120)
-"""Facts of one wheel, kept or shared."""
+FACTS: Final = BudgetLimits(unpacked=96 << 20, kept=96 << 20, steps=0, items=250_000, seconds=120)
+"""Facts of one wheel, kept or shared: of 590 real wheels the largest has 12 700 texts, lists and objects."""
 INDEX_PAGE: Final = BudgetLimits(unpacked=64 << 20, kept=64 << 20, steps=2_000_000, items=200_000, seconds=180)
 """One answer of a package index; the largest projects have some 20 000 files, with four `<` each (the steps)."""
 PREFIX_AT_ONCE: Final = 8 << 20
