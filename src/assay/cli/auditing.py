@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from assay.adapters.files.facts_cache import FactsCache, default_folder
+from assay.adapters.files.cache import cache_folder
+from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.files.verdicts import VerdictFiles
 from assay.adapters.host.demangle import demangle
@@ -51,7 +52,7 @@ def make_auditor(
         index=SimpleIndex(indexes),
         wheels=WebWheels(),
         facts=FactsCache(facts),
-        verdicts=VerdictFiles(facts / ".verdicts" if facts else default_folder().parent / "verdicts"),
+        verdicts=VerdictFiles(facts / ".verdicts" if facts else cache_folder() / "verdicts"),
         knowledge=load_knowledge(root),
         quick=quick,
         demangle=demangle,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +80,7 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
 
     for found in _chosen(FactsCache(facts), [wheel]):
         if form == "json":
-            document = json.loads(found.model_dump_json(exclude_defaults=True))
+            document = found.model_dump(mode="json", exclude_defaults=True)
             console.json_data({"schema_version": found.schema_version, **document})
             continue
         console.paragraphs(f"{found.filename}  sha256:{found.sha256}  {_state(found)}")

@@ -17,6 +17,7 @@ from assay.foundation.foreign import ForeignError, read_json
 
 __all__ = [
     "ACCEPT",
+    "CONFIG",
     "EMPTY",
     "EMPTY_BYTES",
     "INDEX",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"

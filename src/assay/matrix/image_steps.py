@@ -133,19 +133,20 @@ def image_steps(dockerfile: str) -> ImageSteps:
     base = _BASE.search(dockerfile)
     if base is None:
         raise _only_built(1, "a Dockerfile without ARG BASE")
+    found = list(_STAGE.finditer(dockerfile))
+    ends = [*(match.start() for match in found[1:]), len(dockerfile)]
     stages = {
-        match[2]: (match[1], match.end(), dockerfile.count("\n", 0, match.start()) + 1)
-        for match in _STAGE.finditer(dockerfile)
+        match[2]: (dockerfile.count("\n", 0, match.start()) + 1, dockerfile[match.end() : end])
+        for match, end in zip(found, ends, strict=False)
     }
-    ends = sorted([match.start() for match in _STAGE.finditer(dockerfile)] + [len(dockerfile)])
     final = _final_stage(dockerfile)
     wheels: dict[str, WheelStage] = {}
     toolkit: Toolkit | None = None
     for copy in final.copies:
         if copy.stage not in stages:
             raise _only_built(1, f"COPY --from={copy.stage}")
-        _, start, line = stages[copy.stage]
-        steps = _instructions(dockerfile[start : next(end for end in ends if end > start)], line)
+        line, text = stages[copy.stage]
+        steps = _instructions(text, line)
         target = (copy.source, copy.target)
         if copy.stage == "tools" and target == ("/opt/venv", "/opt/venv"):
             if not any(_VENV in body for _, _, body in steps):

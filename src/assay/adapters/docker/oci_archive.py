@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+from assay.evidence.oci import CONFIG, INDEX, MANIFEST
+
 __all__ = ["ImageConfig", "full_name", "write_archive"]
 
 _CHUNK: Final = 1 << 20
-_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
-_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +54,12 @@ def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfi
         manifest = _json(
             {
                 "schemaVersion": 2,
-                "mediaType": _MANIFEST,
-                "config": _descriptor(_CONFIG, image),
+                "mediaType": MANIFEST,
+                "config": _descriptor(CONFIG, image),
                 "layers": [{"mediaType": _LAYER, "digest": f"sha256:{layer_digest}", "size": layer_size}],
             }
         )
-        described = _descriptor(_MANIFEST, manifest)
+        described = _descriptor(MANIFEST, manifest)
         named = {
             "io.containerd.image.name": full_name(reference),
             "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
@@ -70,7 +69,7 @@ def write_archive(archive: Path, layer: Path, reference: str, config: ImageConfi
         docker = {"Config": _blob(image), "RepoTags": [reference], "Layers": [f"blobs/sha256/{layer_digest}"]}
         with tarfile.open(archive, "w") as tar, packed.open("rb") as blob:
             _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-            _add(tar, "index.json", _json({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [entry]}))
+            _add(tar, "index.json", _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}))
             _add(tar, "manifest.json", _json([docker]))
             _add(tar, _blob(manifest), manifest)
             _add(tar, _blob(image), image)

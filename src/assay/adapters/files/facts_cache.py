@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
+from assay.adapters.files.cache import cache_folder
 from assay.adapters.files.records import write_whole
 from assay.errors import StoreError, WheelError
 from assay.foundation.budget import FACTS, Budget, BudgetLimits
@@ -32,10 +32,8 @@ BRIEF_FORM: Final = 4
 
 
 def default_folder() -> Path:
-    """Return where facts are kept: ASSAY_CACHE, else `assay` in the user's cache folder."""
-    if os.environ.get("ASSAY_CACHE"):
-        return Path(os.environ["ASSAY_CACHE"]) / "facts"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay" / "facts"
+    """Return where facts are kept."""
+    return cache_folder() / "facts"
 
 
 class FactsCache:

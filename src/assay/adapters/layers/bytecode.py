@@ -6,7 +6,7 @@ import queue
 import struct
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
@@ -54,10 +54,6 @@ class Compilers:
     def submit(self, path: str, source: bytes) -> Future[bytes]:
         """Compile a source in the background; the result is empty where it cannot be compiled."""
         return self._pool.submit(self._one, path.encode("utf-8", "surrogateescape"), source)
-
-    def map(self, sources: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-        """Compile sources, results in order."""
-        return iter([future.result() for future in [self.submit(*source) for source in sources]])
 
     def _one(self, path: bytes, source: bytes) -> bytes:
         process = self._idle.get()

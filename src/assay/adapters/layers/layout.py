@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from assay.adapters.files.locks import no_space
+from assay.adapters.files.records import write_whole
 from assay.errors import StoreError, UsageError
 from assay.evidence.oci import INDEX, Manifest
 
@@ -48,12 +49,12 @@ def write_layout(
         for digest in blobs:
             _link(blob(digest), place / digest.removeprefix("sha256:"))
         assert manifest.config is not None
-        _write(place / manifest.config.digest.removeprefix("sha256:"), config)
-        _write(place / manifest.digest.removeprefix("sha256:"), manifest.raw)
+        write_whole(place / manifest.config.digest.removeprefix("sha256:"), config)
+        write_whole(place / manifest.digest.removeprefix("sha256:"), manifest.raw)
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _write(folder / "index.json", _index(folder / "index.json", name, manifest))
-        _write(mark, b'{"imageLayoutVersion":"1.0.0"}')
+            write_whole(folder / "index.json", _index(folder / "index.json", name, manifest))
+        write_whole(mark, b'{"imageLayoutVersion":"1.0.0"}')
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}", hint=no_space(error)) from error
 
@@ -86,12 +87,3 @@ def _link(source: Path, target: Path) -> None:
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from assay.adapters.files.cache import cache_folder
 from assay.adapters.files.locks import no_space
+from assay.adapters.files.records import write_whole
+from assay.adapters.index.local import file_sha256
 from assay.errors import StoreError
 from assay.foundation.digest import DIGEST
 from assay.wheels.layer import LayerBytes
@@ -22,10 +25,8 @@ _PARTIAL: Final = "partial-"
 
 
 def default_folder() -> Path:
-    """Return where layers are kept: ASSAY_LAYERS, else below the user's cache folder."""
-    if given := os.environ.get("ASSAY_LAYERS"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay" / "layers"
+    """Return where layers are kept: ASSAY_LAYERS, else below assay's cache folder."""
+    return Path(os.environ.get("ASSAY_LAYERS") or cache_folder() / "layers")
 
 
 class FolderStore:
@@ -71,10 +72,7 @@ class FolderStore:
             file.flush()
             os.fsync(file.fileno())
             path.replace(self.blob(layer.digest))
-        with self._partial() as (path, file):
-            file.write(json.dumps(vars(layer), sort_keys=True).encode())
-            file.flush()
-            path.replace(self._entry(key))
+        write_whole(self._entry(key), json.dumps(vars(layer), sort_keys=True).encode())
         return layer
 
     def keep(self, data: BinaryIO, digest: str) -> Path:
@@ -83,16 +81,13 @@ class FolderStore:
         Raises:
             StoreError: its bytes have another digest.
         """
-        import hashlib  # noqa: PLC0415 - bases alone need it
-
         target = self.blob(digest)
         if target.is_file():
             return target
         with self._partial() as (path, file):
             shutil.copyfileobj(data, file, 1 << 20)
             file.flush()
-            with path.open("rb") as written:
-                found = f"sha256:{hashlib.file_digest(written, 'sha256').hexdigest()}"
+            found = f"sha256:{file_sha256(path)}"
             if found != digest:
                 raise StoreError(f"a blob has the digest {found}, not {digest}: it was damaged or changed underway")
             path.replace(target)

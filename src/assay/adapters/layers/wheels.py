@@ -33,8 +33,6 @@ class IndexWheels:
         self._source = source
         self._names = names
         self._scratch = scratch
-        self.fetched = 0
-        """Bytes that came from indexes."""
 
     @contextmanager
     def open(self, wheel: PinnedWheel, indexes: Sequence[str]) -> Iterator[WheelArchive]:
@@ -47,7 +45,6 @@ class IndexWheels:
                     for chunk in source.stream():
                         digest.update(chunk)
                         target.write(chunk)
-                        self.fetched += len(chunk)
                 target.flush()
                 if digest.hexdigest() != wheel.sha256:
                     raise PackageIndexError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, Final
 
-from assay.evidence.oci import MANIFEST, Descriptor, Manifest
+from assay.evidence.oci import CONFIG, MANIFEST, Descriptor, Manifest
 from assay.foundation.digest import sha256_of
 from assay.matrix.image_steps import ImageSteps, WheelStage, image_steps
 from assay.pipeline.assembly import fixed
@@ -33,7 +33,6 @@ from assay.wheels.layer import FORMAT, MEDIA_TYPE, Entry, LayerBytes, with_folde
 
 __all__ = ["Assembled", "Assembler", "Layer"]
 
-CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 AHEAD: Final = 3
 """Layers that are made or fetched at once."""
@@ -120,16 +119,20 @@ class _Assembly:
         if self._steps.toolkit is not None:
             plain["toolkit"] = ("COPY /out/ / # assembled", fixed.toolkit(self._steps.toolkit, self._machine))
         order = (["useradd"] if made.user else []) + [copy.stage for copy in made.copies]
-        missing = [stage for stage in order if stage not in plain and self._known(stage) is None]
+        known = {stage: self._known(stage) for stage in order if stage not in plain}
+        missing = [stage for stage, layer in known.items() if layer is None]
         if missing:
             self._compiler = self._stack.enter_context(self._tools.bases.compiler(self._base))
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="layer") as pool:
             wheels = {stage: pool.submit(self._wheels, stage) for stage in missing}
             try:
-                return [
-                    self._plain(*plain[stage]) if stage in plain else self._done(stage, wheels.get(stage))
-                    for stage in order
-                ]
+                layers: list[Layer] = []
+                for stage in order:
+                    if stage in plain:
+                        layers.append(self._plain(*plain[stage]))
+                    else:
+                        layers.append(self._done(known[stage] or wheels[stage].result(), new=stage in wheels))
+                return layers
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -141,14 +144,9 @@ class _Assembly:
         layer = known or self._tools.store.make(key, partial(write_layer, entries))
         return Layer(stored=StoredLayer(media_type=MEDIA_TYPE, layer=layer), created_by=created, new=known is None)
 
-    def _done(self, stage: str, future: Future[LayerBytes] | None) -> Layer:
-        layer = future.result() if future is not None else self._known(stage)
-        assert layer is not None
-        return Layer(
-            stored=StoredLayer(media_type=MEDIA_TYPE, layer=layer),
-            created_by="COPY /out/ /opt/venv/ # buildkit",
-            new=future is not None,
-        )
+    def _done(self, layer: LayerBytes, *, new: bool) -> Layer:
+        stored = StoredLayer(media_type=MEDIA_TYPE, layer=layer)
+        return Layer(stored=stored, created_by="COPY /out/ /opt/venv/ # buildkit", new=new)
 
     def _key(self, stage: WheelStage) -> str:
         """Return what decides the bytes of a layer of wheels."""
