@@ -16,7 +16,7 @@ from assay.cli import console
 from assay.cli.asking import Asker
 from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, answer_one, questions, read_suffix
 from assay.cli.common import format_option, load, project_option
-from assay.cli.targets import local_gpus
+from assay.cli.targets import PLATFORM, local_gpus
 from assay.cli.wheels import index_option, where_to_look
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
@@ -84,8 +84,9 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option(
     "--platform",
     "machine",
-    type=click.Choice(["x86_64", "aarch64"]),
-    help="CPU architecture.  [default: the GPU's, else the wheel's, else x86_64]",
+    type=PLATFORM,
+    metavar="PLATFORM",
+    help="linux/amd64 or linux/arm64.  [default: the GPU's, else the wheel's, else linux/amd64]",
 )
 @click.option(
     "--base", help="Base that the wheels are installed on: a base in matrix.yaml, or debian12, ubuntu24.04, ..."
@@ -255,12 +256,14 @@ def _audit_wheels(
     given: dict[str, Any],
     out: _Out,
 ) -> None:
+    from assay.foundation.platforms import Platform
+
     torches = dict.fromkeys(_parts(given["torches"]))
     asked = WheelQuestion(
         torches=tuple(torches),
         others=given["others"],
         python=given["python"],
-        machine=given["machine"],
+        machine=Platform.of(given["machine"]).machine if given["machine"] else None,
         gpus=gpus,
     )
     base = _base(given["base"], given["packages"], matrix, auditor)

@@ -1,4 +1,4 @@
-"""GPUs on the command line: product names and architectures, and the card of this machine."""
+"""GPUs and platforms on the command line: product names, architectures, and the card of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from assay.cli import console
 if TYPE_CHECKING:
     from assay.matrix.cards import Named
 
-__all__ = ["GPU", "beside", "local_gpus"]
+__all__ = ["GPU", "PLATFORM", "beside", "local_gpus"]
 
 
 if TYPE_CHECKING:
@@ -38,6 +38,29 @@ class _Gpu(_Type):
 
 
 GPU = _Gpu()
+
+
+class _Platform(_Type):
+    """A platform by any of its names; its value is `linux/arm64`."""
+
+    name = "platform"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return the platform.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        from assay.errors import UsageError
+        from assay.foundation.platforms import Platform
+
+        try:
+            return Platform.of(str(value))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+PLATFORM = _Platform()
 
 
 def beside(target: str) -> str:

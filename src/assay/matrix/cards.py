@@ -10,11 +10,10 @@ from typing import Final, Literal
 from assay.errors import UsageError
 from assay.foundation.derived import Deriving
 from assay.foundation.nearest import nearest
+from assay.foundation.platforms import Machine, Platform
 from assay.foundation.strict import Value
 
-__all__ = ["Architecture", "Card", "Cards", "Named", "Platform", "sm"]
-
-Platform = Literal["x86_64", "aarch64"]
+__all__ = ["Architecture", "Card", "Cards", "Named", "sm"]
 
 _CODE: Final = re.compile(r"(?:(?:sm|compute)[_-]?)?(\d{2,3})[af]?|(\d{1,2})\.(\d)[af]?")
 _NOISE: Final = re.compile(
@@ -34,7 +33,7 @@ class Architecture(Value):
     """The oldest CUDA toolkit whose compiler knows it."""
     driver: str
     """The oldest Linux driver that knows it."""
-    platform: Platform | None = None
+    platform: Machine | None = None
     """Where it is sold on one platform alone."""
     source: str
     date: str
@@ -44,7 +43,7 @@ class Card(Value):
     """One product, or several that differ in memory alone."""
 
     capability: str
-    platforms: tuple[Platform, ...]
+    platforms: tuple[Machine, ...]
     memory_gb: tuple[int, ...]
     also: tuple[str, ...] = ()
     source: str
@@ -59,7 +58,7 @@ class Named:
     """`sm_120`, as records and JSON have it."""
     title: str
     """What people see beside it: `RTX 5090`."""
-    platform: Platform | None
+    platform: Machine | None
     """The platform of a machine with it; None where there are several."""
 
 
@@ -128,6 +127,16 @@ class Cards(Deriving):
             if sm(capability) == target:
                 return known.known_as
         return ""
+
+    def platforms(self, capability: str) -> tuple[Platform, ...]:
+        """Return the platforms whose machines have cards of a compute capability, `12.1`; empty if none is known."""
+        known = self.architectures.get(capability)
+        machines = {
+            machine for card in self.cards.values() if card.capability == capability for machine in card.platforms
+        }
+        if known is not None and known.platform is not None:
+            machines = {known.platform}
+        return tuple(platform for platform in Platform if platform.machine in machines)
 
     def _hint(self, word: str) -> str:
         key = _key(word)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+from assay.foundation.platforms import Platform
 from assay.foundation.strict import Value
 from assay.matrix.model import AxisValue, Expectation, Healthcheck
 
@@ -38,6 +39,8 @@ class Cell(Value):
     point: dict[str, AxisValue] = {}
     """Axis -> value, every axis the image uses."""
     targets: tuple[str, ...]
+    platform: Platform = Platform.AMD64
+    """What the image runs on; `point` names it where it is not linux/amd64."""
     base: str = ""
     python: str = ""
     arch_list: str = ""

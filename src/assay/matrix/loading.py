@@ -12,10 +12,15 @@ from typing import Final
 from assay.errors import ConfigError, Problem
 from assay.foundation import yamltext
 from assay.foundation.nearest import suggestion
+from assay.foundation.platforms import Platform
+from assay.matrix.cards import Cards
 from assay.matrix.model import AxisValue, Image, Match, Matrix
 from assay.matrix.select import DERIVED, condition_fault
 
 __all__ = ["Project", "load"]
+
+BUILT_IN: Final = ("base", "platform")
+"""Axes that no matrix declares: their values are the bases, and the platforms by their short names."""
 
 MAX_POINTS: Final = 20_000
 """Points of one image and of all together; they take some ten seconds and 200 MB."""
@@ -35,9 +40,9 @@ class Project:
     """`matrix.yaml` and image names -> their documents, for messages."""
 
     def axis_value(self, axis: str, identifier: str) -> AxisValue | None:
-        """Return a value of an axis by its id; `base` is an axis whose values are the bases."""
-        if axis == "base":
-            known = identifier in self.matrix.bases
+        """Return a value of an axis by its id; `base` and `platform` are axes that the matrix does not declare."""
+        if axis in BUILT_IN:
+            known = identifier in _built_in(self.matrix)[axis]
             return AxisValue(id=identifier, version=None) if known else None
         return self._values.get(axis, {}).get(identifier)
 
@@ -47,13 +52,40 @@ class Project:
         return {name: {value.id: value for value in reversed(axis.values)} for name, axis in self.matrix.axes.items()}
 
 
-def load(matrix_text: str, image_texts: Mapping[str, str], *, matrix_file: str = "matrix.yaml") -> Project:
+def _built_in(matrix: Matrix) -> dict[str, dict[str, None]]:
+    """Return the ids of the values of the axes that no matrix declares."""
+    return {"base": dict.fromkeys(matrix.bases), "platform": dict.fromkeys(one.architecture for one in Platform)}
+
+
+def _with_platforms(matrix: Matrix, cards: Cards | None) -> Matrix:
+    """Return the matrix with the platforms of every target; a card that nobody knows comes with linux/amd64."""
+    targets = {
+        name: target.model_copy(
+            update={
+                "platforms": target.platforms
+                or (cards.platforms(target.compute_capability) if cards else ())
+                or (Platform.AMD64,)
+            }
+        )
+        for name, target in matrix.targets.items()
+    }
+    return matrix.model_copy(update={"targets": targets})
+
+
+def load(
+    matrix_text: str,
+    image_texts: Mapping[str, str],
+    *,
+    matrix_file: str = "matrix.yaml",
+    cards: Cards | None = None,
+) -> Project:
     """Read the configuration.
 
     Args:
         matrix_text: the text of matrix.yaml.
         image_texts: image name -> text of its image.yaml.
         matrix_file: what messages call matrix.yaml.
+        cards: knows the platforms of targets that do not name theirs.
 
     Raises:
         ConfigError: every problem of every file at once.
@@ -85,7 +117,7 @@ def load(matrix_text: str, image_texts: Mapping[str, str], *, matrix_file: str =
         problems += _check_sum(images) if not problems else []
     if problems or matrix is None:
         raise ConfigError(problems)
-    return Project(matrix=matrix, images=images, documents=documents)
+    return Project(matrix=_with_platforms(matrix, cards), images=images, documents=documents)
 
 
 def _check_matrix(matrix: Matrix, document: yamltext.Document, image_names: Iterable[str]) -> list[Problem]:
@@ -159,7 +191,7 @@ class _Check:
         self.image = image
         self.document = document
         self.problems: list[Problem] = []
-        self._ids: dict[str, dict[str, None]] = {"base": dict.fromkeys(matrix.bases)}
+        self._ids: dict[str, dict[str, None]] = _built_in(matrix)
 
     def run(self) -> list[Problem]:
         image = self.image
@@ -224,8 +256,8 @@ class _Check:
     def value(self, axis: str, value: str, path: tuple[str | int, ...]) -> None:
         if len(self.problems) >= TOLD:
             return
-        if axis != "base" and axis not in self.matrix.axes:
-            self.add(path, f"no axis {axis!r}{suggestion(axis, [*self.matrix.axes, 'base'])}", at_key=True)
+        if axis not in BUILT_IN and axis not in self.matrix.axes:
+            self.add(path, f"no axis {axis!r}{suggestion(axis, [*self.matrix.axes, *BUILT_IN])}", at_key=True)
             return
         if axis not in self._ids:
             self._ids[axis] = dict.fromkeys(item.id for item in self.matrix.axes[axis].values)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from assay.errors import ConfigError, Problem
 from assay.foundation.digest import sha256_of
+from assay.foundation.platforms import Platform
 from assay.foundation.printable import is_printable
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedWheel
@@ -31,10 +32,10 @@ _LINE: Final = re.compile(
 _UV_GLIBC: Final = (17, 28, *range(31, 41))
 
 
-def platform_of(glibc: str) -> str:
-    """Return what uv calls x86-64 Linux with this glibc: `x86_64-manylinux_2_36`."""
+def platform_of(glibc: str, platform: Platform = Platform.AMD64) -> str:
+    """Return what uv calls Linux with this glibc on a platform: `x86_64-manylinux_2_36`."""
     minor = int(glibc.split(".")[1])
-    return f"x86_64-manylinux_2_{max(known for known in _UV_GLIBC if known <= max(minor, 17))}"
+    return f"{platform.machine}-manylinux_2_{max(known for known in _UV_GLIBC if known <= max(minor, 17))}"
 
 
 def dump(lock: Lock) -> str:
@@ -147,7 +148,7 @@ def stale_reason(lock: Lock, cell: Cell, *, glibc: str, pulled: bool = True) -> 
         ("the constraints are", lock.constraints, cell.constraints),
         ("Python is", lock.python, cell.python),
         ("the base is", lock.base, cell.base),
-        ("the platform is", lock.platform, platform_of(glibc)),
+        ("the platform is", lock.platform, platform_of(glibc, cell.platform)),
         ("as_of is", lock.as_of, cell.as_of),
     ):
         if have != want:

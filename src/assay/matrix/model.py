@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from assay.engines.table import EngineOrNone
+from assay.foundation.platforms import Platform
 from assay.foundation.secret import has_password, hide
 from assay.foundation.strict import Value
 from assay.foundation.text import (
@@ -47,6 +48,15 @@ __all__ = [
 ]
 
 
+def _platform(value: object) -> object:
+    return Platform.of(value) if isinstance(value, str) else value
+
+
+def _short(value: object) -> object:
+    """Return the id of a platform for its whole name, which has a character that no id has."""
+    return value.removeprefix("linux/") if isinstance(value, str) else value
+
+
 class Target(Value):
     """A GPU architecture to be true on."""
 
@@ -63,6 +73,8 @@ class Target(Value):
     """Drivers that know it."""
     arch_list: ArchList
     """What TORCH_CUDA_ARCH_LIST is for source builds."""
+    platforms: Annotated[tuple[Annotated[Platform, BeforeValidator(_platform)], ...], Field(min_length=1)] | None = None
+    """The platforms of machines with these cards; left out, those that knowledge/cards.yaml names."""
 
 
 Glibc = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$"), WithJsonSchema(NUMBER_OR_TEXT)]
@@ -210,7 +222,8 @@ class Axis(Value):
 
 Condition = Annotated[PlainText, Field(max_length=1000)]
 """A value's id, a glob over ids, or a version condition (`>=12.8`)."""
-Point = dict[Name, Slug]
+PointValue = Annotated[Slug, BeforeValidator(_short)]
+Point = dict[Name, PointValue]
 """Axis -> id of one of its values."""
 Match = dict[Name, Condition | tuple[Condition, ...]]
 
@@ -320,9 +333,9 @@ class Image(Value):
     external: External | None = None
     id: tuple[Name, ...] = ()
     """The axes that always stand in a cell id, in this order."""
-    defaults: dict[Name, Slug] = {}
+    defaults: dict[Name, PointValue] = {}
     """The values that do not stand in the id."""
-    axes: dict[Name, tuple[Slug, ...]] = {}
+    axes: dict[Name, tuple[PointValue, ...]] = {}
     """The cells are the product of these."""
     include: tuple[Point, ...] = ()
     """More cells, each a point."""

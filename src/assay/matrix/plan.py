@@ -11,23 +11,24 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from jinja2 import TemplateError
 from packaging.requirements import InvalidRequirement, Requirement
 
 from assay.errors import ConfigError, NothingSelected, Problem, UsageError
 from assay.foundation.nearest import suggestion
+from assay.foundation.platforms import Platform
 from assay.matrix.cell import Cell, Excluded, oci_tag
 from assay.matrix.loading import Project
 from assay.matrix.model import Axis, AxisValue, Control, Image, Match, Matrix
 from assay.matrix.requirement_text import fill, names_in
-from assay.matrix.select import CONDITION, Facts, facts_of, fault, matches, plain_value, select
+from assay.matrix.select import CONDITION, Facts, facts_of, fault, matches, plain_value, platform_values, select
 
 __all__ = ["Plan", "make", "render_requirements", "shard"]
 
 _BASE = Axis(values=())
-"""How the one axis stands in a cell id that the matrix does not declare: `base`."""
+"""How the axes stand in a cell id that the matrix does not declare: `base` and `platform`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,11 @@ def _check_requirement(text: str) -> None:
         raise ValueError(f"{text!r}: an address cannot be locked by name; use an index or a source value")
 
 
+def platform_in(point: Mapping[str, AxisValue]) -> Platform:
+    """Return the platform of a point of the plan."""
+    return Platform.of(point["platform"].id) if "platform" in point else Platform.AMD64
+
+
 class _Expansion:
     """The cells of one image."""
 
@@ -207,6 +213,7 @@ class _Expansion:
                 engine=image.engine,
                 kind="external",
                 targets=image.targets,
+                platform=self.implied,
                 reference=image.external.reference,
                 check_import=image.check_import,
             )
@@ -231,15 +238,31 @@ class _Expansion:
         if self.image.axes:
             names = list(self.image.axes)
             for values in itertools.product(*self.image.axes.values()):
-                yield defaults | {axis: self.value(axis, value) for axis, value in zip(names, values, strict=True)}
+                given = {axis: self.value(axis, value) for axis, value in zip(names, values, strict=True)}
+                yield self.placed(defaults | given)
         for point in self.image.include:
-            yield defaults | {axis: self.value(axis, value) for axis, value in point.items()}
+            yield self.placed(defaults | {axis: self.value(axis, value) for axis, value in point.items()})
+
+    @cached_property
+    def implied(self) -> Platform:
+        """The platform of a point that names none: linux/amd64, unless no card of the image comes with it."""
+        there = [self.matrix.targets[target].platforms or () for target in self.image.targets]
+        return next((platform for platform in Platform if any(platform in one for one in there)), Platform.AMD64)
+
+    def placed(self, point: dict[str, AxisValue]) -> dict[str, AxisValue]:
+        """Return a point with its platform, which stands in it only where it is not linux/amd64."""
+        named = point.get("platform")
+        platform = self.implied if named is None else Platform.of(named.id)
+        rest = {axis: value for axis, value in point.items() if axis != "platform"}
+        return (
+            rest if platform is Platform.AMD64 else rest | {"platform": self.value("platform", platform.architecture)}
+        )
 
     def id_of(self, point: Mapping[str, AxisValue]) -> str:
         parts = [self.name]
         shown = [axis for axis in self.image.id if axis in point]
         rest = sorted(set(point) - set(shown))
-        shown += [axis for axis in rest if point[axis].id != self.image.defaults.get(axis)]
+        shown += [axis for axis in rest if axis == "platform" or point[axis].id != self.image.defaults.get(axis)]
         for axis in shown:
             declared = self.matrix.axes.get(axis, _BASE)
             text = point[axis].id.replace(".", "") if declared.compact else point[axis].id
@@ -256,6 +279,9 @@ class _Expansion:
         targets: list[str] = []
         failed: tuple[str, str] | None = None
         for target in self.image.targets:
+            if (foreign := self.foreign(target, platform_in(point))) is not None:
+                failed = failed or foreign
+                continue
             broken = self.broken_rule(facts | {"target": (plain_value(target),)})
             if broken is None:
                 targets.append(target)
@@ -265,6 +291,14 @@ class _Expansion:
             assert failed is not None
             return self.excluded(identifier, *failed)
         return self.cell(identifier, point, targets=tuple(targets))
+
+    def foreign(self, target: str, platform: Platform) -> tuple[str, str] | None:
+        """Return why no machine of a platform has the cards of a target, with the rule, or None if there are some."""
+        there = self.matrix.targets[target].platforms or ()
+        if platform in there:
+            return None
+        words = f"{target} comes with {' and '.join(there)}, and this cell is for {platform}"
+        return f"matrix.yaml targets.{target}.platforms", words
 
     @property
     def file(self) -> str:
@@ -276,7 +310,8 @@ class _Expansion:
     def facts(self, point: Mapping[str, AxisValue]) -> dict[str, tuple[AxisValue, ...]]:
         base = self.matrix.bases[point["base"].id]
         axes = {axis: (value,) for axis, value in point.items()}
-        return {**axes, "python": (_version(base.python),), **self._facts}
+        platform = platform_values(platform_in(point))
+        return {**axes, "platform": platform, "python": (_version(base.python),), **self._facts}
 
     def broken_rule(self, facts: Facts) -> tuple[str, str] | None:
         for position, rule in enumerate(self.matrix.requires):
@@ -320,6 +355,7 @@ class _Expansion:
             kind="build" if control is None else "control",
             point=point,
             targets=targets,
+            platform=platform_in(point),
             base=point["base"].id,
             python=base.python,
             arch_list=arch.id if arch else self.arch_list(targets),
@@ -359,7 +395,7 @@ class _Expansion:
     def control(self, control: Control) -> Cell:
         # A control is what rules would leave out; none applies to it.
         defaults = {axis: self.value(axis, value) for axis, value in self.image.defaults.items()}
-        point = defaults | {axis: self.value(axis, value) for axis, value in control.point.items()}
+        point = self.placed(defaults | {axis: self.value(axis, value) for axis, value in control.point.items()})
         identifier = f"{self.id_of(point)}-control.{control.name}"
         targets = control.targets or self.image.targets
         return self.cell(identifier, point, targets=targets, control=control)

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from assay.errors import ConfigError, Problem
 from assay.foundation.digest import digest_of, sha256_of
+from assay.foundation.platforms import Platform
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, Need, Place
 from assay.matrix.lockfile import lock_digest
@@ -54,10 +55,10 @@ TOOL_SCHEMA: Final = 1
 """Raised when assay builds the same Dockerfile in another way."""
 
 
-def base_reference(name: str, base: Base, digest: str | None) -> str:
+def base_reference(name: str, base: Base, digest: str | None, platform: Platform = Platform.AMD64) -> str:
     """Return what FROM names: a registry image by digest, or the local name of a bootstrapped base.
 
-    A bootstrapped base is named by its recipe, so that a changed recipe is another base.
+    A bootstrapped base is named by its recipe, so that a changed recipe, or another platform, is another base.
     """
     match base:
         case RegistryBase():
@@ -65,12 +66,13 @@ def base_reference(name: str, base: Base, digest: str | None) -> str:
                 return base.image
             return f"{base.image}@{digest}"
         case BootstrapBase():
-            return f"assay/base-{name}:{_recipe(base)[7:19]}"
+            return f"assay/base-{name}:{_recipe(base, platform)[7:19]}"
 
 
 @lru_cache(maxsize=64)
-def _recipe(base: BootstrapBase) -> str:
-    return digest_of(base.model_dump())
+def _recipe(base: BootstrapBase, platform: Platform) -> str:
+    other = {} if platform is Platform.AMD64 else {"platform": platform.value}
+    return digest_of(base.model_dump() | other)
 
 
 def _env_value(text: str) -> str:
@@ -175,7 +177,7 @@ def dockerfile(
             .render(
                 cell=cell,
                 lock=lock,
-                base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest)},
+                base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest, cell.platform)},
                 tools=templates[TOOLS_FILE].strip(),
                 layers=layers_of(lock, indexes),
                 source_builds=_sources(cell),
@@ -245,6 +247,7 @@ def bake_file(cells: Sequence[tuple[Cell, str]], groups: Mapping[str, Sequence[s
             "context": f"{cell.image}/cells/{cell.id}",
             "dockerfile": "Dockerfile",
             "tags": [cell.local_reference],
+            **({} if cell.platform is Platform.AMD64 else {"platforms": [cell.platform.value]}),
             "labels": {f"{LABEL_PREFIX}content-key": key},
         }
         for cell, key in cells

@@ -22,6 +22,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from assay.errors import UsageError
 from assay.foundation.nearest import suggestion
+from assay.foundation.platforms import Platform
 from assay.foundation.versions import fits
 from assay.matrix.cell import Cell
 from assay.matrix.model import AxisValue, Group
@@ -36,13 +37,14 @@ __all__ = [
     "holds",
     "matches",
     "plain_value",
+    "platform_values",
     "select",
 ]
 
 Facts = Mapping[str, tuple[AxisValue, ...]]
 """What conditions look at: axis, `target`, `engine`, ... -> the values a cell has there."""
 
-DERIVED: Final = ("base", "engine", "image", "kind", "python", "target")
+DERIVED: Final = ("base", "engine", "image", "kind", "platform", "python", "target")
 """What conditions can name beside the axes."""
 _COMPARES: Final = re.compile(r"^(==|!=|<=|>=|<|>|~=)")
 CONDITION: Final = re.compile(r"^([a-z][a-z0-9_]*)(==|!=|<=|>=|~=|=|<|>)(.+)$")
@@ -54,9 +56,15 @@ def plain_value(text: str) -> AxisValue:
     return AxisValue.model_construct(id=text)
 
 
+def platform_values(platform: Platform) -> tuple[AxisValue, ...]:
+    """Return the names under which conditions find a platform: `arm64` and `linux/arm64`."""
+    return plain_value(platform.architecture), plain_value(platform.value)
+
+
 def facts_of(cell: Cell) -> Facts:
     """Return what conditions can look at in a cell."""
     facts: dict[str, tuple[AxisValue, ...]] = {axis: (value,) for axis, value in cell.point.items()}
+    facts["platform"] = platform_values(cell.platform)
     facts["target"] = tuple(plain_value(target) for target in cell.targets)
     for name in ("engine", "kind", "image", "base"):
         facts[name] = (plain_value(getattr(cell, name)),)

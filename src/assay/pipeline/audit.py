@@ -125,6 +125,7 @@ class Auditor:
         return Installation(
             wheels=tuple(item.facts for item in obtained),
             python=lock.python,
+            machine=cell.platform.machine,
             base=base_of(
                 matrix.bases[cell.base], cell.base, cell.system_packages, self.knowledge, environment=cell.env
             ),

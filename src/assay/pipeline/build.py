@@ -223,7 +223,9 @@ class _Run:
         base = self._ports.bases[item.cell.base]
         if not isinstance(base, RegistryBase):
             return {}
-        reference = Reference.parse(render.base_reference(item.cell.base, base, item.lock.base_digest))
+        reference = Reference.parse(
+            render.base_reference(item.cell.base, base, item.lock.base_digest, item.cell.platform)
+        )
         mirrored = reference.mirrored(self._options.mirrors)
         return {} if mirrored == reference else {"BASE": str(mirrored)}
 

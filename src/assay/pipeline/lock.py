@@ -295,7 +295,7 @@ class _Locker:
             required, constraints, forced = (_pinned(group, cell, point) for group in texts)
         except ValueError as error:
             raise AssayError(f"{cell.id}: {error}") from error
-        platform = lockfile.platform_of(base.glibc)
+        platform = lockfile.platform_of(base.glibc, cell.platform)
         used = {value.index for value in point.values() if value.index is not None}
         answer = self._ports.resolver.resolve(
             ResolveRequest(

@@ -8,6 +8,7 @@ from typing import Final
 
 from assay import resources
 from assay.adapters.files.records import write_whole
+from assay.adapters.host.card_names import load_cards
 from assay.audit.findings import Finding
 from assay.errors import ConfigError, Problem, UsageError
 from assay.matrix import loading as matrix
@@ -53,7 +54,7 @@ class ProjectFiles:
     def load(self) -> matrix.Project:
         """Read the configuration; see `assay.matrix.loading.load`."""
         texts = {path.parent.name: self._read(path) for path in sorted(self._configured.glob("images/*/image.yaml"))}
-        return matrix.load(self._read(self._configured / "matrix.yaml"), texts)
+        return matrix.load(self._read(self._configured / "matrix.yaml"), texts, cards=load_cards(self._configured))
 
     def templates(self) -> Mapping[str, str]:
         """Return the texts of templates by relative path: the shipped ones, and the project's own in their place."""
