@@ -66,6 +66,12 @@ class WheelArchive:
             found = find_directory(self._data[size - tail :], size)
         start = found.offset
         members = read_directory(self._data[start : start + found.size], found, budget=self._budget)
+        left = WHEEL.unpacked
+        for member in members:
+            left -= member.size
+            if left < 0:
+                # Said before a byte is unpacked: the budget alone would say it after minutes.
+                raise WheelError(f"up to {member.name} its files have more than {WHEEL.unpacked >> 30} GiB unpacked")
         with zipfile.ZipFile(self._file) as archive:
             modes = {entry.orig_filename: entry.external_attr >> 16 for entry in archive.infolist()}
         return tuple(Packed(member, modes.get(member.name, 0)) for member in members)
