@@ -158,11 +158,11 @@ class AssemblyProject:
         home = {"HOME": str(self.root), "ASSAY_CACHE": str(self.root / "cache"), "ASSAY_LAYERS": str(self.layers)}
         return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DOCKER_CONFIG": str(self.root), **home, **more}
 
-    def assemble(self, *words: str, timeout: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+    def assemble(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run `assay assemble` to its end."""
         return subprocess.run(
             self.command(*words), cwd=self.root, env=self.environment(**more), text=True, capture_output=True,
-            check=False, timeout=timeout,
+            check=False,
         )  # fmt: skip
 
     def digest(self, *words: str, **more: str) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class AssemblyProject:
 
     def leftovers(self) -> list[str]:
         """Return the names of half-written files in the store."""
-        return sorted(path.name for path in self.layers.iterdir() if path.is_file())
+        return sorted(path.name for path in self.layers.iterdir() if path.is_file() and path.name != ".lock")
 
 
 def _python(root: Path) -> None:
@@ -201,7 +201,7 @@ def _python(root: Path) -> None:
     loader = root / _LOADERS[machine]
     loader.parent.mkdir(parents=True, exist_ok=True)
     loader.symlink_to(Path("/") / _LOADERS[machine])
-    (root / "usr" / "bin" / f"python{MINOR}").symlink_to(Path(sys._base_executable).resolve())
+    (root / "usr" / "bin" / f"python{MINOR}").symlink_to(Path(sys.executable).resolve())
     (root / "usr" / "lib" / f"python{MINOR}").symlink_to(sysconfig.get_path("stdlib"))
     libraries = root / "usr" / "lib" / f"{machine}-linux-gnu"
     libraries.mkdir()

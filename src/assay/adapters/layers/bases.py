@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS, DebootstrapBases
+from assay.adapters.files.locks import locked
 from assay.adapters.layers.bytecode import Compilers
 from assay.adapters.layers.store import FolderStore
 from assay.errors import Problem, StoreError, ToolError
@@ -28,6 +29,7 @@ __all__ = ["BootstrappedBases"]
 _LOADERS: Final = {"x86_64": "lib64/ld-linux-x86-64.so.2", "aarch64": "lib/ld-linux-aarch64.so.1"}
 _SMALL: Final = 1 << 20
 _DONE: Final = ".complete"
+_NEW: Final = "new-"
 
 
 class BootstrappedBases:
@@ -61,19 +63,22 @@ class BootstrappedBases:
         key = base_reference(name, wanted, None)
         folder = self._store.folder / "bases" / key.rpartition(":")[2]
         if not (folder / _DONE).is_file():
-            self._bootstrap(wanted, key, folder, say)
+            # One run makes a base, others wait for it; what a killed one left goes with the next that is made.
+            with locked(folder.parent / ".lock", wait=True):
+                if not (folder / _DONE).is_file():
+                    for left in folder.parent.glob(f"{_NEW}*"):
+                        shutil.rmtree(left, ignore_errors=True)
+                    self._bootstrap(wanted, key, folder, say)
         return self._read(folder)
 
     def _bootstrap(self, base: BootstrapBase, reference: str, folder: Path, say: Callable[[str], None]) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="new-") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_NEW) as scratch:
             archive = Path(scratch) / "base.tar"
             self._maker.write(base, reference, archive, say)
             made = Path(scratch) / "made"
             made.mkdir()
             self._unpack(archive, made)
-            if not folder.exists():
-                made.rename(folder)
+            made.rename(folder)
 
     def _unpack(self, archive: Path, folder: Path) -> None:
         """Put the layer of a base into the store, and what assembling needs of its files beside it."""

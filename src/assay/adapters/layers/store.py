@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from assay.adapters.files.cache import cache_folder
-from assay.adapters.files.locks import no_space
+from assay.adapters.files.locks import locked, no_space
 from assay.adapters.files.records import write_whole
 from assay.adapters.index.local import file_sha256
 from assay.errors import StoreError
@@ -101,10 +102,14 @@ class FolderStore:
     def _partial(self) -> Iterator[tuple[Path, BinaryIO]]:
         path: Path | None = None
         try:
-            with tempfile.NamedTemporaryFile(
-                dir=self._folder, prefix=f"{_PARTIAL}{os.getpid()}-", delete=False
-            ) as file:
-                path = Path(file.name)
+            with ExitStack() as stack:
+                with self._alone():
+                    file = stack.enter_context(
+                        tempfile.NamedTemporaryFile(dir=self._folder, prefix=_PARTIAL, delete=False)
+                    )
+                    path = Path(file.name)
+                    # Held as long as this process lives: what nobody holds was left by one that was killed.
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 path.chmod(0o644)
                 yield path, file  # type: ignore[misc]
         except OSError as error:
@@ -114,9 +119,14 @@ class FolderStore:
             if path is not None:
                 path.unlink(missing_ok=True)
 
+    def _alone(self) -> AbstractContextManager[bool]:
+        return locked(self._folder / ".lock", wait=True)
+
     def _sweep(self) -> None:
         """Remove what killed runs left."""
-        for path in self._folder.glob(f"{_PARTIAL}*"):
-            pid = path.name.removeprefix(_PARTIAL).partition("-")[0]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                path.unlink(missing_ok=True)
+        with self._alone():
+            for path in self._folder.glob(f"{_PARTIAL}*"):
+                # Not by process id: containers that share the folder number their processes each for itself.
+                with locked(path) as free:
+                    if free:
+                        path.unlink(missing_ok=True)

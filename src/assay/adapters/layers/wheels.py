@@ -40,7 +40,8 @@ class IndexWheels:
         file = self._found(wheel, indexes)
         digest = hashlib.sha256()
         try:
-            with tempfile.NamedTemporaryFile(dir=self._scratch, prefix="wheel-", suffix=".whl") as target:
+            # Without a name: nothing is left of it, however this process ends.
+            with tempfile.TemporaryFile(dir=self._scratch) as target:
                 with self._source.open(file) as source:
                     for chunk in source.stream():
                         digest.update(chunk)
@@ -51,7 +52,7 @@ class IndexWheels:
                         f"{file.filename}: the lock has sha256 {wheel.sha256}, the index sent {digest.hexdigest()}",
                         hint="the index or what lies between is wrong or attacked; nothing of it was used",
                     )
-                with WheelArchive(Path(target.name), file.filename) as archive:
+                with WheelArchive(Path(f"/proc/self/fd/{target.fileno()}"), file.filename) as archive:
                     yield archive
         except OSError as error:
             hint = no_space(error)
