@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,8 +16,10 @@ from assay.adapters.files.kept_records import is_intact
 from assay.adapters.files.project import ProjectFiles
 from assay.audit.rules import ALL
 from assay.cli import COMMANDS, root
-from assay.evidence.record import AnyRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
+from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
 from assay.foundation.outcome import Outcome
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock
 from assay.matrix.lockfile import lock_digest
 from assay.matrix.plan import make
 from assay.pipeline import schema
@@ -129,6 +132,18 @@ def configuration() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _audited(cell: Cell, lock: Lock, records: Sequence[AnyRecord]) -> str:
+    """Return how the audit of a lock ended that was not built; arm64 images need an arm64 machine or an assembly."""
+    found = [
+        record
+        for record in records
+        if isinstance(record, AuditRecord)
+        and record.lock_digest == lock_digest(lock)
+        and record.runs_on is cell.platform
+    ]
+    return f"not built; audited {found[-1].created:%Y-%m-%d}: {found[-1].verdict}" if found else "not built"
+
+
 def cells() -> str:
     """Return the page that says when each locked cell was last built, probed and served.
 
@@ -145,8 +160,8 @@ def cells() -> str:
         "# When each cell was last built and probed",
         "",
         "Generated from the records in [docs/records](records). A cell whose lock has changed since its build counts",
-        "as not built. Left out are controls, which the audit refuses, and cells without a lock, whose base images",
-        "come from registries.",
+        "as not built; cells for arm64 are locked and audited. Left out are controls, which the audit refuses, and",
+        "cells without a lock, whose base images come from registries.",
         "",
         "| cell | built | probed | served |",
         "|---|---|---|---|",
@@ -169,9 +184,8 @@ def cells() -> str:
             for record in mine
             if isinstance(record, ServeRecord) and record.devices
         }
-        lines.append(
-            f"| `{cell.id}` | {built[-1] if built else 'not built'} | {_by_target(probed)} | {_by_target(served)} |"
-        )
+        build = built[-1] if built else _audited(cell, lock, mine)
+        lines.append(f"| `{cell.id}` | {build} | {_by_target(probed)} | {_by_target(served)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -18,6 +18,7 @@ from assay.errors import StoreError
 from assay.foundation.digest import sha256_of
 from assay.foundation.foreign import ForeignError, read_json, sane_time
 from assay.foundation.outcome import Outcome, Verdict
+from assay.foundation.platforms import Platform
 from assay.foundation.strict import Value
 
 __all__ = [
@@ -73,6 +74,13 @@ class Record(Value):
     lock_digest: str | None = None
     content_key: str | None = None
     assay_version: str = ""
+    platform: Platform | None = None
+    """What it ran on or was judged for; None in records of versions that knew linux/amd64 alone."""
+
+    @property
+    def runs_on(self) -> Platform:
+        """The platform that the record speaks of; it says nothing of another."""
+        return self.platform or Platform.AMD64
 
 
 class BuildStatus(StrEnum):
@@ -340,7 +348,9 @@ def now() -> datetime:
 
 def dump(record: Record | RunSummary) -> bytes:
     """Return the exact bytes of a record or summary: indented JSON with a final newline."""
-    return record.model_dump_json(indent=1).encode() + b"\n"
+    # What older records do not have is not added to them: their names are digests of their bytes.
+    unsaid = {"platform"} if isinstance(record, Record) and record.platform is None else None
+    return record.model_dump_json(indent=1, exclude=unsaid).encode() + b"\n"
 
 
 def parse(

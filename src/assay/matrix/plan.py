@@ -397,5 +397,9 @@ class _Expansion:
         defaults = {axis: self.value(axis, value) for axis, value in self.image.defaults.items()}
         point = self.placed(defaults | {axis: self.value(axis, value) for axis, value in control.point.items()})
         identifier = f"{self.id_of(point)}-control.{control.name}"
-        targets = control.targets or self.image.targets
+        foreign = {target: self.foreign(target, platform_in(point)) for target in self.image.targets}
+        targets = control.targets or tuple(target for target, reason in foreign.items() if reason is None)
+        for target in control.targets or ():
+            if (wrong := self.foreign(target, platform_in(point))) is not None:
+                self.problems.append(self.project.documents[self.name].problem(("controls",), wrong[1]))
         return self.cell(identifier, point, targets=targets, control=control)

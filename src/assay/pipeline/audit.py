@@ -24,8 +24,10 @@ from assay.audit.knowledge import Knowledge
 from assay.errors import PackageIndexError
 from assay.evidence.record import AuditRecord, now
 from assay.foundation.outcome import Severity
+from assay.foundation.platforms import Platform
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.lockfile import lock_digest
 from assay.matrix.model import Matrix
 from assay.pipeline.bases import base_of, gpu_targets
 from assay.pipeline.obtain import Obtained, WheelReader
@@ -140,7 +142,7 @@ class Auditor:
             report = self.cell(cell, lock, matrix)
         except PackageIndexError:
             return None
-        keep_record(store, report, run=run, cell=cell, image_digest=None)
+        keep_record(store, report, run=run, cell=cell, image_digest=None, lock=lock)
         return judgement(report)
 
     def known(self, lock: Lock) -> tuple[WheelFacts, ...]:
@@ -255,7 +257,13 @@ def _name(requirement: str) -> str | None:
 
 
 def keep_record(
-    store: Store, report: AuditReport, *, run: str, cell: Cell | None, image_digest: str | None
+    store: Store,
+    report: AuditReport,
+    *,
+    run: str,
+    cell: Cell | None,
+    image_digest: str | None,
+    lock: Lock | None = None,
 ) -> AuditRecord:
     """Keep a report as a document and a record of it."""
     digest = store.put_document(report.model_dump_json(indent=1).encode() + b"\n")
@@ -265,6 +273,8 @@ def keep_record(
         cell=cell.id if cell else report.name,
         image=cell.image if cell else "",
         image_digest=image_digest,
+        lock_digest=None if lock is None else lock_digest(lock),
+        platform=Platform.of(report.platform),
         assay_version=__version__,
         subject=report.subject,
         verdict=report.verdict,

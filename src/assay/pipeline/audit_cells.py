@@ -47,6 +47,7 @@ def audit(
     if targets:
         names = tuple(target.name for target in targets)
         found = [(cell.model_copy(update={"targets": names}), lock) for cell, lock in found]
+    locks = {cell.id: lock for cell, lock in found}
     for cell, found_out in audit_many(ports.auditor, found, matrix, targets=targets or None, make=ports.make):
         if isinstance(found_out, AssayError):
             if ports.failed is None:
@@ -54,5 +55,5 @@ def audit(
             ports.failed(cell, found_out)
             continue
         if ports.store is not None:
-            keep_record(ports.store, found_out, run="audit", cell=cell, image_digest=None)
+            keep_record(ports.store, found_out, run="audit", cell=cell, image_digest=None, lock=locks[cell.id])
         yield found_out

@@ -79,6 +79,7 @@ def record_of(
         lock_digest=lock_digest(item.lock) if item.lock else None,
         content_key=item.key if isinstance(item, PreparedBuild) else None,
         assay_version=__version__,
+        platform=item.cell.platform,
         status=status,
         reason=reason,
         cause=cause,
