@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
+from shelf import Shelf
 from wheels import facts, library
 
 from assay.adapters.files.knowledge import load_knowledge
@@ -22,7 +22,6 @@ from assay.errors import PackageIndexError, QuestionError, UsageError
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.matrix.cards import Named
 from assay.pipeline.audit import Auditor
-from assay.ports.index import IndexFile
 from assay.wheels.facts import WheelFacts
 from assay.wheels.gpu_code import CodeGroup, GpuCode
 from assay.wheels.tags import fits_platform, platform_of, platform_words, python_of
@@ -37,36 +36,7 @@ def knowledge() -> Knowledge:
     real = load_knowledge()
     history = TorchHistory.build({"2.8.0": ("12.8", [COMMON, OLD]), "2.9.1": ("12.8", [COMMON])})
     return Knowledge(sonames=real.sonames, ptx=real.ptx, needs=real.needs, dispatch=real.dispatch, history=history,
-                     companions=real.companions)  # fmt: skip
-
-
-class Shelf:
-    """An index, and the facts of all that is on it; nothing is read."""
-
-    def __init__(self, *wheels: WheelFacts) -> None:
-        self._wheels = {wheel.sha256: wheel for wheel in wheels}
-
-    def files(self, project: str, *, index: str = "pypi") -> tuple[IndexFile, ...]:
-        return tuple(
-            IndexFile(project=one.name, filename=one.filename, url=f"https://x.example/{one.filename}", sha256=sha,
-                      requires_python=one.requires_python)
-            for sha, one in self._wheels.items() if one.name == project
-        )  # fmt: skip
-
-    def origins(self, index: str | None = None) -> frozenset[str]:
-        return frozenset({"https://x.example"})
-
-    def get(self, sha256: str, *, origins: Container[str] = ()) -> WheelFacts | None:
-        return self._wheels.get(sha256)
-
-    def put(self, facts: WheelFacts) -> None:
-        self._wheels[facts.sha256] = facts
-
-    def named(self, name: str, version: str | None = None, *, origins: Container[str] = ()) -> Iterator[WheelFacts]:
-        return (one for one in self._wheels.values() if one.name == name and version in {None, one.version})
-
-    def open(self, file: IndexFile) -> object:
-        raise AssertionError(f"{file.filename} was read")
+                     companions=real.companions, toolkit=real.toolkit)  # fmt: skip
 
 
 def asker(*wheels: WheelFacts, base: Base = NOWHERE) -> Asker:
@@ -389,12 +359,12 @@ def test_when_all_alternatives_fail_that_is_an_error() -> None:
 
 
 def test_cuda_devel_bases_bring_the_libraries_that_count_by_themselves() -> None:
-    sonames = load_knowledge().sonames
+    toolkit = load_knowledge().toolkit
 
-    assert {"libcufft.so.11", "libcusolver.so.11", "libcurand.so.10", "libcusparse.so.12"} <= sonames.toolkit_of("12.9")
-    assert {"libcufft.so.12", "libcusolver.so.12", "libcurand.so.10", "libcusparse.so.12"} <= sonames.toolkit_of("13.0")
-    assert "libcufft.so.12" not in sonames.toolkit_of("12.9")
-    assert "libcudart.so.13" in sonames.toolkit_of("13.0")
+    assert {"libcufft.so.11", "libcusolver.so.11", "libcurand.so.10", "libcusparse.so.12"} <= toolkit.of("12.9")
+    assert {"libcufft.so.12", "libcusolver.so.12", "libcurand.so.10", "libcusparse.so.12"} <= toolkit.of("13.0")
+    assert "libcufft.so.12" not in toolkit.of("12.9")
+    assert "libcudart.so.13" in toolkit.of("13.0")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -98,11 +99,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _alike(findings: Sequence[Finding], *, least: int) -> list[list[Finding]]:
-    """Put findings of one rule about libraries of one wheel together, where there are at least so many."""
+    """Put findings of one rule about several libraries of one wheel together, where there are at least so many."""
     groups: dict[object, list[Finding]] = {}
+    of_library: Counter[object] = Counter()
     for index, item in enumerate(findings):
         key = (item.rule, item.severity, item.package, item.target, item.fix, item.suggestions)
-        groups.setdefault(key if item.library else index, []).append(item)
+        # What else is told of the same library is another matter: a second name that it needs, say.
+        of_library[key, item.library] += 1
+        groups.setdefault((key, of_library[key, item.library]) if item.library else index, []).append(item)
     return [
         part for group in groups.values() for part in ([group] if len(group) >= least else [[item] for item in group])
     ]

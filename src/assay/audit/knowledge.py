@@ -12,11 +12,14 @@ from hashlib import blake2b
 from typing import Annotated, Final, Literal, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
 from pydantic import AfterValidator
 
 from assay.audit.history import TorchHistory
+from assay.foundation.derived import Deriving
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
+from assay.foundation.text import VersionText
 from assay.foundation.versions import parsed
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "SharedFile",
     "SharedFilesFile",
     "SonamesFile",
+    "ToolkitFile",
     "python_exports",
 ]
 
@@ -80,6 +84,16 @@ class BaseFacts(Value):
     date: str
 
 
+class ImageBrings(Value):
+    """What base images bring that their name tells."""
+
+    match: str
+    """Regular expression over the image's reference."""
+    sonames: tuple[str, ...]
+    source: str
+    date: str
+
+
 class SonamesFile(Value):
     """knowledge/sonames.yaml."""
 
@@ -97,18 +111,62 @@ class SonamesFile(Value):
     preloaded: dict[str, str]
     """Soname -> why it is there although no library on the way needs it."""
     toolkit: tuple[str, ...] = ()
-    """Sonames the CUDA toolkit of a base brings, `{major}` standing for its version."""
+    """Sonames that a project adds to what the CUDA toolkit of a base brings, `{major}` standing for its version."""
     toolkits: dict[str, tuple[str, ...]] = {}
-    """Major version of the toolkit -> sonames it brings whose number is another."""
+    """The same by major version of the toolkit, for names whose number is another."""
+    images: tuple[ImageBrings, ...] = ()
     bases: dict[str, BaseFacts]
     source: str
     date: str
 
     def toolkit_of(self, cuda: str) -> frozenset[str]:
-        """Return the sonames that a CUDA toolkit (`12.9`) brings."""
+        """Return the sonames that a project adds to those of a CUDA toolkit (`12.9`)."""
         major = cuda.partition(".")[0]
         own = {pattern.replace("{major}", major) for pattern in self.toolkit}
         return frozenset(own.union(self.toolkits.get(major, ())))
+
+    def brought_by_image(self, reference: str) -> frozenset[str]:
+        """Return the sonames that a base image brings by its name, beside the toolkit and the system's."""
+        return frozenset(soname for one in self.images if re.search(one.match, reference) for soname in one.sonames)
+
+
+class ToolkitLibrary(Value):
+    """A library of the CUDA toolkit."""
+
+    soname: str
+    wheel: str
+    """Distribution on the package index that brings it."""
+    since: VersionText
+    """The first release of the toolkit that has it: `12.4`."""
+    until: VersionText
+    """The last release that had it when the file was written."""
+
+
+class ToolkitFile(Deriving):
+    """knowledge/cuda_toolkit.yaml, which tools/toolkit_libraries.py writes."""
+
+    version: Literal["1"]
+    libraries: tuple[ToolkitLibrary, ...]
+    source: str
+    date: str
+
+    @cached_property
+    def _newest(self) -> Version:
+        return max((parsed(one.until) for one in self.libraries), default=parsed("0"))
+
+    def of(self, cuda: str) -> frozenset[str]:
+        """Return the sonames that a CUDA toolkit (`12.9`) brings; one newer than the file has what the newest has."""
+        release = min(parsed(cuda), self._newest)
+        minor = parsed(".".join(map(str, release.release[:2])))
+        return frozenset(one.soname for one in self.libraries if parsed(one.since) <= minor <= parsed(one.until))
+
+    @cached_property
+    def wheels(self) -> Mapping[str, str]:
+        """Soname -> the distributions that bring it: `nvidia-curand or nvidia-curand-cu12`."""
+        found: dict[str, set[str]] = {}
+        for one in self.libraries:
+            found.setdefault(one.soname, set()).add(one.wheel)
+        return {soname: " or ".join(sorted(names)) for soname, names in found.items()}
 
 
 class PtxFile(Value):
@@ -339,16 +397,24 @@ class Knowledge:
     history: TorchHistory
     companions: CompanionsFile = field(default_factory=lambda: CompanionsFile(version="1", companions=()))
     shared_files: SharedFilesFile = field(default_factory=lambda: SharedFilesFile(version="1", files=()))
+    toolkit: ToolkitFile = field(default_factory=lambda: ToolkitFile(version="1", libraries=(), source="", date=""))
     python: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Python minor -> symbols it exports."""
 
     @cached_property
     def content(self) -> str:
         """Digest of all of it."""
-        files = (self.sonames, self.ptx, self.needs, self.dispatch, self.companions, self.shared_files)
+        files = (
+            self.sonames, self.toolkit, self.ptx, self.needs, self.dispatch, self.companions, self.shared_files,
+        )  # fmt: skip
         python = {minor: sorted(names) for minor, names in self.python.items()}
         parts = [*(file.model_dump_json() for file in files), self.history.content, json.dumps(python, sort_keys=True)]
         return blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+
+    @cached_property
+    def brings(self) -> Mapping[str, str]:
+        """Soname -> the distributions on the package index that bring it, with ` or ` between them."""
+        return {**self.toolkit.wheels, **self.sonames.wheels}
 
     def base(self, name: str) -> BaseFacts | None:
         """Return the facts of a base by its name, image reference or suite."""

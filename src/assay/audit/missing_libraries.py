@@ -132,6 +132,6 @@ def _severity(context: Context, name: str, pairs: Sequence[tuple[Root, Missing]]
         use = root.policy.use if root.policy else None
         if use == "required" or (use is None and (grave or not loading)):
             return Severity.ERROR
-        if use is None or (use == "optional" and grave and name in context.knowledge.sonames.wheels):
+        if use is None or (use == "optional" and grave and name in context.knowledge.brings):
             worst = Severity.WARNING
     return worst

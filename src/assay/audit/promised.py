@@ -23,7 +23,7 @@ def promised(
     toolkit = asked.get("cuda-toolkit")
     of_twelve = toolkit is not None and fits("12.9.99", toolkit)
     found: set[str] = set()
-    for soname, brings in knowledge.sonames.wheels.items():
+    for soname, brings in knowledge.brings.items():
         for name in brings.split(" or "):
             of_toolkit = toolkit is not None and name.startswith("nvidia-") and name.endswith("-cu12") is of_twelve
             if name in asked or of_toolkit:

@@ -16,7 +16,7 @@ from assay.wheels.symbols import Owner, owner
 
 __all__ = ["UnboundNames", "is_out_of_reach", "more", "of_torch", "python_in_name", "uncertain", "unresolved"]
 
-_SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+)")
+_SUFFIX: Final = re.compile(r"\.cpython-(\d)(\d+t?)")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +51,7 @@ class _Reach:
 
 @lru_cache(maxsize=1 << 14)
 def python_in_name(name: str) -> str | None:
-    """Return the Python that a file's name is for: `3.11` for `_C.cpython-311-x86_64-linux-gnu.so`."""
+    """Return the Python in a file's name: `3.11` of `_C.cpython-311-x86_64-linux-gnu.so`; `3.14t` without the GIL."""
     match = _SUFFIX.search(name)
     return f"{match.group(1)}.{match.group(2)}" if match else None
 

@@ -30,10 +30,12 @@ def base_of(
     else:
         facts = knowledge.base(base.image)
     sonames = set(knowledge.sonames.optional_base)
+    if base.kind == "registry":
+        sonames |= knowledge.sonames.brought_by_image(base.image)
     for package in installed:
         sonames |= set(knowledge.sonames.packages.get(package, ()))
     if base.cuda is not None:
-        sonames |= knowledge.sonames.toolkit_of(base.cuda)
+        sonames |= knowledge.toolkit.of(base.cuda) | knowledge.sonames.toolkit_of(base.cuda)
         installed |= {"cuda-toolkit", "gcc", "g++"}
     installed |= knowledge.needs.brought_by(installed)
     return Base(

@@ -41,6 +41,7 @@ __all__ = [
     "Scope",
     "WheelFacts",
     "installed_path",
+    "is_own_name",
     "torch_names",
 ]
 
@@ -63,6 +64,17 @@ class AskedNames(NamedTuple):
     told: bool
     """Whether anything is ever told of the names; see `is_told_of`."""
     names: frozenset[str]
+
+
+_TAG: Final = re.compile(r"\.(?:abi3|cpython-[\w-]+)(?=\.so$)")
+
+
+def is_own_name(soname: str, file: str) -> bool:
+    """Whether a name among the strings of a library's first bytes is its own soname, not one that it needs.
+
+    `libonnxruntime.so.1` is that of `libonnxruntime.so.1.31.1`, `_C.so` that of `_C.cpython-312-x86_64-linux-gnu.so`.
+    """
+    return soname in {file, _TAG.sub("", file)} or file.startswith(f"{soname}.")
 
 
 def installed_path(path: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from assay.wheels.elf_header import ElfLibrary
-from assay.wheels.facts import Library, Scope
+from assay.wheels.facts import Library, Scope, is_own_name
 from assay.wheels.gpu_code import GpuCode
 
 __all__ = ["library_facts"]
@@ -40,8 +40,7 @@ def library_facts(
         lines.extend([name + mark for name in names] if mark else names)
     needed = elf.needed
     if scope == "prefix":
-        own = PurePosixPath(path).name
-        needed = tuple(name for name in needed if name != own)
+        needed = tuple(name for name in needed if not is_own_name(name, PurePosixPath(path).name))
     return Library(
         path=path,
         size=size,

@@ -13,7 +13,8 @@ from assay.wheels.symbols import SymbolKind
 __all__ = ["for_others", "torch_variants"]
 
 _FOR_TORCH: Final = re.compile(r"(?:^|[_.-])(?:lib)?torch[_.-]?(\d)[._]?(\d{1,2})(?!\d)")
-_CPYTHON: Final = re.compile(r"\.cpython-(\d+)")
+_CPYTHON: Final = re.compile(r"\.cpython-(\d+t?)")
+"""The Python of a module's name: `312`, and `314t` for the build without the interpreter lock."""
 _MAJOR: Final = re.compile(r"(?<=[_-]cu)(1\d)(?!\d)")
 _NUMBERED: Final = re.compile(r"(?<!\d)(\d)_(\d{1,2})_\d(?!\d)")
 _END: Final = re.compile(r"(?:\.abi3|\.cpython-[\w-]+)?\.so(?:\.\d+)*$")

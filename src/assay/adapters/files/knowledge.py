@@ -18,6 +18,7 @@ from assay.audit.knowledge import (
     PtxFile,
     SharedFilesFile,
     SonamesFile,
+    ToolkitFile,
     python_exports,
 )
 from assay.errors import ConfigError, Problem, WheelError
@@ -48,6 +49,7 @@ def _load(files: tuple[tuple[str, Path], ...]) -> Knowledge:
         raise ConfigError([Problem(file=str(table), message=error.message)]) from error
     return Knowledge(
         sonames=_file(here["sonames.yaml"], SonamesFile),
+        toolkit=_file(here["cuda_toolkit.yaml"], ToolkitFile),
         ptx=_file(here["ptx_isa.yaml"], PtxFile),
         needs=_file(here["runtime_needs.yaml"], NeedsFile),
         dispatch=_file(here["dispatch.yaml"], DispatchFile),

@@ -18,6 +18,8 @@ from assay.wheels.facts import WheelFacts
 
 __all__ = ["RULE"]
 
+_OF_CUDA: Final = re.compile(r"-cu(?:da)?(1\d)(?:x|\d)?(?:-|$)")
+_CU: Final = re.compile(r"-cu(\d+)$")
 _CUDA_SONAME: Final = re.compile(r"lib(cudart|cublas|cublasLt|nvrtc|cufft|cusolver|nvJitLink|cupti)\.so\.(\d+)")
 
 
@@ -138,9 +140,20 @@ def _who_brings(context: Context, name: str, other: str | None) -> str:
     packages = [package for package, names in sonames.packages.items() if name in names]
     if packages:
         return f"install {' or '.join(packages)} in the image (system_packages)"
-    if name in sonames.wheels:
-        return f"add {sonames.wheels[name]} to the requirements"
-    return ""
+    brings = context.knowledge.brings.get(name)
+    return f"add {_of_its_cuda(context, brings)} to the requirements" if brings else ""
+
+
+def _of_its_cuda(context: Context, brings: str) -> str:
+    """Return those of several distributions (`nvidia-nccl-cu12 or nvidia-nccl-cu13`) that are for the CUDA here."""
+    majors = {match[1] for one in context.installation.wheels for match in [_OF_CUDA.search(one.name)] if match}
+    torch = context.torch
+    if torch is not None and torch.cuda is not None:
+        majors = {torch.cuda.partition(".")[0]}
+    names = brings.split(" or ")
+    # Since CUDA 13 some have no number: `nvidia-curand` beside `nvidia-curand-cu12`.
+    fitting = [name for name in names if (_CU.search(name) or ("", "13"))[1] in majors]
+    return " or ".join(fitting if len(majors) == 1 and fitting else names)
 
 
 RULE: Final = AuditRule(

@@ -30,6 +30,8 @@ def findings(context: Context) -> Iterator[Finding]:
     known = context.knowledge.shared_files.files
     for one, other, shared in _pairs(context):
         harmful = [path for path in shared.different if not any(fnmatchcase(path, entry.path) for entry in known)]
+        # A library says more than a licence or a script.
+        harmful.sort(key=lambda path: not path.endswith(".so"))
         if harmful:
             yield Finding(
                 rule="R6",
