@@ -35,6 +35,18 @@ from assay.pipeline.read_wheel import read_wheel as wheel_facts
 from assay.ports.index import IndexFile
 from assay.wheels.archive import Member
 from assay.wheels.bytes_at import FileImage, Unread
+from assay.wheels.catalogue import (
+    BaseEntry,
+    BaseLayer,
+    CatalogueEntry,
+    CatalogueWheel,
+    dump_base,
+    dump_catalogue,
+    dump_entry,
+    load_base,
+    load_catalogue,
+    load_entry,
+)
 from assay.wheels.elf import data_ranges, wanted_ranges
 from assay.wheels.elf import read_elf as elf
 from assay.wheels.elf_header import is_elf, section_name_table
@@ -284,6 +296,25 @@ def _some_facts() -> tuple[Any, ...]:
 def facts() -> tuple[bytes, ...]:
     """Facts as JSON."""
     return tuple(gzip.decompress(dump_facts(one)) for one in _some_facts())
+
+
+def catalogues() -> tuple[bytes, ...]:
+    """Catalogues of layers, as they are shared."""
+    wheel = CatalogueWheel(name="demo", version="1.0", sha256="a" * 64)
+    digest = f"sha256:{'b' * 64}"
+    layer = CatalogueEntry(key=digest, digest=digest, diff_id=digest, size=1, unpacked=2, wheels=(wheel,))
+    below = BaseLayer(media_type="x", digest=digest, diff_id=digest, size=1)
+    base = BaseEntry(key="0123456789ab", layers=(below,), config={"config": {}}, python="3.11.2", files={"etc/x": ""})
+    return dump_catalogue([layer], [base]), dump_catalogue([], [])
+
+
+def read_catalogue(data: bytes, _folder: Path) -> None:
+    """Read a shared catalogue, and write its entries as they are kept."""
+    layers, bases = load_catalogue(data)
+    for one in layers:
+        assert load_entry(dump_entry(one), one.key) == one
+    for base in bases:
+        assert load_base(dump_base(base)) == base
 
 
 def read_facts(data: bytes, _folder: Path) -> None:

@@ -104,6 +104,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
         r.read_wheel_parts,
         share=2,
     ),
+    _reader("layer-catalogue", ["wheels.catalogue"], r.catalogues, r.read_catalogue, mutate=hostile_json, share=0.5),
     _reader("wheel-install", ["adapters.layers.archive", "wheels.install", "wheels.layer"], r.wheels, r.install_wheel),
     _reader(
         "wheel-metadata", ["wheels.metadata", "pipeline.read_wheel"], r.metadata, r.read_metadata, mutate=hostile_text
@@ -226,6 +227,8 @@ ATTACKS: Final[tuple[Attack, ...]] = (
 NOT_FOREIGN: Final[dict[str, str]] = {
     "pipeline.verdicts": "verdicts that this machine kept for itself, of at most 32 MB; damaged ones count as none",
     # Modules that decode, but nothing that a stranger writes.
+    "adapters.docker.fake_engine": "archives that assay itself writes",
+    "pipeline.assembly.destinations": "configurations whose digest the manifest names; whatever they hold is text",
     "adapters.layers.bases": "a base that was just made from signed packages",
     "adapters.layers.bytecode": "frames from assay's own program in the base's Python",
     "adapters.layers.compile_program": "frames from assay itself; sources are compiled, never run",

@@ -43,7 +43,7 @@ def probed_json() -> None:
 DOCUMENTS: Final[Mapping[str, tuple[str | Callable[[], object], ...]]] = {
     "audit": ("audit plain-1.0-py3-none-any.whl --facts facts --no-record",),
     "bench": (lambda: bench._show([benched()], "json"),),
-    "build": (lambda: build._dry_run([], "json"),),
+    "build": (lambda: build._dry_run([], None, "json"),),
     "diagnose": ("diagnose --known", "diagnose server.log", "diagnose run1"),
     "diff": (f"diff {CELL} {OTHER}",),
     "doctor": ("doctor",),

@@ -59,7 +59,7 @@ COMMANDS: Final = (
 
 def show_dry_run() -> None:
     cells = plan.make(loading.load((ROOT / "matrix.yaml").read_text(), _recipes())).cells
-    build._dry_run([LockedCell(cell=cell, lock=None, unresolved=WHY) for cell in cells], "text")
+    build._dry_run([LockedCell(cell=cell, lock=None, unresolved=WHY) for cell in cells], None, "text")
 
 
 def _recipes() -> Mapping[str, str]:

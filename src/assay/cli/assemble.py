@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,10 @@ from assay.errors import AssayError, NothingSelected, UsageError
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
-    from assay.cli.composition import AssemblyTools
-    from assay.evidence.reference import Repository
     from assay.matrix.cell import Cell
     from assay.matrix.plan import Plan
-    from assay.pipeline.assembly.assemble import Assembled
+    from assay.pipeline.assembly.assemble import Assembled, Assembler
+    from assay.pipeline.assembly.destinations import Destination
 
 __all__ = ["command"]
 
@@ -29,7 +29,7 @@ __all__ = ["command"]
 @project_option
 @format_option("text", "json")
 @click.option("--output", metavar="oci:DIR", help="Write an OCI layout to a folder.")
-@click.option("--push", "repository", metavar="REPOSITORY", help="Upload to a registry, each cell under its id as tag.")
+@click.option("--push", "repository", metavar="REPOSITORY", help="Upload to a registry, each cell under its tag.")
 @click.option("--load", "into_engine", is_flag=True, help="Load into the local engine.")
 @click.option("--layers", type=click.Path(path_type=Path), default=None, help="Folder of layers [env: ASSAY_LAYERS].")
 def command(
@@ -45,49 +45,47 @@ def command(
     """Assemble images from their wheels, without a build. Without SELECT, the default group of matrix.yaml.
 
     Every wheel of the lock becomes a layer, or part of one, that is the same on every machine. Layers are kept and
-    used again. Without a destination only layers are made, and digests printed.
+    used again. Without a destination only layers are made, and digests printed. `assay build` does the same with audit,
+    logs and records, and builds what cannot be assembled.
     """
-    from assay.cli.composition import assembly_tools
-    from assay.evidence.reference import Repository
+    from assay.cli.build_route import BuildRoute
+    from assay.cli.composition import assembler_of, destination_of, engine, layer_store
 
-    if output is not None and not output.startswith("oci:"):
-        raise UsageError(f"--output {output}: only OCI layouts can be written", hint="--output oci:DIR")
+    routes = [BuildRoute(push=repository)] if repository else []
+    routes += [BuildRoute(output=output)] if output else []
+    routes += [BuildRoute()] if into_engine else []
     files, plan = load(project)
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
     if not cells:
         raise NothingSelected("no cell is selected", hint="`assay plan` lists them")
-    work = _Cells(files, plan, assembly_tools(plan, layers))
-    destination = _Destination(
-        layout=Path(output.removeprefix("oci:")) if output else None,
-        repository=Repository.parse(repository) if repository else None,
-        engine=into_engine,
-    )
-    results = [work.one(cell, destination) for cell in cells]
+    images, store = engine(), layer_store(layers)
+    destinations = [destination_of(route, store, images) for route in routes]
+    assembler = replace(assembler_of(plan.project.matrix, store, images), say=console.say)
+    work = _Cells(files, plan, assembler, destinations)
+    results = [work.one(cell) for cell in cells]
     if form == "json":
         console.json_data({"version": 1, "images": results})
     return 1 if any(result.get("error") for result in results) else 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Destination:
-    layout: Path | None
-    repository: Repository | None
-    engine: bool
-
-
 class _Cells:
-    def __init__(self, files: ProjectFiles, plan: Plan, tools: AssemblyTools) -> None:
+    def __init__(
+        self, files: ProjectFiles, plan: Plan, assembler: Assembler, destinations: Sequence[Destination]
+    ) -> None:
         self._files = files
         self._matrix = plan.project.matrix
         self._templates = files.templates()
-        self._tools = tools
+        self._assembler = assembler
+        self._destinations = destinations
 
-    def one(self, cell: Cell, to: _Destination) -> dict[str, Any]:
+    def one(self, cell: Cell) -> dict[str, Any]:
         """Assemble a cell and send it where it goes; an error of one cell does not stop the others."""
         begun = time.monotonic()
         try:
             image = self._assemble(cell)
-            self._send(cell, image, to)
+            for destination in self._destinations:
+                name = destination.name(cell)
+                destination.take(image.manifest, image.config, name, say=console.say, check=lambda: None)
         except AssayError as error:
             console.fail(f"{cell.id}: {error.message}", hint=error.hint)
             return {"cell": cell.id, "error": error.message}
@@ -107,18 +105,11 @@ class _Cells:
 
     def _assemble(self, cell: Cell) -> Assembled:
         from assay.matrix import render
+        from assay.pipeline.build_jobs import build_labels
 
         lock = self._files.lock(cell)
         if lock is None:
             raise UsageError(f"{cell.id} has no lock", hint=f"assay lock {cell.id}")
         base = self._matrix.bases[cell.base]
         text = render.dockerfile(cell, lock, base, indexes=self._matrix.indexes, templates=self._templates)
-        return self._tools.assembler.assemble(text)
-
-    def _send(self, cell: Cell, image: Assembled, to: _Destination) -> None:
-        if to.layout is not None:
-            self._tools.write(image, to.layout, cell.id)
-        if to.repository is not None:
-            self._tools.push(image, to.repository, cell.id)
-        if to.engine:
-            self._tools.load(image, cell.local_reference)
+        return self._assembler.assemble(text, build_labels(render.content_key(text)))

@@ -13,13 +13,14 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
+from assay.errors import UsageError
 from assay.ports.builder import PATIENCE
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
     from assay.evidence.record import BuildRecord
     from assay.matrix.cell import Cell
-    from assay.pipeline.build_jobs import BuildItem
+    from assay.pipeline.build_jobs import Assembly, BuildItem
 
 __all__ = ["command"]
 
@@ -49,7 +50,19 @@ __all__ = ["command"]
     show_default=True,
     help="Time to retry when the builder or a registry fails, in seconds.",
 )
-@click.option("--builder", default=None, help="Buildx builder, for example a remote one.  [default: the selected one]")
+@click.option(
+    "--builder",
+    metavar="auto|assemble|buildkit|NAME",
+    default="auto",
+    show_default=True,
+    help="How images are made: assemble what can be assembled and build the rest, only assemble, only build, or "
+    "build with this buildx builder.",
+)
+@click.option(
+    "--push", metavar="REPOSITORY", help="Upload to this repository, each cell under its tag; needs no engine."
+)
+@click.option("--output", metavar="oci:DIR|oci-archive:FILE", help="Write an OCI layout or archive; needs no engine.")
+@click.option("--layers", type=click.Path(path_type=Path), help="Folder of layers.  [env: ASSAY_LAYERS]")
 @click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
 def command(
     select: tuple[str, ...],
@@ -63,15 +76,22 @@ def command(
     no_audit: bool,
     timeout: float,
     patience: float,
-    builder: str | None,
+    builder: str,
+    push: str | None,
+    output: str | None,
+    layers: Path | None,
     part: str | None,
 ) -> int:
     """Audit and build the selected cells; skip images that exist.
+
+    An image is assembled from the wheels of its lock where that gives all of it, with the same digest on every machine;
+    BuildKit builds the others. It goes into the local engine, or with --push or --output elsewhere without an engine.
 
     Without SELECT, the default group of matrix.yaml is built. An image is skipped if its content key is unchanged: the
     Dockerfile, lock, base and tools. A cell whose audit finds errors is refused. Logs, and a script that repeats the
     build: build_logs/<run>/<cell>/.
     """
+    from assay.cli.build_route import BuildRoute
     from assay.cli.composition import build_options, build_ports, engine
     from assay.matrix.plan import shard
     from assay.pipeline.build import build
@@ -87,12 +107,15 @@ def command(
         chosen, cells = cells, without_refusals(cells)
         if len(cells) < len(chosen):
             console.say(f"controls that only the audit can refuse are skipped: {len(chosen) - len(cells)}")
+    route = BuildRoute(builder=builder, push=push, output=output, layers=layers)
+    if output is not None and output.startswith("oci-archive:") and len(cells) != 1:
+        raise UsageError(f"an archive takes one image, {len(cells)} are selected", hint="--output oci:DIR takes many")
     images = engine()
     with BuildProgress(len(cells)) as progress:
-        ports = build_ports(files, plan, images, progress, builder=builder, patience=patience, audit=not no_audit)
+        ports = build_ports(files, plan, images, progress, route=route, patience=patience, audit=not no_audit)
         prepared = prepare(locked_cells(files, cells), ports, force=force)
         if dry_run:
-            return _dry_run(prepared, form)
+            return _dry_run(prepared, ports.assembly, form)
         stale = any(is_stale(item) for item in prepared)
         if stale and (warning := check_disk(prepared, ports.space())):
             console.warn(warning)
@@ -102,24 +125,26 @@ def command(
     return _result(cells, records, files, form)
 
 
-def _dry_run(prepared: Sequence[BuildItem], form: str) -> int:
+def _dry_run(prepared: Sequence[BuildItem], assembly: Assembly | None, form: str) -> int:
     from assay.pipeline.build import THERE
     from assay.pipeline.build_jobs import PreparedBuild
 
-    rows: list[tuple[str, str, str]] = []
+    rows: list[dict[str, str | None]] = []
     for item in prepared:
         if not isinstance(item, PreparedBuild):
-            rows.append((item.cell.id, "refused", item.unresolved or "there is no lock: run `assay lock`"))
-        elif item.stale is None:
-            rows.append((item.cell.id, "cached", THERE))
-        else:
-            rows.append((item.cell.id, "build", item.stale))
+            reason = item.unresolved or "there is no lock: run `assay lock`"
+            rows.append({"cell": item.cell.id, "action": "refused", "reason": reason, "way": None, "digest": None})
+            continue
+        way = "assemble" if item.assembled else "buildkit"
+        digest = assembly.forecast(item.dockerfile, item.labels) if assembly and item.assembled else None
+        action, reason = ("cached", THERE) if item.stale is None else ("build", item.stale)
+        rows.append({"cell": item.cell.id, "action": action, "reason": reason, "way": way, "digest": digest})
     if form == "json":
-        console.json_data(
-            {"version": 1, "cells": [dict(zip(("cell", "action", "reason"), r, strict=True)) for r in rows]}
-        )
-    else:
-        console.data_table(("cell", "would be", "because"), rows)
+        console.json_data({"version": 1, "cells": rows})
+        return 0
+    header = ("cell", "would be", "because", "by", "digest")
+    short = [{**row, "digest": (row["digest"] or "")[:19]} for row in rows]
+    console.data_table(header, [[value or "" for value in row.values()] for row in short])
     return 0
 
 

@@ -5,19 +5,17 @@ Adapters that only some runs need are imported where they are made, so that a co
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.adapters.host import settings
 from assay.audit.judgement import AuditJudgement
-from assay.cli import console
+from assay.cli.build_route import BuildRoute
+from assay.evidence.oci import Descriptor, Manifest
 from assay.evidence.reference import Reference, Repository
 from assay.foundation.outcome import Severity, Verdict
 from assay.matrix import plan as planning
@@ -33,25 +31,29 @@ if TYPE_CHECKING:
     from assay.adapters.layers.store import FolderStore
     from assay.audit.findings import Finding
     from assay.evidence.record import BuildRecord, ProbeRecord
-    from assay.pipeline.assembly.assemble import Assembled, Assembler
+    from assay.pipeline.assembly.assemble import Assembler
+    from assay.pipeline.assembly.builder import AssemblingBuilder
+    from assay.pipeline.assembly.destinations import Destination
     from assay.pipeline.bisect import BisectPorts
     from assay.pipeline.build_jobs import BuildOptions, BuildPorts, DiskSpace, ImageJudge, Judge
     from assay.pipeline.doctor import DoctorFlow
     from assay.pipeline.lock import LockPorts, LockResult
     from assay.pipeline.pool import PoolListener
     from assay.pipeline.probe import ProbeFlow
+    from assay.ports.builder import Builder
     from assay.ports.executor import Executor
 
 __all__ = [
-    "AssemblyTools",
-    "assembly_tools",
+    "assembler_of",
     "bisect_ports",
     "build_options",
     "build_ports",
+    "destination_of",
     "doctor",
     "engine",
     "index_versions",
     "keep_lock",
+    "layer_store",
     "lock_ports",
     "probe_flow",
     "probe_programs",
@@ -153,25 +155,23 @@ def build_ports(
     images: DockerEngine,
     listener: PoolListener[BuildRecord],
     *,
-    builder: str | None = None,
+    route: BuildRoute | None = None,
     patience: float | None = None,
     audit: bool = True,
 ) -> BuildPorts:
-    """Return the ports of the build step: BuildKit builds, and wheels and images are audited.
+    """Return the ports of the build step: images are assembled or built, and wheels and images are audited.
 
     Args:
         files: the project.
         plan: its plan.
         images: the engine that holds the images.
         listener: shows progress.
-        builder: a buildx builder; None for the selected one.
+        route: how images are made and where they go; by default what can be assembled is, into the engine.
         patience: seconds to retry when the builder or a registry fails; None for the default.
         audit: audit wheels and images.
     """
-    from assay.adapters.docker.buildx import Buildx
-    from assay.adapters.docker.retried import RetriedBuilder
+    from assay.pipeline.assembly.builder import AssemblingBuilder
     from assay.pipeline.build_jobs import BuildPorts
-    from assay.ports.builder import PATIENCE
 
     matrix = plan.project.matrix
     templates = files.templates()
@@ -179,28 +179,52 @@ def build_ports(
     def render_cell(cell: Cell, lock: Lock) -> str:
         return render.dockerfile(cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=templates)
 
-    def ensure_base(name: str, base: Base, say: Callable[[str], None]) -> None:
-        from assay.adapters.docker.bootstrap import DebootstrapBases
-
-        # A registry's base is pulled by BuildKit itself, by the digest in the lock.
-        if isinstance(base, BootstrapBase):
-            DebootstrapBases(images).ensure(base, render.base_reference(name, base, None), progress=say)
-
+    route = route or BuildRoute()
     judge, judge_image = _judges(files, plan, images)
-    buildx = Buildx(builder=builder, zstd=lambda: images.info().image_store == "containerd")
+    store = layer_store(route.layers)
+    destination = destination_of(route, store, images)
+    builder = _buildx(route, images, patience)
+    assembling: AssemblingBuilder | None = None
+    if route.assembles:
+        assembling = AssemblingBuilder(
+            assembler_of(matrix, store, images), destination, builder if route.builds else None
+        )
+        builder = assembling
     return BuildPorts(
         bases=matrix.bases,
-        ensure_base=ensure_base,
+        ensure_base=partial(_ensure_base, images),
         render_cell=render_cell,
-        builder=RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience),
-        images=images,
+        builder=builder,
+        images=destination,
+        name_of=destination.name,
+        assembly=assembling,
         store=store_of(files),
         judge=judge if audit else None,
-        judge_image=judge_image if audit else None,
+        # Only an engine runs an image's files past the audit.
+        judge_image=judge_image if audit and route.into_engine else None,
         diagnose=lambda log: _cause_of_build(log, files.root),
-        space=_disk_space(images),
+        space=_disk_space(images) if route.into_engine else lambda: None,
         listener=listener,
     )
+
+
+def _ensure_base(images: DockerEngine, name: str, base: Base, say: Callable[[str], None]) -> None:
+    """Make a base that BuildKit cannot pull; it pulls that of a registry itself, by the digest in the lock."""
+    from assay.adapters.docker.bootstrap import DebootstrapBases
+
+    if isinstance(base, BootstrapBase):
+        DebootstrapBases(images).ensure(base, render.base_reference(name, base, None), progress=say)
+
+
+def _buildx(route: BuildRoute, images: DockerEngine, patience: float | None) -> Builder:
+    from assay.adapters.docker.buildx import Buildx
+    from assay.adapters.docker.retried import RetriedBuilder
+    from assay.ports.builder import PATIENCE
+
+    buildx = Buildx(
+        builder=route.buildx, zstd=lambda: images.info().image_store == "containerd", push=route.push is not None
+    )
+    return RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience)
 
 
 def _judges(files: ProjectFiles, plan: Plan, images: DockerEngine) -> tuple[Judge, ImageJudge]:
@@ -257,66 +281,58 @@ def _disk_space(images: DockerEngine) -> Callable[[], DiskSpace | None]:
     return space
 
 
-@dataclass(frozen=True, kw_only=True)
-class AssemblyTools:
-    """Makes images of wheels, and sends them where they go."""
+def layer_store(folder: Path | None = None) -> FolderStore:
+    """Return the folder of layers: a given one, ASSAY_LAYERS, or that in the cache folder."""
+    from assay.adapters.layers.store import FolderStore, default_folder
 
-    assembler: Assembler
-    store: FolderStore
-    engine: DockerEngine
-
-    def write(self, image: Assembled, folder: Path, name: str) -> None:
-        """Add an image to an OCI layout."""
-        from assay.adapters.layers.layout import write_layout
-
-        blobs = [layer.stored.layer.digest for layer in image.layers]
-        write_layout(folder, name, image.manifest, image.config, blobs=blobs, blob=self.store.blob)
-
-    def push(self, image: Assembled, repository: Repository, tag: str) -> None:
-        """Upload what a registry lacks."""
-        from assay.adapters.registry.client import connect
-        from assay.pipeline.assembly.deliver import push
-
-        def opened(digest: str) -> BinaryIO:
-            return self.store.blob(digest).open("rb")
-
-        push(image, connect(), repository, tag, opened=opened, say=console.say)
-
-    def load(self, image: Assembled, reference: str) -> None:
-        """Load an image into the engine."""
-        from assay.adapters.docker.oci_archive import full_name
-
-        with tempfile.TemporaryDirectory(dir=self.store.folder, prefix="load-") as scratch:
-            folder = Path(scratch) / "layout"
-            self.write(image, folder, full_name(reference))
-            archive = shutil.make_archive(str(Path(scratch) / "image"), "tar", folder)
-            self.engine.load(Path(archive))
+    return FolderStore(folder or default_folder())
 
 
-def assembly_tools(plan: Plan, layers: Path | None) -> AssemblyTools:
-    """Return what assembles images and sends them where they go.
-
-    Args:
-        plan: its matrix names indexes and bases.
-        layers: where layers are kept; the user's cache folder without it.
-    """
+def assembler_of(matrix: Matrix, store: FolderStore, engine: DockerEngine) -> Assembler:
+    """Return what assembles images of a matrix."""
     from assay.adapters.docker.bootstrap import DebootstrapBases
-    from assay.adapters.docker.engine import DockerEngine
     from assay.adapters.index.simple import SimpleIndex, WebWheels
     from assay.adapters.layers.bases import BootstrappedBases
-    from assay.adapters.layers.store import FolderStore, default_folder
     from assay.adapters.layers.wheels import IndexWheels
     from assay.pipeline.assembly.assemble import Assembler
 
-    matrix, engine, store = plan.project.matrix, DockerEngine(), FolderStore(layers or default_folder())
     names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
-    assembler = Assembler(
+    return Assembler(
         wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
         bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine)),
         store=store,
-        say=console.say,
     )
-    return AssemblyTools(assembler=assembler, store=store, engine=engine)
+
+
+def destination_of(route: BuildRoute, store: FolderStore, engine: DockerEngine) -> Destination:
+    """Return where images go.
+
+    Raises:
+        UsageError: `push` names no repository.
+    """
+    from assay.adapters.docker.oci_archive import full_name
+    from assay.adapters.layers.layout import read_layout, stream_archive, write_archive_file, write_layout
+    from assay.pipeline.assembly.destinations import InEngine, InFolder, InRegistry
+
+    if route.push is not None:
+        from assay.adapters.registry.client import connect
+
+        return InRegistry(connect(), Repository.parse(route.push), store)
+    if route.output is not None:
+        kind, _, place = route.output.partition(":")
+        path = Path(place)
+        if kind == "oci":
+            return InFolder(partial(read_layout, path), partial(write_layout, path, blob=store.blob))
+        return InFolder(lambda _: None, partial(write_archive_file, path, opened=store.opened))
+
+    def archive(reference: str, manifest: Manifest, config: bytes, layers: Sequence[Descriptor]) -> Iterator[bytes]:
+        names = {
+            "io.containerd.image.name": full_name(reference),
+            "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
+        }
+        return stream_archive(names, manifest, config, layers, store.opened)
+
+    return InEngine(engine, store, archive)
 
 
 def bisect_ports(

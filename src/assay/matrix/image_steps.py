@@ -123,6 +123,11 @@ class ImageSteps:
     toolkit: Toolkit | None
     final: FinalStage
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The stages of the layers above the base, lowest first; `useradd` for the account."""
+        return (*(("useradd",) if self.final.user else ()), *(copy.stage for copy in self.final.copies))
+
 
 def image_steps(dockerfile: str) -> ImageSteps:
     """Read a Dockerfile that `assay render` made.

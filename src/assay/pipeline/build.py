@@ -16,7 +16,7 @@ from assay.matrix import lockfile, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.model import RegistryBase
-from assay.pipeline.build_jobs import KEY_LABEL, BuildItem, BuildOptions, BuildPorts, PreparedBuild
+from assay.pipeline.build_jobs import BuildItem, BuildOptions, BuildPorts, PreparedBuild
 from assay.pipeline.build_records import as_expected, described, not_built_well, record_of
 from assay.pipeline.disk import DiskRoom
 from assay.pipeline.pool import FailFast, JobControl, JobPool
@@ -74,7 +74,8 @@ class _Run:
             held = isinstance(item, PreparedBuild) and item.stale is None
             if isinstance(item, PreparedBuild) and held and (item.cell.id, item.key) not in doubtful:
                 # What the engine holds was described when it was built; asking again costs two round-trips a cell.
-                record = described(record_of(item, self._run.name, BuildStatus.CACHED, reason=THERE), item, None)
+                record = record_of(item, self._run.name, BuildStatus.CACHED, reason=THERE)
+                record = described(record, item, None, tag=self._ports.name_of(item.cell))
                 self._ports.listener.finished(record.cell, record)
                 yield record
             else:
@@ -164,7 +165,8 @@ class _Run:
     def _build(self, item: PreparedBuild, control: JobControl) -> BuildRecord:
         cell = item.cell
         log = self._run.cell(cell.id) / "build.log"
-        self._ready_base(cell, control)
+        if not item.assembled:
+            self._ready_base(cell, control)
         outcome = self._ports.builder.build(self._task(item, control, log))
         status, reason = _STATUS[outcome.end], outcome.reason
         if control.timed_out and status is BuildStatus.ABORTED:
@@ -182,8 +184,9 @@ class _Run:
         cell, options = item.cell, self._options
         task = BuildTask(
             dockerfile=item.dockerfile,
-            tags=(cell.local_reference,),
-            labels={KEY_LABEL: item.key} | ({REVISION_LABEL: options.revision} if options.revision else {}),
+            tags=(self._ports.name_of(cell),),
+            labels=item.labels,
+            provenance={REVISION_LABEL: options.revision} if options.revision else {},
             secrets=options.secrets,
             build_args={**options.build_args, **self._base_elsewhere(item)},
             log=log,
@@ -203,7 +206,7 @@ class _Run:
         cell = item.cell
         control.step("audit of the image")
         try:
-            judgement = self._ports.judge_image(cell, item.lock, cell.local_reference, self._run.name)
+            judgement = self._ports.judge_image(cell, item.lock, self._ports.name_of(cell), self._run.name)
         except StoreError:
             raise
         except AssayError as error:
@@ -248,5 +251,6 @@ class _Run:
         """Return the record of an image that the engine holds, with what the engine says of it."""
         seconds = outcome.seconds if outcome else 0.0
         record = record_of(item, self._run.name, status, reason=reason, seconds=seconds, log=log)
-        image = self._ports.images.image(item.cell.local_reference)
-        return described(record, item, image, digest=outcome.digest if outcome else None)
+        name = self._ports.name_of(item.cell)
+        image = outcome.image if outcome and outcome.image else self._ports.images.image(name)
+        return described(record, item, image, tag=name, digest=outcome.digest if outcome else None)

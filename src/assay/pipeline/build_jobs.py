@@ -22,6 +22,7 @@ from assay.ports.engine import ImageInfo
 from assay.ports.store import Store
 
 __all__ = [
+    "Assembly",
     "BuildItem",
     "BuildOptions",
     "BuildPorts",
@@ -30,6 +31,7 @@ __all__ = [
     "Images",
     "Judge",
     "PreparedBuild",
+    "build_labels",
     "is_stale",
     "prepare",
     "without_refusals",
@@ -40,7 +42,7 @@ LOCK_LABEL: Final = f"{render.LABEL_PREFIX}lock"
 
 
 class Images(Protocol):
-    """The engine's images, as far as building needs them."""
+    """The images of an engine, a registry or a folder, as far as building needs them."""
 
     def labels(self, references: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
         """Return the labels of those images that the engine holds, by reference."""
@@ -48,6 +50,18 @@ class Images(Protocol):
 
     def image(self, reference: str) -> ImageInfo | None:
         """Return an image, or None if the engine does not hold it."""
+        ...
+
+
+class Assembly(Protocol):
+    """Tells, before anything is made, what becomes of a Dockerfile."""
+
+    def obstacle(self, dockerfile: str) -> str:
+        """Return what keeps an image from being assembled; empty where nothing does."""
+        ...
+
+    def forecast(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
+        """Return the digest that the image will have; None where the catalogue lacks a layer."""
         ...
 
 
@@ -79,6 +93,10 @@ class BuildPorts:
     builder: Builder
     images: Images
     store: Store
+    name_of: Callable[[Cell], str] = field(default=lambda cell: cell.local_reference)
+    """Cell -> the name of its image where `images` has it."""
+    assembly: Assembly | None = None
+    """What can be assembled without a build; None leaves everything to the builder."""
     judge: Judge | None = None
     """Audits the wheels before a build; None leaves the audit out."""
     judge_image: ImageJudge | None = None
@@ -117,7 +135,24 @@ class PreparedBuild:
     dockerfile: str
     key: str
     stale: str | None
-    """Why it has to be built; None when the engine holds the image."""
+    """Why it has to be built; None when the image is there."""
+    obstacle: str | None = None
+    """What keeps it from being assembled; empty where nothing does, None where nobody assembles."""
+
+    @property
+    def assembled(self) -> bool:
+        """Whether it is assembled, and not built."""
+        return self.obstacle == ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that a build adds to those of the Dockerfile."""
+        return build_labels(self.key)
+
+
+def build_labels(key: str) -> dict[str, str]:
+    """Return the labels that a build of some content key adds to those of the Dockerfile."""
+    return {KEY_LABEL: key}
 
 
 BuildItem = PreparedBuild | LockedCell
@@ -153,7 +188,7 @@ def prepare(cells: Sequence[LockedCell], ports: BuildPorts, *, force: bool = Fal
     locked = [(item.cell, item.lock) for item in cells if item.lock is not None]
     with ThreadPoolExecutor(1) as pool:
         # The engine takes its time to answer; meanwhile there is something to do.
-        asked = pool.submit(ports.images.labels, [cell.local_reference for cell, _ in locked])
+        asked = pool.submit(ports.images.labels, [ports.name_of(cell) for cell, _ in locked])
         texts = {cell.id: ports.render_cell(cell, lock) for cell, lock in locked}
         there = asked.result()
     result: list[BuildItem] = []
@@ -163,8 +198,12 @@ def prepare(cells: Sequence[LockedCell], ports: BuildPorts, *, force: bool = Fal
             result.append(item)
             continue
         key = render.content_key(texts[cell.id])
-        stale = "requested by --force" if force else _stale(there.get(cell.local_reference), key, lock)
-        result.append(PreparedBuild(cell=cell, lock=lock, dockerfile=texts[cell.id], key=key, stale=stale))
+        stale = "requested by --force" if force else _stale(there.get(ports.name_of(cell)), key, lock)
+        obstacle = None if ports.assembly is None else ports.assembly.obstacle(texts[cell.id])
+        prepared = PreparedBuild(
+            cell=cell, lock=lock, dockerfile=texts[cell.id], key=key, stale=stale, obstacle=obstacle
+        )
+        result.append(prepared)
     return result
 
 

@@ -89,17 +89,18 @@ def record_of(
 
 
 def described(
-    record: BuildRecord, item: PreparedBuild, image: ImageInfo | None, *, digest: str | None = None
+    record: BuildRecord, item: PreparedBuild, image: ImageInfo | None, *, tag: str, digest: str | None = None
 ) -> BuildRecord:
     """Return a record with the image's tag, digest, size and layers.
 
     Args:
         record: of the build.
         item: what was built.
-        image: the image as the engine describes it; None where that is recorded already.
+        image: the image as who holds it describes it; None where that is recorded already.
+        tag: the name it has there.
         digest: of the manifest as the builder gave it, for engines that give none.
     """
-    update: dict[str, object] = {"tags": (item.cell.local_reference,)}
+    update: dict[str, object] = {"tags": (tag,)}
     if image is not None:
         made_by = render.with_stages(item.dockerfile, [layer.made_by for layer in image.layers])
         update |= {

@@ -1,4 +1,4 @@
-"""Building one image with BuildKit."""
+"""Building one image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
+
+from assay.ports.engine import ImageInfo
 
 __all__ = ["PATIENCE", "BuildEnd", "BuildFault", "BuildOutcome", "BuildTask", "Builder", "FaultKind"]
 
@@ -82,6 +84,8 @@ class BuildTask:
     dockerfile: str
     tags: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Labels that differ between machines; a builder that gives the same digest everywhere leaves them out."""
     secrets: Mapping[str, Path] = field(default_factory=dict)
     """Secret id -> file."""
     build_args: Mapping[str, str | None] = field(default_factory=dict)
@@ -106,7 +110,9 @@ class BuildOutcome:
     reason: str = ""
     """The last relevant lines of a failed build; of a fault, what failed and what to try."""
     fault: BuildFault | None = None
-    """Set for `ENGINE` and `REGISTRY`."""
+    """What failed beside the cell, where trying again may help."""
+    image: ImageInfo | None = None
+    """The image, where the builder knows it; without it whoever holds the image is asked."""
 
 
 class Builder(Protocol):

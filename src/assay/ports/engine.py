@@ -308,6 +308,18 @@ class Engine(Protocol):
         """Load an image archive (OCI layout or `docker save`); return the references or ids in it."""
         ...
 
+    def load_pieces(self, pieces: Iterable[bytes], what: str) -> Sequence[str]:
+        """Load an image archive that comes in pieces; return the references or ids in it.
+
+        Args:
+            pieces: of the archive; what they raise comes out.
+            what: names the image in messages.
+
+        Raises:
+            EngineError: the archive leaves out content that the engine does not hold, or loading failed.
+        """
+        ...
+
     def container(self, spec: ContainerSpec) -> AbstractContextManager[Container]:
         """Create a container; its context removes it with its volumes on every path.
 

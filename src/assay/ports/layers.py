@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol
 
+from assay.evidence.oci import Manifest
+from assay.evidence.reference import Repository
 from assay.matrix.image_steps import PinnedWheel
 from assay.wheels.archive import Member
+from assay.wheels.catalogue import CatalogueEntry
 from assay.wheels.install import Packed
 from assay.wheels.layer import LayerBytes
 
@@ -56,12 +59,15 @@ class OpenWheel(Protocol):
 class WheelFiles(Protocol):
     """Brings wheels to this machine."""
 
-    def open(self, wheel: PinnedWheel, indexes: Sequence[str]) -> AbstractContextManager[OpenWheel]:
+    def open(
+        self, wheel: PinnedWheel, indexes: Sequence[str], check: Callable[[], None]
+    ) -> AbstractContextManager[OpenWheel]:
         """Fetch a wheel, check its sha256, and open it.
 
         Args:
             wheel: by content.
             indexes: addresses of indexes that may have it, beside the default.
+            check: is called between pieces of the download; raises where it has to end.
 
         Raises:
             PackageIndexError: no index has the file, or its bytes are others.
@@ -89,12 +95,20 @@ class AssemblyBase:
     """Exact version of `/usr/bin/python3`, which decides the bytecode."""
     files: Mapping[str, bytes]
     """Some files of it: `ACCOUNT_FILES` and what /etc/skel holds."""
-    root: str
-    """Folder of this machine with what its Python needs to run."""
+    root: str | None
+    """Folder of this machine with what its Python needs to run; None where only the catalogue knows the base."""
 
 
 class AssemblyBases(Protocol):
     """Makes or finds bases without an engine."""
+
+    def known(self, reference: str, packages: Sequence[str]) -> AssemblyBase | None:
+        """Return a base that was made before, here or where the catalogue comes from; its bytes may be missing.
+
+        Raises:
+            NotAssembled: the base is one that only a build can put packages on.
+        """
+        ...
 
     def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
         """Return a base with some packages of its distribution on top.
@@ -111,16 +125,48 @@ class AssemblyBases(Protocol):
 
 
 class LayerStore(Protocol):
-    """Layers by digest, and which key has which layer."""
+    """Layers by digest, and a catalogue of which key has which layer."""
 
-    def known(self, key: str) -> LayerBytes | None:
-        """Return the layer of a key, if its bytes are here."""
+    def described(self, key: str) -> CatalogueEntry | None:
+        """Return what the catalogue has of a key; the bytes may be missing."""
         ...
 
-    def make(self, key: str, write: Callable[[BinaryIO], LayerBytes]) -> LayerBytes:
+    def has(self, layer: LayerBytes) -> bool:
+        """Return whether all bytes of a layer are here."""
+        ...
+
+    def opened(self, digest: str) -> BinaryIO:
+        """Open the bytes of a layer.
+
+        Raises:
+            StoreError: they are not here.
+        """
+        ...
+
+    def make(self, key: str, write: Callable[[BinaryIO], LayerBytes], wheels: Sequence[PinnedWheel] = ()) -> LayerBytes:
         """Write a layer and file it under a key; nothing half-written is ever found.
 
         Raises:
             StoreError: the disk is full or cannot be written.
         """
+        ...
+
+    def keep_image(self, manifest: Manifest, config: bytes) -> None:
+        """Keep the manifest and configuration of an image that was assembled."""
+        ...
+
+    def image(self, digest: str) -> tuple[Manifest, bytes] | None:
+        """Return the manifest and configuration of an image that was assembled here."""
+        ...
+
+    def images(self, most: int) -> Iterator[Manifest]:
+        """Yield the manifests of images that were assembled here, the newest first."""
+        ...
+
+    def note_push(self, digests: Sequence[str], repository: Repository) -> None:
+        """Remember that a repository has layers."""
+        ...
+
+    def pushed_to(self, digest: str) -> Sequence[Repository]:
+        """Return the repositories that got a layer from here, the newest first."""
         ...

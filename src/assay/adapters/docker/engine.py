@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from uuid import uuid4
 
 import docker
@@ -164,17 +164,25 @@ class DockerEngine:
 
     def load(self, archive: Path) -> Sequence[str]:
         """Load an image archive."""
+        with archive.open("rb") as file:
+            return self._load(file, archive.name)
+
+    def load_pieces(self, pieces: Iterable[bytes], what: str) -> Sequence[str]:
+        """Load an image archive that comes in pieces."""
+        return self._load(pieces, what)
+
+    def _load(self, archive: BinaryIO | Iterable[bytes], what: str) -> Sequence[str]:
         found: list[str] = []
         errors: list[str] = []
-        with translated(f"loading {archive.name}"), archive.open("rb") as file:
-            for line in self._client.api.load_image(file):  # type: ignore[no-untyped-call]
+        with translated(f"loading {what}"):
+            for line in self._client.api.load_image(archive):  # type: ignore[no-untyped-call]
                 if error := line.get("errorDetail"):
                     errors.append(str(error.get("message", error)))
                 for start in ("Loaded image ID: ", "Loaded image: "):
                     if (said := line.get("stream", "")).startswith(start):
                         found.append(said.removeprefix(start).strip())
         if errors:
-            raise EngineError(f"loading {archive.name}: {errors[0]}")
+            raise EngineError(f"loading {what}: {errors[0]}")
         return found
 
     @contextmanager

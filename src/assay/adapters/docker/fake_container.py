@@ -72,11 +72,13 @@ class FakeImage:
     workdir: str = ""
     size_bytes: int = 1000
     layers: tuple[ImageLayer, ...] = ()
+    digest: str = ""
+    """Of the manifest, where it came with one."""
 
     @property
     def id(self) -> str:
         """A digest of what it holds."""
-        return sha256_of(
+        return self.digest or sha256_of(
             repr((sorted(self.files.items()), sorted(self.labels.items()), sorted(self.env.items()))).encode()
         )
 

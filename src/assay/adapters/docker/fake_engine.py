@@ -7,6 +7,8 @@ What the real engine does badly this one does too: a GPU nobody has, a missing p
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +45,8 @@ class FakeEngine:
         self.registry = dict(registry or {})
         self.refuse = dict(refuse or {})
         self.alive = alive
+        self.content: set[str] = set()
+        """Digests of the layers of loaded images."""
         self.containers: list[FakeContainer] = []
         """Those that exist now."""
         self.specs: list[ContainerSpec] = []
@@ -173,6 +177,23 @@ class FakeEngine:
         name = f"loaded/{archive.stem}:1"
         self.held[name] = FakeImage(files={"/archive": archive.read_bytes()})
         return [name]
+
+    def load_pieces(self, pieces: Iterable[bytes], what: str) -> Sequence[str]:
+        """Take the images of an archive's index; refuse one whose content is neither in it nor in an image here."""
+        self.answer()
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+            files = {member.name: (tar.extractfile(member) or io.BytesIO()).read() for member in tar}
+        blobs = {f"sha256:{name.rpartition('/')[2]}": data for name, data in files.items()}
+        for entry in json.loads(files["index.json"])["manifests"]:
+            manifest = json.loads(blobs[entry["digest"]])
+            layers = [layer["digest"] for layer in manifest["layers"]]
+            if missing := [one for one in layers if one not in blobs and one not in self.content]:
+                raise EngineError(f"loading {what}: content digest {missing[0]}: not found")
+            self.content.update(layers)
+            config = json.loads(blobs[manifest["config"]["digest"]])
+            name = entry["annotations"]["io.containerd.image.name"].removeprefix("docker.io/")
+            self.held[name] = FakeImage(digest=entry["digest"], labels=config["config"].get("Labels") or {})
+        return [entry["digest"] for entry in json.loads(files["index.json"])["manifests"]]
 
     @contextmanager
     def container(self, spec: ContainerSpec) -> Iterator[Container]:

@@ -15,13 +15,15 @@ from typing import IO, Any, Final
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS, DebootstrapBases
 from assay.adapters.files.locks import locked
+from assay.adapters.files.records import write_whole
 from assay.adapters.layers.bytecode import Compilers
 from assay.adapters.layers.store import FolderStore
-from assay.errors import Problem, StoreError, ToolError
+from assay.errors import Problem, StoreError, ToolError, WheelError
 from assay.matrix.image_steps import NotAssembled
 from assay.matrix.model import Base, BootstrapBase
 from assay.matrix.render import base_reference
 from assay.ports.layers import ACCOUNT_FILES, AssemblyBase, StoredLayer
+from assay.wheels.catalogue import BaseEntry, BaseLayer, dump_base, load_base
 from assay.wheels.layer import LayerBytes
 
 __all__ = ["BootstrappedBases"]
@@ -46,8 +48,39 @@ class BootstrappedBases:
         self._store = store
         self._maker = maker
 
+    def known(self, reference: str, packages: Sequence[str]) -> AssemblyBase | None:
+        """Return a base that was made before; see the port."""
+        _, key = self._wanted(reference, packages)
+        folder = self._folder(key)
+        if not (folder / _DONE).is_file():
+            return self._described(folder, root=None)
+        base = self._described(folder, root=folder / "root")
+        if base is None:
+            self._describe(folder)
+            base = self._described(folder, root=folder / "root")
+        return base
+
     def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
         """Return a base with some packages of its distribution on top; see the port."""
+        wanted, key = self._wanted(reference, packages)
+        folder = self._folder(key)
+        if not self._whole(found := self.known(reference, packages)):
+            # One run makes a base, others wait for it; what a killed one left goes with the next that is made.
+            with locked(folder.parent / ".lock", wait=True):
+                if not self._whole(found := self.known(reference, packages)):
+                    for left in (folder, *folder.parent.glob(f"{_NEW}*")):
+                        shutil.rmtree(left, ignore_errors=True)
+                    self._bootstrap(wanted, key, folder, say)
+                    # What another machine made of this recipe is no longer of interest: this one has its own.
+                    self._describe(folder)
+                    found = self.known(reference, packages)
+        assert found is not None
+        return found
+
+    def _whole(self, base: AssemblyBase | None) -> bool:
+        return base is not None and base.root is not None and all(self._store.has(one.layer) for one in base.layers)
+
+    def _wanted(self, reference: str, packages: Sequence[str]) -> tuple[BootstrapBase, str]:
         name, base = self._bases.get(reference, ("", None))
         if not isinstance(base, BootstrapBase):
             raise NotAssembled(
@@ -60,16 +93,10 @@ class BootstrappedBases:
                 ]
             )  # fmt: skip
         wanted = base.model_copy(update={"packages": tuple(dict.fromkeys([*base.packages, *packages]))})
-        key = base_reference(name, wanted, None)
-        folder = self._store.folder / "bases" / key.rpartition(":")[2]
-        if not (folder / _DONE).is_file():
-            # One run makes a base, others wait for it; what a killed one left goes with the next that is made.
-            with locked(folder.parent / ".lock", wait=True):
-                if not (folder / _DONE).is_file():
-                    for left in folder.parent.glob(f"{_NEW}*"):
-                        shutil.rmtree(left, ignore_errors=True)
-                    self._bootstrap(wanted, key, folder, say)
-        return self._read(folder)
+        return wanted, base_reference(name, wanted, None)
+
+    def _folder(self, key: str) -> Path:
+        return self._store.folder / "bases" / key.rpartition(":")[2]
 
     def _bootstrap(self, base: BootstrapBase, reference: str, folder: Path, say: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_NEW) as scratch:
@@ -94,38 +121,44 @@ class BootstrappedBases:
         (folder / "image.json").write_text(json.dumps({"manifest": manifest, "config": config}))
         (folder / _DONE).touch()
 
-    def _read(self, folder: Path) -> AssemblyBase:
-        said: dict[str, Any] = json.loads((folder / "image.json").read_text())
-        manifest, config = said["manifest"], said["config"]
-        facts = json.loads(config["config"]["Labels"][LABEL_FACTS])
-        layers = tuple(
-            StoredLayer(
-                media_type=layer["mediaType"],
-                layer=LayerBytes(digest=layer["digest"], diff_id=diff_id, size=layer["size"], unpacked=0),
-            )
-            for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True)
-        )
-        for stored in layers:
-            if not self._store.blob(stored.layer.digest).is_file():
-                shutil.rmtree(folder)
-                raise StoreError(
-                    f"the layer {stored.layer.digest[:19]} of a base was removed from {self._store.folder}",
-                    hint="run again: the base is made again",
-                )
+    def _describe(self, folder: Path) -> None:
+        """Write beside a base what others need to compute the digest of an image on it."""
         root = folder / "root"
         names = [*ACCOUNT_FILES, *(f"etc/skel/{path.name}" for path in sorted((root / "etc/skel").glob(".*")))]
-        files = {name: (root / name).read_bytes() for name in names if (root / name).is_file()}
+        files = {name: (root / name).read_text() for name in names if (root / name).is_file()}
+        said = json.loads((folder / "image.json").read_text())
+        manifest, config = said["manifest"], said["config"]
+        layers = tuple(
+            BaseLayer(media_type=layer["mediaType"], digest=layer["digest"], diff_id=diff_id, size=layer["size"])
+            for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True)
+        )
+        python = str(json.loads(config["config"]["Labels"][LABEL_FACTS])["python"])
+        made = BaseEntry(key=folder.name, layers=layers, config=config, python=python, files=files)
+        write_whole(folder.with_suffix(".json"), dump_base(made))
+
+    def _described(self, folder: Path, root: Path | None) -> AssemblyBase | None:
+        try:
+            entry = load_base(folder.with_suffix(".json").read_bytes())
+        except (OSError, WheelError):
+            return None
         return AssemblyBase(
-            layers=layers,
-            config=config,
-            python=str(facts["python"]),
-            files=files,
-            root=str(root),
+            layers=tuple(
+                StoredLayer(
+                    media_type=one.media_type,
+                    layer=LayerBytes(digest=one.digest, diff_id=one.diff_id, size=one.size, unpacked=0),
+                )
+                for one in entry.layers
+            ),
+            config=entry.config,
+            python=entry.python,
+            files={name: text.encode() for name, text in entry.files.items()},
+            root=None if root is None else str(root),
         )
 
     @contextmanager
     def compiler(self, base: AssemblyBase) -> Iterator[Compilers]:
         """Return a compiler that runs the Python of a base by the base's own loader; see the port."""
+        assert base.root is not None
         root = Path(base.root)
         machine = platform.machine()
         loader = root / _LOADERS.get(machine, "")

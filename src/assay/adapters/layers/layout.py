@@ -7,23 +7,26 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from assay.adapters.files.locks import no_space
 from assay.adapters.files.records import write_whole
-from assay.errors import StoreError, UsageError
-from assay.evidence.oci import INDEX, Manifest
+from assay.errors import RegistryError, StoreError, UsageError
+from assay.evidence.oci import INDEX, MANIFEST, Descriptor, Manifest
+from assay.foundation.digest import sha256_of
 
-__all__ = ["write_layout"]
+__all__ = ["read_layout", "stream_archive", "write_archive_file", "write_layout"]
 
+Opened = Callable[[str], BinaryIO]
+_MARK: Final = b'{"imageLayoutVersion":"1.0.0"}'
+_PIECE: Final = 4 << 20
 _NAME: Final = "org.opencontainers.image.ref.name"
 
 
-def write_layout(
-    folder: Path, name: str, manifest: Manifest, config: bytes, *, blobs: Iterable[str], blob: Callable[[str], Path]
-) -> None:
+def write_layout(folder: Path, name: str, manifest: Manifest, config: bytes, *, blob: Callable[[str], Path]) -> None:
     """Add an image to a layout; one that has its name is replaced.
 
     Args:
@@ -31,8 +34,7 @@ def write_layout(
         name: of the image in the layout's index.
         manifest: of the image.
         config: its configuration.
-        blobs: digests of its layers.
-        blob: gives the file of one.
+        blob: gives the file of a layer.
 
     Raises:
         UsageError: the folder holds something else.
@@ -46,17 +48,94 @@ def write_layout(
     place = folder / "blobs" / "sha256"
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for digest in blobs:
-            _link(blob(digest), place / digest.removeprefix("sha256:"))
+        for layer in manifest.layers:
+            _link(blob(layer.digest), place / layer.digest.removeprefix("sha256:"))
         assert manifest.config is not None
         write_whole(place / manifest.config.digest.removeprefix("sha256:"), config)
         write_whole(place / manifest.digest.removeprefix("sha256:"), manifest.raw)
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             write_whole(folder / "index.json", _index(folder / "index.json", name, manifest))
-        write_whole(mark, b'{"imageLayoutVersion":"1.0.0"}')
+        write_whole(mark, _MARK)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}", hint=no_space(error)) from error
+
+
+def write_archive_file(file: Path, name: str, manifest: Manifest, config: bytes, *, opened: Opened) -> None:
+    """Write an image as an OCI archive, in place of what the file held.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as out:
+                for piece in stream_archive({_NAME: name}, manifest, config, manifest.layers, opened):
+                    out.write(piece)
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror}", hint=no_space(error)) from error
+
+
+def stream_archive(
+    names: Mapping[str, str], manifest: Manifest, config: bytes, layers: Iterable[Descriptor], opened: Opened
+) -> Iterator[bytes]:
+    """Yield an OCI archive in pieces: a layout as one tar.
+
+    Args:
+        names: annotations that name the image.
+        manifest: of the image.
+        config: its configuration.
+        layers: those that are in the archive; whoever reads it must have the others.
+        opened: opens a layer by digest.
+    """
+    assert manifest.config is not None
+    entry = {**manifest.descriptor.to_json(), "annotations": dict(names)}
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).encode()
+    for name, data in (
+        ("oci-layout", _MARK),
+        ("index.json", index),
+        (_blob(manifest.digest), manifest.raw),
+        (_blob(manifest.config.digest), config),
+    ):
+        yield _head(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+    for layer in {one.digest: one for one in layers}.values():
+        yield _head(_blob(layer.digest), layer.size)
+        with opened(layer.digest) as file:
+            while piece := file.read(_PIECE):
+                yield piece
+        yield bytes(-layer.size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _head(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+def _blob(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def read_layout(folder: Path, name: str) -> tuple[Manifest, bytes] | None:
+    """Return manifest and configuration of an image in a layout; None if it has none of that name."""
+    try:
+        entries = json.loads((folder / "index.json").read_bytes())["manifests"]
+        found = next((one for one in entries if one.get("annotations", {}).get(_NAME) == name), None)
+        if found is None:
+            return None
+        manifest = Manifest.parse((folder / _blob(found["digest"])).read_bytes(), MANIFEST, expected=found["digest"])
+        assert manifest.config is not None
+        config = (folder / _blob(manifest.config.digest)).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RegistryError):
+        return None
+    whole = all((folder / _blob(one.digest)).is_file() for one in manifest.layers)
+    return (manifest, config) if whole and sha256_of(config) == manifest.config.digest else None
 
 
 def _index(path: Path, name: str, manifest: Manifest) -> bytes:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,13 +15,19 @@ from assay.adapters.files.cache import cache_folder
 from assay.adapters.files.locks import locked, no_space
 from assay.adapters.files.records import write_whole
 from assay.adapters.index.local import file_sha256
-from assay.errors import StoreError
-from assay.foundation.digest import DIGEST
+from assay.errors import RegistryError, StoreError, UsageError, WheelError
+from assay.evidence.oci import MANIFEST, Manifest
+from assay.evidence.reference import Repository
+from assay.foundation.digest import DIGEST, sha256_of
+from assay.matrix.image_steps import PinnedWheel
+from assay.wheels.catalogue import CatalogueEntry, CatalogueWheel, dump_entry, load_entry
 from assay.wheels.layer import LayerBytes
 
 __all__ = ["FolderStore", "default_folder"]
 
 _PARTIAL: Final = "partial-"
+_SIBLINGS: Final = 3
+"""Repositories remembered for a layer, beside the newest."""
 
 
 def default_folder() -> Path:
@@ -37,8 +42,10 @@ class FolderStore:
         self._folder = folder
         self._blobs = folder / "blobs" / "sha256"
         self._catalogue = folder / "catalogue"
+        self._images = folder / "images"
+        self._pushed = folder / "pushed"
         try:
-            for place in (self._blobs, self._catalogue):
+            for place in (self._blobs, self._catalogue, self._images, self._pushed):
                 place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
@@ -56,25 +63,90 @@ class FolderStore:
         assert DIGEST.fullmatch(digest), digest
         return self._blobs / digest.removeprefix("sha256:")
 
-    def known(self, key: str) -> LayerBytes | None:
-        """Return the layer of a key; None if it was never made, or its bytes are not here."""
+    def described(self, key: str) -> CatalogueEntry | None:
+        """Return what the catalogue has of a key; see the port. An entry that cannot be read is none."""
         try:
-            said = json.loads(self._entry(key).read_bytes())
-            found = LayerBytes(**said)
-            here = DIGEST.fullmatch(found.digest) is not None and self.blob(found.digest).stat().st_size == found.size
-        except (OSError, ValueError, TypeError):
+            return load_entry(self._entry(key).read_bytes(), key)
+        except (OSError, WheelError):
             return None
-        return found if here else None
 
-    def make(self, key: str, write: Callable[[BinaryIO], LayerBytes]) -> LayerBytes:
+    def has(self, layer: LayerBytes) -> bool:
+        """Return whether all bytes of a layer are here; see the port."""
+        try:
+            return self.blob(layer.digest).stat().st_size == layer.size
+        except OSError:
+            return False
+
+    def opened(self, digest: str) -> BinaryIO:
+        """Open the bytes of a layer; see the port."""
+        try:
+            return self.blob(digest).open("rb")
+        except OSError as error:
+            raise StoreError(
+                f"{digest[:19]} is not in {self._folder}", hint="run again: a layer that is missing is made again"
+            ) from error
+
+    def make(self, key: str, write: Callable[[BinaryIO], LayerBytes], wheels: Sequence[PinnedWheel] = ()) -> LayerBytes:
         """Write a layer and file it under a key; see the port."""
         with self._partial() as (path, file):
             layer = write(file)
             file.flush()
             os.fsync(file.fileno())
             path.replace(self.blob(layer.digest))
-        write_whole(self._entry(key), json.dumps(vars(layer), sort_keys=True).encode())
+        named = tuple(CatalogueWheel(name=one.name, version=one.version, sha256=one.sha256) for one in wheels)
+        self.learn(CatalogueEntry(key=key, **vars(layer), wheels=named))
         return layer
+
+    def learn(self, entry: CatalogueEntry) -> None:
+        """Take an entry into the catalogue; one of its key is replaced."""
+        write_whole(self._entry(entry.key), dump_entry(entry))
+
+    def entries(self) -> Iterator[CatalogueEntry]:
+        """Yield what the catalogue has, in the order of the keys."""
+        for path in sorted(self._catalogue.glob("*.json")):
+            if (found := self.described(f"sha256:{path.stem}")) is not None:
+                yield found
+
+    def keep_image(self, manifest: Manifest, config: bytes) -> None:
+        """Keep manifest and configuration; see the port."""
+        assert manifest.config is not None
+        for digest, data in ((manifest.config.digest, config), (manifest.digest, manifest.raw)):
+            if not (path := self._images / digest.removeprefix("sha256:")).is_file():
+                write_whole(path, data)
+
+    def image(self, digest: str) -> tuple[Manifest, bytes] | None:
+        """Return manifest and configuration; see the port."""
+        try:
+            manifest = Manifest.parse(
+                (self._images / digest.removeprefix("sha256:")).read_bytes(), MANIFEST, expected=digest
+            )
+            assert manifest.config is not None
+            config = (self._images / manifest.config.digest.removeprefix("sha256:")).read_bytes()
+        except (OSError, RegistryError):
+            return None
+        return (manifest, config) if sha256_of(config) == manifest.config.digest else None
+
+    def images(self, most: int) -> Iterator[Manifest]:
+        """Yield manifests, the newest first; see the port."""
+        newest = sorted(self._images.glob("*"), key=lambda path: -path.stat().st_mtime)
+        for path in newest[: 2 * most]:
+            if (found := self.image(f"sha256:{path.name}")) is not None:
+                yield found[0]
+
+    def note_push(self, digests: Sequence[str], repository: Repository) -> None:
+        """Remember that a repository has layers; see the port."""
+        for digest in digests:
+            known = [str(one) for one in self.pushed_to(digest) if one != repository][:_SIBLINGS]
+            lines = "\n".join([str(repository), *known])
+            write_whole(self._pushed / digest.removeprefix("sha256:"), lines.encode())
+
+    def pushed_to(self, digest: str) -> Sequence[Repository]:
+        """Return repositories that have a layer; see the port."""
+        try:
+            lines = (self._pushed / digest.removeprefix("sha256:")).read_text().splitlines()
+            return [Repository.parse(line) for line in lines]
+        except (OSError, UnicodeDecodeError, UsageError):
+            return []
 
     def keep(self, data: BinaryIO, digest: str) -> Path:
         """Keep a blob that comes from elsewhere.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +35,9 @@ class IndexWheels:
         self._scratch = scratch
 
     @contextmanager
-    def open(self, wheel: PinnedWheel, indexes: Sequence[str]) -> Iterator[WheelArchive]:
+    def open(
+        self, wheel: PinnedWheel, indexes: Sequence[str], check: Callable[[], None] = lambda: None
+    ) -> Iterator[WheelArchive]:
         """Fetch a wheel, check its sha256, and open it; see the port."""
         file = self._found(wheel, indexes)
         digest = hashlib.sha256()
@@ -44,6 +46,7 @@ class IndexWheels:
             with tempfile.TemporaryFile(dir=self._scratch) as target:
                 with self._source.open(file) as source:
                     for chunk in source.stream():
+                        check()
                         digest.update(chunk)
                         target.write(chunk)
                 target.flush()

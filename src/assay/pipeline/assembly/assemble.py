@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from assay.evidence.oci import CONFIG, MANIFEST, Descriptor, Manifest
 from assay.foundation.digest import sha256_of
-from assay.matrix.image_steps import ImageSteps, WheelStage, image_steps
+from assay.matrix.image_steps import ImageSteps, NotAssembled, WheelStage, image_steps
 from assay.pipeline.assembly import fixed
 from assay.ports.layers import (
     AssemblyBase,
@@ -67,13 +67,22 @@ class Assembler:
     store: LayerStore
     say: Callable[[str], None] = field(default=lambda _: None)
     """Is given a line for each step."""
+    check: Callable[[], None] = field(default=lambda: None)
+    """Is called between pieces of work; raises where it has to end."""
 
-    def assemble(self, dockerfile: str, labels: Mapping[str, str] | None = None) -> Assembled:
+    def assemble(
+        self,
+        dockerfile: str,
+        labels: Mapping[str, str] | None = None,
+        *,
+        elsewhere: Callable[[str], bool] = lambda _: False,
+    ) -> Assembled:
         """Assemble the image of a Dockerfile that `assay render` made.
 
         Args:
             dockerfile: its text.
             labels: laid over those of the Dockerfile.
+            elsewhere: says whether a layer, by digest, need not be made because it is where the image goes.
 
         Raises:
             NotAssembled: only a build can make the image.
@@ -82,71 +91,131 @@ class Assembler:
             StoreError: the store cannot be written.
         """
         steps = image_steps(dockerfile)
-        base = self.bases.open(steps.base, steps.final.packages, self.say)
-        with ExitStack() as stack:
-            work = _Assembly(self, steps, base, stack)
-            layers = [*self._of_base(base), *work.layers()]
-        return _image(steps, base, layers, labels or {})
+        base = self.bases.known(steps.base, steps.final.packages)
+        image = self._known(steps, base, labels or {}, elsewhere) if base is not None else None
+        if image is None:
+            if base is None or base.root is None:
+                base = self.bases.open(steps.base, steps.final.packages, self.say)
+            with ExitStack() as stack:
+                layers = _Assembly(self, steps, base, stack, elsewhere).layers()
+            image = _image(steps, base, [*_of_base(base), *layers], labels or {})
+        self.store.keep_image(image.manifest, image.config)
+        return image
 
-    def _of_base(self, base: AssemblyBase) -> Iterator[Layer]:
-        said = [
-            str(entry.get("created_by", "")) for entry in base.config.get("history", ()) if not entry.get("empty_layer")
-        ]
-        for number, stored in enumerate(base.layers):
-            yield Layer(stored=stored, created_by=said[number] if number < len(said) else "base", new=False)
+    def obstacle(self, dockerfile: str) -> str:
+        """Return what keeps an image from being assembled; empty where nothing does."""
+        try:
+            steps = image_steps(dockerfile)
+            self.bases.known(steps.base, steps.final.packages)
+        except NotAssembled as error:
+            return error.problems[0].message
+        return ""
+
+    def forecast(self, dockerfile: str, labels: Mapping[str, str] | None = None) -> Assembled | None:
+        """Return the image that a Dockerfile gives, without its bytes; None where the catalogue lacks a layer.
+
+        Raises:
+            NotAssembled: only a build can make the image.
+        """
+        steps = image_steps(dockerfile)
+        base = self.bases.known(steps.base, steps.final.packages)
+        return None if base is None else self._known(steps, base, labels or {}, lambda _: True)
+
+    def _known(
+        self, steps: ImageSteps, base: AssemblyBase, labels: Mapping[str, str], elsewhere: Callable[[str], bool]
+    ) -> Assembled | None:
+        """Return an image for which nothing but its small layers has to be made."""
+        if not all(self.store.has(one.layer) or elsewhere(one.layer.digest) for one in base.layers):
+            return None
+        with ExitStack() as stack:
+            layers = _Assembly(self, steps, base, stack, elsewhere).known_layers()
+        return None if layers is None else _image(steps, base, [*_of_base(base), *layers], labels)
+
+
+def _of_base(base: AssemblyBase) -> Iterator[Layer]:
+    said = [
+        str(entry.get("created_by", "")) for entry in base.config.get("history", ()) if not entry.get("empty_layer")
+    ]
+    for number, stored in enumerate(base.layers):
+        yield Layer(stored=stored, created_by=said[number] if number < len(said) else "base", new=False)
 
 
 class _Assembly:
     """One image that is being assembled."""
 
-    def __init__(self, tools: Assembler, steps: ImageSteps, base: AssemblyBase, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        tools: Assembler,
+        steps: ImageSteps,
+        base: AssemblyBase,
+        stack: ExitStack,
+        elsewhere: Callable[[str], bool],
+    ) -> None:
         self._tools = tools
         self._steps = steps
         self._base = base
+        self._elsewhere = elsewhere
         self._prefix = Prefix(path="/opt/venv", python=".".join(base.python.split(".")[:2]))
         self._machine = MACHINES[str(base.config.get("architecture", "amd64"))]
         self._stack = stack
         self._compiler: BytecodeCompiler | None = None
 
+    def known_layers(self) -> list[Layer] | None:
+        """Return the layers above the base, lowest first; None where a layer of wheels has to be made."""
+        plain = self._plain_layers()
+        known = {stage: self._known(stage) for stage in self._steps.order if stage not in plain}
+        layers: list[Layer] = []
+        for stage in self._steps.order:
+            layer = known.get(stage)
+            if stage not in plain and layer is None:
+                return None
+            layers.append(plain[stage] if layer is None else self._done(layer, new=False))
+        return layers
+
     def layers(self) -> list[Layer]:
-        """Return the layers above the base, lowest first."""
-        made = self._steps.final
-        plain: dict[str, tuple[str, Sequence[Entry]]] = {}
-        if made.user:
-            created = f"RUN useradd --create-home --uid {made.uid} --shell {made.shell} {made.user}"
-            plain["useradd"] = (created, fixed.account(made, self._base.files))
-        plain["tools"] = ("COPY /opt/venv /opt/venv # assembled", fixed.environment(self._prefix, self._base.python))
-        if self._steps.toolkit is not None:
-            plain["toolkit"] = ("COPY /out/ / # assembled", fixed.toolkit(self._steps.toolkit, self._machine))
-        order = (["useradd"] if made.user else []) + [copy.stage for copy in made.copies]
-        known = {stage: self._known(stage) for stage in order if stage not in plain}
+        """Return the layers above the base, lowest first; make what is missing."""
+        plain = self._plain_layers()
+        known = {stage: self._known(stage) for stage in self._steps.order if stage not in plain}
         missing = [stage for stage, layer in known.items() if layer is None]
         if missing:
             self._compiler = self._stack.enter_context(self._tools.bases.compiler(self._base))
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="layer") as pool:
             wheels = {stage: pool.submit(self._wheels, stage) for stage in missing}
             try:
-                layers: list[Layer] = []
-                for stage in order:
-                    if stage in plain:
-                        layers.append(self._plain(*plain[stage]))
-                    else:
-                        layers.append(self._done(known[stage] or wheels[stage].result(), new=stage in wheels))
-                return layers
+                return [
+                    plain.get(stage) or self._done(known[stage] or wheels[stage].result(), new=stage in wheels)
+                    for stage in self._steps.order
+                ]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _plain(self, created: str, entries: Sequence[Entry]) -> Layer:
-        # They are made again each time: some kilobytes, and what they hold need not be told by a key.
-        key = sha256_of(repr([(FORMAT, *entry[:3], b"".join(entry.content), *entry[4:]) for entry in entries]).encode())
-        known = self._tools.store.known(key)
-        layer = known or self._tools.store.make(key, partial(write_layer, entries))
-        return Layer(stored=StoredLayer(media_type=MEDIA_TYPE, layer=layer), created_by=created, new=known is None)
+    def _plain_layers(self) -> dict[str, Layer]:
+        """Return the layers without wheels, by stage."""
+        made = self._steps.final
+        found: dict[str, Layer] = {}
+        if made.user:
+            created = f"RUN useradd --create-home --uid {made.uid} --shell {made.shell} {made.user}"
+            found["useradd"] = self._plain(created, fixed.account(made, self._base.files))
+        environment = fixed.environment(self._prefix, self._base.python)
+        found["tools"] = self._plain("COPY /opt/venv /opt/venv # assembled", environment)
+        if self._steps.toolkit is not None:
+            links = fixed.toolkit(self._steps.toolkit, self._machine)
+            found["toolkit"] = self._plain("COPY /out/ / # assembled", links)
+        return found
 
-    def _done(self, layer: LayerBytes, *, new: bool) -> Layer:
-        stored = StoredLayer(media_type=MEDIA_TYPE, layer=layer)
-        return Layer(stored=stored, created_by="COPY /out/ /opt/venv/ # buildkit", new=new)
+    def _plain(self, created: str, entries: Sequence[Entry]) -> Layer:
+        # What they hold need not be told by a key: some kilobytes.
+        store = self._tools.store
+        key = sha256_of(repr([(FORMAT, *entry[:3], b"".join(entry.content), *entry[4:]) for entry in entries]).encode())
+        known = store.described(key)
+        if known is not None and (store.has(known.layer) or self._elsewhere(known.digest)):
+            return Layer(stored=_stored(known.layer), created_by=created, new=False)
+        return Layer(stored=_stored(store.make(key, partial(write_layer, entries))), created_by=created, new=True)
+
+    @staticmethod
+    def _done(layer: LayerBytes, *, new: bool) -> Layer:
+        return Layer(stored=_stored(layer), created_by="COPY /out/ /opt/venv/ # buildkit", new=new)
 
     def _key(self, stage: WheelStage) -> str:
         """Return what decides the bytes of a layer of wheels."""
@@ -154,11 +223,14 @@ class _Assembly:
         return sha256_of(json.dumps(said).encode())
 
     def _known(self, stage: str) -> LayerBytes | None:
-        return self._tools.store.known(self._key(self._steps.wheels[stage]))
+        found = self._tools.store.described(self._key(self._steps.wheels[stage]))
+        if found is None:
+            return None
+        return found.layer if self._tools.store.has(found.layer) or self._elsewhere(found.digest) else None
 
     def _wheels(self, stage: str) -> LayerBytes:
         found = self._steps.wheels[stage]
-        return self._tools.store.make(self._key(found), partial(self._write, found))
+        return self._tools.store.make(self._key(found), partial(self._write, found), found.wheels)
 
     def _write(self, stage: WheelStage, out: BinaryIO) -> LayerBytes:
         root = self._prefix.path.strip("/")
@@ -172,7 +244,7 @@ class _Assembly:
         seen: set[str] = set()
         for wheel in stage.wheels:
             self._tools.say(f"{wheel.name} {wheel.version}")
-            with self._tools.wheels.open(wheel, stage.indexes) as opened:
+            with self._tools.wheels.open(wheel, stage.indexes, self._tools.check) as opened:
                 files = installed_files(opened.files, opened.read, self._prefix, wheel=f"{wheel.name} {wheel.version}")
                 fresh = [file for file in files if file.path not in seen]
                 seen.update(file.path for file in fresh)
@@ -184,6 +256,7 @@ class _Assembly:
         tag = f"cpython-{self._prefix.python.replace('.', '')}"
         compiled: list[tuple[str, Future[bytes]]] = []
         for file in files:
+            self._tools.check()
             path = f"{root}/{file.path}"
             content = file.content
             if path.endswith(".py") and file.path.startswith(self._prefix.site_packages):
@@ -199,6 +272,10 @@ class _Assembly:
         for target, future in compiled:
             if bytecode := future.result():
                 yield Entry(target, 0o644, len(bytecode), (bytecode,))
+
+
+def _stored(layer: LayerBytes) -> StoredLayer:
+    return StoredLayer(media_type=MEDIA_TYPE, layer=layer)
 
 
 def _image(steps: ImageSteps, base: AssemblyBase, layers: Sequence[Layer], labels: Mapping[str, str]) -> Assembled:

@@ -2,60 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final
 
-from assay.evidence.oci import Descriptor
+from assay.errors import RegistryError
+from assay.evidence.oci import Descriptor, Manifest
 from assay.evidence.reference import Repository
-from assay.pipeline.assembly.assemble import Assembled
 from assay.ports.registry import Registry
 
 __all__ = ["push"]
 
 AT_ONCE: Final = 4
 """Uploads at once."""
+ASKED_AT_ONCE: Final = 12
+"""Questions at once."""
 _PIECE: Final = 4 << 20
 
 
 def push(
-    image: Assembled,
+    manifest: Manifest,
+    config: bytes,
     registry: Registry,
     repository: Repository,
     tag: str,
     *,
     opened: Callable[[str], BinaryIO],
+    siblings: Callable[[str], Sequence[Repository]] = lambda _: (),
     say: Callable[[str], None] = lambda _: None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Upload what is missing, then the manifest by digest, then the tag.
 
     Args:
-        image: what is sent.
+        manifest: of the image.
+        config: its configuration.
         registry: speaks to the registry.
         repository: where it goes.
         tag: the name it gets.
         opened: opens a layer by digest.
-        say: is given a line for each layer that is sent.
+        siblings: returns the repositories that may have a layer, by digest; the registry is asked to mount it.
+        say: is given a line for each layer that is sent or mounted.
+        check: is called between pieces; raises where sending has to end.
 
     Raises:
         RegistryError: the registry refuses or fails; what was sent stays, and is not sent again by a second run.
     """
 
+    found = registry.resolve(repository, tag)
+    if found is not None and found.digest == manifest.digest:
+        say(f"{repository.tagged(tag)} is {manifest.digest[:19]} already")
+        return
+
     def send(layer: Descriptor) -> None:
         def pieces() -> Iterator[bytes]:
             with opened(layer.digest) as file:
                 while piece := file.read(_PIECE):
+                    check()
                     yield piece
 
-        if not registry.has_blob(repository, layer.digest):
-            say(f"sending {layer.digest[7:19]}, {layer.size / 1e6:.1f} MB")
-            registry.upload(repository, layer, pieces)
+        check()
+        if source := _mounted(registry, repository, layer.digest, siblings(layer.digest)):
+            say(f"{layer.digest[7:19]} is in {source}: mounted")
+            return
+        say(f"sending {layer.digest[7:19]}, {layer.size / 1e6:.1f} MB")
+        registry.upload(repository, layer, pieces)
 
-    layers = {layer.digest: layer for layer in image.manifest.layers}
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload") as pool:
-        # The largest first: the last upload then ends soonest.
-        for _ in pool.map(send, sorted(layers.values(), key=lambda layer: -layer.size)):
-            pass
-    registry.put_blob(repository, image.config)
-    registry.put_manifest(repository, image.manifest.digest, image.manifest)
-    registry.put_manifest(repository, tag, image.manifest)
+        sent = [pool.submit(send, layer) for layer in _missing(manifest, registry, repository)]
+        try:
+            for one in sent:
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    registry.put_blob(repository, config)
+    registry.put_manifest(repository, manifest.digest, manifest)
+    registry.put_manifest(repository, tag, manifest)
+
+
+def _missing(manifest: Manifest, registry: Registry, repository: Repository) -> list[Descriptor]:
+    """Return the layers that a repository lacks, the largest first: the last upload then ends soonest."""
+    layers = list({layer.digest: layer for layer in manifest.layers}.values())
+    with ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="ask") as pool:
+        there = list(pool.map(lambda layer: registry.has_blob(repository, layer.digest), layers))
+    missing = [layer for layer, has in zip(layers, there, strict=True) if not has]
+    return sorted(missing, key=lambda layer: -layer.size)
+
+
+def _mounted(
+    registry: Registry, repository: Repository, digest: str, siblings: Sequence[Repository]
+) -> Repository | None:
+    """Mount a blob from a repository that has it, if the registry lets it be."""
+    for source in siblings:
+        if source.host != repository.host or source == repository:
+            continue
+        try:
+            if registry.mount(repository, digest, source):
+                return source
+        except RegistryError:
+            # No permission there, or no mounting here: the bytes are sent.
+            continue
+    return None
