@@ -168,6 +168,7 @@ def _local(files: ProjectFiles, plan: Plan) -> LocalPorts:
     from assay.adapters.docker.engine import DockerEngine
     from assay.adapters.files.kept_records import KeptRecords
     from assay.adapters.files.records import FileStore
+    from assay.cli.composition import layer_store
     from assay.cli.measure import measurer
     from assay.pipeline.publish import LocalPorts
 
@@ -176,6 +177,7 @@ def _local(files: ProjectFiles, plan: Plan) -> LocalPorts:
         records=lambda: KeptRecords(files.root),
         document=FileStore(files.root / "build_logs").document,
         lock=files.lock,
+        layers=layer_store(),
         measure=measurer(files, plan),
     )
 

@@ -24,6 +24,7 @@ from assay.pipeline.publishing.execution import execute
 from assay.pipeline.publishing.proposal import Proposal, judge_subject, propose
 from assay.pipeline.publishing.tags import PublishPorts
 from assay.ports.engine import Engine
+from assay.ports.layers import LayerStore
 
 __all__ = ["LocalPorts", "PublishOptions", "publish"]
 
@@ -38,6 +39,8 @@ class LocalPorts:
     document: Callable[[str], bytes | None]
     """Gives a document, an audit's report say, by its digest."""
     lock: Callable[[Cell], Lock | None]
+    layers: LayerStore
+    """Has the images that were assembled here."""
     measure: Callable[[str, Level], None]
     """Pulls an image, audits and probes it as a level asks for, and keeps the records."""
 
@@ -80,7 +83,8 @@ def publish(
         promise.policy,
         registry=ports.registry,
         engine=local.engine,
-        push=not options.dry_run,
+        layers=local.layers,
+        write=not options.dry_run,
         say=ports.say,
     )
     judged = judge_subject(subject, kept, promise, document=local.document, now=ports.clock())

@@ -131,7 +131,7 @@ class LayerStore(Protocol):
         """Return what the catalogue has of a key; the bytes may be missing."""
         ...
 
-    def has(self, layer: LayerBytes) -> bool:
+    def has(self, digest: str, size: int) -> bool:
         """Return whether all bytes of a layer are here."""
         ...
 

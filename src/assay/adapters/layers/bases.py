@@ -78,7 +78,11 @@ class BootstrappedBases:
         return found
 
     def _whole(self, base: AssemblyBase | None) -> bool:
-        return base is not None and base.root is not None and all(self._store.has(one.layer) for one in base.layers)
+        return (
+            base is not None
+            and base.root is not None
+            and all(self._store.has(one.layer.digest, one.layer.size) for one in base.layers)
+        )
 
     def _wanted(self, reference: str, packages: Sequence[str]) -> tuple[BootstrapBase, str]:
         name, base = self._bases.get(reference, ("", None))

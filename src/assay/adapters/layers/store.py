@@ -70,10 +70,10 @@ class FolderStore:
         except (OSError, WheelError):
             return None
 
-    def has(self, layer: LayerBytes) -> bool:
+    def has(self, digest: str, size: int) -> bool:
         """Return whether all bytes of a layer are here; see the port."""
         try:
-            return self.blob(layer.digest).stat().st_size == layer.size
+            return self.blob(digest).stat().st_size == size
         except OSError:
             return False
 

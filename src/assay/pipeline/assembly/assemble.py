@@ -125,7 +125,9 @@ class Assembler:
         self, steps: ImageSteps, base: AssemblyBase, labels: Mapping[str, str], elsewhere: Callable[[str], bool]
     ) -> Assembled | None:
         """Return an image for which nothing but its small layers has to be made."""
-        if not all(self.store.has(one.layer) or elsewhere(one.layer.digest) for one in base.layers):
+        if not all(
+            self.store.has(one.layer.digest, one.layer.size) or elsewhere(one.layer.digest) for one in base.layers
+        ):
             return None
         with ExitStack() as stack:
             layers = _Assembly(self, steps, base, stack, elsewhere).known_layers()
@@ -209,7 +211,7 @@ class _Assembly:
         store = self._tools.store
         key = sha256_of(repr([(FORMAT, *entry[:3], b"".join(entry.content), *entry[4:]) for entry in entries]).encode())
         known = store.described(key)
-        if known is not None and (store.has(known.layer) or self._elsewhere(known.digest)):
+        if known is not None and (store.has(known.digest, known.size) or self._elsewhere(known.digest)):
             return Layer(stored=_stored(known.layer), created_by=created, new=False)
         return Layer(stored=_stored(store.make(key, partial(write_layer, entries))), created_by=created, new=True)
 
@@ -226,7 +228,8 @@ class _Assembly:
         found = self._tools.store.described(self._key(self._steps.wheels[stage]))
         if found is None:
             return None
-        return found.layer if self._tools.store.has(found.layer) or self._elsewhere(found.digest) else None
+        there = self._tools.store.has(found.digest, found.size) or self._elsewhere(found.digest)
+        return found.layer if there else None
 
     def _wheels(self, stage: str) -> LayerBytes:
         found = self._steps.wheels[stage]
