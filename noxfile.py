@@ -72,6 +72,13 @@ def build_matrix(session: nox.Session) -> None:
 
 
 @nox.session
+def up(session: nox.Session) -> None:
+    """Serve a model on this machine's GPU: `-- MODEL` as for `assay up`."""
+    environment(session)
+    run(session, "assay", "up", *session.posargs)
+
+
+@nox.session
 def probe(session: nox.Session) -> None:
     """Test images on this machine's GPU: `-- SELECT…` as for `assay probe`."""
     environment(session)

@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_index import LocalIndex, served
 from project_tools import Project
+from tern_project import CELL, tern_project
 
 from assay.adapters.files.records import FileStore
 from assay.evidence.record import ServeRecord
 
 ROOT = Path(__file__).parents[2]
-SUPPORT = ROOT / "tests" / "support"
-CELL = "small-tern1.2.0"
-MATRIX = """\
-targets:
-  sm_120: {name: x, compute_capability: 12.0, memory_gib: 32, shared_memory_per_block: 101376, cuda: ">=12.8",
-           driver: ">=570", arch_list: 12.0+PTX}
-bases:
-  tiny: {kind: bootstrap, distribution: debian, suite: bookworm, python: 3.11, glibc: 2.36}
-indexes: {pypi: {}}
-axes:
-  tern: {label: tern, values: [1.2.0]}
-"""
-IMAGE = """\
-description: a server of another engine
-engine: tern
-targets: [sm_120]
-id: [tern]
-defaults: {base: tiny}
-axes: {tern: [1.2.0]}
-template: tiny
-requirements: ["tern-serve{{ tern.pin }}"]
-"""
 SETTINGS = ("--set", "kernel=plain", "--set", "called=gull", "--set", "password=a-secret-word")
-MODEL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 1000,
-         "max_position_embeddings": 4096}  # fmt: skip
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """A project with an image of the engine, beside an installed distribution that brings it."""
-    about = tmp_path / "site" / "tern_serve-1.2.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tern-serve\nVersion: 1.2.0\n")
-    (about / "entry_points.txt").write_text("[assay.engines]\ntern = tern:ENGINE\n")
-    paths = [ROOT / "src", SUPPORT, SUPPORT / "tern", about.parent]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-    found = Project(tmp_path / "project", name="small")
-    for lock in found.root.glob("images/small/cells/*/lock.txt"):
-        lock.unlink()
-        lock.parent.rmdir()
-    found.write("matrix.yaml", MATRIX)
-    found.write("images/small/image.yaml", IMAGE)
-    found.write("model/config.json", json.dumps(MODEL))
-    index = LocalIndex(tmp_path / "index")
-    index.add("tern-serve", "1.2.0")
-    with served(index) as address:
-        monkeypatch.setenv("UV_DEFAULT_INDEX", address)
-        monkeypatch.setenv("UV_NO_CACHE", "1")
+    with tern_project(tmp_path, monkeypatch) as found:
         yield found
 
 

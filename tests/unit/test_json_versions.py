@@ -24,8 +24,8 @@ from assay.pipeline.verify import document
 __all__ = ["project"]
 
 CLI: Final = Path(__file__).parents[2] / "src/assay/cli"
-NEEDS_MORE: Final = frozenset({"assemble", "bisect", "lock", "publish"})
-"""These need an index, a registry or a resolver: their documents are read from the source."""
+NEEDS_MORE: Final = frozenset({"assemble", "bisect", "lock", "publish", "status"})
+"""These need an index, a registry, a resolver or an engine: their documents are read from the source."""
 
 
 def verified() -> None:

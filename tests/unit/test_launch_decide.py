@@ -84,7 +84,7 @@ def test_a_feature_that_does_not_work_goes_off_and_names_the_record(outcome: Out
 
     assert {"disable-decode-cuda-graph", "disable-prefill-cuda-graph"} <= set(decided.command.flags)
     reason = decided.reasons["disable-decode-cuda-graph"]
-    assert f"cuda-graphs: {outcome} (why), record {file_name(record)}" == reason
+    assert f"cuda-graphs: {outcome} (why), measured: record {file_name(record)}" == reason
 
 
 def test_a_feature_that_works_stays_on() -> None:
@@ -182,7 +182,7 @@ def test_a_claim_does_not_beat_a_prediction_and_is_shown_beside_it() -> None:
     assert ["claim"] == [one.basis for one in found.against]
     assert "disable-cuda-graph" not in decided.command.flags
     (note,) = [one for one in decided.notes if one.startswith("on, unproven: cuda-graphs: works")]
-    assert "; but broken by the claim" in note
+    assert "; but broken, claimed:" in note
 
 
 def test_a_record_of_the_same_versions_counts_more_than_a_prediction() -> None:
@@ -262,7 +262,7 @@ def test_feature_that_profile_switches_off_shows_its_evidence() -> None:
     rests = decide(command("baseline"), stand([broken]), profile_name="baseline")
     could_go = decide(command("baseline"), stand([broken, fine]), profile_name="baseline")
 
-    known = f"cuda-graphs: broken (why), record {file_name(broken)}"
+    known = f"cuda-graphs: broken (why), measured: record {file_name(broken)}"
     assert f"profile baseline; {known}" == rests.reasons["disable-decode-cuda-graph"]
     assert not any("could go" in note for note in rests.notes)
     assert could_go.command.flags == rests.command.flags

@@ -66,6 +66,25 @@ def after(words: list[str], image: str) -> list[str]:
     return words[words.index(image) + 1 :]
 
 
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("docker", """--user "$(stat -c %u:%g '/c d')" """),
+        ("compose", 'user: "1000:1001"'),
+        ("systemd", "--user 1000:1001"),
+    ],
+)
+def test_server_runs_as_the_owner_of_the_cache(form: Format, words: str) -> None:
+    text = written(form, deployment(service(user="1000:1001")))
+
+    assert words in text
+    assert "HOME" in text.replace("HF_HOME", "")
+
+
+def test_kubernetes_keeps_the_users_of_images() -> None:
+    assert written("kubernetes", deployment(service(user="1000:1001"))) == written("kubernetes", deployment())
+
+
 def test_docker_words_come_back_as_they_were() -> None:
     one = service()
 

@@ -37,7 +37,10 @@ def test_weaker_evidence_that_says_the_opposite_is_carried_along() -> None:
     found = rank("f", [*claims, said("audit"), said("record"), said("record of these versions", Outcome.WRONG)])
 
     assert ["record of these versions", "claim"] == [one.basis for one in found.against]
-    assert str(found) == "f: works, record x; but wrong by the record of these versions x; but broken by the claim new"
+    assert (
+        str(found)
+        == "f: works, measured: record x; but wrong, measured on these versions: record x; but broken, claimed: new"
+    )
 
 
 def test_nothing_known_is_usable_and_unproven() -> None:

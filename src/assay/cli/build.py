@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
     from assay.evidence.record import BuildRecord
     from assay.matrix.cell import Cell
+    from assay.matrix.plan import Plan
     from assay.pipeline.build_jobs import Assembly, BuildItem
 
-__all__ = ["command"]
+__all__ = ["build_cells", "command"]
 
 
 @click.command("build")
@@ -125,6 +126,20 @@ def command(
     return _result(cells, records, files, form)
 
 
+def build_cells(files: ProjectFiles, plan: Plan, cells: Sequence[Cell]) -> int:
+    """Audit and build cells as `assay build` does without options, and return its exit code."""
+    from assay.cli.composition import build_options, build_ports, engine
+    from assay.pipeline.build import build
+    from assay.pipeline.build_jobs import prepare
+    from assay.pipeline.cell_files import locked_cells
+
+    with BuildProgress(len(cells)) as progress:
+        ports = build_ports(files, plan, engine(), progress)
+        prepared = prepare(locked_cells(files, cells), ports)
+        records = {record.cell: record for record in build(prepared, ports, build_options(files))}
+    return _result(cells, records, files, "text", following=False)
+
+
 def _dry_run(prepared: Sequence[BuildItem], assembly: Assembly | None, form: str) -> int:
     from assay.pipeline.build import THERE
     from assay.pipeline.build_jobs import PreparedBuild
@@ -148,7 +163,9 @@ def _dry_run(prepared: Sequence[BuildItem], assembly: Assembly | None, form: str
     return 0
 
 
-def _result(cells: Sequence[Cell], records: Mapping[str, BuildRecord], files: ProjectFiles, form: str) -> int:
+def _result(
+    cells: Sequence[Cell], records: Mapping[str, BuildRecord], files: ProjectFiles, form: str, *, following: bool = True
+) -> int:
     from assay.evidence.record import BuildStatus
     from assay.pipeline.build_records import GOOD, exit_code
 
@@ -164,7 +181,7 @@ def _result(cells: Sequence[Cell], records: Mapping[str, BuildRecord], files: Pr
             _explain(record, files)
     counts = {status: sum(record.status is status for record in records.values()) for status in BuildStatus}
     console.say(", ".join(f"{count} {status.value}" for status, count in counts.items() if count) or "nothing to do")
-    if any(record.status is BuildStatus.BUILT for record in records.values()):
+    if following and any(record.status is BuildStatus.BUILT for record in records.values()):
         console.say("next: `assay report`, then `nox -s probe -- <image>` on a machine with the GPU")
     return code
 

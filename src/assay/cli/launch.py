@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 from assay import resources
 from assay.cli import console
 from assay.cli.common import project_option
-from assay.cli.serving import ServerPlace, extra_env, extra_flags, profile_named, resolve_place
+from assay.cli.serving import ServerPlace, extra_env, extra_flags, owner_of, profile_named, resolve_place
 from assay.cli.targets import GPU, beside, local_gpus
 from assay.engines.table import engine_names
 from assay.errors import UsageError
@@ -58,7 +59,7 @@ __all__ = ["command"]
 @click.option("--cache", default="~/.cache/huggingface", show_default=True, help="Hugging Face cache folder to mount.")
 @click.option("--no-metrics", is_flag=True, help="Leave out Prometheus and Grafana (compose).")
 @click.option("--strict", is_flag=True, help="Also switch off features without any record or claim.")
-@click.option("--offline", is_flag=True, help="Do not download the model's configuration from the hub.")
+@click.option("--offline", is_flag=True, help="Read nothing from the hub or a package index.")
 @click.option("--set", "sets", multiple=True, metavar="FLAG[=VALUE]", help="Add a server flag (repeatable).")
 @click.option(
     "--env",
@@ -86,7 +87,13 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
     shipped = resources.files("templates", place.root, below="launch")
     texts = {path.name: path.read_text(encoding="utf-8") for path in shipped.values()}
     files = render(form, deployment, texts)
-    _say(deployment)
+    if form == "kubernetes" and place.cell != place.reference == deployment.services[0].image:
+        console.warn(
+            f"{place.reference} is a tag of this machine, which no other node can pull; "
+            "push the image and name it: --reference REGISTRY/REPOSITORY@sha256:..."
+        )
+    # What is printed has the reasons in its comments.
+    _say(deployment, notes=output is not None or not sys.stdout.isatty())
     if output is None:
         for name, text in files.items():
             if len(files) > 1:
@@ -103,13 +110,13 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
 
 
 def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
-    from assay.adapters.files.kept_records import KeptRecords
+    from assay.adapters.files.kept_records import intact_records
     from assay.adapters.files.model_files import ModelFiles
-    from assay.adapters.files.serving import load_claims
     from assay.cli.common import load_or_example
+    from assay.cli.predicting import all_claims, predictions
     from assay.pipeline.launch import LaunchRequest, launch
 
-    _, plan = load_or_example(project)
+    files, plan = load_or_example(project)
     targets = plan.project.matrix.targets
     target: str = given["target"] or next((one.target for one in local_gpus() if one.target in targets), "sm_120")
     if target not in targets:
@@ -134,15 +141,18 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
         gpu=given["gpu"],
         gpu_resource=given["gpu_resource"],
         cache=str(cache),
+        user=owner_of(cache),
         metrics=form == "compose" and not given["no_metrics"],
         strict=given["strict"],
         extra=extra_flags(given["sets"]),
         env=extra_env(given["envs"]),
     )
-    claims = load_claims(resources.find("knowledge", "serving_claims.yaml", place.root))
+    claims = [one for one in all_claims(place.root) if one.image in ("", place.image)]
     finder = ModelFiles(resources.find("knowledge", "models.yaml", place.root), cache=cache, offline=given["offline"])
     # A record that was edited counts nowhere.
-    records = [one.record for one in KeptRecords(place.root) if one.intact]
+    records = intact_records(place.root)
+    cells = [cell] if cell is not None else []
+    records += predictions(files, plan, cells, target, records, offline=given["offline"])
     return launch(request, place.knowledge, claims, records, finder)
 
 
@@ -171,10 +181,10 @@ def _wanted(place: ServerPlace, models: tuple[str, ...], profiles: tuple[str, ..
     return wanted
 
 
-def _say(deployment: Deployment) -> None:
+def _say(deployment: Deployment, *, notes: bool) -> None:
     from assay.serving.deploy import secrets_of
 
-    for note in deployment.notes:
+    for note in deployment.notes if notes else ():
         console.say(note)
     if names := secrets_of(deployment):
         console.warn(

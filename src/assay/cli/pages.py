@@ -7,15 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay import resources
 from assay.cli import console
+from assay.cli.predicting import all_claims
 from assay.cli.targets import beside
-from assay.errors import ConfigError, StoreError, UsageError
+from assay.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from assay import pages as site
     from assay.adapters.files.project import ProjectFiles
-    from assay.evidence.claims import Claim
     from assay.evidence.record import AnyRecord
     from assay.matrix.cell import Cell
     from assay.matrix.plan import Plan
@@ -49,7 +48,7 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
         (record for record in records if everything or record.cell in ids),
         chosen,
         made=now(),
-        claims=_claims(files.root),
+        claims=all_claims(files.root),
         locks=locks,
         causes={
             e.id: site.Cause(cause=e.cause, fix=e.fix, sources=e.sources, cause_class=str(e.cause_class))
@@ -122,26 +121,6 @@ def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, st
         raise UsageError(f"{into} does not exist", hint="name a Markdown file that has the two markers")
     old = into.read_text("utf-8")
     return old, site.between_markers(old, site.table(made, measured=measured, name=beside), file=str(into))
-
-
-def _claims(root: Path) -> list[Claim]:
-    """Read what others say: the ledgers of the images, and the serving claims that no ledger has."""
-    from assay.adapters.files.serving import load_claims
-    from assay.evidence import claims as ledger
-
-    made: list[Claim] = []
-    for path in sorted((root / "images").glob("*/claims.yaml")):
-        try:
-            made += ledger.read(path.read_text("utf-8"), file=str(path.relative_to(root)), image=path.parent.name)
-        except ConfigError as error:
-            console.warn(f"claims are left out: {error.message}")
-    told = {(claim.feature, claim.target, claim.engine, claim.date) for claim in made}
-    try:
-        serving = load_claims(resources.find("knowledge", "serving_claims.yaml", root))
-    except ConfigError as error:
-        console.warn(f"claims are left out: {error.message}")
-        serving = ()
-    return [*made, *(one for one in serving if (one.feature, one.target, one.engine, one.date) not in told)]
 
 
 def _excerpt(root: Path, relative: str) -> site.LogExcerpt | None:

@@ -22,23 +22,30 @@ if TYPE_CHECKING:
     from assay.engines.knowledge import Flags, ServerFlags
     from assay.matrix.cell import Cell
     from assay.pipeline.serve_check import ServeRequest
-    from assay.ports.engine import Bind
+    from assay.ports.api import ApiClient
+    from assay.ports.engine import Bind, Engine, Gpus
     from assay.ports.models import ModelFinder
-    from assay.ports.server import ServerHost
+    from assay.ports.server import ServerFacts, ServerHost
+    from assay.ports.services import Services
     from assay.serving.profile import Profile
 
 __all__ = [
     "ServerPlace",
+    "api_client",
     "extra_env",
     "extra_flags",
+    "facts_in",
     "hosted",
     "mount",
     "named_model",
+    "owner_of",
     "place_options",
+    "port_for",
     "profile_named",
     "profiles_for",
     "resolve_place",
     "serve_request",
+    "services",
 ]
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -347,6 +354,50 @@ def hosted(place: ServerPlace, options: ServingOptions) -> ServerHost:
         mounts=mounts_of(options.mounts),
         port=options.port,
     )
+
+
+def services() -> Services:
+    """Return where the servers of this machine stay."""
+    from assay.adapters.executors.services import DockerServices
+    from assay.cli.composition import engine
+
+    return DockerServices(engine())
+
+
+def api_client() -> ApiClient:
+    """Return what talks to servers."""
+    from assay.adapters.http.openai import OpenAiClient
+
+    return OpenAiClient()
+
+
+def facts_in(engine: Engine, reference: str, root: Path, gpus: Gpus) -> ServerFacts:
+    """Read devices and packages in an image.
+
+    Raises:
+        EngineError: its Python cannot be run.
+        GpuMissing: a GPU was asked for and cannot be given.
+    """
+    from assay.adapters.executors.servers import ContainerServerHost
+
+    program = resources.find("probes", "probelib/facts.py", root)
+    return ContainerServerHost(engine, reference, run=f"up-{os.getpid()}", facts_program=program, gpus=gpus).facts()
+
+
+def port_for(asked: int | None, usual: int) -> int:
+    """Return the port that was asked for, else the usual one, else a free one."""
+    from assay.adapters.executors.this_machine import free_port, port_taken
+
+    return asked or (free_port() if port_taken(usual) else usual)
+
+
+def owner_of(folder: Path) -> str:
+    """Return `uid:gid` of a folder's owner; where there is no folder yet, of the user that would make it."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return f"{os.getuid()}:{os.getgid()}"
+    return f"{found.st_uid}:{found.st_gid}"
 
 
 def mounts_of(texts: Sequence[str]) -> list[Bind]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,9 +11,11 @@ import click
 from assay.cli import console
 
 if TYPE_CHECKING:
+    from assay.foundation.platforms import Platform
     from assay.matrix.cards import Named
+    from assay.ports.host import HostGpu
 
-__all__ = ["GPU", "PLATFORM", "beside", "local_gpus"]
+__all__ = ["GPU", "PLATFORM", "beside", "host_gpus", "local_gpus", "platforms_of"]
 
 
 if TYPE_CHECKING:
@@ -71,18 +74,30 @@ def beside(target: str) -> str:
     return f"{target} ({title})" if title else target
 
 
+def platforms_of(capability: str) -> tuple[Platform, ...]:
+    """Return the platforms of machines with GPUs of a compute capability, `12.1`; empty if none is known."""
+    from assay.adapters.host.card_names import load_cards
+
+    return load_cards().platforms(capability)
+
+
+def host_gpus() -> Sequence[HostGpu]:
+    """Return the GPUs that the driver of this machine shows, one by one."""
+    from assay.adapters.host.info import LocalHost
+
+    return [one for one in LocalHost().gpus() if one.capability]
+
+
 def local_gpus() -> tuple[Named, ...]:
     """Return the GPUs of this machine, each architecture once, and say which; none where there are none."""
-    from assay.adapters.host.info import LocalHost
     from assay.matrix.cards import Named, sm
 
     if shutil.which("nvidia-smi") is None:
         return ()
     found: dict[str, Named] = {}
-    for gpu in LocalHost().gpus():
-        if gpu.capability:
-            target = sm(gpu.capability)
-            found.setdefault(target, Named(target=target, title=gpu.name.removeprefix("NVIDIA "), platform=None))
+    for gpu in host_gpus():
+        target = sm(gpu.capability)
+        found.setdefault(target, Named(target=target, title=gpu.name.removeprefix("NVIDIA "), platform=None))
     if found:
         console.say(
             "for the GPU of this machine: " + ", ".join(f"{one.title} ({one.target})" for one in found.values())

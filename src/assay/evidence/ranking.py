@@ -8,12 +8,21 @@ from typing import Final, Literal, get_args
 
 from assay.foundation.outcome import Outcome
 
-__all__ = ["OPEN", "Basis", "Standing", "contradict", "rank", "strength"]
+__all__ = ["FRESH", "OPEN", "Basis", "Standing", "contradict", "rank", "strength"]
 
 Basis = Literal["record", "record of these versions", "audit", "claim", "nothing"]
 """What a statement rests on, the strongest first: measured on this digest and card, measured on these versions and this
 card, predicted, claimed within its version bounds."""
 _ORDER: Final[tuple[Basis, ...]] = get_args(Basis)
+_WORDS: Final[dict[Basis, str]] = {
+    "record": "measured: record",
+    "record of these versions": "measured on these versions: record",
+    "audit": "predicted: audit",
+    "claim": "claimed:",
+    "nothing": "",
+}
+FRESH: Final = "made now"
+"""The source of a prediction that was not kept."""
 OPEN: Final = frozenset({Outcome.INCONCLUSIVE, Outcome.NOT_RUN})
 """Outcomes that decide nothing."""
 
@@ -45,8 +54,8 @@ class Standing:
         if self.basis == "nothing":
             return f"{self.feature}: nothing is recorded or claimed"
         why = f" ({self.reason})" if self.reason else ""
-        against = "".join(f"; but {one.outcome} by the {one.basis} {one.source}" for one in self.against)
-        return f"{self.feature}: {self.outcome}{why}, {self.basis} {self.source}{against}"
+        against = "".join(f"; but {one.outcome}, {_WORDS[one.basis]} {one.source}" for one in self.against)
+        return f"{self.feature}: {self.outcome}{why}, {_WORDS[self.basis]} {self.source}{against}"
 
 
 def strength(basis: Basis) -> int:

@@ -40,7 +40,7 @@ from assay.ports.verdicts import VerdictStore
 from assay.ports.wheel_source import WheelSource
 from assay.wheels.facts import WheelFacts
 
-__all__ = ["Auditor", "judgement", "keep_record"]
+__all__ = ["Auditor", "judgement", "keep_record", "record_of"]
 
 ROUNDS = 4
 """How often libraries that turn out to matter are read before it is left at that."""
@@ -267,7 +267,22 @@ def keep_record(
 ) -> AuditRecord:
     """Keep a report as a document and a record of it."""
     digest = store.put_document(report.model_dump_json(indent=1).encode() + b"\n")
-    record = AuditRecord(
+    record = record_of(report, run=run, cell=cell, image_digest=image_digest, lock=lock, document=digest)
+    store.append(record)
+    return record
+
+
+def record_of(
+    report: AuditReport,
+    *,
+    run: str,
+    cell: Cell | None,
+    image_digest: str | None,
+    lock: Lock | None = None,
+    document: str | None = None,
+) -> AuditRecord:
+    """Return the record of a report; `document` is the digest of its JSON."""
+    return AuditRecord(
         created=now(),
         run=run,
         cell=cell.id if cell else report.name,
@@ -283,7 +298,5 @@ def keep_record(
         findings=len(report.findings),
         summary=report.summary,
         predictions=report.predicted(),
-        report=digest,
+        report=document,
     )
-    store.append(record)
-    return record

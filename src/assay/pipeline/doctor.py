@@ -55,7 +55,8 @@ class Needs:
     """What the machine must be able to do."""
 
     disk_bytes: int = 0
-    """Free space that building the starter group from nothing takes."""
+    """Free space that it takes, for what `disk_for` names."""
+    disk_for: str = "the starter group"
     gpu: bool = False
     bootstrap: bool = True
     """Some base is made from packages."""
@@ -107,6 +108,20 @@ class DoctorFlow:
     def run(self, needs: Needs) -> tuple[Check, ...]:
         """Return all checks, in the order in which a person would fix them."""
         return tuple(self._checks(needs))
+
+    def for_serving(self, needs: Needs) -> tuple[Check, ...]:
+        """Return the checks of what a server needs of this machine: engine, GPU, GPU in containers, disk."""
+        info: EngineInfo | None = None
+        checks: list[Check] = []
+        try:
+            info = self._engine.info()
+        except EngineError as error:
+            checks.append(Check(name="engine", state=CheckState.FAIL, found=error.message, mend="./quickstart engine"))
+        if info is not None:
+            # Building alone needs buildx, and says so itself.
+            checks += (check for check in _engine(info) if check.name == "engine")
+        gpu = self._gpu(info, needs) if needs.gpu else ()
+        return (*checks, *gpu, self._disk(info, needs))
 
     def _checks(self, needs: Needs) -> Iterator[Check]:
         info: EngineInfo | None = None
@@ -169,7 +184,7 @@ class DoctorFlow:
             yield Check(name="gpu in containers", state=CheckState.ABSENT, found="no GPU to give")
 
     def _disk(self, info: EngineInfo | None, needs: Needs) -> Check:
-        needed = f"the starter group needs about {_gigabytes(needs.disk_bytes)}"
+        needed = f"{needs.disk_for} needs about {_gigabytes(needs.disk_bytes)}"
         if info is not None and not info.local:
             return Check(name="disk", state=CheckState.ABSENT, found=f"the engine is on another machine; {needed}")
         folder = info.root_dir if info is not None else "/var/lib"

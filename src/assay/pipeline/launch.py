@@ -55,6 +55,8 @@ class LaunchRequest:
     gpu: str = "all"
     gpu_resource: str = "nvidia.com/gpu"
     cache: str = ""
+    user: str = ""
+    """`uid:gid` of the cache folder's owner; empty: the image's own user."""
     metrics: bool = False
     strict: bool = False
     extra: Flags = field(default_factory=dict)
@@ -101,6 +103,7 @@ def launch(
             decided=with_memory(one, tenant, share),
             port=request.port + number,
             cache=request.cache,
+            user=request.user,
             folder=wanted.folder,
             share=share,
         )

@@ -23,7 +23,16 @@ from assay.ports.server import RunningServer, ServerFacts, ServerHost, ServerSpe
 from assay.serving.command import ServerCommand
 from assay.serving.helptext import HelpOption, parse_help
 
-__all__ = ["Later", "Started", "chosen_by", "diagnosed", "engine_version", "server_help", "started"]
+__all__ = [
+    "Later",
+    "Started",
+    "chosen_by",
+    "diagnosed",
+    "engine_version",
+    "server_help",
+    "started",
+    "wait_until_healthy",
+]
 
 _POLL_SECONDS: Final = 0.25
 _HEALTH_TIMEOUT: Final = 5.0
@@ -102,12 +111,12 @@ def started(
     began = time.monotonic()
     with host.start(spec) as server:
         try:
-            yield _wait(server, client, command.engine.health, began=began, patience=patience, say=say)
+            yield wait_until_healthy(server, client, command.engine.health, began=began, patience=patience, say=say)
         finally:
             keep(command.redacted(server.log(), os.environ))
 
 
-def _wait(
+def wait_until_healthy(
     server: RunningServer,
     client: ApiClient,
     health: str,
@@ -116,6 +125,11 @@ def _wait(
     patience: float,
     say: Callable[[str], None],
 ) -> Started:
+    """Return how a started server came up: it answers `health`, it ended, or `patience` seconds are over.
+
+    Args:
+        began: when it was started, `time.monotonic()`.
+    """
     told = 0.0
     while True:
         passed = time.monotonic() - began

@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from assay.errors import UsageError
@@ -67,6 +67,8 @@ class Service:
     """On this machine."""
     cache: str
     """The folder of this machine that holds the Hugging Face cache."""
+    user: str = ""
+    """`uid:gid` that the server runs as: the owner of the cache folder, who may write it; empty: the image's own."""
     folder: str | None = None
     """A model folder of this machine, mounted under the same path."""
     share: Share | None = None
@@ -98,8 +100,12 @@ class Service:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment, the cache's place included."""
-        return {"HF_HOME": CACHE, **self.command.env}
+        """The environment, the cache's place included.
+
+        Of a user that the image does not know there is neither a home nor a name; compilers ask for both.
+        """
+        stranger = {"HOME": "/tmp", "USER": "assay"} if self.user else {}  # noqa: S108 - inside the container
+        return {"HF_HOME": CACHE, **stranger, **self.command.env}
 
     @property
     def env_reasons(self) -> Mapping[str, str]:
@@ -166,6 +172,9 @@ def render(form: Format, deployment: Deployment, templates: Mapping[str, str]) -
             "--gpu-resource nvidia.com/gpu.shared",
         )
     _check(deployment)
+    if form == "kubernetes":
+        # The volume there is made for the image's own user (fsGroup).
+        deployment = replace(deployment, services=[replace(one, user="") for one in deployment.services])
     environment = _environment(templates)
     text = environment.get_template(f"{form}.j2").render(
         deployment=deployment,

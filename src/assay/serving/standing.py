@@ -8,7 +8,7 @@ from typing import Final
 from assay.engines.knowledge import EngineFlags
 from assay.engines.table import release_in
 from assay.evidence.claims import Claim, applies
-from assay.evidence.ranking import Basis, Standing, rank
+from assay.evidence.ranking import FRESH, Basis, Standing, rank
 from assay.evidence.record import AnyRecord, AuditRecord, ProbeRecord, ServeRecord, ServeStatus, file_name
 from assay.foundation.outcome import Outcome
 
@@ -27,8 +27,9 @@ def standings(
     digest: str | None,
     records: Iterable[AnyRecord],
     claims: Iterable[Claim] = (),
+    more: Iterable[str] = (),
 ) -> Mapping[str, Standing]:
-    """Return a standing for every feature that can be switched, and for every attention backend's.
+    """Return a standing for every feature that can be switched, for every attention backend's, and for `more` features.
 
     A record counts if it is of this digest (of this cell, where no digest is known) and was measured on a GPU of this
     target. Of several records the newest that measured the feature decides. Probes of other digests with the same
@@ -36,6 +37,7 @@ def standings(
     """
     probes = {name: known.probes for name, known in knowledge.features.items()}
     probes |= {choice.feature: choice.probes for choice in knowledge.attention.choices}
+    probes |= {name: (name,) for name in more if name not in probes}
     everything = sorted(records, key=lambda one: one.created, reverse=True)
     mine = [record for record in everything if _is_of(record, cell, digest)]
     alike = [record for record in everything if record not in mine and _has_versions(record, knowledge, version, mine)]
@@ -54,7 +56,11 @@ def standings(
 
 
 def _is_of(record: AnyRecord, cell: str, digest: str | None) -> bool:
-    return record.image_digest == digest if digest is not None else record.cell == cell
+    if digest is None:
+        return record.cell == cell
+    # The wheels are audited before there is an image.
+    of_wheels = isinstance(record, AuditRecord) and record.image_digest is None and record.cell == cell
+    return of_wheels or record.image_digest == digest
 
 
 def _has_versions(record: AnyRecord, knowledge: EngineFlags, version: str, mine: Sequence[AnyRecord]) -> bool:
@@ -129,7 +135,8 @@ def _audited(feature: str, names: Sequence[str], target: str, records: Sequence[
         predicted = [predictions[name] for name in (feature, *names) if predictions.get(name) in _PREDICTED]
         if predicted:
             outcome = next((one for one in predicted if one is not Outcome.WORKS), Outcome.WORKS)
-            return Standing(feature=feature, outcome=outcome, basis="audit", source=file_name(record))
+            source = FRESH if record.run == FRESH else file_name(record)
+            return Standing(feature=feature, outcome=outcome, basis="audit", source=source)
     return None
 
 

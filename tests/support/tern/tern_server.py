@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
+from pathlib import Path
 
 import openai_server as base
 
@@ -36,6 +38,10 @@ def main() -> None:
         parser.add_argument(f"--{name}")
     parser.add_argument("--no-graphs", action="store_true")
     parser.parse_args(sys.argv[1:])
+    if home := os.environ.get("HF_HOME"):
+        # As every server does that downloads its model.
+        Path(home, "hub").mkdir(parents=True, exist_ok=True)
+        Path(home, "hub", "version.txt").write_text("1")
     base.MODEL = (base.FLAGS.get("called") or base.FLAGS["weights"])[0]
     for own, name in {"listen": "host", "at": "port", "password": "api-key"}.items():
         if own in base.FLAGS:

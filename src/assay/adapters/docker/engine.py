@@ -51,7 +51,8 @@ class DockerEngine:
         self._info: EngineInfo | None = None
 
     @property
-    def _client(self) -> docker.DockerClient:
+    def client(self) -> docker.DockerClient:
+        """The SDK's client, connected at its first use."""
         if self._made is None:
             url = _address()
             with translated(f"connecting to the container engine at {url}"):
@@ -71,9 +72,9 @@ class DockerEngine:
         """Ask the engine about itself; asked once."""
         if self._info is None:
             with translated("asking the container engine about itself"):
-                said = self._client.api.info()
-                version = self._client.api.version()
-                networks = {str(one["Name"]) for one in self._client.api.networks()}
+                said = self.client.api.info()
+                version = self.client.api.version()
+                networks = {str(one["Name"]) for one in self.client.api.networks()}
             self._info = read_info(said, version, local=self._local, networks=networks)
         return self._info
 
@@ -83,8 +84,8 @@ class DockerEngine:
         """Return an image, or None."""
         with translated(f"inspecting {reference}"):
             try:
-                found = self._client.api.inspect_image(reference)  # type: ignore[no-untyped-call]
-                history = self._client.api.history(found["Id"])  # type: ignore[no-untyped-call]
+                found = self.client.api.inspect_image(reference)  # type: ignore[no-untyped-call]
+                history = self.client.api.history(found["Id"])  # type: ignore[no-untyped-call]
             except docker.errors.NotFound:
                 return None
         return read_image(reference, found, history, self.info().image_store)
@@ -92,7 +93,7 @@ class DockerEngine:
     def images(self, *, label: str | None = None) -> Sequence[ImageInfo]:
         """Return tagged images, or those with a label."""
         with translated("listing images"):
-            listed = self._client.api.images(filters={"label": label} if label else None)
+            listed = self.client.api.images(filters={"label": label} if label else None)
         names = [(entry.get("RepoTags") or [None])[0] or (entry["Id"] if label else None) for entry in listed]
         found = [self.image(name) for name in names if name and name != "<none>:<none>"]
         return [image for image in found if image is not None]
@@ -108,7 +109,7 @@ class DockerEngine:
                     return None
             return dict(found["Config"].get("Labels") or {})
 
-        client, asked = self._client, list(references)
+        client, asked = self.client, list(references)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return {
                 name: labels for name, labels in zip(asked, pool.map(one, asked), strict=True) if labels is not None
@@ -119,7 +120,7 @@ class DockerEngine:
         repository, tag = _split(reference)
         with translated(f"pulling {reference}"):
             try:
-                stream = self._client.api.pull(
+                stream = self.client.api.pull(
                     repository, tag=tag, stream=True, decode=True, auth_config=_auth(repository)
                 )
                 _follow(stream, f"pulling {reference}", progress)
@@ -134,7 +135,7 @@ class DockerEngine:
         """Name an image."""
         repository, tag = _split(new)
         with translated(f"tagging {reference} as {new}"):
-            self._client.api.tag(reference, repository, tag)
+            self.client.api.tag(reference, repository, tag)
 
     def push(self, reference: str, *, progress: Callable[[str], None] | None = None) -> str:
         """Push a tag; the SDK reports failures only inside the stream, so the stream is read to its end."""
@@ -142,7 +143,7 @@ class DockerEngine:
         digest = ""
         with translated(f"pushing {reference}"):
             try:
-                stream = self._client.api.push(
+                stream = self.client.api.push(
                     repository, tag=tag, stream=True, decode=True, auth_config=_auth(repository)
                 )
                 for aux in _follow(stream, f"pushing {reference}", progress):
@@ -157,7 +158,7 @@ class DockerEngine:
         """Remove a name of an image."""
         with translated(f"removing the image {reference}"):
             try:
-                self._client.api.remove_image(reference, force=force)
+                self.client.api.remove_image(reference, force=force)
             except docker.errors.NotFound:
                 return False
         return True
@@ -175,7 +176,7 @@ class DockerEngine:
         found: list[str] = []
         errors: list[str] = []
         with translated(f"loading {what}"):
-            for line in self._client.api.load_image(archive):  # type: ignore[no-untyped-call]
+            for line in self.client.api.load_image(archive):  # type: ignore[no-untyped-call]
                 if error := line.get("errorDetail"):
                     errors.append(str(error.get("message", error)))
                 for start in ("Loaded image ID: ", "Loaded image: "):
@@ -193,7 +194,7 @@ class DockerEngine:
         with self._created(spec) as container:
             doing = f"reading the files of {reference}"
             with translated(doing):
-                stream = self._client.api.export(container.id, chunk_size=1 << 20)
+                stream = self.client.api.export(container.id, chunk_size=1 << 20)
             with Reader(stream, doing) as reader:
                 yield image_files(reader, doing)
 
@@ -207,7 +208,7 @@ class DockerEngine:
 
     @contextmanager
     def _created(self, spec: ContainerSpec) -> Iterator[DockerContainer]:
-        api = self._client.api
+        api = self.client.api
         labels = {**spec.labels, LABEL_RUN: spec.run, LABEL_OWNER: _owner()}
         # Named beforehand: should creation be interrupted, there is still a name to remove.
         name = f"assay-{spec.run}-{uuid4().hex[:12]}"
@@ -215,13 +216,13 @@ class DockerEngine:
         if workspace and len(workspace.parts) < 3:
             raise EngineError(f"the workspace of a container has to be a path like /assay/work, not {workspace}")
         volume = f"{name}-workspace" if workspace else None
-        container = DockerContainer(self._client, name, spec)
+        container = DockerContainer(self.client, name, spec)
         try:
             with translated(f"creating a container of {spec.image}"):
                 if volume:
                     api.create_volume(volume, labels=labels)
                 try:
-                    made = api.create_container(name=name, labels=labels, **self._arguments(spec, volume))
+                    made = api.create_container(name=name, labels=labels, **self.arguments(spec, volume))
                 except docker.errors.ImageNotFound as error:
                     raise EngineError(
                         f"the engine does not hold the image {spec.image}", hint="build or pull it"
@@ -239,14 +240,15 @@ class DockerEngine:
                 ):
                     api.remove_volume(volume, force=True)
 
-    def _arguments(self, spec: ContainerSpec, volume: str | None) -> dict[str, Any]:
+    def arguments(self, spec: ContainerSpec, volume: str | None) -> dict[str, Any]:
+        """Return what the SDK's `create_container` takes for a container."""
         mounts = [
             docker.types.Mount(bind.target, bind.source, type="bind", read_only=bind.read_only) for bind in spec.binds
         ]
         if volume and spec.workspace:
             parent = str(PurePosixPath(spec.workspace).parent)
             mounts.append(docker.types.Mount(parent, volume, type="volume", no_copy=True))
-        host = self._client.api.create_host_config(
+        host = self.client.api.create_host_config(
             network_mode=spec.network,
             port_bindings={
                 f"{port}/tcp": ("127.0.0.1", None if number else spec.publish_at)
@@ -304,7 +306,7 @@ class DockerEngine:
         label = {"label": LABEL_OWNER if run is None else f"{LABEL_RUN}={run}"}
         removed: list[str] = []
         with translated("sweeping leaked containers"):
-            api = self._client.api
+            api = self.client.api
             for entry in api.containers(all=True, filters=label):
                 if run is not None or _left_behind(entry["Labels"]):
                     with suppress(docker.errors.NotFound):

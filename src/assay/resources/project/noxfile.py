@@ -33,6 +33,12 @@ def build_matrix(session: nox.Session) -> None:
 
 
 @nox.session
+def up(session: nox.Session) -> None:
+    """Serve a model on this machine's GPU: `-- MODEL`."""
+    assay(session, "up", *session.posargs)
+
+
+@nox.session
 def probe(session: nox.Session) -> None:
     """Probe built images on this machine's GPU: `-- SELECT...`."""
     assay(session, "probe", *session.posargs)

@@ -1,0 +1,35 @@
+"""`assay status`: which servers `assay up` started, and whether they answer."""
+
+from __future__ import annotations
+
+import click
+
+from assay.cli import console
+from assay.cli.common import format_option
+
+__all__ = ["command"]
+
+
+@click.command("status")
+@format_option("table", "json")
+def command(form: str) -> int:
+    """Show the servers that `assay up` started.
+
+    Exit code 0: each of them answers its health check, or there is none. 1: one does not.
+    """
+    from assay.cli.serving import api_client, services
+
+    client = api_client()
+    rows = []
+    for server in services().servers():
+        reply = client.call("GET", server.base + server.labels.get("assay.up.health", "/health"), timeout=5)
+        health = "healthy" if server.running and reply.status == 200 else "not healthy" if server.running else "stopped"
+        rows.append((server.name, health, server.state, f"{server.base}/v1", server.labels.get("assay.up.model", "")))
+    if form == "json":
+        names = ("name", "health", "state", "address", "model")
+        console.json_data({"version": 1, "servers": [dict(zip(names, row, strict=True)) for row in rows]})
+    elif rows:
+        console.data_table(("server", "health", "container", "address", "model"), rows)
+    else:
+        console.say("no server is up; `assay up MODEL` starts one")
+    return 0 if all(row[1] == "healthy" for row in rows) else 1
