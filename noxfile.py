@@ -175,10 +175,11 @@ def release(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Publish to a registry that fails at each step, and count the survived faults."""
+    """Publish and assemble where everything fails at each step, and count the survived faults."""
     environment(session, "dev")
     session.env["ASSAY_ALL_FAULTS"] = "1"
-    run(session, "pytest", "-q", "tests/integration/test_publish_faults.py", *session.posargs)
+    names = [f"tests/integration/test_{step}_faults.py" for step in ("publish", "assembly")]
+    run(session, "pytest", "-q", *(session.posargs or names))
 
 
 @nox.session

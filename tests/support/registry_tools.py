@@ -165,7 +165,7 @@ class Fault:
     """What to do to a request instead of, or after, passing it on."""
 
     kind: str
-    """`reset`, `reset-after`, `slow`, `truncate`, `digest`, `swap`, or a status such as `429`."""
+    """`reset`, `reset-after`, `slow`, `truncate`, `digest`, `swap`, `expired` (of its token), or a status, `429`."""
     seconds: float = 0.0
 
 
@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(int(kind), {"Retry-After": "0"} if kind == "429" else {}, b'{"errors":[]}')
         if kind == "slow" and fault:
             time.sleep(fault.seconds)
-        status, headers, content = self._forward(body)
+        status, headers, content = self._forward(body, expired=kind == "expired")
         if kind == "reset-after":
             return self._hang_up()
         if kind == "digest" and "docker-content-digest" in {name.lower() for name in headers}:
@@ -277,9 +277,11 @@ class _Handler(BaseHTTPRequestHandler):
             content = bytes([content[0] ^ 1]) + content[1:]
         return self._answer(status, headers, content, truncate=kind == "truncate")
 
-    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _forward(self, body: bytes, *, expired: bool) -> tuple[int, dict[str, str], bytes]:
         connection = self.upstream = self.upstream or http.client.HTTPConnection(self.owner.upstream, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+        if expired:
+            headers["Authorization"] = "Bearer expired"
         headers["Content-Length"] = str(len(body))
         if self.command in ("GET", "HEAD"):
             del headers["Content-Length"]

@@ -41,7 +41,7 @@ def write_layout(folder: Path, name: str, manifest: Manifest, config: bytes, *, 
         StoreError: it cannot be written.
     """
     mark = folder / "oci-layout"
-    if folder.exists() and not mark.is_file() and any(folder.iterdir()):
+    if folder.exists() and not mark.is_file() and any(_foreign(path.name) for path in folder.iterdir()):
         raise UsageError(
             f"{folder} holds files and is no OCI layout", hint="name an empty folder, or one that is not there"
         )
@@ -136,6 +136,11 @@ def read_layout(folder: Path, name: str) -> tuple[Manifest, bytes] | None:
         return None
     whole = all((folder / _blob(one.digest)).is_file() for one in manifest.layers)
     return (manifest, config) if whole and sha256_of(config) == manifest.config.digest else None
+
+
+def _foreign(name: str) -> bool:
+    """Whether a file is none of those that a killed run leaves in a layout before its mark is written."""
+    return name not in {"blobs", "index.json", ".lock"} and not name.startswith(".writing-")
 
 
 def _index(path: Path, name: str, manifest: Manifest) -> bytes:

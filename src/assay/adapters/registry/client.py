@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Sized
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from assay.adapters.registry.auth import CredentialSource, DockerConfig
 from assay.adapters.registry.failures import address
 from assay.adapters.registry.http import OPERATION_SECONDS, REDIRECTS, RegistryAnswer, Transport
+from assay.adapters.registry.upload import BlobUpload, upload_location
 from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent, RegistryError, UsageError
 from assay.evidence.oci import ACCEPT, INDEX, MAX_BYTES, Descriptor, Manifest, fallback_tag
 from assay.evidence.reference import TAG, Reference, Repository
@@ -23,8 +23,6 @@ _ACCEPT: Final = ", ".join(ACCEPT)
 CHUNK: Final = 64 << 20
 """Bytes of one piece of a large upload: below the body limits (100 MB) of common proxies."""
 UPLOAD_ATTEMPTS: Final = 3
-LARGEST_CHUNK: Final = 1 << 30
-"""A registry that asks for larger pieces of an upload gets ours."""
 LIST_BYTES: Final = 32 << 20
 """Bytes of one answer of a list: docker-registry 2.8 gives all tags in one."""
 LIST_NAMES: Final = 400_000
@@ -206,7 +204,7 @@ class HttpRegistry:
         return digest
 
     def upload(self, repository: Repository, blob: Descriptor, chunks: Chunks) -> None:
-        """See the port. An upload that fails is started again, because its chunks cannot be repeated one by one."""
+        """See the port. An upload that cannot be taken up again where it failed is started anew."""
         failure: RegistryError | None = None
         for _ in range(UPLOAD_ATTEMPTS):
             # To ask first costs as much as a small blob itself.
@@ -217,7 +215,7 @@ class HttpRegistry:
                 # A link that was half written when the disk was full: sending the blob writes it anew.
                 pass
             try:
-                self._upload_once(repository, blob, chunks)
+                BlobUpload(self._http, repository, blob, chunks, chunk=self._chunk).run()
             except ManifestMismatch:
                 raise
             except RegistryError as error:
@@ -226,62 +224,6 @@ class HttpRegistry:
                 return
         assert failure is not None
         raise failure
-
-    def _upload_once(self, repository: Repository, blob: Descriptor, chunks: Chunks) -> None:
-        # Starting an upload twice leaves an empty one behind, which the registry sweeps up.
-        start = self._http.send(
-            "POST",
-            repository.host,
-            f"v2/{repository.path}/blobs/uploads/",
-            scopes=[_push(repository)],
-            headers={"Content-Length": "0"},
-            ok=(202,),
-            repeat=True,
-        )
-        least = _length(start.headers.get("OCI-Chunk-Min-Length", ""), most=LARGEST_CHUNK) or 0
-        location, sent, checksum = self._location(start), 0, hashlib.sha256()
-        last = b""
-        for piece in _pieces(chunks, max(self._chunk, least)):
-            checksum.update(piece)
-            if sent + len(piece) >= blob.size:
-                last = piece
-                sent += len(piece)
-                continue
-            answer = self._http.send(
-                "PATCH",
-                repository.host,
-                location,
-                scopes=[_push(repository)],
-                headers={
-                    "Content-Type": "application/octet-stream",
-                    "Content-Range": f"{sent}-{sent + len(piece) - 1}",
-                },
-                body=piece,
-                ok=(202,),
-            )
-            sent += len(piece)
-            location = self._location(answer)
-        if sent != blob.size or "sha256:" + checksum.hexdigest() != blob.digest:
-            raise ManifestMismatch(
-                f"{blob.digest}: what was read to be uploaded has other bytes ({sent} of {blob.size})"
-            )
-        self._http.send(
-            "PUT",
-            repository.host,
-            _with_query(location, digest=blob.digest),
-            scopes=[_push(repository)],
-            headers={"Content-Type": "application/octet-stream"},
-            body=last,
-            ok=(201,),
-            repeat=False,
-        )
-
-    @staticmethod
-    def _location(answer: RegistryAnswer) -> str:
-        location = answer.headers.get("Location")
-        if not location:
-            raise RegistryError(f"{answer.url.partition('?')[0]}: the registry does not say where to upload to")
-        return address(location, base=answer.url)
 
     def mount(self, repository: Repository, digest: str, source: Repository) -> bool:
         """See the port."""
@@ -303,7 +245,7 @@ class HttpRegistry:
             self._http.send(
                 "DELETE",
                 repository.host,
-                self._location(answer),
+                upload_location(answer),
                 scopes=[_push(repository)],
                 ok=(200, 202, 204, 404, 405),
             )
@@ -409,21 +351,3 @@ def _length(text: str, *, most: int = (1 << 63) - 1) -> int | None:
         return read_integer(text, most=most)
     except ForeignError:
         return None
-
-
-def _with_query(url: str, **values: str) -> str:
-    parts = urlsplit(url)
-    query = "&".join(filter(None, [parts.query, urlencode(values)]))
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
-
-
-def _pieces(chunks: Chunks, size: int) -> Iterator[bytes]:
-    """Cut a stream into pieces of `size` bytes, the last one shorter."""
-    waiting = bytearray()
-    for chunk in chunks():
-        waiting += chunk
-        while len(waiting) >= size:
-            yield bytes(waiting[:size])
-            del waiting[:size]
-    if waiting:
-        yield bytes(waiting)

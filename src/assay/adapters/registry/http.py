@@ -58,7 +58,17 @@ OPERATION_SECONDS: Final = 3600.0
 """Seconds that a transport may be busy in all; commands that only look set less."""
 CERTIFICATES: Final = Path("/etc/docker/certs.d")
 """Where Docker looks for a registry's own CA: `<host>/ca.crt`."""
-Body = bytes | Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedBody:
+    """A body that is not held in memory; it is read again for each attempt."""
+
+    size: int
+    pieces: Callable[[], Iterable[bytes]]
+
+
+Body = bytes | StreamedBody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +110,20 @@ class _Failed(Exception):
     def __init__(self, fault: RegistryFault) -> None:
         super().__init__(fault.reason)
         self.fault = fault
+
+
+class _CountedBody:
+    """A streamed body as requests takes it: with a length, so that it is sent with one."""
+
+    def __init__(self, body: StreamedBody, traffic: Traffic) -> None:
+        self.len = body.size
+        self._body = body
+        self._traffic = traffic
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._body.pieces():
+            self._traffic.sent += len(piece)
+            yield piece
 
 
 class Transport:
@@ -247,7 +271,7 @@ class Transport:
         sent = {"Authorization": authorization, **request.headers} if authorization else dict(request.headers)
         body, url = request.body, request.url
         started = time.monotonic()
-        size = len(body) if isinstance(body, bytes) else 0
+        size = len(body) if isinstance(body, bytes) else 0 if body is None else body.size
         allowed = self._exchange_seconds + max(size, request.expected) / SLOWEST
         left = self._operation_seconds - self._busy
         if left <= 0:
@@ -324,17 +348,11 @@ class Transport:
             url = target
         raise RegistryError(f"{plain(url)}: too many redirects")
 
-    def _counted(self, body: Body | None) -> bytes | Iterator[bytes] | None:
-        if body is None or isinstance(body, bytes):
+    def _counted(self, body: Body | None) -> bytes | _CountedBody | None:
+        if not isinstance(body, StreamedBody):
             self.traffic.sent += len(body or b"")
             return body
-
-        def pieces() -> Iterator[bytes]:
-            for piece in body():
-                self.traffic.sent += len(piece)
-                yield piece
-
-        return pieces()
+        return _CountedBody(body, self.traffic)
 
     def _read(self, response: requests.Response, method: str, limit: int) -> bytes:
         if method == "HEAD":
