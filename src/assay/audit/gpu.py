@@ -4,7 +4,7 @@ Targets"; compatibility of cubins is within a major version, of Tegra parts with
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -14,7 +14,7 @@ from assay.foundation.versions import parsed
 from assay.wheels.facts import Library
 from assay.wheels.gpu_code import CodeGroup, GpuCode, target_key
 
-__all__ = ["ArchSpread", "Run", "capability_of", "group_runs", "jit", "runs", "spelled", "spread"]
+__all__ = ["ArchSpread", "Run", "capability_of", "group_runs", "jit", "runs", "spelled", "spelled_targets", "spread"]
 
 _TEGRA: Final = frozenset({53, 62, 72, 87, 101, 110})
 _FAMILY: Final[dict[int, frozenset[int]]] = {
@@ -139,8 +139,10 @@ def spread(
 
 def spelled(code: GpuCode) -> tuple[str, ...]:
     """Return the targets of a library as people write them."""
-    ptx = [item.partition("@") for item in sorted(code.ptx, key=target_key)]
-    return (
-        *(f"sm_{target}" for target in code.sass),
-        *(f"compute_{target} (PTX {isa})" for target, _, isa in ptx),
-    )
+    return spelled_targets((*code.sass, *sorted(code.ptx, key=target_key)))
+
+
+def spelled_targets(targets: Sequence[str]) -> tuple[str, ...]:
+    """Return targets (`90a`, and `80@8.7` for PTX) as people write them."""
+    parts = [target.partition("@") for target in targets]
+    return tuple(f"compute_{target} (PTX {isa})" if isa else f"sm_{target}" for target, _, isa in parts)

@@ -15,6 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 from pydantic import AfterValidator
 
+from assay.audit.guards import GuardsFile
 from assay.audit.history import TorchHistory
 from assay.foundation.derived import Deriving
 from assay.foundation.outcome import Outcome
@@ -397,6 +398,7 @@ class Knowledge:
     history: TorchHistory
     companions: CompanionsFile = field(default_factory=lambda: CompanionsFile(version="1", companions=()))
     shared_files: SharedFilesFile = field(default_factory=lambda: SharedFilesFile(version="1", files=()))
+    guards: GuardsFile = field(default_factory=lambda: GuardsFile(version="1", guards=()))
     toolkit: ToolkitFile = field(default_factory=lambda: ToolkitFile(version="1", libraries=(), source="", date=""))
     python: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Python minor -> symbols it exports."""
@@ -405,7 +407,8 @@ class Knowledge:
     def content(self) -> str:
         """Digest of all of it."""
         files = (
-            self.sonames, self.toolkit, self.ptx, self.needs, self.dispatch, self.companions, self.shared_files,
+            self.sonames, self.toolkit, self.ptx, self.needs, self.dispatch, self.guards, self.companions,
+            self.shared_files,
         )  # fmt: skip
         python = {minor: sorted(names) for minor, names in self.python.items()}
         parts = [*(file.model_dump_json() for file in files), self.history.content, json.dumps(python, sort_keys=True)]

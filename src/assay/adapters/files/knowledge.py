@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from assay import resources
+from assay.audit.guards import GuardsFile
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import (
     CompanionsFile,
@@ -53,6 +54,7 @@ def _load(files: tuple[tuple[str, Path], ...]) -> Knowledge:
         ptx=_file(here["ptx_isa.yaml"], PtxFile),
         needs=_file(here["runtime_needs.yaml"], NeedsFile),
         dispatch=_file(here["dispatch.yaml"], DispatchFile),
+        guards=_file(here["guards.yaml"], GuardsFile),
         companions=_file(here["companions.yaml"], CompanionsFile),
         shared_files=_file(here["shared_files.yaml"], SharedFilesFile),
         history=history,
