@@ -74,8 +74,8 @@ def _lack(guard: Guard, wheel: WheelFacts, code: Held) -> str:
 RULE: Final = AuditRule(
     id="G4",
     text="A package's own dispatch admits a GPU for which its library has no code, or refuses one for which it has.",
-    known_by="Guards in the packages' files (`knowledge/guards.yaml`, with file and line) against `.nv_fatbin`. "
-    "A refusal is a note: it may have other reasons.",
+    known_by="Guards in the packages' files (`knowledge/guards.yaml`) against `.nv_fatbin`. A refusal is a note: "
+    "it may have other reasons.",
     severity=Severity.WARNING,
     rests_on=("metadata", "GPU code", "targets", "knowledge"),
     findings=findings,
