@@ -162,6 +162,7 @@ class Doctor:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ASSAY_CACHE", str(tmp_path / "cache"))
     for name in ("matrix.yaml", "images", "probes", "knowledge", "templates"):
         (tmp_path / name).symlink_to(ROOT / name)
     store = FileStore(tmp_path / "build_logs")

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
+from serving_choices import CARD, NOON, option, predicted
 
-from assay.adapters.files.serving import load_server_flags
 from assay.evidence.claims import Claim
-from assay.evidence.record import AnyRecord, AuditRecord, Device, FeatureResult, ProbeRecord, ServeRecord, ServeStatus
-from assay.foundation.outcome import Outcome, Verdict
+from assay.evidence.record import AnyRecord, FeatureResult, ProbeRecord, ServeRecord, ServeStatus
+from assay.foundation.outcome import Outcome
 from assay.serving.choice import Option, choose, kernels_of
-
-ENGINES = load_server_flags(Path(__file__).parents[2] / "knowledge" / "server_flags.yaml").engines
-NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
-CARD = Device(name="RTX 5090", capability="12.0", memory_bytes=32 << 30)
-
-
-def option(cell: str, version: str = "0.33.0", *, cuda: str = "13.0", digest: str | None = None) -> Option:
-    return Option(
-        cell=cell, reference=f"assay/{cell}", engine=ENGINES["vllm"], version=version, digest=digest, cuda=cuda
-    )
-
-
-def predicted(cell: str, **features: str) -> AuditRecord:
-    found = {name.replace("_", "-"): Outcome(word) for name, word in features.items()}
-    return AuditRecord(
-        created=NOON, run="r", cell=cell, subject="wheels", verdict=Verdict.OK, predictions={"sm_120": found}
-    )
 
 
 def served(cell: str, status: ServeStatus) -> ServeRecord:

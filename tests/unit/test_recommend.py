@@ -7,13 +7,16 @@ from pathlib import Path
 
 from publish_tools import NOW, audit, both, candidate, gear, policy, probe, publish
 from registry_tools import put_image
+from serving_choices import option, predicted
 
 from assay.adapters.registry.fake import FakeRegistry
 from assay.adapters.signing.dsse import KeyVerifier
+from assay.evidence.claims import Claim
 from assay.evidence.record import BuildRecord, BuildStatus
 from assay.evidence.reference import Repository
 from assay.foundation.outcome import Outcome
-from assay.pipeline.recommend import from_records, from_registry, rank
+from assay.pipeline.recommend import from_choices, from_records, from_registry, rank
+from assay.serving.choice import choose
 
 DIGEST = "sha256:" + "a" * 64
 RELEASE = Repository(host="r.test", path="team/demo")
@@ -95,3 +98,32 @@ def test_image_without_probes_is_shown_but_never_recommended(tmp_path: Path) -> 
     assert ["measured", "unmeasured"] == [offer.standing for offer in ranked]
     assert [True, False] == [offer.usable for offer in ranked]
     assert ranked[1].levels == ("audited",)
+
+
+def test_cells_that_nobody_measured_are_offered_by_prediction_with_contradictions() -> None:
+    claim = Claim(
+        feature="cuda-graphs",
+        outcome=Outcome.BROKEN,
+        target="sm_120",
+        engine="vllm",
+        source="a thread",
+        date="2026-01-01",
+    )
+    choices, _ = choose(
+        [option("new"), option("unaudited", "0.34.0"), option("old", "0.32.0")],
+        target="sm_120",
+        kernels=(),
+        records=[predicted(name, vllm_engine="works", cuda_graphs="works") for name in ("old", "new")],
+        claims=[claim],
+    )
+
+    offers = rank(
+        [*from_choices(choices, "sm_120", now=NOW), *from_records([probe(DIGEST)], "sm_120")], ["cuda-graphs"]
+    )
+
+    assert [("measured", True), ("predicted", False), ("predicted", False)] == [
+        (one.standing, one.usable) for one in offers
+    ]
+    assert ["new", "old"] == [one.cell for one in offers[1:]]
+    assert Outcome.WORKS is offers[1].features["cuda-graphs"]
+    assert "contradicted: cuda-graphs is broken" in offers[1].note

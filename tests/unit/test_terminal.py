@@ -29,12 +29,13 @@ from terminal_tools import (
 from assay.adapters.files.records import FileStore
 from assay.audit.formats import text
 from assay.audit.grid import Column, Grid, GridCell, GridRow
-from assay.cli import bench, build, console, main, probe, serve_check, verdicts
+from assay.cli import bench, build, console, main, probe, serve_check, status, verdicts
 from assay.foundation.outcome import Outcome
 from assay.foundation.printable import wrapped
 from assay.matrix import loading, plan
 from assay.matrix.lock import LockedCell
 from assay.pages.grid import grid_text
+from assay.ports.services import KeptServer
 
 __all__ = ["project"]
 
@@ -45,7 +46,7 @@ COMMANDS: Final = (
     "plan --excluded",
     "report",
     "recommend --target sm_120",
-    "recommend --target sm_120 --need cuda-graphs,fp8-kv-cache-engine",
+    "recommend --target sm_120 --offline --need cuda-graphs,fp8-kv-cache-engine",
     "facts list --facts facts",
     f"facts show torch=={VERSION} --facts facts",
     "doctor",
@@ -55,6 +56,14 @@ COMMANDS: Final = (
     f"diff {CELL} {OTHER}",
     "audit plain-1.0-py3-none-any.whl --target sm_120 --facts facts --no-record",
 )
+
+
+def show_servers() -> None:
+    server = KeptServer(
+        name="qwen3-32b-awq", container="assay-up-qwen3-32b-awq", image="assay/x:y", running=True, state="Up 3 minutes",
+        labels={"assay.up.port": "8000", "assay.up.model": "Qwen/Qwen3-32B-AWQ"},
+    )  # fmt: skip
+    status._show([(server, "not healthy")], "table")
 
 
 def show_dry_run() -> None:
@@ -94,6 +103,7 @@ PRINTERS: Final[Mapping[str, Callable[[], None]]] = {
     "audit of several cards": show_grid,
     "verify": lambda: verdicts.show_judgement(judged(), against=False),
     "bench": lambda: bench._show([benched(), benched(20)], "table"),
+    "status": show_servers,
     "serve-check": lambda: serve_check._show(served(), "table"),
 }
 
@@ -153,7 +163,14 @@ def test_every_module_that_prints_a_table_is_tested() -> None:
     printing = {
         path.stem for path in (ROOT / "src/assay/cli").glob("*.py") if "console.data_table(" in path.read_text()
     }
-    tested = {command.split()[0] for command in COMMANDS} | {"build", "probe", "bench", "serve_check", "verdicts"}
+    tested = {command.split()[0] for command in COMMANDS} | {
+        "build",
+        "probe",
+        "bench",
+        "serve_check",
+        "status",
+        "verdicts",
+    }
 
     assert set() == printing - tested
 
@@ -188,5 +205,5 @@ def test_recommend_counts_features_and_prints_the_next_command(capsys: pytest.Ca
 
 @pytest.mark.usefixtures("project")
 def test_recommend_without_measurements_names_the_audit(capsys: pytest.CaptureFixture[str]) -> None:
-    assert 3 == main(["recommend", "--target", "sm_90"])
+    assert 3 == main(["recommend", "--target", "sm_90", "--offline"])
     assert "assay audit NAME==VERSION --target sm_90" in capsys.readouterr().err

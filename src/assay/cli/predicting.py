@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay import resources
 from assay.cli import console
 from assay.errors import AssayError, ConfigError
+from assay.foundation.platforms import Platform
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
     from assay.evidence.claims import Claim
     from assay.evidence.record import AnyRecord, AuditRecord
     from assay.matrix.cell import Cell
+    from assay.matrix.model import Matrix
     from assay.matrix.plan import Plan
+    from assay.ports.engine import Engine
+    from assay.serving.choice import Option
 
-__all__ = ["all_claims", "predictions"]
+__all__ = ["all_claims", "options_of", "platforms_for", "predictions"]
 
 
 def predictions(
@@ -61,6 +66,58 @@ def predictions(
             continue
         if report is not None:
             found.append(record_of(report, run=FRESH, cell=cell, image_digest=None))
+    return found
+
+
+def platforms_for(matrix: Matrix, target: str, *, here: bool = False) -> frozenset[Platform]:
+    """Return the platforms of images for a GPU: this machine's if such a GPU is or could be in it, else the GPU's."""
+    from assay.cli.targets import platforms_of
+
+    mine = Platform.of(platform.machine())
+    found = matrix.targets.get(target)
+    known = frozenset((found and (found.platforms or platforms_of(found.compute_capability))) or (mine,))
+    return frozenset({mine}) if here or mine in known else known
+
+
+def options_of(
+    cells: Iterable[Cell],
+    records: Sequence[AnyRecord],
+    root: Path,
+    *,
+    here: Container[str] = (),
+    engine: Engine | None = None,
+) -> list[Option]:
+    """Return cells that have a server as images to choose from.
+
+    Args:
+        here: references that the engine holds.
+        engine: tells the digests of those; without it the newest recorded digest counts.
+    """
+    from assay.adapters.files.serving import load_server_flags
+    from assay.serving.choice import Option
+
+    engines = load_server_flags(resources.find("knowledge", "server_flags.yaml", root)).engines
+    found: list[Option] = []
+    for cell in cells:
+        if cell.engine not in engines:
+            continue
+        version = cell.point.get(cell.engine)
+        mine = cell.local_reference in here
+        image = engine.image(cell.local_reference) if mine and engine is not None else None
+        measured = [one for one in records if one.cell == cell.id and one.image_digest is not None]
+        newest = max(measured, key=lambda one: one.created).image_digest if measured else None
+        found.append(
+            Option(
+                cell=cell.id,
+                image=cell.image,
+                reference=cell.local_reference,
+                engine=engines[cell.engine],
+                version=(version.version if version else None) or "",
+                digest=image.digest if image is not None else newest,
+                cuda=cell.value("cuda") or "",
+                where="here" if mine else "to be built",
+            )
+        )
     return found
 
 

@@ -52,6 +52,7 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
     help="Repository (localhost:5000/assay/server) or whole registry (localhost:5000) to search, "
     "in addition to local records.",
 )
+@click.option("--offline", is_flag=True, help="Read nothing from a package index: predict only from known wheels.")
 @click.option("--published", is_flag=True, help="Also search the release repositories in this project's policy.")
 @keys_option
 @identity_options
@@ -63,6 +64,7 @@ def command(
     needs: tuple[str, ...],
     have: tuple[str, ...],
     *,
+    offline: bool,
     published: bool,
     keys: tuple[Path, ...],
     identity: str | None,
@@ -72,6 +74,9 @@ def command(
     form: str,
 ) -> int:
     """Recommend an image for a GPU, from local records and from evidence in registries.
+
+    If none was measured to have every needed feature, cells of the project (else of the example project) follow with
+    what the audit predicts of them.
 
     Exit code 0: an image was measured to have every needed feature. 3: none was; the closest ones are shown.
     """
@@ -95,6 +100,8 @@ def command(
             if name in have:
                 raise
             console.warn(f"{name}: {error.message}")
+    if not any(offer.usable and not offer.lacks(wanted) for offer in offers):
+        offers += _predicted(project, target, {offer.cell for offer in offers}, offline=offline)
     ranked = rank(offers, wanted)
     good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
@@ -105,6 +112,32 @@ def command(
     else:
         _show(ranked, good, wanted, target)
     return 0 if good else 3
+
+
+def _predicted(project: Path | None, target: str, known: Collection[str], *, offline: bool) -> list[Offer]:
+    """Return offers of cells that nobody measured there, by what the audit predicts."""
+    from assay.adapters.files.kept_records import intact_records
+    from assay.cli.common import load_or_example
+    from assay.cli.predicting import all_claims, options_of, platforms_for, predictions
+    from assay.evidence.record import now
+    from assay.pipeline.recommend import from_choices
+    from assay.serving.choice import choose
+
+    files, plan = load_or_example(project)
+    platforms = platforms_for(plan.project.matrix, target)
+    cells = [
+        cell for cell in plan.cells if cell.kind == "build" and cell.id not in known and cell.platform in platforms
+    ]
+    records = intact_records(files.root)
+    audits = predictions(files, plan, cells, target, records, offline=offline)
+    choices, _ = choose(
+        options_of(cells, records, files.root),
+        target=target,
+        kernels=(),
+        records=[*records, *audits],
+        claims=all_claims(files.root),
+    )
+    return from_choices(choices, target, now=now())
 
 
 def _repositories(have: Sequence[str], own: tuple[Policy, Path] | None, client: Registry) -> list[str]:
@@ -144,7 +177,7 @@ def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
 
 def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> None:
     if not ranked:
-        console.say(f"there are no measurements on {beside(target)}; nothing can be recommended")
+        console.say(f"there are no measurements on {beside(target)}, and no cell could be predicted")
         console.say(f"  try: assay audit NAME==VERSION --target {target}, which predicts each feature from the wheels,")
         console.say("       --have REGISTRY/REPOSITORY, or assay probe on such a card")
         return
@@ -158,8 +191,8 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
             *(str(offer.features.get(need, "not_run")) for need in needs),
             f"{sum(outcome is Outcome.WORKS for outcome in offer.features.values())} of {len(known)}",
             offer.standing,
-            offer.device,
-            f"{offer.measured:%Y-%m-%d}",
+            offer.device if offer.standing != "predicted" else "",
+            f"{offer.measured:%Y-%m-%d}" if offer.standing != "predicted" else "",
             offer.note,
             _failing(offer, known),
         )
@@ -172,8 +205,18 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
         return
     what = f"to have all of {', '.join(needs)} " if needs else ""
     console.say(f"no image was measured {what}on {beside(target)}")
+    best = next((offer for offer in ranked if offer.standing == "predicted" and not _against(offer, needs)), None)
+    if best is not None:
+        console.say("nothing of this was measured there; the best by prediction:")
+        console.data(f"assay up MODEL --image {best.cell} --target {target}")
+        console.say(f"to prove it: assay build {best.cell}; assay probe {best.cell}")
     if any(offer.standing == "environment" and not offer.lacks(needs) for offer in ranked):
         console.say("  an environment was, outside of any image: there is nothing to pull")
+
+
+def _against(offer: Offer, needs: Sequence[str]) -> bool:
+    """Return whether a needed feature is known not to work."""
+    return any(offer.features.get(need, Outcome.WORKS) is not Outcome.WORKS for need in needs)
 
 
 def _failing(offer: Offer, known: Collection[str]) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from assay.cli import console
 from assay.cli.common import format_option
+
+if TYPE_CHECKING:
+    from assay.ports.services import KeptServer
 
 __all__ = ["command"]
 
@@ -20,11 +26,20 @@ def command(form: str) -> int:
     from assay.cli.serving import api_client, services
 
     client = api_client()
-    rows = []
+    found: list[tuple[KeptServer, str]] = []
     for server in services().servers():
         reply = client.call("GET", server.base + server.labels.get("assay.up.health", "/health"), timeout=5)
         health = "healthy" if server.running and reply.status == 200 else "not healthy" if server.running else "stopped"
-        rows.append((server.name, health, server.state, f"{server.base}/v1", server.labels.get("assay.up.model", "")))
+        found.append((server, health))
+    _show(found, form)
+    return 0 if all(health == "healthy" for _, health in found) else 1
+
+
+def _show(found: Sequence[tuple[KeptServer, str]], form: str) -> None:
+    rows = [
+        (server.name, health, server.state, f"{server.base}/v1", server.labels.get("assay.up.model", ""))
+        for server, health in found
+    ]
     if form == "json":
         names = ("name", "health", "state", "address", "model")
         console.json_data({"version": 1, "servers": [dict(zip(names, row, strict=True)) for row in rows]})
@@ -32,4 +47,3 @@ def command(form: str) -> int:
         console.data_table(("server", "health", "container", "address", "model"), rows)
     else:
         console.say("no server is up; `assay up MODEL` starts one")
-    return 0 if all(row[1] == "healthy" for row in rows) else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from assay import resources
 from assay.cli.common import load_or_example
 from assay.cli.targets import beside
 from assay.errors import EngineError, NothingSelected, UsageError
-from assay.foundation.platforms import Platform
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
@@ -150,26 +148,18 @@ class Planner:
             here=mine is not None,
         )
 
-    def _platforms(self, card: ThisCard) -> frozenset[Platform]:
-        """Return the platforms of images that can run: this machine's, or those of machines with the GPU."""
-        from assay.cli.targets import platforms_of
-
-        mine = Platform.of(platform.machine())
-        target = self.plan.project.matrix.targets[card.target]
-        known = frozenset(target.platforms or platforms_of(target.compute_capability) or (mine,))
-        return frozenset({mine}) if card.here or mine in known else known
-
     def _options(self, card: ThisCard) -> tuple[list[Option], dict[str, Cell]]:
         """Return the images that could be taken: the one that was named, or all cells with a server and a lock."""
+        from assay.cli.predicting import platforms_for
         from assay.cli.serving import resolve_place
 
         if named := self.given["image"]:
             place = resolve_place(named, self.given["engine"], self.files.root if not self.files.example else None)
             cells = [cell for cell in self.plan.cells if cell.id == place.cell]
             if cells:
-                return [self._option(cells[0])], {cells[0].id: cells[0]}
+                return self._of_cells(cells, self._here([cells[0].local_reference]))
             return [self._foreign(place.reference, place.engine)], {}
-        platforms = self._platforms(card)
+        platforms = platforms_for(self.plan.project.matrix, card.target, here=card.here)
         cells = [
             cell
             for cell in self.plan.cells
@@ -185,7 +175,7 @@ class Planner:
                 "no cell with a server has a lock or an image here",
                 hint="assay lock, or name an image: --image REFERENCE",
             )
-        return [self._option(cell, here=cell.local_reference in there) for cell in usable], {c.id: c for c in usable}
+        return self._of_cells(usable, there)
 
     def _here(self, references: Sequence[str]) -> set[str]:
         try:
@@ -193,22 +183,11 @@ class Planner:
         except EngineError:
             return set()
 
-    def _option(self, cell: Cell, *, here: bool | None = None) -> Option:
-        from assay.serving.choice import Option
+    def _of_cells(self, cells: Sequence[Cell], there: set[str]) -> tuple[list[Option], dict[str, Cell]]:
+        from assay.cli.predicting import options_of
 
-        here = cell.local_reference in self._here([cell.local_reference]) if here is None else here
-        version = cell.point.get(cell.engine)
-        digest = self._digest(cell.local_reference) if here else self._recorded(cell.id)
-        return Option(
-            cell=cell.id,
-            image=cell.image,
-            reference=cell.local_reference,
-            engine=self.knowledge.engines[cell.engine],
-            version=(version.version if version else None) or "",
-            digest=digest,
-            cuda=cell.value("cuda") or "",
-            where="here" if here else "to be built",
-        )
+        options = options_of(cells, self.records, self.files.root, here=there, engine=self.engine)
+        return options, {cell.id: cell for cell in cells}
 
     def _foreign(self, reference: str, engine: str) -> Option:
         from assay.serving.choice import Option
@@ -227,10 +206,6 @@ class Planner:
     def _digest(self, reference: str) -> str | None:
         image = self.engine.image(reference)
         return image.digest if image else None
-
-    def _recorded(self, cell: str) -> str | None:
-        mine = [one for one in self.records if one.cell == cell and one.image_digest is not None]
-        return max(mine, key=lambda one: one.created).image_digest if mine else None
 
     def _predictions(self, cells: Sequence[Cell], card: ThisCard) -> Sequence[AnyRecord]:
         from assay.cli.predicting import predictions

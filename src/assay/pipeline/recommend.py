@@ -18,12 +18,13 @@ from assay.matrix.policy import alias_of
 from assay.pipeline.collect import collect
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
+from assay.serving.choice import SERVES, Choice
 
-__all__ = ["Offer", "from_records", "from_registry", "rank"]
+__all__ = ["Offer", "from_choices", "from_records", "from_registry", "rank"]
 
 TAGS: Final = 500
 """Tags of a repository that are looked at."""
-Standing = Literal["attested", "recorded", "measured", "environment", "unmeasured", "refused"]
+Standing = Literal["attested", "recorded", "measured", "environment", "predicted", "unmeasured", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +42,18 @@ class Offer:
     features: Mapping[str, Outcome]
     standing: Standing
     """`attested`: published, evidence signed by a known key; `recorded`: published, not signed; `measured`: by a record
-    at hand only; `environment`: measured outside of any image, so there is nothing to pull; `unmeasured`: published on
-    an audit, nothing ran; `refused`: published, but its evidence does not hold any more."""
+    at hand only; `environment`: measured outside of any image, so there is nothing to pull; `predicted`: a cell whose
+    wheels were audited, nothing ran; `unmeasured`: published on an audit, nothing ran; `refused`: published, but its
+    evidence does not hold any more."""
     levels: tuple[str, ...] = ()
     note: str = ""
+    place: int = 0
+    """Its place among equals."""
 
     @property
     def usable(self) -> bool:
         """Whether it is a measured image without a reason against it."""
-        return self.standing not in ("environment", "unmeasured", "refused")
+        return self.standing not in ("environment", "predicted", "unmeasured", "refused")
 
     def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
         """Return the needs that were not measured to work."""
@@ -107,6 +111,37 @@ def _summary(records: Sequence[ProbeRecord] | Sequence[AuditRecord]) -> _Summary
         measured=ordered[-1].created,
         features=features,
     )
+
+
+def from_choices(choices: Iterable[Choice], target: str, *, now: datetime) -> list[Offer]:
+    """Return an offer for each cell of which something is predicted on a target, or measured on the same versions.
+
+    Contradictions between what counts and weaker evidence are in the notes.
+    """
+    offers = []
+    for place, choice in enumerate(choices):
+        known = {name: one for name, one in choice.standings.items() if one.basis != "nothing" and name != SERVES}
+        if not any(one.basis in ("audit", "record of these versions") for one in known.values()):
+            continue
+        against = [
+            f"{name} is {other.outcome} by {other.source}" for name, one in known.items() for other in one.against[:1]
+        ]
+        offers.append(
+            Offer(
+                reference=choice.option.cell,
+                tags=(),
+                digest=choice.option.digest,
+                cell=choice.option.cell,
+                target=target,
+                device="nothing ran",
+                measured=now,
+                features={name: one.outcome for name, one in known.items()},
+                standing="predicted",
+                note=f"contradicted: {'; '.join(against[:2])}" if against else "",
+                place=place,
+            )
+        )
+    return offers
 
 
 def from_registry(
@@ -194,8 +229,9 @@ _WORTH: Mapping[Standing, int] = {
     "recorded": 1,
     "measured": 2,
     "environment": 3,
-    "unmeasured": 4,
-    "refused": 5,
+    "predicted": 4,
+    "unmeasured": 5,
+    "refused": 6,
 }
 
 
@@ -212,6 +248,7 @@ def rank(offers: Sequence[Offer], needs: Sequence[str]) -> list[Offer]:
             len(offer.lacks(needs)),
             _WORTH[offer.standing],
             -offer.measured.timestamp(),
+            offer.place,
             offer.reference,
         ),
     )
