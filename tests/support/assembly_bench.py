@@ -54,7 +54,7 @@ class Bases:
         self.compilers = 0
         self.root: str | None = "/nowhere"
 
-    def known(self, reference: str, packages: Sequence[str]) -> AssemblyBase | None:
+    def known(self, reference: str, packages: Sequence[str], *, told: bool = False) -> AssemblyBase | None:
         return self.open(reference, packages, print)
 
     def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:

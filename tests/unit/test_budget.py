@@ -442,7 +442,7 @@ PLACES = (
 BOUNDED = {
     "assay.adapters.index.simple:WebWheels.open": "opens, reads nothing",
     "assay.wheels.catalogue:load_base": "at most 1 MB of JSON",
-    "assay.wheels.catalogue:load_catalogue": "at most 32 MB of JSON, of half a million values",
+    "assay.wheels.catalogue:load_catalogue": "unpacks to at most 32 MB of JSON, of half a million values",
     "assay.wheels.catalogue:load_entry": "at most 1 MB of JSON",
     "assay.wheels.layer:file_entry": "bytes that assay has in memory already",
     "assay.wheels.archive:find_directory": "the last bytes of a file, once",

@@ -96,6 +96,22 @@ def test_skipped_cells_of_the_last_run_are_reported(cells: Sequence[Cell]) -> No
     assert tests[0].find("failure") is None
 
 
+def test_another_machines_probe_counts_where_the_digest_is_this_machines(cells: Sequence[Cell]) -> None:
+    theirs = probed(cells[0], cuda_graphs=Outcome.WORKS)
+    cached = built(cells[0], BuildStatus.CACHED, minute=5, image_digest=None)
+    other = "sha256:" + "2" * 64
+
+    def words(records: Sequence[AnyRecord], digests: dict[str, str]) -> str:
+        made = report.make(cells[:1], records, elsewhere=[theirs], digests=digests)
+        return report.text_rows(made)[0][5]
+
+    assert words([], {}) == "not probed"
+    assert words([], {cells[0].id: DIGEST}) == "sm_90: 1/1 work"
+    assert words([], {cells[0].id: other}) == "not probed"
+    assert words([built(cells[0]), cached], {}) == "sm_90: 1/1 work"
+    assert words([built(cells[0], image_digest=other)], {cells[0].id: DIGEST}) == "not probed"
+
+
 def test_an_aborted_build_does_not_hide_the_one_before(cells: Sequence[Cell]) -> None:
     row = report.make(cells, [built(cells[0]), built(cells[0], BuildStatus.ABORTED, minute=1)]).rows[0]
 

@@ -145,15 +145,16 @@ def import_facts(files: Sequence[Path], facts: Path | None) -> int:
 @insecure_option
 @facts_option
 def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
-    """Push facts to a registry: all complete ones, or of the named wheels."""
+    """Push facts to a registry: all complete ones, or of the named wheels; and the catalogue of layers."""
     from assay.adapters.files.facts_cache import FactsCache
     from assay.adapters.registry.client import connect
+    from assay.cli.composition import layer_store
     from assay.evidence.reference import Reference
     from assay.pipeline.share_facts import push_facts
 
     cache = FactsCache(facts)
     chosen = _chosen(cache, wheels or [row[2] for row in cache.listed()])
-    done = push_facts(connect(insecure=insecure), Reference.parse(reference), chosen)
+    done = push_facts(connect(insecure=insecure), Reference.parse(reference), chosen, layer_store())
     console.say(f"{len(done.moved)} wheels put at {reference}, {done.known} were there: {done.digest}")
     return 0
 
@@ -164,16 +165,18 @@ def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
 @insecure_option
 @facts_option
 def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
-    """Pull missing facts from a registry: all, or of the named wheels.
+    """Pull missing facts from a registry: all, or of the named wheels; and the catalogue of layers.
 
-    Audits trust these facts: pull only from a registry whose writers you trust.
+    Audits trust these facts: pull only from a registry whose writers you trust. The catalogue tells `assay build
+    --dry-run` and `assay report` which digest an image will have; no image is made of what it says.
     """
     from packaging.utils import canonicalize_name
 
     from assay.adapters.files.facts_cache import FactsCache
     from assay.adapters.registry.client import connect
+    from assay.cli.composition import layer_store
     from assay.evidence.reference import Reference
-    from assay.pipeline.share_facts import pull_facts
+    from assay.pipeline.share_facts import pull_catalogue, pull_facts
 
     asked = [(canonicalize_name(name), version) for name, _, version in (word.partition("==") for word in wheels)]
 
@@ -183,8 +186,14 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
             for name, version in asked
         )
 
-    done = pull_facts(connect(insecure=insecure), Reference.parse(reference), FactsCache(facts), wanted=wanted)
-    console.say(f"{len(done.moved)} wheels from {reference}, {done.known} were known")
+    registry, place = connect(insecure=insecure), Reference.parse(reference)
+    done = pull_facts(registry, place, FactsCache(facts), wanted=wanted)
+    new, other = pull_catalogue(registry, place, layer_store())
+    console.say(f"{len(done.moved)} wheels from {reference}, {done.known} were known; {new} layers are new")
+    if other:
+        console.warn(
+            f"{other} layers were made with other bytes here: `assay verify --rebuild` tells which image differs"
+        )
     for name in done.moved:
         console.say(f"  {name}")
     return 0

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from assay.cli import console
-from assay.cli.common import format_option, project_option
+from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.cli.verdicts import show
@@ -30,6 +30,12 @@ SECONDS: Final = 300.0
     metavar="REPOSITORY",
     help="Original repository, if REFERENCE is a copy.",
 )
+@click.option(
+    "--rebuild",
+    "again",
+    is_flag=True,
+    help="Only check whether the image is what its lock says: assemble it again here and compare digests.",
+)
 @keys_option
 @identity_options
 @insecure_option
@@ -43,6 +49,7 @@ def command(
     *,
     judge_by_own: bool,
     published_as: str | None,
+    again: bool,
     keys: tuple[Path, ...],
     identity: str | None,
     issuer: str | None,
@@ -55,6 +62,9 @@ def command(
     The policy is the publisher's, or with --own-policy your own. Prints the outcome of each feature and the command
     that pulls the image by digest.
 
+    With --rebuild the question is another one: whether the image has exactly the bytes that the lock of its cell in
+    this checkout gives. Layers that this machine did not make yet are made; what others say of layers does not count.
+
     Exit code 0: verified. 6: not verified; the reasons are shown. 5: the registry failed.
     """
     from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
@@ -63,6 +73,8 @@ def command(
     from assay.evidence.reference import Reference, Repository
     from assay.pipeline.verify import document, verify
 
+    if again:
+        return _rebuild(reference, project, insecure, form)
     own = own_policy(project) if judge_by_own or project else None
     if own and suite is None:
         # By one's own policy, the probes of one's own checkout are what counts as current.
@@ -85,3 +97,50 @@ def command(
     else:
         show(seen)
     return 0 if seen.ok else 6
+
+
+def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], form: str) -> int:
+    from dataclasses import replace
+
+    from assay.adapters.registry.client import connect
+    from assay.cli.composition import assembler_of, engine, layer_store
+    from assay.evidence.reference import Reference
+    from assay.matrix import render
+    from assay.matrix.lock import LockedCell
+    from assay.pipeline.cell_files import locked_cells
+    from assay.pipeline.rebuild import rebuild
+
+    files, plan = load(project)
+    matrix, templates = plan.project.matrix, files.templates()
+
+    def locked(cell: str) -> LockedCell | None:
+        found = [one for one in plan.cells if one.id == cell]
+        return next(iter(locked_cells(files, found)), None)
+
+    def rendered(item: LockedCell) -> str:
+        assert item.lock is not None
+        base = matrix.bases[item.cell.base]
+        return render.dockerfile(item.cell, item.lock, base, indexes=matrix.indexes, templates=templates)
+
+    assembler = replace(assembler_of(matrix, layer_store(), engine()), say=console.say)
+    seen = rebuild(
+        Reference.parse(reference),
+        connect(insecure=insecure, seconds=SECONDS),
+        locked,
+        rendered,
+        assembler.assemble,
+    )
+    if form == "json":
+        console.json_data(seen.document())
+    elif seen.same:
+        console.say(f"{reference} is exactly what the lock of {seen.cell} says: {seen.published}")
+    else:
+        console.say(f"{reference} is not what the lock of {seen.cell} says")
+        console.say(f"  published: {seen.published}")
+        console.say(f"  from the lock: {seen.rebuilt}")
+        if seen.differing:
+            rows = [[made_by, one[7:19], other[7:19]] for made_by, one, other in seen.differing]
+            console.data_table(("layer", "published", "from the lock"), rows)
+        else:
+            console.say("  all layers are the same; the configuration differs")
+    return 0 if seen.same else 6

@@ -98,13 +98,21 @@ def _word(status: BuildStatus) -> str:
 
 
 def make(
-    cells: Sequence[Cell], records: Iterable[AnyRecord], *, excluded: int = 0, last: RunSummary | None = None
+    cells: Sequence[Cell],
+    records: Iterable[AnyRecord],
+    *,
+    elsewhere: Iterable[AnyRecord] = (),
+    digests: Mapping[str, str] | None = None,
+    excluded: int = 0,
+    last: RunSummary | None = None,
 ) -> Report:
     """Put records to cells; the newest of a kind counts, an aborted build never replaces one that ended.
 
     Args:
         cells: those that are shown.
         records: of any cells.
+        elsewhere: records of other machines; a probe counts where its image has the digest of this machine's.
+        digests: cell id -> the digest that its lock gives, where that is known and the cell was not built here.
         excluded: how many cells the plan leaves out.
         last: how the last run of builds ended.
     """
@@ -122,11 +130,17 @@ def make(
                 probes.setdefault(record.cell, []).append(record)
             case _:
                 pass
+    others: dict[str, list[ProbeRecord]] = {}
+    for record in sorted(elsewhere, key=lambda item: item.created):
+        if isinstance(record, ProbeRecord) and record.image_digest is not None:
+            others.setdefault(record.image_digest, []).append(record)
     rows: list[Row] = []
     for cell in cells:
         history = builds.get(cell.id, [])
         build = history[-1] if history else None
         current: dict[str, ProbeRecord] = {}
+        for probe in others.get(_digest(history) or (digests or {}).get(cell.id, ""), []):
+            current |= {device.target: probe for device in probe.devices[:1]}
         for probe in probes.get(cell.id, []):
             if build is None or build.image_digest is None or probe.image_digest == build.image_digest:
                 current |= {device.target: probe for device in probe.devices[:1]}
@@ -142,6 +156,12 @@ def make(
             )
         )
     return Report(rows=tuple(rows), excluded=excluded, last=last)
+
+
+def _digest(history: Sequence[BuildRecord]) -> str | None:
+    """Return the digest of the newest build; where its image was there already, an earlier record has it."""
+    key = history[-1].content_key if history else None
+    return next((one.image_digest for one in reversed(history) if one.image_digest and one.content_key == key), None)
 
 
 def size_text(count: int) -> str:

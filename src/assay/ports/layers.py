@@ -12,7 +12,7 @@ from assay.evidence.oci import Manifest
 from assay.evidence.reference import Repository
 from assay.matrix.image_steps import PinnedWheel
 from assay.wheels.archive import Member
-from assay.wheels.catalogue import CatalogueEntry
+from assay.wheels.catalogue import BaseEntry, CatalogueEntry
 from assay.wheels.install import Packed
 from assay.wheels.layer import LayerBytes
 
@@ -24,6 +24,7 @@ __all__ = [
     "AssemblyBase",
     "AssemblyBases",
     "BytecodeCompiler",
+    "LayerCatalogue",
     "LayerStore",
     "OpenWheel",
     "StoredLayer",
@@ -102,8 +103,13 @@ class AssemblyBase:
 class AssemblyBases(Protocol):
     """Makes or finds bases without an engine."""
 
-    def known(self, reference: str, packages: Sequence[str]) -> AssemblyBase | None:
-        """Return a base that was made before, here or where the catalogue comes from; its bytes may be missing.
+    def known(self, reference: str, packages: Sequence[str], *, told: bool = False) -> AssemblyBase | None:
+        """Return a base that was made here before; its bytes may be gone.
+
+        Args:
+            reference: names it.
+            packages: on top.
+            told: what another machine says that it made counts, too.
 
         Raises:
             NotAssembled: the base is one that only a build can put packages on.
@@ -124,12 +130,39 @@ class AssemblyBases(Protocol):
         ...
 
 
-class LayerStore(Protocol):
-    """Layers by digest, and a catalogue of which key has which layer."""
+class LayerCatalogue(Protocol):
+    """What was made here of wheels and recipes, and what other machines say that they made.
+
+    What others say tells which digest to expect. It never stands in for a layer that is made or sent from here.
+    """
 
     def described(self, key: str) -> CatalogueEntry | None:
-        """Return what the catalogue has of a key; the bytes may be missing."""
+        """Return the layer that this machine made of a key; its bytes may be gone."""
         ...
+
+    def told(self, key: str) -> CatalogueEntry | None:
+        """Return the layer that another machine made of a key, as it says."""
+        ...
+
+    def entries(self) -> Iterator[CatalogueEntry]:
+        """Yield what was made here, in the order of the keys."""
+        ...
+
+    def bases(self) -> Iterator[BaseEntry]:
+        """Yield the bases that were made here, in the order of the keys."""
+        ...
+
+    def hear(self, entry: CatalogueEntry) -> bool:
+        """Take what another machine says of a layer; False where that is known."""
+        ...
+
+    def hear_base(self, base: BaseEntry) -> bool:
+        """Take what another machine says of a base; False where that is known."""
+        ...
+
+
+class LayerStore(LayerCatalogue, Protocol):
+    """Layers by digest, and the catalogue of them."""
 
     def has(self, digest: str, size: int) -> bool:
         """Return whether all bytes of a layer are here."""

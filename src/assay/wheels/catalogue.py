@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, cast
 
 from pydantic import Field, ValidationError
+from zlib_ng import zlib_ng
 
 from assay.errors import WheelError
 from assay.foundation.digest import canonical_json
@@ -116,22 +118,30 @@ def load_base(data: bytes) -> BaseEntry:
 
 
 def dump_catalogue(layers: Iterable[CatalogueEntry], bases: Iterable[BaseEntry]) -> bytes:
-    """Return the bytes a catalogue is shared as: the same for the same entries."""
-    return canonical_json(
+    """Return the bytes a catalogue is shared as: gzipped JSON, the same for the same entries."""
+    text = canonical_json(
         {
             "version": 1,
             "layers": [one.model_dump() for one in sorted(layers, key=attrgetter("key"))],
             "bases": [one.model_dump() for one in sorted(bases, key=attrgetter("key"))],
         }
     )
+    return gzip.compress(text, compresslevel=6, mtime=0)
 
 
-def load_catalogue(data: bytes) -> tuple[list[CatalogueEntry], list[BaseEntry]]:
+def load_catalogue(packed: bytes) -> tuple[list[CatalogueEntry], list[BaseEntry]]:
     """Read a shared catalogue: its layers and its bases.
 
     Raises:
         WheelError: it is none.
     """
+    unpacker = zlib_ng.decompressobj(31)
+    try:
+        data = unpacker.decompress(packed, MOST)
+    except cast("type[Exception]", zlib_ng.error) as error:
+        raise WheelError(f"a catalogue of layers cannot be unpacked: {error}") from error
+    if not unpacker.eof:
+        raise WheelError(f"a catalogue of layers does not unpack to less than {MOST} bytes")
     said = _json(data, MOST)
     if not isinstance(said, dict) or said.get("version") != 1:
         raise WheelError("it is no catalogue of layers that this assay can read", hint="upgrade assay")

@@ -15,15 +15,14 @@ from typing import IO, Any, Final
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS, DebootstrapBases
 from assay.adapters.files.locks import locked
-from assay.adapters.files.records import write_whole
 from assay.adapters.layers.bytecode import Compilers
 from assay.adapters.layers.store import FolderStore
-from assay.errors import Problem, StoreError, ToolError, WheelError
+from assay.errors import Problem, StoreError, ToolError
 from assay.matrix.image_steps import NotAssembled
 from assay.matrix.model import Base, BootstrapBase
 from assay.matrix.render import base_reference
 from assay.ports.layers import ACCOUNT_FILES, AssemblyBase, StoredLayer
-from assay.wheels.catalogue import BaseEntry, BaseLayer, dump_base, load_base
+from assay.wheels.catalogue import BaseEntry, BaseLayer
 from assay.wheels.layer import LayerBytes
 
 __all__ = ["BootstrappedBases"]
@@ -48,17 +47,15 @@ class BootstrappedBases:
         self._store = store
         self._maker = maker
 
-    def known(self, reference: str, packages: Sequence[str]) -> AssemblyBase | None:
+    def known(self, reference: str, packages: Sequence[str], *, told: bool = False) -> AssemblyBase | None:
         """Return a base that was made before; see the port."""
         _, key = self._wanted(reference, packages)
         folder = self._folder(key)
-        if not (folder / _DONE).is_file():
-            return self._described(folder, root=None)
-        base = self._described(folder, root=folder / "root")
-        if base is None:
+        there = (folder / _DONE).is_file()
+        if there and self._store.base(folder.name) is None:
             self._describe(folder)
-            base = self._described(folder, root=folder / "root")
-        return base
+        entry = self._store.base(folder.name, told=told)
+        return None if entry is None else _base(entry, str(folder / "root") if there else None)
 
     def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
         """Return a base with some packages of its distribution on top; see the port."""
@@ -71,7 +68,6 @@ class BootstrappedBases:
                     for left in (folder, *folder.parent.glob(f"{_NEW}*")):
                         shutil.rmtree(left, ignore_errors=True)
                     self._bootstrap(wanted, key, folder, say)
-                    # What another machine made of this recipe is no longer of interest: this one has its own.
                     self._describe(folder)
                     found = self.known(reference, packages)
         assert found is not None
@@ -137,27 +133,7 @@ class BootstrappedBases:
             for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True)
         )
         python = str(json.loads(config["config"]["Labels"][LABEL_FACTS])["python"])
-        made = BaseEntry(key=folder.name, layers=layers, config=config, python=python, files=files)
-        write_whole(folder.with_suffix(".json"), dump_base(made))
-
-    def _described(self, folder: Path, root: Path | None) -> AssemblyBase | None:
-        try:
-            entry = load_base(folder.with_suffix(".json").read_bytes())
-        except (OSError, WheelError):
-            return None
-        return AssemblyBase(
-            layers=tuple(
-                StoredLayer(
-                    media_type=one.media_type,
-                    layer=LayerBytes(digest=one.digest, diff_id=one.diff_id, size=one.size, unpacked=0),
-                )
-                for one in entry.layers
-            ),
-            config=entry.config,
-            python=entry.python,
-            files={name: text.encode() for name, text in entry.files.items()},
-            root=None if root is None else str(root),
-        )
+        self._store.learn_base(BaseEntry(key=folder.name, layers=layers, config=config, python=python, files=files))
 
     @contextmanager
     def compiler(self, base: AssemblyBase) -> Iterator[Compilers]:
@@ -176,6 +152,18 @@ class BootstrappedBases:
         command = [str(loader), "--library-path", libraries, f"{root}/usr/bin/python{minor}"]
         with Compilers(command, count=os.cpu_count() or 1, environment={"PYTHONHOME": f"{root}/usr"}) as compilers:
             yield compilers
+
+
+def _base(entry: BaseEntry, root: str | None) -> AssemblyBase:
+    layers = (
+        StoredLayer(
+            media_type=one.media_type,
+            layer=LayerBytes(digest=one.digest, diff_id=one.diff_id, size=one.size, unpacked=0),
+        )
+        for one in entry.layers
+    )
+    files = {name: text.encode() for name, text in entry.files.items()}
+    return AssemblyBase(layers=tuple(layers), config=entry.config, python=entry.python, files=files, root=root)
 
 
 def _blob(digest: str) -> str:

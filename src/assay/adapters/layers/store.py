@@ -20,7 +20,15 @@ from assay.evidence.oci import MANIFEST, Manifest
 from assay.evidence.reference import Repository
 from assay.foundation.digest import DIGEST, sha256_of
 from assay.matrix.image_steps import PinnedWheel
-from assay.wheels.catalogue import CatalogueEntry, CatalogueWheel, dump_entry, load_entry
+from assay.wheels.catalogue import (
+    BaseEntry,
+    CatalogueEntry,
+    CatalogueWheel,
+    dump_base,
+    dump_entry,
+    load_base,
+    load_entry,
+)
 from assay.wheels.layer import LayerBytes
 
 __all__ = ["FolderStore", "default_folder"]
@@ -44,8 +52,10 @@ class FolderStore:
         self._catalogue = folder / "catalogue"
         self._images = folder / "images"
         self._pushed = folder / "pushed"
+        self._told = folder / "told"
+        self._bases = folder / "bases"
         try:
-            for place in (self._blobs, self._catalogue, self._images, self._pushed):
+            for place in (self._blobs, self._catalogue, self._images, self._pushed, self._told, self._bases):
                 place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
@@ -69,6 +79,46 @@ class FolderStore:
             return load_entry(self._entry(key).read_bytes(), key)
         except (OSError, WheelError):
             return None
+
+    def told(self, key: str) -> CatalogueEntry | None:
+        """Return what other machines say of a key; see the port."""
+        try:
+            return load_entry((self._told / self._entry(key).name).read_bytes(), key)
+        except (OSError, WheelError):
+            return None
+
+    def hear(self, entry: CatalogueEntry) -> bool:
+        """Take what another machine says of a layer; see the port."""
+        if self.described(entry.key) is not None or self.told(entry.key) == entry:
+            return False
+        write_whole(self._told / self._entry(entry.key).name, dump_entry(entry))
+        return True
+
+    def base(self, key: str, *, told: bool = False) -> BaseEntry | None:
+        """Return a base of the catalogue, by what names its recipe; see the port."""
+        for folder in (self._bases, self._told) if told else (self._bases,):
+            try:
+                return load_base((folder / f"{key}.json").read_bytes())
+            except (OSError, WheelError):
+                continue
+        return None
+
+    def learn_base(self, base: BaseEntry) -> None:
+        """Take a base that was made here into the catalogue."""
+        write_whole(self._bases / f"{base.key}.json", dump_base(base))
+
+    def hear_base(self, base: BaseEntry) -> bool:
+        """Take what another machine says of a base; see the port."""
+        if self.base(base.key) is not None or self.base(base.key, told=True) == base:
+            return False
+        write_whole(self._told / f"{base.key}.json", dump_base(base))
+        return True
+
+    def bases(self) -> Iterator[BaseEntry]:
+        """Yield the bases that were made here; see the port."""
+        for path in sorted(self._bases.glob("*.json")):
+            if (found := self.base(path.stem)) is not None:
+                yield found
 
     def has(self, digest: str, size: int) -> bool:
         """Return whether all bytes of a layer are here; see the port."""

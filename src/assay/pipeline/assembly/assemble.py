@@ -114,15 +114,25 @@ class Assembler:
     def forecast(self, dockerfile: str, labels: Mapping[str, str] | None = None) -> Assembled | None:
         """Return the image that a Dockerfile gives, without its bytes; None where the catalogue lacks a layer.
 
+        What other machines say of layers counts here, because nothing is made or sent.
+
         Raises:
             NotAssembled: only a build can make the image.
         """
         steps = image_steps(dockerfile)
-        base = self.bases.known(steps.base, steps.final.packages)
-        return None if base is None else self._known(steps, base, labels or {}, lambda _: True)
+        base = self.bases.known(steps.base, steps.final.packages, told=True)
+        if base is None:
+            return None
+        return self._known(steps, base, labels or {}, lambda _: True, told=True)
 
     def _known(
-        self, steps: ImageSteps, base: AssemblyBase, labels: Mapping[str, str], elsewhere: Callable[[str], bool]
+        self,
+        steps: ImageSteps,
+        base: AssemblyBase,
+        labels: Mapping[str, str],
+        elsewhere: Callable[[str], bool],
+        *,
+        told: bool = False,
     ) -> Assembled | None:
         """Return an image for which nothing but its small layers has to be made."""
         if not all(
@@ -130,7 +140,7 @@ class Assembler:
         ):
             return None
         with ExitStack() as stack:
-            layers = _Assembly(self, steps, base, stack, elsewhere).known_layers()
+            layers = _Assembly(self, steps, base, stack, elsewhere).known_layers(told=told)
         return None if layers is None else _image(steps, base, [*_of_base(base), *layers], labels)
 
 
@@ -162,10 +172,10 @@ class _Assembly:
         self._stack = stack
         self._compiler: BytecodeCompiler | None = None
 
-    def known_layers(self) -> list[Layer] | None:
+    def known_layers(self, *, told: bool) -> list[Layer] | None:
         """Return the layers above the base, lowest first; None where a layer of wheels has to be made."""
         plain = self._plain_layers()
-        known = {stage: self._known(stage) for stage in self._steps.order if stage not in plain}
+        known = {stage: self._known(stage, told=told) for stage in self._steps.order if stage not in plain}
         layers: list[Layer] = []
         for stage in self._steps.order:
             layer = known.get(stage)
@@ -224,16 +234,24 @@ class _Assembly:
         said = [FORMAT, self._prefix.path, self._base.python, [wheel.sha256 for wheel in stage.wheels]]
         return sha256_of(json.dumps(said).encode())
 
-    def _known(self, stage: str) -> LayerBytes | None:
-        found = self._tools.store.described(self._key(self._steps.wheels[stage]))
+    def _known(self, stage: str, *, told: bool = False) -> LayerBytes | None:
+        key, store = self._key(self._steps.wheels[stage]), self._tools.store
+        found = store.described(key) or (store.told(key) if told else None)
         if found is None:
             return None
-        there = self._tools.store.has(found.digest, found.size) or self._elsewhere(found.digest)
-        return found.layer if there else None
+        return found.layer if store.has(found.digest, found.size) or self._elsewhere(found.digest) else None
 
     def _wheels(self, stage: str) -> LayerBytes:
         found = self._steps.wheels[stage]
-        return self._tools.store.make(self._key(found), partial(self._write, found), found.wheels)
+        key, store = self._key(found), self._tools.store
+        made = store.make(key, partial(self._write, found), found.wheels)
+        told = store.told(key)
+        if told is not None and told.digest != made.digest:
+            names = ", ".join(wheel.name for wheel in found.wheels[:3])
+            self._tools.say(
+                f"WARNING: another machine made {told.digest[:19]} of {names}, and this one {made.digest[:19]}"
+            )
+        return made
 
     def _write(self, stage: WheelStage, out: BinaryIO) -> LayerBytes:
         root = self._prefix.path.strip("/")

@@ -1,0 +1,121 @@
+"""Whether a published image is exactly what its lock says: it is assembled again, and digests are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Final
+
+from assay.errors import QuestionError, RegistryContent
+from assay.evidence.oci import Descriptor
+from assay.evidence.reference import Reference
+from assay.matrix import render
+from assay.matrix.lock import LockedCell
+from assay.matrix.lockfile import lock_digest
+from assay.pipeline.assembly.assemble import Assembled
+from assay.pipeline.assembly.destinations import image_info
+from assay.pipeline.build_jobs import KEY_LABEL, LOCK_LABEL, build_labels
+from assay.ports.registry import Registry
+
+__all__ = ["Rebuilt", "rebuild"]
+
+CELL_LABEL: Final = f"{render.LABEL_PREFIX}cell"
+CONFIG_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """A published image beside the one that its lock gives."""
+
+    reference: Reference
+    cell: str
+    published: str
+    """Digest."""
+    rebuilt: str
+    """Digest."""
+    differing: tuple[tuple[str, str, str], ...]
+    """Layers that differ: what made it, its digest as published, as assembled; empty where one side has none."""
+
+    @property
+    def same(self) -> bool:
+        """Whether the image is exactly what its lock says."""
+        return self.published == self.rebuilt
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON form (version 1)."""
+        layers = [
+            {"made_by": made_by, "published": published or None, "rebuilt": rebuilt or None}
+            for made_by, published, rebuilt in self.differing
+        ]
+        return {
+            "version": 1,
+            "reference": str(self.reference),
+            "cell": self.cell,
+            "same": self.same,
+            "published": self.published,
+            "rebuilt": self.rebuilt,
+            "differing_layers": layers,
+        }
+
+
+def rebuild(
+    reference: Reference,
+    registry: Registry,
+    locked: Callable[[str], LockedCell | None],
+    rendered: Callable[[LockedCell], str],
+    assemble: Callable[[str, Mapping[str, str]], Assembled],
+) -> Rebuilt:
+    """Assemble the image that a published one says it is, and compare the two.
+
+    Args:
+        reference: of the published image.
+        registry: has it.
+        locked: returns a cell of this checkout with its lock, by the cell's id.
+        rendered: returns the Dockerfile of a cell.
+        assemble: assembles it with some labels. Layers that this machine made before are not made again.
+
+    Raises:
+        QuestionError: there is no such image, or this checkout has another lock or recipe than it was made from.
+        NotAssembled: only a build can make it.
+    """
+    manifest = registry.manifest(reference.repository, reference.key)
+    if manifest is None or manifest.config is None:
+        raise QuestionError(f"there is no image {reference}", hint="an index of several platforms: name one by digest")
+    config = registry.blob(reference.repository, manifest.config, limit=CONFIG_BYTES)
+    if config is None:
+        raise RegistryContent(f"{reference} lacks its configuration")
+    info = image_info(manifest, config, str(reference))
+    labels = info.labels
+    cell = labels.get(CELL_LABEL, "")
+    item = locked(cell)
+    if item is None or item.lock is None:
+        raise QuestionError(
+            f"{reference} says that it is the cell {cell or '(none)'}, which has no lock here",
+            hint="name the project that it was made from: --project",
+        )
+    text = rendered(item)
+    key = render.content_key(text)
+    if labels.get(LOCK_LABEL) != lock_digest(item.lock) or labels.get(KEY_LABEL) != key:
+        changed = "recipe" if labels.get(LOCK_LABEL) == lock_digest(item.lock) else "lock"
+        raise QuestionError(
+            f"{reference} was made from another {changed} of {cell} than this checkout has",
+            hint="check out the revision that it was published from",
+        )
+    image = assemble(text, build_labels(key))
+    return Rebuilt(
+        reference=reference,
+        cell=cell,
+        published=manifest.digest,
+        rebuilt=image.manifest.digest,
+        differing=_differing(manifest.layers, [layer.made_by for layer in info.layers], image),
+    )
+
+
+def _differing(
+    published: Sequence[Descriptor], steps: Sequence[str], image: Assembled
+) -> tuple[tuple[str, str, str], ...]:
+    theirs = [(layer.digest, step) for layer, step in zip(published, [*steps, *[""] * len(published)], strict=False)]
+    ours = [(layer.stored.layer.digest, layer.created_by) for layer in image.layers]
+    pairs = zip_longest(theirs, ours, fillvalue=("", ""))
+    return tuple((mine[1] or other[1], other[0], mine[0]) for other, mine in pairs if other[0] != mine[0])
