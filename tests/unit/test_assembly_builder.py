@@ -51,7 +51,7 @@ def task(folder: Path, text: str, tag: str = "assay/x:1", **changes: object) -> 
 def test_what_can_be_assembled_is_and_buildkit_is_not_asked(tmp_path: Path) -> None:
     bench, engine, buildkit = Bench(tmp_path / "b"), FakeEngine(), FakeBuilder()
     builder = AssemblingBuilder(bench.assembler, engine_of(bench, engine), buildkit)
-    forecast = builder.forecast(TWO, LABELS)
+    forecast = builder.digest(TWO, LABELS)
     outcome = builder.build(task(tmp_path, TWO, provenance={"revision": "abc"}))
     held = engine.image("assay/x:1")
 
@@ -59,7 +59,7 @@ def test_what_can_be_assembled_is_and_buildkit_is_not_asked(tmp_path: Path) -> N
     assert outcome.end is BuildEnd.BUILT
     assert buildkit.tasks == []
     assert held is not None
-    assert held.digest == outcome.digest == builder.forecast(TWO, LABELS)
+    assert held.digest == outcome.digest == builder.digest(TWO, LABELS)
     assert held.labels == {"base": "1", "dev.assay.cell": "x", **LABELS}
     assert outcome.image is not None
     assert [layer.made_by.partition(" --")[0] for layer in outcome.image.layers][:2] == ["debootstrap", "RUN useradd"]
@@ -132,7 +132,7 @@ def test_a_layer_that_the_registry_has_is_not_made(tmp_path: Path) -> None:
     again = AssemblingBuilder(second.assembler, InRegistry(registry, repository, second.store), None)
     repeated = again.build(task(tmp_path, TWO, name))
 
-    assert repeated.digest == outcome.digest == again.forecast(TWO, LABELS)
+    assert repeated.digest == outcome.digest == again.digest(TWO, LABELS)
     assert second.wheels.opened == []
     assert second.bases.compilers == 0
     assert registry.resolve(repository, "t") is not None

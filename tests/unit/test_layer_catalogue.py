@@ -124,7 +124,7 @@ class Published:
 
     def rebuilt(self, text: str, items: Sequence[LockedCell] | None = None) -> dict[str, object]:
         known = {item.cell.id: item for item in ([self.item] if items is None else items)}
-        seen = rebuild(IMAGE, self.registry, known.get, lambda _: text, self.bench.assembler.assemble)
+        seen = rebuild(IMAGE, self.registry, known.get, lambda _cell, _lock: text, self.bench.assembler.assemble)
         return seen.document()
 
 
@@ -165,6 +165,6 @@ def test_a_checkout_with_another_lock_or_without_the_cell_gives_no_verdict(publi
         published.rebuilt(published.text, [])
     with pytest.raises(QuestionError, match="there is no image"):
         rebuild(
-            Reference.parse("registry.test/none:t"), published.registry, lambda _: None, str,
+            Reference.parse("registry.test/none:t"), published.registry, lambda _: None, lambda _cell, _lock: "",
             published.bench.assembler.assemble,
         )  # fmt: skip

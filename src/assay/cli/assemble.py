@@ -72,9 +72,10 @@ class _Cells:
     def __init__(
         self, files: ProjectFiles, plan: Plan, assembler: Assembler, destinations: Sequence[Destination]
     ) -> None:
+        from assay.cli.composition import renderer
+
         self._files = files
-        self._matrix = plan.project.matrix
-        self._templates = files.templates()
+        self._render = renderer(files, plan.project.matrix)
         self._assembler = assembler
         self._destinations = destinations
 
@@ -110,6 +111,5 @@ class _Cells:
         lock = self._files.lock(cell)
         if lock is None:
             raise UsageError(f"{cell.id} has no lock", hint=f"assay lock {cell.id}")
-        base = self._matrix.bases[cell.base]
-        text = render.dockerfile(cell, lock, base, indexes=self._matrix.indexes, templates=self._templates)
+        text = self._render(cell, lock)
         return self._assembler.assemble(text, build_labels(render.content_key(text)))

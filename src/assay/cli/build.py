@@ -151,7 +151,7 @@ def _dry_run(prepared: Sequence[BuildItem], assembly: Assembly | None, form: str
             rows.append({"cell": item.cell.id, "action": "refused", "reason": reason, "way": None, "digest": None})
             continue
         way = "assemble" if item.assembled else "buildkit"
-        digest = assembly.forecast(item.dockerfile, item.labels) if assembly and item.assembled else None
+        digest = assembly.digest(item.dockerfile, item.labels) if assembly and item.assembled else None
         action, reason = ("cached", THERE) if item.stale is None else ("build", item.stale)
         rows.append({"cell": item.cell.id, "action": action, "reason": reason, "way": way, "digest": digest})
     if form == "json":

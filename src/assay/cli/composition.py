@@ -49,6 +49,7 @@ __all__ = [
     "build_options",
     "build_ports",
     "destination_of",
+    "digests_of",
     "doctor",
     "engine",
     "index_versions",
@@ -57,6 +58,7 @@ __all__ = [
     "lock_ports",
     "probe_flow",
     "probe_programs",
+    "renderer",
     "store_of",
 ]
 
@@ -174,11 +176,6 @@ def build_ports(
     from assay.pipeline.build_jobs import BuildPorts
 
     matrix = plan.project.matrix
-    templates = files.templates()
-
-    def render_cell(cell: Cell, lock: Lock) -> str:
-        return render.dockerfile(cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=templates)
-
     route = route or BuildRoute()
     judge, judge_image = _judges(files, plan, images)
     store = layer_store(route.layers)
@@ -193,7 +190,7 @@ def build_ports(
     return BuildPorts(
         bases=matrix.bases,
         ensure_base=partial(_ensure_base, images),
-        render_cell=render_cell,
+        render_cell=renderer(files, matrix),
         builder=builder,
         images=destination,
         name_of=destination.name,
@@ -206,6 +203,16 @@ def build_ports(
         space=_disk_space(images) if route.into_engine else lambda: None,
         listener=listener,
     )
+
+
+def renderer(files: ProjectFiles, matrix: Matrix) -> Callable[[Cell, Lock], str]:
+    """Return what renders Dockerfiles with the templates of a project."""
+    templates = files.templates()
+
+    def render_cell(cell: Cell, lock: Lock) -> str:
+        return render.dockerfile(cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=templates)
+
+    return render_cell
 
 
 def _ensure_base(images: DockerEngine, name: str, base: Base, say: Callable[[str], None]) -> None:
@@ -333,6 +340,19 @@ def destination_of(route: BuildRoute, store: FolderStore, engine: DockerEngine) 
         return stream_archive(names, manifest, config, layers, store.opened)
 
     return InEngine(engine, store, archive)
+
+
+def digests_of(files: ProjectFiles, plan: Plan, select: Sequence[str]) -> dict[str, str]:
+    """Return the digests that the locks of cells give, where the catalogue of layers has all of an image."""
+    from assay.adapters.layers.store import default_folder
+    from assay.pipeline.build_jobs import forecast
+    from assay.pipeline.cell_files import locked_cells
+
+    if not default_folder().is_dir():
+        return {}
+    assembler = assembler_of(plan.project.matrix, layer_store(), engine())
+    cells = [cell for cell in plan.select(select) if cell.kind == "build"]
+    return forecast(locked_cells(files, cells), renderer(files, plan.project.matrix), assembler)
 
 
 def bisect_ports(

@@ -13,6 +13,8 @@ from assay.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
+    from assay.adapters.files.records import FileStore
+    from assay.evidence.report import Report
     from assay.matrix.plan import Plan
 
 __all__ = ["command"]
@@ -54,7 +56,6 @@ def command(
     A probe that another machine recorded counts where it was of the very image that the cell has here, or that its lock
     gives as far as the catalogue of layers tells.
     """
-    from assay.adapters.files.kept_records import intact_records
     from assay.adapters.files.records import FileStore
     from assay.evidence import report
     from assay.pipeline import unfinished
@@ -79,14 +80,7 @@ def command(
             return site.drifted(pages, into, measured=measured)
         site.write(pages, html=html, into=into, badges=badges, measured=measured)
         return 0
-    made = report.make(
-        plan.select(select),
-        store.records(),
-        elsewhere=intact_records(files.root),
-        digests=_digests(files, plan, select),
-        excluded=len(plan.excluded),
-        last=store.last_run(),
-    )
+    made = _made(files, plan, select, store)
     match form:
         case "json":
             console.json_data(report.as_json(made))
@@ -104,28 +98,16 @@ def command(
     return 1 if bad else 0
 
 
-def _digests(files: ProjectFiles, plan: Plan, select: tuple[str, ...]) -> dict[str, str]:
-    """Return the digests that the locks of cells give, where the catalogue of layers has all of an image."""
-    from assay.adapters.layers.store import default_folder
-    from assay.cli.composition import assembler_of, engine, layer_store
-    from assay.matrix import render
-    from assay.pipeline.build_jobs import build_labels
-    from assay.pipeline.cell_files import locked_cells
+def _made(files: ProjectFiles, plan: Plan, select: tuple[str, ...], store: FileStore) -> Report:
+    from assay.adapters.files.kept_records import intact_records
+    from assay.cli.composition import digests_of
+    from assay.evidence import report
 
-    if not default_folder().is_dir():
-        return {}
-    matrix, templates = plan.project.matrix, files.templates()
-    assembler = assembler_of(matrix, layer_store(), engine())
-    cells = [cell for cell in plan.select(select) if cell.kind == "build"]
-    found: dict[str, str] = {}
-    for item in locked_cells(files, cells):
-        if item.lock is None:
-            continue
-        base = matrix.bases[item.cell.base]
-        text = render.dockerfile(item.cell, item.lock, base, indexes=matrix.indexes, templates=templates)
-        if assembler.obstacle(text):
-            continue
-        image = assembler.forecast(text, build_labels(render.content_key(text)))
-        if image is not None:
-            found[item.cell.id] = image.manifest.digest
-    return found
+    return report.make(
+        plan.select(select),
+        store.records(),
+        elsewhere=intact_records(files.root),
+        digests=digests_of(files, plan, select),
+        excluded=len(plan.excluded),
+        last=store.last_run(),
+    )

@@ -103,31 +103,26 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
     from dataclasses import replace
 
     from assay.adapters.registry.client import connect
-    from assay.cli.composition import assembler_of, engine, layer_store
+    from assay.cli.composition import assembler_of, engine, layer_store, renderer
     from assay.evidence.reference import Reference
-    from assay.matrix import render
     from assay.matrix.lock import LockedCell
     from assay.pipeline.cell_files import locked_cells
     from assay.pipeline.rebuild import rebuild
 
     files, plan = load(project)
-    matrix, templates = plan.project.matrix, files.templates()
+    matrix = plan.project.matrix
+    render_cell = renderer(files, matrix)
 
     def locked(cell: str) -> LockedCell | None:
         found = [one for one in plan.cells if one.id == cell]
         return next(iter(locked_cells(files, found)), None)
-
-    def rendered(item: LockedCell) -> str:
-        assert item.lock is not None
-        base = matrix.bases[item.cell.base]
-        return render.dockerfile(item.cell, item.lock, base, indexes=matrix.indexes, templates=templates)
 
     assembler = replace(assembler_of(matrix, layer_store(), engine()), say=console.say)
     seen = rebuild(
         Reference.parse(reference),
         connect(insecure=insecure, seconds=SECONDS),
         locked,
-        rendered,
+        render_cell,
         assembler.assemble,
     )
     if form == "json":

@@ -32,6 +32,7 @@ __all__ = [
     "Judge",
     "PreparedBuild",
     "build_labels",
+    "forecast",
     "is_stale",
     "prepare",
     "without_refusals",
@@ -60,7 +61,7 @@ class Assembly(Protocol):
         """Return what keeps an image from being assembled; empty where nothing does."""
         ...
 
-    def forecast(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
+    def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
         """Return the digest that the image will have; None where the catalogue lacks a layer."""
         ...
 
@@ -205,6 +206,17 @@ def prepare(cells: Sequence[LockedCell], ports: BuildPorts, *, force: bool = Fal
         )
         result.append(prepared)
     return result
+
+
+def forecast(cells: Iterable[LockedCell], rendered: Callable[[Cell, Lock], str], assembly: Assembly) -> dict[str, str]:
+    """Return cell id -> the digest that its lock gives, for cells of which the catalogue has every layer."""
+    found: dict[str, str] = {}
+    for item in cells:
+        if item.lock is None or assembly.obstacle(text := rendered(item.cell, item.lock)):
+            continue
+        if digest := assembly.digest(text, build_labels(render.content_key(text))):
+            found[item.cell.id] = digest
+    return found
 
 
 def _stale(labels: Mapping[str, str] | None, key: str, lock: Lock) -> str | None:

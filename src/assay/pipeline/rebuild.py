@@ -11,7 +11,8 @@ from assay.errors import QuestionError, RegistryContent
 from assay.evidence.oci import Descriptor
 from assay.evidence.reference import Reference
 from assay.matrix import render
-from assay.matrix.lock import LockedCell
+from assay.matrix.cell import Cell
+from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.lockfile import lock_digest
 from assay.pipeline.assembly.assemble import Assembled
 from assay.pipeline.assembly.destinations import image_info
@@ -63,7 +64,7 @@ def rebuild(
     reference: Reference,
     registry: Registry,
     locked: Callable[[str], LockedCell | None],
-    rendered: Callable[[LockedCell], str],
+    rendered: Callable[[Cell, Lock], str],
     assemble: Callable[[str, Mapping[str, str]], Assembled],
 ) -> Rebuilt:
     """Assemble the image that a published one says it is, and compare the two.
@@ -94,7 +95,7 @@ def rebuild(
             f"{reference} says that it is the cell {cell or '(none)'}, which has no lock here",
             hint="name the project that it was made from: --project",
         )
-    text = rendered(item)
+    text = rendered(item.cell, item.lock)
     key = render.content_key(text)
     if labels.get(LOCK_LABEL) != lock_digest(item.lock) or labels.get(KEY_LABEL) != key:
         changed = "recipe" if labels.get(LOCK_LABEL) == lock_digest(item.lock) else "lock"

@@ -125,6 +125,11 @@ class Assembler:
             return None
         return self._known(steps, base, labels or {}, lambda _: True, told=True)
 
+    def digest(self, dockerfile: str, labels: Mapping[str, str] | None = None) -> str | None:
+        """Return the digest of what `forecast` returns."""
+        found = self.forecast(dockerfile, labels)
+        return found.manifest.digest if found else None
+
     def _known(
         self,
         steps: ImageSteps,

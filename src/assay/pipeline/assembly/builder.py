@@ -34,10 +34,9 @@ class AssemblingBuilder:
         """Return what keeps an image from being assembled; empty where nothing does."""
         return self._destination.obstacle() or self._assembler.obstacle(dockerfile)
 
-    def forecast(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
+    def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
         """Return the digest that an image will have; None where the catalogue lacks a layer."""
-        found = self._assembler.forecast(dockerfile, labels)
-        return found.manifest.digest if found else None
+        return self._assembler.digest(dockerfile, labels)
 
     def command(self, task: BuildTask, *, dockerfile: str) -> list[str]:
         """Return the command line that builds the same Dockerfile; see the port."""
