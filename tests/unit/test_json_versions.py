@@ -12,6 +12,7 @@ import click
 import pytest
 from terminal_tools import CELL, OTHER, VERSION, benched, judged, probed, project, served
 
+from assay.audit.found import FindDocument
 from assay.cli import COMMANDS, bench, build, main, probe, serve_check, status
 from assay.cli import root as root_command
 from assay.cli.console import json_data
@@ -49,6 +50,7 @@ DOCUMENTS: Final[Mapping[str, tuple[str | Callable[[], object], ...]]] = {
     "doctor": ("doctor",),
     "facts list": ("facts list --facts facts",),
     "facts show": (f"facts show torch=={VERSION} --facts facts",),
+    "find": (lambda: json_data(FindDocument(searches=()).model_dump(mode="json")),),
     "plan": ("plan",),
     "probe": ("probe --list", probed_json),
     "recommend": ("recommend --target sm_120", "recommend --target sm_90 --offline"),

@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("init", "Write a new project that works at once."),
     "doctor": ("doctor", "Check this machine and suggest fixes."),
     "plan": ("plan", "List the cells of the matrix, and the excluded ones with reasons."),
+    "find": ("find", "Find the newest release that fits a card."),
     "lock": ("lock", "Resolve each cell to exact wheels."),
     "diagnose": ("diagnose", "Find the cause of a failure in a log and suggest a fix."),
     "diff": ("diff", "Compare two runs, cells or images."),

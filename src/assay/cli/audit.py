@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,8 +15,8 @@ from assay.cli import console
 from assay.cli.asking import Asker
 from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, answer_one, questions, read_suffix
 from assay.cli.common import format_option, load, project_option
-from assay.cli.targets import PLATFORM, local_gpus
-from assay.cli.wheels import index_option, where_to_look
+from assay.cli.targets import PLATFORM, comma_parts, gpu_of, gpus_of, local_gpus
+from assay.cli.wheels import base_named, index_option, where_to_look
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from assay.audit.context import TargetGpu
     from assay.audit.findings import AuditReport
     from assay.audit.grid import Grid
-    from assay.audit.installation import Base
     from assay.matrix.cards import Named
     from assay.matrix.cell import Cell
     from assay.matrix.model import Matrix
@@ -142,10 +140,10 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
         quick=given["quick"],
     )
     auditor = make(tell=progress())
-    gpus = _gpus(given["targets"], files.root if files else None, matrix, given["driver_cuda"])
+    gpus = gpus_of(given["targets"], files.root if files else None, matrix, given["driver_cuda"])
     out = _Out(form, verbose=given["verbose"], files=given["files"])
     if wheels:
-        gpus_here = gpus or tuple((one, _gpu(one, None, given["driver_cuda"])) for one in local_gpus())
+        gpus_here = gpus or tuple((one, gpu_of(one, None, given["driver_cuda"])) for one in local_gpus())
         _audit_wheels(auditor, wheels, gpus_here, matrix, given=given, out=out)
     targets = tuple(gpu for _, gpu in gpus)
     if cells or not (wheels or images):
@@ -189,64 +187,6 @@ def _as_wheel(word: str) -> str:
     return f"a wheel is named with its version: {word}==VERSION"
 
 
-def _parts(values: Sequence[str]) -> Iterator[str]:
-    """Yield what stands between commas in the values of an option."""
-    return (part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def _gpus(
-    names: Sequence[str], root: Path | None, matrix: Matrix | None, driver_cuda: str | None
-) -> tuple[tuple[Named, TargetGpu], ...]:
-    from assay.adapters.host.card_names import load_cards
-    from assay.matrix.cards import Named
-
-    cards = load_cards(root)
-    found: dict[tuple[str, str, str | None], tuple[Named, TargetGpu]] = {}
-    for name in _parts(names):
-        if matrix is not None and name in matrix.targets and not cards.title(name):
-            named = Named(target=name, title=matrix.targets[name].name, platform=None)
-        else:
-            named = cards.find(name)
-        found.setdefault((named.target, named.title, named.platform), (named, _gpu(named, matrix, driver_cuda)))
-    return tuple(found.values())
-
-
-def _gpu(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> TargetGpu:
-    from assay.audit.context import TargetGpu
-    from assay.audit.gpu import capability_of
-    from assay.pipeline.bases import gpu_targets
-
-    if matrix is not None and named.target in matrix.targets:
-        (gpu,) = gpu_targets(matrix, [named.target])
-        return replace(gpu, driver_cuda=driver_cuda, title=named.title)
-    capability = capability_of(named.target)
-    return TargetGpu(name=named.target, capability=capability, driver_cuda=driver_cuda, title=named.title)
-
-
-def _base(name: str | None, packages: Sequence[str], matrix: Matrix | None, auditor: Auditor) -> Base:
-    from assay.audit.installation import Base
-    from assay.pipeline.bases import base_of
-
-    if name is not None and matrix is not None and name in matrix.bases:
-        return base_of(matrix.bases[name], name, packages, auditor.knowledge)
-    sonames = auditor.knowledge.sonames
-    brought = {soname for package in packages for soname in sonames.packages.get(package, ())}
-    always = frozenset({*sonames.optional_base, *brought})
-    if name is None:
-        return Base(name="not given", sonames=always, packages=frozenset(packages), known=False)
-    facts = sonames.bases.get(name) or auditor.knowledge.base(name)
-    if facts is None:
-        raise UsageError(f"base {name!r} is unknown", hint=f"known: {', '.join(sonames.bases)}")
-    return Base(
-        name=name,
-        glibc=facts.glibc,
-        glibcxx=facts.glibcxx,
-        cxxabi=facts.cxxabi,
-        sonames=always,
-        packages=frozenset(packages),
-    )
-
-
 def _audit_wheels(
     auditor: Auditor,
     words: Sequence[str],
@@ -258,7 +198,7 @@ def _audit_wheels(
 ) -> None:
     from assay.foundation.platforms import Platform
 
-    torches = dict.fromkeys(_parts(given["torches"]))
+    torches = dict.fromkeys(comma_parts(given["torches"]))
     asked = WheelQuestion(
         torches=tuple(torches),
         others=given["others"],
@@ -266,7 +206,7 @@ def _audit_wheels(
         machine=Platform.of(given["machine"]).machine if given["machine"] else None,
         gpus=gpus,
     )
-    base = _base(given["base"], given["packages"], matrix, auditor)
+    base = base_named(given["base"], given["packages"], matrix, auditor)
     asker = Asker(auditor, where_to_look(given["indexes"]), base, whole=given["full"])
     parts = questions(words)
     if len(torches) < 2 and len(gpus) < 2 and len(parts) == 1 and not out.only_grids:

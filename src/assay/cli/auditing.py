@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.files.verdicts import VerdictFiles
 from assay.adapters.host.demangle import demangle
 from assay.adapters.index.simple import SimpleIndex, WebWheels
+from assay.adapters.index.uv import UvResolver
 from assay.audit.judgement import AuditJudgement
 from assay.cli import console
 from assay.matrix.cell import Cell
@@ -21,11 +23,13 @@ from assay.pipeline.audit import Auditor, judgement, keep_record
 from assay.pipeline.audit_image import audit_image
 from assay.pipeline.bases import gpu_targets
 from assay.pipeline.build_jobs import ImageJudge, Judge
+from assay.pipeline.find import FindPorts
 from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
+from assay.ports.index import PackageIndex
 from assay.ports.store import Store
 
-__all__ = ["judges", "make_auditor", "progress"]
+__all__ = ["find_ports", "judges", "make_auditor", "progress"]
 
 EVERY_SECONDS = 2.0
 WORTH_TELLING = 30 << 20
@@ -38,6 +42,7 @@ def make_auditor(
     facts: Path | None = None,
     quick: bool = False,
     tell: Progress | None = None,
+    index: PackageIndex | None = None,
 ) -> Auditor:
     """Return an auditor over the package indexes of a matrix and the facts kept on this machine.
 
@@ -47,9 +52,10 @@ def make_auditor(
         facts: folder of known facts.
         quick: see `Auditor`.
         tell: progress of long reads.
+        index: asked in place of these indexes.
     """
     return Auditor(
-        index=SimpleIndex(indexes),
+        index=SimpleIndex(indexes) if index is None else index,
         wheels=WebWheels(),
         facts=FactsCache(facts),
         verdicts=VerdictFiles(facts / ".verdicts" if facts else cache_folder() / "verdicts"),
@@ -58,6 +64,17 @@ def make_auditor(
         demangle=demangle,
         progress=tell,
     )
+
+
+def find_ports(index: PackageIndex, auditor: Auditor) -> FindPorts:
+    """Return the ports of a search for what fits: uv resolves, and the auditor reads and judges.
+
+    Args:
+        index: where releases are looked up.
+        auditor: over the same index.
+    """
+    ended = threading.Event()
+    return FindPorts(index=index, resolver=UvResolver(stop=ended), auditor=auditor, say=console.say, stop=ended.set)
 
 
 def judges(

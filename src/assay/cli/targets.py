@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,11 +13,13 @@ import click
 from assay.cli import console
 
 if TYPE_CHECKING:
+    from assay.audit.context import TargetGpu
     from assay.foundation.platforms import Platform
     from assay.matrix.cards import Named
+    from assay.matrix.model import Matrix
     from assay.ports.host import HostGpu
 
-__all__ = ["GPU", "PLATFORM", "beside", "host_gpus", "local_gpus", "platforms_of"]
+__all__ = ["GPU", "PLATFORM", "beside", "comma_parts", "gpu_of", "gpus_of", "host_gpus", "local_gpus", "platforms_of"]
 
 
 if TYPE_CHECKING:
@@ -103,3 +107,43 @@ def local_gpus() -> tuple[Named, ...]:
             "for the GPU of this machine: " + ", ".join(f"{one.title} ({one.target})" for one in found.values())
         )
     return tuple(found.values())
+
+
+def comma_parts(values: Sequence[str]) -> Iterator[str]:
+    """Yield what stands between commas in the values of an option."""
+    return (part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def gpus_of(
+    names: Sequence[str], root: Path | None, matrix: Matrix | None, driver_cuda: str | None
+) -> tuple[tuple[Named, TargetGpu], ...]:
+    """Return the GPUs that names mean, each once; a target of the matrix may have a name of its own.
+
+    Raises:
+        UsageError: nothing of that name is known.
+    """
+    from assay.adapters.host.card_names import load_cards
+    from assay.matrix.cards import Named
+
+    cards = load_cards(root)
+    found: dict[tuple[str, str, str | None], tuple[Named, TargetGpu]] = {}
+    for name in comma_parts(names):
+        if matrix is not None and name in matrix.targets and not cards.title(name):
+            named = Named(target=name, title=matrix.targets[name].name, platform=None)
+        else:
+            named = cards.find(name)
+        found.setdefault((named.target, named.title, named.platform), (named, gpu_of(named, matrix, driver_cuda)))
+    return tuple(found.values())
+
+
+def gpu_of(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> TargetGpu:
+    """Return a GPU as the rules of the audit take it."""
+    from assay.audit.context import TargetGpu
+    from assay.audit.gpu import capability_of
+    from assay.pipeline.bases import gpu_targets
+
+    if matrix is not None and named.target in matrix.targets:
+        (gpu,) = gpu_targets(matrix, [named.target])
+        return replace(gpu, driver_cuda=driver_cuda, title=named.title)
+    capability = capability_of(named.target)
+    return TargetGpu(name=named.target, capability=capability, driver_cuda=driver_cuda, title=named.title)

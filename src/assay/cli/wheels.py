@@ -12,9 +12,12 @@ from assay.errors import UsageError
 
 if TYPE_CHECKING:
     from assay.adapters.index.simple import SimpleIndex
+    from assay.audit.installation import Base
+    from assay.matrix.model import Matrix
+    from assay.pipeline.audit import Auditor
     from assay.ports.index import IndexFile, PackageIndex
 
-__all__ = ["index_option", "wheel_of", "where_to_look"]
+__all__ = ["base_named", "index_option", "wheel_of", "where_to_look"]
 
 index_option = click.option(
     "--index",
@@ -73,3 +76,32 @@ def wheel_of(word: str, python: str | None, index: PackageIndex, machine: str = 
     if not path.is_file():
         raise UsageError(f"{word} is not there", hint="a wheel on the package index is named NAME==VERSION")
     return wheel_file(path, project)
+
+
+def base_named(name: str | None, packages: Sequence[str], matrix: Matrix | None, auditor: Auditor) -> Base:
+    """Return what a base offers: one of matrix.yaml, a distribution (`debian12`), or, without a name, nothing known.
+
+    Raises:
+        UsageError: nothing of that name is known.
+    """
+    from assay.audit.installation import Base
+    from assay.pipeline.bases import base_of
+
+    if name is not None and matrix is not None and name in matrix.bases:
+        return base_of(matrix.bases[name], name, packages, auditor.knowledge)
+    sonames = auditor.knowledge.sonames
+    brought = {soname for package in packages for soname in sonames.packages.get(package, ())}
+    always = frozenset({*sonames.optional_base, *brought})
+    if name is None:
+        return Base(name="not given", sonames=always, packages=frozenset(packages), known=False)
+    facts = sonames.bases.get(name) or auditor.knowledge.base(name)
+    if facts is None:
+        raise UsageError(f"base {name!r} is unknown", hint=f"known: {', '.join(sonames.bases)}")
+    return Base(
+        name=name,
+        glibc=facts.glibc,
+        glibcxx=facts.glibcxx,
+        cxxabi=facts.cxxabi,
+        sonames=always,
+        packages=frozenset(packages),
+    )

@@ -18,7 +18,7 @@ from assay import __version__
 from assay.audit.audit import Audited, audit
 from assay.audit.context import AsLocked, TargetGpu
 from assay.audit.findings import AuditReport, Finding
-from assay.audit.installation import Installation
+from assay.audit.installation import Base, Installation
 from assay.audit.judgement import AuditJudgement
 from assay.audit.knowledge import Knowledge
 from assay.errors import PackageIndexError
@@ -108,6 +108,28 @@ class Auditor:
         obtained = self._reader.obtain_all(lock.wheels, ahead)
         gpus = gpu_targets(matrix, cell.targets) if targets is None else targets
         return self.installation(self._installed(cell, lock, matrix, obtained), obtained, gpus, name=cell.id)
+
+    def lock(
+        self, lock: Lock, base: Base, *, targets: Sequence[TargetGpu], asked: frozenset[str] = frozenset()
+    ) -> AuditReport:
+        """Audit what a lock would install on a base, without a cell. Never raises for the fault of one wheel.
+
+        Args:
+            lock: what would be installed.
+            base: what is there before.
+            targets: GPUs to judge for.
+            asked: distributions that somebody asks about.
+        """
+        obtained = self._reader.obtain_all(lock.wheels, {})
+        installation = Installation(
+            wheels=tuple(item.facts for item in obtained),
+            python=lock.python,
+            base=base,
+            complete=not any(item.problem for item in obtained),
+            machine=lock.platform.partition("-")[0],
+            asked=asked,
+        )
+        return self.installation(installation, obtained, targets, name=lock.cell)
 
     def kept_report(
         self, cell: Cell, lock: Lock, matrix: Matrix, *, targets: Sequence[TargetGpu] | None = None

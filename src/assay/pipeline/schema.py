@@ -14,8 +14,9 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any, Final
 
-from assay.audit import document, findings, grid
+from assay.audit import document, findings, found, grid
 from assay.audit.document import AuditDocument
+from assay.audit.found import FindDocument
 from assay.evidence import suite
 from assay.foundation.strict import Value
 from assay.matrix import model as matrix
@@ -34,6 +35,7 @@ SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
 
 OUTPUTS: Final[dict[str, tuple[type[Value], str, tuple[ModuleType, ...]]]] = {
     "audit.schema.json": (AuditDocument, "assay audit --format json", (document, findings, grid)),
+    "find.schema.json": (FindDocument, "assay find --format json", (found,)),
     "job.schema.json": (ProbeJob, "assay: a job that is sent to an executor", (jobs,)),
     "job-result.schema.json": (JobResult, "assay: what an executor gives back", (jobs, suite)),
 }

@@ -30,6 +30,8 @@ class IndexFile(Value):
     yanked: bool = False
     metadata: bool = False
     """Whether METADATA lies beside the file as `<url>.metadata` (PEP 658)."""
+    uploaded: str | None = None
+    """The day of the upload, `2026-11-20`, where the index says it (PEP 700)."""
     announced_by: str | None = None
     """Address of the index whose list has the file and its sha256; None for a file that was named by its address."""
 

@@ -29,6 +29,8 @@ class ResolveRequest:
     """`x86_64-manylinux_2_36`."""
     indexes: Mapping[str, Index] = field(default_factory=dict)
     """Asked before the default index, in this order."""
+    links: Sequence[str] = ()
+    """Folders of wheels, looked into beside the indexes."""
     as_of: str | None = None
 
 

@@ -48,6 +48,7 @@ ACCEPT: Final = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simpl
 MAX_PAGE: Final = INDEX_PAGE.unpacked
 SLICE: Final = 256 << 10
 """Characters of a page that are parsed before the budget is asked again."""
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}(?=T)")
 _SHA256: Final = re.compile(r"sha256[=:]([0-9a-fA-F]{64})")
 
 
@@ -204,6 +205,12 @@ def _joined(base: str, address: str | None) -> str | None:
     return joined if usable and (parts.scheme != "file" or base.startswith("file:")) else None
 
 
+def _day(uploaded: object) -> str | None:
+    """Return the day in `2026-11-20T08:21:42.236445Z`; None for what is no such time."""
+    found = _DAY.match(uploaded) if isinstance(uploaded, str) else None
+    return found[0] if found else None
+
+
 def parse_json(text: str, *, url: str, project: str, budget: Budget | None = None) -> tuple[IndexFile, ...]:
     """Read a PEP 691 document.
 
@@ -224,6 +231,7 @@ def parse_json(text: str, *, url: str, project: str, budget: Budget | None = Non
                 requires_python=item.get("requires-python"),
                 yanked=bool(item.get("yanked")),
                 metadata=bool(item.get("core-metadata", item.get("dist-info-metadata", False))),
+                uploaded=_day(item.get("upload-time")),
             )
             for item in document["files"]
             if (joined := _joined(url, item["url"])) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,10 +64,12 @@ class UvResolver:
 
     Args:
         timeout: seconds for one resolution.
+        stop: ends the resolutions that run when it is set.
     """
 
-    def __init__(self, *, timeout: float = 600.0) -> None:
+    def __init__(self, *, timeout: float = 600.0, stop: threading.Event | None = None) -> None:
         self._timeout = timeout
+        self._stop = stop
         self._session = requests.Session()
         self._sizes: dict[str, int | None] = {}
 
@@ -79,6 +82,8 @@ class UvResolver:
                 *(uv_program(), "pip", "compile", "requirements.in", "--quiet", "--no-config"),
                 *("--format", "pylock.toml", "--output-file", "pylock.toml"),
                 *("--python-version", request.python, "--python-platform", request.platform),
+                # uv would fetch this Python, 30 MB, to build metadata of source archives; the one that runs here can.
+                "--no-python-downloads",
             ]
             if request.forced:
                 (work / "overrides.txt").write_text("".join(f"{line}\n" for line in request.forced))
@@ -92,11 +97,13 @@ class UvResolver:
             if len(request.indexes) > 0:
                 # A nightly index also mirrors common packages, often old ones: the best version wins, wherever it is.
                 argv += ["--index-strategy", "unsafe-best-match", "--prerelease", "if-necessary-or-explicit"]
+            for place in request.links:
+                argv += ["--find-links", str(Path(place).absolute())]
             if request.as_of:
                 argv += ["--exclude-newer", request.as_of]
             for name in request.without:
                 argv += ["--no-emit-package", name]
-            done = process.run(argv, cwd=work, timeout=self._timeout, check=False)
+            done = process.run(argv, cwd=work, timeout=self._timeout, check=False, stop=self._stop)
             if done.returncode != 0:
                 message = done.stderr.decode(errors="replace").strip()
                 if "unexpected argument" in message or "invalid value" in message:
