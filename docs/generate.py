@@ -26,6 +26,10 @@ from assay.pipeline import schema
 
 HERE = Path(__file__).parent
 INTRODUCTION = {
+    "pools.schema.json": (
+        "pools.yaml",
+        "The machines that probes may be sent to, by name. `kind` decides which other keys a pool has.",
+    ),
     "matrix.schema.json": (
         "matrix.yaml",
         (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -30,7 +33,11 @@ from hypothesis import strategies as st
 
 from assay.adapters.docker.read import image_files
 from assay.adapters.files.model_files import ModelFiles
+from assay.adapters.files.pool_runs import PoolRuns
 from assay.adapters.index.simple import parse_html, parse_json
+from assay.adapters.pools.contexts import only_member
+from assay.adapters.pools.fake import sealed_result
+from assay.adapters.pools.frames import results_in, without_frames
 from assay.adapters.registry.auth import DockerConfig
 from assay.adapters.registry.auth import challenges as read_challenges
 from assay.diagnose import examine, parse_library
@@ -44,7 +51,8 @@ from assay.matrix import lockfile, plan, recipe
 from assay.matrix.image_steps import image_steps
 from assay.pipeline.audit_image import installed
 from assay.pipeline.audit_image import read_image as image_contents
-from assay.ports.jobs import Place, ProbeJob, unseal
+from assay.ports.jobs import JobResult, Place, ProbeJob, unseal
+from assay.ports.pools import PlannedJob, PoolRun
 from assay.serving.helptext import parse_help
 from assay.serving.modelshape import shape_of
 
@@ -66,6 +74,55 @@ def read_job(data: bytes, _folder: Path) -> None:
     """Read a job that somebody sealed."""
     rest = data[1:]
     unseal(b'{"checksum":"' + sha256_of(rest).encode() + b'",' + rest, ProbeJob, source="job.json")
+
+
+def pool_logs() -> tuple[bytes, ...]:
+    """The log of a job, with its result in frames."""
+    job = ProbeJob(run="r", place=Place(reference="local"), suite=f"sha256:{'1' * 64}", features=("one", "two"))
+    result = sealed_result(job)
+    text = base64.b64encode(zlib.compress(result)).decode()
+    pieces = [text[start : start + 300] for start in range(0, len(text), 300)]
+    mark = sha256_of(result)[7:39]
+    lines = [f"assay-result {mark} {number}/{len(pieces)} {piece}" for number, piece in enumerate(pieces, 1)]
+    return ("\n".join(["probe: one: works", *lines, "the end"]).encode(),)
+
+
+def read_pool_log(data: bytes, _folder: Path) -> None:
+    """Read the results in a log; what is damaged is left out."""
+    for sealed, result in results_in(data):
+        assert unseal(sealed, JobResult, source="log") == result
+    without_frames(data)
+
+
+def pool_archives() -> tuple[bytes, ...]:
+    """What `docker cp` writes of one file."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("result.json")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"{}\n"))
+    return (stream.getvalue(),)
+
+
+def read_pool_archive(data: bytes, _folder: Path) -> None:
+    """Read the one file of an archive."""
+    only_member(data)
+
+
+def pool_plans() -> tuple[bytes, ...]:
+    """The plan of a run on a pool."""
+    job = ProbeJob(run="r", place=Place(reference="local"), suite=f"sha256:{'1' * 64}", features=("one",))
+    moment = datetime(2026, 11, 30, tzinfo=UTC)
+    plan = PoolRun(run="r", pool="p", created=moment, jobs=(PlannedJob(job=job, cell="c"),))
+    return (plan.model_dump_json().encode(),)
+
+
+def read_pool_plan(data: bytes, folder: Path) -> None:
+    """Read a plan."""
+    path = folder / "r" / "pool.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    PoolRuns(folder).plan("r")
 
 
 def dockerfiles() -> tuple[bytes, ...]:

@@ -185,6 +185,9 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     _reader("image-layers", ["adapters.docker.read", "pipeline.audit_image"], m.image_exports, m.read_image),
     _reader("challenge", ["adapters.registry.auth"], m.challenges, m.read_challenge, mutate=hostile_text),
     _reader("docker-config", ["adapters.registry.auth"], m.docker_configs, m.read_docker_config, mutate=hostile_json),
+    _reader("pool-log", ["adapters.pools.frames"], m.pool_logs, m.read_pool_log),
+    _reader("pool-archive", ["adapters.pools.contexts"], m.pool_archives, m.read_pool_archive),
+    _reader("pool-plan", ["adapters.files.pool_runs"], m.pool_plans, m.read_pool_plan, mutate=hostile_json),
     _reader("job", ["ports.jobs"], m.jobs, m.read_job, mutate=hostile_json),
     _reader("reference", ["evidence.reference"], m.references, m.read_reference, mutate=hostile_text),
     _generated(
@@ -243,6 +246,8 @@ NOT_FOREIGN: Final[dict[str, str]] = {
     "adapters.files.journal": "assay's own journal, in the user's folder",
     "adapters.executors.local": "the harness result, judged by probes",
     "adapters.executors.servers": "what assay's own helper writes into a private folder, and Docker's API",
+    "adapters.pools.bundle": "writes",
+    "adapters.pools.local": "the zip of probe programs that assay itself has just written into the user's folder",
     "adapters.files.project": "reads text; matrix, lockfile and yamltext judge it",
     "adapters.files.knowledge": "knowledge that ships with assay",
     "adapters.docker.oci_archive": "writes",

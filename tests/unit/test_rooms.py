@@ -125,11 +125,12 @@ COMPOSES = {
     "facts",
     "measure",
     "policy",
+    "pool_composition",
     "probe",
     "publish",
 }
 COMPOSES |= {"recommend", "serve_check", "serving", "targets", "trust", "verify", "wheels"}
-"""Modules of cli/ that choose adapters: `composition`, and older ones whose choices move there. None may be added."""
+"""Modules of cli/ that choose adapters: the root in two parts, and older ones, whose choices move there."""
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda path: path.stem)

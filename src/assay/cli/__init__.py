@@ -25,6 +25,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "diff": ("diff", "Compare two runs, cells or images."),
     "bisect": ("bisect", "Find the first version that fails."),
     "probe": ("probe", "Test each feature of an image on a GPU."),
+    "jobs": ("jobs", "List jobs that run on pools."),
+    "collect": ("collect", "Record the results of jobs that ran on pools."),
     "report": ("report", "Show results as text, Markdown, JUnit, web pages or badges."),
     "audit": ("audit", "Check wheels and images for incompatibilities."),
     "facts": ("facts", "Manage cached wheel facts."),

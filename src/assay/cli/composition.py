@@ -434,13 +434,13 @@ def probe_flow(
         store=store,
         suite=suite,
         suite_digest=digest_of_suite(suite),
-        diagnose=lambda text: _cause_of_probe(text, root),
+        diagnose=lambda text: cause_of_probe(text, root),
         say=say,
     )
     return flow, executor
 
 
-def _cause_of_probe(text: str, project: Path) -> str | None:
+def cause_of_probe(text: str, project: Path) -> str | None:
     """Return the most likely cause of a failed probe, an entry of knowledge/failures/."""
     from assay.diagnose import Stage, default_library, diagnose
 

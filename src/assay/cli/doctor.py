@@ -26,13 +26,16 @@ __all__ = ["command"]
     show_default=True,
     help="What this machine must have.",
 )
+@click.option("--pools", is_flag=True, help="Check the pools of pools.yaml instead of this machine.")
 @project_option
 @format_option("text", "json")
-def command(need: str, project: Path | None, form: str) -> int:
+def command(need: str, project: Path | None, form: str, *, pools: bool) -> int:
     """Check the engine, GPU, disk, package indexes and registry credentials of this machine, and suggest fixes.
 
     Exit code 4: no usable engine, or no GPU with `--need gpu`. 1: another check failed.
     """
+    if pools:
+        return _pools(project, form)
     from assay.cli.composition import doctor
     from assay.pipeline.doctor import exit_code
 
@@ -62,6 +65,27 @@ def _needs(project: Path | None, *, gpu: bool) -> tuple[Needs, Matrix | None]:
     starter = planned.select(("starter",)) if "starter" in matrix.groups else []
     locks = [lock for cell in starter if (lock := files.lock(cell)) is not None]
     return needs_of(matrix, locks, gpu=gpu), matrix
+
+
+def _pools(project: Path | None, form: str) -> int:
+    """Ask each pool what it has."""
+    from assay.cli.pool_composition import pool_inventories
+
+    files, planned = load(project)
+    rows = [(name, item) for name, items in pool_inventories(files, planned.project.matrix) for item in items]
+    code = int(any(item.ok is False for _, item in rows))
+    if form == "json":
+        found = [{"pool": name, **item.model_dump(mode="json")} for name, item in rows]
+        console.json_data({"version": 1, "exit_code": code, "pools": found})
+        return code
+    states = {True: "ok", False: "fail", None: "unknown"}
+    console.data_table(
+        ("pool", "", "state", "found"), [(name, item.name, states[item.ok], item.found) for name, item in rows]
+    )
+    for name, item in rows:
+        if item.mend and item.ok is not True:
+            console.say(f"to fix {name}, {item.name}: {item.mend}")
+    return code
 
 
 def _mend(checks: tuple[Check, ...]) -> None:

@@ -13,7 +13,7 @@ import click
 from assay.adapters.executors.table import EXECUTORS
 from assay.cli import console
 from assay.cli.common import format_option, load_or_example, project_option, select_argument
-from assay.errors import GpuMissing
+from assay.errors import GpuMissing, UsageError
 from assay.foundation.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -61,6 +61,16 @@ _LONGEST_SECONDS = 30 * 86_400.0
 @click.option(
     "--seed", type=click.IntRange(0), default=0, help="Seed of the random inputs; repeat a run with its metric `seed`."
 )
+@click.option("--on", metavar="POOL", help="Run on a pool of pools.yaml instead of this machine.")
+@click.option("--gpu", "models", multiple=True, metavar="PRODUCT", help="Only this GPU of the pool (repeatable).")
+@click.option("--detach", is_flag=True, help="Submit and return; `assay collect` records the results (--on).")
+@click.option("--run", metavar="NAME", help="Name of the run, to go on with one (--on).")
+@click.option(
+    "--render",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write what would be submitted; submit nothing (--on).",
+)
 def command(
     select: tuple[str, ...],
     project: Path | None,
@@ -78,6 +88,11 @@ def command(
     cold: bool,
     sabotage: tuple[str, ...],
     seed: int,
+    on: str | None,
+    models: tuple[str, ...],
+    detach: bool,
+    run: str | None,
+    render: Path | None,
 ) -> int:
     """Test each feature of an image on a GPU.
 
@@ -108,6 +123,15 @@ def command(
         sabotage=sabotages(sabotage, flow.declarations),
         seed=seed,
     )
+    if on is not None:
+        from assay.cli.pooled import PoolRequest, probe_on
+
+        request = PoolRequest(pool=on, models=models, detach=detach, run=run, render=render, interpreter=interpreter)
+        ends, code = probe_on(files, plan, select, options, request)
+        _show_all(ends, form, plan, files.root, store)
+        return code
+    if models or detach or run or render:
+        raise UsageError("--gpu, --detach, --run and --render belong to --on POOL")
     subjects: list[ProbeSubject] = []
     try:
         if where == "local":

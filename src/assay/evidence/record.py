@@ -32,6 +32,7 @@ __all__ = [
     "FeatureResult",
     "KeptRecord",
     "LayerSize",
+    "Moment",
     "ProbeRecord",
     "Record",
     "RunSummary",
@@ -184,7 +185,7 @@ class ProbeRecord(Record):
     suite_digest: str
     """Digest over the probe programs that ran."""
     executor: str
-    """`docker` or `local`."""
+    """`docker`, `local`, or the kind of pool: `ssh`, `slurm`, `kubernetes`."""
     devices: tuple[Device, ...]
     packages: dict[str, str]
     """Distribution name -> version, read inside."""

@@ -6,39 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
-from assay import __version__
 from assay.errors import EngineError, EngineMissing, GpuMissing, StoreError
-from assay.evidence import record
 from assay.evidence import suite as probes
-from assay.evidence.record import FeatureResult, ProbeRecord
+from assay.evidence.record import ProbeRecord
 from assay.evidence.suite import Declaration, HarnessResult
 from assay.foundation.outcome import Outcome
 from assay.pipeline import unfinished
 from assay.pipeline.pool import JobControl, JobPool
+from assay.pipeline.probe_record import Diagnose, ProbeRecording, ProbeSubject
 from assay.ports.executor import Executor, JobListener, Leases
-from assay.ports.jobs import DevicesWanted, JobLimits, JobResult, Place, ProbeJob
+from assay.ports.jobs import DevicesWanted, JobLimits, JobResult, ProbeJob
 from assay.ports.store import RunFolder, Store
 
 __all__ = ["ProbeFlow", "ProbeOptions", "ProbeSubject", "exit_code"]
-
-Diagnose = Callable[[str], str | None]
-"""Text of a log -> an entry of knowledge/failures/."""
-
-_CAUSED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE}
-_EMPTY: Final = HarnessResult(schema_version=1, suite_digest="", python="", executable="")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeSubject:
-    """The image or environment to probe, and its cell."""
-
-    place: Place
-    cell: str
-    image: str = ""
-    lock_digest: str | None = None
-    content_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +60,7 @@ class _Work:
     subject: ProbeSubject
     job: ProbeJob
     todo: Sequence[Declaration]
-    old: Mapping[str, FeatureResult]
-    latest: HarnessResult = _EMPTY
-    """The newest result document that could be read."""
-    ended: dict[str, FeatureResult] = field(default_factory=dict)
-    """The probes that have ended, judged."""
+    judged: ProbeRecording
     began: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
     drafting: bool = True
@@ -185,7 +162,16 @@ class ProbeFlow:
             if len(todo) < len(chosen):
                 self._say(f"{subject.cell}: {len(chosen) - len(todo)} of {len(chosen)} features are recorded already")
             job = self._job(run, subject, [item.feature for item in todo], held)
-            work = _Work(subject=subject, job=job, todo=todo, old=old, run=run)
+            recording = ProbeRecording(
+                subject=subject,
+                run=run.folder,
+                suite_digest=self._digest,
+                wanted=frozenset(item.feature for item in chosen),
+                todo=todo,
+                old=old,
+                diagnose=self._diagnose,
+            )
+            work = _Work(subject=subject, job=job, todo=todo, judged=recording, run=run)
             result = self._execute(work, control)
         return self._keep(work, result)
 
@@ -238,7 +224,7 @@ class ProbeFlow:
     def _draft(self, work: _Work, harness: HarnessResult) -> None:
         """Keep what has been measured so far, should this process not live to record it."""
         with work.lock:
-            if not work.drafting or not harness.probes.keys() - work.ended.keys():
+            if not work.drafting or not harness.probes.keys() - work.judged.ended.keys():
                 return
             result = JobResult(
                 job=work.job.digest,
@@ -249,7 +235,7 @@ class ProbeFlow:
                 seconds=time.monotonic() - work.began,
             )
             try:
-                work.run.folder.draft(self._record(work, result)[0])
+                work.run.folder.draft(work.judged.record(result)[0])
             except StoreError as error:
                 work.drafting = False
                 self._say(f"{work.subject.cell}: what is measured is kept at the end only: {error.message}")
@@ -258,102 +244,18 @@ class ProbeFlow:
         """Record what came of a run."""
         with work.lock:
             work.drafting = False
-        made, problem = self._record(work, result)
+        made, problem = work.judged.record(result)
         cell = work.subject.cell
         if result.ended == "stopped":
             done = sum(made.features[item.feature].outcome is not Outcome.NOT_RUN for item in work.todo)
             self._say(f"{cell}: stopped; {done} of {len(work.todo)} probes had ended")
         if work.run.options.sabotage:
             self._say(f"{cell}: sabotaged, so nothing is recorded")
-        elif work.latest.facts is None and not work.latest.probes:
+        elif not work.judged.measured:
             self._say(f"{cell}: nothing could be measured, so nothing is recorded: {problem}")
         else:
             self._store.append(made)
         return made
-
-    def _record(self, work: _Work, result: JobResult) -> tuple[ProbeRecord, str]:
-        """Return the record of a run as it stands, and what went wrong with it."""
-        if result.harness is not None:
-            work.latest = result.harness
-        # Of an engine that was lost, what it gave out before is all there is.
-        harness = work.latest
-        problem = result.message or result.unreadable or ("" if result.harness else "there is no result document")
-        if broke_off := "" if harness.finished else f"the run broke off: {problem or result.ended}":
-            problem = broke_off
-        subject = work.subject
-        features = probes.judge_all(harness, work.todo, broke_off=broke_off)
-        self._logs(work)
-        for name in harness.probes.keys() & features.keys() - work.ended.keys():
-            work.ended[name] = self._explained(work, name, features[name])
-        features |= work.ended
-        wanted = {item.feature for item in work.run.chosen}
-        merged = {**{name: item for name, item in work.old.items() if name in wanted}, **features}
-        made = ProbeRecord(
-            created=record.now(),
-            run=work.job.run,
-            cell=subject.cell,
-            image=subject.image,
-            image_digest=subject.place.digest,
-            lock_digest=subject.lock_digest,
-            content_key=subject.content_key,
-            assay_version=__version__,
-            suite_digest=harness.suite_digest or self._digest,
-            executor=result.executor,
-            devices=probes.devices(harness.facts),
-            packages=dict(harness.facts.packages) if harness.facts else {},
-            features=merged,
-            notes=_notes(harness, result, problem, work.old, features),
-        )
-        return made, problem
-
-    def _explained(self, work: _Work, name: str, judged: FeatureResult) -> FeatureResult:
-        """Add to a verdict what the probe's output says of the cause, and where that output is."""
-        ended = work.latest.probes[name]
-        cause = self._diagnose(f"{judged.reason}\n{ended.stderr}") if judged.outcome in _CAUSED else None
-        log = None if ended.not_run else f"{work.job.run}/{work.subject.cell}/probes/{name}.log"
-        return judged.model_copy(update={"cause": cause, "log": log})
-
-    def _logs(self, work: _Work) -> None:
-        """Write what is new of each probe's output, and the harness's document, into the run's folder."""
-        folder = f"{work.subject.cell}/probes"
-        for name, ended in work.latest.probes.items():
-            if ended.not_run or name in work.ended:
-                continue
-            text = f"$ {ended.file}\n--- stdout ({ended.stdout_bytes} bytes)\n{ended.stdout}\n"
-            text += f"--- stderr ({ended.stderr_bytes} bytes)\n{ended.stderr}\n"
-            work.run.folder.write(f"{folder}/{name}.log", text.encode())
-        if work.latest is not _EMPTY:
-            work.run.folder.write(f"{folder}/result.json", work.latest.model_dump_json(indent=1).encode())
-
-
-def _notes(
-    harness: HarnessResult,
-    result: JobResult,
-    problem: str,
-    old: Mapping[str, FeatureResult],
-    new: Mapping[str, FeatureResult],
-) -> tuple[str, ...]:
-    own = sum(item.seconds for item in harness.probes.values())
-    notes = [
-        f"{len(new)} probes in {result.seconds:.1f} s, of which {own:.1f} s were the probes' own",
-        f"Python {harness.python} at {harness.executable}",
-    ]
-    if harness.facts is not None:
-        notes.append(f"{harness.facts.libc}, kernel {harness.facts.kernel}")
-        if not harness.facts.devices:
-            notes.append("no GPU inside: " + harness.facts.no_devices)
-    if harness.warm is not None:
-        told = (
-            "forked from a process with torch imported" if harness.warm.get("ok") else str(harness.warm.get("reason"))
-        )
-        notes.append(f"warm start: {told}")
-    if kept := sorted(set(old) - set(new)):
-        notes.append("kept from earlier records of the same image, suite, GPU and driver: " + ", ".join(kept))
-    if problem:
-        notes.append(problem)
-    if result.ended != "finished":
-        notes.append(f"ended: {result.ended}")
-    return tuple(notes)
 
 
 def exit_code(records: Iterable[ProbeRecord]) -> int:

@@ -14,7 +14,7 @@ from assay.ports.executor import Executor
 from assay.ports.store import Store
 from assay.ports.task import LOCAL
 
-__all__ = ["cell_of", "environment", "sabotages", "subjects_of"]
+__all__ = ["built", "cell_of", "environment", "sabotages", "subjects_of"]
 
 
 def environment(select: Sequence[str], executor: Executor) -> list[ProbeSubject]:
@@ -45,10 +45,10 @@ def subjects_of(
     words = tuple(word for word in select if word not in references)
     found: list[ProbeSubject] = []
     if words or not references:
-        built = _built(store)
+        made = built(store)
         for cell in plan.select(words, default=True):
             if cell.kind != "control":
-                found += _of_cell(cell, built.get(cell.id), executor, warn)
+                found += _of_cell(cell, made.get(cell.id), executor, warn)
     by_reference = {cell.local_reference: cell for cell in plan.cells}
     for reference in references:
         # What was built here is known by its name; what another machine built, by what it says of itself.
@@ -104,7 +104,7 @@ def _label(labels: Mapping[str, str], name: str) -> str | None:
     return labels.get(f"{LABEL_PREFIX}{name}")
 
 
-def _built(store: Store) -> dict[str, BuildRecord]:
+def built(store: Store) -> dict[str, BuildRecord]:
     """Return the newest good build of each cell."""
     good = (BuildStatus.BUILT, BuildStatus.CACHED)
     found: dict[str, BuildRecord] = {}

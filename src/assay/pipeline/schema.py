@@ -20,8 +20,9 @@ from assay.audit.found import FindDocument
 from assay.evidence import suite
 from assay.foundation.strict import Value
 from assay.matrix import model as matrix
-from assay.matrix import policy
+from assay.matrix import policy, pools
 from assay.matrix.model import Image, Matrix
+from assay.matrix.pools import PoolsFile
 from assay.ports import jobs
 from assay.ports.jobs import JobResult, ProbeJob
 
@@ -30,6 +31,7 @@ __all__ = ["OUTPUTS", "SCHEMAS", "documents"]
 SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
     "matrix.schema.json": (Matrix, "assay: matrix.yaml"),
     "image.schema.json": (Image, "assay: images/<name>/image.yaml"),
+    "pools.schema.json": (PoolsFile, "assay: pools.yaml"),
 }
 
 
@@ -47,7 +49,7 @@ def documents() -> dict[str, str]:
     result: dict[str, str] = {}
     for name, (model, title) in SCHEMAS.items():
         schema = model.model_json_schema(mode="validation")
-        _described(schema, model.__name__, (matrix, policy))
+        _described(schema, model.__name__, (matrix, policy, pools))
         schema = _loosened(schema) | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
         result[name] = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     for name, (model, title, modules) in OUTPUTS.items():

@@ -12,12 +12,15 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import Field, StringConstraints, ValidationError
 
 from assay.errors import StoreError
+from assay.evidence.record import Moment
 from assay.evidence.suite import HarnessResult
 from assay.foundation.digest import digest_of, sha256_of
 from assay.foundation.foreign import DEPTH, ITEMS, ForeignError, read_json
 from assay.foundation.strict import Value
 
 __all__ = [
+    "COMPLETE",
+    "MAX_BYTES",
     "Bind",
     "DevicesWanted",
     "JobLimits",
@@ -47,6 +50,10 @@ RunEnd = Literal[
     "unfinished",
 ]
 """How a run ended; `unfinished`: it had not ended when this was written."""
+
+
+COMPLETE: Final[frozenset[RunEnd]] = frozenset({"finished", "timed_out", "out_of_memory", "failed", "no_python"})
+"""Ends that are the job's own; after any other, what ran it went away, and it is run again."""
 
 
 class Bind(Value):
@@ -83,6 +90,8 @@ class DevicesWanted(Value):
     count: int = Field(default=0, ge=0)
     names: tuple[str, ...] = ()
     """Indexes or UUIDs of those leased for it on the machine where it runs; none: any `count` of them."""
+    model: str = ""
+    """The product that a pool has to give, as its engine calls it; empty: any."""
 
 
 class Sealed(Value):
@@ -154,6 +163,10 @@ class JobResult(Sealed):
     """What the harness and whatever surrounds it wrote."""
     seconds: float = 0.0
     """Wall time, the start and end of what surrounds it included."""
+    machine: str = ""
+    """The name of the machine, where it was another one than that of assay."""
+    written: Moment | None = None
+    """When this was written, by the clock of the machine where it ran; null in older documents."""
 
 
 Document = TypeVar("Document", ProbeJob, JobResult)

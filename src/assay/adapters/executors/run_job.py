@@ -9,6 +9,7 @@ run here, 4: no engine or GPU).
 from __future__ import annotations
 
 import argparse
+import platform
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from assay.adapters.executors.probe_suite import ProbeSuites, load_suite, suite_
 from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.files.records import write_whole
 from assay.errors import AssayError, EngineError, EngineMissing, StoreError, UsageError
+from assay.evidence.record import now
 from assay.evidence.suite import HarnessResult
 from assay.ports.executor import Executor, JobListener, Leases, Stop
 from assay.ports.jobs import JobResult, ProbeJob, seal, unseal
@@ -62,7 +64,8 @@ def run_document(
 
         listener = JobListener(line=_say, measured=keep, log=lambda data: write_whole(log_of(result), data))
         # The names of the GPUs are this machine's: the result is that of the job as it was sent.
-        made = executor.run(mine, listener=listener, stop=stop).model_copy(update={"job": job.digest})
+        made = executor.run(mine, listener=listener, stop=stop)
+        made = made.model_copy(update={"job": job.digest, "machine": platform.node(), "written": now()})
     write_whole(result, seal(made))
     return made
 

@@ -12,9 +12,10 @@ from assay.adapters.host.card_names import load_cards
 from assay.audit.findings import Finding
 from assay.errors import ConfigError, Problem, UsageError
 from assay.matrix import loading as matrix
-from assay.matrix import lockfile, recipe
+from assay.matrix import lockfile, pools, recipe
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
+from assay.matrix.pools import PoolsFile
 
 __all__ = ["NoProject", "ProjectFiles", "find_root"]
 
@@ -55,6 +56,18 @@ class ProjectFiles:
         """Read the configuration; see `assay.matrix.loading.load`."""
         texts = {path.parent.name: self._read(path) for path in sorted(self._configured.glob("images/*/image.yaml"))}
         return matrix.load(self._read(self._configured / "matrix.yaml"), texts, cards=load_cards(self._configured))
+
+    def pools(self) -> PoolsFile:
+        """Read pools.yaml; see `assay.matrix.pools.load_pools`.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not (self.root / pools.FILE).is_file():
+            raise UsageError(
+                f"there is no {pools.FILE} in {self.root}", hint="docs/how-to/pools.md has one for each kind of pool"
+            )
+        return pools.load_pools(self._read(self.root / pools.FILE))
 
     def templates(self) -> Mapping[str, str]:
         """Return the texts of templates by relative path: the shipped ones, and the project's own in their place."""

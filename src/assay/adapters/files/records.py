@@ -230,6 +230,20 @@ class FileStore:
             run.close()
 
     @contextmanager
+    def named_run(self, name: str) -> Iterator[FileRun]:
+        """Start or go on with the run of this name."""
+        path = self.root / name
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be made: {error.strerror}", hint=no_space(error)) from error
+        run = FileRun(path)
+        try:
+            yield run
+        finally:
+            run.close()
+
+    @contextmanager
     def claim(self, cell_id: str) -> Iterator[bool]:
         """Hold a lock file while a cell is worked on."""
         with locked(self.root / "claims" / _mark(cell_id)) as mine:

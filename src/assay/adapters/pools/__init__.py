@@ -1,0 +1,1 @@
+"""Pools of machines: one module for each kind of engine, and what they share."""

@@ -1,0 +1,196 @@
+"""Runs on pools, as commands show them: planned, watched, detached from, collected."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from assay.cli import console
+from assay.errors import UsageError
+
+if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.evidence.record import ProbeRecord
+    from assay.matrix.plan import Plan
+    from assay.matrix.pools import PoolsFile
+    from assay.pipeline.pooled import Board, Coordinator
+    from assay.pipeline.probe import ProbeOptions
+    from assay.pipeline.probe_record import ProbeSubject
+    from assay.ports.pools import PoolRun, ProbePool
+
+__all__ = ["PoolRequest", "coordinating", "probe_on"]
+
+_INTERRUPTED: Final = 130
+_TELL_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolRequest:
+    """Where probes go, and how long this process stays with them."""
+
+    pool: str
+    models: tuple[str, ...] = ()
+    detach: bool = False
+    run: str | None = None
+    render: Path | None = None
+    interpreter: str | None = None
+
+
+class _Teller:
+    """Tells how far a run is, when that has changed."""
+
+    def __init__(self, run: str, total: int) -> None:
+        self._run, self._total = run, total
+        self._told = ""
+        self._at = 0.0
+
+    def __call__(self, board: Board) -> None:
+        lost = f", {board.lost} not measured" if board.lost else ""
+        again = f", {board.retried} submitted again" if board.retried else ""
+        words = f"{board.done} of {self._total} done{lost}, {board.running} running, {board.waiting} waiting{again}"
+        moment = time.monotonic()
+        if words != self._told and moment - self._at > _TELL_SECONDS:
+            self._told, self._at = words, moment
+            console.say(f"{self._run}: {words}")
+
+
+@contextmanager
+def coordinating(files: ProjectFiles, plan: PoolRun, pool: ProbePool) -> Iterator[Coordinator]:
+    """Give what brings the jobs of a run home, with the run's folder open."""
+    from assay.adapters.files.pool_runs import FilePoolBook, PoolRuns
+    from assay.cli.composition import cause_of_probe, store_of
+    from assay.cli.pool_composition import pool_suite
+    from assay.pipeline.pooled import Coordinator, PoolLimits
+    from assay.pipeline.pooled_probes import PoolRecorder
+
+    store = store_of(files)
+    suite, known = pool_suite(PoolRuns(store.root).suite(plan.run))
+    given = files.pools().pools.get(plan.pool)
+    limits = PoolLimits(attempts=given.attempts, patience=given.patience) if given else PoolLimits()
+    with store.named_run(plan.run) as folder:
+        book = FilePoolBook(folder)
+        recorder = PoolRecorder(
+            store=store,
+            book=book,
+            known=known,
+            diagnose=lambda text: cause_of_probe(text, files.root),
+            say=console.say,
+        )
+        show = _Teller(plan.run, len(plan.jobs))
+        yield Coordinator(pool, plan, book, suite=suite, record=recorder, limits=limits, say=console.say, show=show)
+
+
+def probe_on(
+    files: ProjectFiles, plan: Plan, select: tuple[str, ...], options: ProbeOptions, request: PoolRequest
+) -> tuple[list[ProbeRecord], int]:
+    """Probe on a pool; return the records and the exit code."""
+    from assay.adapters.files.pool_runs import PoolRuns
+    from assay.cli.composition import store_of
+    from assay.cli.pool_composition import pool_suite, probe_pool, shipped_suite
+    from assay.evidence.suite import declarations, order
+    from assay.matrix.pools import chosen_gpus
+    from assay.pipeline.pooled_probes import plan_run, pooled_exit_code
+
+    pools = files.pools()
+    entry = pools.pool(request.pool)
+    gpus = chosen_gpus(request.pool, entry.gpus, request.models)
+    pool = probe_pool(files, request.pool, interpreter=request.interpreter)
+    suite, digest = shipped_suite(files.root)
+    runs = PoolRuns(store_of(files).root)
+    subjects = _subjects(files, plan, pools, select, request)
+    known = declarations({path: data.decode() for path, data in suite.items() if path.startswith("features/")})
+    made = plan_run(
+        subjects,
+        options,
+        pool=request.pool,
+        suite=digest,
+        chosen=order(known, options.features),
+        gpus=gpus,
+        run=request.run,
+    )
+    made = runs.start(made, suite)
+    if request.render is not None:
+        zipped, _ = pool_suite(runs.suite(made.run))
+        return [], _rendered(pool, made, zipped, request.render)
+    console.say(f"{made.run}: {len(made.jobs)} jobs on {request.pool}")
+    with coordinating(files, made, pool) as coordinator:
+        if request.detach:
+            left = coordinator.submit_all()
+            _detached(made.run, left)
+            return [end.record for end in coordinator.ends if end.record], 0
+        try:
+            ends = coordinator.run()
+        except KeyboardInterrupt:
+            _leave(coordinator, made.run)
+            return [end.record for end in coordinator.ends if end.record], _INTERRUPTED
+    for end in ends:
+        if end.loss is not None:
+            console.warn(f"{end.planned.cell} {end.planned.job.devices.model}: {end.words}")
+    return [end.record for end in ends if end.record], pooled_exit_code(ends, len(made.jobs))
+
+
+def _subjects(
+    files: ProjectFiles, plan: Plan, pools: PoolsFile, select: tuple[str, ...], request: PoolRequest
+) -> list[ProbeSubject]:
+    """Return what is probed: by the registry's digest, or, on this machine, what is here."""
+    from assay.cli.composition import digest_of_image, probe_flow, store_of
+    from assay.matrix.pools import LocalPool
+    from assay.pipeline.pooled_probes import registry_subjects
+    from assay.pipeline.probe_subjects import environment, subjects_of
+
+    entry, store = pools.pool(request.pool), store_of(files)
+    if isinstance(entry, LocalPool):
+        _, executor = probe_flow(files.root, say=console.say, where=entry.executor, interpreter=request.interpreter)
+        if entry.executor == "local":
+            return environment(select, executor)
+        return subjects_of(select, plan, store, executor, warn=console.warn)
+    staging = plan.project.matrix.policy.repositories.staging_of
+
+    def repository(image: str) -> str:
+        return pools.registry.replace("{image}", image) if pools.registry else staging(image)
+
+    return registry_subjects(
+        select, plan, store, repository=repository, digests=lambda name: digest_of_image(name, patient=False),
+        warn=console.warn,
+    )  # fmt: skip
+
+
+def _rendered(pool: ProbePool, plan: PoolRun, suite: bytes, folder: Path) -> int:
+    """Write what would be submitted."""
+    from assay.adapters.files.records import write_whole
+    from assay.ports.pools import Submission
+
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty", hint="name a new folder")
+    jobs = [Submission(job=item.job, suite=suite) for item in plan.jobs]
+    for path, data in pool.render(jobs).items():
+        write_whole(folder / path, data, mode=0o755 if path.endswith(".sh") else 0o644)
+    console.say(f"{plan.run}: {len(jobs)} jobs written to {folder}; nothing is submitted")
+    console.say(f"when they have run: assay collect {plan.run}, or with their results in a folder: --from FOLDER")
+    return 0
+
+
+def _detached(run: str, left: int) -> None:
+    console.say(f"{run}: detached; `assay jobs` shows the jobs, `assay collect {run}` records the results")
+    if left:
+        console.say(f"{run}: the pool has no room for {left} jobs yet; run the same command again to submit them")
+
+
+def _leave(coordinator: Coordinator, run: str) -> None:
+    """After Ctrl-C: ask whether the jobs go on; without a terminal they do."""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        words = f"\n{coordinator.open} jobs are open. Detach from them, or cancel them?"
+        choice = click.prompt(words, type=click.Choice(["detach", "cancel"]), default="detach", err=True)
+        if choice == "cancel":
+            coordinator.cancel()
+            coordinator.give_up()
+            console.say(f"{run}: cancelled; what was measured is recorded")
+            return
+    _detached(run, 0)

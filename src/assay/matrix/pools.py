@@ -1,0 +1,241 @@
+"""pools.yaml: the machines that builds and probes may be sent to, by name; each pool is of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from assay.errors import ConfigError, UsageError
+from assay.foundation import yamltext
+from assay.foundation.nearest import suggestion
+from assay.foundation.strict import Value
+from assay.foundation.text import ImageName, PlainText
+
+__all__ = [
+    "FILE",
+    "RUNTIMES",
+    "BuildkitPool",
+    "GpuKind",
+    "Host",
+    "KubernetesPool",
+    "LocalPool",
+    "Pool",
+    "PoolsFile",
+    "SlurmPool",
+    "SshPool",
+    "Toleration",
+    "chosen_gpus",
+    "load_pools",
+]
+
+FILE: Final = "pools.yaml"
+
+GpuKind = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=63)]
+"""A GPU product as the pool's engine calls it: the type of a Slurm gres (`h200`), a label's value (`NVIDIA-H200`)."""
+Folder = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/+-]+$")]
+DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=253)]
+"""A name that is given to a program as an argument: it cannot be read as an option."""
+
+RUNTIMES: Final = {
+    # {image}: the registry's reference by digest, without a tag (podman and enroot 3.x refuse `tag@digest`).
+    "podman": "podman run --rm --network none --device nvidia.com/gpu=all --security-opt label=disable "
+    "--read-only --tmpfs /tmp --volume {folder}:{folder} {env} --entrypoint {python} {image} {arguments}",
+    "apptainer": "apptainer exec --nv --containall --bind {folder}:{folder} {env} docker://{image} "
+    "{python} {arguments}",
+    # enroot separates registry and path by `#`; pyxis hands the text to it.
+    "pyxis": "srun --ntasks=1 --container-image=docker://{registry}#{path}@{digest} "
+    "--container-mounts={folder}:{folder} --no-container-mount-home {python} {arguments}",
+    "none": "{python} {arguments}",
+}
+"""Container runtime of a Slurm pool -> the command line in the batch script, with the form of a reference it reads."""
+_PLACEHOLDERS: Final = {"folder", "env", "image", "registry", "path", "digest", "python", "arguments"}
+
+
+class _Common(Value):
+    gpus: tuple[GpuKind, ...] = ()
+    """GPU products that the pool has, as its engine calls them; none: it has no GPUs."""
+    at_once: Annotated[int, Field(gt=0, le=5000)] | None = None
+    """Jobs that are submitted at the same time; without it, what the kind of pool can bear."""
+    patience: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Seconds for which failures of the pool (an image that cannot be pulled, a host that is gone) are retried."""
+    attempts: Annotated[int, Field(gt=0, le=20)] = 5
+    """How often one job is submitted when the pool loses it."""
+
+
+class LocalPool(_Common):
+    """This machine."""
+
+    kind: Literal["local"]
+    executor: Literal["docker", "local"] = "docker"
+    """In a container of the image, or in a process of this machine's Python (its environment alone)."""
+
+
+class Host(Value):
+    """A machine behind a Docker context."""
+
+    context: Word
+    """Its name in `docker context ls`."""
+    gpu: GpuKind | None = None
+    """The product of its GPUs; one product a host."""
+    count: Annotated[int, Field(ge=0, le=64)] = 1
+    """GPUs; jobs that need none run this many at a time (at least one)."""
+
+
+class SshPool(_Common):
+    """Docker engines of other machines, reached over SSH."""
+
+    kind: Literal["ssh"]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+    python: Word = "python3"
+    """The interpreter in the images."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> SshPool:
+        found = {host.gpu for host in self.hosts if host.gpu}
+        if missing := [gpu for gpu in self.gpus if gpu not in found]:
+            raise ValueError(f"no host has the GPU {missing[0]!r}{suggestion(missing[0], found)}")
+        names = [host.context for host in self.hosts]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the context {twice[0]!r} stands twice")
+        return self
+
+
+class SlurmPool(_Common):
+    """A Slurm partition."""
+
+    kind: Literal["slurm"]
+    partition: Word
+    folder: Folder
+    """A folder that this machine and all nodes share; jobs and results are files there."""
+    runtime: str = "podman"
+    """`podman`, `apptainer`, `pyxis`, `none`, or a command line with the placeholders of those."""
+    python: Word = "python3"
+    """The interpreter in the images."""
+    account: Word | None = None
+    qos: Word | None = None
+    minutes: Annotated[int, Field(gt=0)] | None = None
+    """Time limit of a job; without it that of the partition."""
+    options: tuple[Annotated[str, StringConstraints(pattern=r"^--[a-z][a-z-]*(?:=\S+)?$")], ...] = ()
+    """More options of sbatch, `--exclude=n7`."""
+
+    @field_validator("runtime")
+    @classmethod
+    def _known(cls, text: str) -> str:
+        template = RUNTIMES.get(text)
+        if template is None and "{arguments}" not in text:
+            known = suggestion(text, RUNTIMES)
+            raise ValueError(f"no runtime {text!r}{known}; or a command line with {{arguments}} in it")
+        try:
+            (template or text).format(**dict.fromkeys(_PLACEHOLDERS, ""))
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"placeholder {error} is unknown; known: {', '.join(sorted(_PLACEHOLDERS))}") from error
+        return text
+
+    @property
+    def command(self) -> str:
+        """The template of the command line."""
+        return RUNTIMES.get(self.runtime, self.runtime)
+
+
+class Toleration(Value):
+    """What a pod tolerates, as Kubernetes writes it."""
+
+    key: PlainText
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: PlainText | None = None
+    effect: Literal["NoSchedule", "NoExecute", "PreferNoSchedule"] | None = None
+
+
+class KubernetesPool(_Common):
+    """A namespace of a Kubernetes cluster."""
+
+    kind: Literal["kubernetes"]
+    context: Word
+    """A context of the kubeconfig."""
+    namespace: DnsName
+    product_label: PlainText = "nvidia.com/gpu.product"
+    """The label of nodes that names the GPU product; NVIDIA's GPU feature discovery writes this one."""
+    resource: PlainText = "nvidia.com/gpu"
+    """The resource of one GPU."""
+    tolerations: tuple[Toleration, ...] = ()
+    queue: DnsName | None = None
+    """A Kueue LocalQueue; jobs start suspended, and Kueue admits them."""
+    pull_secret: DnsName | None = None
+    """A secret of the namespace with the registry's credentials."""
+    python: Word = "python3"
+    """The interpreter in the images."""
+    cpu: PlainText = "4"
+    memory: PlainText = "32Gi"
+    scratch: PlainText = "64Gi"
+    """Size limit of the job's scratch folder."""
+    user: Annotated[int, Field(gt=0, lt=1 << 31)] = 65532
+    """The numeric user that images run as; never root."""
+
+
+class BuildkitPool(_Common):
+    """BuildKit daemons that build images."""
+
+    kind: Literal["buildkit"]
+    endpoints: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^(?:tcp|unix|ssh|docker-container)://\S+$")], ...],
+        Field(min_length=1),
+    ]
+
+
+Pool = Annotated[
+    LocalPool | SshPool | SlurmPool | KubernetesPool | BuildkitPool,
+    Field(discriminator="kind"),
+]
+
+
+class PoolsFile(Value):
+    """pools.yaml."""
+
+    registry: Annotated[str, StringConstraints(pattern=r"^[^\s@]+$")] | None = None
+    """Where nodes pull the images of cells, `registry.example/team/{image}`; without it, staging of the policy."""
+    pools: Annotated[dict[ImageName, Pool], Field(min_length=1)]
+
+    def pool(self, name: str) -> LocalPool | SshPool | SlurmPool | KubernetesPool | BuildkitPool:
+        """Return a pool by name.
+
+        Raises:
+            UsageError: there is none; the nearest names are offered.
+        """
+        if name not in self.pools:
+            raise UsageError(f"there is no pool {name!r} in {FILE}{suggestion(name, self.pools)}")
+        return self.pools[name]
+
+
+def load_pools(text: str, *, file: str = FILE) -> PoolsFile:
+    """Read pools.yaml.
+
+    Raises:
+        ConfigError: every problem at once, with file, line and column.
+    """
+    document = yamltext.load(text, file=file)
+    found = yamltext.parse(document, PoolsFile)
+    problems = [
+        document.problem(("pools", name, "gpus", position), f"{gpu!r} stands twice")
+        for name, pool in found.pools.items()
+        for position, gpu in enumerate(pool.gpus)
+        if gpu in pool.gpus[:position]
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def chosen_gpus(name: str, known: Collection[str], wanted: Collection[str]) -> tuple[str, ...]:
+    """Return the GPU products to run on: those asked for, or all of the pool.
+
+    Raises:
+        UsageError: the pool has no such GPU; the nearest names are offered.
+    """
+    unknown = [gpu for gpu in wanted if gpu not in known]
+    if unknown:
+        near = suggestion(unknown[0], known) or "; it has none"
+        raise UsageError(f"the pool {name} has no GPU {unknown[0]!r}{near}", hint=f"add it to `gpus` in {FILE}")
+    return tuple(dict.fromkeys(wanted)) or tuple(known)

@@ -1,0 +1,460 @@
+"""Run jobs on a pool and bring every result home, whatever its engine does.
+
+What decides is an intact, complete result, by content; the engine's states only tell when to submit a job once more.
+This process may die at any time: everything is in the engine and in the run's folder, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from assay.errors import StoreError
+from assay.evidence import record
+from assay.evidence.record import ProbeRecord
+from assay.ports.jobs import COMPLETE, JobResult, unseal
+from assay.ports.pools import (
+    ADVICE,
+    GONE,
+    Collected,
+    JobState,
+    Loss,
+    Phase,
+    PlannedJob,
+    PoolBook,
+    PoolRun,
+    PoolSilent,
+    ProbePool,
+    Submission,
+)
+
+__all__ = ["Board", "Coordinator", "PoolLimits", "PooledEnd", "measured_at"]
+
+_CHUNK: Final = 25
+"""Jobs submitted between two looks at what is there."""
+_SKEW: Final = timedelta(minutes=10)
+_OVERDUE_SECONDS: Final = 300.0
+"""A job that its engine calls running so long after its own time limit is lost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolLimits:
+    """How patient a coordinator is, in seconds."""
+
+    attempts: int = 5
+    """How often one job is submitted."""
+    patience: float = 600.0
+    """For what the pool fails at: pulling an image, starting a job, answering."""
+    grace: float = 5.0
+    """Between a job's end and its result: file systems and logs lag."""
+    unknown: float = 60.0
+    """Until a job of a machine that does not answer is given to another one."""
+    every: float = 2.0
+    """Between two looks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledEnd:
+    """What came of one job."""
+
+    planned: PlannedJob
+    record: ProbeRecord | None = None
+    """None: nothing was measured."""
+    loss: Loss | None = None
+    """Why the pool did not bring it to its end; it says nothing about the cell."""
+    said: str = ""
+    attempts: int = 1
+
+    @property
+    def words(self) -> str:
+        """What went wrong, and what to try."""
+        if self.loss is None:
+            return ""
+        said = f" ({self.said})" if self.said else ""
+        return f"not the cell's fault: {self.loss.replace('_', ' ')}{said}\n  try: {ADVICE[self.loss]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """How far a run is."""
+
+    done: int
+    lost: int
+    running: int
+    waiting: int
+    retried: int
+    """Submissions beyond the first of each job."""
+    states: Mapping[str, JobState] = field(default_factory=dict)
+    """The state of each open job, by its key."""
+
+
+@dataclass(kw_only=True)
+class _Open:
+    """A job that has no complete result."""
+
+    planned: PlannedJob
+    names: tuple[str, ...]
+    """Of its attempts."""
+    attempt: int = 1
+    submitted: bool = False
+    since: float | None = None
+    """When what is wrong with it began."""
+    ran_since: float | None = None
+    best: tuple[bytes, JobResult] | None = None
+    """The result that came furthest."""
+    log: bytes = b""
+    own_ends: int = 0
+    """How often it ended by itself without a result."""
+    state: JobState = GONE
+
+    @property
+    def name(self) -> str:
+        return self.names[self.attempt - 1]
+
+    def begin_again(self) -> None:
+        self.attempt += 1
+        self.submitted, self.since, self.ran_since, self.state = False, None, None, GONE
+
+
+Recorder = Callable[[PlannedJob, JobResult, bytes, datetime], ProbeRecord | None]
+"""Makes and appends the record of a result, with its log and the time it was measured."""
+
+
+class Coordinator:
+    """Brings the jobs of one run home.
+
+    Args:
+        pool: where they run.
+        plan: the run.
+        book: the run's folder.
+        suite: the zip of the probe programs.
+        record: makes records.
+        limits: how patient it is.
+        say: is told what happens.
+        show: is given the state of all, after each look.
+    """
+
+    def __init__(
+        self,
+        pool: ProbePool,
+        plan: PoolRun,
+        book: PoolBook,
+        *,
+        suite: bytes,
+        record: Recorder,
+        limits: PoolLimits,
+        say: Callable[[str], None] = lambda _: None,
+        show: Callable[[Board], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool, self._plan, self._book, self._suite = pool, plan, book, suite
+        self._record, self._limits, self._say, self._show, self._clock = record, limits, say, show, clock
+        self._open: dict[str, _Open] = {}
+        self._ends: dict[str, PooledEnd] = {}
+        self._retried = 0
+        self._skewed: set[str] = set()
+        self._silent_since: float | None = None
+        self._first = True
+        self._keys: dict[str, str] = {}
+        for planned in plan.jobs:
+            jobs = [planned.attempt(number) for number in _to(limits.attempts)]
+            self._keys |= {job.digest: planned.key for job in jobs}
+            if (there := book.result(planned.key)) is not None:
+                # Recorded by an earlier process; the record of the same bytes is the same record.
+                made = self._recorded(planned, there, b"")
+                self._ends[planned.key] = PooledEnd(planned=planned, record=made)
+            else:
+                self._open[planned.key] = _Open(planned=planned, names=tuple(job.name for job in jobs))
+
+    @property
+    def ends(self) -> Sequence[PooledEnd]:
+        """What came of each job that is done, in the order of the plan."""
+        return [self._ends[item.key] for item in self._plan.jobs if item.key in self._ends]
+
+    @property
+    def open(self) -> int:
+        """How many jobs have no end yet."""
+        return len(self._open)
+
+    def is_done(self, key: str) -> bool:
+        """Return whether a job has come to its end."""
+        return key in self._ends
+
+    def states(self) -> Mapping[str, JobState]:
+        """Return what the pool says of each open job, by its key; nothing is changed."""
+        states = self._pool.poll(self._plan.run)
+        self._found(states)
+        return {key: states.get(item.name, GONE) for key, item in self._open.items()}
+
+    def run(self, stop: threading.Event | None = None) -> Sequence[PooledEnd]:
+        """Bring all jobs home; return what came of each. Ends early when `stop` is set; jobs go on in the pool."""
+        stop = stop or threading.Event()
+        while self._open and not stop.is_set():
+            submitted = self.look(submit=True)
+            if self._open and submitted < _CHUNK:
+                stop.wait(self._limits.every)
+        if not self._open:
+            self._tidy()
+        return self.ends
+
+    def submit_all(self) -> int:
+        """Submit what the pool has room for, and return how many jobs were not."""
+        left = len(self._open) + 1
+        while (now := sum(not item.submitted for item in self._open.values())) < left or self._first:
+            left = now
+            self.look(submit=True)
+            self.look(submit=False)
+        return left
+
+    def look(self, *, submit: bool) -> int:
+        """Take the results that are there, look at the states, submit what is to be (again); return how many were."""
+        try:
+            states = self._pool.poll(self._plan.run)
+        except PoolSilent as error:
+            self._quiet(error)
+            self._collect()
+            return 0
+        self._silent_since = None
+        if self._first:
+            self._found(states)
+            if there := sum(item.submitted for item in self._open.values()):
+                self._say(f"{self._plan.run}: {there} of {len(self._open)} jobs are in the pool already")
+            # The pool may have forgotten the attempt that brought a result.
+            self._collect(self._limits.attempts)
+            self._first = False
+        self._collect()
+        for item in list(self._open.values()):
+            item.state = states.get(item.name, GONE)
+            item.submitted = item.submitted or item.state.phase is not Phase.GONE
+            if submit:
+                self._judge(item)
+        submitted = self._submit(states) if submit else 0
+        self._show(self._board())
+        return submitted
+
+    def cancel(self) -> None:
+        """End all jobs in the pool; those that are done stay done."""
+        names = [name for item in self._open.values() for name in item.names[: item.attempt]]
+        self._pool.cancel(names, run=self._plan.run)
+
+    def give_up(self) -> Sequence[PooledEnd]:
+        """Record what of the open jobs was measured, and return what came of all."""
+        for item in list(self._open.values()):
+            self._lost(item, Loss.KILLED, "it was cancelled")
+        return self.ends
+
+    def _tidy(self) -> None:
+        try:
+            self._pool.sweep(self._plan.run)
+        except PoolSilent as error:
+            self._say(f"what the run {self._plan.run} left in the pool stays: {error.message}")
+
+    def _quiet(self, error: PoolSilent) -> None:
+        now = self._clock()
+        if self._silent_since is None:
+            self._silent_since = now
+            self._say(f"{error.message}; its jobs go on, and assay asks again")
+        elif now - self._silent_since > self._limits.patience:
+            raise error
+
+    def _found(self, states: Mapping[str, JobState]) -> None:
+        """Go on where an earlier process stopped: the highest attempt that the pool has is the one that counts."""
+        for item in self._open.values():
+            for number, name in enumerate(item.names, 1):
+                if name in states:
+                    item.attempt, item.submitted = number, True
+
+    # ------------------------------------------------------------------------------------------------------- results
+
+    def _collect(self, attempts: int = 0) -> None:
+        names = {name: item for item in self._open.values() for name in item.names[: max(item.attempt, attempts)]}
+        for collected in self._pool.collect(list(names), run=self._plan.run):
+            self._take(collected, names.get(collected.name))
+        for key, item in list(self._open.items()):
+            # Another process may have finished it.
+            if (there := self._book.result(key)) is not None:
+                self._done(item, there, b"")
+
+    def _take(self, collected: Collected, named: _Open | None) -> None:
+        """Take a result for the job that it says it is of, whatever it is called."""
+        if named is not None:
+            named.log = collected.log or named.log
+        if collected.result is None:
+            return
+        cell = named.planned.cell if named is not None else "a job"
+        try:
+            result = unseal(collected.result, JobResult, source=f"the result of {cell}")
+        except StoreError as error:
+            self._say(f"{error.message}; it does not count")
+            return
+        item = self._open.get(self._keys.get(result.job, ""))
+        if item is None:
+            if named is not None and result.job not in self._keys:
+                self._say(f"a result of another job lies where that of {cell} belongs; it does not count")
+            return
+        item.log = collected.log or item.log
+        if item.best is None or _reach(result) >= _reach(item.best[1]):
+            item.best = (collected.result, result)
+        if self._complete(item, result):
+            self._keep(item, collected.result, result)
+
+    def _complete(self, item: _Open, result: JobResult) -> bool:
+        if result.ended not in COMPLETE:
+            return False
+        # What broke off or got no GPU is tried once more: a node may be at fault.
+        facts = result.harness.facts if result.harness else None
+        blind = bool(item.planned.job.devices.count) and (facts is None or not facts.devices)
+        return item.attempt > 1 or not (blind or result.ended in {"failed", "no_python"})
+
+    def _keep(self, item: _Open, data: bytes, result: JobResult) -> None:
+        with self._book.deciding(item.planned.key) as mine:
+            if not mine:
+                return
+            if (there := self._book.result(item.planned.key)) is not None:
+                result = there
+            self._done(item, result, item.log)
+            if there is None:
+                self._book.keep(item.planned.key, data, item.log)
+
+    def _done(self, item: _Open, result: JobResult, log: bytes) -> None:
+        made = self._recorded(item.planned, result, log)
+        self._ends[item.planned.key] = PooledEnd(planned=item.planned, record=made, attempts=item.attempt)
+        self._open.pop(item.planned.key, None)
+
+    def _recorded(self, planned: PlannedJob, result: JobResult, log: bytes) -> ProbeRecord | None:
+        moment, skew = measured_at(result.written, self._plan.created, record.now())
+        if skew and result.machine not in self._skewed:
+            self._skewed.add(result.machine)
+            self._say(f"the clock of {result.machine} is off by {skew}; records carry the time of the run instead")
+        return self._record(planned, result, log, moment)
+
+    # -------------------------------------------------------------------------------------------------------- losses
+
+    def _judge(self, item: _Open) -> None:
+        state, now = item.state, self._clock()
+        match state.phase:
+            case Phase.RUNNING:
+                item.since = None
+                item.ran_since = item.ran_since or now
+                if now - item.ran_since > item.planned.job.limits.seconds + _OVERDUE_SECONDS:
+                    self._again(item, Loss.TIME_LIMIT, "it runs long after its own time limit")
+            case Phase.WAITING if state.loss is None:
+                item.since = None
+            case Phase.WAITING if state.loss is Loss.HELD:
+                self._again(item, Loss.HELD, state.said)
+            case Phase.WAITING:
+                busy = any(other.state.phase is Phase.RUNNING for other in self._open.values())
+                if state.loss is Loss.QUOTA and busy:
+                    item.since = None
+                elif self._lasts(item, self._limits.patience):
+                    self._lost(item, state.loss or Loss.REFUSED, state.said)
+            case Phase.UNKNOWN:
+                if self._lasts(item, self._limits.unknown):
+                    self._again(item, Loss.NODE_LOST, state.said)
+            case Phase.ENDED:
+                if self._lasts(item, self._limits.grace):
+                    self._again(item, state.loss or Loss.NO_RESULT, state.said)
+            case Phase.GONE:
+                if item.submitted and self._lasts(item, self._limits.grace):
+                    self._again(item, Loss.NODE_LOST, "its engine does not have it any more")
+
+    def _lasts(self, item: _Open, seconds: float) -> bool:
+        item.since = self._clock() if item.since is None else item.since
+        return self._clock() - item.since >= seconds
+
+    def _again(self, item: _Open, loss: Loss, said: str) -> None:
+        """Submit a job once more, if it may be."""
+        item.own_ends += loss is Loss.NO_RESULT
+        if item.attempt >= self._limits.attempts or item.own_ends >= 3:
+            self._lost(item, loss, said)
+            return
+        try:
+            self._pool.cancel([item.name], run=self._plan.run)
+        except PoolSilent:
+            return
+        where = f" on {item.state.where}" if item.state.where else ""
+        self._say(f"{item.planned.cell}: {loss.replace('_', ' ')}{where} ({said}); attempt {item.attempt + 1}")
+        item.begin_again()
+        self._retried += 1
+
+    def _lost(self, item: _Open, loss: Loss, said: str) -> None:
+        """Give a job up; what was measured of it is recorded."""
+        self._open.pop(item.planned.key, None)
+        end = PooledEnd(planned=item.planned, loss=loss, said=said, attempts=item.attempt)
+        self._say(f"{item.planned.cell}: {end.words}")
+        if item.best is not None and item.best[1].harness is not None and item.best[1].harness.probes:
+            best = item.best[1]
+            ended = "engine_lost" if best.ended == "unfinished" else best.ended
+            said = best.message or f"the pool lost it: {loss.replace('_', ' ')}"
+            result = best.model_copy(update={"ended": ended, "message": said})
+            # It stays open in the run's folder: the same command tries again.
+            end = replace(end, record=self._recorded(item.planned, result, item.log))
+        self._ends[item.planned.key] = end
+        try:
+            self._pool.cancel([item.name], run=self._plan.run)
+        except PoolSilent:
+            return
+
+    # ---------------------------------------------------------------------------------------------------- submissions
+
+    def _submit(self, states: Mapping[str, JobState]) -> int:
+        """Submit jobs that no look has seen in the pool; submitting one twice does nothing."""
+        busy = sum(state.phase in {Phase.WAITING, Phase.RUNNING, Phase.UNKNOWN} for state in states.values())
+        free = max(0, self._pool.room - busy)
+        todo = [item for item in self._open.values() if not item.submitted][: min(free, _CHUNK)]
+        if not todo:
+            return 0
+        jobs = [Submission(job=item.planned.attempt(item.attempt), suite=self._suite) for item in todo]
+        try:
+            refused = self._pool.submit(jobs)
+        except PoolSilent as error:
+            self._quiet(error)
+            return 0
+        for item in todo:
+            if (why := refused.get(item.name)) is None:
+                item.since = None
+            else:
+                item.state = JobState(phase=Phase.GONE, loss=Loss.REFUSED, said=why)
+                if self._lasts(item, self._limits.patience):
+                    self._lost(item, Loss.REFUSED, why)
+        return len(todo) - len(refused)
+
+    def _board(self) -> Board:
+        phases = Counter(item.state.phase for item in self._open.values())
+        lost = sum(end.record is None for end in self._ends.values())
+        return Board(
+            done=len(self._ends) - lost,
+            lost=lost,
+            running=phases[Phase.RUNNING],
+            waiting=len(self._open) - phases[Phase.RUNNING],
+            retried=self._retried,
+            states={key: item.state for key, item in self._open.items()},
+        )
+
+
+def _to(number: int) -> range:
+    return range(1, number + 1)
+
+
+def _reach(result: JobResult) -> tuple[bool, int]:
+    """Return how far a result came, for comparison."""
+    return result.ended in COMPLETE, len(result.harness.probes) if result.harness else 0
+
+
+def measured_at(written: datetime | None, planned: datetime, now: datetime) -> tuple[datetime, timedelta | None]:
+    """Return when a result counts as measured, and how far off the clock of its machine is, if it is.
+
+    A clock that is off gives the time of the run: the same on every machine that records the result.
+    """
+    if written is None:
+        return planned, None
+    if written > now + _SKEW:
+        return planned, written - now
+    if written < planned - _SKEW:
+        return planned, planned - written
+    return written, None

@@ -1,0 +1,179 @@
+"""pools.yaml, what is rendered for Slurm, what squeue says, and results in logs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+
+import pytest
+
+from assay.adapters.pools.bundle import runner, suite_name, suite_zip
+from assay.adapters.pools.fake import sealed_result
+from assay.adapters.pools.frames import results_in, without_frames
+from assay.adapters.pools.slurm import SlurmProbePool, states_in
+from assay.errors import ConfigError, UsageError
+from assay.foundation.digest import sha256_of
+from assay.matrix.pools import RUNTIMES, SlurmPool, chosen_gpus, load_pools
+from assay.ports.jobs import DevicesWanted, JobLimits, Place, ProbeJob
+from assay.ports.pools import Loss, Phase, Submission
+
+DIGEST = "sha256:" + "a" * 64
+GOOD = """
+registry: registry.example:5000/team/{image}
+pools:
+  box: {kind: local, executor: local}
+  hosts: {kind: ssh, gpus: [h200], hosts: [{context: gpu1, gpu: h200, count: 4}]}
+  hpc: {kind: slurm, partition: gpu, folder: /shared/assay, gpus: [h200, a100]}
+  cluster: {kind: kubernetes, context: x, namespace: gpu, tolerations: [{key: nvidia.com/gpu}]}
+  builders: {kind: buildkit, endpoints: ["tcp://10.0.0.1:1234"]}
+"""
+JOB = ProbeJob(
+    run="pool-1",
+    place=Place(reference=f"registry.example:5000/team/a@{DIGEST}", digest=DIGEST),
+    suite=sha256_of(b"suite"),
+    features=("one",),
+    devices=DevicesWanted(count=1, model="h200"),
+    limits=JobLimits(memory_bytes=8 << 30),
+)
+
+
+def test_each_kind_of_pool_is_read() -> None:
+    pools = load_pools(GOOD).pools
+
+    assert ["local", "ssh", "slurm", "kubernetes", "buildkit"] == [pool.kind for pool in pools.values()]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("partition", "partitoin", "did you mean 'partition'"),
+        ("kind: slurm", "kind: slrum", "kind must be one of"),
+        ("gpu: h200, ", "gpu: h20, ", "no host has the GPU 'h200'; did you mean 'h20'?"),
+        ("gpus: [h200, a100]", "gpus: [h200, h200]", "'h200' stands twice"),
+        ("partition: gpu", "partition: --uid=0", "is not allowed here"),
+        ("folder: /shared/assay", "folder: /shared/assay, runtime: podmann", "no runtime 'podmann'; did you mean"),
+        ("folder: /shared/assay", 'folder: /s, runtime: "x {imge} {arguments}"', "placeholder 'imge' is unknown"),
+        ("folder: /shared/assay", "folder: shared", "is not allowed here"),
+        ("tcp://", "ftp://", "is not allowed here"),
+    ],
+)
+def test_what_is_wrong_in_pools_yaml_has_its_place_and_the_nearest_names(good: str, bad: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_pools(GOOD.replace(good, bad))
+
+    assert said.replace("kind must", "'kind' must") in str(caught.value)
+    assert "pools.yaml:" in str(caught.value)
+
+
+def test_unknown_pools_and_gpus_are_answered_with_the_nearest() -> None:
+    pools = load_pools(GOOD)
+    with pytest.raises(UsageError, match="did you mean 'hpc'"):
+        pools.pool("hpcc")
+    with pytest.raises(UsageError, match="has no GPU 'h20'; did you mean 'h200'"):
+        chosen_gpus("hpc", pools.pool("hpc").gpus, ["h20"])
+    assert ("h200", "a100") == chosen_gpus("hpc", pools.pool("hpc").gpus, [])
+    assert ("a100",) == chosen_gpus("hpc", pools.pool("hpc").gpus, ["a100"])
+
+
+def script(**more: object) -> str:
+    pool = SlurmPool.model_validate({"kind": "slurm", "partition": "gpu", "folder": "/shared/assay", **more})
+    files = SlurmProbePool(pool).render([Submission(job=JOB, suite=b"zip")])
+    return files[f"{JOB.name}.sbatch"].decode()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "form"),
+    [
+        ("podman", f" registry.example:5000/team/a@{DIGEST} "),
+        ("apptainer", f" docker://registry.example:5000/team/a@{DIGEST} "),
+        ("pyxis", f"--container-image=docker://registry.example:5000#team/a@{DIGEST} "),
+    ],
+)
+def test_each_runtime_of_slurm_gets_the_digest_in_its_own_form(runtime: str, form: str) -> None:
+    assert form in script(runtime=runtime)
+
+
+def test_a_batch_script_asks_for_the_gpu_memory_and_place_of_its_job() -> None:
+    lines = script(account="team", qos="low", minutes=30, options=["--exclude=n7"]).splitlines()
+
+    assert "#!/bin/sh" == lines[0]
+    for option in ("--gres=gpu:h200:1", "--mem=8192M", "--partition=gpu", "--requeue", "--time=30", "--exclude=n7",
+                   "--account=team", "--qos=low", "--dependency=singleton", f"--job-name={JOB.name}"):  # fmt: skip
+        assert f"#SBATCH {option}" in lines
+
+
+def test_every_runtime_runs_the_runner_with_the_job_and_its_result() -> None:
+    for name in RUNTIMES:
+        last = script(runtime=name).splitlines()[-1]
+
+        assert last.startswith("exec ")
+        assert f"/shared/assay/pool-1/results/{JOB.name}.json" in last
+        assert "{" not in last.replace("${CUDA_VISIBLE_DEVICES:-}", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "phase", "loss"),
+    [
+        ("pool-1-a-1|7|RUNNING|None|n1", Phase.RUNNING, None),
+        ("pool-1-a-1|7|PENDING|Priority|", Phase.WAITING, None),
+        ("pool-1-a-1|7|PENDING|BeginTime|", Phase.WAITING, None),
+        ("pool-1-a-1|7|PENDING|launch failed requeued held|", Phase.WAITING, Loss.HELD),
+        ("pool-1-a-1|7|PENDING|JobHeldUser|", Phase.WAITING, Loss.HELD),
+        ("pool-1-a-1|7|NODE_FAIL|None|n2", Phase.ENDED, Loss.NODE_LOST),
+        ("pool-1-a-1|7|OUT_OF_MEMORY|OutOfMemory|n2", Phase.ENDED, Loss.OUT_OF_MEMORY),
+        ("pool-1-a-1|7|PREEMPTED|None|n2", Phase.ENDED, Loss.PREEMPTED),
+        ("pool-1-a-1|7|COMPLETED|None|n2", Phase.ENDED, None),
+        ("pool-1-a-1|7|COMPLETED|None|n2\npool-1-a-1|8|RUNNING|None|n1", Phase.RUNNING, None),
+    ],
+)
+def test_what_squeue_says_becomes_a_state(line: str, phase: Phase, loss: Loss | None) -> None:
+    found = states_in(f"{line}\npool-2-b-1|9|RUNNING|None|n1\nsomebody's|10\n", "pool-1")
+
+    assert ["pool-1-a-1"] == list(found)
+    assert (phase, loss) == (found["pool-1-a-1"].phase, found["pool-1-a-1"].loss)
+
+
+def frames(data: bytes, size: int = 200) -> list[bytes]:
+    """Return the lines that the runner writes into a log."""
+    text = base64.b64encode(zlib.compress(data)).decode()
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    mark = sha256_of(data)[7:39]
+    return [f"assay-result {mark} {n}/{len(pieces)} {piece}\n".encode() for n, piece in enumerate(pieces, 1)]
+
+
+def test_results_are_read_from_a_log_between_other_lines_in_any_order() -> None:
+    result = sealed_result(JOB)
+    lines = frames(result)
+    log = b"probe: one\n" + b"noise\n".join(reversed(lines)) + lines[0] + b"the end\n"
+
+    assert 3 < len(lines)
+    assert [result] == [data for data, _ in results_in(log)]
+    assert b"probe: one\nnoise\n" == without_frames(log)[:17]
+    assert b"assay-result" not in without_frames(log)
+
+
+def test_a_result_that_was_cut_or_changed_in_a_log_does_not_count() -> None:
+    lines = frames(sealed_result(JOB))
+
+    assert [] == results_in(b"".join(lines[:-1]))
+    assert [] == results_in(b"".join(lines).replace(lines[1], lines[1][:-9] + b"AAAAAAA=\n"))
+    assert [] == results_in(b"assay-result " + b"0" * 32 + b" 1/1 AAAA\n")
+
+
+def test_a_log_that_unpacks_to_gigabytes_is_refused() -> None:
+    bomb = zlib.compress(b"\0" * (64 << 20))
+    line = b"assay-result " + b"0" * 32 + b" 1/1 " + base64.b64encode(bomb) + b"\n"
+
+    assert [] == results_in(line)
+
+
+def test_the_suite_is_the_same_bytes_everywhere_and_says_what_it_declares() -> None:
+    declare = b'FEATURE = "one"\nREQUIRES = ()\nTIMEOUT = 5\nGPUS = 0\nWARM = True\n'
+    suite = {"features/one.py": declare, "harness.py": b"pass\n"}
+    shuffled = dict(reversed(suite.items()))
+
+    assert suite_zip(suite) == suite_zip(shuffled)
+    assert suite_name(suite_zip(suite)).startswith("suite-")
+    assert b"def main(" in runner()
+    assert json.loads(JOB.model_dump_json())["devices"]["model"] == "h200"
