@@ -19,8 +19,9 @@ from assay.evidence import suite as probes
 from assay.evidence.record import ProbeRecord
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
-from assay.pipeline.pooled import Board, Coordinator, PooledEnd, PoolLimits
+from assay.pipeline.pooled import Coordinator
 from assay.pipeline.pooled_probes import PoolRecorder, plan_run
+from assay.pipeline.pooled_values import Board, PooledEnd, PoolLimits
 from assay.pipeline.probe import ProbeOptions
 from assay.pipeline.probe_record import ProbeSubject
 from assay.ports.jobs import JobLimits, Place

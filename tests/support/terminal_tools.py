@@ -10,6 +10,7 @@ from publish_tools import NOW
 from wheels import wheel_bytes
 
 from assay.adapters.files.facts_cache import FactsCache
+from assay.adapters.files.pool_runs import PoolRuns
 from assay.adapters.files.records import FileStore
 from assay.audit.findings import AuditReport, Finding, Prediction, Suggestion
 from assay.evidence.policy import FeatureLine, PolicyJudgement
@@ -29,6 +30,8 @@ from assay.evidence.record import (
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.matrix.policy import Basis
 from assay.pipeline.doctor import Check, CheckState
+from assay.ports.jobs import Place, ProbeJob
+from assay.ports.pools import PlannedJob, PoolRun
 from assay.wheels.facts import READER, Library, WheelFacts
 
 ROOT: Final = Path(__file__).parents[2]
@@ -172,6 +175,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store.append(AuditRecord(**records, cell=CELL, subject="wheels", verdict=Verdict.WARN, targets=("sm_120",)))
     store.append(probed())
     store.append(probed(OTHER).model_copy(update={"image_digest": "sha256:" + "2e" * 32}))
+    (tmp_path / "pools.yaml").write_text("pools: {box: {kind: local, executor: local}}\n")
+    place = Place(reference=f"registry.example/team/vllm@{DIGEST}", digest=DIGEST)
+    job = ProbeJob(run="pool-0123456789", place=place, suite="sha256:" + "3f" * 32, features=("one",))
+    jobs = (PlannedJob(job=job, cell=CELL), PlannedJob(job=job.model_copy(update={"seed": 1}), cell=OTHER))
+    PoolRuns(store.root).start(PoolRun(run=job.run, pool="box", created=NOW, jobs=jobs), {"harness.py": b""})
     facts = FactsCache(tmp_path / "facts")
     for name in ("nvidia-cuda-nvrtc-cu12", "torch"):
         library = Library(path=LIBRARY, size=1, scope="full", needed=("libcudart.so.13", "libtorch_cuda.so") * 4)

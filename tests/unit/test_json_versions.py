@@ -44,6 +44,8 @@ def probed_json() -> None:
 DOCUMENTS: Final[Mapping[str, tuple[str | Callable[[], object], ...]]] = {
     "audit": ("audit plain-1.0-py3-none-any.whl --facts facts --no-record",),
     "bench": (lambda: bench._show([benched()], "json"),),
+    "collect": ("collect",),
+    "jobs": ("jobs",),
     "build": (lambda: build._dry_run([], None, "json"),),
     "diagnose": ("diagnose --known", "diagnose server.log", "diagnose run1"),
     "diff": (f"diff {CELL} {OTHER}",),

@@ -19,8 +19,9 @@ from assay.evidence import suite as probes
 from assay.evidence.record import ProbeRecord
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
-from assay.pipeline.pooled import Coordinator, PooledEnd, PoolLimits, measured_at
+from assay.pipeline.pooled import Coordinator
 from assay.pipeline.pooled_probes import PoolRecorder, plan_run, pooled_exit_code
+from assay.pipeline.pooled_values import PooledEnd, PoolLimits, measured_at
 from assay.pipeline.probe import ProbeOptions
 from assay.pipeline.probe_record import ProbeSubject
 from assay.ports.jobs import Place, ProbeJob

@@ -51,6 +51,7 @@ COMMANDS: Final = (
     f"facts show torch=={VERSION} --facts facts",
     "doctor",
     "probe --list",
+    "jobs --all",
     "diagnose --known",
     "diagnose server.log",
     f"diff {CELL} {OTHER}",

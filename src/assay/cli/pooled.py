@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
     from assay.evidence.record import ProbeRecord
     from assay.matrix.plan import Plan
-    from assay.matrix.pools import PoolsFile
-    from assay.pipeline.pooled import Board, Coordinator
+    from assay.pipeline.pooled import Coordinator
+    from assay.pipeline.pooled_values import Board
     from assay.pipeline.probe import ProbeOptions
     from assay.pipeline.probe_record import ProbeSubject
     from assay.ports.pools import PoolRun, ProbePool
 
-__all__ = ["PoolRequest", "coordinating", "probe_on"]
+__all__ = ["PoolRequest", "coordinating", "pool_options", "probe_on"]
 
 _INTERRUPTED: Final = 130
 _TELL_SECONDS: Final = 5.0
@@ -41,6 +42,43 @@ class PoolRequest:
     run: str | None = None
     render: Path | None = None
     interpreter: str | None = None
+
+
+def pool_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of runs on pools; the command gets them as `request`, None without `--on`."""
+
+    @wraps(command)
+    def wrapper(
+        *,
+        on: str | None,
+        models: tuple[str, ...],
+        detach: bool,
+        run: str | None,
+        render: Path | None,
+        interpreter: str | None,
+        **rest: Any,
+    ) -> int:
+        if on is None and (models or detach or run or render):
+            raise UsageError("--gpu, --detach, --run and --render belong to --on POOL")
+        request = PoolRequest(
+            pool=on or "", models=models, detach=detach, run=run, render=render, interpreter=interpreter
+        )
+        return command(request=request if on else None, interpreter=interpreter, **rest)
+
+    for option in (
+        click.option(
+            "--render",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+            help="Write what would be submitted; submit nothing (--on).",
+        ),
+        click.option("--run", metavar="NAME", help="Name of the run, to go on with one (--on)."),
+        click.option("--detach", is_flag=True, help="Submit and return; `assay collect` records the results (--on)."),
+        click.option("--gpu", "models", multiple=True, metavar="PRODUCT", help="Use this GPU (--on; repeatable)."),
+        click.option("--on", metavar="POOL", help="Run on a pool of pools.yaml instead of this machine."),
+    ):
+        wrapper = option(wrapper)
+    return wrapper
 
 
 class _Teller:
@@ -67,8 +105,9 @@ def coordinating(files: ProjectFiles, plan: PoolRun, pool: ProbePool) -> Iterato
     from assay.adapters.files.pool_runs import FilePoolBook, PoolRuns
     from assay.cli.composition import cause_of_probe, store_of
     from assay.cli.pool_composition import pool_suite
-    from assay.pipeline.pooled import Coordinator, PoolLimits
+    from assay.pipeline.pooled import Coordinator
     from assay.pipeline.pooled_probes import PoolRecorder
+    from assay.pipeline.pooled_values import PoolLimits
 
     store = store_of(files)
     suite, known = pool_suite(PoolRuns(store.root).suite(plan.run))
@@ -88,26 +127,63 @@ def coordinating(files: ProjectFiles, plan: PoolRun, pool: ProbePool) -> Iterato
 
 
 def probe_on(
-    files: ProjectFiles, plan: Plan, select: tuple[str, ...], options: ProbeOptions, request: PoolRequest
+    here: tuple[ProjectFiles, Plan], select: tuple[str, ...], options: ProbeOptions, request: PoolRequest
 ) -> tuple[list[ProbeRecord], int]:
-    """Probe on a pool; return the records and the exit code."""
+    """Probe on a pool; return the records and the exit code.
+
+    Args:
+        here: the project and its plan.
+    """
     from assay.adapters.files.pool_runs import PoolRuns
     from assay.cli.composition import store_of
-    from assay.cli.pool_composition import pool_suite, probe_pool, shipped_suite
+    from assay.cli.pool_composition import pool_suite, probe_pool
+
+    files, plan = here
+    pool = probe_pool(files, request.pool, interpreter=request.interpreter)
+    made = _planned(files, plan, select, options, request)
+    if request.render is not None:
+        zipped, _ = pool_suite(PoolRuns(store_of(files).root).suite(made.run))
+        return [], _rendered(pool, made, zipped, request.render)
+    console.say(f"{made.run}: {len(made.jobs)} jobs on {request.pool}")
+    with coordinating(files, made, pool) as coordinator:
+        code = _followed(coordinator, made, detach=request.detach)
+    for end in coordinator.ends:
+        if end.loss is not None:
+            console.warn(f"{end.planned.cell} {end.planned.job.devices.model}: {end.words}")
+    return [end.record for end in coordinator.ends if end.record is not None], code
+
+
+def _followed(coordinator: Coordinator, plan: PoolRun, *, detach: bool) -> int:
+    """Submit, stay until all is done, unless asked otherwise; return the exit code."""
+    from assay.pipeline.pooled_probes import pooled_exit_code
+
+    if detach:
+        _detached(plan.run, coordinator.submit_all())
+        return 0
+    try:
+        return pooled_exit_code(coordinator.run(), len(plan.jobs))
+    except KeyboardInterrupt:
+        _leave(coordinator, plan.run)
+        return _INTERRUPTED
+
+
+def _planned(
+    files: ProjectFiles, plan: Plan, select: tuple[str, ...], options: ProbeOptions, request: PoolRequest
+) -> PoolRun:
+    """Return the jobs, written into the run's folder."""
+    from assay.adapters.files.pool_runs import PoolRuns
+    from assay.cli.composition import store_of
+    from assay.cli.pool_composition import shipped_suite
     from assay.evidence.suite import declarations, order
     from assay.matrix.pools import chosen_gpus
-    from assay.pipeline.pooled_probes import plan_run, pooled_exit_code
+    from assay.pipeline.pooled_probes import plan_run
 
-    pools = files.pools()
-    entry = pools.pool(request.pool)
+    entry = files.pools().pool(request.pool)
     gpus = chosen_gpus(request.pool, entry.gpus, request.models)
-    pool = probe_pool(files, request.pool, interpreter=request.interpreter)
     suite, digest = shipped_suite(files.root)
-    runs = PoolRuns(store_of(files).root)
-    subjects = _subjects(files, plan, pools, select, request)
     known = declarations({path: data.decode() for path, data in suite.items() if path.startswith("features/")})
     made = plan_run(
-        subjects,
+        _subjects(files, plan, select, request),
         options,
         pool=request.pool,
         suite=digest,
@@ -115,37 +191,18 @@ def probe_on(
         gpus=gpus,
         run=request.run,
     )
-    made = runs.start(made, suite)
-    if request.render is not None:
-        zipped, _ = pool_suite(runs.suite(made.run))
-        return [], _rendered(pool, made, zipped, request.render)
-    console.say(f"{made.run}: {len(made.jobs)} jobs on {request.pool}")
-    with coordinating(files, made, pool) as coordinator:
-        if request.detach:
-            left = coordinator.submit_all()
-            _detached(made.run, left)
-            return [end.record for end in coordinator.ends if end.record], 0
-        try:
-            ends = coordinator.run()
-        except KeyboardInterrupt:
-            _leave(coordinator, made.run)
-            return [end.record for end in coordinator.ends if end.record], _INTERRUPTED
-    for end in ends:
-        if end.loss is not None:
-            console.warn(f"{end.planned.cell} {end.planned.job.devices.model}: {end.words}")
-    return [end.record for end in ends if end.record], pooled_exit_code(ends, len(made.jobs))
+    return PoolRuns(store_of(files).root).start(made, suite)
 
 
-def _subjects(
-    files: ProjectFiles, plan: Plan, pools: PoolsFile, select: tuple[str, ...], request: PoolRequest
-) -> list[ProbeSubject]:
+def _subjects(files: ProjectFiles, plan: Plan, select: tuple[str, ...], request: PoolRequest) -> list[ProbeSubject]:
     """Return what is probed: by the registry's digest, or, on this machine, what is here."""
     from assay.cli.composition import digest_of_image, probe_flow, store_of
     from assay.matrix.pools import LocalPool
     from assay.pipeline.pooled_probes import registry_subjects
     from assay.pipeline.probe_subjects import environment, subjects_of
 
-    entry, store = pools.pool(request.pool), store_of(files)
+    pools, store = files.pools(), store_of(files)
+    entry = pools.pool(request.pool)
     if isinstance(entry, LocalPool):
         _, executor = probe_flow(files.root, say=console.say, where=entry.executor, interpreter=request.interpreter)
         if entry.executor == "local":
@@ -156,10 +213,10 @@ def _subjects(
     def repository(image: str) -> str:
         return pools.registry.replace("{image}", image) if pools.registry else staging(image)
 
-    return registry_subjects(
-        select, plan, store, repository=repository, digests=lambda name: digest_of_image(name, patient=False),
-        warn=console.warn,
-    )  # fmt: skip
+    def digest(reference: str) -> str:
+        return digest_of_image(reference, patient=False)
+
+    return registry_subjects(select, plan, store, repository=repository, digests=digest, warn=console.warn)
 
 
 def _rendered(pool: ProbePool, plan: PoolRun, suite: bytes, folder: Path) -> int:

@@ -13,7 +13,8 @@ import click
 from assay.adapters.executors.table import EXECUTORS
 from assay.cli import console
 from assay.cli.common import format_option, load_or_example, project_option, select_argument
-from assay.errors import GpuMissing, UsageError
+from assay.cli.pooled import PoolRequest, pool_options, probe_on
+from assay.errors import GpuMissing
 from assay.foundation.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from assay.evidence.record import ProbeRecord
     from assay.matrix.plan import Plan
     from assay.pipeline.probe import ProbeFlow, ProbeSubject
+    from assay.ports.executor import Executor
 
 __all__ = ["command"]
 
@@ -61,16 +63,7 @@ _LONGEST_SECONDS = 30 * 86_400.0
 @click.option(
     "--seed", type=click.IntRange(0), default=0, help="Seed of the random inputs; repeat a run with its metric `seed`."
 )
-@click.option("--on", metavar="POOL", help="Run on a pool of pools.yaml instead of this machine.")
-@click.option("--gpu", "models", multiple=True, metavar="PRODUCT", help="Only this GPU of the pool (repeatable).")
-@click.option("--detach", is_flag=True, help="Submit and return; `assay collect` records the results (--on).")
-@click.option("--run", metavar="NAME", help="Name of the run, to go on with one (--on).")
-@click.option(
-    "--render",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Write what would be submitted; submit nothing (--on).",
-)
+@pool_options
 def command(
     select: tuple[str, ...],
     project: Path | None,
@@ -88,11 +81,7 @@ def command(
     cold: bool,
     sabotage: tuple[str, ...],
     seed: int,
-    on: str | None,
-    models: tuple[str, ...],
-    detach: bool,
-    run: str | None,
-    render: Path | None,
+    request: PoolRequest | None,
 ) -> int:
     """Test each feature of an image on a GPU.
 
@@ -102,7 +91,7 @@ def command(
     """
     from assay.cli.composition import probe_flow, store_of
     from assay.pipeline.probe import ProbeOptions, exit_code
-    from assay.pipeline.probe_subjects import environment, sabotages, subjects_of
+    from assay.pipeline.probe_subjects import sabotages
     from assay.ports.jobs import JobLimits
 
     files, plan = load_or_example(project)
@@ -110,40 +99,40 @@ def command(
     flow, executor = probe_flow(files.root, say=console.say, where=where, interpreter=interpreter)
     if listing:
         return _list(flow, form)
+    memory_bytes = None if memory is None else int(memory * _GIB)
     options = ProbeOptions(
         features=features,
         force=force,
         gpus=gpus,
         wait_seconds=wait,
-        limits=JobLimits(
-            memory_bytes=None if memory is None else int(memory * _GIB), seconds=min(_LONGEST_SECONDS, timeout)
-        ),
+        limits=JobLimits(memory_bytes=memory_bytes, seconds=min(_LONGEST_SECONDS, timeout)),
         warm=not cold,
         keep_cache=not cold,
         sabotage=sabotages(sabotage, flow.declarations),
         seed=seed,
     )
-    if on is not None:
-        from assay.cli.pooled import PoolRequest, probe_on
-
-        request = PoolRequest(pool=on, models=models, detach=detach, run=run, render=render, interpreter=interpreter)
-        ends, code = probe_on(files, plan, select, options, request)
-        _show_all(ends, form, plan, files.root, store)
+    if request is not None:
+        records, code = probe_on((files, plan), select, options, request)
+        _show_all(records, form, plan, files.root, store)
         return code
-    if models or detach or run or render:
-        raise UsageError("--gpu, --detach, --run and --render belong to --on POOL")
     subjects: list[ProbeSubject] = []
     try:
-        if where == "local":
-            subjects = environment(select, executor)
-        else:
-            subjects = subjects_of(select, plan, store, executor, warn=console.warn)
+        subjects = _subjects(select, plan, store, executor)
         records = flow.run(subjects, options)
     except GpuMissing:
         _show_unmeasured(subjects, plan, files.root, store)
         raise
     _show_all(records, form, plan, files.root, store)
     return exit_code(records)
+
+
+def _subjects(select: tuple[str, ...], plan: Plan, store: FileStore, executor: Executor) -> list[ProbeSubject]:
+    from assay.pipeline.probe_subjects import environment, subjects_of
+    from assay.ports.task import LOCAL
+
+    if executor.name == LOCAL:
+        return environment(select, executor)
+    return subjects_of(select, plan, store, executor, warn=console.warn)
 
 
 def _list(flow: ProbeFlow, form: str) -> int:

@@ -18,10 +18,10 @@ __all__ = [
     "RUNTIMES",
     "BuildkitPool",
     "GpuKind",
-    "Host",
     "KubernetesPool",
     "LocalPool",
     "Pool",
+    "PoolHost",
     "PoolsFile",
     "SlurmPool",
     "SshPool",
@@ -73,7 +73,7 @@ class LocalPool(_Common):
     """In a container of the image, or in a process of this machine's Python (its environment alone)."""
 
 
-class Host(Value):
+class PoolHost(Value):
     """A machine behind a Docker context."""
 
     context: Word
@@ -88,7 +88,7 @@ class SshPool(_Common):
     """Docker engines of other machines, reached over SSH."""
 
     kind: Literal["ssh"]
-    hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+    hosts: Annotated[tuple[PoolHost, ...], Field(min_length=1)]
     python: Word = "python3"
     """The interpreter in the images."""
 

@@ -10,18 +10,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from assay.errors import StoreError
 from assay.evidence import record
 from assay.evidence.record import ProbeRecord
+from assay.pipeline.pooled_values import Board, PooledEnd, PoolLimits, measured_at
 from assay.ports.jobs import COMPLETE, JobResult, unseal
 from assay.ports.pools import (
-    ADVICE,
     GONE,
-    Collected,
+    JobOutput,
     JobState,
     Loss,
     Phase,
@@ -33,64 +33,12 @@ from assay.ports.pools import (
     Submission,
 )
 
-__all__ = ["Board", "Coordinator", "PoolLimits", "PooledEnd", "measured_at"]
+__all__ = ["Coordinator"]
 
 _CHUNK: Final = 25
 """Jobs submitted between two looks at what is there."""
-_SKEW: Final = timedelta(minutes=10)
 _OVERDUE_SECONDS: Final = 300.0
 """A job that its engine calls running so long after its own time limit is lost."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolLimits:
-    """How patient a coordinator is, in seconds."""
-
-    attempts: int = 5
-    """How often one job is submitted."""
-    patience: float = 600.0
-    """For what the pool fails at: pulling an image, starting a job, answering."""
-    grace: float = 5.0
-    """Between a job's end and its result: file systems and logs lag."""
-    unknown: float = 60.0
-    """Until a job of a machine that does not answer is given to another one."""
-    every: float = 2.0
-    """Between two looks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PooledEnd:
-    """What came of one job."""
-
-    planned: PlannedJob
-    record: ProbeRecord | None = None
-    """None: nothing was measured."""
-    loss: Loss | None = None
-    """Why the pool did not bring it to its end; it says nothing about the cell."""
-    said: str = ""
-    attempts: int = 1
-
-    @property
-    def words(self) -> str:
-        """What went wrong, and what to try."""
-        if self.loss is None:
-            return ""
-        said = f" ({self.said})" if self.said else ""
-        return f"not the cell's fault: {self.loss.replace('_', ' ')}{said}\n  try: {ADVICE[self.loss]}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """How far a run is."""
-
-    done: int
-    lost: int
-    running: int
-    waiting: int
-    retried: int
-    """Submissions beyond the first of each job."""
-    states: Mapping[str, JobState] = field(default_factory=dict)
-    """The state of each open job, by its key."""
 
 
 @dataclass(kw_only=True)
@@ -280,7 +228,7 @@ class Coordinator:
             if (there := self._book.result(key)) is not None:
                 self._done(item, there, b"")
 
-    def _take(self, collected: Collected, named: _Open | None) -> None:
+    def _take(self, collected: JobOutput, named: _Open | None) -> None:
         """Take a result for the job that it says it is of, whatever it is called."""
         if named is not None:
             named.log = collected.log or named.log
@@ -444,17 +392,3 @@ def _to(number: int) -> range:
 def _reach(result: JobResult) -> tuple[bool, int]:
     """Return how far a result came, for comparison."""
     return result.ended in COMPLETE, len(result.harness.probes) if result.harness else 0
-
-
-def measured_at(written: datetime | None, planned: datetime, now: datetime) -> tuple[datetime, timedelta | None]:
-    """Return when a result counts as measured, and how far off the clock of its machine is, if it is.
-
-    A clock that is off gives the time of the run: the same on every machine that records the result.
-    """
-    if written is None:
-        return planned, None
-    if written > now + _SKEW:
-        return planned, written - now
-    if written < planned - _SKEW:
-        return planned, planned - written
-    return written, None

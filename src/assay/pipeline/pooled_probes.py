@@ -15,7 +15,7 @@ from assay.evidence.suite import Declaration
 from assay.foundation.digest import digest_of
 from assay.matrix.cell import Cell
 from assay.matrix.plan import Plan
-from assay.pipeline.pooled import PooledEnd
+from assay.pipeline.pooled_values import PooledEnd
 from assay.pipeline.probe import ProbeOptions, exit_code
 from assay.pipeline.probe_record import Diagnose, ProbeRecording, ProbeSubject
 from assay.pipeline.probe_subjects import built

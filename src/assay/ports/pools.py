@@ -21,7 +21,7 @@ from assay.ports.store import RunFolder
 __all__ = [
     "ADVICE",
     "GONE",
-    "Collected",
+    "JobOutput",
     "JobState",
     "Loss",
     "Phase",
@@ -110,7 +110,7 @@ class Submission:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
+class JobOutput:
     """What a job left: a sealed result, complete or not, and its log."""
 
     name: str = ""
@@ -206,7 +206,7 @@ class ProbePool(Protocol):
         """Return the state of every job of a run that the engine has, by name."""
         ...
 
-    def collect(self, names: Collection[str], *, run: str) -> Sequence[Collected]:
+    def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:
         """Return what these jobs have left since the last call."""
         ...
 

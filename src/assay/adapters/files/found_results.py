@@ -8,7 +8,7 @@ from pathlib import Path
 from assay.adapters.pools.frames import results_in, without_frames
 from assay.errors import StoreError, UsageError
 from assay.ports.jobs import MAX_BYTES, JobResult, unseal
-from assay.ports.pools import Collected, JobState, PoolItem, Submission
+from assay.ports.pools import JobOutput, JobState, PoolItem, Submission
 
 __all__ = ["FoundResults"]
 
@@ -22,20 +22,20 @@ class FoundResults:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def _results(self) -> list[Collected]:
-        found: list[Collected] = []
+    def _results(self) -> list[JobOutput]:
+        found: list[JobOutput] = []
         for path in sorted(self._folder.rglob("*")):
             if not path.is_file() or path.stat().st_size > 4 * MAX_BYTES:
                 continue
             data = path.read_bytes()
             try:
                 unseal(data, JobResult, source=path.name)
-                found.append(Collected(result=data))
+                found.append(JobOutput(result=data))
             except StoreError:
-                found += [Collected(result=sealed, log=without_frames(data)) for sealed, _ in results_in(data)]
+                found += [JobOutput(result=sealed, log=without_frames(data)) for sealed, _ in results_in(data)]
         return found
 
-    def collect(self, names: Collection[str], *, run: str) -> Sequence[Collected]:  # noqa: ARG002 - by content
+    def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:  # noqa: ARG002 - by content
         """Return every intact result in the folder; the names of these files are not assay's."""
         return self._results()
 

@@ -18,9 +18,9 @@ from assay.adapters.host.process import Completed
 from assay.adapters.pools.bundle import RUNNER, runner, suite_name
 from assay.errors import ToolError
 from assay.foundation.foreign import ForeignError, read_json
-from assay.matrix.pools import Host, SshPool
+from assay.matrix.pools import PoolHost, SshPool
 from assay.ports.jobs import MAX_BYTES, seal
-from assay.ports.pools import Collected, JobState, Loss, Phase, PoolItem, PoolSilent, Submission
+from assay.ports.pools import JobOutput, JobState, Loss, Phase, PoolItem, PoolSilent, Submission
 
 __all__ = ["ContextsProbePool", "only_member"]
 
@@ -111,7 +111,7 @@ class ContextsProbePool:
 
     def _free(
         self, item: Submission, there: Mapping[str, Sequence[Mapping[str, str]]]
-    ) -> tuple[Host, tuple[str, ...]] | None:
+    ) -> tuple[PoolHost, tuple[str, ...]] | None:
         """Return the host with the most room for a job, and the GPUs that it gets there."""
         wanted, best = item.job.devices, None
         for host in self._pool.hosts:
@@ -171,9 +171,9 @@ class ContextsProbePool:
         self._ended |= {name for name, state in found.items() if state.phase is Phase.ENDED}
         return found
 
-    def collect(self, names: Collection[str], *, run: str) -> Sequence[Collected]:  # noqa: ARG002 - names have it
+    def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:  # noqa: ARG002 - names have it
         """Return what containers that ended have left, each once."""
-        found: list[Collected] = []
+        found: list[JobOutput] = []
         for name in [name for name in names if name in self._ended and name not in self._collected]:
             context = self._where[name]
             try:
@@ -182,7 +182,7 @@ class ContextsProbePool:
             except (PoolSilent, ToolError):
                 continue
             self._collected.add(name)
-            found.append(Collected(name=name, result=only_member(copied.stdout), log=log.stdout + log.stderr))
+            found.append(JobOutput(name=name, result=only_member(copied.stdout), log=log.stdout + log.stderr))
         return found
 
     def cancel(self, names: Collection[str], *, run: str) -> None:  # noqa: ARG002 - names have it
@@ -219,7 +219,7 @@ class ContextsProbePool:
         """Return what each host has."""
         return [item for host in self._pool.hosts for item in self._of_host(host, registry)]
 
-    def _of_host(self, host: Host, registry: str | None) -> Sequence[PoolItem]:
+    def _of_host(self, host: PoolHost, registry: str | None) -> Sequence[PoolItem]:
         try:
             said = self._docker(host.context, "info", "--format", "json")
             info = read_json(said.stdout)

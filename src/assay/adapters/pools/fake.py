@@ -9,7 +9,7 @@ from typing import Literal
 
 from assay.evidence.suite import HarnessResult, ProbeEnded, ProbeFacts
 from assay.ports.jobs import JobResult, ProbeJob, seal
-from assay.ports.pools import Collected, JobState, Loss, Phase, PoolItem, PoolSilent, Submission
+from assay.ports.pools import JobOutput, JobState, Loss, Phase, PoolItem, PoolSilent, Submission
 
 __all__ = ["FakePool", "Fate", "sealed_result"]
 
@@ -107,7 +107,7 @@ class FakePool:
             case _:
                 return JobState(phase=Phase.ENDED, said="completed", where="n1")
 
-    def collect(self, names: Collection[str], *, run: str) -> Sequence[Collected]:  # noqa: ARG002 - the port names it
+    def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:  # noqa: ARG002 - the port names it
         """Return results; see the port."""
         found = []
         for name in [name for name in names if name in self._jobs]:
@@ -115,7 +115,7 @@ class FakePool:
             if self.polls - since < 2:
                 continue
             result = self._result(job, since)
-            found += [Collected(name=name, result=result, log=b"log\n")] if result else []
+            found += [JobOutput(name=name, result=result, log=b"log\n")] if result else []
         return found
 
     def _result(self, job: ProbeJob, since: int) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import Final
 from assay.adapters.files.records import write_whole
 from assay.adapters.pools.bundle import RUNNER, runner, suite_name
 from assay.ports.jobs import MAX_BYTES, seal
-from assay.ports.pools import Collected, Submission
+from assay.ports.pools import JobOutput, Submission
 
 __all__ = ["JobFolder"]
 
@@ -70,9 +70,9 @@ class JobFolder:
             for path in (self.result(item.job.run, item.job.name), self.log(item.job.run, item.job.name)):
                 path.parent.mkdir(parents=True, exist_ok=True)
 
-    def collect(self, names: Collection[str], *, run: str) -> list[Collected]:
+    def collect(self, names: Collection[str], *, run: str) -> list[JobOutput]:
         """Return what jobs have left since the last call."""
-        found: list[Collected] = []
+        found: list[JobOutput] = []
         for name in names:
             path = self.result(run, name)
             try:
@@ -84,7 +84,7 @@ class JobFolder:
             except OSError:
                 continue
             self._seen[path] = mark
-            found.append(Collected(name=name, result=data, log=self._end_of_log(run, name)))
+            found.append(JobOutput(name=name, result=data, log=self._end_of_log(run, name)))
         return found
 
     def _end_of_log(self, run: str, name: str) -> bytes:

@@ -15,7 +15,7 @@ from assay.adapters.executors import this_machine
 from assay.adapters.host import process
 from assay.adapters.pools.folder import JobFolder
 from assay.matrix.pools import LocalPool
-from assay.ports.pools import Collected, JobState, Loss, Phase, PoolItem, Submission
+from assay.ports.pools import JobOutput, JobState, Loss, Phase, PoolItem, Submission
 
 __all__ = ["LocalProbePool"]
 
@@ -90,7 +90,7 @@ class LocalProbePool:
                 found[mark.name] = JobState(phase=Phase.ENDED, loss=Loss.NO_RESULT, said="its process is gone")
         return found
 
-    def collect(self, names: Collection[str], *, run: str) -> Sequence[Collected]:
+    def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:
         """Return what jobs have left since the last call."""
         return self._folder.collect(names, run=run)
 

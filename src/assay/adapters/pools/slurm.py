@@ -17,7 +17,7 @@ from assay.errors import ToolError, ToolTimedOut
 from assay.evidence.reference import Reference
 from assay.matrix.pools import SlurmPool
 from assay.ports.jobs import ProbeJob
-from assay.ports.pools import Collected, JobState, Loss, Phase, PoolItem, PoolSilent, Submission
+from assay.ports.pools import JobOutput, JobState, Loss, Phase, PoolItem, PoolSilent, Submission
 from assay.ports.task import LOCAL
 
 __all__ = ["SlurmProbePool", "batch_script", "states_in"]
@@ -92,7 +92,7 @@ class SlurmProbePool:
         except ToolError as error:
             raise PoolSilent(f"Slurm's controller does not answer squeue: {error.message}") from error
 
-    def collect(self, names: Collection[str], *, run: str) -> Sequence[Collected]:
+    def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:
         """Return what jobs have left since the last call."""
         return self._folder.collect(names, run=run)
 
