@@ -10,7 +10,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -440,7 +440,8 @@ def read_bundle(data: bytes, _folder: Path) -> None:
 def manifests() -> tuple[bytes, ...]:
     """Manifests of an image, an artifact and an index."""
     made = evidence.package(_statements()[0], _SUBJECT, bundle=None, created=record.now()).manifest
-    return (made.raw, oci.index_of([made.referrer, _SUBJECT]).raw)
+    entry = replace(_SUBJECT, platform="linux/arm64")
+    return (made.raw, oci.index_of([made.referrer, entry]).raw)
 
 
 def read_manifest(data: bytes, _folder: Path) -> None:
@@ -449,3 +450,4 @@ def read_manifest(data: bytes, _folder: Path) -> None:
     _ = (found.descriptor, found.blobs, found.image_bytes, found.manifests)
     if found.subject is not None:
         _ = found.referrer
+    _ = oci.platform_of_config(data)

@@ -236,6 +236,7 @@ NOT_FOREIGN: Final[dict[str, str]] = {
     "adapters.layers.bytecode": "frames from assay's own program in the base's Python",
     "adapters.layers.compile_program": "frames from assay itself; sources are compiled, never run",
     "adapters.layers.layout": "the index of a folder that the user names, read to be written again",
+    "adapters.layers.unpacked": "packages that apt checked against the distribution's signature",
     "adapters.layers.store": "the catalogue in the user's own cache, whose sizes and digests are checked",
     "adapters.docker.bootstrap": "dpkg's answers and os-release of a base that was just made from signed packages",
     "adapters.docker.buildx": "the metadata file that buildx itself writes into a private folder",

@@ -15,6 +15,7 @@ from assay.audit.judgement import AuditJudgement
 from assay.errors import EngineError, EngineMissing, RegistryError, UsageError
 from assay.evidence.record import BuildRecord, BuildStatus
 from assay.foundation.outcome import Verdict
+from assay.foundation.platforms import Platform
 from assay.matrix import loading as matrix
 from assay.matrix import plan, render
 from assay.matrix.cell import Cell
@@ -95,7 +96,7 @@ class World:
         options: BuildOptions | None = None,
         space: DiskSpace | None = None,
     ) -> dict[str, BuildRecord]:
-        def ensure(name: str, base: Base, say: Callable[[str], None]) -> None:
+        def ensure(name: str, base: Base, platform: Platform, say: Callable[[str], None]) -> None:
             self.bases.append(name)
 
         ports = BuildPorts(
@@ -472,7 +473,7 @@ def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cel
 
     ports = BuildPorts(
         bases=world.project.matrix.bases,
-        ensure_base=lambda name, base, say: None,
+        ensure_base=lambda name, base, platform, say: None,
         render_cell=dockerfile,
         builder=Interrupting(),
         images=FakeImages(),
@@ -495,7 +496,7 @@ def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cel
 def test_prepare_lists_the_remaining_work(world: World, cells: Sequence[Cell]) -> None:
     ports = BuildPorts(
         bases=world.project.matrix.bases,
-        ensure_base=lambda name, base, say: None,
+        ensure_base=lambda name, base, platform, say: None,
         render_cell=dockerfile,
         builder=FakeBuilder(),
         images=FakeImages(),

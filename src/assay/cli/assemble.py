@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from assay.cli import console
-from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.common import format_option, load, platform_option, project_option, select_argument
 from assay.errors import AssayError, NothingSelected, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = ["command"]
 @click.command("assemble")
 @select_argument
 @project_option
+@platform_option
 @format_option("text", "json")
 @click.option("--output", metavar="oci:DIR", help="Write an OCI layout to a folder.")
 @click.option("--push", "repository", metavar="REPOSITORY", help="Upload to a registry, each cell under its tag.")
@@ -35,6 +36,7 @@ __all__ = ["command"]
 def command(
     select: tuple[str, ...],
     project: Path | None,
+    platform: tuple[str, ...],
     form: str,
     *,
     output: str | None,
@@ -55,7 +57,7 @@ def command(
     routes += [BuildRoute(output=output)] if output else []
     routes += [BuildRoute()] if into_engine else []
     files, plan = load(project)
-    cells = [cell for cell in plan.select(select, default=True) if cell.kind != "external"]
+    cells = [cell for cell in plan.select((*select, *platform), default=True) if cell.kind != "external"]
     if not cells:
         raise NothingSelected("no cell is selected", hint="`assay plan` lists them")
     images, store = engine(), layer_store(layers)

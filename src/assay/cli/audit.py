@@ -84,7 +84,7 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
     "machine",
     type=PLATFORM,
     metavar="PLATFORM",
-    help="linux/amd64 or linux/arm64.  [default: the GPU's, else the wheel's, else linux/amd64]",
+    help="linux/amd64 or linux/arm64; of cells, only these.  [default: the GPU's, else the wheel's, else linux/amd64]",
 )
 @click.option(
     "--base", help="Base that the wheels are installed on: a base in matrix.yaml, or debian12, ubuntu24.04, ..."
@@ -112,8 +112,8 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
     """Check wheels, locked cells or images for incompatibilities, without running them.
 
     SUBJECT is a wheel (a file, a URL, or NAME==VERSION on the package index), a selection of cells, or an image with a
-    tag or a digest. Without SUBJECT, all cells are audited. The options --torch, --with, --python, --platform, --base,
-    --package and --write are for wheels only.
+    tag or a digest. Without SUBJECT, all cells are audited. The options --torch, --with, --python, --base, --package
+    and --write are for wheels only.
 
     Exit code 0: no error found. 1: errors found. 2: no such wheel, version, platform or GPU.
     """
@@ -127,6 +127,8 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
             refuse_other(word, is_file=Path(word).is_file())
     images += tuple(word for word in subjects if word not in wheels and _is_image(word))
     cells = [word for word in subjects if word not in {*wheels, *images}]
+    if given["machine"] and not (wheels or images):
+        cells.append(f"platform={given['machine']}")
     form = given["form"]
     if (form in _GRIDS or given["files"]) and (cells or images or not wheels):
         raise UsageError("grids are of wheels", hint="name a wheel, or take --format text, json, sarif or junit")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
     from assay.matrix import plan as planning
 
-__all__ = ["format_option", "load", "load_or_example", "project_option", "select_argument"]
+__all__ = ["format_option", "load", "load_or_example", "platform_option", "project_option", "select_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +30,22 @@ def project_option(function: F) -> F:
 def select_argument(function: F) -> F:
     """Add `[SELECT]...`."""
     return click.argument("select", nargs=-1)(function)
+
+
+def platform_option(function: F) -> F:
+    """Add `--platform`, whose value is one more word of SELECT, or none."""
+    from assay.cli.targets import PLATFORM
+
+    def word(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+        return (f"platform={value}",) if value else ()
+
+    return click.option(
+        "--platform",
+        type=PLATFORM,
+        metavar="PLATFORM",
+        callback=word,
+        help="Only cells for linux/amd64 or linux/arm64.",
+    )(function)
 
 
 def format_option(*formats: str) -> Callable[[F], F]:

@@ -16,8 +16,9 @@ from assay.adapters.host import settings
 from assay.audit.judgement import AuditJudgement
 from assay.cli.build_route import BuildRoute
 from assay.evidence.oci import Descriptor, Manifest
-from assay.evidence.reference import Reference, Repository
+from assay.evidence.reference import Repository
 from assay.foundation.outcome import Severity, Verdict
+from assay.foundation.platforms import Platform
 from assay.matrix import plan as planning
 from assay.matrix import render
 from assay.matrix.cell import Cell
@@ -104,22 +105,6 @@ def index_versions(distribution: str, index: Index) -> Sequence[str]:
     return versions(distribution, index)
 
 
-def digest_of_image(reference: str, *, patient: bool = True) -> str:
-    """Return the digest that a registry, or a mirror that the host settings name, gives for a reference.
-
-    Args:
-        reference: an image.
-        patient: ask again, for half a minute, a registry that does not answer.
-
-    Raises:
-        RegistryError: the registry could not be asked or does not have it.
-        UsageError: the setting for registry mirrors is malformed.
-    """
-    from assay.adapters.registry.client import resolve_digest
-
-    return resolve_digest(str(Reference.parse(reference).mirrored(settings.mirrors())), patient=patient)
-
-
 def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
     """Return the ports of the lock step: uv resolves, and new locks are audited by metadata and symbols."""
     from assay.adapters.index.uv import UvResolver
@@ -136,7 +121,7 @@ def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
     return LockPorts(
         resolver=UvResolver(),
         versions=index_versions,
-        digests=digest_of_image,
+        digests=digest_for_platform,
         judge=auditor() if audit else None,
     )
 
@@ -215,12 +200,13 @@ def renderer(files: ProjectFiles, matrix: Matrix) -> Callable[[Cell, Lock], str]
     return render_cell
 
 
-def _ensure_base(images: DockerEngine, name: str, base: Base, say: Callable[[str], None]) -> None:
+def _ensure_base(images: DockerEngine, name: str, base: Base, platform: Platform, say: Callable[[str], None]) -> None:
     """Make a base that BuildKit cannot pull; it pulls that of a registry itself, by the digest in the lock."""
     from assay.adapters.docker.bootstrap import DebootstrapBases
 
     if isinstance(base, BootstrapBase):
-        DebootstrapBases(images).ensure(base, render.base_reference(name, base, None), progress=say)
+        reference = render.base_reference(name, base, None, platform)
+        DebootstrapBases(images).ensure(base, reference, progress=say, platform=platform)
 
 
 def _buildx(route: BuildRoute, images: DockerEngine, patience: float | None) -> Builder:
@@ -300,13 +286,14 @@ def assembler_of(matrix: Matrix, store: FolderStore, engine: DockerEngine) -> As
     from assay.adapters.docker.bootstrap import DebootstrapBases
     from assay.adapters.index.simple import SimpleIndex, WebWheels
     from assay.adapters.layers.bases import BootstrappedBases
+    from assay.adapters.layers.unpacked import UnpackedBases
     from assay.adapters.layers.wheels import IndexWheels
     from assay.pipeline.assembly.assemble import Assembler
 
     names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
     return Assembler(
         wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
-        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine)),
+        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine), UnpackedBases()),
         store=store,
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from assay.cli import console
-from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.common import format_option, load, platform_option, project_option, select_argument
 
 if TYPE_CHECKING:
     from assay.pipeline.lock import LockResult
@@ -20,6 +20,7 @@ __all__ = ["command", "tell"]
 @click.command("lock")
 @select_argument
 @project_option
+@platform_option
 @format_option("text", "json")
 @click.option("--refresh", is_flag=True, help="Resolve again, even if the lock matches the recipe.")
 @click.option(
@@ -32,6 +33,7 @@ __all__ = ["command", "tell"]
 def command(
     select: tuple[str, ...],
     project: Path | None,
+    platform: tuple[str, ...],
     form: str,
     *,
     refresh: bool,
@@ -55,7 +57,7 @@ def command(
     if repair and (check or not audit):
         raise click.UsageError("--repair needs the audit of new locks: leave out --check and --no-audit")
     files, plan = load(project)
-    cells = [cell for cell in plan.select(select) if cell.kind != "external"]
+    cells = [cell for cell in plan.select((*select, *platform)) if cell.kind != "external"]
     if not check:
         keep_renamed(files, plan, console.say)
     ports = lock_ports(files, plan, audit=audit and not check)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from assay.cli import console
-from assay.cli.common import format_option, load, project_option, select_argument
+from assay.cli.common import format_option, load, platform_option, project_option, select_argument
 
 if TYPE_CHECKING:
     from assay.matrix.cell import Cell, Excluded
@@ -21,10 +21,19 @@ __all__ = ["command"]
 @click.command("plan")
 @select_argument
 @project_option
+@platform_option
 @format_option("text", "json", "ids", "github-matrix")
 @click.option("--excluded", is_flag=True, help="Show only excluded cells, with their reasons.")
 @click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
-def command(select: tuple[str, ...], project: Path | None, form: str, *, excluded: bool, part: str | None) -> int:
+def command(
+    select: tuple[str, ...],
+    project: Path | None,
+    platform: tuple[str, ...],
+    form: str,
+    *,
+    excluded: bool,
+    part: str | None,
+) -> int:
     """List the cells of the matrix, and the excluded ones with the rule and the reason.
 
     SELECT is an image, a group, a glob over cell ids, `axis=value`, `'axis>=version'`, or `'!...'` to exclude any of
@@ -33,6 +42,7 @@ def command(select: tuple[str, ...], project: Path | None, form: str, *, exclude
     from assay.matrix.plan import shard
 
     _, plan = load(project)
+    select += platform
     cells = [] if excluded and not select else plan.select(select)
     if part:
         cells = shard(cells, part)

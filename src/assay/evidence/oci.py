@@ -28,6 +28,7 @@ __all__ = [
     "bundle",
     "fallback_tag",
     "index_of",
+    "platform_of_config",
 ]
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -52,6 +53,8 @@ class Descriptor:
     size: int
     artifact_type: str | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: str | None = None
+    """`linux/arm64`, in the entries of an index; None where it is not said."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the descriptor in the form of a manifest."""
@@ -60,6 +63,9 @@ class Descriptor:
             found["artifactType"] = self.artifact_type
         if self.annotations:
             found["annotations"] = dict(self.annotations)
+        if self.platform:
+            system, _, architecture = self.platform.partition("/")
+            found["platform"] = {"architecture": architecture, "os": system}
         return found
 
 
@@ -87,7 +93,23 @@ def _descriptor(value: Any) -> Descriptor:
         size=size,
         artifact_type=artifact_type if isinstance(artifact_type, str) else None,
         annotations=_annotations(value),
+        platform=_platform(value.get("platform")),
     )
+
+
+def platform_of_config(data: bytes) -> str | None:
+    """Return the platform that an image's configuration names, `linux/arm64`; None if it names none."""
+    try:
+        return _platform(read_json(data, limit=MAX_BYTES))
+    except ForeignError:
+        return None
+
+
+def _platform(value: Any) -> str | None:
+    """Return `linux/arm64`; what tells variants of one architecture apart is left out."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ("os", "architecture")):
+        return None
+    return f"{value['os']}/{value['architecture']}"[:80]
 
 
 def _annotations(value: Mapping[str, Any]) -> dict[str, str]:

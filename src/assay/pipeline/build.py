@@ -12,6 +12,7 @@ from assay.errors import AssayError, EngineError, RegistryError, StoreError
 from assay.evidence.record import BuildRecord, BuildStatus, RunSummary, dump
 from assay.evidence.reference import Reference
 from assay.foundation.outcome import Verdict
+from assay.foundation.platforms import Platform
 from assay.matrix import lockfile, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
@@ -62,7 +63,7 @@ class _Run:
         self._options = options
         self._run = run
         self._base_locks = {name: threading.Lock() for name in ports.bases}
-        self._bases_done: set[str] = set()
+        self._bases_done: set[tuple[str, Platform]] = set()
         self._disk = DiskRoom(ports.space)
 
     def records(self, items: Sequence[BuildItem]) -> Iterator[BuildRecord]:
@@ -189,6 +190,7 @@ class _Run:
             provenance={REVISION_LABEL: options.revision} if options.revision else {},
             secrets=options.secrets,
             build_args={**options.build_args, **self._base_elsewhere(item)},
+            platform="" if cell.platform is Platform.AMD64 else cell.platform,
             log=log,
             progress=control.step,
             stop=control.stop,
@@ -234,10 +236,10 @@ class _Run:
 
     def _ready_base(self, cell: Cell, control: JobControl) -> None:
         with self._base_locks[cell.base]:
-            if cell.base not in self._bases_done:
+            if (cell.base, cell.platform) not in self._bases_done:
                 control.step(f"base {cell.base}")
-                self._ports.ensure_base(cell.base, self._ports.bases[cell.base], control.step)
-                self._bases_done.add(cell.base)
+                self._ports.ensure_base(cell.base, self._ports.bases[cell.base], cell.platform, control.step)
+                self._bases_done.add((cell.base, cell.platform))
 
     def _described(
         self,

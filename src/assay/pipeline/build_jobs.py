@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeGuard
 from assay.audit.judgement import AuditJudgement
 from assay.errors import UsageError
 from assay.evidence.record import BuildRecord
+from assay.foundation.platforms import Platform
 from assay.matrix import render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
@@ -87,7 +88,7 @@ class BuildPorts:
 
     bases: Mapping[str, Base]
     """Base name -> base."""
-    ensure_base: Callable[[str, Base, Callable[[str], None]], None]
+    ensure_base: Callable[[str, Base, Platform, Callable[[str], None]], None]
     """Makes a base that has to be made before anything is built on it; is given where its progress goes."""
     render_cell: Callable[[Cell, Lock], str]
     """Cell and lock -> Dockerfile."""

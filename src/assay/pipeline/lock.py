@@ -16,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from assay.audit.findings import Finding
 from assay.errors import AssayError, PackageIndexError, RegistryError
+from assay.foundation.platforms import Platform
 from assay.matrix import lockfile, unresolved
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell, LockedWheel
@@ -50,8 +51,8 @@ _NO_REGISTRY: Final = (
 
 Versions = Callable[[str, Index], Sequence[str]]
 """(distribution, index) -> the versions the index has; raises PackageIndexError."""
-Digests = Callable[[str], str]
-"""Image reference -> digest; raises RegistryError."""
+Digests = Callable[[str, Platform], str]
+"""Image reference and platform -> digest; raises RegistryError."""
 Judge = Callable[[Cell, Lock], Sequence[Finding]]
 """Return the errors that the audit finds in a lock; raises PackageIndexError where nothing could be read."""
 
@@ -209,7 +210,7 @@ class _Locker:
         self._matrix = matrix
         self._ports = ports
         self.options = options
-        self._bases: dict[str, Future[str]] = {}
+        self._bases: dict[tuple[str, Platform], Future[str]] = {}
         self._asking = threading.Lock()
 
     def _stale(self, cell: Cell, lock: Lock | None) -> str | None:
@@ -285,7 +286,7 @@ class _Locker:
         base_digest = None
         if isinstance(base, RegistryBase):
             try:
-                base_digest = self._digest(base.image)
+                base_digest = self._digest(base.image, cell.platform)
             except RegistryError as error:
                 words = f"the base {base.image}: {error.message}\n  try: {_NO_REGISTRY}"
                 raise _Unlockable(Failure.UNREACHABLE, words) from error
@@ -325,14 +326,14 @@ class _Locker:
             wheels=answer.wheels,
         )
 
-    def _digest(self, image: str) -> str:
+    def _digest(self, image: str, platform: Platform) -> str:
         """Return a base's digest; a registry that does not answer is waited for once, not once a cell."""
         with self._asking:
-            known = self._bases.get(image)
-            asked = known if known is not None else self._bases.setdefault(image, Future())
+            known = self._bases.get((image, platform))
+            asked = known if known is not None else self._bases.setdefault((image, platform), Future())
         if known is None:
             try:
-                asked.set_result(self._ports.digests(image))
+                asked.set_result(self._ports.digests(image, platform))
             except BaseException as error:  # noqa: BLE001 - handed to everybody who waits, the asker too
                 asked.set_exception(error)
         return asked.result()

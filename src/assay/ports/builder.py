@@ -90,6 +90,8 @@ class BuildTask:
     """Secret id -> file."""
     build_args: Mapping[str, str | None] = field(default_factory=dict)
     """None takes the value from the environment, so that it stands in no process list and no script."""
+    platform: str = ""
+    """`linux/arm64`; empty for the builder's own."""
     log: Path
     """The full log is written here."""
     timeout: float | None = None

@@ -15,11 +15,11 @@ _FIELD: Final = re.compile(r"^(Package|Status|Version): (.*)$", re.MULTILINE)
 
 
 def installed(status: str) -> dict[str, str]:
-    """Read `/var/lib/dpkg/status`: package -> version of those that are installed, in order of their names."""
+    """Read `/var/lib/dpkg/status`: package -> version of those that are there, in order of their names."""
     found: dict[str, str] = {}
     for paragraph in status.split("\n\n"):
         fields = dict(_FIELD.findall(paragraph))
-        if fields.get("Status", "").endswith(" installed") and "Version" in fields:
+        if fields.get("Status", "").endswith((" installed", " unpacked")) and "Version" in fields:
             found[fields["Package"]] = fields["Version"]
     return dict(sorted(found.items()))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -12,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from platform import machine
 from typing import Final
 
 from assay.adapters.docker.oci_archive import ImageConfig, write_archive
 from assay.adapters.files.locks import locked
 from assay.adapters.host import process
 from assay.errors import ToolError
+from assay.foundation.platforms import Platform
 from assay.matrix.model import BootstrapBase
 from assay.ports.base import BaseImage
 from assay.ports.engine import Engine
@@ -25,13 +26,22 @@ from assay.wheels import debian
 from assay.wheels.bytes_at import FileImage
 from assay.wheels.elf import read_elf
 
-__all__ = ["LABEL_FACTS", "DebootstrapBases", "host_mirror", "missing_tools"]
+__all__ = [
+    "KEYRING",
+    "LABEL_FACTS",
+    "DebootstrapBases",
+    "check_base",
+    "host_mirror",
+    "missing_tools",
+    "release_date",
+    "sources",
+]
 
 LABEL_FACTS: Final = "assay.base"
 """Label of a base: JSON with its Python, glibc, symbol versions and packages."""
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _NEEDED_BYTES: Final = 3 << 30
-_KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""What Debian signs its archive with."""
 _HINT: Final = "`./quickstart engine` installs it, or as root: apt-get install debootstrap debian-archive-keyring"
 # What debootstrap leaves behind that names this machine or this moment, or that nobody needs. The compiled files of
 # debpython are written while it is imported, and were seen to differ between machines.
@@ -65,7 +75,12 @@ class DebootstrapBases:
         self._scratch = scratch or Path(tempfile.gettempdir())
 
     def ensure(
-        self, base: BootstrapBase, reference: str, *, progress: Callable[[str], None] | None = None
+        self,
+        base: BootstrapBase,
+        reference: str,
+        *,
+        progress: Callable[[str], None] | None = None,
+        platform: Platform = Platform.AMD64,
     ) -> BaseImage:
         """Return the base, making it if need be; see the port."""
         say = progress or (lambda _: None)
@@ -75,7 +90,7 @@ class DebootstrapBases:
             # Another run may have made it while this one waited.
             if (found := self._found(reference)) is not None:
                 return found
-            self._make(base, reference, say)
+            self._make(base, reference, say, platform)
         made = self._found(reference)
         if made is None:
             raise ToolError(f"the base {reference} was loaded, yet the engine does not hold it")
@@ -88,19 +103,31 @@ class DebootstrapBases:
         facts = json.loads(image.labels[LABEL_FACTS])
         return BaseImage(reference=reference, digest=image.digest or image.id, built=False, **facts)
 
-    def _make(self, base: BootstrapBase, reference: str, say: Callable[[str], None]) -> None:
+    def _make(self, base: BootstrapBase, reference: str, say: Callable[[str], None], platform: Platform) -> None:
         with tempfile.TemporaryDirectory(prefix="assay-archive-", dir=self._scratch) as folder:
             archive = Path(folder) / "base.tar"
-            self.write(base, reference, archive, say)
+            self.write(base, reference, archive, say, platform)
             say("loading into the engine")
             self._engine.load(archive)
 
-    def write(self, base: BootstrapBase, reference: str, archive: Path, say: Callable[[str], None]) -> None:
+    def write(
+        self,
+        base: BootstrapBase,
+        reference: str,
+        archive: Path,
+        say: Callable[[str], None],
+        platform: Platform = Platform.AMD64,
+    ) -> None:
         """Make a base and write it as an archive, without an engine.
 
         Raises:
             ToolError: a tool is missing or failed, there is no room, or what came out is not what the recipe says.
         """
+        if platform.machine != machine():
+            raise ToolError(
+                f"the base {reference} is for {platform}, whose programs this machine ({machine()}) cannot run",
+                hint=f"build on a machine of {platform}, or make the image here with `assay assemble`",
+            )
         if missing := missing_tools():
             raise ToolError(f"the base {reference} cannot be made: {', '.join(missing)} missing", hint=_HINT)
         if shutil.disk_usage(self._scratch).free < _NEEDED_BYTES:
@@ -115,7 +142,7 @@ class DebootstrapBases:
             epoch = self._bootstrap(base, target, root, say)
             say("reading what was installed")
             facts = _facts(target)
-            _check(base, reference, facts)
+            check_base(base, reference, facts)
             say("packing")
             layer = folder / "layer.tar"
             process.run(
@@ -123,7 +150,7 @@ class DebootstrapBases:
                  "--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-C", target, "-cf", layer, "."]
             )  # fmt: skip
             config = ImageConfig(
-                architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+                architecture=platform.architecture,
                 created=epoch,
                 command=("/bin/bash",),
                 labels={LABEL_FACTS: json.dumps(facts, sort_keys=True)},
@@ -148,7 +175,7 @@ class DebootstrapBases:
         ]
         include = [f"--include={','.join(sorted(base.packages))}"] if base.packages else []
         done = process.run(
-            [*root, "env", *fixed, "debootstrap", "--variant=minbase", "--merged-usr", f"--keyring={_KEYRING}",
+            [*root, "env", *fixed, "debootstrap", "--variant=minbase", "--merged-usr", f"--keyring={KEYRING}",
              *include, base.suite, target, *([mirror] if mirror else [])],
             check=False,
             merge=True,
@@ -162,8 +189,8 @@ class DebootstrapBases:
                 hint="is the mirror that apt uses reachable? ASSAY_DEBIAN_MIRROR names another one",
             )
         released = next(iter((target / "var/lib/apt/lists").glob("*_Release")), None)
-        epoch = _release_date(released.read_text()) if released else 0
-        process.run([*root, "sh", "-c", _CLEAN, "sh", target], stdin=_sources(base.suite).encode())
+        epoch = release_date(released.read_text()) if released else 0
+        process.run([*root, "sh", "-c", _CLEAN, "sh", target], stdin=sources(base.suite).encode())
         return epoch
 
 
@@ -172,7 +199,7 @@ def missing_tools() -> list[str]:
     missing = [
         tool for tool in ("debootstrap", "tar") if process.find(tool) is None and not Path("/usr/sbin", tool).exists()
     ]
-    return missing if _KEYRING.exists() else [*missing, "debian-archive-keyring"]
+    return missing if KEYRING.exists() else [*missing, "debian-archive-keyring"]
 
 
 def host_mirror() -> str | None:
@@ -215,12 +242,13 @@ def _steps(say: Callable[[str], None]) -> Callable[[bytes], None]:
     return sink
 
 
-def _release_date(release: str) -> int:
+def release_date(release: str) -> int:
+    """Return when an archive was made, seconds since 1970, by its Release file; 0 if that does not say."""
     match = re.search(r"^Date: (.+)$", release, re.MULTILINE)
     return int(parsedate_to_datetime(match[1]).timestamp()) if match else 0
 
 
-def _sources(suite: str) -> str:
+def sources(suite: str) -> str:
     """Return apt's sources as the distribution would have them; the mirror used here is nobody else's business."""
     script = Path(process.find("debootstrap") or "/usr/sbin/debootstrap").read_text()
     match = re.search(r'^\s*DEF_MIRROR="?([^"\s]+)"?', script, re.MULTILINE)
@@ -249,7 +277,7 @@ def _facts(target: Path) -> dict[str, object]:
     }
 
 
-def _check(base: BootstrapBase, reference: str, facts: Mapping[str, object]) -> None:
+def check_base(base: BootstrapBase, reference: str, facts: Mapping[str, object]) -> None:
     """Refuse a base that is not what locks were made for."""
     for name, wanted in (("python", base.python), ("glibc", base.glibc)):
         have = str(facts[name])

@@ -67,6 +67,8 @@ class Buildx:
             argv += ["--output", f'type=image,"name={names}",compression=zstd,compression-level=1,oci-mediatypes=true']
         else:
             argv += [word for tag in task.tags for word in ("--tag", tag)]
+        if task.platform:
+            argv += ["--platform", task.platform]
         for name, value in (*task.labels.items(), *task.provenance.items()):
             argv += ["--label", f"{name}={value}"]
         for name, path in task.secrets.items():

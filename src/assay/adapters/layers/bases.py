@@ -17,7 +17,9 @@ from assay.adapters.docker.bootstrap import LABEL_FACTS, DebootstrapBases
 from assay.adapters.files.locks import locked
 from assay.adapters.layers.bytecode import Compilers
 from assay.adapters.layers.store import FolderStore
+from assay.adapters.layers.unpacked import UnpackedBases
 from assay.errors import Problem, StoreError, ToolError
+from assay.foundation.platforms import Platform
 from assay.matrix.image_steps import NotAssembled
 from assay.matrix.model import Base, BootstrapBase
 from assay.matrix.render import base_reference
@@ -39,17 +41,29 @@ class BootstrappedBases:
     Args:
         bases: those of the matrix, by name.
         store: keeps their layers, and their archives beside it.
-        maker: runs debootstrap.
+        maker: runs debootstrap, for linux/amd64.
+        unpacker: makes bases of other platforms; the same bytes on every machine, also on one of that platform.
     """
 
-    def __init__(self, bases: Mapping[str, Base], store: FolderStore, maker: DebootstrapBases) -> None:
-        self._bases = {base_reference(name, base, None): (name, base) for name, base in bases.items()}
+    def __init__(
+        self, bases: Mapping[str, Base], store: FolderStore, maker: DebootstrapBases, unpacker: UnpackedBases
+    ) -> None:
+        self._bases = {
+            base_reference(name, base, None, platform): (name, base, platform)
+            for name, base in bases.items()
+            for platform in Platform
+        }
         self._store = store
         self._maker = maker
+        self._unpacker = unpacker
+        self._recipes: dict[str, BootstrapBase] = {}
+        """By the folder of a base's files."""
 
     def known(self, reference: str, packages: Sequence[str], *, told: bool = False) -> AssemblyBase | None:
         """Return a base that was made before; see the port."""
-        _, key = self._wanted(reference, packages)
+        return self._known(self._wanted(reference, packages)[1], told=told)
+
+    def _known(self, key: str, *, told: bool = False) -> AssemblyBase | None:
         folder = self._folder(key)
         there = (folder / _DONE).is_file()
         if there and self._store.base(folder.name) is None:
@@ -59,17 +73,23 @@ class BootstrappedBases:
 
     def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
         """Return a base with some packages of its distribution on top; see the port."""
-        wanted, key = self._wanted(reference, packages)
+        wanted, key, platform = self._wanted(reference, packages)
+        return self._made(wanted, key, platform, say, unpacked=platform is not Platform.AMD64)
+
+    def _made(
+        self, wanted: BootstrapBase, key: str, platform: Platform, say: Callable[[str], None], *, unpacked: bool
+    ) -> AssemblyBase:
         folder = self._folder(key)
-        if not self._whole(found := self.known(reference, packages)):
+        if not self._whole(found := self._known(key)):
             # One run makes a base, others wait for it; what a killed one left goes with the next that is made.
             with locked(folder.parent / ".lock", wait=True):
-                if not self._whole(found := self.known(reference, packages)):
+                if not self._whole(found := self._known(key)):
                     for left in (folder, *folder.parent.glob(f"{_NEW}*")):
                         shutil.rmtree(left, ignore_errors=True)
-                    self._bootstrap(wanted, key, folder, say)
+                    write = self._unpacker.write if unpacked else self._maker.write
+                    self._bootstrap(folder, lambda archive: write(wanted, key, archive, say, platform))
                     self._describe(folder)
-                    found = self.known(reference, packages)
+                    found = self._known(key)
         assert found is not None
         return found
 
@@ -80,8 +100,8 @@ class BootstrappedBases:
             and all(self._store.has(one.layer.digest, one.layer.size) for one in base.layers)
         )
 
-    def _wanted(self, reference: str, packages: Sequence[str]) -> tuple[BootstrapBase, str]:
-        name, base = self._bases.get(reference, ("", None))
+    def _wanted(self, reference: str, packages: Sequence[str]) -> tuple[BootstrapBase, str, Platform]:
+        name, base, platform = self._bases.get(reference, ("", None, Platform.AMD64))
         if not isinstance(base, BootstrapBase):
             raise NotAssembled(
                 [
@@ -93,15 +113,17 @@ class BootstrappedBases:
                 ]
             )  # fmt: skip
         wanted = base.model_copy(update={"packages": tuple(dict.fromkeys([*base.packages, *packages]))})
-        return wanted, base_reference(name, wanted, None)
+        key = base_reference(name, wanted, None, platform)
+        self._recipes[str(self._folder(key) / "root")] = wanted
+        return wanted, key, platform
 
     def _folder(self, key: str) -> Path:
         return self._store.folder / "bases" / key.rpartition(":")[2]
 
-    def _bootstrap(self, base: BootstrapBase, reference: str, folder: Path, say: Callable[[str], None]) -> None:
+    def _bootstrap(self, folder: Path, write: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_NEW) as scratch:
             archive = Path(scratch) / "base.tar"
-            self._maker.write(base, reference, archive, say)
+            write(archive)
             made = Path(scratch) / "made"
             made.mkdir()
             self._unpack(archive, made)
@@ -137,21 +159,34 @@ class BootstrappedBases:
 
     @contextmanager
     def compiler(self, base: AssemblyBase) -> Iterator[Compilers]:
-        """Return a compiler that runs the Python of a base by the base's own loader; see the port."""
+        """Return a compiler that runs the Python of a base by the base's own loader; see the port.
+
+        For a base of another platform the same Python of this one compiles: bytecode does not depend on the platform.
+        """
         assert base.root is not None
+        here = Platform.of(platform.machine())
         root = Path(base.root)
-        machine = platform.machine()
-        loader = root / _LOADERS.get(machine, "")
+        if base.config.get("architecture", "amd64") != here.architecture:
+            root = self._twin(base, base.root, here)
+        loader = root / _LOADERS[here.machine]
         minor = ".".join(base.python.split(".")[:2])
-        if not loader.is_file():
-            raise ToolError(
-                f"the base's Python is for another machine than this {machine}",
-                hint="assemble on a machine of the image's platform",
-            )
-        libraries = f"{root}/usr/lib/{machine}-linux-gnu"
+        libraries = f"{root}/usr/lib/{here.machine}-linux-gnu"
         command = [str(loader), "--library-path", libraries, f"{root}/usr/bin/python{minor}"]
         with Compilers(command, count=os.cpu_count() or 1, environment={"PYTHONHOME": f"{root}/usr"}) as compilers:
             yield compilers
+
+    def _twin(self, base: AssemblyBase, root: str, here: Platform) -> Path:
+        """Return the files of a base of this machine's platform with the same Python and nothing else."""
+        recipe = self._recipes[root].model_copy(update={"packages": ("python3",)})
+        key = f"{base_reference('python', recipe, None, here)}-python"
+        twin = self._made(recipe, key, here, lambda _: None, unpacked=True)
+        assert twin.root is not None
+        if twin.python != base.python:
+            raise ToolError(
+                f"the base has Python {base.python}, and its twin for {here} has {twin.python}",
+                hint=f"remove {Path(root).parent} and {Path(twin.root).parent}; both are made again",
+            )
+        return Path(twin.root)
 
 
 def _base(entry: BaseEntry, root: str | None) -> AssemblyBase:
@@ -186,7 +221,7 @@ def _needed(files: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             if member.size <= _SMALL:
                 yield member
             continue
-        loader = name in {"lib", "lib64"} or name.startswith(("lib64/", "usr/lib64/"))
+        loader = name in {"lib", "lib64"} or name.startswith(("lib64/", "usr/lib64/", "usr/lib/ld-linux-"))
         python = rest.startswith("bin/python3") or (
             rest.startswith("lib/python3") and "/test" not in rest and "dist-packages" not in rest
         )

@@ -9,13 +9,14 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from assay.adapters.files.locks import no_space
 from assay.adapters.files.records import write_whole
 from assay.errors import RegistryError, StoreError, UsageError
-from assay.evidence.oci import INDEX, MANIFEST, Descriptor, Manifest
+from assay.evidence.oci import INDEX, MANIFEST, Descriptor, Manifest, platform_of_config
 from assay.foundation.digest import sha256_of
 
 __all__ = ["read_layout", "stream_archive", "write_archive_file", "write_layout"]
@@ -55,10 +56,15 @@ def write_layout(folder: Path, name: str, manifest: Manifest, config: bytes, *, 
         write_whole(place / manifest.digest.removeprefix("sha256:"), manifest.raw)
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            write_whole(folder / "index.json", _index(folder / "index.json", name, manifest))
+            write_whole(folder / "index.json", _index(folder / "index.json", name, _described(manifest, config)))
         write_whole(mark, _MARK)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}", hint=no_space(error)) from error
+
+
+def _described(manifest: Manifest, config: bytes) -> Descriptor:
+    """Return an image's entry in an index, with the platform that its configuration names."""
+    return replace(manifest.descriptor, platform=platform_of_config(config))
 
 
 def write_archive_file(file: Path, name: str, manifest: Manifest, config: bytes, *, opened: Opened) -> None:
@@ -94,7 +100,7 @@ def stream_archive(
         opened: opens a layer by digest.
     """
     assert manifest.config is not None
-    entry = {**manifest.descriptor.to_json(), "annotations": dict(names)}
+    entry = {**_described(manifest, config).to_json(), "annotations": dict(names)}
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).encode()
     for name, data in (
         ("oci-layout", _MARK),
@@ -143,7 +149,7 @@ def _foreign(name: str) -> bool:
     return name not in {"blobs", "index.json", ".lock"} and not name.startswith(".writing-")
 
 
-def _index(path: Path, name: str, manifest: Manifest) -> bytes:
+def _index(path: Path, name: str, image: Descriptor) -> bytes:
     there: list[Any] = []
     if path.is_file():
         try:
@@ -151,7 +157,7 @@ def _index(path: Path, name: str, manifest: Manifest) -> bytes:
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is no index of an OCI layout", hint="name another folder") from error
     kept = [one for one in there if one.get("annotations", {}).get(_NAME) != name]
-    mine = {**manifest.descriptor.to_json(), "annotations": {_NAME: name}}
+    mine = {**image.to_json(), "annotations": {_NAME: name}}
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*kept, mine]}).encode()
 
 

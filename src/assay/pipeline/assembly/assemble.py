@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from assay.evidence.oci import CONFIG, MANIFEST, Descriptor, Manifest
 from assay.foundation.digest import sha256_of
+from assay.foundation.platforms import Platform
 from assay.matrix.image_steps import ImageSteps, NotAssembled, WheelStage, image_steps
 from assay.pipeline.assembly import fixed
 from assay.ports.layers import (
@@ -33,7 +34,6 @@ from assay.wheels.layer import FORMAT, MEDIA_TYPE, Entry, LayerBytes, with_folde
 
 __all__ = ["Assembled", "Assembler", "Layer"]
 
-MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 AHEAD: Final = 3
 """Layers that are made or fetched at once."""
 _CREATED: Final = "1980-01-01T00:00:00Z"
@@ -173,7 +173,7 @@ class _Assembly:
         self._base = base
         self._elsewhere = elsewhere
         self._prefix = Prefix(path="/opt/venv", python=".".join(base.python.split(".")[:2]))
-        self._machine = MACHINES[str(base.config.get("architecture", "amd64"))]
+        self._machine = Platform.of(str(base.config.get("architecture", "amd64"))).machine
         self._stack = stack
         self._compiler: BytecodeCompiler | None = None
 
