@@ -122,6 +122,7 @@ COMPOSES = {
     "audit",
     "audit_image",
     "bench",
+    "digests",
     "facts",
     "measure",
     "policy",
@@ -130,7 +131,7 @@ COMPOSES = {
     "publish",
 }
 COMPOSES |= {"recommend", "serve_check", "serving", "targets", "trust", "verify", "wheels"}
-"""Modules of cli/ that choose adapters: the root in two parts, and older ones, whose choices move there."""
+"""Modules of cli/ that choose adapters: the root in three parts, and older ones, whose choices move there."""
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda path: path.stem)

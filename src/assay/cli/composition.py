@@ -15,6 +15,7 @@ from assay.adapters.files.records import FileStore
 from assay.adapters.host import settings
 from assay.audit.judgement import AuditJudgement
 from assay.cli.build_route import BuildRoute
+from assay.cli.digests import digest_for_platform, digest_of_image
 from assay.evidence.oci import Descriptor, Manifest
 from assay.evidence.reference import Repository
 from assay.foundation.outcome import Severity, Verdict

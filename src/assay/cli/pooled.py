@@ -196,7 +196,8 @@ def _planned(
 
 def _subjects(files: ProjectFiles, plan: Plan, select: tuple[str, ...], request: PoolRequest) -> list[ProbeSubject]:
     """Return what is probed: by the registry's digest, or, on this machine, what is here."""
-    from assay.cli.composition import digest_of_image, probe_flow, store_of
+    from assay.cli.composition import probe_flow, store_of
+    from assay.cli.digests import digest_of_image
     from assay.matrix.pools import LocalPool
     from assay.pipeline.pooled_probes import registry_subjects
     from assay.pipeline.probe_subjects import environment, subjects_of
