@@ -133,6 +133,21 @@ def test_a_layout_holds_images_side_by_side_and_replaces_one_of_the_same_name(tm
         write_layout(tmp_path, "a", image.manifest, image.config, blob=bench.store.blob)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [b"", b"[]", b'{"manifests": 1}', b'{"manifests": ["x"]}', b'{"manifests": [{"annotations": 1}]}', b"[" * 10_000],
+)
+def test_an_index_of_a_layout_that_is_none_is_refused(tmp_path: Path, index: bytes) -> None:
+    bench = Bench(tmp_path)
+    image = bench.assemble(TWO)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "oci-layout").touch()
+    (tmp_path / "out" / "index.json").write_bytes(index)
+
+    with pytest.raises(StoreError, match="is no index of an OCI layout"):
+        write_layout(tmp_path / "out", "a", image.manifest, image.config, blobs=[], blob=bench.store.blob)
+
+
 def test_a_push_sends_each_layer_once_and_the_manifest_last(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     image = bench.assemble(TWO)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -138,6 +139,19 @@ def test_bytecode_and_signatures_of_the_wheel_are_left_out(tmp_path: Path, opene
         ({f"{INFO}/entry_points.txt": b"[console_scripts\nx"}, {}, "cannot be read"),
         ({f"{INFO}/WHEEL": b"\xff"}, {}, "not UTF-8"),
         ({"other-1.dist-info/WHEEL": b""}, {}, "2 folders"),
+        ({"demo/.wh.x.py": b""}, {}, "removes files in a layer"),
+        ({"demo/.wh..wh..opq": b""}, {}, "removes files in a layer"),
+        ({f"{INFO}/entry_points.txt": b"[console_scripts]\n.wh.python = a:b\n"}, {}, "removes files in a layer"),
+        ({"demo": b"1", "demo/x.py": b"2"}, {}, "as a file and as a folder"),
+        ({"demo-1.0.data/data/bin": b""}, {}, "as a file and as a folder"),
+        ({"demo-1.0.data/data/lib": b""}, {}, "as a file and as a folder"),
+        ({"d" * 256: b""}, {}, "too long"),
+        ({"\u00e9" * 128: b""}, {}, "too long"),
+        ({"/".join(["d" * 200] * 16): b""}, {}, "too long"),
+        ({f"{INFO}/WHEEL": b"Wheel-Version: 1.0\n" + b"A: b\n" * 60_000}, {}, "300019 bytes, more than 262144"),
+        ({f"{INFO}/entry_points.txt": b"[console_scripts]\n" + b"a = b:c\n" * 40_000}, {}, "more than 262144"),
+        ({f"{INFO}/RECORD": b"a,,\n" * 300_000}, {}, "more than 250000 lines"),
+        ({f"{INFO}/RECORD": b'"' + b"a" * 200_000 + b'",,\n'}, {}, "field larger than field limit"),
     ],
 )
 def test_wheels_that_no_installer_should_take_are_refused_by_name(
@@ -147,6 +161,38 @@ def test_wheels_that_no_installer_should_take_are_refused_by_name(
         install(tmp_path, opened, wheel(files, modes=modes))
 
     assert "demo-1.0-py3-none-any.whl" in error.value.message
+
+
+def test_an_entry_point_is_its_text_and_no_value_is_put_into_another(
+    tmp_path: Path, opened: list[WheelArchive]
+) -> None:
+    points = "[console_scripts]\nx0 = aaaaaaaaaa\n" + "".join(f"x{n} = {f'%(x{n - 1})s' * 10}\n" for n in range(1, 10))
+    with pytest.raises(WheelError, match=r"entry_points\.txt' cannot be read"):
+        install(tmp_path, opened, wheel({f"{INFO}/entry_points.txt": points.encode()}))
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\n ", "\n", "\u2003"])
+def test_white_space_in_an_entry_point_takes_no_time(tmp_path: Path, opened: list[WheelArchive], space: str) -> None:
+    points = f"[console_scripts]\nx = a:b{space * 60_000}["
+    begun = time.process_time()
+    with pytest.raises(WheelError, match=r"entry_points\.txt' cannot be read"):
+        install(tmp_path, opened, wheel({f"{INFO}/entry_points.txt": points.encode()}))
+
+    assert time.process_time() - begun < 3
+
+
+def test_a_hash_that_is_none_is_not_taken_over_from_record(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    record = b'demo/x.py,"sha256=x\n../../../../etc/passwd,",1\n'
+    _, contents = install(tmp_path, opened, wheel({"demo/x.py": b"1", f"{INFO}/RECORD": record}))
+
+    assert b"passwd" not in contents[f"{SITE}/{INFO}/RECORD"]
+    assert b"demo/x.py,sha256=a4ayc_80_OGda4BO_1o_V0etpOqiLx1JwB5S3beHW0s,1\n" in contents[f"{SITE}/{INFO}/RECORD"]
+
+
+def test_files_for_lib64_go_where_its_link_leads(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    files, _ = install(tmp_path, opened, wheel({"demo-1.0.data/data/lib64/libx.so": b"1"}))
+
+    assert "lib/libx.so" in {file.path for file in files}
 
 
 @pytest.mark.parametrize("cut", [1, 100, 400])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
 
+from assay.cli import console
 from assay.cli.outermost import BUG, guarded
 from assay.errors import (
     AssayError,
@@ -28,6 +30,22 @@ def raising(error: BaseException) -> Callable[[], int]:
         raise error
 
     return work
+
+
+def test_the_exit_code_of_a_command_whose_reader_hangs_up_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`assay verify IMAGE | head -1` must not tell a gate that a revoked image is fine."""
+    read, write = os.pipe()
+    os.close(read)
+
+    def refuse() -> int:
+        console.data("x" * 100_000)
+        console.json_data({"ok": False})
+        return 6
+
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+
+        assert guarded(refuse, ["verify"]) == 6
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from assay.adapters.files.serving import load_server_flags
+from assay.cli.serving import extra_flags
 from assay.engines.knowledge import EngineFlags, FlagHistory, Flags, ServerFlags, Setting
+from assay.errors import UsageError
 from assay.serving.flags import apply, check_flags, check_known, command_line, modernise, switch
 from assay.serving.helptext import HelpOption, parse_help
 
@@ -223,3 +225,9 @@ def test_without_help_flags_are_checked_against_the_table(sglang: EngineFlags) -
     assert ["radix-cache-num-tokens", "cuda-graph-bs-decode"] == [finding.flag for finding in found]
     assert {"max-total-tokens": "1"} == found[0].successor
     assert "here it is --cuda-graph-bs" in found[1].message
+
+
+@pytest.mark.parametrize("text", ["name=it's", 'name="a', "name=a\\"])
+def test_a_quotation_mark_that_is_not_closed_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--set name: No (closing quotation|escaped character)"):
+        extra_flags((text,))

@@ -1,8 +1,8 @@
 """All printing: data to stdout, messages to stderr; NO_COLOR, CI and pipes are honoured.
 
 Every text passes `assay.foundation.printable` on its way, so that no foreign text can command the terminal. Rich is
-imported where something is coloured: a plain line needs none of it. What cannot be written to stderr is lost; what
-cannot be written to stdout is an error.
+imported where something is coloured: a plain line needs none of it. What cannot be written to stderr is lost, and so
+is what a reader of stdout has hung up on; any other failure to write stdout is an error.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ class _Sink(io.TextIOBase):
             elif not self._stderr:
                 raise OutputError("standard output is closed", hint=_REDIRECT)
         except (OSError, ValueError) as error:
-            if self._stderr:
-                # Nobody can be told; what is left in the buffer must not fail again when Python ends.
+            if self._stderr or isinstance(error, BrokenPipeError):
+                # Nobody can be told; what is left in the buffer must not fail again when Python ends. A reader that
+                # has read enough (head, less) is no failure, and a command's exit code is still its answer.
                 abandon(stream)
                 return
             why = error.strerror if isinstance(error, OSError) else "it is closed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from assay.wheels.facts import WheelFacts
 
 __all__ = ["command"]
+
+_EXPORT: Final = 1 << 30
+"""Bytes of a file with exported facts."""
 
 facts_option = click.option(
     "--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of cached wheel facts."
@@ -132,10 +135,11 @@ def export_facts(file: Path, wheels: Sequence[str], facts: Path | None) -> int:
 def import_facts(files: Sequence[Path], facts: Path | None) -> int:
     """Import facts from files; complete facts replace partial ones."""
     from assay.adapters.files.facts_cache import FactsCache
+    from assay.adapters.files.regular import read_regular
 
     cache = FactsCache(facts)
     for file in files:
-        console.say(f"{cache.take(file.read_bytes(), source=file.name)} wheels from {file}")
+        console.say(f"{cache.take(read_regular(file, limit=_EXPORT), source=file.name)} wheels from {file}")
     return 0
 
 

@@ -78,6 +78,7 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
     Each flag comes with its reason.
     """
     from assay.adapters.files.records import write_whole
+    from assay.adapters.files.regular import read_config
     from assay.serving.deploy import render, secrets_of
 
     place = resolve_place(image, given["engine"], project)
@@ -85,7 +86,7 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
         raise UsageError("launch writes containers; name a cell or an image reference")
     deployment = _deployment(place, form, project, given)
     shipped = resources.files("templates", place.root, below="launch")
-    texts = {path.name: path.read_text(encoding="utf-8") for path in shipped.values()}
+    texts = {path.name: read_config(path) for path in shipped.values()}
     files = render(form, deployment, texts)
     if form == "kubernetes" and place.cell != place.reference == deployment.services[0].image:
         console.warn(

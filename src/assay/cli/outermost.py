@@ -93,7 +93,7 @@ def _interrupted() -> int:
 def _unwritten(error: OutputError | BrokenPipeError) -> int:
     """Give up standard output, and say so unless the reader of a pipe (head, less) is gone: that is no failure."""
     console.abandon(sys.stdout)
-    if isinstance(error, BrokenPipeError) or isinstance(error.__cause__, BrokenPipeError):
+    if isinstance(error, BrokenPipeError):
         return 0
     console.fail(error.message, hint=error.hint)
     return error.exit_code

@@ -116,10 +116,11 @@ def drifted(made: site.Site, into: Path, *, measured: bool) -> int:
 def _with_table(made: site.Site, into: Path, *, measured: bool) -> tuple[str, str]:
     """Return a Markdown file as it is and as it should be."""
     from assay import pages as site
+    from assay.adapters.files.regular import read_config
 
     if not into.is_file():
         raise UsageError(f"{into} does not exist", hint="name a Markdown file that has the two markers")
-    old = into.read_text("utf-8")
+    old = read_config(into)
     return old, site.between_markers(old, site.table(made, measured=measured, name=beside), file=str(into))
 
 

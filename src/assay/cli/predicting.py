@@ -123,13 +123,14 @@ def options_of(
 
 def all_claims(root: Path) -> list[Claim]:
     """Read what documents say: the ledgers of the images, and the serving claims that no ledger has."""
+    from assay.adapters.files.regular import read_config
     from assay.adapters.files.serving import load_claims
     from assay.evidence import claims as ledger
 
     made: list[Claim] = []
     for path in sorted((root / "images").glob("*/claims.yaml")):
         try:
-            made += ledger.read(path.read_text("utf-8"), file=str(path.relative_to(root)), image=path.parent.name)
+            made += ledger.read(read_config(path), file=str(path.relative_to(root)), image=path.parent.name)
         except ConfigError as error:
             console.warn(f"claims are left out: {error.message}")
     told = {(claim.feature, claim.target, claim.engine, claim.date) for claim in made}

@@ -154,12 +154,13 @@ def _lines(
     cell_id: str, target: str, plan: Plan, root: Path, store: FileStore, *, record: ProbeRecord | None = None
 ) -> list[claims.ClaimLine]:
     """Put claims, prediction and measurement of a cell side by side."""
+    from assay.adapters.files.regular import read_config
     from assay.evidence import claims
     from assay.evidence.record import AuditRecord
 
     cell = next((item for item in plan.cells if item.id == cell_id), None)
     ledger = root / "images" / (cell.image if cell else "") / "claims.yaml"
-    stated = claims.read(ledger.read_text(encoding="utf-8"), file=str(ledger)) if cell and ledger.is_file() else ()
+    stated = claims.read(read_config(ledger), file=str(ledger)) if cell and ledger.is_file() else ()
     audits = [item for item in store.records(kind="audit") if isinstance(item, AuditRecord) and item.cell == cell_id]
     version = str(cell.point.get(cell.engine, "")) if cell else ""
     return claims.compare(

@@ -213,9 +213,16 @@ def extra_flags(sets: tuple[str, ...]) -> Flags:
         name, equals, value = text.lstrip("-").partition("=")
         if not _FLAG.fullmatch(name):
             raise UsageError(f"--set {name[:40]!r}: the name of a flag has letters, digits, '.', '_' and '-'")
-        words = shlex.split(value) if equals and not value.startswith("{") else [value]
+        words = _words(f"--set {name}", value) if equals and not value.startswith("{") else [value]
         flags[name] = "true" if not equals else (tuple(words) if len(words) > 1 else "".join(words))
     return flags
+
+
+def _words(option: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", hint="close the quotation mark, or write \\ before it") from error
 
 
 def extra_env(envs: tuple[str, ...]) -> dict[str, str]:
@@ -262,7 +269,7 @@ class ServingOptions:
 
     def words(self) -> tuple[str, ...]:
         """Return `--program` as words."""
-        return tuple(shlex.split(self.program)) if self.program else ()
+        return tuple(_words("--program", self.program)) if self.program else ()
 
 
 def serve_request(

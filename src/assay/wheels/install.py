@@ -7,6 +7,7 @@ The rules are those of the binary distribution format (packaging.python.org, "In
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import posixpath
 import re
@@ -22,7 +23,7 @@ from installer.utils import parse_entrypoints, parse_metadata_file
 from assay.errors import WheelError
 from assay.wheels.archive import Member
 
-__all__ = ["InstalledFile", "Packed", "Prefix", "installed_files"]
+__all__ = ["InstalledFile", "Packed", "Prefix", "installed_files", "parents"]
 
 INSTALLER: Final = b"assay\n"
 _FILE: Final = 0o644
@@ -31,6 +32,17 @@ _DROPPED: Final = ("RECORD.jws", "RECORD.p7s")
 """Signatures of a RECORD that is written anew."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 _SHEBANG: Final = re.compile(rb"#!pythonw?(?=\s)")
+_HASH: Final = re.compile(r"sha256=[A-Za-z0-9_-]{43}")
+_WHITEOUT: Final = ".wh."
+"""In a layer such a name removes a file below it (image-spec, layer.md)."""
+_MAX_NAME: Final = 255
+"""Bytes of a file's name that file systems hold."""
+_MAX_PATH: Final = 3072
+"""Bytes of a path below the prefix: Linux holds 4096 of the whole."""
+_MAX_TEXT: Final = 256 << 10
+"""Bytes of WHEEL and entry_points.txt; each line of the latter becomes a script."""
+_MAX_RECORD: Final = 32 << 20
+_MAX_ROWS: Final = 250_000
 
 
 class Packed(NamedTuple):
@@ -121,12 +133,16 @@ class _Installation:
         record = f"{self._info}/RECORD"
         hashes = self._hashes(record)
         placed: dict[str, InstalledFile] = {}
+        folders = {"bin", *parents(f"{self._prefix.site_packages}/x")}
         rows: list[tuple[str, str, str]] = []
         for file, source in self._placed(record):
             if file.path in placed:
                 raise self._error(file.path, "would be installed twice")
             placed[file.path] = file
+            folders.update(parents(file.path))
             rows.append(self._row(file, hashes.get(source) if isinstance(file.content, Member) else None))
+        for path in folders & placed.keys():
+            raise self._error(path, "would be installed as a file and as a folder")
         site = self._prefix.site_packages
         rows.append((f"{self._info}/RECORD", "", ""))
         text = "".join(f"{_quoted(path)},{digest},{size}\n" for path, digest, size in sorted(rows))
@@ -163,7 +179,11 @@ class _Installation:
             mode, content = _PROGRAM, self._script(packed.member)
         elif path == f"{self._info}/INSTALLER":
             content = INSTALLER
-        return InstalledFile(path=posixpath.join(folder, path), mode=mode, content=content)
+        path = posixpath.join(folder, path)
+        if path.startswith("lib64/"):
+            # In an environment that is a link to lib.
+            path = f"lib/{path.removeprefix('lib64/')}"
+        return InstalledFile(path=path, mode=mode, content=content)
 
     def _script(self, member: Member) -> bytes | Member:
         start = self._read(member)
@@ -177,7 +197,7 @@ class _Installation:
         if name not in self._files:
             return
         try:
-            points = list(parse_entrypoints(self._text(name)))
+            points = list(parse_entrypoints(_plain(self._text(name))))
             made = [
                 Script(one, module, attr, section).generate(self._prefix.interpreter, "posix")
                 for one, module, attr, section in points
@@ -203,11 +223,14 @@ class _Installation:
         return "purelib" if str(said.get("Root-Is-Purelib", "")).strip().lower() == "true" else "platlib"
 
     def _hashes(self, record: str) -> dict[str, tuple[str, str]]:
+        text = self._text(record, most=_MAX_RECORD)
+        if text.count("\n") + text.count("\r") > _MAX_ROWS:
+            raise self._error(record, f"has more than {_MAX_ROWS} lines")
         try:
-            rows = list(parse_record_file(self._text(record).splitlines()))
-        except InvalidRecordEntry as error:
+            rows = parse_record_file(text.splitlines())
+            return {path: (digest, size) for path, digest, size in rows if _HASH.fullmatch(digest)}
+        except (InvalidRecordEntry, csv.Error) as error:
             raise self._error(record, f"cannot be read: {error}") from error
-        return {path: (digest, size) for path, digest, size in rows if digest.startswith("sha256=")}
 
     def _row(self, file: InstalledFile, known: tuple[str, str] | None) -> tuple[str, str, str]:
         path = posixpath.relpath(file.path, self._prefix.site_packages)
@@ -224,10 +247,12 @@ class _Installation:
             raise WheelError(f"{self._wheel}: {len(found)} folders *.dist-info with a WHEEL file; a wheel has one")
         return found.pop()
 
-    def _text(self, name: str) -> str:
+    def _text(self, name: str, *, most: int = _MAX_TEXT) -> str:
         packed = self._files.get(name)
         if packed is None:
             raise self._error(name, "is missing")
+        if packed.member.size > most:
+            raise self._error(name, f"has {packed.member.size} bytes, more than {most}")
         try:
             return self._read(packed.member).decode()
         except UnicodeDecodeError as error:
@@ -238,11 +263,31 @@ class _Installation:
             raise self._error(name, "leads out of the folder it is installed to")
         if _CONTROL.search(name):
             raise self._error(name, "has a name with control characters or backslashes")
+        parts = name.split("/")
+        if len(name.encode()) > _MAX_PATH or any(len(part.encode()) > _MAX_NAME for part in parts):
+            raise self._error(f"{name[:60]}...", "has a name that is too long for a file system")
+        if any(part.startswith(_WHITEOUT) for part in parts):
+            raise self._error(name, "has a name that removes files in a layer of an image")
         if attributes and stat.S_IFMT(attributes) not in (0, stat.S_IFREG):
             raise self._error(name, "is no plain file (a link or a device)")
 
     def _error(self, name: str, why: str) -> WheelError:
         return WheelError(f"{self._wheel}: {name!r} {why}")
+
+
+def parents(path: str) -> Iterator[str]:
+    """Yield the folders that a path lies in."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
+
+
+def _plain(text: str) -> str:
+    """Return entry points as the format has them: without values put into others, and without runs of white space,
+    for which the parser's pattern takes time that grows with their square."""
+    text = re.sub(r"[^\S\n]+", " ", text.replace("%", "%%"))
+    return re.sub(r"\n(?: ?\n)+", "\n", text)
 
 
 def _quoted(path: str) -> str:

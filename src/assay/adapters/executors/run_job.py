@@ -20,6 +20,7 @@ from assay.adapters.executors.probe_executor import ExecutorSettings
 from assay.adapters.executors.probe_suite import ProbeSuites, load_suite, suite_in
 from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.files.records import write_whole
+from assay.adapters.files.regular import read_regular
 from assay.errors import AssayError, EngineError, EngineMissing, StoreError, UsageError
 from assay.evidence.record import now
 from assay.evidence.suite import HarnessResult
@@ -73,7 +74,7 @@ def run_document(
 def _done(job: ProbeJob, result: Path) -> JobResult | None:
     """Return the result of the job if it is there, whole, and not one of a run that broke off."""
     try:
-        found = unseal(result.read_bytes(), JobResult, source=result.name)
+        found = unseal(read_regular(result), JobResult, source=result.name)
     except (OSError, StoreError):
         return None
     return found if found.job == job.digest and found.ended != "unfinished" else None
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        job = unseal(given.job.read_bytes(), ProbeJob, source=given.job.name)
+        job = unseal(read_regular(given.job), ProbeJob, source=given.job.name)
         suite = suite_in(given.probes) if given.probes else load_suite(Path.cwd())
         settings = ExecutorSettings(suites=ProbeSuites(suite), cache=given.cache, python=given.python)
         executor = EXECUTORS[given.executor](settings)

@@ -13,6 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from assay.adapters.files.cache import cache_folder
 from assay.adapters.files.records import write_whole
+from assay.adapters.files.regular import read_regular
 from assay.errors import StoreError, WheelError
 from assay.foundation.budget import FACTS, Budget, BudgetLimits
 from assay.foundation.foreign import ForeignError, read_json
@@ -152,7 +153,7 @@ class FactsCache:
     def export(self, chosen: Iterable[str]) -> Iterator[bytes]:
         """Yield the parts of one file with the facts of the given wheels: a line of JSON before each."""
         for sha256 in chosen:
-            data = self._index()[sha256].read_bytes()
+            data = read_regular(self._index()[sha256])
             yield json.dumps({"sha256": sha256, "bytes": len(data)}).encode() + b"\n"
             yield data
 
@@ -222,8 +223,8 @@ def _made_brief(known: WheelFacts, place: Path) -> WheelFacts:
 def _load(path: Path, sha256: str, *, brief: bool = False) -> WheelFacts | None:
     """Read facts; a cache that cannot be read is no reason to fail: the wheel is read again."""
     try:
-        facts = (load_brief if brief else load_facts)(path.read_bytes(), source=str(path))
-    except (OSError, WheelError):
+        facts = (load_brief if brief else load_facts)(read_regular(path), source=str(path))
+    except (OSError, StoreError, WheelError):
         return None
     return facts if facts.reader == READER and facts.sha256 == sha256 else None
 

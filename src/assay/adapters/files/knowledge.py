@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from assay import resources
+from assay.adapters.files.regular import read_config
 from assay.audit.guards import GuardsFile
 from assay.audit.history import TorchHistory
 from assay.audit.knowledge import (
@@ -58,13 +59,13 @@ def _load(files: tuple[tuple[str, Path], ...]) -> Knowledge:
         companions=_file(here["companions.yaml"], CompanionsFile),
         shared_files=_file(here["shared_files.yaml"], SharedFilesFile),
         history=history,
-        python=python_exports(here["python_abi.txt"].read_text(encoding="utf-8")),
+        python=python_exports(read_config(here["python_abi.txt"])),
     )
 
 
 def _file(path: Path, model: type[Model]) -> Model:
     name = f"knowledge/{path.name}"
     try:
-        return parse(load(path.read_text(encoding="utf-8"), file=name), model)
+        return parse(load(read_config(path, name=name), file=name), model)
     except (OSError, ValidationError) as error:
         raise ConfigError([Problem(file=name, message=str(error))]) from error

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import requests
 
-from assay.errors import UsageError
+from assay.adapters.files.regular import read_config, read_regular
+from assay.errors import StoreError, UsageError
 from assay.foundation.foreign import ForeignError, read_json
 from assay.foundation.strict import Value
 from assay.foundation.text import Date, PlainText
@@ -89,7 +90,7 @@ class ModelFiles:
     def _shipped(self, model: str) -> FoundModel | None:
         if not self._known.is_file():
             return None
-        models = parse(load(self._known.read_text(encoding="utf-8"), file=str(self._known)), _KnownModels).models
+        models = parse(load(read_config(self._known), file=str(self._known)), _KnownModels).models
         if model not in models:
             return None
         found = models[model]
@@ -99,8 +100,8 @@ class ModelFiles:
 def _of_folder(folder: Path) -> FoundModel:
     path = folder / "config.json"
     try:
-        config = read_json(path.read_bytes())
-    except (ForeignError, OSError) as error:
+        config = read_json(read_regular(path))
+    except (ForeignError, OSError, StoreError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, Mapping):
         raise UsageError(f"{path} is not an object")

@@ -8,9 +8,10 @@ from typing import Final
 
 from assay import resources
 from assay.adapters.files.records import write_whole
+from assay.adapters.files.regular import read_config
 from assay.adapters.host.card_names import load_cards
 from assay.audit.findings import Finding
-from assay.errors import ConfigError, Problem, UsageError
+from assay.errors import UsageError
 from assay.matrix import loading as matrix
 from assay.matrix import lockfile, pools, recipe
 from assay.matrix.cell import Cell
@@ -79,15 +80,7 @@ class ProjectFiles:
 
     def _read(self, path: Path) -> str:
         name = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            before = error.object[: error.start]
-            line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
-            wrong = f"not UTF-8: byte 0x{error.object[error.start]:02x}"
-            raise ConfigError([Problem(file=name, line=line, column=column, message=wrong)]) from error
-        except OSError as error:
-            raise ConfigError([Problem(file=name, message=f"cannot be read: {error.strerror}")]) from error
+        return read_config(path, name=name)
 
     def cell_folder(self, cell: Cell) -> Path:
         """Return the folder of a cell's generated files."""

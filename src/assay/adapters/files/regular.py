@@ -7,12 +7,38 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from assay.errors import StoreError
+from assay.errors import ConfigError, Problem, StoreError
 
-__all__ = ["MOST", "file_below", "read_regular"]
+__all__ = ["MOST", "file_below", "read_config", "read_regular"]
 
 MOST: Final = 64 << 20
 """Bytes of a record or document; the largest that assay wrote has some 2 MB."""
+_CONFIG: Final = 8 << 20
+"""Bytes of a text of a project; what reads it has narrower bounds."""
+
+
+def read_config(path: Path, *, name: str | None = None) -> str:
+    """Return a text that a person keeps: configuration, a lock, a template, knowledge.
+
+    Args:
+        path: the file.
+        name: what it is called in a message; None: its path.
+
+    Raises:
+        ConfigError: it is missing, no regular file, too large, or not UTF-8.
+    """
+    name = name or str(path)
+    try:
+        return read_regular(path, limit=_CONFIG).decode()
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        wrong = f"not UTF-8: byte 0x{error.object[error.start]:02x}"
+        raise ConfigError([Problem(file=name, line=line, column=column, message=wrong)]) from error
+    except OSError as error:
+        raise ConfigError([Problem(file=name, message=f"cannot be read: {error.strerror}")]) from error
+    except StoreError as error:
+        raise ConfigError([Problem(file=name, message=error.message.removeprefix(f"{path} "))]) from error
 
 
 def file_below(root: Path, relative: str) -> Path | None:

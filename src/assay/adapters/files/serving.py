@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from assay.adapters.files.regular import read_config
 from assay.engines.knowledge import ServerFlags
 from assay.engines.table import all_engines
 from assay.errors import ConfigError, Problem
@@ -22,7 +23,7 @@ def load_server_flags(path: Path) -> ServerFlags:
     Raises:
         ConfigError: it is wrong, with every place; or an engine of another distribution is broken.
     """
-    known = parse(load(path.read_text(encoding="utf-8"), file=str(path)), ServerFlags)
+    known = parse(load(read_config(path), file=str(path)), ServerFlags)
     brought = {engine.name: flags for engine in all_engines() if (flags := engine.own_flags()) is not None}
     return ServerFlags(version="1", engines={**brought, **known.engines})
 
@@ -33,7 +34,7 @@ def load_claims(path: Path) -> tuple[Claim, ...]:
     Raises:
         ConfigError: it is wrong, with every place.
     """
-    return read_serving(path.read_text(encoding="utf-8"), file=str(path))
+    return read_serving(read_config(path), file=str(path))
 
 
 def load_profiles(folder: Path) -> dict[str, Profile]:
@@ -46,7 +47,7 @@ def load_profiles(folder: Path) -> dict[str, Profile]:
     problems: list[Problem] = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            found[path.stem] = parse(load(path.read_text(encoding="utf-8"), file=str(path)), Profile)
+            found[path.stem] = parse(load(read_config(path), file=str(path)), Profile)
         except ConfigError as error:
             problems += error.problems
     for name, profile in found.items():

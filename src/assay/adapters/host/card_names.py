@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from assay import resources
+from assay.adapters.files.regular import read_config
 from assay.foundation.yamltext import load, parse
 from assay.matrix.cards import Cards
 
@@ -23,4 +24,4 @@ def load_cards(project: Path | None = None) -> Cards:
 
 @cache
 def _read(path: Path) -> Cards:
-    return parse(load(path.read_text(encoding="utf-8"), file="knowledge/cards.yaml"), Cards)
+    return parse(load(read_config(path), file="knowledge/cards.yaml"), Cards)

@@ -44,6 +44,8 @@ class LocalFile:
         self._path = path
         self.fetched = 0
         try:
+            if not path.is_file():
+                raise PackageIndexError(f"{path} is not a regular file")
             self._file = path.open("rb")
             self.size = path.stat().st_size
         except OSError as error:

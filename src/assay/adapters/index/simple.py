@@ -31,12 +31,13 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
+from assay.adapters.files.regular import read_regular
 from assay.adapters.host import process
 from assay.adapters.http.patience import FAULTS, Rate, body_chunks, session
 from assay.adapters.index.local import LocalFile, path_of_url
 from assay.adapters.index.ranges import HttpFile
 from assay.adapters.index.uv import uv_program
-from assay.errors import PackageIndexError, WheelError
+from assay.errors import PackageIndexError, StoreError, WheelError
 from assay.foundation.budget import INDEX_PAGE, Budget
 from assay.foundation.foreign import read_json
 from assay.matrix.model import Index
@@ -133,6 +134,13 @@ class _Links(HTMLParser):
         elif tag == "a" and values.get("href"):
             self._budget.take(items=1, kept=sum(map(len, values.values())))
             self.found.append(values)
+
+
+def _local_page(path: Path) -> str:
+    try:
+        return read_regular(path, limit=INDEX_PAGE.unpacked).decode(errors="replace")
+    except StoreError as error:
+        raise PackageIndexError(error.message) from error
 
 
 def _file(project: str, filename: str, url: str, sha256: str | None, **more: Any) -> IndexFile | None:
@@ -311,7 +319,7 @@ class SimpleIndex:
             folder = path_of_url(url)
             page = folder / "index.html"
             if page.is_file():
-                return parse_html(page.read_text(encoding="utf-8", errors="replace"), url=url, project=project)
+                return parse_html(_local_page(page), url=url, project=project)
             return self._folder(folder, project) if folder.is_dir() else ()
         text, kind, final = self._fetch(url)
         if text is None:
@@ -326,8 +334,7 @@ class SimpleIndex:
             return parse_html(text, url=final, project=project) if text is not None else ()
         path = path_of_url(url) if scheme == "file" else Path(url)
         if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            return parse_html(text, url=path.absolute().as_uri(), project=project)
+            return parse_html(_local_page(path), url=path.absolute().as_uri(), project=project)
         return self._folder(path, project) if path.is_dir() else ()
 
     def _folder(self, folder: Path, project: str) -> tuple[IndexFile, ...]:

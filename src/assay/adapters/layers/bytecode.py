@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import resource
 import struct
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
+from assay.adapters.layers.compile_program import SECONDS
 from assay.errors import ToolError
 
 __all__ = ["Compilers"]
@@ -18,6 +20,8 @@ __all__ = ["Compilers"]
 PROGRAM: Final = Path(__file__).with_name("compile_program.py")
 TIMEOUT: Final = 60.0
 """Seconds that ending a compiler may take."""
+MEMORY: Final = 4 << 30
+"""Bytes of address space of one process; 4 MB of the shortest statements take 1.7 GB."""
 
 
 class Compilers:
@@ -45,6 +49,7 @@ class Compilers:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 env=self._environment,
             )  # fmt: skip
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
         except OSError as error:
             raise ToolError(f"the base's Python cannot be run: {error}") from error
         with self._guard:
@@ -71,9 +76,14 @@ class Compilers:
             # A source may crash the compiler (deep nesting): such a file has no bytecode, and the next a new process.
             process.kill()
             process.wait()
-            if process.returncode not in (-6, -9, -11):
+            # What ran out of memory or time would have bytecode on a larger machine: that is refused instead.
+            if process.returncode not in (-6, -11):
                 self._idle.put(process)
-                raise ToolError(f"the base's Python ended while it compiled {path.decode(errors='replace')}")
+                raise ToolError(
+                    f"the base's Python ended while it compiled {path.decode(errors='replace')}",
+                    hint="is memory short? A file of a wheel that takes more than "
+                    f"{MEMORY >> 30} GiB or {SECONDS} s to compile is refused",
+                )
             self._start()
             return b""
         self._idle.put(process)

@@ -13,17 +13,27 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import marshal
+import signal
 import struct
 import sys
 import types
 import warnings
+
+SECONDS = 300
+"""Of one source; the alarm ends this program."""
+_SMALL = 1 << 20
 
 
 def compiled(path: str, source: bytes) -> bytes:
     """Return the .pyc of a source, or nothing."""
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, UnicodeError):
+    except (SyntaxError, ValueError, RecursionError, OverflowError, UnicodeError):
+        return b""
+    except MemoryError:
+        # Of a small source: it nests too deeply for the parser.
+        if len(source) > _SMALL:
+            raise
         return b""
     with contextlib.suppress(ValueError):
         # Format 2 cannot express slices as constants (3.14 on).
@@ -54,7 +64,9 @@ def main() -> None:
     while head := stdin.read(4):
         path = stdin.read(struct.unpack(">I", head)[0]).decode("utf-8", "surrogateescape")
         source = stdin.read(struct.unpack(">I", stdin.read(4))[0])
+        signal.alarm(SECONDS)
         answer = compiled(path, source)
+        signal.alarm(0)
         stdout.write(struct.pack(">I", len(answer)))
         stdout.write(answer)
         stdout.flush()

@@ -15,9 +15,11 @@ from typing import Any, BinaryIO, Final
 
 from assay.adapters.files.locks import no_space
 from assay.adapters.files.records import write_whole
+from assay.adapters.files.regular import read_regular
 from assay.errors import RegistryError, StoreError, UsageError
 from assay.evidence.oci import INDEX, MANIFEST, Descriptor, Manifest, platform_of_config
 from assay.foundation.digest import sha256_of
+from assay.foundation.foreign import read_json
 
 __all__ = ["read_layout", "stream_archive", "write_archive_file", "write_layout"]
 
@@ -131,14 +133,14 @@ def _blob(digest: str) -> str:
 def read_layout(folder: Path, name: str) -> tuple[Manifest, bytes] | None:
     """Return manifest and configuration of an image in a layout; None if it has none of that name."""
     try:
-        entries = json.loads((folder / "index.json").read_bytes())["manifests"]
+        entries = read_json(read_regular(folder / "index.json"))["manifests"]
         found = next((one for one in entries if one.get("annotations", {}).get(_NAME) == name), None)
         if found is None:
             return None
-        manifest = Manifest.parse((folder / _blob(found["digest"])).read_bytes(), MANIFEST, expected=found["digest"])
+        manifest = Manifest.parse(read_regular(folder / _blob(found["digest"])), MANIFEST, expected=found["digest"])
         assert manifest.config is not None
-        config = (folder / _blob(manifest.config.digest)).read_bytes()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RegistryError):
+        config = read_regular(folder / _blob(manifest.config.digest))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RegistryError, StoreError):
         return None
     whole = all((folder / _blob(one.digest)).is_file() for one in manifest.layers)
     return (manifest, config) if whole and sha256_of(config) == manifest.config.digest else None
@@ -150,13 +152,13 @@ def _foreign(name: str) -> bool:
 
 
 def _index(path: Path, name: str, image: Descriptor) -> bytes:
-    there: list[Any] = []
+    kept: list[dict[str, Any]] = []
     if path.is_file():
         try:
-            there = list(json.loads(path.read_bytes())["manifests"])
+            there = [dict(one) for one in read_json(read_regular(path))["manifests"]]
+            kept = [one for one in there if dict(one.get("annotations") or {}).get(_NAME) != name]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is no index of an OCI layout", hint="name another folder") from error
-    kept = [one for one in there if one.get("annotations", {}).get(_NAME) != name]
     mine = {**image.to_json(), "annotations": {_NAME: name}}
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*kept, mine]}).encode()
 

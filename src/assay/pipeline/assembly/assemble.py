@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, Final
 
+from assay.errors import WheelError
 from assay.evidence.oci import CONFIG, MANIFEST, Descriptor, Manifest
 from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
@@ -29,7 +30,7 @@ from assay.ports.layers import (
     WheelFiles,
 )
 from assay.wheels.archive import Member
-from assay.wheels.install import InstalledFile, Prefix, installed_files
+from assay.wheels.install import InstalledFile, Prefix, installed_files, parents
 from assay.wheels.layer import FORMAT, MEDIA_TYPE, Entry, LayerBytes, with_folders, write_layer
 
 __all__ = ["Assembled", "Assembler", "Layer"]
@@ -268,12 +269,19 @@ class _Assembly:
     def _entries(self, stage: WheelStage) -> Iterator[Entry]:
         """Yield the files of a layer's wheels, each wheel's bytecode after its files; of equal paths the first."""
         seen: set[str] = set()
+        folders: set[str] = set()
         for wheel in stage.wheels:
             self._tools.say(f"{wheel.name} {wheel.version}")
             with self._tools.wheels.open(wheel, stage.indexes, self._tools.check) as opened:
                 files = installed_files(opened.files, opened.read, self._prefix, wheel=f"{wheel.name} {wheel.version}")
                 fresh = [file for file in files if file.path not in seen]
                 seen.update(file.path for file in fresh)
+                folders.update(*(parents(file.path) for file in fresh))
+                for path in seen & folders:
+                    raise WheelError(
+                        f"{wheel.name} {wheel.version}: {path!r} is a file here or in another wheel, and a "
+                        "folder in the other"
+                    )
                 yield from self._wheel(opened, fresh)
 
     def _wheel(self, opened: OpenWheel, files: Sequence[InstalledFile]) -> Iterator[Entry]:
