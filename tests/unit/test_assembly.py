@@ -145,7 +145,7 @@ def test_an_index_of_a_layout_that_is_none_is_refused(tmp_path: Path, index: byt
     (tmp_path / "out" / "index.json").write_bytes(index)
 
     with pytest.raises(StoreError, match="is no index of an OCI layout"):
-        write_layout(tmp_path / "out", "a", image.manifest, image.config, blobs=[], blob=bench.store.blob)
+        write_layout(tmp_path / "out", "a", image.manifest, image.config, blob=bench.store.blob)
 
 
 def test_a_push_sends_each_layer_once_and_the_manifest_last(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that others may have put into a project, a cache or a model folder: read within bounds, and never waited for."""
+"""Files that others may have put into a project or a model folder: read within bounds, and never waited for."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def test_a_profile_that_is_not_utf8_is_a_problem_of_the_configuration(tmp_path: 
 def test_a_model_folder_with_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
 
-    with pytest.raises(UsageError, match="is not a regular file"):
+    with pytest.raises(UsageError, match="has no config.json"):
         ModelFiles(tmp_path / "models.yaml", offline=True).find(str(tmp_path))

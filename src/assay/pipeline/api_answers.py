@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from assay.engines.engine import ServingEngine
+from assay.foundation.foreign import read_json
 from assay.ports.api import ApiClient, Reply, Stream
 
 __all__ = [
@@ -112,7 +112,7 @@ def document_of(reply: Reply, *, about: str = "", asking: Iterable[str] = ()) ->
             raise Refused(f"{prefix}{said(reply)}")
     need(reply.status == 200, prefix + said(reply))
     try:
-        found = json.loads(reply.body)
+        found = read_json(reply.body, constants=True)
     except ValueError as error:
         raise Wrong(f"{prefix}the answer is not JSON: {said(reply)}") from error
     need(isinstance(found, dict), f"{prefix}the answer is not an object")
@@ -203,7 +203,7 @@ def events_of(client: ApiClient, asked: ApiQuestion, path: str, body: Mapping[st
     events: list[dict[str, Any]] = []
     for data in stream.events:
         try:
-            event = json.loads(data)
+            event = read_json(data, constants=True)
         except ValueError as error:
             raise Wrong(f"an event is not JSON: {data[:100]}") from error
         need(isinstance(event, dict) and not event.get("error"), f"an event is an error: {data[:160]}")
@@ -214,6 +214,6 @@ def events_of(client: ApiClient, asked: ApiQuestion, path: str, body: Mapping[st
 def parsed(text: object) -> Any:
     """Return the JSON document that a text is."""
     try:
-        return json.loads(str(text or ""))
+        return read_json(str(text or ""), constants=True)
     except ValueError as error:
         raise Wrong(f"the answer is not JSON: {str(text)[:100]!r}") from error

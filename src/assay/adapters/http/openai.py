@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from assay.adapters.http.exchange import Connection, HttpAnswer, request_bytes
+from assay.foundation.foreign import read_json
 from assay.ports.api import Reply, Stream
 from assay.serving.load import LoadJob, Sample, Workload
 
@@ -128,7 +128,7 @@ class _Tally:
 
     def add(self, moment: float, data: bytes) -> None:
         try:
-            event = json.loads(data)
+            event = read_json(data, constants=True)
         except ValueError:
             self.error = "an event is not JSON"
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any, Final, Protocol
 from assay.errors import EngineError, RegistryContent
 from assay.evidence.oci import Descriptor, Manifest
 from assay.evidence.reference import Reference, Repository
+from assay.foundation.foreign import read_json
 from assay.matrix.cell import Cell
 from assay.pipeline.assembly.deliver import push
 from assay.ports.engine import Engine, ImageInfo, ImageLayer
@@ -255,7 +255,7 @@ def image_info(manifest: Manifest, config: bytes, reference: str) -> ImageInfo:
         RegistryContent: the configuration is none of an image.
     """
     try:
-        said: dict[str, Any] = json.loads(config)
+        said: dict[str, Any] = read_json(config)
         own: dict[str, Any] = said.get("config") or {}
         steps = [str(one.get("created_by", "")) for one in said.get("history") or () if not one.get("empty_layer")]
         diff_ids = [str(one) for one in said["rootfs"]["diff_ids"]]
