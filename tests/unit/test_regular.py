@@ -61,5 +61,5 @@ def test_a_profile_that_is_not_utf8_is_a_problem_of_the_configuration(tmp_path: 
 def test_a_model_folder_with_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
 
-    with pytest.raises(UsageError, match="has no config.json"):
+    with pytest.raises(UsageError, match=r"has no config\.json"):
         ModelFiles(tmp_path / "models.yaml", offline=True).find(str(tmp_path))
