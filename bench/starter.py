@@ -83,6 +83,12 @@ def prune(tags: list[str]) -> None:
     subprocess.run(["docker", "buildx", "prune", "--all", "--force"], capture_output=True, check=True)
 
 
+def copy_project(source: Path, target: Path) -> None:
+    """Copy a checkout without what was made in it: tools that were fetched may be links that lead nowhere."""
+    left_out = (".git", ".venv", ".nox", ".whl", ".assay", "build_logs", "__pycache__")
+    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
+
+
 def plain(base: str, cell: Cell, lock: Lock) -> str:
     """Return the Dockerfile of somebody in a hurry, with the versions of the lock pinned so that both do the same."""
     pins = " ".join(f"'{wheel.name}=={wheel.version}'" for wheel in lock.wheels if wheel.name != "torch")
@@ -135,7 +141,7 @@ def main() -> None:
         meter.run("assay: from nothing", [*assay, *(cell.id for cell in cells)])
         with tempfile.TemporaryDirectory() as folder:
             other = Path(folder) / "project"
-            shutil.copytree(ROOT, other, ignore=shutil.ignore_patterns(".git", ".venv", ".nox", "build_logs", ".whl"))
+            copy_project(ROOT, other)
             path = other / "images" / first.image / "cells" / first.id / "lock.txt"
             path.write_text(dump(changed))
             meter.run("assay: one light wheel changed", [*assay, first.id], cwd=other)

@@ -230,6 +230,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
 NOT_FOREIGN: Final[dict[str, str]] = {
     "pipeline.verdicts": "verdicts that this machine kept for itself, of at most 32 MB; damaged ones count as none",
     # Modules that decode, but nothing that a stranger writes.
+    "pipeline.image_layers": "notes of layers that this machine wrote for itself; damaged ones count as none",
     "adapters.docker.fake_engine": "archives that assay itself writes",
     "pipeline.assembly.destinations": "configurations whose digest the manifest names; whatever they hold is text",
     "adapters.layers.bases": "a base that was just made from signed packages",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from base_image import RECIPE, Bootstrapped
 
-from assay.adapters.docker.bootstrap import DebootstrapBases
+from assay.adapters.docker.bootstrap import DebootstrapBases, _root
 from assay.adapters.docker.engine import DockerEngine
 from assay.errors import ToolError
 from assay.ports.engine import ContainerSpec, run
@@ -79,6 +80,17 @@ def test_base_that_differs_from_the_lock_is_refused(
     with pytest.raises(ToolError, match=r"python 3\.11\.[0-9]+, its recipe says 3\.13"):
         DebootstrapBases(engine, scratch=tmp_path).ensure(other, "assay/test-base:refused")
     assert engine.image("assay/test-base:refused") is None
+
+
+def test_the_umask_of_who_makes_a_base_is_not_in_it() -> None:
+    """Debian's packages and debootstrap leave the modes of some folders to it; others must get the same base."""
+    before = os.umask(0o077)
+    try:
+        said = subprocess.run([*_root("x"), "sh", "-c", "umask"], check=True, capture_output=True, text=True).stdout
+    finally:
+        os.umask(before)
+
+    assert int(said, 8) == 0o022
 
 
 def test_a_mirror_that_does_not_answer_is_reported(engine: DockerEngine, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_file_whose_tables_have_passed_is_read_in_a_second_pass(monkeypatch: p
     monkeypatch.setattr("assay.wheels.member.FRONT", 64)
     monkeypatch.setattr("assay.wheels.member.RECENT", 64)
     monkeypatch.setattr("assay.pipeline.audit_image.CHUNK", 64)
-    contents = read_image(image(FILES), "made:1")
+    contents = read_image(lambda: image(FILES).image_files("made:1"), "made:1")
     libraries = {path: library for path, library in contents.libraries.items() if library.scope == "full"}
 
     assert {f"{SITE}/{path}" for path in FILES} == set(libraries)

@@ -27,6 +27,7 @@ from assay.pipeline.find import FindPorts
 from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
 from assay.ports.index import PackageIndex
+from assay.ports.layers import LayerStore
 from assay.ports.store import Store
 
 __all__ = ["find_ports", "judges", "make_auditor", "progress"]
@@ -78,9 +79,18 @@ def find_ports(index: PackageIndex, auditor: Auditor) -> FindPorts:
 
 
 def judges(
-    root: Path, matrix: Matrix, store: Store, engine: Engine, tell: Progress | None = None
+    root: Path, matrix: Matrix, store: Store, engine: Engine, *, layers: LayerStore, tell: Progress | None = None
 ) -> tuple[Judge, ImageJudge]:
-    """Return what `assay build` asks before it builds a cell, and of what it built."""
+    """Return what `assay build` asks before it builds a cell, and of what it built.
+
+    Args:
+        root: the project.
+        matrix: its matrix.
+        store: keeps the records.
+        engine: holds the images.
+        layers: tells what is in an image of known layers, which is not read then.
+        tell: progress of long reads.
+    """
     auditor = make_auditor(matrix.indexes, root=root, tell=tell)
 
     def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
@@ -88,7 +98,7 @@ def judges(
 
     def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
         gpus = gpu_targets(matrix, cell.targets)
-        report = audit_image(engine, reference, auditor, targets=gpus, name=cell.id, lock=lock)
+        report = audit_image(engine, reference, auditor, targets=gpus, name=cell.id, lock=lock, layers=layers)
         info = engine.image(reference)
         keep_record(store, report, run=run, cell=cell, image_digest=info.digest if info else None)
         return judgement(report)

@@ -163,8 +163,8 @@ def build_ports(
 
     matrix = plan.project.matrix
     route = route or BuildRoute()
-    judge, judge_image = _judges(files, plan, images)
     store = layer_store(route.layers)
+    judge, judge_image = _judges(files, plan, images, store)
     destination = destination_of(route, store, images)
     builder = _buildx(route, images, patience)
     assembling: AssemblingBuilder | None = None
@@ -221,14 +221,14 @@ def _buildx(route: BuildRoute, images: DockerEngine, patience: float | None) -> 
     return RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience)
 
 
-def _judges(files: ProjectFiles, plan: Plan, images: DockerEngine) -> tuple[Judge, ImageJudge]:
+def _judges(files: ProjectFiles, plan: Plan, images: DockerEngine, store: FolderStore) -> tuple[Judge, ImageJudge]:
     """Return the audits before and after a build; what they need is loaded when something is built."""
 
     @cache
     def made() -> tuple[Judge, ImageJudge]:
         from assay.cli.auditing import judges
 
-        return judges(files.root, plan.project.matrix, store_of(files), images)
+        return judges(files.root, plan.project.matrix, store_of(files), images, layers=store)
 
     def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
         return made()[0](cell, lock, run)

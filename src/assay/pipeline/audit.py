@@ -171,6 +171,10 @@ class Auditor:
         """Return the facts of those wheels of a lock that have been read."""
         return self._reader.known(lock)
 
+    def facts_of(self, sha256: str) -> WheelFacts | None:
+        """Return the facts of a wheel of any index of the matrix."""
+        return self._reader.facts_of(sha256)
+
     def read_ahead(self, locks: Iterable[Lock]) -> Mapping[str, Obtained]:
         """Read what is not known of the wheels of several locks, several at once; returns what was read, by sha256."""
         return self._reader.read_ahead(locks)

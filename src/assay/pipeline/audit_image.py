@@ -23,9 +23,11 @@ from assay.foundation.outcome import Severity
 from assay.matrix.lock import Lock
 from assay.pipeline.ahead import Ahead
 from assay.pipeline.audit import Auditor
-from assay.pipeline.image_contents import DIST, SITE, ImageContents, main_site, resolve, sites_of
+from assay.pipeline.image_contents import COMPILERS, DIST, SITE, ImageContents, Opened, main_site, resolve, sites_of
+from assay.pipeline.image_layers import ImageLayers
 from assay.pipeline.read_wheel import is_library
 from assay.ports.engine import Engine, ImageFile
+from assay.ports.layers import LayerStore
 from assay.wheels.bytes_at import Unread
 from assay.wheels.facts import Library, WheelFacts, installed_path
 from assay.wheels.member import MemberReader
@@ -44,7 +46,6 @@ _SYSTEM: Final = re.compile(
     r"|^/usr/local/cuda[^/]*/(?:lib64|targets/[^/]+/lib|compat|extras/CUPTI/lib64)/[^/]+$"
     r"|^/(?:usr/local/lib|opt/[^/]+/lib)/libpython[^/]+$"
 )
-_COMPILERS: Final = {"nvcc": "cuda-toolkit", "gcc": "gcc", "g++": "g++", "cc": "gcc", "clang": "clang"}
 _VERSIONS: Final = re.compile(r"(GLIBC|GLIBCXX|CXXABI)_([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})$")
 _CUDA: Final = re.compile(r"^cuda[ \t]*(?::[^=\n]*)?=[ \t]*['\"]([0-9.]{1,20})['\"]", re.MULTILINE)
 
@@ -58,6 +59,7 @@ def audit_image(
     name: str | None = None,
     lock: Lock | None = None,
     tell: Callable[[str], None] | None = None,
+    layers: LayerStore | None = None,
 ) -> AuditReport:
     """Audit what is really installed in an image.
 
@@ -69,6 +71,7 @@ def audit_image(
         name: what the report is called; the reference by default.
         lock: what should be installed; rule R5 tells what is not.
         tell: told how far the reading is.
+        layers: the catalogue of layers; an image of known layers is not read.
 
     Raises:
         EngineError: the engine does not hold the image, or it has no Python environment.
@@ -78,10 +81,23 @@ def audit_image(
         raise EngineError(f"the engine has no image {reference}", hint=f"docker pull {reference}")
     wheels = auditor.known(lock) if lock is not None else ()
     known = {installed_path(library.path): library for wheel in wheels for library in wheel.libraries}
-    contents = read_image(engine, reference, tell, known=known)
+    found = ImageLayers(layers, auditor.facts_of, _read_layer).image(info, known) if layers is not None else None
+    if found is not None and tell is not None:
+        tell(f"{reference}: its {len(info.layers)} layers are known, nothing is read")
+    if found is None:
+        contents = read_image(lambda: engine.image_files(reference), reference, tell, known=known)
+    else:
+        contents = found.contents
     machine = {"arm64": "aarch64", "aarch64": "aarch64"}.get(info.architecture, "x86_64")
     installation = replace(
-        installed(contents, name=reference, env=info.env, digest=info.digest or info.id), machine=machine
+        installed(
+            contents,
+            name=reference,
+            env=info.env,
+            digest=info.digest or info.id,
+            wheels=None if found is None else found.wheels,
+        ),
+        machine=machine,
     )
     locked = None if lock is None else _as_locked(contents, lock, name=reference, wheels=wheels)
     return auditor.judge_installed(
@@ -103,8 +119,12 @@ def _as_locked(contents: ImageContents, lock: Lock, *, name: str, wheels: Iterab
     return AsLocked(versions={wheel.name: wheel.version for wheel in lock.wheels}, changed=changed, missing=missing)
 
 
+def _read_layer(opened: Opened) -> ImageContents:
+    return read_image(opened, "a layer")
+
+
 def read_image(
-    engine: Engine,
+    opened: Opened,
     reference: str,
     tell: Callable[[str], None] | None = None,
     *,
@@ -113,10 +133,13 @@ def read_image(
     """Read an image's file system; once more for what could not be known to matter the first time.
 
     Args:
+        opened: begins to read it.
+        reference: what it is called.
+        tell: told how far the reading is.
         known: path in site-packages -> library of a locked wheel, which is not read again if its bytes are the same.
     """
     contents = ImageContents(known=known or {})
-    with engine.image_files(reference) as files:
+    with opened() as files:
         _take(contents, _first(contents, _told(files, reference, tell)))
     if tell is not None:
         tell(f"{reference}: {len(contents.libraries)} libraries read")
@@ -129,7 +152,7 @@ def read_image(
         contents.again = {}
         if not wanted:
             return contents
-        with engine.image_files(reference) as files:
+        with opened() as files:
             _take(contents, _again(contents, _told(files, f"{reference}, once more", tell), wanted))
     for path in contents.again:
         contents.libraries[path] = Library(path=path, size=0, scope="listed", problem="its tables lie too far apart")
@@ -214,7 +237,7 @@ def _first(contents: ImageContents, files: Iterable[ImageFile]) -> _Events:
         if file.kind in {"symlink", "hardlink"}:
             target = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.target))
             contents.links[file.path] = target
-            if base in _COMPILERS and "/bin/" in file.path:
+            if base in COMPILERS and "/bin/" in file.path:
                 contents.programs.add(base)
             if is_library(file.path):
                 contents.present.add(file.path)
@@ -229,7 +252,7 @@ def _first(contents: ImageContents, files: Iterable[ImageFile]) -> _Events:
             file.path.startswith(("/etc/ld.so.conf.d/", "/var/lib/dpkg/status.d/"))
         ):
             contents.loader[file.path] = _text(contents, file)
-        elif base in _COMPILERS and "/bin/" in file.path:
+        elif base in COMPILERS and "/bin/" in file.path:
             contents.programs.add(base)
         elif is_library(file.path) and (site or _SYSTEM.match(file.path)):
             contents.present.add(file.path)
@@ -273,18 +296,28 @@ def _text(contents: ImageContents, file: ImageFile) -> bytes:
     return data
 
 
-def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], digest: str) -> Installation:
-    """Return an image's contents as an installation; its main environment is the one with torch, else the largest."""
+def installed(
+    contents: ImageContents,
+    *,
+    name: str,
+    env: Mapping[str, str],
+    digest: str,
+    wheels: Iterable[WheelFacts] | None = None,
+) -> Installation:
+    """Return an image's contents as an installation; its main environment is the one with torch, else the largest.
+
+    Args:
+        contents: of the image.
+        name: what it is called.
+        env: its variables.
+        digest: names it in the facts of what is installed.
+        wheels: what is installed, where that is known; else the texts of the contents tell.
+    """
     site = main_site(contents, name)
-    dists = sites_of(contents)[site]
     aliases: dict[str, list[str]] = {}
     for link in contents.links:
         aliases.setdefault(resolve(contents, link), []).append(link)
-    wheels = [
-        wheel
-        for dist, files in sorted(dists.items())
-        if "METADATA" in files and (wheel := _wheel_or_problem(contents, site, dist, files, digest)) is not None
-    ]
+    wheels = _wheels(contents, site, digest) if wheels is None else list(wheels)
     owned = {library.path for wheel in wheels for library in wheel.libraries}
     stray = [
         library.model_copy(update={"path": path.removeprefix(site + "/")})
@@ -309,6 +342,14 @@ def installed(contents: ImageContents, *, name: str, env: Mapping[str, str], dig
         installed=True,
         elsewhere=frozenset(elsewhere),
     )
+
+
+def _wheels(contents: ImageContents, site: str, digest: str) -> list[WheelFacts]:
+    return [
+        wheel
+        for dist, files in sorted(sites_of(contents)[site].items())
+        if "METADATA" in files and (wheel := _wheel_or_problem(contents, site, dist, files, digest)) is not None
+    ]
 
 
 def _wheel_or_problem(
@@ -369,7 +410,7 @@ def _base(contents: ImageContents, name: str, env: Mapping[str, str], aliases: M
             if match:
                 number = tuple(int(part) for part in match.group(2).split("."))
                 highest[match.group(1)] = max(highest.get(match.group(1), ()), number)
-    packages = {_COMPILERS[program] for program in contents.programs}
+    packages = {COMPILERS[program] for program in contents.programs}
     for path, data in contents.loader.items():
         if path.startswith("/var/lib/dpkg/"):
             packages |= set(re.findall(r"^Package: (\S+)$", data.decode("utf-8", "replace"), re.MULTILINE))

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
 from assay.audit.findings import Finding
 from assay.errors import EngineError
 from assay.foundation.budget import IMAGE, Budget
+from assay.ports.engine import ImageFile
 from assay.wheels.facts import Library
 
-__all__ = ["DIST", "SITE", "ImageContents", "main_site", "resolve", "sites_of"]
+__all__ = ["COMPILERS", "DIST", "SITE", "ImageContents", "Opened", "main_site", "resolve", "sites_of"]
 
 SITE: Final = re.compile(r"^(?P<site>.*/(?:site|dist)-packages)/(?P<rest>.+)$")
 DIST: Final = re.compile(r"^(?P<dist>[^/]+\.dist-info)/(?P<file>METADATA|RECORD|WHEEL)$")
+COMPILERS: Final = {"nvcc": "cuda-toolkit", "gcc": "gcc", "g++": "g++", "cc": "gcc", "clang": "clang"}
+"""Program -> package that it stands for."""
+
+Opened = Callable[[], AbstractContextManager[Iterator[ImageFile]]]
+"""Begins to read the files of an image, or of a layer, from the first on."""
 
 
 @dataclass

@@ -138,6 +138,10 @@ class WheelReader:
         found = (self._kept(wheel) for wheel in lock.wheels if wheel.is_wheel)
         return tuple(facts for facts in found if facts is not None)
 
+    def facts_of(self, sha256: str) -> WheelFacts | None:
+        """Return the facts of a wheel by its sha256, whichever index it is from."""
+        return self._facts.get(sha256, origins=_Origins(self._index))
+
     def fetched(self, obtained: Iterable[Obtained]) -> int:
         """Return the bytes that came over the wire of wheels, without those that were returned before."""
         return self._wheels.told(item.file for item in obtained if item.file is not None)

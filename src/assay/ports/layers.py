@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Final, Protocol
 from assay.evidence.oci import Manifest
 from assay.evidence.reference import Repository
 from assay.matrix.image_steps import PinnedWheel
+from assay.ports.engine import ImageFile
 from assay.wheels.archive import Member
 from assay.wheels.catalogue import BaseEntry, CatalogueEntry
 from assay.wheels.install import Packed
@@ -182,6 +183,31 @@ class LayerStore(LayerCatalogue, Protocol):
         Raises:
             StoreError: the disk is full or cannot be written.
         """
+        ...
+
+    def entries(self) -> Iterator[CatalogueEntry]:
+        """Yield what the catalogue has."""
+        ...
+
+    def base_layer(self, diff_id: str) -> str | None:
+        """Return the digest of a layer of a base that is here."""
+        ...
+
+    def files(self, digest: str) -> AbstractContextManager[Iterator[ImageFile]]:
+        """Read the files of a layer, in one pass.
+
+        Raises:
+            StoreError: its bytes are not here.
+            EngineError: they are damaged.
+        """
+        ...
+
+    def contents(self, diff_id: str) -> bytes | None:
+        """Return what was kept of the files of a layer."""
+        ...
+
+    def keep_contents(self, diff_id: str, data: bytes) -> None:
+        """Keep what an audit wants to know of the files of a layer."""
         ...
 
     def keep_image(self, manifest: Manifest, config: bytes) -> None:

@@ -219,10 +219,12 @@ def _root(reference: str) -> list[str]:
     """Return how to run something as root."""
     # Plain users' PATH lacks the folders where debootstrap and chroot live.
     path = f"PATH={os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+    # Some files of the base get their modes from the umask of whoever makes it.
+    plain = ["env", path, "sh", "-c", 'umask 022; exec "$@"', "sh"]
     if os.geteuid() == 0:
-        return ["env", path]
+        return plain
     if process.find("sudo") and process.run(["sudo", "-n", "true"], check=False).returncode == 0:
-        return ["sudo", "-n", "env", path]
+        return ["sudo", "-n", *plain]
     raise ToolError(
         f"making the base {reference} needs root (debootstrap), and sudo asks for a password or is missing",
         hint="`sudo -v` first, run this step once as root, or use a base from a registry",

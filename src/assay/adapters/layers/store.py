@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
+import zstandard
+
+from assay.adapters.docker.read import image_files
 from assay.adapters.files.cache import cache_folder
 from assay.adapters.files.locks import locked, no_space
 from assay.adapters.files.records import write_whole
@@ -20,6 +24,7 @@ from assay.evidence.oci import MANIFEST, Manifest
 from assay.evidence.reference import Repository
 from assay.foundation.digest import DIGEST, sha256_of
 from assay.matrix.image_steps import PinnedWheel
+from assay.ports.engine import ImageFile
 from assay.wheels.catalogue import (
     BaseEntry,
     CatalogueEntry,
@@ -34,6 +39,7 @@ from assay.wheels.layer import LayerBytes
 __all__ = ["FolderStore", "default_folder"]
 
 _PARTIAL: Final = "partial-"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _SIBLINGS: Final = 3
 """Repositories remembered for a layer, beside the newest."""
 
@@ -157,6 +163,35 @@ class FolderStore:
             if (found := self.described(f"sha256:{path.stem}")) is not None:
                 yield found
 
+    def base_layer(self, diff_id: str) -> str | None:
+        """Return the digest of a layer of a base; see the port."""
+        for base in self.bases():
+            for layer in base.layers:
+                if layer.diff_id == diff_id and self.has(layer.digest, layer.size):
+                    return layer.digest
+        return None
+
+    @contextmanager
+    def files(self, digest: str) -> Iterator[Iterator[ImageFile]]:
+        """Read the files of a layer; see the port."""
+        with self.opened(digest) as packed, _unpacked(packed) as stream:
+            yield image_files(stream, f"reading the layer {digest[:19]}")
+
+    def contents(self, diff_id: str) -> bytes | None:
+        """Return what was kept of a layer's files; see the port."""
+        try:
+            return self._of(diff_id).read_bytes()
+        except OSError:
+            return None
+
+    def keep_contents(self, diff_id: str, data: bytes) -> None:
+        """Keep the files of a layer, as an audit sees them; see the port."""
+        write_whole(self._of(diff_id), data)
+
+    def _of(self, diff_id: str) -> Path:
+        assert DIGEST.fullmatch(diff_id), diff_id
+        return self._folder / "contents" / f"{diff_id.removeprefix('sha256:')}.json"
+
     def keep_image(self, manifest: Manifest, config: bytes) -> None:
         """Keep manifest and configuration; see the port."""
         assert manifest.config is not None
@@ -252,3 +287,12 @@ class FolderStore:
                 with locked(path) as free:
                     if free:
                         path.unlink(missing_ok=True)
+
+
+def _unpacked(packed: BinaryIO) -> BinaryIO:
+    """Return a stream of the tar of a layer, which is packed with zstd, gzip or not at all."""
+    start = packed.read(4)
+    packed.seek(0)
+    if start == _ZSTD:
+        return zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+    return cast("BinaryIO", gzip.open(packed)) if start[:2] == b"\x1f\x8b" else packed
