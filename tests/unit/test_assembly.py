@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from assay.errors import StoreError, UsageError, WheelError
 from assay.evidence.reference import Repository
 from assay.matrix.image_steps import NotAssembled, image_steps
 from assay.pipeline.assembly.deliver import push
+from assay.wheels.layer import Packing
 
 ROOT = Path(__file__).parents[2]
 RENDERED = sorted(ROOT.glob("images/*/cells/*/Dockerfile"))
@@ -166,3 +169,41 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made"):
         FolderStore(tmp_path / "file" / "layers")
+
+
+def test_gzip_gives_the_same_files_under_other_digests(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    zstd = bench.assemble(TWO)
+    gzip_ = replace(bench.assembler, packing=Packing.GZIP).assemble(TWO)
+
+    assert [one.stored.layer.diff_id for one in zstd.layers] == [one.stored.layer.diff_id for one in gzip_.layers]
+    assert zstd.config == gzip_.config
+    assert {one.media_type for one in gzip_.manifest.layers[1:]} == {"application/vnd.oci.image.layer.v1.tar+gzip"}
+    for layer in gzip_.layers[1:]:
+        data = gzip.decompress(bench.store.blob(layer.stored.layer.digest).read_bytes())
+        assert f"sha256:{hashlib.sha256(data).hexdigest()}" == layer.stored.layer.diff_id
+
+
+def test_a_layer_over_the_limit_is_divided_and_found_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    whole = bench.assemble(TWO)
+    small = replace(bench.assembler, largest=9_000)
+    divided = small.assemble(TWO)
+    again = small.assemble(TWO)
+    parts = divided.layers[len(whole.layers) - 1 :]
+    files = [bench.files(layer.stored.layer) for layer in parts]
+
+    assert len(parts) > 1
+    assert {name: data for one in files for name, data in one.items()} == bench.files(whole.layers[-1].stored.layer)
+    assert sum(map(len, files)) == len(bench.files(whole.layers[-1].stored.layer))
+    assert again.manifest.raw == divided.manifest.raw
+    assert not any(layer.new for layer in again.layers)
+    assert small.digest(TWO) == divided.manifest.digest
+
+
+def test_a_file_larger_than_a_layer_may_be_is_refused_by_name(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with pytest.raises(WheelError, match=r"opt/venv/\S+ gives a layer of \d+ bytes, and 90 are allowed"):
+        replace(bench.assembler, largest=90).assemble(TWO)
+
+    assert not list(bench.store.folder.glob("partial-*"))

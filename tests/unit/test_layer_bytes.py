@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import struct
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from assay.wheels.layer import Entry, file_entry, folder_entry, link_entry, with_folders, write_layer
+from assay.cli.build_route import bytes_of
+from assay.errors import UsageError
+from assay.wheels.layer import Entry, Packing, file_entry, folder_entry, link_entry, with_folders, write_layer
 from assay.wheels.stub import stub
 
 ENTRIES = [
@@ -83,3 +86,29 @@ def test_a_stub_is_a_shared_object_with_a_name(machine: str, number: int) -> Non
 
     assert struct.unpack("<H", stub("libcuda.so.1", machine)[18:20]) == (number,)
     assert [tag.soname for tag in dynamic.iter_tags() if tag.entry.d_tag == "DT_SONAME"] == ["libcuda.so.1"]
+
+
+def test_gzip_members_do_not_depend_on_how_the_input_is_cut() -> None:
+    data = bytes(range(256)) * 40_000
+
+    def packed(piece: int) -> bytes:
+        pieces = (data[at : at + piece] for at in range(0, len(data), piece))
+        out = io.BytesIO()
+        write_layer([Entry("a", 0o644, len(data), pieces)], out, Packing.GZIP)
+        return out.getvalue()
+
+    assert packed(1 << 10) == packed(3 << 20) == packed(len(data))
+    assert gzip.decompress(packed(1 << 20))[512 : 512 + len(data)] == data
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500MB", 500_000_000), ("8 GB", 8 * 10**9), ("1MiB", 1 << 20), ("2000000", 2_000_000)]
+)
+def test_sizes_are_read_with_their_unit(text: str, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "1.5GB", "10", "1kB", "9EB"])
+def test_what_is_no_size_of_a_layer_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        bytes_of(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from assay.matrix import loading, plan, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.lockfile import lock_digest
+from assay.pipeline.assembly.assemble import Assembled
 from assay.pipeline.assembly.deliver import push
 from assay.pipeline.build_jobs import build_labels
 from assay.pipeline.rebuild import rebuild
 from assay.pipeline.share_facts import pull_catalogue, pull_facts, push_facts
 from assay.wheels.catalogue import BaseEntry, BaseLayer, dump_catalogue, load_catalogue
+from assay.wheels.layer import Packing
 
 PLACE = Reference.parse("registry.test/team/facts:v1")
 IMAGE = Reference.parse("registry.test/team/x:t")
@@ -117,6 +120,9 @@ class Published:
     def with_pins(self, pins: Sequence[str]) -> str:
         return dockerfile(("small-1", pins)).replace('LABEL dev.assay.cell="x"', self.labels)
 
+    def assembled(self, text: str, labels: Mapping[str, str], packing: Packing) -> Assembled:
+        return replace(self.bench.assembler, packing=packing).assemble(text, labels)
+
     def push(self, text: str, labels: Mapping[str, str]) -> str:
         image = self.bench.assembler.assemble(text, labels)
         push(image.manifest, image.config, self.registry, IMAGE.repository, "t", opened=self.bench.store.opened)
@@ -124,7 +130,7 @@ class Published:
 
     def rebuilt(self, text: str, items: Sequence[LockedCell] | None = None) -> dict[str, object]:
         known = {item.cell.id: item for item in ([self.item] if items is None else items)}
-        seen = rebuild(IMAGE, self.registry, known.get, lambda _cell, _lock: text, self.bench.assembler.assemble)
+        seen = rebuild(IMAGE, self.registry, known.get, lambda _cell, _lock: text, self.assembled)
         return seen.document()
 
 
@@ -166,5 +172,12 @@ def test_a_checkout_with_another_lock_or_without_the_cell_gives_no_verdict(publi
     with pytest.raises(QuestionError, match="there is no image"):
         rebuild(
             Reference.parse("registry.test/none:t"), published.registry, lambda _: None, lambda _cell, _lock: "",
-            published.bench.assembler.assemble,
+            published.assembled,
         )  # fmt: skip
+
+
+def test_an_image_packed_with_gzip_is_rebuilt_so(published: Published) -> None:
+    image = published.assembled(published.text, build_labels(render.content_key(published.text)), Packing.GZIP)
+    push(image.manifest, image.config, published.registry, IMAGE.repository, "t", opened=published.bench.store.opened)
+
+    assert published.rebuilt(published.text)["same"] is True

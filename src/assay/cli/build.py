@@ -6,15 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.progress import BuildProgress
-from assay.errors import UsageError
 from assay.ports.builder import PATIENCE
+from assay.wheels.layer import Packing
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
@@ -63,6 +63,14 @@ __all__ = ["build_cells", "command"]
     "--push", metavar="REPOSITORY", help="Upload to this repository, each cell under its tag; needs no engine."
 )
 @click.option("--output", metavar="oci:DIR|oci-archive:FILE", help="Write an OCI layout or archive; needs no engine.")
+@click.option(
+    "--compression",
+    type=click.Choice([one.value for one in Packing]),
+    default=Packing.ZSTD.value,
+    show_default=True,
+    help="Compression of assembled layers; gzip for clients that cannot read zstd.",
+)
+@click.option("--largest-layer", metavar="SIZE", help="Divide larger layers, for registries with a limit: 500MB, 8GB.")
 @click.option("--layers", type=click.Path(path_type=Path), help="Folder of layers.  [env: ASSAY_LAYERS]")
 @click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
 def command(
@@ -77,11 +85,8 @@ def command(
     no_audit: bool,
     timeout: float,
     patience: float,
-    builder: str,
-    push: str | None,
-    output: str | None,
-    layers: Path | None,
     part: str | None,
+    **given: Any,
 ) -> int:
     """Audit and build the selected cells; skip images that exist.
 
@@ -108,9 +113,7 @@ def command(
         chosen, cells = cells, without_refusals(cells)
         if len(cells) < len(chosen):
             console.say(f"controls that only the audit can refuse are skipped: {len(chosen) - len(cells)}")
-    route = BuildRoute(builder=builder, push=push, output=output, layers=layers)
-    if output is not None and output.startswith("oci-archive:") and len(cells) != 1:
-        raise UsageError(f"an archive takes one image, {len(cells)} are selected", hint="--output oci:DIR takes many")
+    route = BuildRoute.of(images=len(cells), **given)
     images = engine()
     with BuildProgress(len(cells)) as progress:
         ports = build_ports(files, plan, images, progress, route=route, patience=patience, audit=not no_audit)

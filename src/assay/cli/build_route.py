@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from assay.errors import UsageError
+from assay.wheels.layer import Packing
 
-__all__ = ["WAYS", "BuildRoute"]
+__all__ = ["WAYS", "BuildRoute", "bytes_of"]
 
 WAYS = ("auto", "assemble", "buildkit")
 
@@ -24,6 +27,9 @@ class BuildRoute:
     """`oci:FOLDER` or `oci-archive:FILE`."""
     layers: Path | None = None
     """Where layers are kept; the user's cache folder without it."""
+    packing: Packing = Packing.ZSTD
+    largest: int | None = None
+    """Bytes that a layer may have."""
 
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
@@ -36,6 +42,34 @@ class BuildRoute:
             )
         if self.output and not self.assembles:
             raise UsageError("--output takes assembled images only", hint="omit --builder")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        images: int,
+        builder: str,
+        push: str | None,
+        output: str | None,
+        layers: Path | None,
+        compression: str,
+        largest_layer: str | None,
+    ) -> Self:
+        """Return the route that options of a command name, for so many images.
+
+        Raises:
+            UsageError: they do not fit together.
+        """
+        if output is not None and output.startswith("oci-archive:") and images != 1:
+            raise UsageError(f"an archive takes one image, {images} are selected", hint="--output oci:DIR takes many")
+        return cls(
+            builder=builder,
+            push=push,
+            output=output,
+            layers=layers,
+            packing=Packing(compression),
+            largest=bytes_of(largest_layer) if largest_layer else None,
+        )
 
     @property
     def assembles(self) -> bool:
@@ -56,3 +90,20 @@ class BuildRoute:
     def into_engine(self) -> bool:
         """Whether images go into the engine."""
         return self.push is None and self.output is None
+
+
+def bytes_of(text: str) -> int:
+    """Read a size: `500MB`, `8 GB`, `10GiB`, or bytes.
+
+    Raises:
+        UsageError: it is none, or less than a megabyte.
+    """
+    found = re.fullmatch(r"\s*([0-9]{1,15})\s*([kMGT]i?)?B?\s*", text)
+    if found is None:
+        raise UsageError(f"{text!r} is no size", hint="500MB, 8GB or 10GiB")
+    unit = found[2] or ""
+    power = "kMGT".index(unit[0]) + 1 if unit else 0
+    size: int = int(found[1]) * (1024 if unit.endswith("i") else 1000) ** power
+    if size < 1_000_000:
+        raise UsageError(f"{text}: a layer needs at least 1 MB")
+    return size

@@ -312,12 +312,12 @@ def destination_of(route: BuildRoute, store: FolderStore, engine: DockerEngine) 
     if route.push is not None:
         from assay.adapters.registry.client import connect
 
-        return InRegistry(connect(), Repository.parse(route.push), store)
+        return InRegistry(connect(), Repository.parse(route.push), store, route.packing)
     if route.output is not None:
         kind, _, place = route.output.partition(":")
         path = Path(place)
         if kind == "oci":
-            return InFolder(partial(read_layout, path), partial(write_layout, path, blob=store.blob))
+            return InFolder(partial(read_layout, path), partial(write_layout, path, blob=store.blob), route.packing)
         return InFolder(lambda _: None, partial(write_archive_file, path, opened=store.opened))
 
     def archive(reference: str, manifest: Manifest, config: bytes, layers: Sequence[Descriptor]) -> Iterator[bytes]:

@@ -123,7 +123,7 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
         connect(insecure=insecure, seconds=SECONDS),
         locked,
         render_cell,
-        assembler.assemble,
+        lambda text, labels, packing: replace(assembler, packing=packing).assemble(text, labels),
     )
     if form == "json":
         console.json_data(seen.document())

@@ -18,6 +18,7 @@ from assay.pipeline.assembly.assemble import Assembled
 from assay.pipeline.assembly.destinations import image_info
 from assay.pipeline.build_jobs import KEY_LABEL, LOCK_LABEL, build_labels
 from assay.ports.registry import Registry
+from assay.wheels.layer import Packing
 
 __all__ = ["Rebuilt", "rebuild"]
 
@@ -65,7 +66,7 @@ def rebuild(
     registry: Registry,
     locked: Callable[[str], LockedCell | None],
     rendered: Callable[[Cell, Lock], str],
-    assemble: Callable[[str, Mapping[str, str]], Assembled],
+    assemble: Callable[[str, Mapping[str, str], Packing], Assembled],
 ) -> Rebuilt:
     """Assemble the image that a published one says it is, and compare the two.
 
@@ -74,7 +75,7 @@ def rebuild(
         registry: has it.
         locked: returns a cell of this checkout with its lock, by the cell's id.
         rendered: returns the Dockerfile of a cell.
-        assemble: assembles it with some labels. Layers that this machine made before are not made again.
+        assemble: assembles it with some labels and compression. Layers that this machine has are not made again.
 
     Raises:
         QuestionError: there is no such image, or this checkout has another lock or recipe than it was made from.
@@ -103,7 +104,8 @@ def rebuild(
             f"{reference} was made from another {changed} of {cell} than this checkout has",
             hint="check out the revision that it was published from",
         )
-    image = assemble(text, build_labels(key))
+    gzip = manifest.layers and manifest.layers[-1].media_type == Packing.GZIP.media_type
+    image = assemble(text, build_labels(key), Packing.GZIP if gzip else Packing.ZSTD)
     return Rebuilt(
         reference=reference,
         cell=cell,

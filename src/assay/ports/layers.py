@@ -177,8 +177,20 @@ class LayerStore(LayerCatalogue, Protocol):
         """
         ...
 
-    def make(self, key: str, write: Callable[[BinaryIO], LayerBytes], wheels: Sequence[PinnedWheel] = ()) -> LayerBytes:
+    def make(
+        self,
+        key: str,
+        write: Callable[[BinaryIO], LayerBytes],
+        wheels: Sequence[PinnedWheel] = (),
+        last: Callable[[], bool] = lambda: True,
+    ) -> LayerBytes:
         """Write a layer and file it under a key; nothing half-written is ever found.
+
+        Args:
+            key: decides its bytes.
+            write: writes it.
+            wheels: it holds.
+            last: is asked when it is written: whether no further layer holds the rest of the wheels.
 
         Raises:
             StoreError: the disk is full or cannot be written.

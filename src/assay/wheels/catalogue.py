@@ -58,6 +58,8 @@ class CatalogueEntry(Value):
     unpacked: _Size
     wheels: tuple[CatalogueWheel, ...] = ()
     """What it holds, in the order in which it was installed; empty for layers without wheels."""
+    last: bool = True
+    """No further layer holds the rest of these wheels."""
 
     @property
     def layer(self) -> LayerBytes:

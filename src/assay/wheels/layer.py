@@ -1,24 +1,33 @@
 """A layer of an image as bytes: the same entries give the same bytes on every machine. Pure, but for the file written.
 
 Entries are in an order of their own, belong to root or a given user, and have one time. Compression is zstd, level 1,
-with the same result for any number of threads (zstd's manual: one or more workers split the input in the same way).
+with the same result for any number of threads (zstd's manual: one or more workers split the input in the same way); or
+gzip, whose bytes depend on the zlib that Python has.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import BinaryIO, Final, NamedTuple, cast
 
 import zstandard
 
+from assay.errors import WheelError
+
 __all__ = [
-    "FORMAT",
     "MEDIA_TYPE",
     "Entry",
     "LayerBytes",
+    "Packing",
+    "Parts",
     "file_entry",
     "folder_entry",
     "link_entry",
@@ -26,13 +35,34 @@ __all__ = [
     "write_layer",
 ]
 
-FORMAT: Final = f"2-zstd{'.'.join(map(str, zstandard.ZSTD_VERSION))}"
-"""Changes where the same wheels would give other bytes; the compressor's version is part of it."""
-MEDIA_TYPE: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
+
+class Packing(StrEnum):
+    """How layers are compressed."""
+
+    ZSTD = "zstd"
+    GZIP = "gzip"
+    """For clients that cannot read zstd: larger, and slower to make and to unpack."""
+
+    @property
+    def version(self) -> str:
+        """Changes where the same wheels would give other bytes; the compressor's version is part of it."""
+        library = ".".join(map(str, zstandard.ZSTD_VERSION)) if self is Packing.ZSTD else zlib.ZLIB_RUNTIME_VERSION
+        return f"2-{self.value}{library}"
+
+    @property
+    def media_type(self) -> str:
+        """Of a layer."""
+        return f"application/vnd.oci.image.layer.v1.tar+{self.value}"
+
+
 TIME: Final = 315_532_800
 """Modification time of every entry: 1 January 1980, which zip archives can express too."""
 LEVEL: Final = 1
 WORKERS: Final = 2
+MEDIA_TYPE: Final = Packing.ZSTD.media_type
+_MEMBER: Final = 4 << 20
+"""Bytes of a gzip member before they are packed."""
+_GZIP_BITS: Final = 31
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
 _GATHER: Final = 1 << 20
@@ -83,20 +113,20 @@ class LayerBytes:
     """Bytes of the tar archive."""
 
 
-def write_layer(entries: Iterable[Entry], out: BinaryIO) -> LayerBytes:
+def write_layer(entries: Iterable[Entry], out: BinaryIO, packing: Packing = Packing.ZSTD) -> LayerBytes:
     """Write a compressed layer and return what it is known by.
 
     Args:
         entries: in the order in which they stand in the layer; a folder stands before what is in it.
         out: is written from where it stands.
+        packing: how it is compressed.
     """
     plain, packed = hashlib.sha256(), _Counted(out)
     unpacked = 0
-    compressor = zstandard.ZstdCompressor(level=LEVEL, threads=WORKERS, write_content_size=False)
-    with compressor.stream_writer(cast("BinaryIO", packed), closefd=False) as stream:
+    with _zstd(packed) if packing is Packing.ZSTD else _gzip(packed) as write:
         for piece in _gathered(_tar(entries)):
             plain.update(piece)
-            stream.write(piece)
+            write(piece)
             unpacked += len(piece)
     return LayerBytes(
         digest=f"sha256:{packed.hash.hexdigest()}",
@@ -104,6 +134,76 @@ def write_layer(entries: Iterable[Entry], out: BinaryIO) -> LayerBytes:
         size=packed.size,
         unpacked=unpacked,
     )
+
+
+@contextmanager
+def _zstd(packed: _Counted) -> Iterator[Callable[[bytes], object]]:
+    compressor = zstandard.ZstdCompressor(level=LEVEL, threads=WORKERS, write_content_size=False)
+    with compressor.stream_writer(cast("BinaryIO", packed), closefd=False) as stream:
+        yield stream.write
+
+
+@contextmanager
+def _gzip(packed: _Counted) -> Iterator[Callable[[bytes], object]]:
+    """Compress in members of a fixed size, several at once: their bytes do not depend on how the input is cut."""
+    waiting: deque[Future[bytes]] = deque()
+    kept = bytearray()
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="gzip") as pool:
+
+        def write(piece: bytes) -> None:
+            kept.extend(piece)
+            while len(kept) >= _MEMBER:
+                waiting.append(pool.submit(zlib.compress, bytes(kept[:_MEMBER]), LEVEL, _GZIP_BITS))
+                del kept[:_MEMBER]
+                if len(waiting) > 2 * WORKERS:
+                    packed.write(waiting.popleft().result())
+
+        yield write
+        waiting.append(pool.submit(zlib.compress, bytes(kept), LEVEL, _GZIP_BITS))
+        for one in waiting:
+            packed.write(one.result())
+
+
+class Parts:
+    """Divides entries among layers of at most so many bytes, in their order.
+
+    Args:
+        entries: their contents are read before the next entry is asked for.
+        largest: bytes that a layer may have; None makes one layer of all.
+    """
+
+    def __init__(self, entries: Iterable[Entry], largest: int | None) -> None:
+        self._entries = iter(entries)
+        self._largest = largest
+        self._next = next(self._entries, None)
+        self._first = self._next
+
+    @property
+    def ended(self) -> bool:
+        """Whether every entry was taken."""
+        return self._next is None
+
+    def part(self) -> Iterator[Entry]:
+        """Yield the entries of the next layer; counted before compression, so that what is packed is smaller."""
+        size, self._first = 0, self._next
+        while (entry := self._next) is not None:
+            size += entry.size + 2 * _BLOCK
+            if self._largest is not None and entry is not self._first and size > self._largest:
+                return
+            yield entry
+            self._next = next(self._entries, None)
+
+    def check(self, packed: int) -> None:
+        """Refuse a layer that is too large: its first file cannot be divided.
+
+        Raises:
+            WheelError: it has more bytes than are allowed.
+        """
+        if self._largest is not None and packed > self._largest:
+            path = self._first.path if self._first else "a layer"
+            raise WheelError(
+                f"{path} gives a layer of {packed} bytes, and {self._largest} are allowed", hint="raise --largest-layer"
+            )
 
 
 class _Counted:

@@ -142,7 +142,13 @@ class FolderStore:
                 f"{digest[:19]} is not in {self._folder}", hint="run again: a layer that is missing is made again"
             ) from error
 
-    def make(self, key: str, write: Callable[[BinaryIO], LayerBytes], wheels: Sequence[PinnedWheel] = ()) -> LayerBytes:
+    def make(
+        self,
+        key: str,
+        write: Callable[[BinaryIO], LayerBytes],
+        wheels: Sequence[PinnedWheel] = (),
+        last: Callable[[], bool] = lambda: True,
+    ) -> LayerBytes:
         """Write a layer and file it under a key; see the port."""
         with self._partial() as (path, file):
             layer = write(file)
@@ -150,7 +156,7 @@ class FolderStore:
             os.fsync(file.fileno())
             path.replace(self.blob(layer.digest))
         named = tuple(CatalogueWheel(name=one.name, version=one.version, sha256=one.sha256) for one in wheels)
-        self.learn(CatalogueEntry(key=key, **vars(layer), wheels=named))
+        self.learn(CatalogueEntry(key=key, **vars(layer), wheels=named, last=last()))
         return layer
 
     def learn(self, entry: CatalogueEntry) -> None:

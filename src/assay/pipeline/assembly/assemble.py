@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, Final
 
-from assay.errors import WheelError
+from assay.errors import UsageError, WheelError
 from assay.evidence.oci import CONFIG, MANIFEST, Descriptor, Manifest
 from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
@@ -31,10 +31,12 @@ from assay.ports.layers import (
 )
 from assay.wheels.archive import Member
 from assay.wheels.install import InstalledFile, Prefix, installed_files, parents
-from assay.wheels.layer import FORMAT, MEDIA_TYPE, Entry, LayerBytes, with_folders, write_layer
+from assay.wheels.layer import Entry, LayerBytes, Packing, Parts, with_folders, write_layer
 
 __all__ = ["Assembled", "Assembler", "Layer"]
 
+MOST_LAYERS: Final = 120
+"""Layers of an image: overlayfs mounts 127."""
 AHEAD: Final = 3
 """Layers that are made or fetched at once."""
 _CREATED: Final = "1980-01-01T00:00:00Z"
@@ -70,6 +72,9 @@ class Assembler:
     """Is given a line for each step."""
     check: Callable[[], None] = field(default=lambda: None)
     """Is called between pieces of work; raises where it has to end."""
+    packing: Packing = Packing.ZSTD
+    largest: int | None = None
+    """Bytes that a layer may have; wheels that give more are divided among several."""
 
     def assemble(
         self,
@@ -181,29 +186,33 @@ class _Assembly:
     def known_layers(self, *, told: bool) -> list[Layer] | None:
         """Return the layers above the base, lowest first; None where a layer of wheels has to be made."""
         plain = self._plain_layers()
-        known = {stage: self._known(stage, told=told) for stage in self._steps.order if stage not in plain}
         layers: list[Layer] = []
         for stage in self._steps.order:
-            layer = known.get(stage)
-            if stage not in plain and layer is None:
+            if stage in plain:
+                layers.append(plain[stage])
+            elif (known := self._known(stage, told=told)) is not None:
+                layers += self._done(known, new=False)
+            else:
                 return None
-            layers.append(plain[stage] if layer is None else self._done(layer, new=False))
         return layers
 
     def layers(self) -> list[Layer]:
         """Return the layers above the base, lowest first; make what is missing."""
         plain = self._plain_layers()
         known = {stage: self._known(stage) for stage in self._steps.order if stage not in plain}
-        missing = [stage for stage, layer in known.items() if layer is None]
+        missing = [stage for stage, layers in known.items() if layers is None]
         if missing:
             self._compiler = self._stack.enter_context(self._tools.bases.compiler(self._base))
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="layer") as pool:
             wheels = {stage: pool.submit(self._wheels, stage) for stage in missing}
             try:
-                return [
-                    plain.get(stage) or self._done(known[stage] or wheels[stage].result(), new=stage in wheels)
-                    for stage in self._steps.order
-                ]
+                layers: list[Layer] = []
+                for stage in self._steps.order:
+                    if stage in plain:
+                        layers.append(plain[stage])
+                    else:
+                        layers += self._done(known[stage] or wheels[stage].result(), new=stage in wheels)
+                return layers
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -225,46 +234,71 @@ class _Assembly:
     def _plain(self, created: str, entries: Sequence[Entry]) -> Layer:
         # What they hold need not be told by a key: some kilobytes.
         store = self._tools.store
-        key = sha256_of(repr([(FORMAT, *entry[:3], b"".join(entry.content), *entry[4:]) for entry in entries]).encode())
+        packing = self._tools.packing
+        said = [(packing.version, *entry[:3], b"".join(entry.content), *entry[4:]) for entry in entries]
+        key = sha256_of(repr(said).encode())
         known = store.described(key)
-        if known is not None and (store.has(known.digest, known.size) or self._elsewhere(known.digest)):
-            return Layer(stored=_stored(known.layer), created_by=created, new=False)
-        return Layer(stored=_stored(store.make(key, partial(write_layer, entries))), created_by=created, new=True)
+        there = known is not None and (store.has(known.digest, known.size) or self._elsewhere(known.digest))
+        if known is not None and there:
+            return Layer(stored=self._stored(known.layer), created_by=created, new=False)
+        made = store.make(key, partial(write_layer, entries, packing=packing))
+        return Layer(stored=self._stored(made), created_by=created, new=True)
 
-    @staticmethod
-    def _done(layer: LayerBytes, *, new: bool) -> Layer:
-        return Layer(stored=_stored(layer), created_by="COPY /out/ /opt/venv/ # buildkit", new=new)
+    def _done(self, layers: Sequence[LayerBytes], *, new: bool) -> list[Layer]:
+        return [
+            Layer(stored=self._stored(one), created_by="COPY /out/ /opt/venv/ # buildkit", new=new) for one in layers
+        ]
 
-    def _key(self, stage: WheelStage) -> str:
+    def _stored(self, layer: LayerBytes) -> StoredLayer:
+        return StoredLayer(media_type=self._tools.packing.media_type, layer=layer)
+
+    def _key(self, stage: WheelStage, part: int) -> str:
         """Return what decides the bytes of a layer of wheels."""
-        said = [FORMAT, self._prefix.path, self._base.python, [wheel.sha256 for wheel in stage.wheels]]
+        said: list[object] = [self._tools.packing.version, self._prefix.path, self._base.python]
+        said.append([wheel.sha256 for wheel in stage.wheels])
+        if self._tools.largest is not None:
+            said += [self._tools.largest, part]
         return sha256_of(json.dumps(said).encode())
 
-    def _known(self, stage: str, *, told: bool = False) -> LayerBytes | None:
-        key, store = self._key(self._steps.wheels[stage]), self._tools.store
-        found = store.described(key) or (store.told(key) if told else None)
-        if found is None:
-            return None
-        return found.layer if store.has(found.digest, found.size) or self._elsewhere(found.digest) else None
+    def _known(self, stage: str, *, told: bool = False) -> list[LayerBytes] | None:
+        store, layers = self._tools.store, list[LayerBytes]()
+        while True:
+            key = self._key(self._steps.wheels[stage], len(layers))
+            found = store.described(key) or (store.told(key) if told else None)
+            if found is None or not (store.has(found.digest, found.size) or self._elsewhere(found.digest)):
+                return None
+            layers.append(found.layer)
+            if found.last:
+                return layers
+            if len(layers) > MOST_LAYERS:
+                return None
 
-    def _wheels(self, stage: str) -> LayerBytes:
-        found = self._steps.wheels[stage]
-        key, store = self._key(found), self._tools.store
-        made = store.make(key, partial(self._write, found), found.wheels)
-        told = store.told(key)
-        if told is not None and told.digest != made.digest:
-            names = ", ".join(wheel.name for wheel in found.wheels[:3])
-            self._tools.say(
-                f"WARNING: another machine made {told.digest[:19]} of {names}, and this one {made.digest[:19]}"
-            )
+    def _wheels(self, stage: str) -> list[LayerBytes]:
+        found, store, layers = self._steps.wheels[stage], self._tools.store, list[LayerBytes]()
+        parts = Parts(with_folders(self._entries(found), self._folders()), self._tools.largest)
+        while not layers or not parts.ended:
+            key = self._key(found, len(layers))
+            write = partial(self._write, parts)
+            made = store.make(key, write, found.wheels, last=lambda: parts.ended)
+            told = store.told(key)
+            if told is not None and told.digest != made.digest:
+                names = ", ".join(wheel.name for wheel in found.wheels[:3])
+                self._tools.say(
+                    f"WARNING: another machine made {told.digest[:19]} of {names}, and this one {made.digest[:19]}"
+                )
+            layers.append(made)
+        return layers
+
+    def _write(self, parts: Parts, out: BinaryIO) -> LayerBytes:
+        made = write_layer(parts.part(), out, self._tools.packing)
+        parts.check(made.size)
         return made
 
-    def _write(self, stage: WheelStage, out: BinaryIO) -> LayerBytes:
+    def _folders(self) -> set[str]:
+        """Return the folders that the layer of the environment has."""
         root = self._prefix.path.strip("/")
-        site = f"{root}/{self._prefix.site_packages}"
-        parts = site.split("/")
-        known = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)} | {f"{root}/bin"}
-        return write_layer(with_folders(self._entries(stage), known), out)
+        steps = f"{root}/{self._prefix.site_packages}".split("/")
+        return {"/".join(steps[:count]) for count in range(1, len(steps) + 1)} | {f"{root}/bin"}
 
     def _entries(self, stage: WheelStage) -> Iterator[Entry]:
         """Yield the files of a layer's wheels, each wheel's bytecode after its files; of equal paths the first."""
@@ -308,11 +342,12 @@ class _Assembly:
                 yield Entry(target, 0o644, len(bytecode), (bytecode,))
 
 
-def _stored(layer: LayerBytes) -> StoredLayer:
-    return StoredLayer(media_type=MEDIA_TYPE, layer=layer)
-
-
 def _image(steps: ImageSteps, base: AssemblyBase, layers: Sequence[Layer], labels: Mapping[str, str]) -> Assembled:
+    if len(layers) > MOST_LAYERS:
+        raise UsageError(
+            f"the image would have {len(layers)} layers, and engines mount {MOST_LAYERS}",
+            hint="raise --largest-layer, or let the lock have fewer heavy wheels",
+        )
     below = base.config.get("config") or {}
     env = dict(pair.partition("=")[::2] for pair in below.get("Env") or ())
     env |= steps.final.environment

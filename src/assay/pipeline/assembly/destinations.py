@@ -16,6 +16,7 @@ from assay.pipeline.assembly.deliver import push
 from assay.ports.engine import Engine, ImageInfo, ImageLayer
 from assay.ports.layers import LayerStore
 from assay.ports.registry import Registry
+from assay.wheels.layer import Packing
 
 __all__ = ["Destination", "InEngine", "InFolder", "InRegistry", "image_info"]
 
@@ -158,9 +159,13 @@ class InRegistry:
         registry: speaks to it.
         repository: takes all cells.
         store: has the layers.
+        packing: an image with layers that clients of this one cannot read does not count.
     """
 
-    def __init__(self, registry: Registry, repository: Repository, store: LayerStore) -> None:
+    def __init__(
+        self, registry: Registry, repository: Repository, store: LayerStore, packing: Packing = Packing.ZSTD
+    ) -> None:
+        self._packing = packing
         self._registry = registry
         self._repository = repository
         self._store = store
@@ -182,7 +187,7 @@ class InRegistry:
         """Return an image of the repository."""
         wanted = Reference.parse(reference)
         manifest = self._registry.manifest(wanted.repository, wanted.key)
-        if manifest is None or manifest.config is None:
+        if manifest is None or manifest.config is None or not _readable(manifest, self._packing):
             return None
         config = self._registry.blob(wanted.repository, manifest.config, limit=CONFIG_BYTES)
         return None if config is None else image_info(manifest, config, reference)
@@ -210,13 +215,16 @@ class InFolder:
     Args:
         read: returns an image by name.
         write: adds or replaces one.
+        packing: an image with layers that clients of this one cannot read does not count.
     """
 
     def __init__(
         self,
         read: Callable[[str], tuple[Manifest, bytes] | None],
         write: Callable[[str, Manifest, bytes], None],
+        packing: Packing = Packing.ZSTD,
     ) -> None:
+        self._packing = packing
         self._read = read
         self._write = write
 
@@ -231,7 +239,9 @@ class InFolder:
     def image(self, reference: str) -> ImageInfo | None:
         """Return an image that is there."""
         found = self._read(reference)
-        return None if found is None else image_info(*found, reference)
+        if found is None or not _readable(found[0], self._packing):
+            return None
+        return image_info(*found, reference)
 
     def obstacle(self) -> str:
         """Return nothing: a folder takes any layer."""
@@ -246,6 +256,11 @@ class InFolder:
         check()
         say(f"writing {manifest.image_bytes / 1e6:.1f} MB")
         self._write(reference, manifest, config)
+
+
+def _readable(manifest: Manifest, packing: Packing) -> bool:
+    """Return whether all layers can be read by clients for which images are packed so: everybody reads gzip."""
+    return packing is Packing.ZSTD or all("zstd" not in layer.media_type for layer in manifest.layers)
 
 
 def image_info(manifest: Manifest, config: bytes, reference: str) -> ImageInfo:
