@@ -30,11 +30,13 @@ from assay.adapters.files.records import FileStore
 from assay.audit.formats import text
 from assay.audit.grid import Column, Grid, GridCell, GridRow
 from assay.cli import bench, build, console, main, probe, serve_check, status, verdicts
+from assay.evidence.reference import Reference
 from assay.foundation.outcome import Outcome
 from assay.foundation.printable import wrapped
 from assay.matrix import loading, plan
 from assay.matrix.lock import LockedCell
 from assay.pages.grid import grid_text
+from assay.pipeline.rebuild import Rebuilt
 from assay.ports.services import KeptServer
 
 __all__ = ["project"]
@@ -87,6 +89,15 @@ def show_audit() -> None:
         console.data("\n".join(text(report(), verbose=verbose, width=console.width())))
 
 
+def show_rebuilt() -> None:
+    digest = "sha256:" + "a" * 64
+    layers = (("COPY /out/ /opt/venv/ # buildkit and more words that wrap", digest, ""),) * 3
+    place = Reference.parse("registry.example/team/x:plain-v1")
+    verdicts.show_rebuilt(
+        Rebuilt(reference=place, cell="plain-v1", published=digest, rebuilt=digest[:-1] + "b", differing=layers)
+    )
+
+
 def show_grid() -> None:
     cell = GridCell(state="fails", reason=WHY, fix="pin torch beside it")
     columns = tuple(
@@ -102,6 +113,7 @@ PRINTERS: Final[Mapping[str, Callable[[], None]]] = {
     "probe": show_probed,
     "audit": show_audit,
     "audit of several cards": show_grid,
+    "verify --rebuild": show_rebuilt,
     "verify": lambda: verdicts.show_judgement(judged(), against=False),
     "bench": lambda: bench._show([benched(), benched(20)], "table"),
     "status": show_servers,

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from assay.evidence.judging import Verification
     from assay.evidence.policy import PolicyJudgement
     from assay.pipeline.publishing.proposal import Proposal
+    from assay.pipeline.rebuild import Rebuilt
 
-__all__ = ["show", "show_judgement", "show_proposal"]
+__all__ = ["show", "show_judgement", "show_proposal", "show_rebuilt"]
 
 _REASON: Final = 160
 """Characters of a reason that people are shown; the JSON document has all of it."""
@@ -111,3 +112,18 @@ def show(seen: Verification) -> None:
             console.say(f"refused for {judgement.target}: {reason}")
     if seen.ok:
         console.data(seen.pull)
+
+
+def show_rebuilt(seen: Rebuilt) -> None:
+    """Print whether a published image is what its lock says."""
+    words = "is exactly what its lock says" if seen.same else "is not what its lock says"
+    console.paragraphs(f"{seen.reference} ({seen.cell}) {words}")
+    console.paragraphs(f"published: {seen.published}")
+    if seen.same:
+        return
+    console.paragraphs(f"from the lock: {seen.rebuilt}")
+    if not seen.differing:
+        console.paragraphs("All layers are the same; the configuration differs.")
+        return
+    rows = [[one[7:19], other[7:19], made_by] for made_by, one, other in seen.differing]
+    console.data_table(("published", "from the lock", "layer"), rows)

@@ -11,7 +11,7 @@ from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import GPU
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
-from assay.cli.verdicts import show
+from assay.cli.verdicts import show, show_rebuilt
 
 __all__ = ["command"]
 
@@ -127,15 +127,6 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
     )
     if form == "json":
         console.json_data(seen.document())
-    elif seen.same:
-        console.say(f"{reference} is exactly what the lock of {seen.cell} says: {seen.published}")
     else:
-        console.say(f"{reference} is not what the lock of {seen.cell} says")
-        console.say(f"  published: {seen.published}")
-        console.say(f"  from the lock: {seen.rebuilt}")
-        if seen.differing:
-            rows = [[made_by, one[7:19], other[7:19]] for made_by, one, other in seen.differing]
-            console.data_table(("layer", "published", "from the lock"), rows)
-        else:
-            console.say("  all layers are the same; the configuration differs")
+        show_rebuilt(seen)
     return 0 if seen.same else 6
