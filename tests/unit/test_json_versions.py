@@ -25,7 +25,7 @@ from assay.pipeline.verify import document
 __all__ = ["project"]
 
 CLI: Final = Path(__file__).parents[2] / "src/assay/cli"
-NEEDS_MORE: Final = frozenset({"assemble", "bisect", "lock", "publish"})
+NEEDS_MORE: Final = frozenset({"assemble", "bisect", "lock", "publish", "update"})
 """These need an index, a registry or a resolver: their documents are read from the source."""
 
 

@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "plan": ("plan", "List the cells of the matrix, and the excluded ones with reasons."),
     "find": ("find", "Find the newest release that fits a card."),
     "lock": ("lock", "Resolve each cell to exact wheels."),
+    "update": ("update", "Propose cells of the newest releases and nightlies."),
     "diagnose": ("diagnose", "Find the cause of a failure in a log and suggest a fix."),
     "diff": ("diff", "Compare two runs, cells or images."),
     "bisect": ("bisect", "Find the first version that fails."),

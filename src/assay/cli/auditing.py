@@ -5,32 +5,37 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from assay.adapters.files.cache import cache_folder
 from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.knowledge import load_knowledge
+from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.verdicts import VerdictFiles
 from assay.adapters.host.demangle import demangle
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.adapters.index.uv import UvResolver
 from assay.audit.judgement import AuditJudgement
 from assay.cli import console
+from assay.foundation.outcome import Severity
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.model import Index, Matrix
+from assay.matrix.plan import Plan
 from assay.pipeline.audit import Auditor, judgement, keep_record
 from assay.pipeline.audit_image import audit_image
 from assay.pipeline.bases import gpu_targets
 from assay.pipeline.build_jobs import ImageJudge, Judge
 from assay.pipeline.find import FindPorts
+from assay.pipeline.propose import ProposalPorts
 from assay.pipeline.read_wheel import Progress
 from assay.ports.engine import Engine
 from assay.ports.index import PackageIndex
 from assay.ports.layers import LayerStore
 from assay.ports.store import Store
 
-__all__ = ["find_ports", "judges", "make_auditor", "progress"]
+__all__ = ["find_ports", "judges", "make_auditor", "progress", "proposal_ports"]
 
 EVERY_SECONDS = 2.0
 WORTH_TELLING = 30 << 20
@@ -75,7 +80,21 @@ def find_ports(index: PackageIndex, auditor: Auditor) -> FindPorts:
         auditor: over the same index.
     """
     ended = threading.Event()
-    return FindPorts(index=index, resolver=UvResolver(stop=ended), auditor=auditor, say=console.say, stop=ended.set)
+    return FindPorts(index=index, resolver=UvResolver(stop=ended), auditor=auditor, say=console.say, stop=ended)
+
+
+def proposal_ports(files: ProjectFiles, plan: Plan, facts: Path | None) -> ProposalPorts:
+    """Return the ports of proposals: new locks are audited with all that is known of their wheels."""
+    from assay.cli.composition import lock_ports
+
+    matrix = plan.project.matrix
+    index = SimpleIndex(matrix.indexes)
+    auditor = make_auditor(matrix.indexes, root=files.root, facts=facts, tell=progress(), index=index)
+    locking = replace(
+        lock_ports(files, plan, audit=False),
+        judge=lambda cell, lock: auditor.cell(cell, lock, matrix).of(Severity.ERROR),
+    )
+    return ProposalPorts(find=find_ports(index, auditor), lock=locking)
 
 
 def judges(

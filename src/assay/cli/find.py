@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from assay.cli import console
-from assay.cli.common import format_option
+from assay.cli.common import format_option, project_option
 from assay.cli.targets import PLATFORM, comma_parts, gpu_of, gpus_of, local_gpus
 from assay.cli.wheels import base_named, index_option, where_to_look
 from assay.errors import UsageError
 
 if TYPE_CHECKING:
     from assay.audit.context import TargetGpu
+    from assay.audit.found import Search
     from assay.audit.installation import Base
     from assay.matrix.cards import Named
     from assay.pipeline.find import Fit, Wanted
@@ -56,6 +57,9 @@ _GLIBC: Final = "2.36"
 @click.option("--pre", is_flag=True, help="Try pre-releases too.")
 @click.option("--most", type=click.IntRange(1), default=20, show_default=True, help="Releases to try at most.")
 @click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of cached wheel facts.")
+@click.option("--add", is_flag=True, help="Add what fits to the project: matrix value, point of an image, and lock.")
+@click.option("--image", help="Image of the project that gets it (--add).  [default: the one that installs NAME]")
+@project_option
 @click.option("-v", "--verbose", is_flag=True, help="Show all reasons.")
 @format_option("text", "json")
 def command(subject: str, **given: Any) -> int:
@@ -64,29 +68,39 @@ def command(subject: str, **given: Any) -> int:
     Releases are tried newest first: resolved to exact wheels by uv, and audited. The first that resolves, has no error
     and has every needed feature is the answer; the reasons against newer ones are shown. No project is needed.
 
+    With --add the search takes base, Python and constraints from an image of the project, and the answer becomes a cell
+    of it: its lock is audited before anything is written.
+
     Exit code 0: a release fits. 1: none fits. 2: no such package, version, card or feature.
     """
     from assay.audit.found import FindDocument
     from assay.pages.found import found_text
 
-    fits: list[Fit] = []
+    searches: list[Search] = []
     gpus = gpus_of(given["targets"], None, None, given["driver_cuda"]) or tuple(
         (one, gpu_of(one, None, given["driver_cuda"])) for one in local_gpus()
     )
     if not gpus:
         hint = 'name the card: --target "RTX 5090", --target "DGX Spark", --target sm_90'
         raise UsageError("no --target is given, and this machine has no GPU", hint=hint)
+    if given["image"] and not given["add"]:
+        raise UsageError("--image goes with --add")
     for machine, group in _by_machine(gpus, _machine(given["machine"])).items():
-        fit = _search(subject, machine, group, given)
-        fits.append(fit)
+        if given["add"]:
+            from assay.cli.adding import add
+
+            search = add(_requirement(subject), machine, group, given)
+        else:
+            search = _search(subject, machine, group, given).search
+        searches.append(search)
         if given["form"] == "text":
-            for line in found_text(fit.search, verbose=given["verbose"], width=console.width()):
+            for line in found_text(search, verbose=given["verbose"], width=console.width()):
                 console.data(line)
             console.flush()
     if given["form"] == "json":
-        document = FindDocument(searches=tuple(fit.search for fit in fits))
+        document = FindDocument(searches=tuple(searches))
         console.json_data(document.model_dump(mode="json"))
-    return 0 if all(fit.search.found for fit in fits) else 1
+    return 0 if all(search.found for search in searches) else 1
 
 
 def _machine(platform: str | None) -> str | None:

@@ -7,6 +7,7 @@ constraints that it asks for are given to the resolver, then other CUDA builds o
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,8 +75,8 @@ class FindPorts:
     resolver: Resolver
     auditor: Auditor
     say: Callable[[str], None] = lambda _text: None
-    stop: Callable[[], None] = lambda: None
-    """Ends the resolutions that run."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Ends the resolutions that run while it is set: set when a search ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +164,9 @@ class _Walk:
                         ahead[near] = pool.submit(self._resolve, there[near], usable[0], more=self._learned)
                 yield from self._release(release, ahead.pop(number, None))
         finally:
-            self._ports.stop()
+            self._ports.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            self._ports.stop.clear()
 
     def _pythons(self, release: Release) -> list[str]:
         return pythons_of(release, self._wanted.pythons, self._wanted.platform)

@@ -18,9 +18,9 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.pools import PoolsFile
 
-__all__ = ["NoProject", "ProjectFiles", "find_root"]
+__all__ = ["GENERATED", "NoProject", "ProjectFiles", "find_root"]
 
-_GENERATED: Final = ("lock.txt", "Dockerfile", "unresolved.txt")
+GENERATED: Final = ("lock.txt", "Dockerfile", "unresolved.txt")
 
 
 class NoProject(UsageError):
@@ -162,7 +162,7 @@ class ProjectFiles:
     def remove_generated(self, relative: str) -> list[str]:
         """Remove the generated files of a stray folder, and the folder with them; return what else it holds."""
         folder = self.root / relative
-        for name in _GENERATED:
+        for name in GENERATED:
             (folder / name).unlink(missing_ok=True)
         kept = sorted(path.name for path in folder.iterdir())
         if not kept:
