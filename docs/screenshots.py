@@ -94,7 +94,9 @@ def main() -> int:
     options.binary_location = program
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder)
-        if code := assay(["report", "--project", str(ROOT), "--records", str(RECORDS), "--html", str(site)]):
+        if code := assay(
+            ["report", "--project", str(ROOT), "--records", str(RECORDS), "--predict", "--html", str(site)]
+        ):
             return code
         browser = webdriver.Chrome(options=options, service=Service(driver))
         try:

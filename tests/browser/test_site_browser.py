@@ -19,7 +19,7 @@ from assay.diagnose import default_library
 from assay.evidence.claims import Claim
 from assay.evidence.record import BenchRecord, BuildRecord
 from assay.foundation.outcome import Outcome
-from assay.pages import Cause, gather, render
+from assay.pages import About, Cause, gather, render
 
 pytestmark = pytest.mark.browser
 
@@ -40,8 +40,10 @@ def write(folder: Path, count: int, *, pages: bool = True) -> Path:
         for entry in default_library().entries.values()
     }
     site = gather(
-        sites.records(count), sites.cells(count), made=sites.START, claims=claims, causes=causes, title=HOSTILE
-    )
+        sites.records(count), sites.cells(count), made=sites.START, claims=claims, causes=causes, title=HOSTILE,
+        cards={"sm_120": "GeForce RTX 5090", "sm_90": "H200"},
+        about={"cuda-graphs": About(what="Launches are recorded.", why="Speed.", tested="Replay.", off={"vllm": "-x"})},
+    )  # fmt: skip
     for path, data in render(site):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
@@ -205,7 +207,7 @@ def test_all_rows_can_be_reached_by_scrolling_with_the_keyboard(browser: Any, sm
 def test_everything_can_be_reached_and_worked_with_the_tab_key(browser: Any, small: Path) -> None:
     open_page(browser, small, "index.html")
     seen = []
-    for _ in range(14):
+    for _ in range(26):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         active = browser.switch_to.active_element
         seen.append(active.get_attribute("id") or active.text)
@@ -279,6 +281,63 @@ def test_text_stands_out_from_its_ground(browser: Any, small: Path, scheme: str)
         assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (768, 1024), (1440, 900)])
+def test_whether_it_serves_on_a_card_is_seen_without_scrolling(
+    browser: Any, small: Path, width: int, height: int, scheme: str
+) -> None:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        open_page(browser, small, "index.html")
+
+        seen = """
+            const inside = (e) => e.getBoundingClientRect().top >= 0 && e.getBoundingClientRect().bottom <= innerHeight;
+            const open = document.querySelector('section.gpu:not([hidden])');
+            return [open.querySelector('h2').textContent, inside(open.querySelector('.says')),
+                    inside(open.querySelector('li .o')), inside(document.getElementById('gpu'))];
+        """
+        assert ["Does it serve on GeForce RTX 5090?", True, True, True] == browser.execute_script(seen)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert browser.execute_script(CONTRAST) == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_another_card_is_picked_and_stands_in_the_address(browser: Any, small: Path) -> None:
+    open_page(browser, small, "index.html")
+    heads = "return [...document.querySelectorAll('section.gpu:not([hidden]) h2')].map(h => h.textContent)"
+    choose(browser, "gpu", "sm_90")
+    assert ["Does it serve on H200?"] == browser.execute_script(heads)
+    address = browser.current_url
+    assert address.endswith("#gpu=sm_90")
+    browser.get("about:blank")
+    browser.get(address)
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(heads) == ["Does it serve on H200?"])
+
+
+def test_three_images_are_shown_until_all_are_asked_for_and_commands_are_copied(browser: Any, small: Path) -> None:
+    open_page(browser, small, "index.html")
+    section = browser.find_element(By.CSS_SELECTOR, "section.gpu:not([hidden])")
+    visible = "return [...arguments[0].querySelectorAll('li')].filter(e => e.getClientRects().length).length"
+    assert 3 == browser.execute_script(visible, section)
+    copy = section.find_element(By.CSS_SELECTOR, "button.copy")
+    copy.click()
+    WebDriverWait(browser, 5).until(lambda _: copy.text.startswith(("Copied", "Selected")))
+    section.find_element(By.CSS_SELECTOR, "button.all").click()
+    assert browser.execute_script(visible, section) > 3
+
+
+def test_a_feature_page_tells_what_it_is_and_how_to_switch_it_off(browser: Any, small: Path) -> None:
+    open_page(browser, small, "features/cuda-graphs.html")
+    text = browser.find_element(By.TAG_NAME, "main").text
+    for words in ("Launches are recorded.", "Why it matters", "How it is tested", "Off in vllm", "-x"):
+        assert words in text
 
 
 def test_a_phone_scrolls_the_table_and_not_the_page(browser: Any, small: Path) -> None:

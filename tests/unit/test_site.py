@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from assay.diagnose import default_library
 from assay.errors import UsageError
 from assay.evidence.claims import Claim
-from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, Device, FeatureResult, ProbeRecord
+from assay.evidence.record import (
+    AnyRecord,
+    AuditRecord,
+    BuildRecord,
+    BuildStatus,
+    Device,
+    FeatureResult,
+    ProbeRecord,
+    ServeRecord,
+    ServeStatus,
+)
 from assay.foundation.outcome import Outcome, Verdict
 from assay.matrix.lock import Lock, LockedWheel
 from assay.pages import (
@@ -33,6 +43,7 @@ from assay.pages import (
     render,
     table,
 )
+from assay.pages.answers import answers
 from assay.pages.charts import ticks
 
 CELLS = sites.cells(6)
@@ -408,3 +419,42 @@ def test_measured_table_names_columns_by_version_and_leaves_out_environments() -
     assert "local-" not in text
     assert "(a card)**, measured on " in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_first_screen_of_40_cells_weighs_less_than_100_kilobytes() -> None:
+    features = {f"feature-number-{number}": Outcome.WORKS for number in range(40)}
+    audits = [
+        AuditRecord(
+            created=sites.START, run="r", cell=cell.id, image=cell.image, subject="wheels", verdict=Verdict.OK,
+            targets=cell.targets, predictions=dict.fromkeys(cell.targets, features),
+        )
+        for cell in sites.cells(40)
+    ]  # fmt: skip
+
+    page = files(gather(audits, sites.cells(40), made=sites.START))["index.html"]
+
+    assert 10_000 < len(page) < 100_000
+    assert "http" not in page.replace('rel="', "").split("<main")[0].replace("http-equiv", "")
+
+
+def test_card_is_answered_from_the_strongest_evidence_and_controls_and_environments_are_apart() -> None:
+    one, other, control = sites.cells(3)
+    control = control.model_copy(update={"kind": "control"})
+    served = ServeRecord(
+        created=sites.START, run="r", cell=one.id, engine=one.engine, executor="docker", status=ServeStatus.OK,
+        devices=(Device(name="RTX 5090", capability="12.0", memory_bytes=1),),
+    )  # fmt: skip
+    predicted = AuditRecord(
+        created=sites.START, run="r", cell=other.id, subject="wheels", verdict=Verdict.OK, targets=("sm_120",),
+        predictions={"sm_120": {f"{other.engine}-engine": Outcome.WORKS}},
+    )  # fmt: skip
+    hand = served.model_copy(update={"cell": "local-123"})
+
+    site = gather([served, predicted, hand], [other, control, one], made=sites.START, cards={"sm_120": "RTX 5090"})
+    (answer,) = (found for found in answers(site) if found.target == "sm_120")
+
+    assert [one.id, other.id] == [image.page.id for image in answer.images]
+    assert answer.says.startswith("Yes, measured with")
+    assert "assay up MODEL --image " + one.id == answer.images[0].command
+    rows = json.loads(files(site)["index.html"].split('id="data">')[1].split("</script>")[0])["rows"]
+    assert {control.id, "local-123"} == {row[0] for row in rows if row[7]}

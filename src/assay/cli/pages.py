@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from assay import resources
 from assay.cli import console
-from assay.cli.predicting import all_claims
+from assay.cli.predicting import all_claims, predictions
 from assay.cli.targets import beside
 from assay.errors import StoreError, UsageError
+from assay.foundation.strict import Value
+from assay.foundation.text import PlainText
 
 if TYPE_CHECKING:
     from assay import pages as site
@@ -25,12 +29,15 @@ _LOG_BYTES = 64 << 10
 _LOG_LINES = 120
 
 
-def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders: Sequence[Path] = ()) -> site.Site:
+def gathered(
+    files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders: Sequence[Path] = (), predict: bool = False
+) -> site.Site:
     """Gather what the pages show of cells.
 
     Args:
         folders: records from these folders and below them; without any, those of build_logs/ and the committed ones
             in docs/records/.
+        predict: audit the cells of which no record predicts anything.
     """
     from assay import pages as site
     from assay.adapters.files.records import FileStore
@@ -44,10 +51,16 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
     ids = {cell.id for cell in chosen}
     everything = ids >= {cell.id for cell in plan.cells}
     records = _records(folders or (store.root / "records", files.root / "docs" / "records"))
+    if predict:
+        for target in {name for cell in chosen for name in cell.targets}:
+            own = [cell for cell in chosen if target in cell.targets and cell.kind == "build"]
+            records += predictions(files, plan, own, target, records)
     return site.gather(
         (record for record in records if everything or record.cell in ids),
         chosen,
         made=now(),
+        cards={name: target.name for name, target in plan.project.matrix.targets.items()},
+        about=_about(files.root),
         claims=all_claims(files.root),
         locks=locks,
         causes={
@@ -57,6 +70,48 @@ def gathered(files: ProjectFiles, plan: Plan, cells: Iterable[Cell], *, folders:
         read_document=store.document,
         read_log=lambda relative: _excerpt(store.root, relative),
     )
+
+
+class _Feature(Value):
+    what: PlainText
+    why: PlainText
+
+
+class _Features(Value):
+    version: Literal["1"]
+    features: dict[str, _Feature]
+
+
+def _about(root: Path) -> dict[str, site.About]:
+    """Return what features are: from knowledge/features.yaml, the probes' own words, and the engines' flags."""
+    from assay import pages as site
+    from assay.adapters.files.serving import load_server_flags
+    from assay.foundation.yamltext import load, parse
+    from assay.serving.flags import command_line
+
+    path = resources.find("knowledge", "features.yaml", root)
+    known = parse(load(path.read_text("utf-8"), file=str(path)), _Features).features
+    tested: dict[str, str] = {}
+    for program in resources.files("probes", root, below="features", pattern="*.py").values():
+        text = program.read_text("utf-8")
+        if name := re.search(r'^FEATURE = "(.+)"$', text, re.MULTILINE):
+            tested[name[1]] = text.partition('"""')[2].partition('"""')[0].strip()
+    off: dict[str, dict[str, str]] = {}
+    for engine, flags in load_server_flags(resources.find("knowledge", "server_flags.yaml", root)).engines.items():
+        for feature, switch in flags.features.items():
+            if switch.off:
+                newest = switch.off[0]
+                words = [*command_line(newest.flags), *(f"{name}={value}" for name, value in newest.env.items())]
+                off.setdefault(feature, {})[engine] = " ".join(words)
+    return {
+        name: site.About(
+            what=known[name].what if name in known else "",
+            why=known[name].why if name in known else "",
+            tested=tested.get(name, ""),
+            off=off.get(name, {}),
+        )
+        for name in {*known, *tested, *off}
+    }
 
 
 def _records(folders: Iterable[Path]) -> list[AnyRecord]:

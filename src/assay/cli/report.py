@@ -36,6 +36,7 @@ __all__ = ["command"]
     metavar="DIR",
     help="Records for pages, Markdown and badges.  [default: build_logs/ and docs/records/]",
 )
+@click.option("--predict", is_flag=True, help="Audit cells without an audit, so that pages show predictions (--html).")
 @click.option("--measured", is_flag=True, help="Show measurements only, no predictions or claims (--into).")
 @click.option("--check", is_flag=True, help="Change nothing; fail if the file is outdated (--into).")
 @click.option("--badges", type=click.Path(path_type=Path, file_okay=False), help="Write SVG badges to this folder.")
@@ -48,6 +49,7 @@ def command(
     into: Path | None,
     badges: Path | None,
     folders: tuple[Path, ...],
+    predict: bool,
     measured: bool,
     check: bool,
 ) -> int:
@@ -61,8 +63,8 @@ def command(
     from assay.pipeline import unfinished
 
     files, plan = load(project)
-    if not (html or into or badges) and (folders or measured or check):
-        raise UsageError("--records, --measured and --check go with --html, --into or --badges")
+    if not (html or into or badges) and (folders or predict or measured or check):
+        raise UsageError("--records, --predict, --measured and --check go with --html, --into or --badges")
     store = FileStore(files.root / "build_logs")
     if not check:
         # A check changes nothing, and what cannot be written down can still be read.
@@ -73,7 +75,7 @@ def command(
     if html or into or badges:
         from assay.cli import pages as site
 
-        pages = site.gathered(files, plan, plan.select(select), folders=folders)
+        pages = site.gathered(files, plan, plan.select(select), folders=folders, predict=predict)
         if check:
             if into is None or html or badges:
                 raise UsageError("--check goes with --into alone", hint="assay report --into README.md --check")

@@ -10,10 +10,11 @@ from __future__ import annotations
 from assay.pages.badge import badge, badges
 from assay.pages.gather import gather
 from assay.pages.markdown import between_markers, table
-from assay.pages.model import Cause, CellPage, LogExcerpt, Result, Site, Source
+from assay.pages.model import About, Cause, CellPage, LogExcerpt, Result, Site, Source
 from assay.pages.pages import cell_file, render
 
 __all__ = [
+    "About",
     "Cause",
     "CellPage",
     "LogExcerpt",

@@ -14,9 +14,7 @@ from assay.evidence.record import (
     AnyRecord,
     AuditRecord,
     BenchRecord,
-    BenchSeries,
     BuildRecord,
-    Device,
     ProbeRecord,
     ServeRecord,
 )
@@ -25,23 +23,23 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.lockfile import lock_digest
 from assay.pages.model import (
+    About,
     Audit,
     Build,
     Cause,
     CellPage,
-    Chart,
     Event,
     LockPage,
     LogExcerpt,
     Result,
-    Series,
     ShownLayer,
     Site,
     Source,
     Wheel,
 )
+from assay.pages.serving import best_speeds, charts_of, device_name, run_commands, served, speeds
 
-__all__ = ["gather", "megabytes", "speeds"]
+__all__ = ["gather", "megabytes"]
 
 ReadDocument = Callable[[str], bytes | None]
 """Returns a document of the store by digest, or None."""
@@ -69,13 +67,9 @@ class _Gathered:
         self.reference = False
 
 
-def _device(device: Device) -> str:
-    return f"{device.name}, {device.target}, driver {device.driver or 'unknown'}"
-
-
 def _take_probe(mine: _Gathered, record: ProbeRecord, events: list[Event]) -> None:
     for device in record.devices:
-        mine.devices[_device(device)] = None
+        mine.devices[device_name(device)] = None
         mine.targets[device.target] = None
     mine.packages = record.packages or mine.packages
     for target in dict.fromkeys(device.target for device in record.devices):
@@ -95,7 +89,7 @@ def _take_probe(mine: _Gathered, record: ProbeRecord, events: list[Event]) -> No
                 seconds=result.seconds,
                 metrics=result.metrics,
                 log=result.log,
-                note=_device(record.devices[0]),
+                note=device_name(record.devices[0]),
             )
             if result.log:
                 mine.logs[result.log] = None
@@ -194,6 +188,9 @@ def _take(mine: _Gathered, record: AnyRecord, read: ReadDocument, events: list[E
         case ProbeRecord():
             _take_probe(mine, record, events)
         case ServeRecord():
+            for result in served(record):
+                mine.targets[result.target] = None
+                mine.measured[result.feature, result.target] = result
             bad = [f"{check.name}: {check.detail}" for check in record.checks if not check.passed]
             words = [
                 f"{record.created:%Y-%m-%d %H:%M}",
@@ -210,33 +207,6 @@ def _take(mine: _Gathered, record: AnyRecord, read: ReadDocument, events: list[E
         case BenchRecord():
             mine.engine = record.engine
             mine.benches.append(record)
-
-
-def _charts(benches: Sequence[BenchRecord]) -> tuple[Chart, ...]:
-    """Return plots for each workload: over users where it varies them, else over the length of the answers."""
-    points: dict[str, list[tuple[str, BenchSeries]]] = {}
-    # A Python environment may hold several engines, whose profiles have the same names.
-    several = len({record.engine for record in benches}) > 1
-    for record in benches:
-        name = record.profile or record.run
-        for series in record.series:
-            points.setdefault(series.workload, []).append((f"{record.engine} {name}" if several else name, series))
-    made: list[Chart] = []
-    for workload, found in points.items():
-        by_users = len({series.users for _, series in found}) > 1
-        x = "users at once" if by_users else "tokens asked for"
-        rate: dict[str, dict[float, float]] = {}
-        first: dict[str, dict[float, float]] = {}
-        for name, series in found:
-            at = float(series.users if by_users else series.max_tokens)
-            rate.setdefault(name, {})[at] = series.tokens_per_second
-            if series.ttft:
-                first.setdefault(name, {})[at] = series.ttft.p50
-        for what, y, lines in (("throughput", "tokens/s", rate), ("time to the first token, median", "ms", first)):
-            if lines:
-                drawn = tuple(Series(name=name, points=tuple(sorted(line.items()))) for name, line in lines.items())
-                made.append(Chart(title=f"{workload}: {what}", x=x, y=y, series=drawn))
-    return tuple(made)
 
 
 def _lock_page(lock: Lock) -> LockPage:
@@ -292,10 +262,12 @@ def _page(
         audits=tuple(mine.audits.values()),
         results=(*mine.measured.values(), *mine.predicted.values()),
         servers=tuple(mine.servers),
-        charts=_charts(mine.benches),
+        charts=charts_of(mine.benches),
         logs=tuple(excerpt for path in list(mine.logs)[-8:] if (excerpt := read_log(path)) is not None),
         devices=tuple(mine.devices),
         commands=tuple(repeat),
+        run=run_commands(cell_id, engine),
+        speeds=best_speeds(mine.benches),
     )
 
 
@@ -351,6 +323,8 @@ def gather(
     packages: Mapping[str, Mapping[str, str]] | None = None,
     locks: Mapping[str, Lock] | None = None,
     causes: Mapping[str, Cause] | None = None,
+    cards: Mapping[str, str] | None = None,
+    about: Mapping[str, About] | None = None,
     read_document: ReadDocument = lambda _: None,
     read_log: ReadLog = lambda _: None,
     title: str = "What works where",
@@ -365,6 +339,8 @@ def gather(
         packages: distributions of cells, by name; packages read inside an image win over them.
         locks: the locks of cells; they say the packages where nothing else does.
         causes: known failures by id.
+        cards: the names of each target's cards, in the order in which people are offered them.
+        about: what features are.
         read_document: gives an audit's document by digest.
         read_log: gives the end of a log.
         title: the title of all pages.
@@ -379,8 +355,8 @@ def gather(
     known = {cell.id: cell for cell in cells}
     pages: list[CellPage] = []
     for cell_id, mine in gathered.items():
-        about, lock = (packages or {}).get(cell_id, {}), (locks or {}).get(cell_id)
-        page = _page(cell_id, known.get(cell_id), mine, packages=about, lock=lock, read_log=read_log)
+        read, lock = (packages or {}).get(cell_id, {}), (locks or {}).get(cell_id)
+        page = _page(cell_id, known.get(cell_id), mine, packages=read, lock=lock, read_log=read_log)
         pages.append(_with_claims(page, claims))
     runs = list(run_results)[-_MOST_RUNS:]
     return Site(
@@ -389,6 +365,8 @@ def gather(
         cells=tuple(pages),
         features=tuple(sorted({result.feature for page in pages for result in page.results})),
         targets=tuple(sorted({target for page in pages for target in page.targets})),
+        cards=dict(cards or {}),
+        about=dict(about or {}),
         history=tuple(events),
         claims=tuple(claims),
         causes=dict(causes or {}),
@@ -415,7 +393,7 @@ def _take_run(runs: dict[str, dict[str, dict[str, str]]], record: AnyRecord) -> 
         case ServeRecord():
             where(record.cell)[f"server {record.profile}".strip()] = str(record.status)
         case BenchRecord():
-            where(record.cell).update(speeds(_charts([record])))
+            where(record.cell).update(speeds(charts_of([record])))
         case _:
             pass
 
@@ -423,13 +401,3 @@ def _take_run(runs: dict[str, dict[str, dict[str, str]]], record: AnyRecord) -> 
 def megabytes(count: int) -> str:
     """Return a size that pages can compare."""
     return f"{count / 1e6:.1f} MB"
-
-
-def speeds(charts: Sequence[Chart]) -> dict[str, str]:
-    """Return each point of plots as a number with its unit, so that pages can compare them."""
-    return {
-        f"{chart.title}, {series.name}, {x:g} {chart.x}": f"{y:.4g} {chart.y}"
-        for chart in charts
-        for series in chart.series
-        for x, y in series.points
-    }

@@ -12,6 +12,8 @@ from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
 
 __all__ = [
+    "SERVES",
+    "About",
     "Audit",
     "Build",
     "Cause",
@@ -26,6 +28,10 @@ __all__ = [
     "Source",
     "Wheel",
 ]
+
+
+SERVES: Final = "serves"
+"""The feature that a start of the server measures."""
 
 
 class Source(StrEnum):
@@ -206,11 +212,27 @@ class CellPage(Value):
     logs: tuple[LogExcerpt, ...] = ()
     devices: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    """What measures it again."""
+    run: tuple[str, ...] = ()
+    """What serves a model with it."""
+    speeds: dict[str, str] = {}
+    """Target -> the best throughput that was measured there."""
 
     def best(self, feature: str, target: str) -> Result | None:
         """Return the strongest statement about a feature on a target: measured, else predicted, else claimed."""
         found = [r for r in self.results if r.feature == feature and r.target in {target, ""}]
         return min(found, key=lambda r: r.strength) if found else None
+
+
+class About(Value):
+    """What a feature is, for people who meet its name for the first time."""
+
+    what: str = ""
+    why: str = ""
+    tested: str = ""
+    """How the probe tests it."""
+    off: dict[str, str] = {}
+    """Engine -> the flags that switch it off."""
 
 
 class Site(Value):
@@ -221,6 +243,10 @@ class Site(Value):
     cells: tuple[CellPage, ...]
     features: tuple[str, ...]
     targets: tuple[str, ...]
+    cards: dict[str, str] = {}
+    """Target -> the names of its cards, in the order of the matrix."""
+    about: dict[str, About] = {}
+    """Feature -> what it is."""
     history: tuple[Event, ...] = ()
     claims: tuple[Claim, ...] = ()
     causes: dict[str, Cause] = {}

@@ -18,13 +18,15 @@ from assay.evidence.ranking import strength
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
 from assay.foundation.printable import json_text, printable
+from assay.pages.answers import answers, is_apart
 from assay.pages.charts import svg
-from assay.pages.gather import megabytes, speeds
-from assay.pages.model import CellPage, Event, Result, Site, Source
+from assay.pages.gather import megabytes
+from assay.pages.model import About, CellPage, Event, Result, Site, Source
+from assay.pages.serving import speeds
 
 __all__ = ["cell_file", "render"]
 
-_STATIC_ROWS: Final = 50
+_STATIC_ROWS: Final = 10
 _MOST_CELLS_OF_A_FEATURE: Final = 400
 _MOST_HISTORY: Final = 400
 _MOST_HINTS: Final = 6
@@ -97,6 +99,7 @@ class _Row:
     def __init__(self, page: CellPage, target: str, features: tuple[str, ...]) -> None:
         self.page = page
         self.target = target
+        self.apart = is_apart(page)
         self.file = cell_file(page.id)
         self.build = page.build.status if page.build else ""
         self.audit = page.audits[-1].verdict if page.audits else ""
@@ -172,8 +175,9 @@ class _Renderer:
         self.rows = [
             _Row(page, target, site.features) for page in site.cells for target in (page.targets or ("unknown",))
         ]
-        # What was measured is what people come for; the order of the plan holds among equals.
-        self.rows.sort(key=lambda row: row.strength)
+        # What was measured is what people come for; the order of the plan holds among equals. What is no image comes
+        # last.
+        self.rows.sort(key=lambda row: (row.apart, row.strength))
         self.pages = {page.id: page for page in site.cells}
 
     def page(self, template: str, path: str, *, script: str = "", **values: Any) -> tuple[str, bytes]:
@@ -195,7 +199,7 @@ class _Renderer:
             "outcomes": [str(outcome) for outcome in Outcome],
             "symbols": {str(outcome): outcome.symbol for outcome in Outcome},
             "rows": [
-                [row.page.id, row.file, row.page.engine, row.target, row.build, row.audit, row.codes]
+                [row.page.id, row.file, row.page.engine, row.target, row.build, row.audit, row.codes, int(row.apart)]
                 for row in self.rows
             ],
         }
@@ -204,7 +208,9 @@ class _Renderer:
             "index.html",
             script=_text("matrix.js"),
             rows=self.rows,
-            first=self.rows[:_STATIC_ROWS],
+            first=[row for row in self.rows if not row.apart][:_STATIC_ROWS],
+            apart=sum(row.apart for row in self.rows),
+            answers=answers(self.site),
             outcomes=list(Outcome),
             sources=list(Source),
             engines=sorted({page.engine for page in self.site.cells}),
@@ -242,18 +248,20 @@ class _Renderer:
         position = self.site.features.index(feature)
         known = [(row, found) for row in self.rows if (found := row.results[position]) is not None]
         # What was measured comes first: a feature page is read for that.
-        known.sort(key=lambda pair: pair[1].strength)
+        known.sort(key=lambda pair: (pair[0].apart, pair[1].strength))
         cells = [{"id": row.page.id, "file": row.file, "target": row.target, "result": found} for row, found in known]
         events = [event for event in self.site.history if event.feature == feature]
         groups: dict[tuple[str, str], list[Event]] = {}
         for event in events:
             groups.setdefault((event.cell, event.target), []).append(event)
         spans = [_Span(cell, target, found) for (cell, target), found in sorted(groups.items())]
-        spans = sorted((span for span in spans if span.measured), key=lambda span: span.order)
+        apart = {row.page.id for row in self.rows if row.apart}
+        spans = sorted((one for one in spans if one.measured), key=lambda one: (one.cell in apart, one.order))
         return self.page(
             "feature.html.j2",
             f"features/{feature_file(feature)}",
             feature=feature,
+            about=self.site.about.get(feature, About()),
             cells=cells[:_MOST_CELLS_OF_A_FEATURE],
             more=max(0, len(cells) - _MOST_CELLS_OF_A_FEATURE),
             history=[event for event in events[::-1] if event.outcome is not Outcome.NOT_RUN][:_MOST_HISTORY],

@@ -3,11 +3,12 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const body = byId("rows"), scroll = byId("scroll"), table = byId("matrix"), count = byId("count");
-  const fields = { text: byId("f-text"), target: byId("f-target"), engine: byId("f-engine"), feature: byId("f-feature"), outcome: byId("f-outcome"), source: byId("f-source") };
+  const fields = { kind: byId("f-kind"), text: byId("f-text"), target: byId("f-target"), engine: byId("f-engine"), feature: byId("f-feature"), outcome: byId("f-outcome"), source: byId("f-source") };
   const symbols = data.symbols, sources = { m: "measured", p: "predicted", c: "claimed", n: "nothing measured" };
-  // A row: [cell, file, engine, target, build, audit, codes]; codes has two characters a feature: basis and outcome.
+  // A row: [cell, file, engine, target, build, audit, codes, apart]; codes has two characters a feature: basis, outcome.
   const rows = data.rows;
-  let shown = rows, columns = data.features.map((_, i) => i), height = 52;
+  const ofKind = { "": (row) => !row[7], apart: (row) => Boolean(row[7]), all: () => true };
+  let shown = rows.filter(ofKind[""]), columns = data.features.map((_, i) => i), height = 52;
 
   const element = (tag, text, cls) => {
     const made = document.createElement(tag);
@@ -77,13 +78,14 @@
     want.columns = want.feature ? [data.features.indexOf(want.feature)] : all;
     const bySaying = Boolean(want.letter || want.digit || want.feature), anything = bySaying || Boolean(want.text || want.target || want.engine);
     const used = new Set();
-    shown = anything ? rows.filter((row) => {
+    const kind = rows.filter(ofKind[fields.kind.value]);
+    shown = anything ? kind.filter((row) => {
       if (!fits(row, want)) return false;
       if (!bySaying && used.size === all.length) return true;
       const found = fitting(row, want);
       for (const i of found) used.add(i);
       return !bySaying || found.length > 0;
-    }) : rows;
+    }) : kind;
     // A column in which no row that is shown has anything to say is left out.
     columns = anything && shown.length ? all.filter((i) => used.has(i)) : want.columns;
     [...table.tHead.rows[0].cells].forEach((th, i) => { if (i >= 4) th.hidden = !columns.includes(i - 4); });
@@ -93,10 +95,34 @@
     scroll.scrollTop = 0;
     draw(true);
   };
+  // The GPU: its answer alone is shown, the best three images first.
+  const gpu = byId("gpu"), sections = [...document.querySelectorAll("section.gpu")];
+  const pick = () => {
+    for (const section of sections) section.hidden = section.dataset.target !== gpu.value;
+  };
+  for (const button of document.querySelectorAll("button.all")) {
+    const section = button.closest("section");
+    section.classList.add("short"); button.hidden = false;
+    button.addEventListener("click", () => { const short = section.classList.toggle("short"); button.setAttribute("aria-expanded", String(!short)); });
+  }
+  for (const button of document.querySelectorAll("button.copy")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const code = button.previousElementSibling, word = button.firstChild, before = word.data;
+      try { await navigator.clipboard.writeText(code.textContent); word.data = "Copied"; }
+      catch { getSelection().selectAllChildren(code); word.data = "Selected"; }
+      setTimeout(() => { word.data = before; }, 2000);
+    });
+  }
+  if (gpu) {
+    gpu.addEventListener("change", () => { pick(); keep(); });
+    byId("picker").addEventListener("submit", (event) => event.preventDefault());
+  }
   // The state stands after the # so that it works from disk, where a page may not change its address otherwise.
   const keep = () => {
     const state = new URLSearchParams();
     for (const [name, field] of Object.entries(fields)) if (field.value) state.set(name, field.value);
+    if (gpu && gpu.selectedIndex > 0) state.set("gpu", gpu.value);
     const text = state.toString();
     history.replaceState(null, "", text ? "#" + text : location.pathname.split("/").pop() || ".");
   };
@@ -106,6 +132,7 @@
       field.value = state.get(name) || "";
       if (field.value === "" && field.options) field.selectedIndex = 0;
     }
+    if (gpu) { gpu.value = state.get("gpu") || gpu.options[0].value; if (gpu.selectedIndex < 0) gpu.selectedIndex = 0; pick(); }
     apply();
   };
   // Both events: programs that fill forms send only the second one.
@@ -124,6 +151,7 @@
   if (matchMedia("(max-width: 640px)").matches && location.hash.length < 2) byId("box").open = false;
   const firstRow = body.querySelector("tr");
   if (firstRow) height = firstRow.getBoundingClientRect().height || height;
+  if (gpu) pick();
   if (location.hash.length > 1) restore(); else draw(true);
   document.documentElement.dataset.ready = "yes";
 })();
