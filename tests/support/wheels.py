@@ -99,12 +99,25 @@ class FileServer:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
         self.mode = "ranges"
         self.requests: list[str] = []
         self.sent = 0
 
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def _without_file(handler: BaseHTTPRequestHandler, state: FileServer) -> None:
+    """Answer for a path that has no file: with where it went, or that there is none."""
+    elsewhere = state.redirects.get(handler.path)
+    if elsewhere is None:
+        handler.send_error(404)
+        return
+    handler.send_response(302)
+    handler.send_header("Location", elsewhere)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
 
 
 @contextmanager
@@ -121,7 +134,7 @@ def serving() -> Iterator[tuple[FileServer, str]]:
         def do_GET(self) -> None:
             data = state.files.get(self.path)
             if data is None:
-                self.send_error(404)
+                _without_file(self, state)
                 return
             wanted = self.headers.get("Range", "")
             state.requests.append(wanted)

@@ -381,3 +381,14 @@ def test_what_requirements_would_bring(requires: str, there: str | None, absent:
 
     assert there is None or there in found
     assert absent not in found
+
+
+def test_torch_that_is_named_may_need_a_newer_python_than_the_wheel_admits() -> None:
+    abi3 = extension(COMMON, tag="cp310-abi3-manylinux_2_28_x86_64")
+    there = asker(abi3, torch("2.9.1"))
+
+    report = there.answer(Question(words=("my-ext==1.0",), torch="2.9.1"))
+    assert report.python == "3.12"
+    assert "Python 3.12, the oldest that both have a wheel for" in report.assumed
+    with pytest.raises(PackageIndexError, match=r"Python 3\.10"):
+        ask(there, torch="2.9.1", python="3.10")

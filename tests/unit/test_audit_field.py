@@ -156,3 +156,30 @@ def test_verdict_is_a_failure_where_versions_are_known_not_to_work_together() ->
     ):  # fmt: skip
         report = judged(facts("tilelang", tilelang), facts("apache-tvm-ffi", ffi))
         assert verdict is report.verdict, (tilelang, ffi)
+
+
+def test_unknown_library_may_come_with_what_is_required_and_was_not_named() -> None:
+    needs = module("a/m.abi3.so", needed=("liba_ops.so",))
+    for requires, severity, fix in (
+        ((), Severity.ERROR, ""),
+        (("torch",), Severity.ERROR, ""),
+        (("a-ops==1",), Severity.WARNING, "it may come with a-ops, which a requires: name them with --with"),
+    ):
+        report = judged(facts("a", "1", needs, requires=requires))
+        assert [(severity, fix)] == [(item.severity, item.fix) for item in found(report, "L1")]
+
+    whole = Installation(wheels=(facts("a", "1", needs, requires=("a-ops==1",)),), python="3.11", base=BASE)
+    assert Severity.ERROR in {item.severity for item in found(audit(whole, load_knowledge()).report, "L1")}
+
+
+def test_library_of_the_system_is_missing_whatever_is_required() -> None:
+    report = judged(facts("a", "1", module("a/m.abi3.so", needed=("libGL.so.1", "libz.so.1")), requires=("numpy",)))
+
+    assert {Severity.ERROR} == {item.severity for item in found(report, "L1")}
+
+
+def test_facts_of_an_older_reader_have_no_false_need() -> None:
+    old = module("a/m.abi3.so", needed=("m.so", "libz.so.1"), scope="prefix")
+    whole = module("a/m.abi3.so", needed=("m.so", "libz.so.1"))
+
+    assert (("libz.so.1",), ("m.so", "libz.so.1")) == (old.needs, whole.needs)

@@ -202,7 +202,7 @@ class Linker:
         library = root.library
         if library is None:
             return Closure(root, Rest((), ()))
-        key = library.needed, library.search_folders, bool(library.runpath)
+        key = library.needs, library.search_folders, bool(library.runpath)
         rest = self._rests.get(key)
         if rest is None or root.key in rest.keys:
             rest, around = self._pulled_in(root)
@@ -218,7 +218,7 @@ class Linker:
         for current in order:
             if current.library is None:
                 continue
-            needs: Sequence[FoundLibrary] | None = self._all_loaded(current.library.needed)
+            needs: Sequence[FoundLibrary] | None = self._all_loaded(current.library.needs)
             if needs is None:
                 needed = self._needed(current.library, current, asked_by)
                 needs, by = needed.found, "" if current is root else current.key
@@ -252,11 +252,11 @@ class Linker:
             chain.append(link)
             link = asked_by[link.key]
         # Who asks matters for where is looked alone; what torch has loaded matters as well until it is imported.
-        key = library.needed, tuple(self._folders(chain))
+        key = library.needs, tuple(self._folders(chain))
         if key in self._looked_up:
             return self._looked_up[key]
         needs = _Needs()
-        for name in library.needed:
+        for name in library.needs:
             found = self.find(name, chain)
             if found.where in {Where.MISSING, Where.UNREACHABLE}:
                 holders = tuple(f"{wheel.name} {wheel.version}" for wheel, _ in self.holders(name))

@@ -10,10 +10,11 @@ from typing import Final
 
 from assay.audit.context import Context, Root
 from assay.audit.linker import Missing, Where
+from assay.audit.requirements import requirements_of
 from assay.foundation.outcome import Severity
 from assay.wheels.facts import WheelFacts
 
-__all__ = ["MissingName", "failing", "missing_names", "soname_cause"]
+__all__ = ["MissingName", "failing", "may_come_with", "missing_names", "soname_cause"]
 
 _CUDA_LIBRARY: Final = re.compile(
     r"lib(?:cu(?:blas|da|dnn|fft|file|pti|rand|solver|sparse|tensor)|nccl|nvJitLink|nvshmem|nvrtc|nvToolsExt)"
@@ -112,6 +113,16 @@ def _torch_family(name: str) -> bool:
     return name.startswith(("libtorch", "libc10"))
 
 
+def may_come_with(context: Context, name: str, wheel: WheelFacts) -> tuple[str, ...]:
+    """Return what a wheel requires and nobody named: a library that is known of no package may come with it."""
+    installation, sonames = context.installation, context.knowledge.sonames
+    if installation.whole or name in sonames.optional_base or any(name in one for one in sonames.packages.values()):
+        return ()
+    wanted = (one.name for one in requirements_of(wheel, installation.python, installation.machine))
+    known = {brought for brings in context.knowledge.brings.values() for brought in brings.split(" or ")}
+    return tuple(other for other in wanted if other not in installation.names and other not in known)
+
+
 def _severity(context: Context, name: str, pairs: Sequence[tuple[Root, Missing]], *, loading: bool) -> Severity:
     """Return how much a missing library weighs.
 
@@ -131,7 +142,8 @@ def _severity(context: Context, name: str, pairs: Sequence[tuple[Root, Missing]]
     for root, _ in pairs:
         use = root.policy.use if root.policy else None
         if use == "required" or (use is None and (grave or not loading)):
-            return Severity.ERROR
+            certain = grave or not may_come_with(context, name, root.wheel)
+            return Severity.ERROR if certain else Severity.WARNING
         if use is None or (use == "optional" and grave and name in context.knowledge.brings):
             worst = Severity.WARNING
     return worst

@@ -95,9 +95,9 @@ class Asker:
         if all(_fits(wheel, here.machine) for wheel in here.about()):
             self._required(here)
             if question.torch is not None:
-                self._add(here, f"torch=={question.torch}")
+                self._torch(here, f"torch=={question.torch}", fixed=question.python is not None)
             elif not any(distribution_of(word) == "torch" for word in question.others):
-                self._torch(here, fixed=question.python is not None)
+                self._own_torch(here, fixed=question.python is not None)
             for word in question.others:
                 self._add(here, word)
         brought = promised(here.wheels, self._auditor.knowledge, python=here.python, machine=here.machine)
@@ -172,20 +172,26 @@ class Asker:
                     here.asked.add(facts.name)
                     here.assumed.append(f"judged with {facts.name} {facts.version}, which {wheel.name} requires")
 
-    def _torch(self, here: _Set, *, fixed: bool) -> None:
-        """Add the torch that the wheels ask for, if any does.
+    def _own_torch(self, here: _Set, *, fixed: bool) -> None:
+        """Add the torch that the wheels ask for, if any does; see `_torch`."""
+        found = None if "torch" in here.names else _torch_wanted(here, self._base, self._auditor)
+        if found is not None:
+            word, why = found
+            facts = self._torch(here, word, fixed=fixed)
+            here.assumed.append(f"torch {facts.version}: {why}")
+
+    def _torch(self, here: _Set, word: str, *, fixed: bool) -> WheelFacts:
+        """Add a torch.
 
         Args:
+            here: what there is so far.
+            word: a requirement on torch.
             fixed: somebody said which Python; else a newer one is taken where torch has no wheel for this.
         """
         from assay.pipeline.obtain import Obtained
         from assay.pipeline.wheel_choice import choose_wheel
         from assay.wheels.tags import python_of
 
-        found = None if "torch" in here.names else _torch_wanted(here, self._base, self._auditor)
-        if found is None:
-            return
-        word, why = found
         minor = int(here.python.partition(".")[2])
         pythons = [here.python] if fixed else [f"3.{minor + step}" for step in range(_MINORS)]
         file = _first(lambda python: choose_wheel(word, python, self._index, here.machine, any_version=True), pythons)
@@ -196,7 +202,7 @@ class Asker:
             here.python = python
         facts = self._facts(file)
         here.obtained.append(Obtained(facts=facts, file=file))
-        here.assumed.append(f"torch {facts.version}: {why}")
+        return facts
 
 
 def _fits(wheel: WheelFacts, machine: str) -> bool:

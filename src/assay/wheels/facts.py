@@ -127,6 +127,13 @@ class Library(Deriving):
         """Where the library comes to lie, relative to site-packages."""
         return posixpath.dirname(posixpath.normpath(installed_path(self.path))) or "."
 
+    @cached_property
+    def needs(self) -> tuple[str, ...]:
+        """`needed`, without the library's own soname, which older readers took for a need of a prefix."""
+        if self.scope != "prefix":
+            return self.needed
+        return tuple(name for name in self.needed if not is_own_name(name, self.name))
+
     @property
     def is_brief(self) -> bool:
         """Whether names of symbols or kernels were left out."""
@@ -360,7 +367,7 @@ class WheelFacts(Deriving):
         return any(
             name.startswith(("libcudart.", "libcuda.", "libtorch", "libc10"))
             for library in self.libraries
-            for name in library.needed
+            for name in library.needs
         )
 
     @cached_property

@@ -22,7 +22,7 @@ def findings(context: Context) -> Iterator[Finding]:
         if torch is not None and found.soname.startswith("libcudart.so."):
             users[found.soname].add(label(torch))
     for root in context.roots:
-        for name in root.library.needed:
+        for name in root.library.needs:
             if name.startswith("libcudart.so."):
                 users[name].add(label(root.wheel))
     if len(users) > 1:

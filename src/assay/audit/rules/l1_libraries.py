@@ -10,7 +10,7 @@ from typing import Final
 from assay.audit.context import Context, label
 from assay.audit.findings import Finding
 from assay.audit.linker import Missing, Where
-from assay.audit.missing_libraries import MissingName, missing_names, soname_cause
+from assay.audit.missing_libraries import MissingName, may_come_with, missing_names, soname_cause
 from assay.audit.rule import AuditRule, Breaks
 from assay.audit.torch_fit import suggestions
 from assay.foundation.outcome import Severity
@@ -80,7 +80,8 @@ def _plain(context: Context, wheel: WheelFacts, several: Sequence[MissingName], 
     if len(several) == 1:
         return _missing(context, wheel, several[0].name, several[0].items, severity)
     askers = sorted({item.asked_by for one in several for item in one.items})
-    fixes = dict.fromkeys(fix for one in several if (fix := _who_brings(context, one.name, None)))
+    whose = (_who_brings(context, one.name, None) or _with_what(context, one.name, wheel) for one in several)
+    fixes = dict.fromkeys(fix for fix in whose if fix)
     return Finding(
         rule="L1",
         severity=severity,
@@ -107,7 +108,7 @@ def _missing(context: Context, wheel: WheelFacts, name: str, items: Sequence[Mis
         other = _other_major(context, name)
         if other:
             message += f" (this set has {other})"
-        fix = _who_brings(context, name, other)
+        fix = _who_brings(context, name, other) or _with_what(context, name, wheel)
     return Finding(
         rule="L1",
         severity=severity,
@@ -142,6 +143,18 @@ def _who_brings(context: Context, name: str, other: str | None) -> str:
         return f"install {' or '.join(packages)} in the image (system_packages)"
     brings = context.knowledge.brings.get(name)
     return f"add {_of_its_cuda(context, brings)} to the requirements" if brings else ""
+
+
+def _with_what(context: Context, name: str, wheel: WheelFacts) -> str:
+    """Return what to name so that a library may be found that no package is known for."""
+    others = may_come_with(context, name, wheel)
+    if soname_cause(name) != "lib-missing" or not others:
+        return ""
+    return f"it may come with {_several(others)}, which {wheel.name} requires: name them with --with"
+
+
+def _several(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _of_its_cuda(context: Context, brings: str) -> str:
