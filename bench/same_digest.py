@@ -98,7 +98,8 @@ def main() -> None:
         make_bases(chosen.make_bases, chosen.select)
         return
     if not chosen.run:
-        sys.exit(__doc__)
+        print(__doc__)
+        return
     files = ProjectFiles(ROOT)
     plan = make(files.load())
     cells = cells_of(plan, files, chosen.select)

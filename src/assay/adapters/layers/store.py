@@ -227,7 +227,10 @@ class FolderStore:
     def note_push(self, digests: Sequence[str], repository: Repository) -> None:
         """Remember that a repository has layers; see the port."""
         for digest in digests:
-            known = [str(one) for one in self.pushed_to(digest) if one != repository][:_SIBLINGS]
+            there = self.pushed_to(digest)
+            if there[:1] == [repository]:
+                continue
+            known = [str(one) for one in there if one != repository][:_SIBLINGS]
             lines = "\n".join([str(repository), *known])
             write_whole(self._pushed / digest.removeprefix("sha256:"), lines.encode())
 
