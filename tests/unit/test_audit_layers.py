@@ -225,3 +225,12 @@ def test_a_damaged_note_of_a_layer_is_no_note(bench: Bench) -> None:
         path.write_bytes(b'{"libraries": 7}')
 
     assert (first, 0) == bench.audit(image)
+
+
+def test_an_image_with_wheels_that_were_divided_among_layers_is_read(bench: Bench) -> None:
+    image = bench.image()
+    (entry,) = (one for one in bench.store.entries() if one.diff_id == bench.layers[-1].diff_id)
+    other = {"key": sha256_of(b"part"), "digest": sha256_of(b"d"), "diff_id": sha256_of(b"i"), "last": False}
+    bench.store.learn(entry.model_copy(update=other))
+
+    assert bench.audit(image)[1] == 1

@@ -78,10 +78,14 @@ class ImageLayers:
             known: path in site-packages -> library of a locked wheel.
         """
         catalogue = {entry.diff_id: entry for entry in self._store.entries()}
+        # A layer may hold a part of its wheels; which part, and whether the others are there, nobody noted.
+        divided = {entry.wheels for entry in catalogue.values() if not entry.last}
         contents = ImageContents(known=known)
         layers: list[CatalogueEntry] = []
         for layer in info.layers:
             entry = catalogue.get(layer.diff_id)
+            if entry is not None and entry.wheels in divided:
+                return None
             if entry is not None and entry.wheels:
                 layers.append(entry)
             elif (kept := self._plain(layer.diff_id, entry)) is not None:
