@@ -197,6 +197,19 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def farm(session: nox.Session) -> None:
+    """Run probes on a Slurm, on SSH hosts and on a Kubernetes of this machine, beside faults; print the figures.
+
+    Needs root. ASSAY_FARM_TASKS is the number of Slurm's tasks (500 is the full size), ASSAY_FARM_BIN the folder with
+    Kubernetes' binaries; without it, that part is left out.
+    """
+    environment(session, "dev")
+    parts = ["tests/farm/test_slurm.py", "tests/farm/test_ssh.py"]
+    parts += ["tests/farm/test_kubernetes.py"] if os.environ.get("ASSAY_FARM_BIN") else []
+    run(session, "pytest", "-s", "-q", "--farm", *(session.posargs or parts))
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks that need no GPU, or `-- NAME…`; `-- --save NAME…` also writes docs/benchmarks."""
     environment(session, "dev")

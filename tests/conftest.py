@@ -26,15 +26,17 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run the tests that need a GPU")
+    parser.addoption("--farm", action="store_true", help="run the tests that start clusters on this machine, as root")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--gpu"):
-        return
-    skip = pytest.mark.skip(reason="needs a GPU; run with --gpu")
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+    wanted = {"gpu": ("--gpu", "a GPU"), "farm": ("--farm", "clusters on this machine; `nox -s farm` runs it")}
+    for name, (option, what) in wanted.items():
+        if not config.getoption(option):
+            skip = pytest.mark.skip(reason=f"needs {what}; run with {option}")
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -249,6 +249,7 @@ NOT_FOREIGN: Final[dict[str, str]] = {
     "adapters.executors.local": "the harness result, judged by probes",
     "adapters.executors.servers": "what assay's own helper writes into a private folder, and Docker's API",
     "adapters.pools.bundle": "writes",
+    "adapters.pools.kubernetes": "the API of a cluster that runs the user's jobs; what pods write is read by frames",
     "adapters.pools.local": "the zip of probe programs that assay itself has just written into the user's folder",
     "adapters.files.project": "reads text; matrix, lockfile and yamltext judge it",
     "adapters.files.knowledge": "knowledge that ships with assay",

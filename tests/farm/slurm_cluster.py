@@ -50,10 +50,19 @@ InactiveLimit=0
 MailProg=/bin/true
 SlurmdParameters=config_overrides
 NodeName=n[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=2 Gres=gpu:h200:2 State=UNKNOWN
+HealthCheckProgram={root}/health
+HealthCheckInterval=10
+HealthCheckNodeState=ANY
 PartitionName=low Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP PreemptMode=REQUEUE PriorityTier=1
 PartitionName=high Nodes=n[1-4] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+"""
+# A controller that was killed starts jobs again that run already, and drains their nodes for it; a site's health check
+# puts them back.
+_HEALTH = """#!/bin/sh
+export SLURM_CONF={conf}
+for node in $(sinfo -h -N -t drained -o %N | sort -u); do scontrol update nodename=$node state=resume; done
 """
 _GRES = "NodeName=n[1-4] Name=gpu Type=h200 File=/dev/null\nNodeName=n[1-4] Name=gpu Type=h200 File=/dev/zero\n"
 
@@ -91,6 +100,8 @@ class SlurmCluster:
         words = {"root": root, "host": socket.gethostname().split(".")[0], "port": first}
         self.conf.write_text(_CONF.format(**words, first=first + 1, last=first + 4))
         (root / "gres.conf").write_text(_GRES)
+        (root / "health").write_text(_HEALTH.format(conf=self.conf))
+        (root / "health").chmod(0o755)
         key = root / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)

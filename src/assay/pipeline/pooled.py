@@ -221,8 +221,12 @@ class Coordinator:
 
     def _collect(self, attempts: int = 0) -> None:
         names = {name: item for item in self._open.values() for name in item.names[: max(item.attempt, attempts)]}
-        for collected in self._pool.collect(list(names), run=self._plan.run):
-            self._take(collected, names.get(collected.name))
+        try:
+            outputs = self._pool.collect(list(names), run=self._plan.run)
+        except PoolSilent:
+            outputs = []
+        for output in outputs:
+            self._take(output, names.get(output.name))
         for key, item in list(self._open.items()):
             # Another process may have finished it.
             if (there := self._book.result(key)) is not None:

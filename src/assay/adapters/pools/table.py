@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from assay.adapters.pools.contexts import ContextsProbePool
+from assay.adapters.pools.kubernetes import KubernetesProbePool
 from assay.adapters.pools.local import LocalProbePool
 from assay.adapters.pools.slurm import SlurmProbePool
 from assay.errors import UsageError
@@ -34,6 +35,6 @@ def probe_pool(name: str, pool: Pool, root: Path, *, python: str | None = None) 
         case SlurmPool():
             return SlurmProbePool(pool)
         case KubernetesPool():
-            raise UsageError("kubernetes: not yet")
+            return KubernetesProbePool(pool)
         case BuildkitPool():
             raise UsageError(f"the pool {name} builds images; probes need one with GPUs")
