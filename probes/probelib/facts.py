@@ -91,6 +91,7 @@ if __name__ == "__main__":
         "packages": packages(),
         "libc": "-".join(platform.libc_ver()),
         "kernel": platform.release(),
+        "machine": platform.machine(),
     }
     with open(sys.argv[1], "w") as out:
         json.dump(facts, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,7 @@ from assay.cli import console
 from assay.cli.asking import Asker
 from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, answer_one, questions, read_suffix
 from assay.cli.common import format_option, load, project_option
-from assay.cli.targets import PLATFORM, comma_parts, gpu_of, gpus_of, local_gpus
+from assay.cli.targets import PLATFORM, comma_parts, gpu_of, gpus_of, local_gpus, platforms_of_target
 from assay.cli.wheels import base_named, index_option, where_to_look
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from assay.audit.context import TargetGpu
     from assay.audit.findings import AuditReport
     from assay.audit.grid import Grid
+    from assay.foundation.platforms import Platform
     from assay.matrix.cards import Named
     from assay.matrix.cell import Cell
+    from assay.matrix.lock import LockedCell
     from assay.matrix.model import Matrix
     from assay.matrix.plan import Plan
     from assay.pipeline.audit import Auditor
@@ -260,7 +262,21 @@ def _audit_cells(
         store=store_of(files) if record else None,
         failed=lambda cell, error: console.warn(f"{cell.id}: not audited: {error}"),
     )
-    return audit(cells, plan.project.matrix, ports, targets=targets)
+    for platform, mine in _by_platform(cells).items():
+        fitting = [gpu for gpu in targets if platform in (platforms_of_target(gpu.name) or (platform,))]
+        if fitting or not targets:
+            yield from audit(mine, plan.project.matrix, ports, targets=fitting)
+            continue
+        names = " and ".join(f"{gpu.name} comes with {', '.join(platforms_of_target(gpu.name))}" for gpu in targets)
+        for item in mine:
+            console.say(f"{item.cell.id}: not audited: {names}, and this cell is for {platform}")
+
+
+def _by_platform(cells: Iterable[LockedCell]) -> dict[Platform, list[LockedCell]]:
+    found: dict[Platform, list[LockedCell]] = {}
+    for item in cells:
+        found.setdefault(item.cell.platform, []).append(item)
+    return found
 
 
 class _Out:

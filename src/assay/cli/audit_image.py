@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from assay.cli import console
+from assay.cli.targets import platforms_of_target
+from assay.errors import UsageError
+from assay.foundation.platforms import Platform
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
@@ -43,12 +46,32 @@ def audit_images(
         info = engine.image(reference)
         cell = cell_of(info.labels, plan) if info is not None and plan is not None else None
         lock = _lock(info, files, cell)
-        report = audit_image(engine, reference, auditor, targets=targets, lock=lock, tell=console.say, layers=layers)
+        fitting = _fitting(reference, info, targets)
+        report = audit_image(engine, reference, auditor, targets=fitting, lock=lock, tell=console.say, layers=layers)
         if record and files is not None:
             store = FileStore(files.root / "build_logs")
             keep_record(store, report, run="audit", cell=cell, image_digest=info.digest if info else None)
         reports.append(report)
     return reports
+
+
+def _fitting(reference: str, image: ImageInfo | None, targets: Sequence[TargetGpu]) -> Sequence[TargetGpu]:
+    """Return the GPUs that come with an image's platform.
+
+    Raises:
+        UsageError: none of them does.
+    """
+    platform = Platform.known(image.architecture) if image is not None else None
+    if platform is None:
+        return targets
+    fitting = [gpu for gpu in targets if platform in (platforms_of_target(gpu.name) or (platform,))]
+    if targets and not fitting:
+        names = " and ".join(f"{gpu.name} comes with {', '.join(platforms_of_target(gpu.name))}" for gpu in targets)
+        raise UsageError(
+            f"{reference} is an image for {platform}, and {names}",
+            hint=f"docker pull --platform {platforms_of_target(targets[0].name)[0]} {reference}, if there is one",
+        )
+    return fitting
 
 
 def _lock(image: ImageInfo | None, files: ProjectFiles | None, cell: Cell | None) -> Lock | None:

@@ -19,6 +19,9 @@ from assay.foundation.nearest import suggestion
 from assay.serving.deploy import FORMATS
 
 if TYPE_CHECKING:
+    from assay.foundation.platforms import Platform
+    from assay.matrix.cell import Cell
+    from assay.matrix.plan import Plan
     from assay.serving.deploy import Deployment
 
 __all__ = ["command"]
@@ -124,6 +127,7 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
         raise UsageError(f"{beside(target)} is not a target in matrix.yaml{suggestion(target, targets)}")
     memory = given["memory_gib"] or targets[target].memory_gib
     cell = next((cell for cell in plan.cells if cell.id == place.cell), None)
+    platform = _platform(cell, plan, target)
     axis = cell.point.get(place.engine) if cell is not None else None
     cache = Path(given["cache"]).expanduser()
     request = LaunchRequest(
@@ -132,6 +136,7 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
         engine=place.engine,
         version=given["engine_version"] or (axis.version if axis is not None else None),
         target=target,
+        platform=platform,
         card_bytes=int(memory * (1 << 30)),
         wanted=_wanted(place, given["models"], given["profiles"]),
         context=given["context"],
@@ -155,6 +160,26 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
     cells = [cell] if cell is not None else []
     records += predictions(files, plan, cells, target, records, offline=given["offline"])
     return launch(request, place.knowledge, claims, records, finder)
+
+
+def _platform(cell: Cell | None, plan: Plan, target: str) -> Platform:
+    """Return the platform of the machines that a deployment is for: the cell's, else this machine's if the GPU allows.
+
+    Raises:
+        UsageError: the GPU does not come with the cell's platform.
+    """
+    from assay.cli.predicting import platforms_for
+
+    there = plan.project.matrix.targets[target].platforms or ()
+    if cell is None:
+        return min(platforms_for(plan.project.matrix, target))
+    if cell.platform in there:
+        return cell.platform
+    others = [one.id for one in plan.cells if one.id.startswith(cell.id) and one.platform in there]
+    raise UsageError(
+        f"{cell.id} is for {cell.platform}, and {beside(target)} comes with {' and '.join(there)}",
+        hint=f"the same for that platform: {others[0]}" if others else "name a cell for that platform: `assay plan`",
+    )
 
 
 def _wanted(place: ServerPlace, models: tuple[str, ...], profiles: tuple[str, ...]) -> list[Any]:

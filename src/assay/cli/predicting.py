@@ -114,6 +114,7 @@ def options_of(
                 engine=engines[cell.engine],
                 version=(version.version if version else None) or "",
                 digest=image.digest if image is not None else newest,
+                platform=cell.platform,
                 cuda=cell.value("cuda") or "",
                 where="here" if mine else "to be built",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,13 +12,14 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
-from assay.cli.targets import GPU, beside, local_gpus
+from assay.cli.targets import GPU, PLATFORM, beside, local_gpus, platforms_of_target
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.errors import RegistryError, UsageError
 from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome
 
 if TYPE_CHECKING:
+    from assay.foundation.platforms import Platform
     from assay.matrix.policy import Policy
     from assay.pipeline.recommend import Offer
     from assay.ports.registry import Registry
@@ -52,6 +54,12 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
     help="Repository (localhost:5000/assay/server) or whole registry (localhost:5000) to search, "
     "in addition to local records.",
 )
+@click.option(
+    "--platform",
+    type=PLATFORM,
+    metavar="PLATFORM",
+    help="Platform of your machine.  [default: those that the GPU comes with]",
+)
 @click.option("--offline", is_flag=True, help="Read nothing from a package index: predict only from known wheels.")
 @click.option("--published", is_flag=True, help="Also search the release repositories in this project's policy.")
 @keys_option
@@ -63,6 +71,7 @@ def command(
     target: str | None,
     needs: tuple[str, ...],
     have: tuple[str, ...],
+    platform: str | None,
     *,
     offline: bool,
     published: bool,
@@ -91,17 +100,20 @@ def command(
     own = own_policy(project)
     verifier = verifier_of(keys, own, identity=identity, issuer=issuer)
     client = connect(insecure=insecure, seconds=SECONDS)
-    offers = from_records(intact_records(own[1] if own else Path.cwd()), target)
+    platforms = _platforms(target, platform)
+    offers = from_records(intact_records(own[1] if own else Path.cwd()), target, platforms)
     for name in _repositories(have, own if published else None, client):
         try:
             repository = Reference.parse(name).repository
-            offers += from_registry(repository, target, registry=client, verifier=verifier, now=now(), say=console.warn)
+            found = partial(from_registry, registry=client, verifier=verifier, now=now(), say=console.warn)
+            offers += found(repository, target, platforms=platforms)
         except RegistryError as error:
             if name in have:
                 raise
             console.warn(f"{name}: {error.message}")
     if not any(offer.usable and not offer.lacks(wanted) for offer in offers):
-        offers += _predicted(project, target, {offer.cell for offer in offers}, offline=offline)
+        asked = platforms if platform else None
+        offers += _predicted(project, target, {offer.cell for offer in offers}, asked=asked, offline=offline)
     ranked = rank(offers, wanted)
     good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
@@ -114,7 +126,16 @@ def command(
     return 0 if good else 3
 
 
-def _predicted(project: Path | None, target: str, known: Collection[str], *, offline: bool) -> list[Offer]:
+def _platforms(target: str, asked: str | None) -> frozenset[Platform]:
+    """Return the platforms of the machines that are asked about."""
+    from assay.foundation.platforms import Platform
+
+    return frozenset([Platform(asked)] if asked else platforms_of_target(target) or Platform)
+
+
+def _predicted(
+    project: Path | None, target: str, known: Collection[str], *, asked: frozenset[Platform] | None, offline: bool
+) -> list[Offer]:
     """Return offers of cells that nobody measured there, by what the audit predicts."""
     from assay.adapters.files.kept_records import intact_records
     from assay.cli.common import load_or_example
@@ -124,7 +145,7 @@ def _predicted(project: Path | None, target: str, known: Collection[str], *, off
     from assay.serving.choice import choose
 
     files, plan = load_or_example(project)
-    platforms = platforms_for(plan.project.matrix, target)
+    platforms = asked or platforms_for(plan.project.matrix, target)
     cells = [
         cell for cell in plan.cells if cell.kind == "build" and cell.id not in known and cell.platform in platforms
     ]
@@ -165,6 +186,7 @@ def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
         "tags": list(offer.tags),
         "digest": offer.digest,
         "cell": offer.cell,
+        "platform": str(offer.platform),
         "device": offer.device,
         "measured": offer.measured.isoformat(),
         "standing": offer.standing,
@@ -185,9 +207,11 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
     for need in needs:
         if need not in known:
             console.warn(f"no record speaks of {need!r}{suggestion(need, known)}")
+    mixed = len({offer.platform for offer in ranked}) > 1
     rows = [
         (
             offer.tags[0] if offer.tags else offer.cell,
+            *([str(offer.platform)] if mixed else []),
             *(str(offer.features.get(need, "not_run")) for need in needs),
             f"{sum(outcome is Outcome.WORKS for outcome in offer.features.values())} of {len(known)}",
             offer.standing,
@@ -198,7 +222,8 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
         )
         for offer in ranked
     ]
-    columns = ("image", *needs, "works", "standing", "measured on", "at", "note", "does not work")
+    columns = ("image", *(["platform"] if mixed else []), *needs, "works", "standing", "measured on", "at", "note")
+    columns += ("does not work",)
     console.data_table(columns, rows)
     if good:
         _say_next(good[0], target)

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from assay.matrix.model import Matrix
     from assay.ports.host import HostGpu
 
-__all__ = ["GPU", "PLATFORM", "beside", "comma_parts", "gpu_of", "gpus_of", "host_gpus", "local_gpus", "platforms_of"]
+__all__ = [
+    "GPU",
+    "PLATFORM",
+    "beside",
+    "comma_parts",
+    "gpu_of",
+    "gpus_of",
+    "host_gpus",
+    "local_gpus",
+    "platforms_of",
+    "platforms_of_target",
+]
 
 
 if TYPE_CHECKING:
@@ -76,6 +87,12 @@ def beside(target: str) -> str:
 
     title = load_cards().title(target)
     return f"{target} ({title})" if title else target
+
+
+def platforms_of_target(target: str) -> tuple[Platform, ...]:
+    """Return the platforms of machines with GPUs of an architecture, `sm_121`; empty if none is known."""
+    digits = target.removeprefix("sm_")
+    return platforms_of(f"{digits[:-1]}.{digits[-1]}")
 
 
 def platforms_of(capability: str) -> tuple[Platform, ...]:

@@ -14,6 +14,7 @@ from assay.evidence.reference import Reference, Repository, is_loopback
 from assay.evidence.statements import ArtifactKind, EvidenceVerdict, Statement, record_of, verdict_of
 from assay.evidence.tagnames import ALIAS, is_cell_tag, names_cell
 from assay.foundation.digest import sha256_of
+from assay.foundation.platforms import Platform
 from assay.matrix.policy import Level, Policy, Signatures, alias_of, keeps_its_word, level_of
 
 __all__ = ["Collected", "Demand", "Piece", "Verification", "judge_evidence"]
@@ -86,6 +87,8 @@ class Demand:
     now: datetime
     trusted: bool
     """Some key or identity is known, so that evidence can be attested."""
+    platform: Platform | None = None
+    """Of the image that is verified; records of another say nothing of it. None where it is not known."""
     signed: bool = False
     """Only signed evidence counts, whatever the levels ask for."""
 
@@ -295,6 +298,7 @@ def _judge(verdict: EvidenceVerdict, records: Mapping[str, AnyRecord], digest: s
         records=records.values(),
         suite=asked.suite or verdict.suite,
         now=asked.now,
+        platform=asked.platform,
     )
     reasons = list(found.reasons)
     if not keeps_its_word(verdict.level, found.basis):

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from assay.evidence.record import AuditRecord, FeatureResult, ProbeRecord, Record
 from assay.foundation.outcome import Outcome, Verdict
+from assay.foundation.platforms import Platform
 from assay.matrix.policy import Basis, Level, Requirement
 
 __all__ = ["FeatureLine", "PolicyJudgement", "Reason", "Why", "judge"]
@@ -27,6 +28,7 @@ class Why(StrEnum):
     NO_RECORD = "no-record"
     OTHER_DIGEST = "other-digest"
     OTHER_ARCHITECTURE = "other-architecture"
+    OTHER_PLATFORM = "other-platform"
     OTHER_IMAGE = "other-image"
     OTHER_CELL = "other-cell"
     """The tag is the name of another cell than the one that was verified."""
@@ -146,6 +148,7 @@ def judge(
     records: Iterable[Record],
     suite: str | None,
     now: datetime,
+    platform: Platform | None = None,
 ) -> PolicyJudgement:
     """Judge a digest by the records that are at hand.
 
@@ -154,10 +157,13 @@ def judge(
 
     Args:
         suite: digest of the probe suite that counts as current; None if it is not known here.
+        platform: of the image; records of others are reasons, not proof. None where the digest alone tells.
         now: the moment that ages are counted to, UTC.
     """
     requirement = level.requirement(image, target)
     everything = list(records)
+    foreign = [one for one in everything if platform is not None and one.runs_on is not platform]
+    everything = [one for one in everything if one not in foreign]
     reasons: list[Reason] = []
     if requirement is None:
         promised = ", ".join(f"{who} on {where}" for who, targets in level.images.items() for where in targets)
@@ -176,6 +182,7 @@ def judge(
         features = _features(probes, requirement)
         if probes:
             reasons += [_missing(line) for line in features if not line.ok]
+    reasons += [] if probes else _foreign(foreign, digest, platform)
     audit, verdict, refused = _audit(everything, level, target, digest, now=now)
     reasons += refused
     return PolicyJudgement(
@@ -191,6 +198,13 @@ def judge(
         audited=verdict,
         requirement=requirement,
     )
+
+
+def _foreign(records: Iterable[Record], digest: str, platform: Platform | None) -> list[Reason]:
+    """Return a reason if a digest was measured on another platform: the digest of an index names images of several."""
+    measured = [one for one in records if one.image_digest == digest and isinstance(one, ProbeRecord)]
+    words = [f"{digest[:19]} was measured on {one.runs_on}, which says nothing of {platform}" for one in measured[-1:]]
+    return [Reason(why=Why.OTHER_PLATFORM, message=message) for message in words]
 
 
 def _fitting(

@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, RunSummary
 from assay.foundation.outcome import Outcome
+from assay.foundation.platforms import Platform
 from assay.matrix.cell import Cell
 
 __all__ = ["Report", "Row", "as_json", "as_junit", "as_markdown", "make", "size_text", "text_rows"]
@@ -97,6 +98,15 @@ def _word(status: BuildStatus) -> str:
     return "skipped" if status is BuildStatus.CACHED else status.value
 
 
+def _by_digest(records: Iterable[AnyRecord]) -> dict[tuple[str, Platform], list[ProbeRecord]]:
+    """Return probes by the image's digest and platform, the oldest first."""
+    found: dict[tuple[str, Platform], list[ProbeRecord]] = {}
+    for record in sorted(records, key=lambda item: item.created):
+        if isinstance(record, ProbeRecord) and record.image_digest is not None:
+            found.setdefault((record.image_digest, record.runs_on), []).append(record)
+    return found
+
+
 def make(
     cells: Sequence[Cell],
     records: Iterable[AnyRecord],
@@ -119,7 +129,9 @@ def make(
     builds: dict[str, list[BuildRecord]] = {}
     audits: dict[str, AuditRecord] = {}
     probes: dict[str, list[ProbeRecord]] = {}
-    for record in sorted(records, key=lambda item: item.created):
+    # What a platform showed says nothing of another.
+    own = {(cell.id, cell.platform) for cell in cells}
+    for record in sorted((one for one in records if (one.cell, one.runs_on) in own), key=lambda one: one.created):
         match record:
             case BuildRecord():
                 if record.status is not BuildStatus.ABORTED or record.cell not in builds:
@@ -130,16 +142,13 @@ def make(
                 probes.setdefault(record.cell, []).append(record)
             case _:
                 pass
-    others: dict[str, list[ProbeRecord]] = {}
-    for record in sorted(elsewhere, key=lambda item: item.created):
-        if isinstance(record, ProbeRecord) and record.image_digest is not None:
-            others.setdefault(record.image_digest, []).append(record)
+    others = _by_digest(elsewhere)
     rows: list[Row] = []
     for cell in cells:
         history = builds.get(cell.id, [])
         build = history[-1] if history else None
         current: dict[str, ProbeRecord] = {}
-        for probe in others.get(_digest(history) or (digests or {}).get(cell.id, ""), []):
+        for probe in others.get((_digest(history) or (digests or {}).get(cell.id, ""), cell.platform), []):
             current |= {device.target: probe for device in probe.devices[:1]}
         for probe in probes.get(cell.id, []):
             if build is None or build.image_digest is None or probe.image_digest == build.image_digest:

@@ -18,6 +18,7 @@ from assay.evidence.record import Device, FeatureResult, ProbeRecord, Record
 from assay.foundation.foreign import read_json
 from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome
+from assay.foundation.platforms import Platform
 from assay.foundation.strict import Value
 
 __all__ = [
@@ -238,6 +239,13 @@ class ProbeFacts(Value):
     packages: dict[str, str] = {}
     libc: str = ""
     kernel: str = ""
+    machine: str = ""
+    """As `uname -m` names it; empty in results of older suites."""
+
+    @property
+    def platform(self) -> Platform | None:
+        """The platform that the probes ran on; None if it is not known."""
+        return Platform.known(self.machine)
 
 
 class HarnessResult(Value):

@@ -42,6 +42,11 @@ class Platform(StrEnum):
             raise ValueError(f"{name!r} is no platform that assay builds for: linux/amd64 or linux/arm64{near}")
         return found
 
+    @classmethod
+    def known(cls, name: str) -> Platform | None:
+        """Return the platform by any of its names, or None where there is no such platform."""
+        return _NAMES.get(name.strip().lower())
+
 
 _NAMES: Final = {
     **dict.fromkeys(("linux/amd64", "amd64", "x86_64", "x86-64", "x64", "linux/x86_64"), Platform.AMD64),

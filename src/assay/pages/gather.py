@@ -314,6 +314,11 @@ def _contradicted(result: Result, others: Sequence[Result]) -> Result:
     return result.model_copy(update={"against": found}) if found else result
 
 
+def _is_of_its_platform(record: AnyRecord, cells: Mapping[str, Cell]) -> bool:
+    """What a platform showed says nothing of another, also where both have one name: images of others."""
+    return record.cell not in cells or record.runs_on is cells[record.cell].platform
+
+
 def gather(
     records: Iterable[AnyRecord],
     cells: Sequence[Cell] = (),
@@ -348,11 +353,11 @@ def gather(
     gathered: dict[str, _Gathered] = {cell.id: _Gathered() for cell in cells}
     events: list[Event] = []
     run_results: dict[str, dict[str, dict[str, str]]] = {}
-    for record in records:
+    known = {cell.id: cell for cell in cells}
+    for record in (one for one in records if _is_of_its_platform(one, known)):
         mine = gathered.setdefault(record.cell, _Gathered())
         _take(mine, record, read_document, events)
         _take_run(run_results, record)
-    known = {cell.id: cell for cell in cells}
     pages: list[CellPage] = []
     for cell_id, mine in gathered.items():
         read, lock = (packages or {}).get(cell_id, {}), (locks or {}).get(cell_id)

@@ -125,6 +125,7 @@ def _base(host: ServerHost, request: ServeRequest, ready: PreparedServer, run: R
         cell=request.cell,
         image=request.image,
         image_digest=ready.facts.image_digest,
+        platform=ready.facts.platform,
         assay_version=__version__,
         engine=request.engine,
         executor=host.executor,

@@ -10,6 +10,7 @@ from assay.errors import UsageError
 from assay.evidence.claims import Claim
 from assay.evidence.ranking import Standing
 from assay.evidence.record import AnyRecord
+from assay.foundation.platforms import Platform
 from assay.ports.models import ModelFinder
 from assay.serving.command import prepare
 from assay.serving.deploy import Deployment, Service, name_of
@@ -45,6 +46,7 @@ class LaunchRequest:
     """The engine's release; read from the records where it is not given."""
     digest: str | None = None
     target: str
+    platform: Platform = Platform.AMD64
     card_bytes: int
     wanted: Sequence[LaunchTarget]
     context: int | None = None
@@ -86,6 +88,7 @@ def launch(
         target=request.target,
         cell=request.cell,
         digest=digest,
+        platform=request.platform,
         records=records,
         claims=tuple(claims),
     )
@@ -114,6 +117,7 @@ def launch(
     return Deployment(
         services=services,
         target=request.target,
+        platform=request.platform,
         listen=request.listen,
         gpu=request.gpu,
         gpu_resource=request.gpu_resource,

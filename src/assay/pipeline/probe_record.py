@@ -89,6 +89,7 @@ class ProbeRecording:
             lock_digest=subject.lock_digest,
             content_key=subject.content_key,
             assay_version=__version__,
+            platform=harness.facts.platform if harness.facts else None,
             suite_digest=harness.suite_digest or self.suite_digest,
             executor=result.executor,
             devices=probes.devices(harness.facts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -14,6 +14,7 @@ from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, ProbeReco
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.tagnames import ALIAS, is_cell_tag, names_cell
 from assay.foundation.outcome import Outcome
+from assay.foundation.platforms import Platform
 from assay.matrix.policy import alias_of
 from assay.pipeline.collect import collect
 from assay.ports.registry import Registry
@@ -37,6 +38,7 @@ class Offer:
     digest: str | None
     cell: str
     target: str
+    platform: Platform = Platform.AMD64
     device: str
     measured: datetime
     features: Mapping[str, Outcome]
@@ -60,20 +62,22 @@ class Offer:
         return tuple(need for need in needs if self.features.get(need) is not Outcome.WORKS)
 
 
-def from_records(records: Iterable[AnyRecord], target: str) -> list[Offer]:
+def from_records(
+    records: Iterable[AnyRecord], target: str, platforms: Collection[Platform] = tuple(Platform)
+) -> list[Offer]:
     """Return an offer for each image that was probed on a target; the newest results count.
 
     What was built here has its cell's name, whatever the machine that probed it called it.
     """
-    everything = list(records)
+    everything = [one for one in records if one.runs_on in platforms]
     cells = {one.image_digest: one.cell for one in everything if isinstance(one, BuildRecord) and one.image_digest}
-    groups: dict[tuple[str, str], list[ProbeRecord]] = {}
+    groups: dict[tuple[str, str, Platform], list[ProbeRecord]] = {}
     for record in everything:
         if isinstance(record, ProbeRecord) and {device.target for device in record.devices} == {target}:
             digest = record.image_digest or ""
-            groups.setdefault((cells.get(digest, record.cell), digest), []).append(record)
+            groups.setdefault((cells.get(digest, record.cell), digest, record.runs_on), []).append(record)
     offers = []
-    for (cell, digest), group in groups.items():
+    for (cell, digest, platform), group in groups.items():
         summary = _summary(group)
         offers.append(
             Offer(
@@ -82,6 +86,7 @@ def from_records(records: Iterable[AnyRecord], target: str) -> list[Offer]:
                 digest=digest or None,
                 cell=cell,
                 target=target,
+                platform=platform,
                 device=summary.device,
                 measured=summary.measured,
                 features=summary.features,
@@ -133,6 +138,7 @@ def from_choices(choices: Iterable[Choice], target: str, *, now: datetime) -> li
                 digest=choice.option.digest,
                 cell=choice.option.cell,
                 target=target,
+                platform=choice.option.platform,
                 device="nothing ran",
                 measured=now,
                 features={name: one.outcome for name, one in known.items()},
@@ -151,11 +157,13 @@ def from_registry(
     registry: Registry,
     verifier: Verifier,
     now: datetime,
+    platforms: Collection[Platform] = tuple(Platform),
     say: Callable[[str], None] = lambda _text: None,
 ) -> list[Offer]:
     """Return an offer for each tagged digest of a repository whose evidence speaks of a target.
 
     Args:
+        platforms: of the machines that are asked about; images for others are not offered.
         say: told of what was not looked at.
 
     Raises:
@@ -180,15 +188,18 @@ def from_registry(
     for digest, (subject, tags) in named.items():
         collected = collect(registry, repository, digest, verifier)
         seen = judge_evidence(Reference(repository=repository, digest=digest), subject, collected, asked)
-        if offer := _offer(seen, tags, target, trusted=asked.trusted):
+        if offer := _offer(seen, tags, target, trusted=asked.trusted, platforms=platforms):
             offers.append(offer)
     return offers
 
 
-def _offer(judged: Verification, tags: Sequence[str], target: str, *, trusted: bool) -> Offer | None:
+def _offer(
+    judged: Verification, tags: Sequence[str], target: str, *, trusted: bool, platforms: Collection[Platform]
+) -> Offer | None:
     digest = judged.subject.digest
     counted = [piece for piece in judged.pieces if piece.signer or not trusted]
     about = [piece.record for piece in counted if piece.record and piece.record.image_digest == digest]
+    about = [record for record in about if record.runs_on in platforms]
     probes = [one for one in about if isinstance(one, ProbeRecord) and {gpu.target for gpu in one.devices} == {target}]
     audits = [one for one in about if isinstance(one, AuditRecord) and target in one.targets]
     if not probes and not (audits and judged.judgements):
@@ -204,6 +215,7 @@ def _offer(judged: Verification, tags: Sequence[str], target: str, *, trusted: b
         digest=digest,
         cell=(probes or audits)[-1].cell,
         target=target,
+        platform=(probes or audits)[-1].runs_on,
         device=summary.device,
         measured=summary.measured,
         features=summary.features,

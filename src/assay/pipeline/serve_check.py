@@ -174,6 +174,7 @@ def _base(scene: _Scene, ready: PreparedServer) -> ServeRecord:
         cell=request.cell,
         image=request.image,
         image_digest=ready.facts.image_digest,
+        platform=ready.facts.platform,
         assay_version=__version__,
         engine=request.engine,
         executor=scene.host.executor,

@@ -162,6 +162,7 @@ def _record(request: UpRequest, run: RunFolder, start: Started) -> ServeRecord:
         cell=request.cell,
         image=request.image,
         image_digest=request.facts.image_digest,
+        platform=request.facts.platform,
         assay_version=__version__,
         engine=command.engine.name,
         executor="docker",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from assay.evidence.record import Device
+from assay.foundation.platforms import Platform
 
 __all__ = ["Output", "RunningServer", "ServerEnded", "ServerFacts", "ServerHost", "ServerSpec"]
 
@@ -20,6 +21,8 @@ class ServerFacts:
     packages: Mapping[str, str]
     """Distribution -> version."""
     image_digest: str | None = None
+    platform: Platform | None = None
+    """Of the image, or of the Python environment; None if it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

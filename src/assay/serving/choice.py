@@ -13,6 +13,7 @@ from assay.evidence.claims import Claim
 from assay.evidence.ranking import Standing, rank, strength
 from assay.evidence.record import AnyRecord, AuditRecord, ProbeRecord, ServeRecord, ServeStatus, file_name
 from assay.foundation.outcome import Outcome
+from assay.foundation.platforms import Platform
 from assay.foundation.versions import fits
 from assay.serving.standing import standings
 
@@ -52,6 +53,7 @@ class Option:
     version: str
     """Of the engine."""
     digest: str | None
+    platform: Platform = Platform.AMD64
     cuda: str = ""
     """The CUDA release it was made for; empty if unknown."""
     where: str = "to be built"
@@ -125,6 +127,7 @@ def weigh(
 ) -> Choice:
     """Return the evidence for an image on a card."""
     own = f"{option.engine.name}-engine"
+    records = [one for one in records if one.runs_on is option.platform]
     mine = [one for one in records if (one.cell == option.cell if option.digest is None else _same(one, option))]
     features = {name for record in mine for name in _features(record, target)}
     known = dict(
@@ -134,6 +137,7 @@ def weigh(
             target=target,
             cell=option.cell,
             digest=option.digest,
+            platform=option.platform,
             records=records,
             claims=[one for one in claims if one.image in ("", option.image)],
             more=(*_ALWAYS, own, *kernels, *sorted(features)),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from assay.errors import UsageError
+from assay.foundation.platforms import Platform
 from assay.foundation.printable import is_printable
 from assay.foundation.secret import words_without
 from assay.serving.command import ServerCommand
@@ -136,6 +137,7 @@ class Deployment:
 
     services: Sequence[Service]
     target: str
+    platform: Platform = Platform.AMD64
     listen: str = "127.0.0.1"
     """The address of this machine under which the ports are reached."""
     gpu: str = "all"

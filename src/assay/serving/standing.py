@@ -11,6 +11,7 @@ from assay.evidence.claims import Claim, applies
 from assay.evidence.ranking import FRESH, Basis, Standing, rank
 from assay.evidence.record import AnyRecord, AuditRecord, ProbeRecord, ServeRecord, ServeStatus, file_name
 from assay.foundation.outcome import Outcome
+from assay.foundation.platforms import Platform
 
 __all__ = ["standings"]
 
@@ -25,6 +26,7 @@ def standings(
     target: str,
     cell: str,
     digest: str | None,
+    platform: Platform = Platform.AMD64,
     records: Iterable[AnyRecord],
     claims: Iterable[Claim] = (),
     more: Iterable[str] = (),
@@ -32,13 +34,13 @@ def standings(
     """Return a standing for every feature that can be switched, for every attention backend's, and for `more` features.
 
     A record counts if it is of this digest (of this cell, where no digest is known) and was measured on a GPU of this
-    target. Of several records the newest that measured the feature decides. Probes of other digests with the same
-    versions come next; then the audit and the claims (`evidence.ranking`).
+    target and on this platform. Of several records the newest that measured the feature decides. Probes of other
+    digests with the same versions come next; then the audit and the claims (`evidence.ranking`).
     """
     probes = {name: known.probes for name, known in knowledge.features.items()}
     probes |= {choice.feature: choice.probes for choice in knowledge.attention.choices}
     probes |= {name: (name,) for name in more if name not in probes}
-    everything = sorted(records, key=lambda one: one.created, reverse=True)
+    everything = sorted((one for one in records if one.runs_on is platform), key=lambda one: one.created, reverse=True)
     mine = [record for record in everything if _is_of(record, cell, digest)]
     alike = [record for record in everything if record not in mine and _has_versions(record, knowledge, version, mine)]
     claims = sorted(claims, key=lambda claim: claim.date, reverse=True)

@@ -12,6 +12,7 @@ from assay.adapters.executors import this_machine
 from assay.adapters.executors.probe_executor import ExecutorSettings, ProbeExecutor
 from assay.errors import EngineError, GpuMissing, UsageError
 from assay.foundation.nearest import suggestion
+from assay.foundation.platforms import Platform
 from assay.ports.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Exit
 from assay.ports.jobs import Place
 from assay.ports.task import TaskSpec
@@ -139,6 +140,12 @@ class DockerTaskHost:
             raise UsageError(
                 f"there is no image {reference!r} on this engine{suggestion(reference, tags)}",
                 hint=f"`assay build` makes the images of cells; `docker pull {reference}` fetches a public one",
+            )
+        own, theirs = Platform.known(self._engine.info().architecture), Platform.known(image.architecture)
+        if own is not None and theirs is not None and own is not theirs:
+            raise UsageError(
+                f"{reference} is an image for {theirs}, and this engine runs {own}",
+                hint=f"probe it on a machine of {theirs}; `docker pull --platform {own} {reference}` gets another",
             )
         return Place(reference=reference, digest=image.digest or image.id)
 

@@ -14,6 +14,7 @@ from assay.adapters.executors.docker import DockerTaskHost
 from assay.adapters.executors.local import LocalTaskHost
 from assay.errors import EngineError, GpuMissing
 from assay.evidence.record import Device
+from assay.foundation.platforms import Platform
 from assay.ports.engine import Bind, Engine, Gpus
 from assay.ports.server import Output, RunningServer, ServerEnded, ServerFacts, ServerSpec
 from assay.ports.task import LOCAL, Network, Task, TaskHost, TaskSpec, run_task
@@ -111,7 +112,10 @@ class HostedServers:
         devices = devices_of(said_facts)
         self._uuids = tuple(device.uuid for device in devices)
         return ServerFacts(
-            devices=devices, packages=said_facts["packages"], image_digest=self._host.manifest(self.reference)
+            devices=devices,
+            packages=said_facts["packages"],
+            image_digest=self._host.manifest(self.reference),
+            platform=Platform.known(str(said_facts.get("machine", ""))),
         )
 
     def output(self, argv: Sequence[str], *, env: Mapping[str, str], timeout: float) -> Output:

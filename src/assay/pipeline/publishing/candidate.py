@@ -11,6 +11,7 @@ from assay.errors import EngineError, PolicyRefused, RegistryError, UsageError
 from assay.evidence.oci import MANIFEST, Descriptor, Manifest
 from assay.evidence.record import BuildRecord, BuildStatus, KeptRecord
 from assay.evidence.reference import Repository
+from assay.foundation.platforms import Platform
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.lockfile import lock_digest
@@ -63,6 +64,7 @@ class Candidate:
     lock: Lock | None = None
     revision: int = 1
     """Above 1 the immutable tag ends in `-r<revision>`: a cell that was built again."""
+    platform: Platform = Platform.AMD64
     if_measured: tuple[str, ...] | None = None
     """Further targets that count where the image was measured on them; targets without proof are then left out. None:
     just the targets that were asked for, all of them."""
@@ -119,6 +121,7 @@ def candidate_of(
         digest=_newest_digest(cell, records, built.content_key) if built else None,
         lock=found,
         revision=revision,
+        platform=cell.platform,
         if_measured=None if targets else promised,
     )
 

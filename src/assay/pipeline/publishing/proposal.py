@@ -23,6 +23,7 @@ PROBE_AGAIN: Final = frozenset(
     {
         Why.NO_RECORD,
         Why.OTHER_ARCHITECTURE,
+        Why.OTHER_PLATFORM,
         Why.OTHER_DIGEST,
         Why.OUTSIDE_CONTAINER,
         Why.OLD_SUITE,
@@ -92,6 +93,7 @@ def judge_subject(
             records=[one.record for one in intact],
             suite=promise.suite,
             now=now,
+            platform=subject.candidate.platform,
         )
         for target in dict.fromkeys([*asked, *more])
     ]
