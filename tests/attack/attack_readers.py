@@ -211,7 +211,14 @@ def wheels() -> tuple[bytes, ...]:
         wheel_bytes("evil", "1.0", {"evil/needed.so": libraries()[-2], "evil/symbols.so": libraries()[-1]}),
         wheel_bytes("evil", "1.0", {f"evil/{number}.so": gpu_bomb(1 << 20, 1 << 20) for number in range(200)}),
         wheel_bytes("evil", "1.0", {f"evil/{number}/x.py": b"" for number in range(20_000)}),
+        wheel_bytes("evil", "1.0", {}, record="a,,\n" * (8 << 20)),
+        wheel_bytes("evil", "1.0", {_POINTS: b"[console_scripts]\na = b:c" + b" " * 200_000 + b"["}),
+        wheel_bytes("evil", "1.0", {_POINTS: b"[console_scripts]\na = b:c\n" + b"x%(a)s = %(a)s\n" * 15_000}),
+        wheel_bytes("evil", "1.0", {"evil/.wh..wh..opq": b"", "evil/x": b"", "evil/x/y": b""}),
     )
+
+
+_POINTS: Final = "evil-1.0.dist-info/entry_points.txt"
 
 
 def _file(data: bytes) -> IndexFile:
