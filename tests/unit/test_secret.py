@@ -19,6 +19,7 @@ SECRET = (
     "GOOGLE_APPLICATION_CREDENTIALS_JSON", "VLLM_API_KEY", "api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "MYSQL_PWD",
     "AZURE_CLIENT_SECRET", "password", "REDIS_PW", "accessToken", "ssl-keyfile-password", "SENTRY_DSN", "X_COOKIE",
     "AWS_SESSION_TOKEN", "ACCESS_TOKENS", "GPG_PASSPHRASE", "hf_token", "TOKEN", "KEY", "JWT", "ENCRYPTION_KEY_HEX",
+    "TOKEN2", "TOKEN_1", "PASSWORD1", "KEY_1", "ACCESSKEY", "SECRETKEY", "HMAC", "TOTP", "SLACK_WEBHOOK_URL", "OAUTH",
 )  # fmt: skip
 OPEN = (
     "PWD", "OLDPWD", "", "TOKENIZERS_PARALLELISM", "max-total-tokens", "max-num-batched-tokens", "eos_token", "HOME",
@@ -60,6 +61,11 @@ def test_addresses_and_headers_and_settings_in_text() -> None:
     assert '{"password": "***", "a": 1}' == hide('{"password": "a b", "a": 1}')
     assert "run --api-key *** --model x" == hide("run --api-key foo123 --model x")
     assert "a *** b" == hide("a -----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY----- b")
+    assert "run --api-key=*** -n 1" == hide("run --api-key=foo123 -n 1")
+    assert "GET https://h/x?access_token=***&page=2" == hide("GET https://h/x?access_token=abc&page=2")
+    assert "https://h/x?sv=1&sig=***" == hide("https://h/x?sv=1&sig=abc%3D")
+    assert "Cookie: ***\nHost: h" == hide("Cookie: session=abcdef; a=b\nHost: h")
+    assert "password: ***" == hide("password: hunter22")
     assert "the token: it has expired; KeyError: 'x'" == hide("the token: it has expired; KeyError: 'x'")
 
 
@@ -81,6 +87,7 @@ def test_short_and_plain_values_are_not_looked_for() -> None:
         ("https://user:word@host/simple", True),
         ("https://token@host/simple", True),
         ("https://host/simple?access_token=abc", True),
+        ("https://host/simple?sv=1&sig=abc", True),
         ("https://host/simple", False),
         ("https://host/a@b", False),
         ("https://host/?page=2", False),

@@ -18,9 +18,12 @@ HIDDEN: Final = "***"
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _ANYWHERE: Final = frozenset({
     "SECRET", "SECRETS", "CREDENTIAL", "CREDENTIALS", "CREDS", "AUTH", "AUTHORIZATION", "APIKEY", "APIKEYS", "BEARER",
-    "COOKIE", "COOKIES", "JWT", "PAT", "PASSPHRASE", "DSN",
+    "COOKIE", "COOKIES", "JWT", "PAT", "PASSPHRASE", "DSN", "HMAC", "OAUTH", "OTP", "TOTP", "WEBHOOK",
 })  # fmt: skip
-_ENDINGS: Final = ("PASSWORD", "PASSWORDS", "PASSWD", "SECRET", "APIKEY", "AUTHTOKEN")
+_WORDS_ALONE: Final = ("PASSWORD", "PASSWORDS", "PASSWD", "PASSPHRASE")
+_ENDINGS: Final = (
+    *_WORDS_ALONE, "SECRET", "APIKEY", "AUTHTOKEN", "ACCESSKEY", "ACCOUNTKEY", "PRIVATEKEY", "SECRETKEY", "SIGNINGKEY",
+)  # fmt: skip
 _LAST: Final = frozenset({"PASS", "PWD", "PW", "KEY", "KEYS"})
 _WRAPPED: Final = frozenset({"JSON", "BASE", "BASE64", "B64", "VALUE", "STRING", "64", "HEX", "RAW"})
 """Words behind the one that tells: SECRET_KEY_BASE, TOKEN_JSON."""
@@ -46,7 +49,7 @@ _SHAPES: Final = re.compile(
       hf_[A-Za-z0-9]{8,} | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,} | glpat-[A-Za-z0-9_-]{16,}
     | (?:sk-|[sr]k_live_|[sr]k_test_)[A-Za-z0-9_-]{16,} | nvapi-[A-Za-z0-9_-]{16,} | xox[a-z]-[A-Za-z0-9-]{8,}
     | (?:AKIA|ASIA)[0-9A-Z]{16} | AIza[0-9A-Za-z_-]{30,} | npm_[A-Za-z0-9]{20,} | pypi-[A-Za-z0-9_-]{16,}
-    | dckr_pat_[A-Za-z0-9_-]{8,} | hvs\.[A-Za-z0-9_-]{16,} | ya29\.[A-Za-z0-9_-]{16,}
+    | hooks\.slack\.com/services/[A-Za-z0-9/]+ | dckr_pat_[A-Za-z0-9_-]{8,} | hvs\.[A-Za-z0-9_-]{16,} | ya29\.[A-Za-z0-9_-]{16,}
     | eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
     )""",
     re.VERBOSE,
@@ -57,12 +60,16 @@ _KEY_BLOCK: Final = re.compile(
 _USERINFO: Final = re.compile(
     r"(?<![A-Za-z0-9])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,20}://)(?!git@)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]*)*@"
 )
+_QUERY: Final = re.compile(r"(?P<head>[?&;](?P<name>[A-Za-z0-9_.-]{1,80})=)[^\s&;#\"'<>]+")
+_SIGNATURES: Final = ("sig", "signature")
+"""How the names of signatures in addresses end: whoever has such an address may use it."""
+_COOKIES: Final = re.compile(r"(?i)\b(?P<head>(?:set-)?cookie:[ \t]*)[^\r\n]+")
 _SCHEME: Final = re.compile(r"(?i)\b(?P<scheme>bearer|basic)\s+(?P<value>[A-Za-z0-9._~+/=-]{8,})")
 # `"name": "value"`, `name='value'`, `--name value`.
 _QUOTED: Final = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
 _NAMED: Final = re.compile(
     rf"(?<![A-Za-z0-9_.-])(?P<head>(?P<quote>[\"']?)(?P<name>[A-Za-z_][A-Za-z0-9_.-]{{0,80}})(?P=quote)\s?[=:]\s?"
-    rf"|--(?P<flag>[a-z][a-z0-9-]{{0,80}})\s)"
+    rf"|--(?P<flag>[a-z][a-z0-9-]{{0,80}})[\s=])"
     rf"(?P<value>{_QUOTED}|\[[^\]\n]{{0,500}}\]|[^\s,;()&\[\]{{}}\"'][^\s,;)&\]}}\"']*)"
 )
 
@@ -77,7 +84,7 @@ def is_secret_name(name: str, *, strict: bool = False) -> bool:
     words = [word.upper() for word in _WORD.findall(name)]
     if any(word in _ANYWHERE or word.endswith(_ENDINGS) for word in words):
         return True
-    while words and words[-1] in _WRAPPED:
+    while words and (words[-1] in _WRAPPED or words[-1].isdecimal()):
         words.pop()
     if not words:
         return False
@@ -93,7 +100,8 @@ def has_password(address: str) -> bool:
     """Return whether an address holds a user or a password before its host, or a secret in its query."""
     if "@" in urlsplit(address).netloc:
         return True
-    return any(is_secret_name(part.partition("=")[0]) for part in re.split(r"[?&;]", address)[1:])
+    names = [part.partition("=")[0] for part in re.split(r"[?&;]", address)[1:]]
+    return any(is_secret_name(name) or name.lower().endswith(_SIGNATURES) for name in names)
 
 
 def values_of(*settings: Mapping[str, str | Sequence[str]]) -> list[str]:
@@ -117,15 +125,22 @@ def hide(text: str, values: Iterable[str] = ()) -> str:
         text = _KEY_BLOCK.sub(HIDDEN, text)
     if "://" in text:
         text = _USERINFO.sub(rf"\g<scheme>{HIDDEN}@", text)
-    text = _SCHEME.sub(rf"\g<scheme> {HIDDEN}", text)
+    if "=" in text:
+        text = _QUERY.sub(_queried, text)
+    text = _SCHEME.sub(rf"\g<scheme> {HIDDEN}", _COOKIES.sub(rf"\g<head>{HIDDEN}", text))
     return _SHAPES.sub(HIDDEN, _NAMED.sub(_named, text))
+
+
+def _queried(match: re.Match[str]) -> str:
+    secret = is_secret_name(match["name"], strict=True) or match["name"].lower().endswith(_SIGNATURES)
+    return f"{match['head']}{HIDDEN}" if secret else match[0]
 
 
 def _named(match: re.Match[str]) -> str:
     name = match["name"] or match["flag"]
     # "token: it has expired" is a sentence; `api_key: ...` and `"token": ...` are settings.
     sentence = bool(match["name"]) and ":" in match["head"] and not match["quote"] and len(_WORD.findall(name)) < 2
-    if sentence or not is_secret_name(name, strict=True):
+    if (sentence and not name.upper().endswith(_WORDS_ALONE)) or not is_secret_name(name, strict=True):
         return match[0]
     value = match["value"]
     if value.lower() in _PLAIN or value.isdecimal() or value.lower() in {"bearer", "basic"} or HIDDEN in value:
