@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import zlib
+from pathlib import Path
 
 import pytest
 
 from assay.adapters.pools.bundle import runner, suite_name, suite_zip
 from assay.adapters.pools.fake import sealed_result
+from assay.adapters.pools.folder import JobFolder
 from assay.adapters.pools.frames import results_in, without_frames
 from assay.adapters.pools.slurm import SlurmProbePool, states_in
 from assay.errors import ConfigError, UsageError
 from assay.foundation.digest import sha256_of
 from assay.matrix.pools import RUNTIMES, SlurmPool, chosen_gpus, load_pools
-from assay.ports.jobs import DevicesWanted, JobLimits, Place, ProbeJob
+from assay.ports.jobs import DevicesWanted, JobLimits, JobResult, Place, ProbeJob, seal
 from assay.ports.pools import Loss, Phase, Submission
 
 DIGEST = "sha256:" + "a" * 64
@@ -166,6 +169,26 @@ def test_a_log_that_unpacks_to_gigabytes_is_refused() -> None:
     line = b"assay-result " + b"0" * 32 + b" 1/1 " + base64.b64encode(bomb) + b"\n"
 
     assert [] == results_in(line)
+
+
+def test_results_of_one_log_have_one_bound_together() -> None:
+    made = [
+        seal(JobResult(job="sha256:" + "0" * 64, executor="x", ended="failed", message=f"{number}" + " " * (6 << 20)))
+        for number in range(8)
+    ]
+    log = b"".join(line for one in made for line in frames(one, size=1 << 20))
+
+    assert len(log) < 1 << 20
+    assert 5 == len(results_in(log))
+
+
+def test_a_pipe_among_the_results_of_a_shared_folder_is_not_waited_for(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    for path in (folder.result("run", "one"), folder.log("run", "one")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+
+    assert [] == folder.collect(["one"], run="run")
 
 
 def test_the_suite_is_the_same_bytes_everywhere_and_says_what_it_declares() -> None:

@@ -49,7 +49,8 @@ _SHAPES: Final = re.compile(
       hf_[A-Za-z0-9]{8,} | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,} | glpat-[A-Za-z0-9_-]{16,}
     | (?:sk-|[sr]k_live_|[sr]k_test_)[A-Za-z0-9_-]{16,} | nvapi-[A-Za-z0-9_-]{16,} | xox[a-z]-[A-Za-z0-9-]{8,}
     | (?:AKIA|ASIA)[0-9A-Z]{16} | AIza[0-9A-Za-z_-]{30,} | npm_[A-Za-z0-9]{20,} | pypi-[A-Za-z0-9_-]{16,}
-    | hooks\.slack\.com/services/[A-Za-z0-9/]+ | dckr_pat_[A-Za-z0-9_-]{8,} | hvs\.[A-Za-z0-9_-]{16,} | ya29\.[A-Za-z0-9_-]{16,}
+    | hooks\.slack\.com/services/[A-Za-z0-9/]+
+    | dckr_pat_[A-Za-z0-9_-]{8,} | hvs\.[A-Za-z0-9_-]{16,} | ya29\.[A-Za-z0-9_-]{16,}
     | eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
     )""",
     re.VERBOSE,

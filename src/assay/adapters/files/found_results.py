@@ -32,7 +32,10 @@ class FoundResults:
                 unseal(data, JobResult, source=path.name)
                 found.append(JobOutput(result=data))
             except StoreError:
-                found += [JobOutput(result=sealed, log=without_frames(data)) for sealed, _ in results_in(data)]
+                if inside := results_in(data):
+                    # Once: a log of many results would else be kept as often.
+                    log = without_frames(data)
+                    found += [JobOutput(result=sealed, log=log) for sealed, _ in inside]
         return found
 
     def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:  # noqa: ARG002 - by content

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from assay.adapters.files.records import write_whole
+from assay.adapters.files.regular import read_regular
 from assay.adapters.pools.bundle import RUNNER, runner, suite_name
+from assay.errors import StoreError
 from assay.ports.jobs import MAX_BYTES, seal
 from assay.ports.pools import JobOutput, Submission
 
@@ -62,8 +64,8 @@ class JobFolder:
             StoreError: the disk is full, or the folder cannot be written.
         """
         for path, data in self.files(jobs).items():
-            with suppress(OSError):
-                if path.read_bytes() == data:
+            with suppress(OSError, StoreError):
+                if read_regular(path) == data:
                     continue
             write_whole(path, data)
         for item in jobs:
@@ -80,8 +82,8 @@ class JobFolder:
                 mark = (state.st_mtime_ns, state.st_size)
                 if self._seen.get(path) == mark or state.st_size > MAX_BYTES:
                     continue
-                data = path.read_bytes()
-            except OSError:
+                data = read_regular(path)
+            except (OSError, StoreError):
                 continue
             self._seen[path] = mark
             found.append(JobOutput(name=name, result=data, log=self._end_of_log(run, name)))
@@ -89,7 +91,10 @@ class JobFolder:
 
     def _end_of_log(self, run: str, name: str) -> bytes:
         try:
-            with self.log(run, name).open("rb") as file:
+            path = self.log(run, name)
+            if not path.is_file():
+                return b""
+            with path.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
                 return file.read()
         except OSError:

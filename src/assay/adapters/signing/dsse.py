@@ -27,6 +27,8 @@ PASSWORD_VARIABLE: Final = "ASSAY_KEY_PASSWORD"  # noqa: S105  # the name of a v
 """Environment variable that holds the password of an encrypted private key."""
 _EXTRA: Final = "pip install 'assay-images[sign]'"
 _KINDS: Final = ("ecdsa", "ed25519")
+_MAX_KEY: Final = 64 << 10
+"""Bytes of a file with a key."""
 
 
 def _fingerprint(public: PublicKeyTypes) -> bytes:
@@ -47,6 +49,12 @@ def _checked(public: PublicKeyTypes, path: Path) -> SSlibKey:
     return key
 
 
+def _pem(path: Path) -> bytes:
+    """Return the bytes of a key's file, which may be a pipe of the shell; of an endless one the beginning."""
+    with path.open("rb") as file:
+        return file.read(_MAX_KEY)
+
+
 class KeySigner:
     """Signs with a private key in a file; satisfies `assay.ports.signing.Signer`."""
 
@@ -58,7 +66,7 @@ class KeySigner:
             raise ToolError("signing with a key needs securesystemslib", hint=_EXTRA) from error
         password = os.environ.get(PASSWORD_VARIABLE)
         try:
-            private = load_pem_private_key(path.read_bytes(), password.encode() if password else None)
+            private = load_pem_private_key(_pem(path), password.encode() if password else None)
         except OSError as error:
             raise ToolError(f"the private key cannot be read: {error}") from error
         except (ValueError, TypeError) as error:
@@ -96,7 +104,7 @@ class KeyVerifier:
             raise ToolError("checking signatures needs securesystemslib", hint=_EXTRA) from error
         for path in paths:
             try:
-                public = load_pem_public_key(path.read_bytes())
+                public = load_pem_public_key(_pem(path))
             except (OSError, ValueError) as error:
                 raise ToolError(f"{path} is not a PEM public key that can be read") from error
             mark = _fingerprint(public)
