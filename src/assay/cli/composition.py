@@ -6,6 +6,7 @@ Adapters that only some runs need are imported where they are made, so that a co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,9 +170,8 @@ def build_ports(
     builder = _buildx(route, images, patience)
     assembling: AssemblingBuilder | None = None
     if route.assembles:
-        assembling = AssemblingBuilder(
-            assembler_of(matrix, store, images), destination, builder if route.builds else None
-        )
+        assembler = replace(assembler_of(matrix, store, images), packing=route.packing, largest=route.largest)
+        assembling = AssemblingBuilder(assembler, destination, builder if route.builds else None)
         builder = assembling
     return BuildPorts(
         bases=matrix.bases,
