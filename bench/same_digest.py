@@ -64,7 +64,7 @@ def make_bases(folder: Path, select: list[str]) -> None:
             cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=files.templates()
         )
         steps = image_steps(text)
-        bases.open(steps.base, steps.final.packages, lambda line: print(line, file=sys.stderr))
+        bases.open(steps, lambda line: print(line, file=sys.stderr))
 
 
 def assembled(cell: Cell, layers: Path, python: list[str], **more: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from wheels import wheel_bytes
 
 from assay.adapters.layers.archive import WheelArchive
 from assay.adapters.layers.store import FolderStore
-from assay.matrix.image_steps import PinnedWheel
+from assay.matrix.image_steps import ImageSteps, PinnedWheel
 from assay.pipeline.assembly.assemble import Assembled, Assembler
 from assay.ports.layers import AssemblyBase, StoredLayer
 from assay.wheels.layer import LayerBytes, file_entry, write_layer
@@ -54,11 +54,11 @@ class Bases:
         self.compilers = 0
         self.root: str | None = "/nowhere"
 
-    def known(self, reference: str, packages: Sequence[str], *, told: bool = False) -> AssemblyBase | None:
-        return self.open(reference, packages, print)
+    def known(self, steps: ImageSteps, *, told: bool = False) -> AssemblyBase | None:
+        return self.open(steps, print)
 
-    def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
-        assert reference == BASE
+    def open(self, steps: ImageSteps, say: Callable[[str], None]) -> AssemblyBase:
+        assert steps.base == BASE
         layer = self._store.make(
             f"sha256:{'b' * 64}", lambda out: write_layer([file_entry("etc/passwd", b"root:x:0:0\n")], out)
         )

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
+import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from assembly_bench import DEMO, TWO, Bench, dockerfile, pinned
 
+from assay.adapters.docker.oci_archive import ImageConfig, write_archive
+from assay.adapters.layers.bases import BootstrappedBases
 from assay.adapters.layers.layout import write_layout
 from assay.adapters.layers.store import FolderStore
 from assay.adapters.registry.fake import FakeRegistry
-from assay.errors import StoreError, UsageError, WheelError
+from assay.errors import StoreError, ToolError, UsageError, WheelError
 from assay.evidence.reference import Repository
-from assay.matrix.image_steps import NotAssembled, image_steps
+from assay.matrix.image_steps import FinalStage, NotAssembled, image_steps
+from assay.pipeline.assembly import fixed
 from assay.pipeline.assembly.deliver import push
 from assay.wheels.layer import Packing
 
@@ -207,3 +213,70 @@ def test_a_file_larger_than_a_layer_may_be_is_refused_by_name(tmp_path: Path) ->
         replace(bench.assembler, largest=90).assemble(TWO)
 
     assert not list(bench.store.folder.glob("partial-*"))
+
+
+APT = """RUN --mount=type=secret,id=ca-bundle <<'SCRIPT'
+set -eu
+apt-get "$@" update
+apt-get "$@" install --yes --no-install-recommends g++ python3
+rm -rf /var/lib/apt/lists/*
+SCRIPT"""
+
+
+def with_python_stage(text: str) -> str:
+    return dockerfile().replace("FROM ${BASE} AS python\n", f"FROM ${{BASE}} AS python\n{text}\n")
+
+
+def test_the_packages_of_the_common_stage_belong_to_the_base() -> None:
+    steps = image_steps(with_python_stage(APT))
+
+    assert steps.packages == ("g++", "python3")
+    assert steps.base_recipe == f"ARG BASE={steps.base}\nFROM ${{BASE}}\n{APT}\n"
+
+
+@pytest.mark.parametrize("step", ["RUN curl https://example.org | sh", "COPY x /x", "ENV A=1"])
+def test_what_else_the_common_stage_does_only_a_build_can_do(step: str) -> None:
+    with pytest.raises(NotAssembled, match="only a build can run"):
+        image_steps(with_python_stage(step))
+
+
+def test_an_account_number_that_the_base_has_is_refused_and_ranges_do_not_overlap() -> None:
+    stage = FinalStage(user="assay", uid=1000, shell="/bin/sh")
+    files = {"etc/passwd": b"root:x:0:0\n", "etc/subuid": b"a:100000:65536\nb:165536:65536\n", "etc/subgid": b""}
+    made = {entry.path: b"".join(entry.content) for entry in fixed.account(stage, files)}
+
+    assert made["etc/subuid"].endswith(b"\nassay:231072:65536\n")
+    assert made["etc/subgid"] == b"assay:100000:65536\n"
+    with pytest.raises(ToolError, match="'ubuntu' with the number 1000"):
+        fixed.account(stage, {"etc/passwd": b"root:x:0:0\nubuntu:x:1000:1000::/home/ubuntu:/bin/bash\n"})
+
+
+def test_a_base_that_is_not_bootstrapped_is_built_once_and_its_python_is_found(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def build(recipe: str, archive: Path, say: Callable[[str], None]) -> None:
+        asked.append(recipe)
+        layer = tmp_path / "layer.tar"
+        status = b"Package: python3\nStatus: install ok installed\nVersion: 3.12.3-0ubuntu2\n\n"
+        status += b"Package: python3.12\nStatus: install ok installed\nVersion: 3.12.3-1ubuntu0.8\n"
+        with tarfile.open(layer, "w") as tar:
+            for name, data in {"var/lib/dpkg/status": status, "etc/passwd": b"root:x:0:0\n"}.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        write_archive(archive, layer, "x/y:1", ImageConfig())
+
+    store = FolderStore(tmp_path / "layers")
+    bases = BootstrappedBases({}, store, None, None, build)  # type: ignore[arg-type]
+    steps = image_steps(with_python_stage(APT))
+    before = bases.known(steps)
+    made = bases.open(steps, print)
+    again = bases.open(steps, print)
+
+    assert before is None
+    assert asked == [steps.base_recipe]
+    assert (made.python, made.files) == ("3.12.3", {"etc/passwd": b"root:x:0:0\n"})
+    assert again == made
+    assert all(store.has(one.layer.digest, one.layer.size) for one in made.layers)
+    with pytest.raises(NotAssembled, match="is not bootstrapped"):
+        BootstrappedBases({}, store, None, None).known(steps)  # type: ignore[arg-type]

@@ -284,6 +284,7 @@ def layer_store(folder: Path | None = None) -> FolderStore:
 
 def assembler_of(matrix: Matrix, store: FolderStore, engine: DockerEngine) -> Assembler:
     """Return what assembles images of a matrix."""
+    from assay.adapters.docker.base_archive import build_base
     from assay.adapters.docker.bootstrap import DebootstrapBases
     from assay.adapters.index.simple import SimpleIndex, WebWheels
     from assay.adapters.layers.bases import BootstrappedBases
@@ -294,7 +295,7 @@ def assembler_of(matrix: Matrix, store: FolderStore, engine: DockerEngine) -> As
     names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
     return Assembler(
         wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
-        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine), UnpackedBases()),
+        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine), UnpackedBases(), build_base),
         store=store,
     )
 

@@ -74,6 +74,8 @@ class FinalStage:
 
     packages: tuple[str, ...] = ()
     """Of the distribution, installed above the base."""
+    installs: tuple[str, ...] = ()
+    """The instructions that install them."""
     user: str = ""
     uid: int = 1000
     shell: str = ""
@@ -118,6 +120,10 @@ class ImageSteps:
 
     base: str
     """Reference, or the local name of a bootstrapped base."""
+    packages: tuple[str, ...]
+    """Of the distribution, installed above the base."""
+    base_recipe: str
+    """A Dockerfile of the base with these packages and nothing else."""
     wheels: Mapping[str, WheelStage]
     """Stage -> its wheels."""
     toolkit: Toolkit | None
@@ -145,6 +151,7 @@ def image_steps(dockerfile: str) -> ImageSteps:
         for match, end in zip(found, ends, strict=False)
     }
     final = _final_stage(dockerfile)
+    below = _base_stage(*stages["python"]) if "python" in stages else FinalStage()
     wheels: dict[str, WheelStage] = {}
     toolkit: Toolkit | None = None
     for copy in final.copies:
@@ -162,7 +169,28 @@ def image_steps(dockerfile: str) -> ImageSteps:
             wheels[copy.stage] = _wheels(steps, line, copy.stage)
         else:
             raise _only_built(line, f"COPY --from={copy.stage} {copy.source} {copy.target}")
-    return ImageSteps(base=base[1], wheels=wheels, toolkit=toolkit, final=final)
+    installs = (*below.installs, *final.installs)
+    return ImageSteps(
+        base=base[1],
+        packages=tuple(dict.fromkeys((*below.packages, *final.packages))),
+        base_recipe="\n".join([f"ARG BASE={base[1]}", "FROM ${BASE}", *installs, ""]),
+        wheels=wheels,
+        toolkit=toolkit,
+        final=final,
+    )
+
+
+def _base_stage(line: int, text: str) -> FinalStage:
+    """Read the stage that the others start from: packages, and nothing else."""
+    reader = _Stage()
+    for number, words, body in _instructions(text, line):
+        if not words.startswith("RUN "):
+            raise _only_built(number, words)
+        reader.take(number, words, body)
+    found = reader.result()
+    if found.user:
+        raise _only_built(line, "useradd in the stage python")
+    return found
 
 
 def _wheels(steps: list[tuple[int, str, str]], line: int, stage: str) -> WheelStage:
@@ -221,6 +249,7 @@ def _instructions(text: str, first: int) -> list[tuple[int, str, str]]:
 class _Stage:
     def __init__(self) -> None:
         self._packages: list[str] = []
+        self._installs: list[str] = []
         self._account: tuple[str, int, str] = ("", 1000, "")
         self._copies: list[Copy] = []
         self._config: dict[str, Any] = {}
@@ -258,11 +287,14 @@ class _Stage:
         if found is None or self._copies or not all(_APT_ONLY.match(line) for line in body.splitlines()):
             raise _only_built(number, f"RUN {rest}")
         self._packages += found["names"].split()
+        mark = _HEREDOC.search(rest)
+        self._installs.append(f"RUN {rest}\n{body}\n{mark[1] if mark else ''}")
 
     def result(self) -> FinalStage:
         user, uid, shell = self._account
         return FinalStage(
             packages=tuple(self._packages),
+            installs=tuple(self._installs),
             user=user,
             uid=uid,
             shell=shell,

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, Protocol
 
 from assay.evidence.oci import Manifest
 from assay.evidence.reference import Repository
-from assay.matrix.image_steps import PinnedWheel
+from assay.matrix.image_steps import ImageSteps, PinnedWheel
 from assay.ports.engine import ImageFile
 from assay.wheels.archive import Member
 from assay.wheels.catalogue import BaseEntry, CatalogueEntry
@@ -104,25 +104,25 @@ class AssemblyBase:
 class AssemblyBases(Protocol):
     """Makes or finds bases without an engine."""
 
-    def known(self, reference: str, packages: Sequence[str], *, told: bool = False) -> AssemblyBase | None:
-        """Return a base that was made here before; its bytes may be gone.
+    def known(self, steps: ImageSteps, *, told: bool = False) -> AssemblyBase | None:
+        """Return the base of an image, with its packages, if it was made here before; its bytes may be gone.
 
         Args:
-            reference: names it.
-            packages: on top.
+            steps: of the image.
             told: what another machine says that it made counts, too.
 
         Raises:
-            NotAssembled: the base is one that only a build can put packages on.
+            NotAssembled: nothing here makes such a base.
         """
         ...
 
-    def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
-        """Return a base with some packages of its distribution on top.
+    def open(self, steps: ImageSteps, say: Callable[[str], None]) -> AssemblyBase:
+        """Return the base of an image, with its packages; make it if need be.
 
         Raises:
-            NotAssembled: the base is one that only a build can put packages on.
+            NotAssembled: nothing here makes such a base.
             ToolError: it cannot be made here.
+            EngineError: BuildKit has to make it, and failed.
         """
         ...
 

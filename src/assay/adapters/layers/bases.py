@@ -8,7 +8,7 @@ import platform
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -19,18 +19,24 @@ from assay.adapters.layers.bytecode import Compilers
 from assay.adapters.layers.store import FolderStore
 from assay.adapters.layers.unpacked import UnpackedBases
 from assay.errors import Problem, StoreError, ToolError
+from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
-from assay.matrix.image_steps import NotAssembled
+from assay.matrix.image_steps import ImageSteps, NotAssembled
 from assay.matrix.model import Base, BootstrapBase
 from assay.matrix.render import base_reference
 from assay.ports.layers import ACCOUNT_FILES, AssemblyBase, StoredLayer
+from assay.wheels import debian
 from assay.wheels.catalogue import BaseEntry, BaseLayer
 from assay.wheels.layer import LayerBytes
 
 __all__ = ["BootstrappedBases"]
 
+BuildArchive = Callable[[str, Path, Callable[[str], None]], None]
+"""(Dockerfile, archive, where progress goes): builds an image and writes it."""
 _LOADERS: Final = {"x86_64": "lib64/ld-linux-x86-64.so.2", "aarch64": "lib/ld-linux-aarch64.so.1"}
 _SMALL: Final = 1 << 20
+_STATUS: Final = "var/lib/dpkg/status"
+_LARGEST_STATUS: Final = 16 << 20
 _DONE: Final = ".complete"
 _NEW: Final = "new-"
 
@@ -43,11 +49,18 @@ class BootstrappedBases:
         store: keeps their layers, and their archives beside it.
         maker: runs debootstrap, for linux/amd64.
         unpacker: makes bases of other platforms; the same bytes on every machine, also on one of that platform.
+        build: builds the Dockerfile of any other base and writes an archive of it; None refuses such bases.
     """
 
     def __init__(
-        self, bases: Mapping[str, Base], store: FolderStore, maker: DebootstrapBases, unpacker: UnpackedBases
+        self,
+        bases: Mapping[str, Base],
+        store: FolderStore,
+        maker: DebootstrapBases,
+        unpacker: UnpackedBases,
+        build: BuildArchive | None = None,
     ) -> None:
+        self._build = build
         self._bases = {
             base_reference(name, base, None, platform): (name, base, platform)
             for name, base in bases.items()
@@ -59,9 +72,9 @@ class BootstrappedBases:
         self._recipes: dict[str, BootstrapBase] = {}
         """By the folder of a base's files."""
 
-    def known(self, reference: str, packages: Sequence[str], *, told: bool = False) -> AssemblyBase | None:
+    def known(self, steps: ImageSteps, *, told: bool = False) -> AssemblyBase | None:
         """Return a base that was made before; see the port."""
-        return self._known(self._wanted(reference, packages)[1], told=told)
+        return self._known(self._key(steps), told=told)
 
     def _known(self, key: str, *, told: bool = False) -> AssemblyBase | None:
         folder = self._folder(key)
@@ -71,14 +84,29 @@ class BootstrappedBases:
         entry = self._store.base(folder.name, told=told)
         return None if entry is None else _base(entry, str(folder / "root") if there else None)
 
-    def open(self, reference: str, packages: Sequence[str], say: Callable[[str], None]) -> AssemblyBase:
-        """Return a base with some packages of its distribution on top; see the port."""
-        wanted, key, platform = self._wanted(reference, packages)
-        return self._made(wanted, key, platform, say, unpacked=platform is not Platform.AMD64)
+    def open(self, steps: ImageSteps, say: Callable[[str], None]) -> AssemblyBase:
+        """Return the base of an image with its packages; see the port."""
+        key, build = self._key(steps), self._build
+        if not self._is_bootstrapped(steps) and build is not None:
+            return self._made(key, lambda archive: build(steps.base_recipe, archive, say))
+        wanted, key, platform = self._wanted(steps)
+        return self._made(key, self._bootstrapping(wanted, key, platform, say, unpacked=platform is not Platform.AMD64))
 
-    def _made(
+    def _is_bootstrapped(self, steps: ImageSteps) -> bool:
+        return steps.base in self._bases and isinstance(self._bases[steps.base][1], BootstrapBase)
+
+    def _key(self, steps: ImageSteps) -> str:
+        if self._build is None or self._is_bootstrapped(steps):
+            return self._wanted(steps)[1]
+        return f"built:{sha256_of(steps.base_recipe.encode())[7:19]}"
+
+    def _bootstrapping(
         self, wanted: BootstrapBase, key: str, platform: Platform, say: Callable[[str], None], *, unpacked: bool
-    ) -> AssemblyBase:
+    ) -> Callable[[Path], None]:
+        write = self._unpacker.write if unpacked else self._maker.write
+        return lambda archive: write(wanted, key, archive, say, platform)
+
+    def _made(self, key: str, write: Callable[[Path], None]) -> AssemblyBase:
         folder = self._folder(key)
         if not self._whole(found := self._known(key)):
             # One run makes a base, others wait for it; what a killed one left goes with the next that is made.
@@ -86,8 +114,7 @@ class BootstrappedBases:
                 if not self._whole(found := self._known(key)):
                     for left in (folder, *folder.parent.glob(f"{_NEW}*")):
                         shutil.rmtree(left, ignore_errors=True)
-                    write = self._unpacker.write if unpacked else self._maker.write
-                    self._bootstrap(folder, lambda archive: write(wanted, key, archive, say, platform))
+                    self._bootstrap(folder, write)
                     self._describe(folder)
                     found = self._known(key)
         assert found is not None
@@ -100,19 +127,19 @@ class BootstrappedBases:
             and all(self._store.has(one.layer.digest, one.layer.size) for one in base.layers)
         )
 
-    def _wanted(self, reference: str, packages: Sequence[str]) -> tuple[BootstrapBase, str, Platform]:
-        name, base, platform = self._bases.get(reference, ("", None, Platform.AMD64))
+    def _wanted(self, steps: ImageSteps) -> tuple[BootstrapBase, str, Platform]:
+        name, base, platform = self._bases.get(steps.base, ("", None, Platform.AMD64))
         if not isinstance(base, BootstrapBase):
             raise NotAssembled(
                 [
                     Problem(
                         file="Dockerfile", line=3, column=1,
-                        message=f"the base {reference} is not bootstrapped: only a build can put packages on it; "
+                        message=f"the base {steps.base} is not bootstrapped: only a build can put packages on it; "
                         "use the BuildKit builder for this image",
                     )
                 ]
             )  # fmt: skip
-        wanted = base.model_copy(update={"packages": tuple(dict.fromkeys([*base.packages, *packages]))})
+        wanted = base.model_copy(update={"packages": tuple(dict.fromkeys([*base.packages, *steps.packages]))})
         key = base_reference(name, wanted, None, platform)
         self._recipes[str(self._folder(key) / "root")] = wanted
         return wanted, key, platform
@@ -138,7 +165,7 @@ class BootstrappedBases:
             for layer in manifest["layers"]:
                 with _member(outer, _blob(layer["digest"])) as data:
                     blob = self._store.keep(data, layer["digest"])  # type: ignore[arg-type]
-                with tarfile.open(blob) as files:
+                with _layer(blob) as files:
                     files.extractall(folder / "root", members=_needed(files), filter=_as_files)  # noqa: S202 - the filter
         (folder / "image.json").write_text(json.dumps({"manifest": manifest, "config": config}))
         (folder / _DONE).touch()
@@ -154,7 +181,7 @@ class BootstrappedBases:
             BaseLayer(media_type=layer["mediaType"], digest=layer["digest"], diff_id=diff_id, size=layer["size"])
             for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True)
         )
-        python = str(json.loads(config["config"]["Labels"][LABEL_FACTS])["python"])
+        python = _python(root, (config.get("config") or {}).get("Labels") or {})
         self._store.learn_base(BaseEntry(key=folder.name, layers=layers, config=config, python=python, files=files))
 
     @contextmanager
@@ -177,9 +204,11 @@ class BootstrappedBases:
 
     def _twin(self, base: AssemblyBase, root: str, here: Platform) -> Path:
         """Return the files of a base of this machine's platform with the same Python and nothing else."""
-        recipe = self._recipes[root].model_copy(update={"packages": ("python3",)})
+        if (found := self._recipes.get(root)) is None:
+            raise ToolError("the base was built for another platform", hint="assemble on a machine of that platform")
+        recipe = found.model_copy(update={"packages": ("python3",)})
         key = f"{base_reference('python', recipe, None, here)}-python"
-        twin = self._made(recipe, key, here, lambda _: None, unpacked=True)
+        twin = self._made(key, self._bootstrapping(recipe, key, here, lambda _: None, unpacked=True))
         assert twin.root is not None
         if twin.python != base.python:
             raise ToolError(
@@ -187,6 +216,21 @@ class BootstrappedBases:
                 hint=f"remove {Path(root).parent} and {Path(twin.root).parent}; both are made again",
             )
         return Path(twin.root)
+
+
+def _python(root: Path, labels: Mapping[str, str]) -> str:
+    """Return the exact version of a base's Python: as the base says, else as its package manager does."""
+    if LABEL_FACTS in labels:
+        return str(json.loads(labels[LABEL_FACTS])["python"])
+    status = root / _STATUS
+    packages = debian.installed(status.read_text()) if status.is_file() else {}
+    # The version of `python3` begins with that of the package it depends on.
+    minor = ".".join(packages.get("python3", "").split(".")[:2])
+    if f"python{minor}" not in packages:
+        raise ToolError(
+            "the base has no python3 of its distribution's packages", hint="name python3 as a package of it"
+        )
+    return debian.upstream_version(packages[f"python{minor}"])
 
 
 def _base(entry: BaseEntry, root: str | None) -> AssemblyBase:
@@ -199,6 +243,13 @@ def _base(entry: BaseEntry, root: str | None) -> AssemblyBase:
     )
     files = {name: text.encode() for name, text in entry.files.items()}
     return AssemblyBase(layers=tuple(layers), config=entry.config, python=entry.python, files=files, root=root)
+
+
+def _layer(blob: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(blob)
+    except tarfile.ReadError as error:
+        raise ToolError(f"a layer of a base is packed in a way that cannot be read here: {error}") from error
 
 
 def _blob(digest: str) -> str:
@@ -220,6 +271,9 @@ def _needed(files: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if name in ACCOUNT_FILES or name.startswith("etc/skel/"):
             if member.size <= _SMALL:
                 yield member
+            continue
+        if name == _STATUS and member.size <= _LARGEST_STATUS:
+            yield member
             continue
         loader = name in {"lib", "lib64"} or name.startswith(("lib64/", "usr/lib64/", "usr/lib/ld-linux-"))
         python = rest.startswith("bin/python3") or (

@@ -37,6 +37,10 @@ __all__ = ["Assembled", "Assembler", "Layer"]
 
 MOST_LAYERS: Final = 120
 """Layers of an image: overlayfs mounts 127."""
+INHERITED: Final = (
+    "Cmd", "Entrypoint", "ExposedPorts", "Healthcheck", "Shell", "StopSignal", "User", "Volumes", "WorkingDir",
+)  # fmt: skip
+"""Settings of a base that its images have unless they say otherwise."""
 AHEAD: Final = 3
 """Layers that are made or fetched at once."""
 _CREATED: Final = "1980-01-01T00:00:00Z"
@@ -97,11 +101,11 @@ class Assembler:
             StoreError: the store cannot be written.
         """
         steps = image_steps(dockerfile)
-        base = self.bases.known(steps.base, steps.final.packages)
+        base = self.bases.known(steps)
         image = self._known(steps, base, labels or {}, elsewhere) if base is not None else None
         if image is None:
             if base is None or base.root is None:
-                base = self.bases.open(steps.base, steps.final.packages, self.say)
+                base = self.bases.open(steps, self.say)
             with ExitStack() as stack:
                 layers = _Assembly(self, steps, base, stack, elsewhere).layers()
             image = _image(steps, base, [*_of_base(base), *layers], labels or {})
@@ -112,7 +116,7 @@ class Assembler:
         """Return what keeps an image from being assembled; empty where nothing does."""
         try:
             steps = image_steps(dockerfile)
-            self.bases.known(steps.base, steps.final.packages)
+            self.bases.known(steps)
         except NotAssembled as error:
             return error.problems[0].message
         return ""
@@ -126,7 +130,7 @@ class Assembler:
             NotAssembled: only a build can make the image.
         """
         steps = image_steps(dockerfile)
-        base = self.bases.known(steps.base, steps.final.packages, told=True)
+        base = self.bases.known(steps, told=True)
         if base is None:
             return None
         return self._known(steps, base, labels or {}, lambda _: True, told=True)
@@ -352,7 +356,7 @@ def _image(steps: ImageSteps, base: AssemblyBase, layers: Sequence[Layer], label
     env = dict(pair.partition("=")[::2] for pair in below.get("Env") or ())
     env |= steps.final.environment
     config: dict[str, Any] = {
-        **{key: below[key] for key in ("Cmd", "Entrypoint", "User", "WorkingDir") if below.get(key)},
+        **{key: below[key] for key in INHERITED if below.get(key)},
         **steps.final.config,
         "Env": [f"{name}={value}" for name, value in env.items()],
         "Labels": dict(sorted({**(below.get("Labels") or {}), **steps.final.config["Labels"], **labels}.items())),

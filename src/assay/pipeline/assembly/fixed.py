@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from assay.errors import ToolError
 from assay.matrix.image_steps import FinalStage, Toolkit
 from assay.wheels.install import Prefix
 from assay.wheels.layer import Entry, file_entry, folder_entry, link_entry
@@ -50,14 +51,21 @@ def account(stage: FinalStage, files: Mapping[str, bytes]) -> list[Entry]:
         files: `ACCOUNT_FILES` and `etc/skel/*` of the base.
     """
     user, uid, shell = stage.user, stage.uid, stage.shell
+    for line in files.get("etc/passwd", b"").decode(errors="replace").splitlines():
+        name, _, number, *_ = [*line.split(":"), "", "", ""]
+        if number == str(uid) and name != user:
+            raise ToolError(
+                f"the base has an account {name!r} with the number {uid}, which {user!r} is to get",
+                hint="remove it in a base of your own; a build fails at the same place",
+            )
     # The day of the last change of a password that nobody has is left out: it would be another one every day.
     lines = {
         "etc/passwd": f"{user}:x:{uid}:{uid}::/home/{user}:{shell}",
         "etc/group": f"{user}:x:{uid}:",
         "etc/shadow": f"{user}:!::0:99999:7:::",
         "etc/gshadow": f"{user}:!::",
-        "etc/subuid": f"{user}:100000:65536",
-        "etc/subgid": f"{user}:100000:65536",
+        "etc/subuid": f"{user}:{_free(files.get('etc/subuid', b''), user)}:65536",
+        "etc/subgid": f"{user}:{_free(files.get('etc/subgid', b''), user)}:65536",
     }
     made = [
         file_entry(
@@ -73,6 +81,13 @@ def account(stage: FinalStage, files: Mapping[str, bytes]) -> list[Entry]:
         if name.startswith("etc/skel/")
     ]
     return made
+
+
+def _free(data: bytes, user: str) -> int:
+    """Return the first number after all ranges of subordinate ids that others have."""
+    ranges = [line.split(":") for line in data.decode(errors="replace").splitlines() if line.count(":") == 2]
+    ends = [int(start) + int(count) for name, start, count in ranges if name != user]
+    return max([100_000, *ends])
 
 
 def _with_line(data: bytes, line: str) -> bytes:
