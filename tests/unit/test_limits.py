@@ -100,3 +100,9 @@ def test_ids_that_differ_in_capitals_alone_are_one() -> None:
 def test_a_c_library_has_two_numbers(glibc: str) -> None:
     with pytest.raises(ConfigError, match="glibc"):
         matrix.load(MATRIX.replace("glibc: 2.36", f'glibc: "{glibc}"'), {"sundae": IMAGE})
+
+
+def test_a_base_that_only_some_points_name_is_missed() -> None:
+    text = IMAGE.replace("base: tiny", "") + "include: [{flavour: 3.0, base: tiny}]\n"
+    with pytest.raises(ConfigError, match="no base: add `base`"):
+        matrix.load(MATRIX, {"sundae": text})

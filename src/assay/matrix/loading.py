@@ -236,7 +236,9 @@ class _Check:
             if axis not in used:
                 message = f"the id names the axis {axis!r}, which no cell of this image has{suggestion(axis, used)}"
                 self.add(("id", position), message)
-        if "base" not in used:
+        points: list[Iterable[str]] = [*image.include, *(control.point for control in image.controls)]
+        points += [image.axes] if image.axes else []
+        if "base" not in image.defaults and not (points and all("base" in point for point in points)):
             self.add((), "no base: add `base` to defaults or axes")
 
     def conditions(self) -> None:
