@@ -13,11 +13,14 @@ from typing import Any, TypeGuard
 import click
 
 from assay.adapters.files.kept_records import is_intact
+from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.files.project import ProjectFiles
+from assay.adapters.host.card_names import load_cards
 from assay.audit.rules import ALL
 from assay.cli import COMMANDS, root
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
 from assay.foundation.outcome import Outcome
+from assay.matrix.cards import sm
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.lockfile import lock_digest
@@ -218,6 +221,45 @@ def audit_rules() -> str:
     return f"{before}{chr(10).join(table)}\n\n{after}"
 
 
+def gpu_targets() -> str:
+    """Return the page of GPUs, what runs on them, and what that needs."""
+    cards, known = load_cards(), load_knowledge().ptx
+    lines = [
+        "# GPUs and the code they run",
+        "",
+        "Generated from `knowledge/cards.yaml`, which has all names, and `knowledge/ptx_isa.yaml`. Every `--target`",
+        'takes product names (`"DGX Spark"`, `5090`), `sm_120` and `12.0`. An unknown name is an error that offers the',
+        "nearest.",
+        "",
+        "| target | names | platforms | CUDA | driver | machine code | PTX |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for capability, one in cards.architectures.items():
+        target = sm(capability)
+        runs = [name for name, item in known.targets.items() if capability in item.runs]
+        if not runs:
+            continue
+        newest = [name for name in known.targets if name[-1] in "af" and capability in known.targets[name].jit]
+        jit = ", ".join([f"compute_{target[3:]} and older", *(f"compute_{name}" for name in newest)])
+        where = ", ".join(cards.platforms(capability))
+        code = ", ".join(f"sm_{name}" for name in runs)
+        lines.append(f"| {target} | {one.known_as} | {where} | {one.cuda} | {one.driver} | {code} | {jit} |")
+    lines += [
+        "",
+        "`CUDA` is the oldest toolkit whose compiler knows the target, `driver` the oldest Linux driver that knows the",
+        "card. A suffix needs its own toolkit:",
+        "",
+        "| code | runs on | CUDA | driver |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, item in known.targets.items():
+        if name[-1] in "af":
+            lines.append(f"| sm_{name} | {', '.join(map(sm, item.runs))} | {item.cuda} | {item.driver} |")
+    shared = [sm(name) for name, one in cards.architectures.items() if one.system_share]
+    lines += ["", f"CPU and GPU have one memory on {', '.join(shared)}: plans leave a part to the system.", ""]
+    return "\n".join(lines)
+
+
 def benchmarks() -> str:
     """Return the page of what the benchmarks wrote to docs/benchmarks."""
     lines = [
@@ -246,6 +288,7 @@ def main() -> int:
         "cells.md": cells(),
         "reference/audit-rules.md": audit_rules(),
         "benchmarks.md": benchmarks(),
+        "reference/targets.md": gpu_targets(),
     }
     drift = [name for name, text in pages.items() if not (HERE / name).is_file() or (HERE / name).read_text() != text]
     if "--check" in sys.argv:

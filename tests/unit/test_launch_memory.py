@@ -205,3 +205,25 @@ def test_a_plan_is_never_more_than_the_card(
         assert share.cache_tokens >= one.context
         assert 0 < share.fraction <= 1
         assert share.cache_tokens <= one.context * one.requests
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_one_memory_leaves_a_part_to_the_system(engine: str) -> None:
+    card, share = int(121.6 * GIB), 0.17
+    one = tenant(QWEN, 8192, 4, engine=engine)
+    plain, shared = plan_memory(card, [one]), plan_memory(card, [one], system_share=share)
+
+    assert shared.free >= int(card * share)
+    assert any("CPU and GPU share this memory" in note for note in shared.notes)
+    assert plain.notes == shared.notes[1:]
+    most = card if engine == "vllm" else card - int(card * share) - CONTEXT_BYTES
+    assert shared.shares[0].fraction * most <= card * (1 - share)
+
+
+def test_model_that_fits_the_card_but_not_beside_the_system_is_refused() -> None:
+    one = tenant(QWEN, 8192, 1)
+    card = int(plan_memory(80 * GIB, [one]).shares[0].total / 0.94) + GIB
+
+    assert plan_memory(card, [one]).shares
+    with pytest.raises(UsageError, match="does not fit"):
+        plan_memory(card, [one], system_share=0.5)

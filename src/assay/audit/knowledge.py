@@ -170,6 +170,21 @@ class ToolkitFile(Deriving):
         return {soname: " or ".join(sorted(names)) for soname, names in found.items()}
 
 
+class CompileTarget(Value):
+    """A target of the compiler: `120f` of `sm_120f` and `compute_120f`."""
+
+    runs: tuple[str, ...]
+    """Compute capabilities that run its machine code."""
+    jit: tuple[str, ...]
+    """Compute capabilities for which the driver compiles its PTX."""
+    cuda: VersionText
+    """The first toolkit whose nvcc knows it."""
+    driver: str
+    """The least Linux driver for that toolkit."""
+    source: str
+    """A key of `target_sources`."""
+
+
 class PtxFile(Value):
     """knowledge/ptx_isa.yaml."""
 
@@ -180,6 +195,8 @@ class PtxFile(Value):
     """CUDA version -> least driver on Linux."""
     symbols: dict[str, str] = {}
     """Beginning of a driver function's name -> CUDA version of the driver that has it."""
+    targets: dict[str, CompileTarget] = {}
+    target_sources: dict[str, str] = {}
     source: str
     date: str
 

@@ -12,7 +12,7 @@ from assay import resources
 from assay.cli import console
 from assay.cli.common import project_option
 from assay.cli.serving import ServerPlace, extra_env, extra_flags, owner_of, profile_named, resolve_place
-from assay.cli.targets import GPU, beside, local_gpus
+from assay.cli.targets import GPU, beside, local_gpus, system_share
 from assay.engines.table import engine_names
 from assay.errors import UsageError
 from assay.foundation.nearest import suggestion
@@ -138,6 +138,7 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
         target=target,
         platform=platform,
         card_bytes=int(memory * (1 << 30)),
+        system_share=system_share(target),
         wanted=_wanted(place, given["models"], given["profiles"]),
         context=given["context"],
         requests=given["requests"],

@@ -30,6 +30,7 @@ __all__ = [
     "local_gpus",
     "platforms_of",
     "platforms_of_target",
+    "system_share",
 ]
 
 
@@ -100,6 +101,13 @@ def platforms_of(capability: str) -> tuple[Platform, ...]:
     from assay.adapters.host.card_names import load_cards
 
     return load_cards().platforms(capability)
+
+
+def system_share(target: str) -> float:
+    """Return the part of a card's memory that stays the system's; 0 unless CPU and GPU have one memory."""
+    from assay.adapters.host.card_names import load_cards
+
+    return load_cards().system_share(target)
 
 
 def host_gpus() -> Sequence[HostGpu]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assay import resources
 from assay.cli.common import load_or_example
-from assay.cli.targets import beside
+from assay.cli.targets import beside, system_share
 from assay.errors import EngineError, NothingSelected, UsageError
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ class Planner:
             digest=option.digest,
             target=card.target,
             card_bytes=card.memory,
+            system_share=system_share(card.target),
             wanted=[LaunchTarget(model=self.model, folder=self.folder)],
             context=self.given["context"],
             requests=self.given["requests"],

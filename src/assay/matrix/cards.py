@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from assay.errors import UsageError
 from assay.foundation.derived import Deriving
@@ -17,7 +19,7 @@ __all__ = ["Architecture", "Card", "Cards", "Named", "sm"]
 
 _CODE: Final = re.compile(r"(?:(?:sm|compute)[_-]?)?(\d{2,3})[af]?|(\d{1,2})\.(\d)[af]?")
 _NOISE: Final = re.compile(
-    r"nvidia|geforce|tesla|gpu|graphics|card|laptop|mobile|super|edition|generation|server|workstation|max|q|"
+    r"nvidia|geforce|tesla|gpu|graphics|card|laptop|mobile|super|edition|generation|server|workstation|max|q|sff|"
     r"sxm\d*|pcie|nvl|hbm\d\w*|\d+gb|g?ddr\d\w*|developer|kit"
 )
 """Words in the names of drivers and shops that do not tell one architecture from another."""
@@ -35,6 +37,8 @@ class Architecture(Value):
     """The oldest Linux driver that knows it."""
     platform: Machine | None = None
     """Where it is sold on one platform alone."""
+    system_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Where CPU and GPU have one memory: the part of it that is not the GPU's to fill."""
     source: str
     date: str
 
@@ -127,6 +131,10 @@ class Cards(Deriving):
             if sm(capability) == target:
                 return known.known_as
         return ""
+
+    def system_share(self, target: str) -> float:
+        """Return the part of a card's memory that the system needs because it is one memory; 0 where it is not."""
+        return max((one.system_share for name, one in self.architectures.items() if sm(name) == target), default=0.0)
 
     def platforms(self, capability: str) -> tuple[Platform, ...]:
         """Return the platforms whose machines have cards of a compute capability, `12.1`; empty if none is known."""

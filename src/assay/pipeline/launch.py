@@ -48,6 +48,8 @@ class LaunchRequest:
     target: str
     platform: Platform = Platform.AMD64
     card_bytes: int
+    system_share: float = 0.0
+    """The part of it that is the system's, where CPU and GPU have one memory."""
     wanted: Sequence[LaunchTarget]
     context: int | None = None
     requests: int | None = None
@@ -98,7 +100,7 @@ def launch(
         _tenant(name, wanted, one, request, models)
         for name, wanted, one in zip(names, request.wanted, decided, strict=True)
     ]
-    plan = plan_memory(request.card_bytes, tenants)
+    plan = plan_memory(request.card_bytes, tenants, system_share=request.system_share)
     services = [
         Service(
             name=tenant.name,

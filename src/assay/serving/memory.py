@@ -109,8 +109,13 @@ def _fixed(tenant: Tenant) -> tuple[int, int]:
     return tenant.shape.activation_bytes(tenant.prefill, tenant.requests), GRAPH_BYTES if tenant.graphs else 0
 
 
-def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
+def plan_memory(card: int, tenants: Sequence[Tenant], *, system_share: float = 0.0) -> MemoryPlan:
     """Share a card of `card` bytes out among servers.
+
+    Args:
+        card: its memory, bytes.
+        tenants: the servers.
+        system_share: the part that is the system's, where CPU and GPU have one memory: it is there before any server.
 
     The servers start in this order, each when the one before it is healthy. Every server gets its weights, its fixed
     needs, and cache for at least one request of full length. What is left above the reserve is shared out by what
@@ -119,7 +124,8 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
     Raises:
         UsageError: they do not fit; the message says what is needed, what is there and what would help.
     """
-    reserve = int(card * (_LEFT_ALONE if len(tenants) == 1 else _LEFT_SHARED))
+    system = int(card * system_share)
+    reserve = max(system, int(card * (_LEFT_ALONE if len(tenants) == 1 else _LEFT_SHARED)))
     least = {tenant.name: _least(tenant) for tenant in tenants}
     needed = sum(least.values())
     if needed > card - reserve:
@@ -136,7 +142,7 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
         more = 0
         if tenant.fraction is None and total_wanted:
             more = min(wanted[tenant.name], spare * wanted[tenant.name] // total_wanted)
-        shares.append(_share(card, tenant, more, before=sum(share.total for share in shares)))
+        shares.append(_share(card, tenant, more, before=system + sum(share.total for share in shares)))
     used = sum(share.total for share in shares)
     if used > card - reserve:
         over = {share.name: share.total for share in shares}
@@ -145,6 +151,9 @@ def plan_memory(card: int, tenants: Sequence[Tenant]) -> MemoryPlan:
         f"{tenant.name}: the size of the weights is estimated from the configuration" for tenant in tenants
         if tenant.shape.estimated
     )  # fmt: skip
+    if system:
+        text = f"CPU and GPU share this memory: {_gib(system)} of {_gib(card)} GiB are left to the system"
+        notes = (f"{text} and its page cache", *notes)
     return MemoryPlan(card=card, shares=tuple(shares), free=card - used, notes=notes)
 
 
