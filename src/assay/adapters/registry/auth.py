@@ -163,12 +163,16 @@ class Challenge:
     parameters: Mapping[str, str]
 
 
+_MAX_CHALLENGE: Final = 8192
+"""Characters of a header; those of real registries have some 200."""
 _SCHEME: Final = re.compile(r"(?:^|,)\s*(Bearer|Basic)(?=\s|$|,)", re.IGNORECASE)
 _PARAMETER: Final = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
 def challenges(header: str) -> list[Challenge]:
     """Read a WWW-Authenticate header (RFC 9110, section 11.6.1) as far as registries use it."""
+    # The patterns take time that grows with the square of a run of letters or spaces.
+    header = header[:_MAX_CHALLENGE]
     starts = list(_SCHEME.finditer(header))
     found: list[Challenge] = []
     for number, start in enumerate(starts):
