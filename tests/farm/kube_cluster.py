@@ -7,13 +7,18 @@ kube-scheduler and kubelet. etcd, kubectl, dockerd, runc and ip come from the di
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
 from farm_engines import NODES, NodeEngines
+
+from assay.adapters.docker.oci_archive import ImageConfig, write_archive
 
 BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 PROGRAMS = ("etcd", "kubectl", "dockerd", "runc", "ip", "nsenter", "openssl", "unshare")
@@ -66,6 +71,19 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: assay}]
 """
 
 
+def pause_image(archive: Path) -> Path:
+    """Return the archive of what holds a pod's network, made of the layer of an image with a Python."""
+    pause = archive.with_name("pause.tar")
+    config = ImageConfig(
+        command=("/usr/bin/python3", "-c", "import signal; signal.pause()"),
+        env=("PATH=/usr/bin", "PYTHONHOME=/usr"),
+        labels={},
+        made_by="tests/farm",
+    )
+    write_archive(pause, archive.with_name("layer.tar"), "assay/pause:1", config)
+    return pause
+
+
 class KubeCluster(NodeEngines):
     """Starts on entering; on leaving, every process, namespace and mount that it made is gone.
 
@@ -89,6 +107,15 @@ class KubeCluster(NodeEngines):
         self.admin("apply", "-f", "-", stdin=_ROLE)
         for node in NODES:
             self._gpus(node)
+
+    def enter(self, patch: pytest.MonkeyPatch, folder: Path, *, config: Path | None = None) -> None:
+        """Let kubectl of this process run inside the cluster's network, with the account that the Role is for."""
+        kubectl = shutil.which("kubectl", path="/usr/bin:/usr/local/bin:/bin")
+        path = folder / "kubectl"
+        path.write_text(f'#!/bin/sh\nexec nsenter --net=/var/run/netns/{self.net} {kubectl} "$@"\n')
+        path.chmod(0o755)
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        patch.setenv("KUBECONFIG", str(config or self.config))
 
     def __exit__(self, *_: object) -> None:
         for name in ("sched", "cm", *(f"kubelet-{node}" for node in NODES)):

@@ -15,10 +15,9 @@ import pytest
 from farm_coordinating import Coordinating, Teller
 from farm_engines import NODES
 from farm_jobs import Farm
-from kube_cluster import BINARIES, CONTEXT, NAMESPACE, PROGRAMS, KubeCluster
+from kube_cluster import BINARIES, CONTEXT, NAMESPACE, PROGRAMS, KubeCluster, pause_image
 from python_image import write_python_image
 
-from assay.adapters.docker.oci_archive import ImageConfig, write_archive
 from assay.adapters.pools.table import probe_pool
 from assay.matrix.pools import load_pools
 from assay.ports.jobs import Place
@@ -33,7 +32,7 @@ pools:
     context: {CONTEXT}
     namespace: {NAMESPACE}
     gpus: [NVIDIA-H200]
-    cpu: 10m
+    cpu: 500m
     memory: 200Mi
     scratch: 1Gi
     patience: 60
@@ -49,14 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeCluster]:
     assert missing == [], f"missing: {missing}"
     images = tmp_path_factory.mktemp("images")
     stub = write_python_image(images, STUB, {})
-    pause = images / "pause.tar"
-    config = ImageConfig(
-        command=("/usr/bin/python3", "-c", "import signal; signal.pause()"),
-        env=("PATH=/usr/bin", "PYTHONHOME=/usr"),
-        labels={},
-        made_by="tests/farm",
-    )
-    write_archive(pause, images / "layer.tar", "assay/pause:1", config)
+    pause = pause_image(stub)
     # Sockets lie below it, whose paths have at most 108 characters.
     root = Path(tempfile.mkdtemp(prefix="farm-k8s-", dir="/var/tmp"))
     began = time.monotonic()
@@ -166,14 +158,7 @@ def test_an_image_that_cannot_be_pulled_is_no_failure_of_its_cell(cluster: KubeC
 def test_doctor_finds_gpus_and_rights(
     cluster: KubeCluster, farm: Farm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # kubectl has to run inside the cluster's network.
-    kubectl = tmp_path / "bin" / "kubectl"
-    kubectl.parent.mkdir()
-    inside = f'#!/bin/sh\nexec nsenter --net=/var/run/netns/{cluster.net} {shutil.which("kubectl")} "$@"\n'
-    kubectl.write_text(inside)
-    kubectl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{kubectl.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("KUBECONFIG", str(cluster.admin_config))
+    cluster.enter(monkeypatch, tmp_path, config=cluster.admin_config)
     pool = probe_pool("farm", load_pools(POOLS).pool("farm"), farm.folder)
     found = {item.name: (item.ok, item.found) for item in pool.inventory(None)}
     monkeypatch.setenv("KUBECONFIG", str(cluster.config))

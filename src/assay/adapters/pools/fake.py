@@ -15,7 +15,7 @@ __all__ = ["FakePool", "Fate", "sealed_result"]
 
 Fate = Literal[
     "finishes", "late", "no_result", "cut_off", "foreign", "node_lost", "vanishes", "held", "pull_failed", "refused",
-    "half", "done_but_pending", "broke_off",
+    "half", "done_but_pending", "broke_off", "hangs",
 ]  # fmt: skip
 """What becomes of one attempt."""
 
@@ -93,7 +93,7 @@ class FakePool:
         return {name: state for name, state in found.items() if state is not None}
 
     def _state(self, job: ProbeJob, since: int) -> JobState | None:
-        if self.polls - since < 2:
+        if self.polls - since < 2 or self.fate(job) == "hangs":
             return JobState(phase=Phase.RUNNING, where="n1")
         match self.fate(job):
             case "node_lost" | "half":
@@ -139,6 +139,7 @@ class FakePool:
         """End jobs; see the port."""
         self._answer()
         self.cancelled += names
+        self._jobs = {name: item for name, item in self._jobs.items() if name not in names}
 
     def sweep(self, run: str) -> None:
         """Remove a run; see the port."""
