@@ -95,7 +95,14 @@ def _layer(name: str, content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def put_image(registry: Registry, repository: Repository, tag: str | None, *, content: bytes = b"hello") -> Manifest:
+def put_image(
+    registry: Registry,
+    repository: Repository,
+    tag: str | None,
+    *,
+    content: bytes = b"hello",
+    architecture: str = "amd64",
+) -> Manifest:
     """Put an image of two small layers that docker and skopeo can pull."""
     layers, diff_ids = [], []
     for number, text in enumerate((b"base", content)):
@@ -109,7 +116,7 @@ def put_image(registry: Registry, repository: Repository, tag: str | None, *, co
             )
         )
     config = json.dumps(
-        {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+        {"architecture": architecture, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     ).encode()
     registry.put_blob(repository, config)
     # Two spaces and a newline: bytes that no JSON writer gives back by chance.

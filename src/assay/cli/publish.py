@@ -101,6 +101,7 @@ def command(
     from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
     from assay.pipeline.publish import PublishOptions
     from assay.pipeline.publishing.candidate import Promise
+    from assay.pipeline.publishing.joining import join_all
 
     if cosign_keyless and not identity:
         raise UsageError(
@@ -120,9 +121,11 @@ def command(
     review = partial(show_proposal, tables=form == "text", dry_run=dry_run)
     local = _local(files, plan)
     results = {cell.id: _publish(cell, promise, options, local=local, ports=ports, review=review) for cell in cells}
+    done = [cell for cell, result in results.items() if not (dry_run or isinstance(result, AssayError))]
+    joined = join_all(plan.cells, done, promise, ports, revision=revision)
     if form == "json":
         documents = [_document(cell, result, published=not dry_run) for cell, result in results.items()]
-        console.json_data({"version": 1, "level": level, "dry_run": dry_run, "cells": documents})
+        console.json_data({"version": 1, "level": level, "dry_run": dry_run, "cells": documents, "indexes": joined})
     if dry_run:
         console.say("a dry run: nothing was written")
     return _exit_code(results.values())

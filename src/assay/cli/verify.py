@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
-from assay.cli.targets import GPU
+from assay.cli.targets import GPU, PLATFORM, platforms_of_target
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.cli.verdicts import show, show_rebuilt
+
+if TYPE_CHECKING:
+    from assay.foundation.platforms import Platform
 
 __all__ = ["command"]
 
@@ -36,6 +39,12 @@ SECONDS: Final = 300.0
     is_flag=True,
     help="Only check whether the image is what its lock says: assemble it again here and compare digests.",
 )
+@click.option(
+    "--platform",
+    type=PLATFORM,
+    metavar="PLATFORM",
+    help="Platform of which the image is verified.  [default: the GPU's, else this machine's]",
+)
 @keys_option
 @identity_options
 @insecure_option
@@ -50,6 +59,7 @@ def command(
     judge_by_own: bool,
     published_as: str | None,
     again: bool,
+    platform: str | None,
     keys: tuple[Path, ...],
     identity: str | None,
     issuer: str | None,
@@ -71,6 +81,7 @@ def command(
     from assay.adapters.registry.client import connect
     from assay.evidence.record import now
     from assay.evidence.reference import Reference, Repository
+    from assay.foundation.platforms import Platform
     from assay.pipeline.verify import document, verify
 
     if again:
@@ -91,6 +102,8 @@ def command(
         # Whoever names keys wants signatures, also where the keys are those of one's own policy.
         signed=bool(keys or identity or (own and own[0].keys)),
         published_as=Repository.parse(published_as) if published_as else None,
+        platform=Platform(platform) if platform else None,
+        otherwise=_usual(target),
     )
     if form == "json":
         console.json_data(document(seen))
@@ -130,3 +143,13 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
     else:
         show_rebuilt(seen)
     return 0 if seen.same else 6
+
+
+def _usual(target: str | None) -> Platform | None:
+    """Return the platform that a GPU comes with, where it is one; else this machine's."""
+    import platform
+
+    from assay.foundation.platforms import Platform
+
+    there = platforms_of_target(target) if target else ()
+    return there[0] if len(there) == 1 else Platform.known(platform.machine())

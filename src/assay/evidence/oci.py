@@ -21,6 +21,7 @@ __all__ = [
     "EMPTY",
     "EMPTY_BYTES",
     "INDEX",
+    "INDEXES",
     "MANIFEST",
     "Descriptor",
     "Manifest",
@@ -36,6 +37,8 @@ CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+INDEXES: Final = (INDEX, DOCKER_LIST)
+"""Types of what names an image for each of several platforms."""
 EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
 # All four, always: without them a registry may answer with schema1 and another digest (measured).
 ACCEPT: Final = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST)
@@ -156,7 +159,7 @@ class Manifest:
         if own is not None and media_type and media_type.partition(";")[0].strip() not in ("", own):
             # The two readings of one document are an old attack (CVE-2021-41190); neither is believed.
             raise RegistryContent(f"the manifest {digest} says {own} but was sent as {media_type}")
-        is_index = kind in (INDEX, DOCKER_LIST)
+        is_index = kind in INDEXES
         artifact_type = value.get("artifactType")
         return cls(
             raw=raw,

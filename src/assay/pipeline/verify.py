@@ -7,10 +7,13 @@ from typing import Any
 
 from assay.errors import RegistryError
 from assay.evidence.judging import Demand, Verification, judge_evidence
+from assay.evidence.oci import INDEXES
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.tagnames import ALIAS
+from assay.foundation.platforms import Platform
 from assay.matrix.policy import Policy
 from assay.pipeline.collect import collect
+from assay.pipeline.image_platforms import for_platform
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
 
@@ -29,16 +32,31 @@ def verify(
     now: datetime,
     signed: bool = False,
     published_as: Repository | None = None,
+    platform: Platform | None = None,
+    otherwise: Platform | None = None,
 ) -> Verification:
     """Verify what a reference names now; `Demand` says what the other parameters ask.
 
+    Args:
+        platform: verify the image for this platform, where the reference names an index.
+        otherwise: the platform of an index that has no evidence of its own, where none is asked for.
+
     Raises:
-        RegistryError: the registry failed, or there is nothing under that name.
+        RegistryError: the registry failed, or there is nothing under that name, or nothing for the platform.
     """
     subject = registry.resolve(reference.repository, reference.key)
     if subject is None:
         raise _not_there(registry, reference)
     collected = collect(registry, reference.repository, subject.digest, verifier)
+    if platform is None and subject.media_type in INDEXES and not collected.pieces:
+        platform = otherwise
+    if platform is not None:
+        whole = subject.digest
+        subject = for_platform(registry, reference, platform)
+        if subject.digest != whole:
+            # The tag names all platforms; what was published has its own name, and its own evidence.
+            reference = Reference(repository=reference.repository, digest=subject.digest)
+            collected = collect(registry, reference.repository, subject.digest, verifier)
     asked = Demand(
         level=level,
         target=target,
@@ -48,6 +66,7 @@ def verify(
         now=now,
         trusted=verifier.trusts_anyone,
         signed=signed,
+        platform=platform,
     )
     return judge_evidence(reference, subject, collected, asked)
 
