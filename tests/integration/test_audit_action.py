@@ -94,6 +94,52 @@ def test_input_is_never_read_as_shell_or_options(runner: Path) -> None:
     assert not (runner / "pwned").exists()
 
 
+GH = """#!/bin/sh
+printf '%s\\n' "$*" >>calls
+case "$*" in
+  *--paginate*) printf '%s\\n' "$THERE" ;;
+esac
+exit "${GH_CODE:-0}"
+"""
+
+
+@pytest.mark.parametrize(("there", "method"), [("", "POST repos/o/r/issues/7/comments"),
+                                               ("41\n42", "PATCH repos/o/r/issues/comments/41")])  # fmt: skip
+def test_the_grid_is_posted_once_and_then_replaced(tmp_path: Path, there: str, method: str) -> None:
+    done, calls = comment(tmp_path, there=there)
+
+    assert 0 == done.returncode, done.stderr
+    assert method in calls.splitlines()[1]
+    assert (tmp_path / "comment.md").read_text() == "<!-- assay audit: wheels -->\n### grid\n"
+
+
+def test_a_token_that_may_only_read_is_a_warning(tmp_path: Path) -> None:
+    done, _ = comment(tmp_path, code="1")
+
+    assert 0 == done.returncode
+    assert "::warning::the grid could not be posted" in done.stdout
+
+
+def comment(folder: Path, *, there: str = "", code: str = "0") -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run the script that posts the grid, with a `gh` that knows these comments of ours."""
+    (folder / "gh").write_text(GH)
+    (folder / "gh").chmod(0o755)
+    (folder / "grid.md").write_text("### grid\n")
+    env = {
+        "PATH": f"{folder}:{os.environ['PATH']}", "FOLDER": str(folder), "GH_REPO": "o/r", "NUMBER": "7",
+        "GITHUB_JOB": "wheels", "THERE": there, "GH_CODE": code,
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", str(ROOT / "tools" / "comment_action.sh")],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, (folder / "calls").read_text()
+
+
 def test_every_action_is_pinned_and_no_script_holds_an_expression() -> None:
     steps = ACTION["runs"]["steps"]
     used = [step["uses"] for step in steps if "uses" in step]
