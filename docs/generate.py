@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections import Counter
@@ -73,8 +72,9 @@ COMMANDS_INTRODUCTION = (
 def commands() -> str:
     """Return the page of all commands."""
     lines = ["# Commands", "", *COMMANDS_INTRODUCTION]
-    for name, (module, _) in COMMANDS.items():
-        command: click.Command = importlib.import_module(f"assay.cli.{module}").command
+    for name in COMMANDS:
+        command = root.get_command(click.Context(root), name)
+        assert command is not None
         names = ["-h", "--help"]
         context = click.Context(command, info_name=f"assay {name}", max_content_width=100, help_option_names=names)
         lines += ["", f"## assay {name}", "", "```text", command.get_help(context).rstrip(), "```"]

@@ -12,7 +12,7 @@ from assay.cli import COMMANDS
 
 HEAVY = {"docker", "httptools", "jinja2", "packaging", "requests", "rich", "securesystemslib", "urllib3", "yaml"}
 # The choices of their options are those of an engine, an executor, a stage or a kind of change.
-WITH_MODELS = {"bench", "diagnose", "diff", "launch", "probe", "serve-check"}
+WITH_MODELS = {"bench", "diagnose", "diff", "launch", "probe", "serve-check", "up"}
 PROGRAM = """
 import contextlib, io, json, sys
 from assay.cli import main

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import yaml
-
-from assay.cli import COMMANDS
+from doc_commands import LINE, wrong
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(?:sh|console|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(assay [^`\n]+)`")
-# A command line ends where the shell begins another, or where a comment does.
-LINE = re.compile(r"(?:^|[\s(])assay ([a-z][a-z-]*)((?:[^\n|&;#`)]|(?<=\S)[#])*)", re.MULTILINE)
 
 
 def pages() -> list[Path]:
@@ -35,19 +30,6 @@ def in_workflow(text: str) -> Iterator[str]:
     for job in yaml.safe_load(text)["jobs"].values():
         for step in job["steps"]:
             yield str(step.get("run", "")).replace("\\\n", " ")
-
-
-def wrong(script: str) -> Iterator[str]:
-    """Yield what is not there of the commands in a script."""
-    for name, rest in LINE.findall(script):
-        if name not in COMMANDS:
-            yield f"assay {name}"
-            continue
-        command: click.Command = importlib.import_module(f"assay.cli.{COMMANDS[name][0]}").command
-        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        for option in re.findall(r"(?<=\s)(--[a-z][a-z-]*)", rest):
-            if option not in known | {"--help"}:
-                yield f"assay {name} {option}"
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))

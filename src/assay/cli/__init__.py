@@ -10,6 +10,8 @@ from typing import Final
 import click
 
 from assay import __version__
+from assay.cli import console
+from assay.cli.examples import EXAMPLES, GROUPS
 from assay.cli.outermost import guarded
 
 __all__ = ["COMMANDS", "main", "main_inner"]
@@ -45,7 +47,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "policy": ("policy", "Check the policy in matrix.yaml."),
     "verify": ("verify", "Verify a published image from its registry."),
     "recommend": ("recommend", "Recommend an image for a GPU."),
+    "completion": ("completion", "Print the completion script of a shell."),
 }
+
+
+_ANYWHERE: Final = ("--quiet", "--no-progress")
+"""Options of the program that may stand after the command too."""
 
 
 class _Lazy(click.Group):
@@ -58,13 +65,16 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"assay.cli.{COMMANDS[cmd_name][0]}").command
+        if (examples := EXAMPLES.get(cmd_name)) and not command.epilog:
+            command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         if not COMMANDS:
             return
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        for heading, names in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -78,17 +88,31 @@ class _Lazy(click.Group):
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="assay")
-def root() -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print results, warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print the programs that are run.")
+@click.option("--no-progress", is_flag=True, help="Print no progress.")
+def root(*, quiet: bool, verbose: bool, no_progress: bool) -> None:
     """Build GPU serving images across a version matrix, test them on a GPU, and publish the verified ones.
 
     Exit codes: 0 success, 1 finished with failures, 2 usage or configuration error, 3 nothing selected, 4 no
     container engine or no GPU, 5 registry error, 6 refused by policy, 70 a bug in assay, 130 interrupted.
+
+    --quiet and --no-progress may also stand after the command.
     """
+    console.talk(quiet=quiet, progress=not no_progress)
+    if verbose:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
 
 
 def main_inner(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors of assay come out as exceptions."""
-    result = root.main(args=None if argv is None else list(argv), prog_name="assay", standalone_mode=False)
+    given = sys.argv[1:] if argv is None else list(argv)
+    words = given[: given.index("--")] if "--" in given else given
+    front = [word for word in _ANYWHERE if word in words]
+    rest = [word for number, word in enumerate(given) if number >= len(words) or word not in front]
+    result = root.main(args=[*front, *rest], prog_name="assay", standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 

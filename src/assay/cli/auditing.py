@@ -130,6 +130,8 @@ def progress(say: Callable[[str], None] = console.say) -> Progress:
     told: dict[str, float] = {}
 
     def tell(name: str, done: int, total: int) -> None:
+        if not console.shows_progress():
+            return
         now = time.monotonic()
         if total < WORTH_TELLING or now - told.setdefault(name, now) < EVERY_SECONDS:
             return

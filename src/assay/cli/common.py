@@ -29,7 +29,9 @@ def project_option(function: F) -> F:
 
 def select_argument(function: F) -> F:
     """Add `[SELECT]...`."""
-    return click.argument("select", nargs=-1)(function)
+    from assay.cli.completing import cells
+
+    return click.argument("select", nargs=-1, shell_complete=cells)(function)
 
 
 def platform_option(function: F) -> F:

@@ -35,7 +35,9 @@ __all__ = [
     "out",
     "paragraphs",
     "say",
+    "shows_progress",
     "status",
+    "talk",
     "warn",
     "width",
 ]
@@ -156,8 +158,23 @@ def err() -> Console:
     return _console(stderr=True)
 
 
+_TALK: Final = {"quiet": False, "progress": True}
+
+
+def talk(*, quiet: bool, progress: bool) -> None:
+    """Set whether messages and progress are printed; warnings and errors always are."""
+    _TALK.update(quiet=quiet, progress=progress and not quiet)
+
+
+def shows_progress() -> bool:
+    """Return whether progress is printed."""
+    return _TALK["progress"]
+
+
 def say(text: str = "") -> None:
     """Print a message to stderr; the text is taken literally."""
+    if _TALK["quiet"]:
+        return
     _ERR.write(printable(text) + "\n")
 
 
@@ -175,6 +192,8 @@ def warn(text: str) -> None:
 
 def status(word: str, text: str, *, width: int = 9, style: str | None = None) -> None:
     """Print a status word in its colour and a text to stderr."""
+    if _TALK["quiet"] and word not in {"fail", "failed", "warn", "refused"}:
+        return
     from rich.text import Text
 
     chosen = STYLES.get(word, "") if style is None else style

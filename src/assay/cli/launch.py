@@ -11,6 +11,7 @@ import click
 from assay import resources
 from assay.cli import console
 from assay.cli.common import project_option
+from assay.cli.completing import cells
 from assay.cli.serving import ServerPlace, extra_env, extra_flags, owner_of, profile_named, resolve_place
 from assay.cli.targets import GPU, beside, local_gpus, system_share
 from assay.engines.table import engine_names
@@ -28,7 +29,7 @@ __all__ = ["command"]
 
 
 @click.command("launch")
-@click.argument("image")
+@click.argument("image", shell_complete=cells)
 @click.option(
     "--model", "models", multiple=True, help="Model on the Hugging Face Hub, or a folder; several share the GPU."
 )

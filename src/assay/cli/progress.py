@@ -51,7 +51,7 @@ class BuildProgress:
         self._over = threading.Event()
         self._teller = threading.Thread(target=self._tell_on, daemon=True)
         self._running: dict[str, tuple[float, str]] = {}
-        live = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("CI")
+        live = console.shows_progress() and sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("CI")
         self._live = self._made() if live else None
 
     @cached_property
@@ -102,6 +102,8 @@ class BuildProgress:
 
     def tell(self) -> None:
         """Print progress at intervals if there is no terminal."""
+        if not console.shows_progress():
+            return
         moment = time.monotonic()
         lines = []
         with self._lock:

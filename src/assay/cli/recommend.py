@@ -12,6 +12,7 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
+from assay.cli.completing import features
 from assay.cli.targets import GPU, PLATFORM, beside, local_gpus, platforms_of_target
 from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
 from assay.errors import RegistryError, UsageError
@@ -45,6 +46,7 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
     "needs",
     multiple=True,
     metavar="FEATURES",
+    shell_complete=features,
     help="Features that must work, such as cuda-graphs,flashinfer.",
 )
 @click.option(

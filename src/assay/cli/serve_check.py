@@ -9,6 +9,7 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
+from assay.cli.completing import cells
 from assay.cli.serving import ServingOptions, hosted, place_options, resolve_place, serve_request
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["command"]
 
 
 @click.command("serve-check")
-@click.argument("image")
+@click.argument("image", shell_complete=cells)
 @click.option("--profile", help="Profile in images/<image>/profiles/, without .yaml.")
 @place_options
 @click.option(

@@ -13,6 +13,8 @@ import click
 from assay.cli import console
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from assay.audit.context import TargetGpu
     from assay.foundation.platforms import Platform
     from assay.matrix.cards import Named
@@ -44,6 +46,14 @@ class _Gpu(_Type):
     """A GPU by any of its names; its value is `sm_120`."""
 
     name = "gpu"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the GPUs that begin so."""
+        from click.shell_completion import CompletionItem
+
+        from assay.cli.completing import gpus
+
+        return [CompletionItem(name) for name in gpus(ctx, param, incomplete)]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
         """Return the architecture.
@@ -108,6 +118,15 @@ def system_share(target: str) -> float:
     from assay.adapters.host.card_names import load_cards
 
     return load_cards().system_share(target)
+
+
+def gpu_names() -> set[str]:
+    """Return the names of products and architectures that are known."""
+    from assay.adapters.host.card_names import load_cards
+    from assay.matrix.cards import sm
+
+    known = load_cards()
+    return {*known.cards, *map(sm, known.architectures)}
 
 
 def host_gpus() -> Sequence[HostGpu]:

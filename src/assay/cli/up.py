@@ -11,6 +11,7 @@ import click
 
 from assay.cli import console
 from assay.cli.common import project_option
+from assay.cli.completing import cells
 from assay.cli.targets import GPU
 from assay.engines.table import engine_names
 from assay.errors import EngineError, GpuMissing, UsageError
@@ -31,7 +32,9 @@ _OTHERS: Final = 3
 
 @click.command("up")
 @click.argument("model")
-@click.option("--image", help="Cell or image reference to use.  [default: the best one for GPU and model]")
+@click.option(
+    "--image", shell_complete=cells, help="Cell or image reference to use.  [default: the best one for GPU and model]"
+)
 @click.option("--engine", type=click.Choice(engine_names()), help="Consider images of this serving engine only.")
 @click.option(
     "--target", type=GPU, metavar="GPU", help='GPU: "RTX 5090", sm_120, ...  [default: this machine\'s, else sm_120]'
@@ -60,12 +63,6 @@ def command(model: str, *, dry_run: bool, project: Path | None, **given: Any) ->
     MODEL is a model of the Hugging Face Hub or a folder. Driver and container toolkit are checked first. The image is
     chosen by records, else by predictions of the audit; it is built or pulled if it is not here. The server stays after
     the command; it is asked two questions, and what it answered is recorded.
-
-    \b
-    Examples:
-      assay up Qwen/Qwen3-32B-AWQ
-      assay up ./my-model --context 16384 --port 9000
-      assay up Qwen/Qwen3-32B-AWQ --dry-run --target "RTX 5090"
 
     Exit code 0: the server runs and answered. 1: it does not. 4: no container engine or no GPU.
     """
