@@ -85,10 +85,10 @@ def both(project: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield what is in the assembled image and in the built one."""
     engine = DockerEngine()
     engine.remove_image(IMAGE, force=True)
-    assay(project, "assemble", "--load")
+    assay(project, "build", "--no-audit", "--builder", "assemble")
     assembled = contents(IMAGE)
     engine.remove_image(IMAGE, force=True)
-    assay(project, "build", "--no-audit")
+    assay(project, "build", "--no-audit", "--builder", "buildkit")
     built = contents(IMAGE)
     yield assembled, built
     engine.remove_image(IMAGE, force=True)
