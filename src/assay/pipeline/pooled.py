@@ -208,7 +208,8 @@ class Coordinator:
             self._silent_since = now
             self._say(f"{error.message}; its jobs go on, and assay asks again")
         elif now - self._silent_since > self._limits.patience:
-            raise error
+            hint = "jobs that were submitted go on; run the same command again when the pool answers"
+            raise PoolSilent(error.message, hint=hint)
 
     def _found(self, states: Mapping[str, JobState]) -> None:
         """Go on where an earlier process stopped: the highest attempt that the pool has is the one that counts."""
