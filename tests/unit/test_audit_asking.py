@@ -392,3 +392,14 @@ def test_torch_that_is_named_may_need_a_newer_python_than_the_wheel_admits() -> 
     assert "Python 3.12, the oldest that both have a wheel for" in report.assumed
     with pytest.raises(PackageIndexError, match=r"Python 3\.10"):
         ask(there, torch="2.9.1", python="3.10")
+
+
+def test_wheel_beside_may_need_a_newer_python_too() -> None:
+    abi3 = extension(COMMON, tag="cp310-abi3-manylinux_2_28_x86_64")
+    beside = wheel("beside", "1.0", tag="cp312-cp312-manylinux_2_28_x86_64")
+    there = asker(abi3, torch("2.9.1"), beside)
+
+    report = there.answer(Question(words=("my-ext==1.0",), torch="2.9.1", others=("beside==1.0",)))
+    assert ("3.12", "1.0") == (report.python, report.packages["beside"])
+    with pytest.raises(PackageIndexError, match=r"Python 3\.11"):
+        there.answer(Question(words=("my-ext==1.0",), python="3.11", others=("beside==1.0",)))

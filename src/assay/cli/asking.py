@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from assay.cli.wheels import wheel_of
 from assay.errors import PackageIndexError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Asker", "Question"]
 
+T = TypeVar("T")
 _FEW: Final = 4
 """Requirements of a wheel without libraries that are read too; one with more of them is no meta package."""
 _MINORS: Final = 4
@@ -59,6 +60,12 @@ class _Set:
     def names(self) -> set[str]:
         return {wheel.name for wheel in self.wheels}
 
+    def take_python(self, python: str) -> None:
+        """Take another Python than the wheels say."""
+        self.assumed = [line for line in self.assumed if not line.startswith("Python ")]
+        self.assumed.append(f"Python {python}, the oldest that both have a wheel for")
+        self.python = python
+
     def about(self) -> Iterator[WheelFacts]:
         return (wheel for wheel in self.wheels if wheel.name in self.asked)
 
@@ -94,6 +101,8 @@ class Asker:
         # Nothing beside a wheel for another system makes it fit, and all of it would have to be read.
         if all(_fits(wheel, here.machine) for wheel in here.about()):
             self._required(here)
+            if question.python is None:
+                self._python_of(here, question.others)
             if question.torch is not None:
                 self._torch(here, f"torch=={question.torch}", fixed=question.python is not None)
             elif not any(distribution_of(word) == "torch" for word in question.others):
@@ -172,6 +181,20 @@ class Asker:
                     here.asked.add(facts.name)
                     here.assumed.append(f"judged with {facts.name} {facts.version}, which {wheel.name} requires")
 
+    def _python_of(self, here: _Set, others: Sequence[str]) -> None:
+        """Take a newer Python where what is beside the wheels has no file for the oldest that these admit."""
+        minor = int(here.python.partition(".")[2])
+        pythons = [f"3.{minor + step}" for step in range(_MINORS)]
+        for word in others:
+
+            def found(python: str, word: str = word) -> str:
+                wheel_of(word, python, self._index, here.machine)
+                return python
+
+            pythons = pythons[pythons.index(_first(found, pythons)) :]
+        if pythons[0] != here.python:
+            here.take_python(pythons[0])
+
     def _own_torch(self, here: _Set, *, fixed: bool) -> None:
         """Add the torch that the wheels ask for, if any does; see `_torch`."""
         found = None if "torch" in here.names else _torch_wanted(here, self._base, self._auditor)
@@ -197,9 +220,7 @@ class Asker:
         file = _first(lambda python: choose_wheel(word, python, self._index, here.machine, any_version=True), pythons)
         python = python_of(file.filename) or here.python
         if python != here.python:
-            here.assumed = [line for line in here.assumed if not line.startswith("Python ")]
-            here.assumed.append(f"Python {python}, the oldest that both have a wheel for")
-            here.python = python
+            here.take_python(python)
         facts = self._facts(file)
         here.obtained.append(Obtained(facts=facts, file=file))
         return facts
@@ -212,7 +233,7 @@ def _fits(wheel: WheelFacts, machine: str) -> bool:
     return not tags or any(fits_platform(tag.platform, machine) for tag in tags)
 
 
-def _first(choose: Callable[[str], IndexFile], pythons: Iterable[str]) -> IndexFile:
+def _first(choose: Callable[[str], T], pythons: Iterable[str]) -> T:
     """Return what is found for the first Python for which anything is."""
     failed: PackageIndexError | None = None
     for python in pythons:
