@@ -63,6 +63,8 @@ def command(
     if contribute:
         return _contribute(path, into or Path(CORPUS), yes=yes)
     if what == "-":
+        if sys.stdin.isatty():
+            console.say("reading a log from this terminal; Ctrl-D ends it")
         return _one(sys.stdin.buffer, form, stage, lines, project)
     if path.is_file():
         with path.open("rb") as log:

@@ -17,7 +17,8 @@ from typing import Any, Final
 from assay.audit import document, findings, found, grid
 from assay.audit.document import AuditDocument
 from assay.audit.found import FindDocument
-from assay.evidence import suite
+from assay.evidence import record, suite
+from assay.evidence.record import BenchRecord, BuildRecord, ProbeRecord, ServeRecord
 from assay.foundation.strict import Value
 from assay.matrix import model as matrix
 from assay.matrix import policy, pools
@@ -38,6 +39,10 @@ SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
 OUTPUTS: Final[dict[str, tuple[type[Value], str, tuple[ModuleType, ...]]]] = {
     "audit.schema.json": (AuditDocument, "assay audit --format json", (document, findings, grid)),
     "find.schema.json": (FindDocument, "assay find --format json", (found,)),
+    "bench-record.schema.json": (BenchRecord, "assay bench: one record", (record,)),
+    "build-record.schema.json": (BuildRecord, "assay build: one record", (record,)),
+    "probe-record.schema.json": (ProbeRecord, "assay probe: one record", (record,)),
+    "serve-record.schema.json": (ServeRecord, "assay serve-check and assay up: one record", (record,)),
     "job.schema.json": (ProbeJob, "assay: a job that is sent to an executor", (jobs,)),
     "job-result.schema.json": (JobResult, "assay: what an executor gives back", (jobs, suite)),
 }
