@@ -20,11 +20,11 @@ from assay.adapters.docker.fake_engine import FakeEngine, FakeImage
 from assay.adapters.layers.layout import read_layout, stream_archive, write_archive_file, write_layout
 from assay.adapters.registry.fake import FakeRegistry
 from assay.cli.build_route import BuildRoute
-from assay.errors import RegistryError, UsageError
+from assay.errors import EngineError, RegistryError, UsageError
 from assay.evidence.oci import Descriptor, Manifest
 from assay.evidence.reference import Repository
 from assay.pipeline.assembly.builder import AssemblingBuilder
-from assay.pipeline.assembly.destinations import InEngine, InFolder, InRegistry
+from assay.pipeline.assembly.destinations import InEngine, InFolder, InRegistry, WithoutFiles
 from assay.pipeline.publishing.candidate import stage
 from assay.ports.builder import BuildEnd, BuildTask
 
@@ -226,3 +226,17 @@ def test_an_assembled_image_whose_bytes_are_gone_is_pushed_from_the_engine(tmp_p
 
     assert subject.digest == image.manifest.digest
     assert subject.descriptor.size == 0
+
+
+def test_without_an_engine_an_image_tells_its_layers_and_no_files(tmp_path: Path) -> None:
+    bench, registry = Bench(tmp_path / "b"), FakeRegistry()
+    repository = Repository.parse("registry.example/team/x")
+    place = InRegistry(registry, repository, bench.store)
+    outcome = AssemblingBuilder(bench.assembler, place, None).build(task(tmp_path, TWO, repository.tagged("t")))
+    seen = WithoutFiles(place).image(repository.tagged("t"))
+
+    assert seen is not None
+    assert seen.digest == outcome.digest
+    assert len(seen.layers) == 4
+    with pytest.raises(EngineError, match="not all known here"):
+        WithoutFiles(place).image_files(repository.tagged("t"))

@@ -24,13 +24,12 @@ from assay.matrix.lock import Lock
 from assay.matrix.model import Index, Matrix
 from assay.matrix.plan import Plan
 from assay.pipeline.audit import Auditor, judgement, keep_record
-from assay.pipeline.audit_image import audit_image
+from assay.pipeline.audit_image import AuditedImages, audit_image
 from assay.pipeline.bases import gpu_targets
 from assay.pipeline.build_jobs import ImageJudge, Judge
 from assay.pipeline.find import FindPorts
 from assay.pipeline.propose import ProposalPorts
 from assay.pipeline.read_wheel import Progress
-from assay.ports.engine import Engine
 from assay.ports.index import PackageIndex
 from assay.ports.layers import LayerStore
 from assay.ports.store import Store
@@ -98,7 +97,7 @@ def proposal_ports(files: ProjectFiles, plan: Plan, facts: Path | None) -> Propo
 
 
 def judges(
-    root: Path, matrix: Matrix, store: Store, engine: Engine, *, layers: LayerStore, tell: Progress | None = None
+    root: Path, matrix: Matrix, store: Store, engine: AuditedImages, *, layers: LayerStore, tell: Progress | None = None
 ) -> tuple[Judge, ImageJudge]:
     """Return what `assay build` asks before it builds a cell, and of what it built.
 

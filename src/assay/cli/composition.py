@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from assay.pipeline.assembly.assemble import Assembler
     from assay.pipeline.assembly.builder import AssemblingBuilder
     from assay.pipeline.assembly.destinations import Destination
+    from assay.pipeline.audit_image import AuditedImages
     from assay.pipeline.bisect import BisectPorts
     from assay.pipeline.build_jobs import BuildOptions, BuildPorts, DiskSpace, ImageJudge, Judge
     from assay.pipeline.doctor import DoctorFlow
@@ -160,13 +161,14 @@ def build_ports(
         audit: audit wheels and images.
     """
     from assay.pipeline.assembly.builder import AssemblingBuilder
+    from assay.pipeline.assembly.destinations import WithoutFiles
     from assay.pipeline.build_jobs import BuildPorts
 
     matrix = plan.project.matrix
     route = route or BuildRoute()
     store = layer_store(route.layers)
-    judge, judge_image = _judges(files, plan, images, store)
     destination = destination_of(route, store, images)
+    judge, judge_image = _judges(files, plan, images if route.into_engine else WithoutFiles(destination), store)
     builder = _buildx(route, images, patience)
     assembling: AssemblingBuilder | None = None
     if route.assembles:
@@ -183,8 +185,7 @@ def build_ports(
         assembly=assembling,
         store=store_of(files),
         judge=judge if audit else None,
-        # Only an engine runs an image's files past the audit.
-        judge_image=judge_image if audit and route.into_engine else None,
+        judge_image=judge_image if audit else None,
         diagnose=lambda log: _cause_of_build(log, files.root),
         space=_disk_space(images) if route.into_engine else lambda: None,
         listener=listener,
@@ -221,7 +222,7 @@ def _buildx(route: BuildRoute, images: DockerEngine, patience: float | None) -> 
     return RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience)
 
 
-def _judges(files: ProjectFiles, plan: Plan, images: DockerEngine, store: FolderStore) -> tuple[Judge, ImageJudge]:
+def _judges(files: ProjectFiles, plan: Plan, images: AuditedImages, store: FolderStore) -> tuple[Judge, ImageJudge]:
     """Return the audits before and after a build; what they need is loaded when something is built."""
 
     @cache

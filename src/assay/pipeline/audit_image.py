@@ -10,8 +10,9 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from packaging.utils import canonicalize_name
 
@@ -26,7 +27,7 @@ from assay.pipeline.audit import Auditor
 from assay.pipeline.image_contents import COMPILERS, DIST, SITE, ImageContents, Opened, main_site, resolve, sites_of
 from assay.pipeline.image_layers import ImageLayers
 from assay.pipeline.read_wheel import is_library
-from assay.ports.engine import Engine, ImageFile
+from assay.ports.engine import ImageFile, ImageInfo
 from assay.ports.layers import LayerStore
 from assay.wheels.bytes_at import Unread
 from assay.wheels.facts import Library, WheelFacts, installed_path
@@ -50,8 +51,20 @@ _VERSIONS: Final = re.compile(r"(GLIBC|GLIBCXX|CXXABI)_([0-9]{1,6}(?:\.[0-9]{1,6
 _CUDA: Final = re.compile(r"^cuda[ \t]*(?::[^=\n]*)?=[ \t]*['\"]([0-9.]{1,20})['\"]", re.MULTILINE)
 
 
+class AuditedImages(Protocol):
+    """Holds images that are audited: an engine, or any other place of which the layers are known."""
+
+    def image(self, reference: str) -> ImageInfo | None:
+        """Return an image, or None if it is not there."""
+        ...
+
+    def image_files(self, reference: str) -> AbstractContextManager[Iterator[ImageFile]]:
+        """Read the files of an image; raises `EngineError` where that cannot be done."""
+        ...
+
+
 def audit_image(
-    engine: Engine,
+    engine: AuditedImages,
     reference: str,
     auditor: Auditor,
     *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from assay.errors import EngineError, RegistryContent
 from assay.evidence.oci import Descriptor, Manifest
@@ -18,7 +18,7 @@ from assay.ports.layers import LayerStore
 from assay.ports.registry import Registry
 from assay.wheels.layer import Packing
 
-__all__ = ["Destination", "InEngine", "InFolder", "InRegistry", "image_info"]
+__all__ = ["Destination", "InEngine", "InFolder", "InRegistry", "WithoutFiles", "image_info"]
 
 CONFIG_BYTES: Final = 4 << 20
 _AT_ONCE: Final = 8
@@ -256,6 +256,32 @@ class InFolder:
         check()
         say(f"writing {manifest.image_bytes / 1e6:.1f} MB")
         self._write(reference, manifest, config)
+
+
+class WithoutFiles:
+    """The images of a destination that is no engine: what they hold follows from their layers, or is not known.
+
+    Args:
+        destination: has the images.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+
+    def image(self, reference: str) -> ImageInfo | None:
+        """Return an image, or None if it is not there."""
+        return self._destination.image(reference)
+
+    def image_files(self, reference: str) -> NoReturn:
+        """Refuse: only an engine can read the files of an image.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError(
+            f"the layers of {reference} are not all known here, and no engine was asked to read its files",
+            hint=f"docker pull {reference}, then `assay audit --image {reference}`",
+        )
 
 
 def _readable(manifest: Manifest, packing: Packing) -> bool:
