@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from assay.adapters.files.serving import load_server_flags
 from assay.errors import UsageError
+from assay.foundation.platforms import Platform
 from assay.foundation.printable import is_printable
 from assay.serving.command import ServerCommand
 from assay.serving.deploy import FORMATS, Deployment, Format, Service, name_of, render, secrets_of, unit_word
@@ -333,3 +334,10 @@ def test_secrets_are_named_and_stand_in_no_comment() -> None:
     for form in FORMATS:
         for text in render(form, deployment(one), TEMPLATES).values():
             assert not [line for line in text.splitlines() if line.lstrip().startswith("#") and "topsecret" in line]
+
+
+@pytest.mark.parametrize(("platform", "architecture"), [(Platform.AMD64, "amd64"), (Platform.ARM64, "arm64")])
+def test_kubernetes_takes_nodes_of_the_platform(platform: Platform, architecture: str) -> None:
+    assert f"nodeSelector: {{kubernetes.io/arch: {architecture}}}" in written(
+        "kubernetes", deployment(platform=platform)
+    )

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from assay.adapters.host.card_names import load_cards
-from assay.errors import ConfigError
+from assay.errors import ConfigError, NothingSelected
 from assay.foundation.platforms import Platform
 from assay.matrix import loading, lockfile, plan, render
 from assay.matrix.cell import Cell
@@ -123,3 +123,10 @@ def test_the_bake_file_builds_an_arm64_cell_for_arm64(matrix_text: str, image_te
 
     assert ["linux/arm64"] == targets["serving-cu130-torch2_8_0-arm64"]["platforms"]
     assert "platforms" not in targets["serving-cu128-torch2_8_0"]
+
+
+def test_a_selection_for_a_platform_without_cells_says_how_to_make_one(matrix_text: str, image_text: str) -> None:
+    with pytest.raises(NothingSelected) as empty:
+        _made(matrix_text, image_text).select(["serving", "platform=linux/arm64"])
+
+    assert "`platform: arm64` in image.yaml" in (empty.value.hint or "")

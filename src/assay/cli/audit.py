@@ -156,7 +156,9 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
         for report in _audit_cells(auditor, files, plan, cells, targets, record=not given["no_record"], make=make):
             out.report(report)
         if not out.reports:
-            raise NothingSelected("no cell could be audited", hint="make locks with `assay lock`")
+            raise NothingSelected(
+                "no cell could be audited", hint="make locks with `assay lock`, or name cells for the GPU's platform"
+            )
     if images:
         from assay.cli.audit_image import audit_images
 
@@ -269,7 +271,11 @@ def _audit_cells(
             continue
         names = " and ".join(f"{gpu.name} comes with {', '.join(platforms_of_target(gpu.name))}" for gpu in targets)
         for item in mine:
-            console.say(f"{item.cell.id}: not audited: {names}, and this cell is for {platform}")
+            others = [
+                one.id for one in plan.cells if one.id.startswith(f"{item.cell.id}-") and one.platform != platform
+            ]
+            also = f"; the same for another platform: {others[0]}" if others else ""
+            console.say(f"{item.cell.id}: not audited: {names}, and this cell is for {platform}{also}")
 
 
 def _by_platform(cells: Iterable[LockedCell]) -> dict[Platform, list[LockedCell]]:

@@ -63,7 +63,11 @@ class Plan:
         if not found:
             raise NothingSelected(
                 f"no cell fits {' '.join(expressions) or 'an empty matrix'}{self._why_not(expressions)}",
-                hint="`assay plan` lists the cells, `assay plan --excluded` the excluded ones with reasons",
+                hint="`assay plan` lists the cells, `assay plan --excluded` the excluded ones with reasons"
+                + (
+                    "; a point with `platform: arm64` in image.yaml is a cell for linux/arm64"
+                    * _asks_platform(expressions)
+                ),
             )
         return found
 
@@ -79,6 +83,10 @@ class Plan:
             if not any(fnmatchcase(value, condition[3]) for value in known):
                 lines.append(f"\n  no cell has {word}{suggestion(condition[3], known)}")
         return "".join(lines)
+
+
+def _asks_platform(expressions: Sequence[str]) -> bool:
+    return any(word.startswith("platform=") for word in expressions)
 
 
 def make(project: Project) -> Plan:
