@@ -76,6 +76,7 @@ def test_what_only_a_build_can_do_goes_to_buildkit_or_is_refused(tmp_path: Path)
     assert len(buildkit.tasks) == 1
     assert refused.end is BuildEnd.FAILED
     assert "RUN make everything" in refused.reason
+    assert (tmp_path / "build.log").read_text() == f"{refused.reason}\n"
 
 
 def test_the_engine_gets_only_layers_that_its_images_lack(tmp_path: Path) -> None:

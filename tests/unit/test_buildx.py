@@ -125,3 +125,15 @@ def test_a_docker_without_buildx_is_a_missing_engine(text: str) -> None:
         Buildx()._failed(text, 1.0)
 
     assert "quickstart" in str(caught.value)
+
+
+def test_an_image_is_pushed_with_media_types_that_name_any_compression_or_written_to_an_archive() -> None:
+    task = BuildTask(dockerfile="", tags=("x.example/a:1",), log=Path("x"))
+    pushed = Buildx(push=True, zstd=lambda: True).command(task, dockerfile="Dockerfile")
+    remote = Buildx(push=True, builder="far").command(task, dockerfile="Dockerfile")
+    written = Buildx(archive=Path("base.tar"), zstd=lambda: True).command(task, dockerfile="Dockerfile")
+
+    assert 'type=image,"name=x.example/a:1",push=true,oci-mediatypes=true' in pushed
+    assert 'type=image,"name=x.example/a:1",push=true,oci-mediatypes=true' in remote
+    assert "--load" not in remote
+    assert "type=oci,dest=base.tar,compression=gzip" in written

@@ -65,16 +65,16 @@ class Buildx:
         argv = ["docker", "buildx", "build", "--progress", "plain", "--provenance", "false"]
         if self._builder:
             argv += ["--builder", self._builder]
+        names = ",".join(task.tags)
         if self._archive is not None:
             argv += ["--output", f"type=oci,dest={self._archive},compression=gzip"]
         elif self._push:
-            argv += ["--push"]
-        elif self._builder:
-            argv += ["--load"]
-        if self._builder is None and not self._push and self._archive is None and self._zstd():
-            names = ",".join(task.tags)
+            # Docker's own media types have no name for zstd, which layers of a base may be packed with.
+            argv += ["--output", f'type=image,"name={names}",push=true,oci-mediatypes=true']
+        elif self._builder is None and self._zstd():
             argv += ["--output", f'type=image,"name={names}",compression=zstd,compression-level=1,oci-mediatypes=true']
         else:
+            argv += ["--load"] if self._builder else []
             argv += [word for tag in task.tags for word in ("--tag", tag)]
         if task.platform:
             argv += ["--platform", task.platform]

@@ -50,7 +50,8 @@ class AssemblingBuilder:
         if why := self.obstacle(task.dockerfile):
             if self._otherwise is not None:
                 return self._otherwise.build(task)
-            reason = f"it cannot be assembled: {why}\n  try: assay build --builder auto"
+            reason = f"it cannot be assembled: {why}\n  try: --builder auto, into the engine or with --push"
+            _write(task, reason)
             return BuildOutcome(end=BuildEnd.FAILED, reason=reason)
         started = time.monotonic()
         try:
@@ -86,6 +87,13 @@ class AssemblingBuilder:
             seconds=time.monotonic() - started,
             image=image_info(image.manifest, image.config, task.tags[0]),
         )
+
+
+def _write(task: BuildTask, text: str) -> None:
+    try:
+        task.log.write_text(f"{text}\n")
+    except OSError as error:
+        raise StoreError(f"{task.log} cannot be written: {error.strerror}") from error
 
 
 class _Progress:
