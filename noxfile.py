@@ -183,6 +183,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def twins(session: nox.Session) -> None:
+    """Compare assembled images with those that BuildKit built: `-- [--build] [--imports] [SELECT…]`."""
+    environment(session, "dev")
+    run(session, "python", "bench/twins.py", "--run", *session.posargs)
+
+
+@nox.session
 def attack(session: nox.Session) -> None:
     """Test readers, servers and environments with generated faults: `-- [SECONDS]`, 600 by default."""
     environment(session, "dev")
