@@ -58,7 +58,7 @@ class Search(Value):
     """The search for one platform."""
 
     asked: str
-    """The requirement: `sglang>=0.5.15`."""
+    """The requirement: `my-ext>=1.5`."""
     beside: tuple[str, ...] = ()
     """What else has to be installed."""
     needs: tuple[str, ...] = ()

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_OLDEST_TORCH: Final = "2.7"
+"""The first with code for Blackwell cards."""
 _GRIDS: Final = ("markdown", "html", "badge")
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PYTHON: Final = re.compile(r"3\.\d{1,2}")
@@ -60,6 +62,8 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
     metavar="VERSION,...",
     help="Release of torch that the wheels are loaded with; several give a grid.  [default: the one they require]",
 )
+@click.option("--all-torch", is_flag=True, help="Grid over all releases of torch that have a wheel, newest first.")
+@click.option("--since", metavar="VERSION", help="Oldest torch of --all-torch.  [default: 2.7]")
 @click.option(
     "--with",
     "others",
@@ -193,6 +197,19 @@ def _as_wheel(word: str) -> str:
     return f"a wheel is named with its version: {word}==VERSION"
 
 
+def _all_torches(places: Sequence[str], oldest: str) -> Iterator[str]:
+    """Yield the final releases of torch on the index, newest first."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    from assay.pipeline.releases import releases
+
+    try:
+        wanted = Requirement(f"torch>={oldest}")
+    except InvalidRequirement as error:
+        raise UsageError(f"--since {oldest} is no version", hint="write 2.11") from error
+    return (str(release.version) for release in releases(where_to_look(places), wanted) if release.wheels)
+
+
 def _audit_wheels(
     auditor: Auditor,
     words: Sequence[str],
@@ -205,6 +222,10 @@ def _audit_wheels(
     from assay.foundation.platforms import Platform
 
     torches = dict.fromkeys(comma_parts(given["torches"]))
+    if given["all_torch"]:
+        torches |= dict.fromkeys(_all_torches(given["indexes"], given["since"] or _OLDEST_TORCH))
+    elif given["since"]:
+        raise UsageError("--since goes with --all-torch")
     asked = WheelQuestion(
         torches=tuple(torches),
         others=given["others"],

@@ -154,7 +154,7 @@ def _requirement(word: str) -> Any:
     try:
         wanted = Requirement(word)
     except InvalidRequirement as error:
-        hint = "write a distribution and versions: vllm, 'sglang>=0.5.15'"
+        hint = "write a distribution and versions: torch, 'torch>=2.11'"
         raise UsageError(f"{word!r} is not a requirement: {str(error).splitlines()[0]}", hint=hint) from error
     if wanted.url or wanted.marker:
         raise UsageError(f"{word!r}: name a distribution of an index, without address or marker")

@@ -39,6 +39,8 @@ __all__ = ["command"]
 @click.option("--predict", is_flag=True, help="Audit cells without an audit, so that pages show predictions (--html).")
 @click.option("--measured", is_flag=True, help="Show measurements only, no predictions or claims (--into).")
 @click.option("--check", is_flag=True, help="Change nothing; fail if the file is outdated (--into).")
+@click.option("--coverage", is_flag=True, help="Show what releases of distributions (SELECT) cover, from their wheels.")
+@click.option("--since", metavar="DATE", help="First day of releases (--coverage).  [default: a year ago]")
 @click.option("--badges", type=click.Path(path_type=Path, file_okay=False), help="Write SVG badges to this folder.")
 def command(
     select: tuple[str, ...],
@@ -52,16 +54,27 @@ def command(
     predict: bool,
     measured: bool,
     check: bool,
+    coverage: bool,
+    since: str | None,
 ) -> int:
     """Show the status, size and duration of each cell, and what changed since the previous run.
 
     A probe that another machine recorded counts where it was of the very image that the cell has here, or that its lock
     gives as far as the catalogue of layers tells.
+
+    With --coverage: features per GPU and platform of upstream releases, as predicted, and what changed between them.
     """
     from assay.adapters.files.records import FileStore
-    from assay.evidence import report
     from assay.pipeline import unfinished
 
+    if coverage:
+        from assay.cli.coverage import show_coverage
+
+        if into or badges or folders or measured or check:
+            raise UsageError("--coverage goes with --since, --html and --format alone")
+        return show_coverage(select, form, html, since)
+    if since:
+        raise UsageError("--since goes with --coverage")
     files, plan = load(project)
     if not (html or into or badges) and (folders or predict or measured or check):
         raise UsageError("--records, --predict, --measured and --check go with --html, --into or --badges")
@@ -82,7 +95,12 @@ def command(
             return site.drifted(pages, into, measured=measured)
         site.write(pages, html=html, into=into, badges=badges, measured=measured)
         return 0
-    made = _made(files, plan, select, store)
+    return _shown(_made(files, plan, select, store), store, form)
+
+
+def _shown(made: Report, store: FileStore, form: str) -> int:
+    from assay.evidence import report
+
     match form:
         case "json":
             console.json_data(report.as_json(made))

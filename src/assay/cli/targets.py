@@ -27,6 +27,7 @@ __all__ = [
     "beside",
     "comma_parts",
     "gpu_of",
+    "gpus_by_machine",
     "gpus_of",
     "host_gpus",
     "local_gpus",
@@ -191,3 +192,20 @@ def gpu_of(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> Targ
         return replace(gpu, driver_cuda=driver_cuda, title=named.title)
     capability = capability_of(named.target)
     return TargetGpu(name=named.target, capability=capability, driver_cuda=driver_cuda, title=named.title)
+
+
+def gpus_by_machine(capabilities: Sequence[str]) -> dict[str, tuple[TargetGpu, ...]]:
+    """Return platform (`x86_64`) -> those GPUs, of some compute capabilities (`12.0`), that its machines have."""
+    from assay.adapters.host.card_names import load_cards
+    from assay.audit.context import TargetGpu
+    from assay.audit.gpu import capability_of
+    from assay.foundation.platforms import Platform
+
+    cards = load_cards()
+    found: dict[str, tuple[TargetGpu, ...]] = {}
+    for platform in Platform:
+        there = [one for one in capabilities if platform in cards.platforms(one)]
+        found[platform.machine] = tuple(
+            TargetGpu(name=f"sm_{capability_of(one)}", capability=capability_of(one)) for one in there
+        )
+    return found

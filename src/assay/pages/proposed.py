@@ -23,7 +23,7 @@ def proposal_lines(
     """Yield the lines about one image on one platform.
 
     Args:
-        name: `vllm-blackwell on linux/arm64`.
+        name: `server on linux/arm64`.
         cell: id of the cell that is proposed; None without one.
         changes: (axis, version before, version after).
         search: the releases that were tried.

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
 
 from assay.errors import QuestionError
+from assay.foundation.versions import fits
 from assay.ports.index import IndexFile, PackageIndex
 from assay.wheels.tags import platform_words, tags_for
 
@@ -132,7 +132,4 @@ def _version(file: IndexFile) -> Version:
 
 
 def _admits(requires: str | None, python: str) -> bool:
-    try:
-        return not requires or SpecifierSet(requires).contains(f"{python}.99")
-    except InvalidSpecifier:
-        return True
+    return not requires or fits(f"{python}.99", requires)

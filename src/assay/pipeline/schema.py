@@ -14,7 +14,8 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any, Final
 
-from assay.audit import document, findings, found, grid
+from assay.audit import coverage, document, findings, found, grid
+from assay.audit.coverage import Coverage
 from assay.audit.document import AuditDocument
 from assay.audit.found import FindDocument
 from assay.evidence import record, suite
@@ -38,6 +39,7 @@ SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
 
 OUTPUTS: Final[dict[str, tuple[type[Value], str, tuple[ModuleType, ...]]]] = {
     "audit.schema.json": (AuditDocument, "assay audit --format json", (document, findings, grid)),
+    "coverage.schema.json": (Coverage, "assay report --coverage --format json", (coverage,)),
     "find.schema.json": (FindDocument, "assay find --format json", (found,)),
     "bench-record.schema.json": (BenchRecord, "assay bench: one record", (record,)),
     "build-record.schema.json": (BuildRecord, "assay build: one record", (record,)),
