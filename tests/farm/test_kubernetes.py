@@ -63,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeCluster]:
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Farm:
-    made = Farm(tmp_path / "project", seconds=0.5)
+    made = Farm(tmp_path / "project", seconds=2.0)
     (made.folder / "pools.yaml").write_text(POOLS)
     return made
 
@@ -88,10 +88,11 @@ def test_every_job_is_recorded_once_whatever_happens_to_the_cluster(cluster: Kub
         cluster.admin("-n", NAMESPACE, "delete", "resourcequota", "few")
         tell("the quota is gone")
         coordinating.until(int(JOBS * 0.1))
+        cluster.until(lambda: len(running(cluster)) >= 3, "three running pods", 120)
         for pod in running(cluster)[:3]:
             cluster.admin("-n", NAMESPACE, "delete", pod, "--grace-period=0", "--force", "--wait=false", check=False)
             tell(f"{pod} is deleted by force")
-        tell(f"{kill_container(cluster)} is killed")
+        cluster.until(lambda: kill_container(cluster, tell), "a running container", 120)
         coordinating.until(int(JOBS * 0.25))
         cluster.kill("apiserver")
         tell("the API server is killed")
@@ -122,8 +123,8 @@ def test_every_job_is_recorded_once_whatever_happens_to_the_cluster(cluster: Kub
     assert "" == left, "the run was not swept"
 
 
-def kill_container(cluster: KubeCluster) -> str:
-    """Kill the container of a probe; return where that was."""
+def kill_container(cluster: KubeCluster, tell: Teller) -> bool:
+    """Kill the container of a probe, if one runs; return whether one did."""
     for node in NODES:
         base = ("docker", "-H", cluster.host(node))
         found = subprocess.run(
@@ -131,8 +132,9 @@ def kill_container(cluster: KubeCluster) -> str:
         )
         for container in found.stdout.split():
             if subprocess.run((*base, "kill", container), capture_output=True, check=False).returncode == 0:
-                return f"a container on {node}"
-    return "no container"
+                tell(f"a container on {node} is killed")
+                return True
+    return False
 
 
 def test_an_image_that_cannot_be_pulled_is_no_failure_of_its_cell(cluster: KubeCluster, farm: Farm) -> None:
