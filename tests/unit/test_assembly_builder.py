@@ -7,7 +7,9 @@ import io
 import json
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from assay.pipeline.assembly.builder import AssemblingBuilder
 from assay.pipeline.assembly.destinations import InEngine, InFolder, InRegistry, WithoutFiles
 from assay.pipeline.publishing.candidate import stage
 from assay.ports.builder import BuildEnd, BuildTask
+from assay.ports.registry import Chunks
 
 ONE = dockerfile(("small-1", [pinned("demo", "1.0", DEMO)]))
 ONLY_BUILT = dockerfile(("small-1", [pinned("demo", "1.0", DEMO)]), more="RUN make everything")
@@ -241,3 +244,24 @@ def test_without_an_engine_an_image_tells_its_layers_and_no_files(tmp_path: Path
     assert len(seen.layers) == 4
     with pytest.raises(EngineError, match="not all known here"):
         WithoutFiles(place).image_files(repository.tagged("t"))
+
+
+def test_images_that_are_sent_at_once_send_a_shared_layer_once(tmp_path: Path) -> None:
+    sent: list[str] = []
+
+    class Slow(FakeRegistry):
+        def upload(self, repository: Repository, blob: Descriptor, chunks: Chunks) -> None:
+            sent.append(blob.digest)
+            time.sleep(0.05)
+            super().upload(repository, blob, chunks)
+
+    bench, repository = Bench(tmp_path / "b"), Repository.parse("registry.example/team/x")
+    place = InRegistry(Slow(), repository, bench.store)
+    images = [bench.assemble(text) for text in (TWO, ONE)]
+    with ThreadPoolExecutor(2) as pool:
+        for number, image in enumerate(images):
+            name = repository.tagged(f"t{number}")
+            pool.submit(place.take, image.manifest, image.config, name, say=print, check=lambda: None)
+
+    assert sorted(set(sent)) == sorted(sent)
+    assert len(place.labels([repository.tagged("t0"), repository.tagged("t1")])) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import BinaryIO, Final
 
 from assay.errors import RegistryError
@@ -29,6 +30,7 @@ def push(
     *,
     opened: Callable[[str], BinaryIO],
     siblings: Callable[[str], Sequence[Repository]] = lambda _: (),
+    alone: Callable[[str], AbstractContextManager[bool]] = lambda _: nullcontext(enter_result=False),
     say: Callable[[str], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> None:
@@ -42,6 +44,7 @@ def push(
         tag: the name it gets.
         opened: opens a layer by digest.
         siblings: returns the repositories that may have a layer, by digest; the registry is asked to mount it.
+        alone: holds a layer, by digest, while it is sent; tells whether another image was sending it meanwhile.
         say: is given a line for each layer that is sent or mounted.
         check: is called between pieces; raises where sending has to end.
 
@@ -61,24 +64,31 @@ def push(
                     check()
                     yield piece
 
-        check()
-        if source := _mounted(registry, repository, layer.digest, siblings(layer.digest)):
-            say(f"{layer.digest[7:19]} is in {source}: mounted")
-            return
-        say(f"sending {layer.digest[7:19]}, {layer.size / 1e6:.1f} MB")
-        registry.upload(repository, layer, pieces)
+        with alone(layer.digest) as waited:
+            check()
+            if waited and registry.has_blob(repository, layer.digest):
+                return
+            if source := _mounted(registry, repository, layer.digest, siblings(layer.digest)):
+                say(f"{layer.digest[7:19]} is in {source}: mounted")
+                return
+            say(f"sending {layer.digest[7:19]}, {layer.size / 1e6:.1f} MB")
+            registry.upload(repository, layer, pieces)
 
+    _at_once(send, _missing(manifest, registry, repository))
+    registry.put_blob(repository, config)
+    registry.put_manifest(repository, manifest.digest, manifest)
+    registry.put_manifest(repository, tag, manifest)
+
+
+def _at_once(send: Callable[[Descriptor], None], layers: Sequence[Descriptor]) -> None:
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload") as pool:
-        sent = [pool.submit(send, layer) for layer in _missing(manifest, registry, repository)]
+        sent = [pool.submit(send, layer) for layer in layers]
         try:
             for one in sent:
                 one.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    registry.put_blob(repository, config)
-    registry.put_manifest(repository, manifest.digest, manifest)
-    registry.put_manifest(repository, tag, manifest)
 
 
 def _missing(manifest: Manifest, registry: Registry, repository: Repository) -> list[Descriptor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final, NoReturn, Protocol
 
@@ -171,6 +173,8 @@ class InRegistry:
         self._store = store
         self.has = cache(self._has)
         """Whether the repository has a layer."""
+        self._guard = threading.Lock()
+        self._sending: dict[str, threading.Lock] = {}
 
     def name(self, cell: Cell) -> str:
         """Return the repository with the cell's tag."""
@@ -196,6 +200,19 @@ class InRegistry:
         """Return nothing: a registry takes any layer."""
         return ""
 
+    @contextmanager
+    def _alone(self, digest: str) -> Iterator[bool]:
+        """Let images that are sent at once share layers: one sends, the others wait."""
+        with self._guard:
+            lock = self._sending.setdefault(digest, threading.Lock())
+        waited = not lock.acquire(blocking=False)
+        if waited:
+            lock.acquire()
+        try:
+            yield waited
+        finally:
+            lock.release()
+
     def _has(self, digest: str) -> bool:
         return self._registry.has_blob(self._repository, digest)
 
@@ -204,7 +221,7 @@ class InRegistry:
         wanted = Reference.parse(reference)
         push(
             manifest, config, self._registry, wanted.repository, wanted.tag or "latest",
-            opened=self._store.opened, siblings=self._store.pushed_to, say=say, check=check,
+            opened=self._store.opened, siblings=self._store.pushed_to, alone=self._alone, say=say, check=check,
         )  # fmt: skip
         self._store.note_push([layer.digest for layer in manifest.layers], wanted.repository)
 
