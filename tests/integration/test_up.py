@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from project_tools import Project
-from tern_project import TERN_IMAGE, tern_project, write_tern_image
+from project_tools import Project, lock_text
+from tern_project import CELL, TERN_IMAGE, tern_project, write_tern_image
 
 from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.files.records import FileStore
 from assay.evidence.record import ServeRecord, ServeStatus
 
 NAME = "model"
+TEMPLATE = """\
+FROM {{ base.reference }}
+LABEL dev.assay.lock={{ labels['dev.assay.lock'] | env }}
+"""
 HERE = ("--image", TERN_IMAGE, "--engine", "tern", "--gpus", "none", "--context", "1024")
 
 
@@ -129,3 +133,43 @@ def test_what_cannot_be_served_is_reported_beforehand(project: Project, words: t
 
     assert done.returncode in {2, 3}, done.stderr
     assert said in " ".join(done.stderr.split())
+
+
+def test_an_image_that_is_missing_is_built_and_then_served(project: Project) -> None:
+    matrix = (project.root / "matrix.yaml").read_text()
+    tiny = f'  tiny: {{kind: registry, image: "{TERN_IMAGE}", python: 3.11, glibc: 2.36}}'
+    project.write("matrix.yaml", re.sub(r"  tiny: \{kind: bootstrap[^\n]*", tiny, matrix))
+    project.change("images/small/image.yaml", 'requirements: ["tern-serve{{ tern.pin }}"]\n', "")
+    project.write("templates/tiny.Dockerfile.j2", TEMPLATE)
+    project.write(f"images/small/cells/{CELL}/lock.txt", lock_text(CELL))
+    reference = f"assay/small:{CELL}"
+    words = (
+        "up",
+        "model",
+        "--gpus",
+        "none",
+        "--context",
+        "1024",
+        "--cache",
+        str(cache(project, owner=1000)),
+        "--offline",
+    )
+    try:
+        planned = project.run(*words, "--dry-run")
+        assert f"image   {CELL} (to be built" in planned.stderr, planned.stderr
+        assert DockerEngine().image(reference) is None
+
+        project.change("templates/tiny.Dockerfile.j2", "LABEL", "RUN no-such-program\nLABEL")
+        failed = project.run(*words)
+        assert 1 == failed.returncode, failed.stderr
+        assert f"{CELL} could not be built" in failed.stderr
+        project.write("templates/tiny.Dockerfile.j2", TEMPLATE)
+
+        up = project.run(*words)
+
+        assert 0 == up.returncode, up.stderr
+        assert re.search(r"^greedy: \S+", up.stderr, re.MULTILINE)
+        assert f"image   {CELL} (here" in project.run(*words, "--dry-run").stderr
+    finally:
+        project.run("down", "--all", "--grace", "1")
+        DockerEngine().remove_image(reference, force=True)

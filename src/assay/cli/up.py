@@ -150,6 +150,7 @@ def _run(planner: Planner, plan: Planned) -> int:
     """Get the image, start the server, ask it, and say how it is used."""
     from assay.adapters.files.records import FileStore
     from assay.cli.serving import api_client, services
+    from assay.foundation.versions import public
     from assay.pipeline.up import UpRequest, bring_up
 
     known = services()
@@ -163,9 +164,11 @@ def _run(planner: Planner, plan: Planned) -> int:
         known.remove(mine, grace=1)
     if others := [one.name for one in running if one.running and one.name != service.name]:
         console.warn(f"{', '.join(others)} may hold memory of the GPU; `assay down {others[0]}` stops it")
-    _obtain(planner, plan)
+    if code := _obtain(planner, plan):
+        return code
     facts = planner.facts(plan.choice.option.reference, gpus=planner.gpus)
-    if plan.choice.option.version != (version := facts.packages.get(plan.choice.option.engine.package, "")):
+    version = public(facts.packages.get(plan.choice.option.engine.package, ""))
+    if public(plan.choice.option.version) != version:
         # An image that no lock describes: now its release is known, and its flags with it.
         plan = _again(planner, plan, version, facts)
         service = plan.deployment.services[0]
@@ -185,20 +188,21 @@ def _run(planner: Planner, plan: Planned) -> int:
     return _told(served, plan, service.name)
 
 
-def _obtain(planner: Planner, plan: Planned) -> None:
-    """Build or pull the image, unless it is here."""
+def _obtain(planner: Planner, plan: Planned) -> int:
+    """Build or pull the image, unless it is here; return the exit code of the build."""
     option = plan.choice.option
     if option.where == "here":
-        return
+        return 0
     if plan.cell is None:
         console.say(f"pulling {option.reference}")
         planner.engine.pull(option.reference, progress=console.say)
-        return
+        return 0
     from assay.cli.build import build_cells
 
     code = build_cells(planner.files, planner.plan, [plan.cell])
     if code:
-        raise EngineError(f"{plan.cell.id} could not be built", hint=f"assay build {plan.cell.id} shows why")
+        console.fail(f"{plan.cell.id} could not be built", hint="another one: --engine or --image; the log says why")
+    return code
 
 
 def _again(planner: Planner, plan: Planned, version: str, facts: ServerFacts) -> Planned:
