@@ -288,7 +288,7 @@ def main() -> None:
     options.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     options.add_argument("--prune", action="store_true")
     options.add_argument("select", nargs="*")
-    bench = Bench(chosen := options.parse_args())
+    bench = Bench(chosen := options.parse_intermixed_args())
     try:
         PARTS[chosen.part](bench)
     finally:
