@@ -242,6 +242,16 @@ def test_keys_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
         KeyVerifier([garbage])
 
 
+@pytest.mark.timeout(30)
+def test_a_key_that_never_ends_is_no_key() -> None:
+    endless = Path("/dev/zero")
+
+    with pytest.raises(ToolError, match="not a PEM public key"):
+        KeyVerifier([endless])
+    with pytest.raises(ToolError, match="not a PEM private key"):
+        KeySigner(endless)
+
+
 def test_an_encrypted_key_takes_its_password_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -209,3 +210,24 @@ def test_a_file_whose_bytes_are_not_those_of_the_directory_is_refused(
     data[at] ^= 0xFF
     with pytest.raises(WheelError, match=r"demo/x\.bin"):
         install(tmp_path, opened, bytes(data))
+
+
+@pytest.mark.timeout(30)
+def test_bytes_behind_a_files_stream_are_not_read_for_ever(tmp_path: Path, opened: list[WheelArchive]) -> None:
+    """A stream of several pieces ends, and the decompressor hands back what lies behind it, again and again."""
+    made = io.BytesIO(wheel({}))
+    with zipfile.ZipFile(made, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("demo/x.py", b"#" * (16 << 20))
+    data = bytearray(made.getvalue())
+    directory, end = data.rindex(b"demo/x.py") - 46, data.rindex(b"PK\x05\x06")
+    (packed,) = struct.unpack_from("<I", data, directory + 20)
+    (start,) = struct.unpack_from("<I", data, end + 16)
+    more = 1000
+    struct.pack_into("<I", data, directory + 20, packed + more)
+    struct.pack_into("<I", data, end + 16, start + more)
+    behind = data.index(b"demo/x.py") + len("demo/x.py") + packed
+    data[behind:behind] = bytes(more)
+
+    _, contents = install(tmp_path, opened, bytes(data))
+
+    assert 16 << 20 == len(contents[f"{SITE}/demo/x.py"])

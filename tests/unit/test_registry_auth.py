@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,12 @@ def test_a_damaged_file_is_reported(tmp_path: Path, text: str) -> None:
 )
 def test_challenges(header: str, expected: list[tuple[str, dict[str, str]]]) -> None:
     assert [Challenge(scheme=scheme, parameters=values) for scheme, values in expected] == challenges(header)
+
+
+@pytest.mark.parametrize("header", ["Bearer " + "a" * 400_000, "Bearer a=" + " " * 400_000, "," + " " * 400_000])
+def test_a_challenge_of_one_long_run_takes_no_time(header: str) -> None:
+    """The patterns take time that grows with the square of a run."""
+    began = time.process_time()
+    challenges(header)
+
+    assert time.process_time() - began < 3

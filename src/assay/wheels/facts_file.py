@@ -29,6 +29,8 @@ __all__ = [
 _DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
 MAX_FACTS: Final = FACTS.unpacked
 """Bytes of text of one wheel's facts; torch has 17 MB."""
+_LINES: Final = 8
+"""Lines of symbols that take as much memory as one of the budget's items."""
 BRIEF_FROM: Final = 64 << 10
 """Characters of exported names from which on hashes stand for them."""
 
@@ -117,8 +119,12 @@ def load_facts(data: bytes, *, source: str, budget: Budget | None = None) -> Whe
             raise WheelError(f"{source} does not unpack to facts of less than {MAX_FACTS} bytes")
     except _DAMAGED as error:
         raise WheelError(f"{source} has no wheel facts: {error}") from error
-    # Each text, list and object becomes a Python object some fifty times its size.
-    budget.take(unpacked=len(text), kept=len(text), items=text.count(b'"') // 2 + text.count(b"[") + text.count(b"{"))
+    # Each text, list and object becomes a Python object some fifty times its size; each line of a text is a symbol.
+    objects = text.count(b'"') // 2 + text.count(b"[") + text.count(b"{")
+    lines = text.count(b"\\n") + text.count(b"\\u000")
+    # One wide character makes four bytes of each character of its text.
+    width = 1 if text.isascii() and b"\\u" not in text else 4
+    budget.take(unpacked=len(text), kept=len(text) * width, items=objects + lines // _LINES)
     facts = _parsed(text, source=source)
     if facts.is_brief:
         raise WheelError(f"{source} holds facts that leave out names")

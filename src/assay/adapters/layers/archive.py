@@ -115,7 +115,8 @@ class WheelArchive:
         try:
             for at in range(start, end, _PIECE):
                 data = self._data[at : min(at + _PIECE, end)]
-                while data:
+                # Behind the end of its stream the decompressor would hand the same bytes back for ever.
+                while data and not inflate.eof:
                     if piece := inflate.decompress(data, _MOST):
                         yield piece
                     data = inflate.unconsumed_tail
