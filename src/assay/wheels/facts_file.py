@@ -29,7 +29,7 @@ __all__ = [
 _DAMAGED: Final = cast("type[Exception]", zlib_ng.error)
 MAX_FACTS: Final = FACTS.unpacked
 """Bytes of text of one wheel's facts; torch has 17 MB."""
-_LINES: Final = 8
+_LINES: Final = 4
 """Lines of symbols that take as much memory as one of the budget's items."""
 BRIEF_FROM: Final = 64 << 10
 """Characters of exported names from which on hashes stand for them."""
