@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from assay.ports.engine import ImageInfo
+if TYPE_CHECKING:
+    from assay.ports.engine import ImageInfo
 
 __all__ = ["PATIENCE", "BuildEnd", "BuildFault", "BuildOutcome", "BuildTask", "Builder", "FaultKind"]
 
