@@ -1,4 +1,4 @@
-"""Every document of `--format json` has a version, so that a program knows what it reads."""
+"""Every document of `--format json` has a version, and fits the schema that is published for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+import jsonschema
 import pytest
 from terminal_tools import CELL, OTHER, VERSION, benched, judged, probed, project, served
 
@@ -20,13 +21,26 @@ from assay.evidence.judging import Verification
 from assay.evidence.oci import Descriptor
 from assay.evidence.reference import Reference
 from assay.matrix import plan
+from assay.pipeline.schema import OUTPUTS
 from assay.pipeline.verify import document
+from assay.ports.pools import PoolItem
+from assay.ports.services import KeptServer
 
 __all__ = ["project"]
 
 CLI: Final = Path(__file__).parents[2] / "src/assay/cli"
 NEEDS_MORE: Final = frozenset({"assemble", "bisect", "lock", "publish", "update"})
 """These need an index, a registry or a resolver: their documents are read from the source."""
+
+
+SERVER: Final = KeptServer(
+    name="qwen",
+    container="assay-up-qwen",
+    image=OTHER,
+    running=True,
+    state="Up 3 minutes",
+    labels={"assay.up.model": "Qwen/Qwen3-0.6B"},
+)
 
 
 def verified() -> None:
@@ -58,9 +72,20 @@ DOCUMENTS: Final[Mapping[str, tuple[str | Callable[[], object], ...]]] = {
     "recommend": ("recommend --target sm_120", "recommend --target sm_90 --offline"),
     "report": ("report",),
     "serve-check": (lambda: serve_check._show(served(), "json"),),
-    "status": (lambda: status._show([], "json"),),
+    "status": (lambda: status._show([], "json"), lambda: status._show([(SERVER, "healthy")], "json")),
     "verify": (verified,),
 }
+ROOT: Final = Path(__file__).parents[2]
+SCHEMAS: Final = {
+    "audit": "audit",
+    "doctor": "doctor",
+    "find": "find",
+    "plan": "plan",
+    "recommend": "recommend",
+    "report": "report",
+    "status": "status",
+}
+"""Command -> its schema in schemas/."""
 CASES: Final = [(name, case) for name, cases in DOCUMENTS.items() for case in cases]
 
 
@@ -93,9 +118,49 @@ def test_json_document_has_a_version(
     else:
         case()
     written = json.loads(capsys.readouterr().out)
+    if name in SCHEMAS:
+        fits(written, SCHEMAS[name])
 
     assert isinstance(written, dict), f"{name} writes a list, which has no room for a version"
     assert 1 == written.get("schema_version", written.get("version"))
+
+
+@pytest.mark.usefixtures("project")
+def test_json_document_of_pools_fits_its_schema(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = (
+        PoolItem(name="login", ok=False, found="no answer", mend="ssh login"),
+        PoolItem(name="x", ok=None, found=""),
+    )
+    monkeypatch.setattr("assay.cli.pool_composition.pool_inventories", lambda *_: [("lab", items)])
+
+    assert 1 == main(["doctor", "--pools", "--format", "json"])
+
+    written = json.loads(capsys.readouterr().out)
+    fits(written, "doctor-pools")
+    assert ["lab", "lab"] == [one["pool"] for one in written["pools"]]
+
+
+@pytest.mark.usefixtures("project")
+def test_json_plan_names_the_values_of_a_point_and_the_tag(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", OTHER, "--format", "json"])
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+
+    assert {"cuda": "13.0", "torch": "2.14.0"}.items() <= cell["point"].items()
+    assert OTHER == cell["tag"]
+
+
+def fits(written: object, name: str) -> None:
+    schema = json.loads((ROOT / "schemas" / f"{name}.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(written, schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_every_schema_is_named_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/json.md").read_text()
+
+    assert [] == [name for name in OUTPUTS if f"../../schemas/{name}" not in page]
 
 
 def test_json_documents_in_the_source_have_a_version() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -9,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import jsonschema
 import pytest
 
-from assay.cli import console
+from assay.cli import console, main
 from assay.cli.outermost import BUG, guarded
 from assay.errors import (
     AssayError,
@@ -111,6 +113,81 @@ def test_the_report_of_a_bug_holds_no_secret(
     # The line of this test that raises is quoted in the traceback of the file.
     for secret in ("from-the-environment", "in-address@host", "in-argument", "in-flag"):
         assert secret not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message", "hint"),
+    [
+        (NothingSelected("nothing is selected", hint="name a cell"), 3, "nothing is selected", "name a cell"),
+        (RegistryError("\x1b[2Jdenied https://user:word@host"), 5, "\x1b[2Jdenied https://***@host", None),
+        (click.UsageError("no such option"), 2, "no such option", None),
+        (
+            PermissionError(13, "Permission denied", "/a"),
+            1,
+            "/a: Permission denied",
+            "check the path, rights and space",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted", None),
+    ],
+)
+def test_with_format_json_an_error_is_a_document_on_stdout_and_text_on_stderr(
+    error: BaseException,
+    code: int,
+    message: str,
+    hint: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert code == guarded(raising(error), ["plan", "--format", "json"])
+
+    shown = capsys.readouterr()
+    expected = {"version": 1, "kind": "error", "exit_code": code, "message": message, "hint": hint}
+    assert expected == json.loads(shown.out)
+    assert "\x1b" not in shown.out + shown.err
+    assert shown.err
+    jsonschema.validate(json.loads(shown.out), SCHEMA)
+
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/error.schema.json").read_text())
+
+
+def test_a_bug_is_a_document_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    assert BUG == guarded(raising(KeyError("x")), ["plan", "--format", "json"])
+
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, SCHEMA)
+    assert BUG == document["exit_code"]
+    assert str(tmp_path) in document["hint"]
+
+
+@pytest.mark.parametrize("words", [[], ["--format", "text"], ["--format"], ["--", "--format", "json"]])
+def test_without_format_json_an_error_writes_nothing_to_stdout(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 3 == guarded(raising(NothingSelected("nothing")), ["plan", *words])
+
+    assert not capsys.readouterr().out
+
+
+def test_an_error_after_the_answer_is_no_second_document(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        console.json_data({"version": 1})
+        raise NothingSelected("nothing")
+
+    assert 3 == guarded(work, ["plan", "--format", "json"])
+
+    shown = capsys.readouterr()
+    assert {"version": 1} == json.loads(shown.out)
+    assert "error: nothing" in shown.err
+
+
+def test_the_hint_for_a_wrong_option_is_the_help_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == main(["plan", "--nope", "--format=json"])
+
+    assert "assay plan --help" == json.loads(capsys.readouterr().out)["hint"]
 
 
 @pytest.mark.parametrize("kind", [RegistryError, EvidenceError, ToolError, WheelError])

@@ -97,7 +97,8 @@ def root(*, quiet: bool, verbose: bool, no_progress: bool) -> None:
     Exit codes: 0 success, 1 finished with failures, 2 usage or configuration error, 3 nothing selected, 4 no
     container engine or no GPU, 5 registry error, 6 refused by policy, 70 a bug in assay, 130 interrupted.
 
-    --quiet and --no-progress may also stand after the command.
+    --quiet and --no-progress may also stand after the command. With --format json, a command that cannot answer writes
+    its error as JSON.
     """
     console.talk(quiet=quiet, progress=not no_progress)
     if verbose:

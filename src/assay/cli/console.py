@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "STYLES",
     "abandon",
+    "answered",
+    "begin",
     "data",
     "data_table",
     "err",
@@ -158,12 +160,22 @@ def err() -> Console:
     return _console(stderr=True)
 
 
-_TALK: Final = {"quiet": False, "progress": True}
+_TALK: Final = {"quiet": False, "progress": True, "answered": False}
 
 
 def talk(*, quiet: bool, progress: bool) -> None:
     """Set whether messages and progress are printed; warnings and errors always are."""
     _TALK.update(quiet=quiet, progress=progress and not quiet)
+
+
+def begin() -> None:
+    """Forget that an earlier command line of this process wrote data."""
+    _TALK["answered"] = False
+
+
+def answered() -> bool:
+    """Return whether the command line wrote data."""
+    return _TALK["answered"]
 
 
 def shows_progress() -> bool:
@@ -215,6 +227,7 @@ def _numbered(text: str) -> Iterable[tuple[int, str]]:
 
 def data(text: str) -> None:
     """Write data to stdout; control characters are made visible."""
+    _TALK["answered"] = True
     shown = printable(text)
     _OUT.write(shown if shown.endswith("\n") else shown + "\n")
 

@@ -43,9 +43,9 @@ def command(need: str, project: Path | None, form: str, *, pools: bool) -> int:
     checks = doctor(matrix).run(needs)
     code = exit_code(checks)
     if form == "json":
-        console.json_data(
-            {"version": 1, "exit_code": code, "checks": [check.model_dump(mode="json") for check in checks]}
-        )
+        from assay.pipeline.documents import DoctorDocument
+
+        console.json_data(DoctorDocument(exit_code=code, checks=checks).model_dump(mode="json"))
         return code
     console.data_table(("", "state", "found"), [(check.name, check.state.value, check.found) for check in checks])
     _mend(checks)
@@ -75,8 +75,10 @@ def _pools(project: Path | None, form: str) -> int:
     rows = [(name, item) for name, items in pool_inventories(files, planned.project.matrix) for item in items]
     code = int(any(item.ok is False for _, item in rows))
     if form == "json":
-        found = [{"pool": name, **item.model_dump(mode="json")} for name, item in rows]
-        console.json_data({"version": 1, "exit_code": code, "pools": found})
+        from assay.pipeline.documents import PoolCheck, PoolsDocument
+
+        found = tuple(PoolCheck(pool=name, **dict(item)) for name, item in rows)
+        console.json_data(PoolsDocument(exit_code=code, pools=found).model_dump(mode="json"))
         return code
     states = {True: "ok", False: "fail", None: "unknown"}
     console.data_table(

@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -41,6 +42,8 @@ _AGAIN: Final = 0.01
 def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
     """Do the work of a command line and return its exit code; every error becomes a message for people.
 
+    With `--format json`, the error is a document on stdout too, unless the answer is there already.
+
     Args:
         work: returns the exit code.
         argv: the command line, for the report of a bug.
@@ -48,6 +51,7 @@ def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
     try:
         with _signals():
             _ready_streams()
+            console.begin()
             code = work()
             console.flush()
             return code
@@ -55,18 +59,15 @@ def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
         return _unwritten(error)
     except AssayError as error:
         console.fail(error.message, hint=error.hint)
-        return _flushed(error.exit_code)
+        return _ended(error.exit_code, argv, error.message, error.hint)
     except click.ClickException as error:
-        said = io.StringIO()
-        error.show(file=said)
-        console.say(said.getvalue().rstrip("\n"))
-        return _flushed(2)
+        return _misused(error, argv)
     except (KeyboardInterrupt, click.Abort):
-        return _interrupted()
+        return _interrupted(argv)
     except Exception as error:  # noqa: BLE001 - the last catch
         if _stopped:
             # A signal inside an import comes out as whatever the importer makes of it.
-            return _interrupted()
+            return _interrupted(argv)
         return _unexpected(error, argv)
 
 
@@ -75,8 +76,9 @@ def _unexpected(error: Exception, argv: Sequence[str]) -> int:
     if isinstance(error, OSError) and _by_click(error):
         return _unwritten(OutputError(f"standard output cannot be written: {error.strerror}"))
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
-        console.fail(f"{os.fsdecode(error.filename)[:400]}: {error.strerror}", hint="check the path, rights and space")
-        return _flushed(1)
+        message, hint = f"{os.fsdecode(error.filename)[:400]}: {error.strerror}", "check the path, rights and space"
+        console.fail(message, hint=hint)
+        return _ended(1, argv, message, hint)
     return _bug(error, argv)
 
 
@@ -85,9 +87,17 @@ def _by_click(error: OSError) -> bool:
     return any(frame.f_globals.get("__name__") == "click.utils" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _interrupted() -> int:
+def _misused(error: click.ClickException, argv: Sequence[str]) -> int:
+    said = io.StringIO()
+    error.show(file=said)
+    console.say(said.getvalue().rstrip("\n"))
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return _ended(2, argv, error.format_message(), f"{context.command_path} --help" if context else None)
+
+
+def _interrupted(argv: Sequence[str]) -> int:
     console.say("interrupted")
-    return _flushed(_INTERRUPTED)
+    return _ended(_INTERRUPTED, argv, "interrupted")
 
 
 def _unwritten(error: OutputError | BrokenPipeError) -> int:
@@ -97,6 +107,25 @@ def _unwritten(error: OutputError | BrokenPipeError) -> int:
         return 0
     console.fail(error.message, hint=error.hint)
     return error.exit_code
+
+
+def _ended(code: int, argv: Sequence[str], message: str, hint: str | None = None) -> int:
+    """Write the error as a document where JSON is asked for (schemas/error.schema.json), and return the exit code.
+
+    No model is used: whatever failed, this must not fail.
+    """
+    if _asks_for_json(argv) and not console.answered():
+        told = {"message": hide(message), "hint": None if hint is None else hide(hint)}
+        with suppress(OutputError):  # `_flushed` gives up what cannot be written.
+            console.json_data({"version": 1, "kind": "error", "exit_code": code, **told})
+    return _flushed(code)
+
+
+def _asks_for_json(argv: Sequence[str]) -> bool:
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    given = [word.partition("=")[2] for word in words if word.startswith("--format=")]
+    given += [value for word, value in pairwise(words) if word == "--format"]
+    return "json" in given
 
 
 def _flushed(code: int) -> int:
@@ -178,11 +207,12 @@ def _bug(error: BaseException, argv: Sequence[str]) -> int:
         what = "memory ran out (MemoryError)"
     place = _kept(f"{head}\n\n{trace}")
     kept = f"and the file {place}, which holds the traceback" if place else "and the traceback below"
-    console.fail(f"this is a bug of assay: {what}", hint=f"report it with the two lines below {kept}")
+    message, hint = f"this is a bug of assay: {what}", f"report it with the two lines below {kept}"
+    console.fail(message, hint=hint)
     console.say(head)
     if place is None:
         console.say(trace.rstrip("\n"))
-    return _flushed(BUG)
+    return _ended(BUG, argv, message, hint)
 
 
 def _kept(text: str) -> str | None:

@@ -55,22 +55,18 @@ def command(
         include = [{"cell": cell.id, "image": cell.image, "kind": cell.kind} for cell in cells]
         console.data(json.dumps({"include": include}))
     elif form == "json":
-        console.json_data(
-            {"version": 1, "cells": [_cell(cell) for cell in cells], "excluded": [_out(i) for i in left_out]}
-        )
+        console.json_data(_document(cells, left_out))
     else:
         _text(cells, left_out)
     return 0
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
-    document = cell.model_dump(mode="json", exclude_defaults=True)
-    document["point"] = {axis: value.id for axis, value in cell.point.items()}
-    return document | {"tag": cell.tag}
+def _document(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> dict[str, Any]:
+    from assay.pipeline.documents import PlanDocument, PlannedCell
 
-
-def _out(item: Excluded) -> dict[str, Any]:
-    return item.model_dump(mode="json")
+    planned = tuple(PlannedCell.model_validate(dict(cell)) for cell in cells)
+    document = PlanDocument(version=1, cells=planned, excluded=tuple(left_out))
+    return document.model_dump(mode="json", exclude_defaults=True)
 
 
 def _text(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> None:

@@ -22,6 +22,7 @@ from assay.foundation.outcome import Outcome
 if TYPE_CHECKING:
     from assay.foundation.platforms import Platform
     from assay.matrix.policy import Policy
+    from assay.pipeline.documents import OfferDocument
     from assay.pipeline.recommend import Offer
     from assay.ports.registry import Registry
 
@@ -119,10 +120,11 @@ def command(
     ranked = rank(offers, wanted)
     good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
-        documents = [_document(offer, wanted) for offer in ranked]
-        console.json_data(
-            {"version": 1, "target": target, "needs": list(wanted), "found": bool(good), "offers": documents}
-        )
+        from assay.pipeline.documents import RecommendDocument
+
+        offered = tuple(_document(offer, wanted) for offer in ranked)
+        document = RecommendDocument(target=target, needs=wanted, found=bool(good), offers=offered)
+        console.json_data(document.model_dump(mode="json"))
     else:
         _show(ranked, good, wanted, target)
     return 0 if good else 3
@@ -182,21 +184,23 @@ def _own_gpu() -> str:
     return here[0].target
 
 
-def _document(offer: Offer, needs: Sequence[str]) -> dict[str, object]:
-    return {
-        "reference": offer.reference,
-        "tags": list(offer.tags),
-        "digest": offer.digest,
-        "cell": offer.cell,
-        "platform": str(offer.platform),
-        "device": offer.device,
-        "measured": offer.measured.isoformat(),
-        "standing": offer.standing,
-        "levels": list(offer.levels),
-        "lacks": list(offer.lacks(needs)),
-        "features": {name: str(outcome) for name, outcome in sorted(offer.features.items())},
-        "note": offer.note,
-    }
+def _document(offer: Offer, needs: Sequence[str]) -> OfferDocument:
+    from assay.pipeline.documents import OfferDocument
+
+    return OfferDocument(
+        reference=offer.reference,
+        tags=offer.tags,
+        digest=offer.digest,
+        cell=offer.cell,
+        platform=offer.platform,
+        device=offer.device,
+        measured=offer.measured.isoformat(),
+        standing=offer.standing,
+        levels=offer.levels,
+        lacks=offer.lacks(needs),
+        features=dict(sorted(offer.features.items())),
+        note=offer.note,
+    )
 
 
 def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> None:

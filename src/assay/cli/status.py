@@ -41,8 +41,11 @@ def _show(found: Sequence[tuple[KeptServer, str]], form: str) -> None:
         for server, health in found
     ]
     if form == "json":
+        from assay.pipeline.documents import StatusDocument
+
         names = ("name", "health", "state", "address", "model")
-        console.json_data({"version": 1, "servers": [dict(zip(names, row, strict=True)) for row in rows]})
+        servers = [dict(zip(names, row, strict=True)) for row in rows]
+        console.json_data(StatusDocument.model_validate({"servers": servers}).model_dump(mode="json"))
     elif rows:
         console.data_table(("server", "health", "container", "address", "model"), rows)
     else:

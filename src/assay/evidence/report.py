@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, RunSummary
 from assay.foundation.outcome import Outcome
 from assay.foundation.platforms import Platform
+from assay.foundation.strict import Value
 from assay.matrix.cell import Cell
 
-__all__ = ["Report", "Row", "as_json", "as_junit", "as_markdown", "make", "size_text", "text_rows"]
+__all__ = [
+    "CellReport",
+    "Report",
+    "ReportDocument",
+    "Row",
+    "as_json",
+    "as_junit",
+    "as_markdown",
+    "make",
+    "size_text",
+    "text_rows",
+]
 
 _GOOD = {BuildStatus.BUILT, BuildStatus.CACHED}
 
@@ -227,31 +239,53 @@ def as_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+class CellReport(Value):
+    """What the records say of one cell."""
+
+    cell: str
+    image: str
+    status: str
+    """How its last build ended, `external`, or `not built yet`."""
+    as_it_must: bool
+    """Whether it is built, or a negative control was refused with the cause it must have."""
+    skipped: bool
+    """Whether the last run found the image there and built nothing."""
+    change: str
+    """What the last run did that differs from the record before, in words."""
+    build: BuildRecord | None
+    audit: AuditRecord | None
+    probes: dict[str, ProbeRecord]
+    """Target -> the newest probe of the image."""
+
+
+class ReportDocument(Value):
+    """All cells, in the order of the plan."""
+
+    version: Literal[1] = 1
+    excluded: int
+    """How many cells the plan leaves out."""
+    last_run: RunSummary | None
+    cells: tuple[CellReport, ...]
+
+
 def as_json(report: Report) -> dict[str, Any]:
-    """Return a JSON document."""
-
-    def dumped(record: AnyRecord | None) -> Any:
-        return None if record is None else record.model_dump(mode="json")
-
-    return {
-        "version": 1,
-        "excluded": report.excluded,
-        "last_run": None if report.last is None else report.last.model_dump(mode="json"),
-        "cells": [
-            {
-                "cell": row.cell.id,
-                "image": row.cell.image,
-                "status": row.status,
-                "as_it_must": row.as_it_must,
-                "skipped": row.skipped,
-                "change": row.change(),
-                "build": dumped(row.build),
-                "audit": dumped(row.audit),
-                "probes": {target: dumped(record) for target, record in row.probes.items()},
-            }
-            for row in report.rows
-        ],
-    }
+    """Return a JSON document; its JSON Schema is schemas/report.schema.json."""
+    cells = tuple(
+        CellReport(
+            cell=row.cell.id,
+            image=row.cell.image,
+            status=row.status,
+            as_it_must=row.as_it_must,
+            skipped=row.skipped,
+            change=row.change(),
+            build=row.build,
+            audit=row.audit,
+            probes=dict(row.probes),
+        )
+        for row in report.rows
+    )
+    document = ReportDocument(excluded=report.excluded, last_run=report.last, cells=cells)
+    return document.model_dump(mode="json")
 
 
 def _clean(text: str) -> str:

@@ -18,13 +18,24 @@ from assay.audit import coverage, document, findings, found, grid
 from assay.audit.coverage import Coverage
 from assay.audit.document import AuditDocument
 from assay.audit.found import FindDocument
-from assay.evidence import record, suite
+from assay.evidence import record, report, suite
 from assay.evidence.record import BenchRecord, BuildRecord, ProbeRecord, ServeRecord
+from assay.evidence.report import ReportDocument
 from assay.foundation.strict import Value
+from assay.matrix import cell, policy, pools
 from assay.matrix import model as matrix
-from assay.matrix import policy, pools
 from assay.matrix.model import Image, Matrix
 from assay.matrix.pools import PoolsFile
+from assay.pipeline import doctor
+from assay.pipeline import documents as written
+from assay.pipeline.documents import (
+    DoctorDocument,
+    ErrorDocument,
+    PlanDocument,
+    PoolsDocument,
+    RecommendDocument,
+    StatusDocument,
+)
 from assay.ports import jobs
 from assay.ports.jobs import JobResult, ProbeJob
 
@@ -40,6 +51,13 @@ SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
 OUTPUTS: Final[dict[str, tuple[type[Value], str, tuple[ModuleType, ...]]]] = {
     "audit.schema.json": (AuditDocument, "assay audit --format json", (document, findings, grid)),
     "coverage.schema.json": (Coverage, "assay report --coverage --format json", (coverage,)),
+    "doctor.schema.json": (DoctorDocument, "assay doctor --format json", (doctor,)),
+    "doctor-pools.schema.json": (PoolsDocument, "assay doctor --pools --format json", (written,)),
+    "error.schema.json": (ErrorDocument, "--format json of a command that cannot answer", (written,)),
+    "plan.schema.json": (PlanDocument, "assay plan --format json", (written, cell, matrix)),
+    "recommend.schema.json": (RecommendDocument, "assay recommend --format json", (written,)),
+    "report.schema.json": (ReportDocument, "assay report --format json", (report, record)),
+    "status.schema.json": (StatusDocument, "assay status --format json", (written,)),
     "find.schema.json": (FindDocument, "assay find --format json", (found,)),
     "bench-record.schema.json": (BenchRecord, "assay bench: one record", (record,)),
     "build-record.schema.json": (BuildRecord, "assay build: one record", (record,)),
