@@ -56,7 +56,7 @@ def make_bases(folder: Path, select: list[str]) -> None:
     files = ProjectFiles(ROOT)
     plan = make(files.load())
     matrix = plan.project.matrix
-    bases = assembler_of(matrix, layer_store(folder), engine()).bases
+    bases = assembler_of(matrix, layer_store(folder), engine(), ROOT).bases
     for cell in cells_of(plan, files, select):
         lock = files.lock(cell)
         assert lock is not None

@@ -6,13 +6,14 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from assembly_bench import DEMO, TWO, Bench, dockerfile, pinned
+from assembly_bench import DEMO, OTHER, TWO, Bench, dockerfile, pinned
 
 from assay.adapters.docker.oci_archive import ImageConfig, write_archive
 from assay.adapters.layers.bases import BootstrappedBases
@@ -23,7 +24,10 @@ from assay.errors import StoreError, ToolError, UsageError, WheelError
 from assay.evidence.reference import Repository
 from assay.matrix.image_steps import FinalStage, NotAssembled, image_steps
 from assay.pipeline.assembly import fixed
+from assay.pipeline.assembly.assemble import Assembler
 from assay.pipeline.assembly.deliver import push
+from assay.pipeline.assembly.owners import Owners, owned_text
+from assay.wheels.install import InstalledFile, Prefix
 from assay.wheels.layer import Packing
 
 ROOT = Path(__file__).parents[2]
@@ -280,3 +284,69 @@ def test_a_base_that_is_not_bootstrapped_is_built_once_and_its_python_is_found(t
     assert all(store.has(one.layer.digest, one.layer.size) for one in made.layers)
     with pytest.raises(NotAssembled, match="is not bootstrapped"):
         BootstrappedBases({}, store, None, None).known(steps)  # type: ignore[arg-type]
+
+
+def strict(bench: Bench) -> Assembler:
+    return replace(bench.assembler, harmless=lambda _: False)
+
+
+CLASH = r"demo/data.bin: (demo 1.0 and other 2.0|other 2.0 and demo 1.0) both install it, with different bytes"
+APART = dockerfile(
+    ("wheel-demo", [pinned("demo", "1.0", DEMO)]),
+    ("small-1", [pinned("other", "2.0", OTHER)]),
+)
+
+
+@pytest.mark.parametrize("text", [TWO, APART], ids=["one layer", "two layers"])
+def test_two_wheels_with_different_bytes_for_one_path_are_refused_by_path_and_names(tmp_path: Path, text: str) -> None:
+    bench = Bench(tmp_path)
+
+    with pytest.raises(WheelError, match=CLASH) as caught:
+        strict(bench).assemble(text)
+
+    assert "knowledge/shared_files.yaml" in str(caught.value.hint)
+
+
+def test_a_wheel_of_a_known_layer_is_compared_without_being_opened(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    strict(bench).assemble(dockerfile(("wheel-demo", [pinned("demo", "1.0", DEMO)])))
+    strict(bench).assemble(dockerfile(("small-1", [pinned("other", "2.0", OTHER)])))
+    bench.wheels.opened.clear()
+
+    with pytest.raises(WheelError, match=CLASH):
+        strict(bench).assemble(APART)
+
+    assert bench.wheels.opened == []
+
+
+def test_a_known_layer_of_which_no_files_were_kept_is_made_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    strict(bench).assemble(dockerfile(("wheel-demo", [pinned("demo", "1.0", DEMO)])))
+    shutil.rmtree(bench.store.folder / "owned")
+    (bench.store.folder / "owned").mkdir()
+
+    with pytest.raises(WheelError, match=CLASH):
+        strict(bench).assemble(APART)
+
+
+def test_an_image_that_was_assembled_needs_no_files_of_wheels(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    first = bench.assemble(APART)
+    shutil.rmtree(bench.store.folder / "owned")
+    bench.wheels.opened.clear()
+
+    assert bench.assemble(APART).manifest.digest == first.manifest.digest
+    assert bench.wheels.opened == []
+
+
+def test_scripts_of_entry_points_clash_too_and_equal_bytes_do_not() -> None:
+    prefix = Prefix(path="/opt/venv", python="3.12")
+    script = InstalledFile(path="bin/tool", mode=0o755, content=b"", digest="a" * 43)
+    module = InstalledFile(path="lib/python3.12/site-packages/x.py", mode=0o644, content=b"", digest="b" * 43)
+    owners = Owners(lambda path: path == "y.py")
+    owners.take("one 1", owned_text([script, module], prefix))
+    owners.take("two 1", owned_text([module], prefix))
+    changed = [replace(script, digest="c" * 43), replace(module, digest="d" * 43)]
+
+    with pytest.raises(WheelError, match=r"^\.\./\.\./\.\./bin/tool and 1 more files: one 1 and three 1 both"):
+        owners.take("three 1", owned_text(changed, prefix))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import blake2b
 from typing import Annotated, Final, Literal, NamedTuple
@@ -402,6 +403,10 @@ class SharedFilesFile(Value):
 
     version: Literal["1"]
     files: tuple[SharedFile, ...]
+
+    def allows(self, path: str) -> bool:
+        """Return whether wheels may share a path, relative to site-packages, although their bytes differ."""
+        return any(fnmatchcase(path, entry.path) for entry in self.files)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ def command(
         raise NothingSelected("no cell is selected", hint="`assay plan` lists them")
     images, store = engine(), layer_store(layers)
     destinations = [destination_of(route, store, images) for route in routes]
-    assembler = replace(assembler_of(plan.project.matrix, store, images), say=console.say)
+    assembler = replace(assembler_of(plan.project.matrix, store, images, files.root), say=console.say)
     work = _Cells(files, plan, assembler, destinations)
     results = [work.one(cell) for cell in cells]
     if form == "json":

@@ -130,7 +130,7 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
         found = [one for one in plan.cells if one.id == cell]
         return next(iter(locked_cells(files, found)), None)
 
-    assembler = replace(assembler_of(matrix, layer_store(), engine()), say=console.say)
+    assembler = replace(assembler_of(matrix, layer_store(), engine(), files.root), say=console.say)
     seen = rebuild(
         Reference.parse(reference),
         connect(insecure=insecure, seconds=SECONDS),

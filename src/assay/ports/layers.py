@@ -222,6 +222,14 @@ class LayerStore(LayerCatalogue, Protocol):
         """Keep what an audit wants to know of the files of a layer."""
         ...
 
+    def owned(self, wheel: str) -> str | None:
+        """Return what was kept of the files that a wheel installs, by its sha256."""
+        ...
+
+    def keep_owned(self, wheel: str, owned: str) -> None:
+        """Keep which files a wheel installs, by its sha256: wheels of known layers are compared with new ones."""
+        ...
+
     def keep_image(self, manifest: Manifest, config: bytes) -> None:
         """Keep the manifest and configuration of an image that was assembled."""
         ...

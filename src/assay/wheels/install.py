@@ -13,7 +13,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from installer.records import InvalidRecordEntry, parse_record_file
@@ -92,6 +92,8 @@ class InstalledFile:
     mode: int
     content: bytes | Member
     """Bytes, or the file of the wheel that holds them unchanged."""
+    digest: str = ""
+    """Base64 of its sha256, as RECORD has it; empty for RECORD itself."""
 
     @property
     def size(self) -> int:
@@ -138,9 +140,10 @@ class _Installation:
         for file, source in self._placed(record):
             if file.path in placed:
                 raise self._error(file.path, "would be installed twice")
-            placed[file.path] = file
+            row = self._row(file, hashes.get(source) if isinstance(file.content, Member) else None)
+            placed[file.path] = replace(file, digest=row[1].removeprefix("sha256="))
             folders.update(parents(file.path))
-            rows.append(self._row(file, hashes.get(source) if isinstance(file.content, Member) else None))
+            rows.append(row)
         for path in folders & placed.keys():
             raise self._error(path, "would be installed as a file and as a folder")
         site = self._prefix.site_packages

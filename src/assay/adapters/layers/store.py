@@ -60,8 +60,10 @@ class FolderStore:
         self._pushed = folder / "pushed"
         self._told = folder / "told"
         self._bases = folder / "bases"
+        self._owned = folder / "owned"
+        places = (self._blobs, self._catalogue, self._images, self._pushed, self._told, self._bases, self._owned)
         try:
-            for place in (self._blobs, self._catalogue, self._images, self._pushed, self._told, self._bases):
+            for place in places:
                 place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
@@ -197,6 +199,17 @@ class FolderStore:
     def _of(self, diff_id: str) -> Path:
         assert DIGEST.fullmatch(diff_id), diff_id
         return self._folder / "contents" / f"{diff_id.removeprefix('sha256:')}.json"
+
+    def owned(self, wheel: str) -> str | None:
+        """Return which files a wheel installs; see the port."""
+        try:
+            return (self._owned / wheel).read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+
+    def keep_owned(self, wheel: str, owned: str) -> None:
+        """Keep which files a wheel installs; see the port."""
+        write_whole(self._owned / wheel, owned.encode("utf-8", "surrogateescape"))
 
     def keep_image(self, manifest: Manifest, config: bytes) -> None:
         """Keep manifest and configuration; see the port."""

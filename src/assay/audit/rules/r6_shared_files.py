@@ -29,7 +29,7 @@ def findings(context: Context) -> Iterator[Finding]:
     """Yield the pairs of wheels that bring the same paths: the one installed later overwrites the other's file."""
     known = context.knowledge.shared_files.files
     for one, other, shared in _pairs(context):
-        harmful = [path for path in shared.different if not any(fnmatchcase(path, entry.path) for entry in known)]
+        harmful = [path for path in shared.different if not context.knowledge.shared_files.allows(path)]
         # A library says more than a licence or a script.
         harmful.sort(key=lambda path: not path.endswith(".so"))
         if harmful:

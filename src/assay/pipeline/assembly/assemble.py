@@ -20,6 +20,7 @@ from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
 from assay.matrix.image_steps import ImageSteps, NotAssembled, WheelStage, image_steps
 from assay.pipeline.assembly import fixed
+from assay.pipeline.assembly.owners import Owners, owned_text
 from assay.ports.layers import (
     AssemblyBase,
     AssemblyBases,
@@ -77,6 +78,8 @@ class Assembler:
     check: Callable[[], None] = field(default=lambda: None)
     """Is called between pieces of work; raises where it has to end."""
     packing: Packing = Packing.ZSTD
+    harmless: Callable[[str], bool] = field(default=lambda _: False)
+    """Says whether wheels may share a path, relative to site-packages, although their bytes differ."""
     largest: int | None = None
     """Bytes that a layer may have; wheels that give more are divided among several."""
 
@@ -97,7 +100,7 @@ class Assembler:
         Raises:
             NotAssembled: only a build can make the image.
             PackageIndexError: a wheel is not available.
-            WheelError: a wheel cannot be installed.
+            WheelError: a wheel cannot be installed, or two bring the same file with different bytes.
             StoreError: the store cannot be written.
         """
         steps = image_steps(dockerfile)
@@ -155,8 +158,14 @@ class Assembler:
         ):
             return None
         with ExitStack() as stack:
-            layers = _Assembly(self, steps, base, stack, elsewhere).known_layers(told=told)
-        return None if layers is None else _image(steps, base, [*_of_base(base), *layers], labels)
+            assembly = _Assembly(self, steps, base, stack, elsewhere)
+            layers = assembly.known_layers(told=told)
+            if layers is None:
+                return None
+            image = _image(steps, base, [*_of_base(base), *layers], labels)
+            # An image that was assembled here before was looked at then.
+            is_new = not told and self.store.image(image.manifest.digest) is None
+            return image if not is_new or all(map(assembly.take, steps.wheels.values())) else None
 
 
 def _of_base(base: AssemblyBase) -> Iterator[Layer]:
@@ -186,6 +195,7 @@ class _Assembly:
         self._machine = Platform.of(str(base.config.get("architecture", "amd64"))).machine
         self._stack = stack
         self._compiler: BytecodeCompiler | None = None
+        self._owners = Owners(tools.harmless)
 
     def known_layers(self, *, told: bool) -> list[Layer] | None:
         """Return the layers above the base, lowest first; None where a layer of wheels has to be made."""
@@ -204,6 +214,7 @@ class _Assembly:
         """Return the layers above the base, lowest first; make what is missing."""
         plain = self._plain_layers()
         known = {stage: self._known(stage) for stage in self._steps.order if stage not in plain}
+        known = {stage: found if self.take(self._steps.wheels[stage]) else None for stage, found in known.items()}
         missing = [stage for stage, layers in known.items() if layers is None]
         if missing:
             self._compiler = self._stack.enter_context(self._tools.bases.compiler(self._base))
@@ -220,6 +231,19 @@ class _Assembly:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+    def take(self, stage: WheelStage) -> bool:
+        """Compare the files of a layer's wheels with those of the others; False where these files are not known.
+
+        Raises:
+            WheelError: two wheels bring the same file with different bytes.
+        """
+        owned = [self._tools.store.owned(wheel.sha256) for wheel in stage.wheels]
+        if None in owned:
+            return False
+        for wheel, text in zip(stage.wheels, owned, strict=True):
+            self._owners.take(f"{wheel.name} {wheel.version}", text or "")
+        return True
 
     def _plain_layers(self) -> dict[str, Layer]:
         """Return the layers without wheels, by stage."""
@@ -309,9 +333,13 @@ class _Assembly:
         seen: set[str] = set()
         folders: set[str] = set()
         for wheel in stage.wheels:
-            self._tools.say(f"{wheel.name} {wheel.version}")
+            label = f"{wheel.name} {wheel.version}"
+            self._tools.say(label)
             with self._tools.wheels.open(wheel, stage.indexes, self._tools.check) as opened:
-                files = installed_files(opened.files, opened.read, self._prefix, wheel=f"{wheel.name} {wheel.version}")
+                files = installed_files(opened.files, opened.read, self._prefix, wheel=label)
+                owned = owned_text(files, self._prefix)
+                self._owners.take(label, owned)
+                self._tools.store.keep_owned(wheel.sha256, owned)
                 fresh = [file for file in files if file.path not in seen]
                 seen.update(file.path for file in fresh)
                 folders.update(*(parents(file.path) for file in fresh))
