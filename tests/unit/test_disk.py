@@ -28,7 +28,7 @@ def cells(matrix_text: str, image_text: str) -> Sequence[Cell]:
     return plan.make(loading.load(matrix_text, {"serving": image_text})).cells
 
 
-def item(cell: Cell, *sizes: int, stale: str | None = "the lock changed") -> PreparedBuild:
+def item(cell: Cell, *sizes: int, stale: str | None = "the lock changed", obstacle: str | None = None) -> PreparedBuild:
     """Return a build with wheels of these sizes; equal sizes are one wheel."""
     wheels = tuple(
         LockedWheel(
@@ -39,7 +39,7 @@ def item(cell: Cell, *sizes: int, stale: str | None = "the lock changed") -> Pre
     lock = Lock(
         cell=cell.id, python="3.11", platform="x86_64-manylinux_2_36", requirements=(), base="slim", wheels=wheels
     )
-    return PreparedBuild(cell=cell, lock=lock, dockerfile="FROM slim\n", key="k", stale=stale)
+    return PreparedBuild(cell=cell, lock=lock, dockerfile="FROM slim\n", key="k", stale=stale, obstacle=obstacle)
 
 
 def space(free: int) -> DiskSpace:
@@ -50,7 +50,9 @@ def test_a_wheel_of_two_cells_counts_once(cells: Sequence[Cell]) -> None:
     locks = [item(cells[0], 2 * GB, GB).lock, item(cells[1], 2 * GB).lock]
 
     assert wheel_bytes(locks) == 3 * GB
-    assert build_bytes(locks) == 33 * GB
+    assert build_bytes(locks, assembled=lambda _: False) == 33 * GB
+    assert build_bytes(locks, assembled=lambda _: True) == 15 * GB
+    assert build_bytes(locks, assembled=lambda lock: lock is locks[1]) == (3 * 11 + 2 * 5) * GB
 
 
 def test_too_little_space_warns_or_refuses(cells: Sequence[Cell]) -> None:
@@ -60,6 +62,13 @@ def test_too_little_space_warns_or_refuses(cells: Sequence[Cell]) -> None:
     assert "about 22 GB" in check_disk(items, space(10 * GB))
     with pytest.raises(EngineError, match=r"only 1\.0 GB free in /var/lib/docker, and the wheels alone have 2\.0 GB"):
         check_disk(items, space(GB))
+
+
+def test_an_assembled_image_takes_less_than_a_built_one(cells: Sequence[Cell]) -> None:
+    items = [item(cells[0], 2 * GB, obstacle=""), item(cells[1], GB, obstacle="line 3: RUN")]
+
+    assert check_disk(items, space(21 * GB)) == ""
+    assert "about 21 GB" in check_disk(items, space(20 * GB))
 
 
 def test_space_that_cannot_be_seen_and_builds_that_are_cached_refuse_nothing(cells: Sequence[Cell]) -> None:

@@ -117,12 +117,14 @@ def _size(planner: Planner, plan: Planned) -> str:
 def _checks(planner: Planner, plan: Planned) -> EngineError | None:
     """Check engine, driver, container toolkit and disk, and say what is wrong; return an error if it will fail."""
     from assay.cli.composition import doctor
-    from assay.pipeline.disk import build_bytes
+    from assay.pipeline.disk import build_bytes, likely_assembled
     from assay.pipeline.doctor import CheckState, Needs
 
     matrix = planner.plan.project.matrix
     lock = planner.files.lock(plan.cell) if plan.cell is not None else None
-    build = build_bytes([lock]) if lock is not None and plan.choice.option.where == "to be built" else 0
+    build = 0
+    if lock is not None and plan.choice.option.where == "to be built":
+        build = build_bytes([lock], assembled=likely_assembled(matrix))
     weights = 0 if planner.folder else plan.found.weight_bytes or 0
     needs = Needs(
         gpu=planner.gpu,

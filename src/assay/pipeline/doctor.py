@@ -13,7 +13,7 @@ from assay.foundation.strict import Value
 from assay.foundation.versions import fits
 from assay.matrix.lock import Lock
 from assay.matrix.model import BootstrapBase, Matrix, RegistryBase, Target
-from assay.pipeline.disk import build_bytes
+from assay.pipeline.disk import build_bytes, likely_assembled
 from assay.ports.engine import Engine, EngineInfo
 from assay.ports.host import Host
 from assay.ports.index import PackageIndex
@@ -78,7 +78,7 @@ def needs_of(matrix: Matrix | None, locks: Sequence[Lock] = (), *, gpu: bool) ->
     if matrix is None:
         return Needs(gpu=gpu, indexes={"pypi": _ASKED_OF[False]})
     return Needs(
-        disk_bytes=build_bytes(locks),
+        disk_bytes=build_bytes(locks, assembled=likely_assembled(matrix)),
         gpu=gpu,
         bootstrap=any(isinstance(base, BootstrapBase) for base in matrix.bases.values()),
         registries={
