@@ -84,6 +84,20 @@ def test_pages_are_written_with_logs_and_claims(project: Path) -> None:
     assert "shared_memory_per_block" not in (project / "site" / "cells" / "made-f2.0.html").read_text()
 
 
+def test_pages_link_to_coverage_once_it_is_there(project: Path) -> None:
+    site = project / "site"
+    assert report(project, "--html", str(site)) == 0
+    pages = [site / "index.html", site / "cells" / "made-f1.0.html"]
+    assert [] == [page for page in pages if "coverage.html" in page.read_text()]
+
+    (site / "coverage.html").write_text("made by assay report --coverage")
+    assert report(project, "--html", str(site)) == 0
+
+    assert '<a href="coverage.html">Coverage</a>' in pages[0].read_text()
+    assert '<a href="../coverage.html">Coverage</a>' in pages[1].read_text()
+    assert "made by" in (site / "coverage.html").read_text()
+
+
 def test_newest_of_contradicting_claims_is_shown(project: Path) -> None:
     readme = project / "README.md"
     readme.write_text("# x\n<!-- assay matrix: begin -->\n<!-- assay matrix: end -->\n")

@@ -148,7 +148,7 @@ def write(
 
     if html is not None:
         count = 0
-        for path, data in site.render(made):
+        for path, data in site.render(made, coverage=(html / "coverage.html").is_file()):
             write_whole(html / path, data)
             count += 1
         console.say(f"{count} pages in {html}; open {html / 'index.html'}")

@@ -33,6 +33,8 @@ _MOST_HINTS: Final = 6
 _PLACES: Final = re.compile(r"(?:\{\w+\})+")
 _PLACES_ASIDE: Final = re.compile(r"\s*\((?:\{\w+\}\s*)+\)")
 _NAVIGATION: Final = (("Matrix", "index.html"), ("Compare", "compare.html"), ("Causes", "causes.html"))
+_COVERAGE: Final = ("Coverage", "coverage.html")
+"""Made by `assay report --coverage --html`."""
 
 
 def _text(name: str) -> str:
@@ -169,8 +171,9 @@ def _hints(feature: str, spans: list[_Span], pages: dict[str, CellPage]) -> list
 
 
 class _Renderer:
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, coverage: bool) -> None:
         self.site = site
+        self.navigation = (*_NAVIGATION, _COVERAGE) if coverage else _NAVIGATION
         self.style = _text("style.css")
         self.rows = [
             _Row(page, target, site.features) for page in site.cells for target in (page.targets or ("unknown",))
@@ -186,7 +189,7 @@ class _Renderer:
             style=Markup(self.style),  # noqa: S704 - the project's own file
             script=Markup(script),  # noqa: S704 - the project's own file
             csp=_policy(self.style, script),
-            navigation=_NAVIGATION,
+            navigation=self.navigation,
             here=path,
             up="../" if "/" in path else "",
             **values,
@@ -321,9 +324,14 @@ class _Renderer:
         return self.page("causes.html.j2", "causes.html", met=met, classes=sorted(classes.items()))
 
 
-def render(site: Site) -> Iterator[tuple[str, bytes]]:
-    """Yield every file of the site: path relative to its folder, and bytes; the matrix comes first."""
-    renderer = _Renderer(site)
+def render(site: Site, *, coverage: bool = False) -> Iterator[tuple[str, bytes]]:
+    """Yield every file of the site: path relative to its folder, and bytes; the matrix comes first.
+
+    Args:
+        site: what is shown.
+        coverage: whether the folder has coverage.html too, which the pages then link to.
+    """
+    renderer = _Renderer(site, coverage=coverage)
     yield renderer.index()
     yield renderer.compare()
     yield renderer.causes()
