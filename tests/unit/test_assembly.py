@@ -219,6 +219,20 @@ def test_a_file_larger_than_a_layer_may_be_is_refused_by_name(tmp_path: Path) ->
     assert not list(bench.store.folder.glob("partial-*"))
 
 
+def test_an_image_has_120_layers_and_no_more(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    stages = [(f"small-{number}", [pinned("demo", "1.0", DEMO)]) for number in range(118)]
+    bench.assemble(dockerfile(*stages[:1]))
+    # Three more: the base, the account, the environment.
+    image = bench.assemble(dockerfile(*stages[:117]))
+
+    assert len(image.layers) == 120
+    with pytest.raises(UsageError, match="would have 121 layers, and engines mount 120"):
+        bench.assemble(dockerfile(*stages))
+    with pytest.raises(UsageError, match="would have 121 layers"):
+        bench.assembler.digest(dockerfile(*stages))
+
+
 APT = """RUN --mount=type=secret,id=ca-bundle <<'SCRIPT'
 set -eu
 apt-get "$@" update
@@ -255,7 +269,8 @@ def test_an_account_number_that_the_base_has_is_refused_and_ranges_do_not_overla
         fixed.account(stage, {"etc/passwd": b"root:x:0:0\nubuntu:x:1000:1000::/home/ubuntu:/bin/bash\n"})
 
 
-def test_a_base_that_is_not_bootstrapped_is_built_once_and_its_python_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packages", [APT, ""], ids=["packages on top", "as the registry has it"])
+def test_a_base_that_is_not_bootstrapped_is_built_once_and_its_python_is_found(tmp_path: Path, packages: str) -> None:
     asked: list[str] = []
 
     def build(recipe: str, archive: Path, say: Callable[[str], None]) -> None:
@@ -272,13 +287,14 @@ def test_a_base_that_is_not_bootstrapped_is_built_once_and_its_python_is_found(t
 
     store = FolderStore(tmp_path / "layers")
     bases = BootstrappedBases({}, store, None, None, build)  # type: ignore[arg-type]
-    steps = image_steps(with_python_stage(APT))
+    steps = image_steps(with_python_stage(packages))
     before = bases.known(steps)
     made = bases.open(steps, print)
     again = bases.open(steps, print)
 
     assert before is None
     assert asked == [steps.base_recipe]
+    assert ("apt-get" in steps.base_recipe) == bool(packages)
     assert (made.python, made.files) == ("3.12.3", {"etc/passwd": b"root:x:0:0\n"})
     assert again == made
     assert all(store.has(one.layer.digest, one.layer.size) for one in made.layers)

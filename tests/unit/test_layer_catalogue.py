@@ -11,13 +11,13 @@ from assembly_bench import DEMO, OTHER, TWO, Bench, dockerfile, pinned
 
 from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.registry.fake import FakeRegistry
-from assay.errors import QuestionError, WheelError
+from assay.errors import QuestionError, RegistryContent, WheelError
 from assay.evidence.reference import Reference
 from assay.matrix import loading, plan, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.lockfile import lock_digest
-from assay.pipeline.assembly.assemble import Assembled
+from assay.pipeline.assembly.assemble import LARGEST_LABEL, Assembled
 from assay.pipeline.assembly.deliver import push
 from assay.pipeline.build_jobs import build_labels
 from assay.pipeline.rebuild import rebuild
@@ -120,8 +120,8 @@ class Published:
     def with_pins(self, pins: Sequence[str]) -> str:
         return dockerfile(("small-1", pins)).replace('LABEL dev.assay.cell="x"', self.labels)
 
-    def assembled(self, text: str, labels: Mapping[str, str], packing: Packing) -> Assembled:
-        return replace(self.bench.assembler, packing=packing).assemble(text, labels)
+    def assembled(self, text: str, labels: Mapping[str, str], packing: Packing, largest: int | None) -> Assembled:
+        return replace(self.bench.assembler, packing=packing, largest=largest).assemble(text, labels)
 
     def push(self, text: str, labels: Mapping[str, str]) -> str:
         image = self.bench.assembler.assemble(text, labels)
@@ -176,8 +176,22 @@ def test_a_checkout_with_another_lock_or_without_the_cell_gives_no_verdict(publi
         )  # fmt: skip
 
 
-def test_an_image_packed_with_gzip_is_rebuilt_so(published: Published) -> None:
-    image = published.assembled(published.text, build_labels(render.content_key(published.text)), Packing.GZIP)
+@pytest.mark.parametrize("packing", Packing)
+@pytest.mark.parametrize("largest", [None, 4000])
+def test_an_image_is_rebuilt_as_it_was_packed_and_divided(
+    published: Published, packing: Packing, largest: int | None
+) -> None:
+    labels = build_labels(render.content_key(published.text))
+    image = published.assembled(published.text, labels, packing, largest)
     push(image.manifest, image.config, published.registry, IMAGE.repository, "t", opened=published.bench.store.opened)
 
     assert published.rebuilt(published.text)["same"] is True
+    assert (len(image.layers) > 4) == (largest is not None)
+
+
+def test_a_limit_that_is_no_number_is_refused(published: Published) -> None:
+    labels = build_labels(render.content_key(published.text))
+    published.push(published.text, {**labels, LARGEST_LABEL: "8GB"})
+
+    with pytest.raises(RegistryContent, match="largest-layer='8GB', which is no number of bytes"):
+        published.rebuilt(published.text)

@@ -136,7 +136,7 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
         connect(insecure=insecure, seconds=SECONDS),
         locked,
         render_cell,
-        lambda text, labels, packing: replace(assembler, packing=packing).assemble(text, labels),
+        lambda text, labels, packing, most: replace(assembler, packing=packing, largest=most).assemble(text, labels),
     )
     if form == "json":
         console.json_data(seen.document())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -14,7 +15,7 @@ from assay.matrix import render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.lockfile import lock_digest
-from assay.pipeline.assembly.assemble import Assembled
+from assay.pipeline.assembly.assemble import LARGEST_LABEL, Assembled
 from assay.pipeline.assembly.destinations import image_info
 from assay.pipeline.build_jobs import KEY_LABEL, LOCK_LABEL, build_labels
 from assay.ports.registry import Registry
@@ -66,7 +67,7 @@ def rebuild(
     registry: Registry,
     locked: Callable[[str], LockedCell | None],
     rendered: Callable[[Cell, Lock], str],
-    assemble: Callable[[str, Mapping[str, str], Packing], Assembled],
+    assemble: Callable[[str, Mapping[str, str], Packing, int | None], Assembled],
 ) -> Rebuilt:
     """Assemble the image that a published one says it is, and compare the two.
 
@@ -75,7 +76,8 @@ def rebuild(
         registry: has it.
         locked: returns a cell of this checkout with its lock, by the cell's id.
         rendered: returns the Dockerfile of a cell.
-        assemble: assembles it with some labels and compression. Layers that this machine has are not made again.
+        assemble: assembles it with some labels, compression and bytes that a layer may have. Layers that this machine
+            has are not made again.
 
     Raises:
         QuestionError: there is no such image, or this checkout has another lock or recipe than it was made from.
@@ -105,7 +107,12 @@ def rebuild(
             hint="check out the revision that it was published from",
         )
     gzip = manifest.layers and manifest.layers[-1].media_type == Packing.GZIP.media_type
-    image = assemble(text, build_labels(key), Packing.GZIP if gzip else Packing.ZSTD)
+    limit = labels.get(LARGEST_LABEL, "")
+    if not re.fullmatch(r"[0-9]{0,18}", limit):
+        raise RegistryContent(f"{reference} has the label {LARGEST_LABEL}={limit[:40]!r}, which is no number of bytes")
+    image = assemble(
+        text, build_labels(key), Packing.GZIP if gzip else Packing.ZSTD, max(int(limit), 1) if limit else None
+    )
     return Rebuilt(
         reference=reference,
         cell=cell,

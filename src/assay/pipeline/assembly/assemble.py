@@ -19,6 +19,7 @@ from assay.evidence.oci import CONFIG, MANIFEST, Descriptor, Manifest
 from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
 from assay.matrix.image_steps import ImageSteps, NotAssembled, WheelStage, image_steps
+from assay.matrix.render import LABEL_PREFIX
 from assay.pipeline.assembly import fixed
 from assay.pipeline.assembly.owners import Owners, owned_text
 from assay.ports.layers import (
@@ -34,7 +35,10 @@ from assay.wheels.archive import Member
 from assay.wheels.install import InstalledFile, Prefix, installed_files, parents
 from assay.wheels.layer import Entry, LayerBytes, Packing, Parts, with_folders, write_layer
 
-__all__ = ["Assembled", "Assembler", "Layer"]
+__all__ = ["LARGEST_LABEL", "Assembled", "Assembler", "Layer"]
+
+LARGEST_LABEL: Final = f"{LABEL_PREFIX}largest-layer"
+"""Label with the bytes that a layer may have, where there is a limit: who assembles the image again needs it."""
 
 MOST_LAYERS: Final = 120
 """Layers of an image: overlayfs mounts 127."""
@@ -111,7 +115,7 @@ class Assembler:
                 base = self.bases.open(steps, self.say)
             with ExitStack() as stack:
                 layers = _Assembly(self, steps, base, stack, elsewhere).layers()
-            image = _image(steps, base, [*_of_base(base), *layers], labels or {})
+            image = self._image(steps, base, layers, labels or {})
         self.store.keep_image(image.manifest, image.config)
         return image
 
@@ -162,10 +166,16 @@ class Assembler:
             layers = assembly.known_layers(told=told)
             if layers is None:
                 return None
-            image = _image(steps, base, [*_of_base(base), *layers], labels)
+            image = self._image(steps, base, layers, labels)
             # An image that was assembled here before was looked at then.
             is_new = not told and self.store.image(image.manifest.digest) is None
             return image if not is_new or all(map(assembly.take, steps.wheels.values())) else None
+
+    def _image(
+        self, steps: ImageSteps, base: AssemblyBase, layers: Sequence[Layer], labels: Mapping[str, str]
+    ) -> Assembled:
+        limit = {} if self.largest is None else {LARGEST_LABEL: str(self.largest)}
+        return _image(steps, base, [*_of_base(base), *layers], {**labels, **limit})
 
 
 def _of_base(base: AssemblyBase) -> Iterator[Layer]:
