@@ -13,8 +13,11 @@ from typing import Any, Final
 
 import pytest
 from image_twins import config, differences, exported, imports
+from registry_tools import real_registry
 
 from assay.adapters.docker.engine import DockerEngine
+from assay.adapters.registry.client import connect
+from assay.evidence.reference import Repository
 
 # Two bases are bootstrapped.
 pytestmark = [pytest.mark.engine, pytest.mark.index, pytest.mark.timeout(1500)]
@@ -160,3 +163,71 @@ def test_another_user_with_other_settings_makes_the_same_digest(project: Path, t
     assert first["images"][0]["new_layers"] == 0
     assert second["images"][0]["new_layers"] > 0
     assert first["images"][0]["digest"] == second["images"][0]["digest"]
+
+
+def without_engine(project: Path, *words: str) -> dict[str, Any]:
+    """Run `nox -s build-matrix` where no engine answers; returns its document."""
+    environment = {
+        **os.environ,
+        "ASSAY_LAYERS": str(project / "layers"),
+        "DOCKER_HOST": "unix:///nonexistent/docker.sock",
+    }
+    environment.pop("PYTHONPATH", None)
+    nox = [sys.executable, "-m", "nox", "-f", str(ROOT / "noxfile.py"), "--envdir", str(project / "nox")]
+    done = subprocess.run(
+        [*nox, "-s", "build-matrix", "--", "--project", str(project), "--format", "json", *words],
+        env=environment, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # nox joins what a program says with what it prints.
+    document: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout, done.stdout.index("{\n"))[0]
+    return document
+
+
+@pytest.mark.registry
+def test_the_session_needs_no_engine_for_a_registry_or_a_folder(project: Path, tmp_path: Path) -> None:
+    assay(project, "assemble")
+    with real_registry(tmp_path / "registry") as host:
+        repository = Repository.parse(f"{host}/team/plain")
+        pushed = without_engine(project, "--push", str(repository))
+        manifest = connect().manifest(repository, CELL)
+        again = without_engine(project, "--push", str(repository))
+    folder = without_engine(project, "--output", f"oci:{tmp_path / 'images'}")
+    (entry,) = json.loads((tmp_path / "images" / "index.json").read_text())["manifests"]
+
+    assert manifest is not None
+    assert [one["records"][0]["status"] for one in (pushed, again, folder)] == ["built", "cached", "built"]
+    assert entry["digest"] == manifest.digest
+    blobs = tmp_path / "images" / "blobs" / "sha256"
+    assert all((blobs / layer.digest.removeprefix("sha256:")).stat().st_size == layer.size for layer in manifest.layers)
+
+
+@pytest.mark.registry
+@pytest.mark.usefixtures("both")
+def test_a_registrys_base_with_packages_on_top_lies_below_the_same_layers(project: Path, tmp_path: Path) -> None:
+    """The base in the registry is the one that a build made in the engine."""
+    dockerfile = (project / "images" / "plain" / "cells" / CELL / "Dockerfile").read_text()
+    base = dockerfile.partition("ARG BASE=")[2].partition("\n")[0]
+    root = tmp_path / "project"
+    shutil.copytree(project, root, symlinks=True, ignore=shutil.ignore_patterns("cells", "layers", "other", "nox"))
+    with real_registry(tmp_path / "registry") as host:
+        subprocess.run(["docker", "tag", base, f"{host}/base:1"], check=True)
+        try:
+            subprocess.run(["docker", "push", "--quiet", f"{host}/base:1"], check=True, capture_output=True)
+        finally:
+            DockerEngine().remove_image(f"{host}/base:1", force=True)
+        start, end = MATRIX.index("  slim:"), MATRIX.index("indexes:")
+        registry = f'  slim: {{kind: registry, image: "{host}/base:1", python: 3.11, glibc: 2.36}}\n'
+        (root / "matrix.yaml").write_text(MATRIX[:start] + registry + MATRIX[end:])
+        assay(root, "lock")
+        assay(root, "build", "--no-audit", "--output", f"oci:{tmp_path / 'images'}")
+    (entry,) = json.loads((tmp_path / "images" / "index.json").read_text())["manifests"]
+    blob = tmp_path / "images" / "blobs" / "sha256" / entry["digest"].removeprefix("sha256:")
+    layers = [layer["digest"] for layer in json.loads(blob.read_text())["layers"]]
+    digest = json.loads(assay(project, "assemble", "--format", "json").stdout)["images"][0]["digest"]
+    image = project / "layers" / "images" / digest.removeprefix("sha256:")
+    others = [layer["digest"] for layer in json.loads(image.read_text())["layers"]]
+
+    # Two lie below: the base, and the packages that the template puts on it.
+    assert len(layers) == len(others) + 1
+    assert layers[2:] == others[1:]

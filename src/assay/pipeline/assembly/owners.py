@@ -57,9 +57,9 @@ class Owners:
         for other, paths in clashes.items():
             # A library says more than a licence or a script.
             first = min(paths, key=lambda path: (not path.endswith(".so"), path))
-            more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             raise WheelError(
-                f"{first}{more}: {other} and {wheel} both install it, with different bytes",
+                f"{other} and {wheel} both install {first}{more}, with different bytes",
                 hint="limit the version of one in the recipe until only one brings the file; if either file will do, "
                 "add the path with the reason to knowledge/shared_files.yaml",
             )
