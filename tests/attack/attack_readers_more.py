@@ -319,7 +319,7 @@ class _Engine:
 
 def read_image(data: bytes, _folder: Path) -> None:
     """Read the file system of an image that somebody made."""
-    contents = image_contents(cast("Any", _Engine(data)), "evil:1")
+    contents = image_contents(lambda: _Engine(data).image_files("evil:1"), "evil:1")
     installed(contents, name="evil", env={"PATH": "/opt/venv/bin"}, digest=DIGEST)
 
 
