@@ -8,6 +8,7 @@ from typing import Final
 from assay.errors import UsageError
 from assay.foundation.outcome import Outcome
 from assay.foundation.printable import one_line
+from assay.pages.answers import is_apart
 from assay.pages.model import CellPage, Result, Site, Source
 
 __all__ = ["BEGIN", "END", "between_markers", "cell_text", "table"]
@@ -46,7 +47,10 @@ def table(site: Site, *, measured: bool = False, name: Callable[[str], str] = st
         measured: show only what ran on such a GPU, in images; otherwise predictions and claims too.
         name: gives the title of a target, such as `sm_120 (RTX 50)`.
     """
-    parts = [line for target in site.targets for line in _target(site, target, measured=measured, name=name(target))]
+    tables = {target: _target(site, target, measured=measured, name=name(target)) for target in site.targets}
+    unmeasured = [name(target) for target, lines in tables.items() if measured and not lines]
+    parts = [f"**{cell_text(', '.join(unmeasured))}**: not measured yet.", ""] if unmeasured else []
+    parts += [line for lines in tables.values() for line in lines]
     if not parts:
         return "Nothing is recorded yet.\n"
     if not measured:
@@ -64,9 +68,9 @@ def _target(site: Site, target: str, *, measured: bool, name: str) -> list[str]:
         return [f"**{cell_text(name)}**", "", *_table(site, pages, found)] if pages else []
     # Environments of one machine are no images: their results stand on the pages, not in this table.
     found = {cell: {f: r if _ran(r) else None for f, r in row.items()} for cell, row in found.items()}
-    pages = [page for page in pages if any(found[page.id].values()) and not page.id.startswith("local-")]
+    pages = [page for page in pages if any(found[page.id].values()) and not is_apart(page)]
     if not pages:
-        return [f"**{cell_text(name)}**: not measured yet.", ""]
+        return []
     notes = sorted({r.note for page in pages for r in found[page.id].values() if r and r.note})
     return [f"**{cell_text(name)}**, measured on {cell_text('; '.join(notes))}", "", *_narrow(site, pages, found)]
 

@@ -23,7 +23,7 @@ unpacked in its stage, in its layer and in the image, and packed in the image st
 60 GB for 5.5 GB of wheels)."""
 _ASSEMBLY: Final = 5
 """The same for an image that is assembled: packed in the store of layers and in the engine, unpacked in the engine
-(measured on SGLang's starter cell: 20.9 GB for 4.3 GB of wheels)."""
+(measured on a starter cell: 20.9 GB for 4.3 GB of wheels)."""
 _PAUSE: Final = 1.0
 """Seconds between two looks at the free space."""
 FREE_SPACE: Final = "docker buildx prune; docker image prune; or select fewer cells"
