@@ -65,6 +65,7 @@ def shell(project: Project, script: str, **env: str) -> subprocess.CompletedProc
         ("$A report --format json | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", 0),
         ("COLUMNS= $A plan", 0),
         ("COLUMNS=abc $A report", 0),
+        ("COLUMNS=1 $A recommend --target sm_120 --offline > /dev/null; exit 0", 0),
         ("COLUMNS=-5 $A doctor >/dev/null; exit 0", 0),
         ("LC_ALL=POSIX PYTHONIOENCODING=ascii $A plan", 0),
     ],

@@ -133,8 +133,8 @@ def test_a_closed_or_full_stdout_is_an_error_and_stderr_is_not(monkeypatch: pyte
             console.data_table(("a",), [("x",)])
 
 
-@pytest.mark.parametrize("columns", ["", "abc", "-5", "0", "١٢", "9" * 5000, "12.5"])
-def test_columns_that_are_no_number_are_skipped(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", ["", "abc", "-5", "0", "1", "19", "١٢", "9" * 5000, "12.5"])
+def test_columns_that_are_no_sensible_number_are_skipped(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Stream())
     monkeypatch.setenv("COLUMNS", columns)
 

@@ -55,6 +55,8 @@ STYLES: Final = {
 }  # fmt: skip
 
 
+_NARROWEST: Final = 20
+"""Columns below which text is not wrapped further: a character per line is nothing to read, and takes minutes."""
 _PIPED_WIDTH: Final = 500
 """Columns of piped output: a table that is cut to 80 columns is useless to grep."""
 
@@ -125,7 +127,7 @@ _ERR: Final = _Sink(stderr=True)
 
 
 def _sensible(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) <= 10_000
+    return text.isascii() and text.isdecimal() and len(text) < 6 and _NARROWEST <= int(text) <= 10_000
 
 
 def _environment() -> dict[str, str]:
@@ -147,7 +149,9 @@ def _console(*, stderr: bool) -> Console:
     sink = _Sink(stderr=stderr, direct=True)
     environment = _environment()
     width = None if sink.isatty() else int(environment.get("COLUMNS", _PIPED_WIDTH))
-    return Console(file=cast("IO[str]", sink), width=width, soft_wrap=False, highlight=False, _environ=environment)
+    console = Console(file=cast("IO[str]", sink), width=width, soft_wrap=False, highlight=False, _environ=environment)
+    console.width = max(_NARROWEST, console.width)
+    return console
 
 
 def out() -> Console:
@@ -237,7 +241,8 @@ def width() -> int | None:
     columns = _environment().get("COLUMNS")
     if columns is None and _OUT.isatty():
         with suppress(OSError):
-            return os.get_terminal_size(_OUT.fileno()).columns or None
+            size = os.get_terminal_size(_OUT.fileno()).columns
+            return max(_NARROWEST, size) if size else None
     return int(columns) if columns else None
 
 
