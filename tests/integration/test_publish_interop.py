@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from platform_tools import FAMILY, MEMBERS, publish_platform
 from publish_tools import NOW, SUITE, both, candidate, gear, key_pair, policy, publish
 from registry_tools import put_image, real_registry
 
@@ -32,7 +33,9 @@ from assay.evidence.policy import Why
 from assay.evidence.record import dump
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import ArtifactKind, Statement, record_of
-from assay.pipeline.publishing.candidate import stage
+from assay.foundation.platforms import Platform
+from assay.pipeline.publishing.candidate import Promise, stage
+from assay.pipeline.publishing.joining import join
 from assay.pipeline.verify import verify
 
 pytestmark = pytest.mark.registry
@@ -332,3 +335,20 @@ def test_an_image_of_the_engine_is_pushed_to_staging_and_published(published: Pu
 
     assert named is not None
     assert subject.digest == named.digest
+
+
+@needs("skopeo")
+def test_two_platforms_under_one_tag_are_an_index_that_skopeo_reads(published: Published, tmp_path: Path) -> None:
+    digests = {
+        platform: publish_platform(published.registry, tmp_path, published.host, platform) for platform in Platform
+    }
+    promise = Promise(policy=policy(published.host), level="verified", suite=SUITE)
+    tag = join(MEMBERS, promise, gear(published.registry, tmp_path))
+
+    assert tag == f"{FAMILY}-multi"
+    for platform, digest in digests.items():
+        command = ["skopeo", "--override-arch", platform.architecture, "inspect", "--tls-verify=false", "--raw"]
+        seen = run([*command, f"docker://{published.release}:{tag}"], timeout=60).text
+        assert digest in seen
+        config = run([*command[:-1], "--config", f"docker://{published.release}:{tag}"], timeout=60).text
+        assert json.loads(config)["architecture"] == platform.architecture

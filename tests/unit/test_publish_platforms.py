@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from publish_tools import LOCK, NOW, SUITE, audit, candidate, gear, policy, probe, publish
-from registry_tools import put_image
+from platform_tools import FAMILY, MEMBERS, cell_of, publish_platform
+from publish_tools import NOW, SUITE, gear, policy
 
 from assay.adapters.registry.fake import FakeRegistry
 from assay.errors import PolicyRefused, RegistryError
 from assay.evidence.judging import Verification
-from assay.evidence.record import AnyRecord
 from assay.evidence.reference import Reference, Repository
 from assay.foundation.platforms import Platform
-from assay.matrix.cell import Cell
 from assay.matrix.model import AxisValue
 from assay.pipeline.publishing.candidate import Promise
 from assay.pipeline.publishing.joining import families, join, join_all
@@ -26,45 +24,11 @@ from assay.pipeline.verify import verify
 HOST = "registry.test"
 RELEASE = Repository(host=HOST, path="team/demo")
 RULES = policy(HOST)
-FAMILY = "demo-cu128-torch2.8.0"
 TAG = f"{FAMILY}-multi"
 
 
-def _cell(platform: Platform) -> Cell:
-    ending = "" if platform is Platform.AMD64 else f"-{platform.architecture}"
-    point = {"torch": AxisValue(id="2.8.0")}
-    if ending:
-        point["platform"] = AxisValue(id=platform.architecture)
-    return Cell(
-        id=FAMILY + ending,
-        image="demo",
-        engine="none",
-        kind="build",
-        targets=("sm_120",),
-        platform=platform,
-        point=point,
-    )
-
-
-MEMBERS = [_cell(platform) for platform in Platform]
-
-
 def _publish(registry: FakeRegistry, folder: Path, own: Platform, **of_records: Any) -> str:
-    cell = _cell(own)
-    image = put_image(
-        registry, Repository(host=HOST, path="team/staging/demo"), own.architecture, architecture=own.architecture
-    )
-    fields: dict[str, Any] = {"platform": own, "cell": cell.id, **of_records}
-
-    def records(digest: str) -> list[AnyRecord]:
-        return [probe(digest, **fields), audit(digest, **fields)]
-
-    what = candidate(
-        cell=cell.id, tag=cell.tag, staging_tag=own.architecture, platform=own,
-        lock=LOCK.model_copy(update={"cell": cell.id}),
-    )  # fmt: skip
-    publish(what, RULES, records, gear(registry, folder))
-    return image.digest
+    return publish_platform(registry, folder, HOST, own, **of_records)
 
 
 def _look(registry: FakeRegistry, folder: Path, tag: str, **changes: Any) -> Verification:
@@ -85,7 +49,7 @@ def promise() -> Promise:
 
 
 def test_cells_that_differ_in_platform_alone_are_a_family() -> None:
-    other = _cell(Platform.AMD64).model_copy(update={"id": "demo-x", "point": {"torch": AxisValue(id="2.9.0")}})
+    other = cell_of(Platform.AMD64).model_copy(update={"id": "demo-x", "point": {"torch": AxisValue(id="2.9.0")}})
 
     assert [MEMBERS] == families([*MEMBERS, other])
 
