@@ -28,18 +28,22 @@ MISSING = {
         *FP4, "gptq_marlin_gemm", "awq_marlin_repack", "gptq_marlin_repack", "fused_marlin_moe",
     },
     # FlashInfer multiplies in FP4.
-    "sglang-0.5.23": FP4,
+    # The Marlin product of 0.5.20 stands where no probe looks: the probe says that it found no API.
+    "sglang-0.5.20": {*FP4, "gptq_marlin_gemm"},
+    "sglang-0.5.21": FP4, "sglang-0.5.22": FP4, "sglang-0.5.23": FP4,
 }  # fmt: skip
 """The functions that a release does not hold itself, wherever the probes look."""
 UNKNOWN = {
     "sglang-0.5.2": {
         "constrained_json_disable_any_whitespace", "cuda_graph_backend_prefill", "cuda_graph_max_bs_decode",
     },
-    "sglang-0.5.23": {"cuda_graph_max_bs"},
+    **{f"sglang-{version}": {"cuda_graph_max_bs"} for version in ("0.5.20", "0.5.21", "0.5.22", "0.5.23")},
     # Its back end is chosen by an environment variable.
     "vllm-0.11.0": {"attention_backend"},
-    "vllm-0.32.0": {"guided_decoding_disable_any_whitespace"},
-    "vllm-0.33.0": {"guided_decoding_disable_any_whitespace"},
+    **{
+        f"vllm-{version}": {"guided_decoding_disable_any_whitespace"}
+        for version in ("0.30.0", "0.31.0", "0.32.0", "0.33.0")
+    },
 }  # fmt: skip
 """The arguments of each release's engine that the probes would give it and that it does not know."""
 OTHERS = {
