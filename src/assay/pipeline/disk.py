@@ -47,9 +47,11 @@ def build_bytes(locks: Iterable[Lock], *, assembled: Callable[[Lock], bool]) -> 
         locks: of the images.
         assembled: whether an image is assembled, and not built.
     """
-    every = tuple(locks)
-    made = [lock for lock in every if assembled(lock)]
-    return wheel_bytes(made) * _ASSEMBLY + wheel_bytes(lock for lock in every if lock not in made) * _BUILD
+    made: list[Lock] = []
+    built: list[Lock] = []
+    for lock in locks:
+        (made if assembled(lock) else built).append(lock)
+    return wheel_bytes(made) * _ASSEMBLY + wheel_bytes(built) * _BUILD
 
 
 def likely_assembled(matrix: Matrix) -> Callable[[Lock], bool]:
@@ -106,8 +108,8 @@ class DiskRoom:
 
 def _bytes_of(items: Sequence[PreparedBuild]) -> int:
     """Return about how much disk builds take."""
-    made = [item.lock for item in items if item.assembled]
-    return build_bytes([item.lock for item in items], assembled=lambda lock: lock in made)
+    made = {item.cell.id for item in items if item.assembled}
+    return build_bytes([item.lock for item in items], assembled=lambda lock: lock.cell in made)
 
 
 def _refuse(space: DiskSpace | None, needed: int, what: str) -> None:

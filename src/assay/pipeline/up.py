@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from assay import __version__
 from assay.engines.table import engine_named
-from assay.evidence.record import Record, ServeCheck, ServeRecord, ServeStatus, now
+from assay.evidence.record import ServeCheck, ServeRecord, ServeStatus, now
 from assay.foundation.strict import Value
 from assay.pipeline.api_answers import PROMPT, ApiQuestion, Refused, Wrong, choice_of, document_of, need
 from assay.pipeline.serve import Started, chosen_by, diagnosed, wait_until_healthy
@@ -156,7 +156,7 @@ def _end(services: Services, kept: KeptServer, run: RunFolder, redacted: Callabl
 
 def _record(request: UpRequest, run: RunFolder, start: Started) -> ServeRecord:
     command = request.service.command
-    record: Record = ServeRecord(
+    return ServeRecord(
         created=now(),
         run=run.name,
         cell=request.cell,
@@ -178,8 +178,6 @@ def _record(request: UpRequest, run: RunFolder, start: Started) -> ServeRecord:
         log=f"{run.name}/server.log",
         notes=("assay up: two requests were sent; serve-check asks more",),
     )
-    assert isinstance(record, ServeRecord)
-    return record
 
 
 def _answers(client: ApiClient, asked: ApiQuestion) -> tuple[UpAnswer, ...]:

@@ -7,6 +7,7 @@ until it is removed. The docker program is used and not its API: contexts, SSH a
 from __future__ import annotations
 
 import io
+import shlex
 import tarfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -207,7 +208,7 @@ class ContextsProbePool:
         for item in jobs:
             name, gpus = item.job.name, tuple(str(number) for number in range(item.job.devices.count))
             files[f"{name}.tar"] = _archive(item)
-            create = " \\\n  ".join(_quoted(word) for word in ("docker create", *self._words(item, gpus)))
+            create = " \\\n  ".join(["docker create", *map(shlex.quote, self._words(item, gpus))])
             files[f"{name}.sh"] = (
                 f'#!/bin/sh\n# DOCKER_CONTEXT selects the host.\nset -eu\ncd "$(dirname "$0")"\n'
                 f"{create}\ndocker cp - {name}:/assay < {name}.tar\ndocker start {name}\ndocker wait {name}\n"
@@ -282,7 +283,3 @@ def only_member(data: bytes) -> bytes | None:
             return file.read() if file is not None else None
     except tarfile.TarError:
         return None
-
-
-def _quoted(word: str) -> str:
-    return word if word.replace("/", "").replace("-", "").replace("=", "").replace(" ", "").isalnum() else f"'{word}'"
