@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from assay.foundation.outcome import Outcome, Severity, Verdict
 from assay.foundation.strict import Value
 
-__all__ = ["CPU_TORCH", "AuditReport", "CodeRow", "Finding", "Prediction", "Suggestion", "verdict_of"]
+__all__ = ["CPU_TORCH", "AuditReport", "CodeRow", "Finding", "Prediction", "Suggestion", "titled", "verdict_of"]
 
 _TROUBLE: Final = frozenset({Outcome.WRONG, Outcome.BROKEN})
 CPU_TORCH: Final = "abi-cpu-torch"
@@ -83,6 +83,12 @@ class CodeRow(Value):
     """Whether its package loads the library there at all, as far as known."""
 
 
+def titled(target: str, titles: Mapping[str, str]) -> str:
+    """Return a target as people read it: `sm_120 (RTX 5090)`."""
+    title = titles.get(target)
+    return f"{target} ({title})" if title else target
+
+
 class AuditReport(Value):
     """Everything one audit says of one cell, image or set of wheels."""
 
@@ -132,8 +138,7 @@ class AuditReport(Value):
 
     def shown(self, target: str) -> str:
         """Return a target as people read it: `sm_120 (RTX 5090)`."""
-        title = self.titles.get(target)
-        return f"{target} ({title})" if title else target
+        return titled(target, self.titles)
 
     @property
     def summary(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from assay.audit.findings import titled
 from assay.foundation.outcome import Outcome
 from assay.foundation.strict import Value
 
@@ -86,8 +87,7 @@ class Search(Value):
 
     def shown(self, target: str) -> str:
         """Return a target as people read it: `sm_120 (RTX 5090)`."""
-        title = self.titles.get(target)
-        return f"{target} ({title})" if title else target
+        return titled(target, self.titles)
 
 
 class FindDocument(Value):

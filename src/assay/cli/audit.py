@@ -15,7 +15,7 @@ from assay.cli import console
 from assay.cli.asking import Asker
 from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, answer_one, questions, read_suffix
 from assay.cli.common import format_option, load, project_option
-from assay.cli.targets import PLATFORM, comma_parts, gpu_of, gpus_of, local_gpus, platforms_of_target
+from assay.cli.targets import PLATFORM, comma_parts, fitting_gpus, gpu_of, gpus_of, local_gpus, platforms_told
 from assay.cli.wheels import base_named, index_option, where_to_look
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
@@ -286,11 +286,11 @@ def _audit_cells(
         failed=lambda cell, error: console.warn(f"{cell.id}: not audited: {error}"),
     )
     for platform, mine in _by_platform(cells).items():
-        fitting = [gpu for gpu in targets if platform in (platforms_of_target(gpu.name) or (platform,))]
+        fitting = fitting_gpus(targets, platform)
         if fitting or not targets:
             yield from audit(mine, plan.project.matrix, ports, targets=fitting)
             continue
-        names = " and ".join(f"{gpu.name} comes with {', '.join(platforms_of_target(gpu.name))}" for gpu in targets)
+        names = platforms_told(targets)
         for item in mine:
             others = [
                 one.id for one in plan.cells if one.id.startswith(f"{item.cell.id}-") and one.platform != platform

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from assay.cli import console
-from assay.cli.targets import platforms_of_target
+from assay.cli.targets import fitting_gpus, platforms_of_target, platforms_told
 from assay.errors import UsageError
 from assay.foundation.platforms import Platform
 
@@ -64,11 +64,10 @@ def _fitting(reference: str, image: ImageInfo | None, targets: Sequence[TargetGp
     platform = Platform.known(image.architecture) if image is not None else None
     if platform is None:
         return targets
-    fitting = [gpu for gpu in targets if platform in (platforms_of_target(gpu.name) or (platform,))]
+    fitting = fitting_gpus(targets, platform)
     if targets and not fitting:
-        names = " and ".join(f"{gpu.name} comes with {', '.join(platforms_of_target(gpu.name))}" for gpu in targets)
         raise UsageError(
-            f"{reference} is an image for {platform}, and {names}",
+            f"{reference} is an image for {platform}, and {platforms_told(targets)}",
             hint=f"docker pull --platform {platforms_of_target(targets[0].name)[0]} {reference}, if there is one",
         )
     return fitting

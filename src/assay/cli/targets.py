@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ __all__ = [
     "PLATFORM",
     "beside",
     "comma_parts",
+    "fitting_gpus",
     "gpu_of",
     "gpus_by_machine",
     "gpus_of",
@@ -33,6 +34,7 @@ __all__ = [
     "local_gpus",
     "platforms_of",
     "platforms_of_target",
+    "platforms_told",
     "system_share",
 ]
 
@@ -112,6 +114,16 @@ def platforms_of(capability: str) -> tuple[Platform, ...]:
     from assay.adapters.host.card_names import load_cards
 
     return load_cards().platforms(capability)
+
+
+def fitting_gpus(gpus: Iterable[TargetGpu], platform: Platform) -> list[TargetGpu]:
+    """Return the GPUs whose machines have a platform, or may have it."""
+    return [gpu for gpu in gpus if platform in (platforms_of_target(gpu.name) or (platform,))]
+
+
+def platforms_told(gpus: Iterable[TargetGpu]) -> str:
+    """Return the platforms of GPUs in words: `sm_121 comes with linux/arm64`."""
+    return " and ".join(f"{gpu.name} comes with {', '.join(platforms_of_target(gpu.name))}" for gpu in gpus)
 
 
 def system_share(target: str) -> float:

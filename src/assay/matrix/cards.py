@@ -125,16 +125,19 @@ class Cards(Deriving):
             )
         return Named(target=sm(capability), title=known.known_as, platform=known.platform)
 
+    @cached_property
+    def _by_target(self) -> dict[str, Architecture]:
+        return {sm(capability): known for capability, known in self.architectures.items()}
+
     def title(self, target: str) -> str:
         """Return the cards of an architecture in a few words; empty if it is not known."""
-        for capability, known in self.architectures.items():
-            if sm(capability) == target:
-                return known.known_as
-        return ""
+        known = self._by_target.get(target)
+        return known.known_as if known is not None else ""
 
     def system_share(self, target: str) -> float:
         """Return the part of a card's memory that the system needs because it is one memory; 0 where it is not."""
-        return max((one.system_share for name, one in self.architectures.items() if sm(name) == target), default=0.0)
+        known = self._by_target.get(target)
+        return known.system_share if known is not None else 0.0
 
     def platforms(self, capability: str) -> tuple[Platform, ...]:
         """Return the platforms whose machines have cards of a compute capability, `12.1`; empty if none is known."""

@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 from assay.engines.table import release_in
 from assay.evidence.ranking import strength
 from assay.foundation.outcome import Outcome
-from assay.pages.model import SERVES, CellPage, Result, Site
+from assay.pages.model import SERVES, CellPage, Result, Site, is_environment
 
 __all__ = ["GpuAnswer", "ImageAnswer", "answers", "is_apart"]
 
@@ -73,7 +73,7 @@ class GpuAnswer:
 
 def is_apart(page: CellPage) -> bool:
     """Whether a cell is no image for users: a control, or the environment of one machine."""
-    return page.kind == "control" or page.id.startswith("local")
+    return page.kind == "control" or is_environment(page.id)
 
 
 def answers(site: Site) -> list[GpuAnswer]:

@@ -36,6 +36,7 @@ from assay.pages.model import (
     Site,
     Source,
     Wheel,
+    is_environment,
 )
 from assay.pages.serving import best_speeds, charts_of, device_name, run_commands, served, speeds
 
@@ -240,7 +241,7 @@ def _page(
     if cell is not None:
         verbs = ("audit", "probe") if cell.kind == "external" else ("audit", "build", "probe")
         repeat = [f"assay {verb} {cell_id}" for verb in verbs]
-    elif cell_id.startswith("local-"):
+    elif is_environment(cell_id):
         # An environment of one machine: `assay probe` calls it so when it is given no image.
         repeat = ["assay probe --executor local --python PATH-OF-A-PYTHON-WITH-THESE-PACKAGES"]
     else:

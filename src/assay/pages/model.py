@@ -27,6 +27,7 @@ __all__ = [
     "Site",
     "Source",
     "Wheel",
+    "is_environment",
 ]
 
 
@@ -185,6 +186,11 @@ class Chart(Value):
     x: str
     y: str
     series: tuple[Series, ...]
+
+
+def is_environment(cell: str) -> bool:
+    """Whether a cell is the environment of one machine and no image: `local`, or `local-` and a digest."""
+    return cell.partition("-")[0] == "local"
 
 
 class CellPage(Value):

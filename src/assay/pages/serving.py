@@ -7,7 +7,7 @@ from typing import Final
 
 from assay.evidence.record import BenchRecord, BenchSeries, Device, ServeRecord, ServeStatus
 from assay.foundation.outcome import Outcome
-from assay.pages.model import SERVES, Chart, Result, Series, Source
+from assay.pages.model import SERVES, Chart, Result, Series, Source, is_environment
 
 __all__ = ["best_speeds", "charts_of", "device_name", "run_commands", "served", "speeds"]
 
@@ -82,7 +82,7 @@ def charts_of(benches: Sequence[BenchRecord]) -> tuple[Chart, ...]:
 
 def run_commands(cell: str, engine: str) -> tuple[str, ...]:
     """Return the commands that serve a model with an image."""
-    if engine == "none" or cell.startswith("local"):
+    if engine == "none" or is_environment(cell):
         return ()
     return (f"assay up MODEL --image {cell}", f"assay launch {cell} --model MODEL --format compose --output .")
 

@@ -16,7 +16,7 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.lockfile import lock_digest
 from assay.pipeline.assembly.assemble import LARGEST_LABEL, Assembled
-from assay.pipeline.assembly.destinations import image_info
+from assay.pipeline.assembly.destinations import CONFIG_BYTES, image_info
 from assay.pipeline.build_jobs import KEY_LABEL, LOCK_LABEL, build_labels
 from assay.ports.registry import Registry
 from assay.wheels.layer import Packing
@@ -24,7 +24,6 @@ from assay.wheels.layer import Packing
 __all__ = ["Rebuilt", "rebuild"]
 
 CELL_LABEL: Final = f"{render.LABEL_PREFIX}cell"
-CONFIG_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

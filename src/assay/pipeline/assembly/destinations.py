@@ -20,9 +20,10 @@ from assay.ports.layers import LayerStore
 from assay.ports.registry import Registry
 from assay.wheels.layer import Packing
 
-__all__ = ["Destination", "InEngine", "InFolder", "InRegistry", "WithoutFiles", "image_info"]
+__all__ = ["CONFIG_BYTES", "Destination", "InEngine", "InFolder", "InRegistry", "WithoutFiles", "image_info"]
 
 CONFIG_BYTES: Final = 4 << 20
+"""Bytes that the configuration of an image may have."""
 _AT_ONCE: Final = 8
 _REMEMBERED: Final = 64
 """Images that the engine is asked for, the newest first."""
