@@ -41,9 +41,11 @@ def in_container(image: str, project: AssemblyProject, python: str, *, user: int
     names = ("PYTHONPATH", "HOME", "ASSAY_CACHE", "ASSAY_LAYERS", "DOCKER_CONFIG", *more)
     mounts = {str(ROOT), sys.prefix, sys.base_prefix}
     # Where the Python of the tests lies, others may not look into by default.
-    way = " ".join(str(folder) for prefix in sorted(mounts) for folder in list(Path(prefix).parents)[:-1])
+    folders = {folder for prefix in mounts for folder in list(Path(prefix).parents)[:-1]}
+    # What is mounted is read-only, and so is what lies in it: the environment of a checkout.
+    way = " ".join(sorted(str(one) for one in folders if not any(one.is_relative_to(mount) for mount in mounts)))
     script = (
-        f"chmod a+x {way} && chown -R {user}:{user} {project.root} && umask {umask}"
+        f"chmod a+x / {way} && chown -R {user}:{user} {project.root} && umask {umask}"
         f" && mkdir -p {environment.get('TMPDIR', '/tmp')} && chmod 1777 {environment.get('TMPDIR', '/tmp')}"
         f' && cd {project.root} && exec setpriv --reuid={user} --regid={user} --clear-groups "$@"'
     )

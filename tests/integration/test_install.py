@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -160,7 +162,12 @@ def test_what_needs_no_project_works_without_one(installed: Installed) -> None:
     )  # fmt: skip
     assert "matrix.yaml" not in launched.stderr
     assert "marlin" in installed.run("assay", "probe", "--list").stdout
-    assert "no such project" not in installed.run("assay", "recommend", "--target", "sm_120", code=3).stderr
+    # The audits that ship with assay answer: no wheel is read.
+    recommended = installed.run("assay", "recommend", "--target", "sm_120", code=3)
+    assert "assay up MODEL --image vllm-blackwell-" in recommended.stdout
+    assert "reading" not in recommended.stderr
+    measured = installed.run("assay", "recommend", "--target", "H200", "--need", "vllm-engine").stdout
+    assert "NVIDIA H200" in measured
     installed.run("assay", "facts", "list")
     assert [] == [path.name for path in installed.folder.iterdir() if path.name not in {".cache", ".config"}]
 
@@ -213,6 +220,17 @@ def test_the_workflow_audits_the_cells_whose_locks_changed(installed: Installed,
     done = run_step(installed, tmp_path, list(workflow_steps(tmp_path).values())[-1], BASE=base, ASSAY_CACHE=known)
     assert 0 == done.returncode, f"{done.stdout}{done.stderr}"
     assert "vllm-blackwell-cu130-torch2.14.0-vllm0.33.0: " in done.stdout
+    # The audit that ships with assay says what this one says: its rules and knowledge are the same.
+    made, shipped = predicted(tmp_path / "build_logs" / "records"), predicted(ROOT / "docs" / "records" / "audits")
+    for cell, targets in made.items():
+        assert targets == {target: shipped[cell][target] for target in targets}
+    assert made
+
+
+def predicted(folder: Path) -> dict[str, Any]:
+    """Return by cell what the audits of a folder predict."""
+    read = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*-audit-*.json"))]
+    return {one["cell"]: one["predictions"] for one in read}
 
 
 @pytest.mark.parametrize("command", ["plan", "lock", "render", "build", "report", "publish", "audit", "policy check"])

@@ -65,7 +65,7 @@ def test_committed_records_decide(project: Path, capsys: pytest.CaptureFixture[s
     elsewhere = capsys.readouterr().out
 
     off = "--disable-decode-cuda-graph: cuda-graphs: broken (the server starts only without it: cuda-graph-segfault), "
-    assert f"{off}record {written.name}" in here.out
+    assert f"{off}measured: record {written.name}" in here.out
     assert f"sha256:{'a' * 64}" in here.out
     assert "'HF_TOKEN=x$y'" in here.out
     assert "attention: the engine's own choice" in here.err

@@ -45,14 +45,15 @@ def here(words: list[str]) -> list[str]:
 def test_what_would_be_done_is_answered_without_a_gpu(tmp_path: Path) -> None:
     began = time.monotonic()
 
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    # A new user's machine: nothing is known of any wheel.
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "ASSAY_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "assay", *DRY]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     assert 0 == done.returncode, done.stderr
     said = done.stderr
     assert "RTX 50" in said.splitlines()[0]
-    assert re.search(r"^image   vllm-blackwell-\S+ \(to be built", said, re.MULTILINE)
+    assert re.search(r"^image   vllm-blackwell-\S+ \((to be built|here)", said, re.MULTILINE)
     assert "vllm-engine: works, predicted: audit" in said
     assert "awq-marlin: works, predicted: audit" in said
     assert re.search(r"^memory  weights 18\.0 GiB", said, re.MULTILINE)

@@ -213,10 +213,10 @@ def test_recommend_counts_features_and_prints_the_next_command(capsys: pytest.Ca
     assert f"{works} of {len(FEATURES)}" in printed.out
     assert "wrong: " in printed.out
     assert "cuda-graphs" not in printed.out, "features that work are counted"
-    assert re.search(rf"^assay launch ({CELL}|{OTHER}) --target sm_120 --model MODEL$", printed.out, re.MULTILINE)
+    assert re.search(rf"^assay up MODEL --image ({CELL}|{OTHER}) --target sm_120$", printed.out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("project")
 def test_recommend_without_measurements_names_the_audit(capsys: pytest.CaptureFixture[str]) -> None:
-    assert 3 == main(["recommend", "--target", "sm_90", "--offline"])
-    assert "assay audit NAME==VERSION --target sm_90" in capsys.readouterr().err
+    assert 3 == main(["recommend", "--target", "Jetson Orin", "--offline"])
+    assert "assay audit NAME==VERSION --target sm_87" in capsys.readouterr().err

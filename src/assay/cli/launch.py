@@ -115,10 +115,9 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
 
 
 def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict[str, Any]) -> Deployment:
-    from assay.adapters.files.kept_records import intact_records
     from assay.adapters.files.model_files import ModelFiles
     from assay.cli.common import load_or_example
-    from assay.cli.predicting import all_claims, predictions
+    from assay.cli.predicting import all_claims, known_records, predictions
     from assay.pipeline.launch import LaunchRequest, launch
 
     files, plan = load_or_example(project)
@@ -158,7 +157,7 @@ def _deployment(place: ServerPlace, form: str, project: Path | None, given: dict
     claims = [one for one in all_claims(place.root) if one.image in ("", place.image)]
     finder = ModelFiles(resources.find("knowledge", "models.yaml", place.root), cache=cache, offline=given["offline"])
     # A record that was edited counts nowhere.
-    records = intact_records(place.root)
+    records = known_records(files, plan)
     cells = [cell] if cell is not None else []
     records += predictions(files, plan, cells, target, records, offline=given["offline"])
     return launch(request, place.knowledge, claims, records, finder)

@@ -22,7 +22,30 @@ if TYPE_CHECKING:
     from assay.ports.engine import Engine
     from assay.serving.choice import Option
 
-__all__ = ["all_claims", "options_of", "platforms_for", "predictions"]
+__all__ = ["all_claims", "known_records", "options_of", "platforms_for", "predictions"]
+
+
+def known_records(files: ProjectFiles, plan: Plan) -> list[AnyRecord]:
+    """Return what is recorded of a project's cells: its own records, and those that ship with assay.
+
+    A shipped record counts for a cell whose lock is the one that was measured or audited. Audits of a lock that has
+    changed since are left out.
+    """
+    from assay.adapters.files.kept_records import intact_records
+    from assay.evidence.record import AuditRecord
+    from assay.matrix.lockfile import lock_digest
+
+    locks = {cell.id: lock_digest(lock) for cell in plan.cells if (lock := files.lock(cell)) is not None}
+    own = intact_records(files.root)
+    shipped = intact_records(resources.example()) if files.root != resources.example() else []
+    return [
+        *(one for one in shipped if one.lock_digest is not None and one.lock_digest == locks.get(one.cell)),
+        *(
+            one
+            for one in own
+            if not isinstance(one, AuditRecord) or one.lock_digest in (None, locks.get(one.cell, one.lock_digest))
+        ),
+    ]
 
 
 def predictions(

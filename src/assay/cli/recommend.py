@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,10 @@ from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome
 
 if TYPE_CHECKING:
+    from assay.adapters.files.project import ProjectFiles
+    from assay.evidence.record import AnyRecord
     from assay.foundation.platforms import Platform
+    from assay.matrix.plan import Plan
     from assay.matrix.policy import Policy
     from assay.pipeline.documents import OfferDocument
     from assay.pipeline.recommend import Offer
@@ -85,15 +89,16 @@ def command(
     project: Path | None,
     form: str,
 ) -> int:
-    """Recommend an image for a GPU, from local records and from evidence in registries.
+    """Recommend an image for a GPU: from local records, those that ship with assay, and evidence in registries.
 
     If none was measured to have every needed feature, cells of the project (else of the example project) follow with
     what the audit predicts of them.
 
     Exit code 0: an image was measured to have every needed feature. 3: none was; the closest ones are shown.
     """
-    from assay.adapters.files.kept_records import intact_records
     from assay.adapters.registry.client import connect
+    from assay.cli.common import load_or_example
+    from assay.cli.predicting import known_records
     from assay.evidence.record import now
     from assay.evidence.reference import Reference
     from assay.pipeline.recommend import from_records, from_registry, rank
@@ -104,7 +109,9 @@ def command(
     verifier = verifier_of(keys, own, identity=identity, issuer=issuer)
     client = connect(insecure=insecure, seconds=SECONDS)
     platforms = _platforms(target, platform)
-    offers = from_records(intact_records(own[1] if own else Path.cwd()), target, platforms)
+    files, plan = load_or_example(project)
+    records = known_records(files, plan)
+    offers = from_records(records, target, platforms)
     for name in _repositories(have, own if published else None, client):
         try:
             repository = Reference.parse(name).repository
@@ -116,7 +123,7 @@ def command(
             console.warn(f"{name}: {error.message}")
     if not any(offer.usable and not offer.lacks(wanted) for offer in offers):
         asked = platforms if platform else None
-        offers += _predicted(project, target, {offer.cell for offer in offers}, asked=asked, offline=offline)
+        offers += _predicted(files, plan, target, records, offers, asked=asked, offline=offline)
     ranked = rank(offers, wanted)
     good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
@@ -138,22 +145,26 @@ def _platforms(target: str, asked: str | None) -> frozenset[Platform]:
 
 
 def _predicted(
-    project: Path | None, target: str, known: Collection[str], *, asked: frozenset[Platform] | None, offline: bool
+    files: ProjectFiles,
+    plan: Plan,
+    target: str,
+    records: Sequence[AnyRecord],
+    offers: Iterable[Offer],
+    *,
+    asked: frozenset[Platform] | None,
+    offline: bool,
 ) -> list[Offer]:
     """Return offers of cells that nobody measured there, by what the audit predicts."""
-    from assay.adapters.files.kept_records import intact_records
-    from assay.cli.common import load_or_example
     from assay.cli.predicting import all_claims, options_of, platforms_for, predictions
     from assay.evidence.record import now
     from assay.pipeline.recommend import from_choices
     from assay.serving.choice import choose
 
-    files, plan = load_or_example(project)
+    known = {offer.cell for offer in offers}
     platforms = asked or platforms_for(plan.project.matrix, target)
     cells = [
         cell for cell in plan.cells if cell.kind == "build" and cell.id not in known and cell.platform in platforms
     ]
-    records = intact_records(files.root)
     audits = predictions(files, plan, cells, target, records, offline=offline)
     choices, _ = choose(
         options_of(cells, records, files.root),
@@ -214,9 +225,10 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
         if need not in known:
             console.warn(f"no record speaks of {need!r}{suggestion(need, known)}")
     mixed = len({offer.platform for offer in ranked}) > 1
+    names = Counter(offer.cell for offer in ranked if not offer.tags)
     rows = [
         (
-            offer.tags[0] if offer.tags else offer.cell,
+            _label(offer, names),
             *([str(offer.platform)] if mixed else []),
             *(str(offer.features.get(need, "not_run")) for need in needs),
             f"{sum(outcome is Outcome.WORKS for outcome in offer.features.values())} of {len(known)}",
@@ -245,6 +257,14 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
         console.say("  an environment was, outside of any image: there is nothing to pull")
 
 
+def _label(offer: Offer, names: Mapping[str, int]) -> str:
+    """Return the tag of an image, else its cell; with the start of its digest where several images are of the cell."""
+    if offer.tags:
+        return offer.tags[0]
+    several = names[offer.cell] > 1 and offer.digest is not None
+    return f"{offer.cell}@{offer.digest[:19]}" if several and offer.digest else offer.cell
+
+
 def _against(offer: Offer, needs: Sequence[str]) -> bool:
     """Return whether a needed feature is known not to work."""
     return any(offer.features.get(need, Outcome.WORKS) is not Outcome.WORKS for need in needs)
@@ -270,10 +290,11 @@ def _say_next(best: Offer, target: str) -> None:
     if pulled:
         console.data(f"docker pull {name}")
     else:
-        console.say(f"best: {name} (by a local record; --published and --have find where it can be pulled)")
+        console.say(f"best: {name} (by a record; --published and --have find where it can be pulled)")
     if sum(engine.is_in(name) for engine in all_engines()) == 1:
         launch = f"assay launch {name} --target {target} --model MODEL"
         if pulled:
             console.say(f"then: {launch}")
         else:
-            console.data(launch)
+            console.data(f"assay up MODEL --image {name} --target {target}")
+            console.say(f"to write its start script instead: {launch}")

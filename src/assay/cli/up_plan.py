@@ -60,10 +60,10 @@ class Planner:
     """Decides for one model and the options of `assay up`."""
 
     def __init__(self, model: str, project: Path | None, given: dict[str, Any]) -> None:
-        from assay.adapters.files.kept_records import intact_records
         from assay.adapters.files.model_files import ModelFiles
         from assay.adapters.files.serving import load_server_flags
         from assay.cli.composition import engine
+        from assay.cli.predicting import known_records
         from assay.cli.serving import extra_env, extra_flags
 
         self.given = given
@@ -72,7 +72,7 @@ class Planner:
         self.files, self.plan = load_or_example(project)
         root = self.files.root
         self.knowledge: ServerFlags = load_server_flags(resources.find("knowledge", "server_flags.yaml", root))
-        self.records: list[AnyRecord] = intact_records(root)
+        self.records: list[AnyRecord] = known_records(self.files, self.plan)
         self.engine: Engine = engine()
         home = given["cache"] or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
         self.cache = Path(home).expanduser().absolute()

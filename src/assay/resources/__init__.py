@@ -15,7 +15,7 @@ from assay.errors import ConfigError, Problem
 
 __all__ = ["CHECKOUT", "KINDS", "example", "files", "find", "folder"]
 
-CHECKOUT: Final = ("images", "knowledge", "matrix.yaml", "probes", "templates")
+CHECKOUT: Final = ("docs/records", "images", "knowledge", "matrix.yaml", "probes", "templates")
 """What a checkout has beside `src/`."""
 KINDS: Final = (*CHECKOUT, "pages", "project")
 
