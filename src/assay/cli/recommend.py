@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from assay.foundation.platforms import Platform
     from assay.matrix.plan import Plan
     from assay.matrix.policy import Policy
-    from assay.pipeline.documents import OfferDocument
+    from assay.pipeline.documents import RecommendDocument
     from assay.pipeline.recommend import Offer
     from assay.ports.registry import Registry
 
@@ -127,11 +127,7 @@ def command(
     ranked = rank(offers, wanted)
     good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
-        from assay.pipeline.documents import RecommendDocument
-
-        offered = tuple(_document(offer, wanted) for offer in ranked)
-        document = RecommendDocument(target=target, needs=wanted, found=bool(good), offers=offered)
-        console.json_data(document.model_dump(mode="json"))
+        console.json_data(_document(ranked, good, wanted, target).model_dump(mode="json"))
     else:
         _show(ranked, good, wanted, target)
     return 0 if good else 3
@@ -195,23 +191,27 @@ def _own_gpu() -> str:
     return here[0].target
 
 
-def _document(offer: Offer, needs: Sequence[str]) -> OfferDocument:
-    from assay.pipeline.documents import OfferDocument
+def _document(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> RecommendDocument:
+    from assay.pipeline.documents import OfferDocument, RecommendDocument
 
-    return OfferDocument(
-        reference=offer.reference,
-        tags=offer.tags,
-        digest=offer.digest,
-        cell=offer.cell,
-        platform=offer.platform,
-        device=offer.device,
-        measured=offer.measured.isoformat(),
-        standing=offer.standing,
-        levels=offer.levels,
-        lacks=offer.lacks(needs),
-        features=dict(sorted(offer.features.items())),
-        note=offer.note,
+    offered = tuple(
+        OfferDocument(
+            reference=offer.reference,
+            tags=offer.tags,
+            digest=offer.digest,
+            cell=offer.cell,
+            platform=offer.platform,
+            device=offer.device,
+            measured=offer.measured.isoformat(),
+            standing=offer.standing,
+            levels=offer.levels,
+            lacks=offer.lacks(needs),
+            features=dict(sorted(offer.features.items())),
+            note=offer.note,
+        )
+        for offer in ranked
     )
+    return RecommendDocument(target=target, needs=tuple(needs), found=bool(good), offers=offered)
 
 
 def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], target: str) -> None:
