@@ -23,6 +23,12 @@ def wrong(script: str) -> Iterator[str]:
             yield f"assay {name}"
             continue
         command: click.Command = importlib.import_module(f"assay.cli.{COMMANDS[name][0]}").command
+        if isinstance(command, click.Group):
+            verb = rest.split()[0] if rest.split() else ""
+            if verb and verb not in command.commands and not verb.startswith("-"):
+                yield f"assay {name} {verb}"
+                continue
+            command = command.commands.get(verb, command)
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for option in re.findall(r"(?<=\s)(--[a-z][a-z-]*)", rest):
             if option not in known | {"--help"}:

@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("report", "Show results as text, Markdown, JUnit, web pages or badges."),
     "audit": ("audit", "Check wheels and images for incompatibilities."),
     "facts": ("facts", "Manage cached wheel facts."),
+    "records": ("records", "Share records between machines."),
     "build": ("build", "Audit and build images; skip existing ones."),
     "assemble": ("assemble", "Assemble images from wheels without a build."),
     "up": ("up", "Serve a model on this machine's GPU, from the best image for both."),

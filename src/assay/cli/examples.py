@@ -11,7 +11,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Check wheels and versions": ("audit", "find", "facts", "diagnose"),
     "Build and test images": ("init", "plan", "lock", "update", "build", "assemble", "probe", "jobs", "collect"),
     "Publish and verify": ("publish", "verify", "policy", "report"),
-    "Compare and maintain": ("diff", "bisect", "render", "doctor", "completion"),
+    "Compare and maintain": ("diff", "bisect", "records", "render", "doctor", "completion"),
 }
 """Heading -> commands, in the order of `assay --help`."""
 
@@ -53,6 +53,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "report": ("assay report", "assay report --html site/ --predict", "assay report --into README.md --check"),
     "diff": ("assay diff CELL-A CELL-B",),
     "bisect": ("assay bisect --feature cuda-graphs --good CELL-A --bad CELL-B",),
+    "records": ("assay records push REGISTRY/records", "assay records pull REGISTRY/records --kind probe"),
     "render": ("assay render", "assay render --check"),
     "doctor": ("assay doctor", "assay doctor --need gpu"),
     "completion": ("assay completion bash > ~/.local/share/bash-completion/completions/assay",),

@@ -6,6 +6,7 @@ because a record's file name ends in the digest of its bytes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +23,7 @@ from assay.foundation.platforms import Platform
 from assay.foundation.strict import Value
 
 __all__ = [
+    "RECORD_NAME",
     "AnyRecord",
     "AuditRecord",
     "BenchRecord",
@@ -42,6 +44,7 @@ __all__ = [
     "Spread",
     "dump",
     "file_name",
+    "is_named_after",
     "parse",
 ]
 
@@ -377,3 +380,12 @@ def file_name(record: Record) -> str:
     """Return the name under which a record is kept: time, kind, and the start of the digest of its bytes."""
     kind = getattr(record, "kind", "record")
     return f"{record.created:%Y%m%dT%H%M%S}-{kind}-{sha256_of(dump(record))[7:23]}.json"
+
+
+RECORD_NAME: Final = re.compile(r"\d{8}T\d{6}-[a-z]+-[0-9a-f]{16}\.json")
+"""What `file_name` returns."""
+
+
+def is_named_after(name: str, raw: bytes) -> bool:
+    """Whether a record's bytes are those that its file was named after."""
+    return name.removesuffix(".json").rpartition("-")[2] == sha256_of(raw)[7:23]

@@ -80,6 +80,14 @@ class Store(Protocol):
         """Return file name -> why it is not a record, for every file that `records` skipped."""
         ...
 
+    def take(self, name: str, raw: bytes) -> None:
+        """Keep the exact bytes of a record that another machine wrote, under the name it has there.
+
+        Raises:
+            StoreError: it cannot be written, or the bytes are no record of this name.
+        """
+        ...
+
     def put_document(self, data: bytes) -> str:
         """Keep a document (an audit's report, say) by content; return its digest."""
         ...

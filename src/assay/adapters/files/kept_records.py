@@ -7,8 +7,7 @@ from pathlib import Path
 
 from assay.adapters.files.regular import read_regular
 from assay.errors import StoreError
-from assay.evidence.record import AnyRecord, KeptRecord, parse
-from assay.foundation.digest import sha256_of
+from assay.evidence.record import AnyRecord, KeptRecord, is_named_after, parse
 
 __all__ = ["KeptRecords", "intact_records", "is_intact"]
 
@@ -45,4 +44,4 @@ def intact_records(root: Path) -> list[AnyRecord]:
 
 def is_intact(path: Path, raw: bytes) -> bool:
     """Whether a record's bytes are those that its file was named after."""
-    return path.stem.rpartition("-")[2] == sha256_of(raw)[7:23]
+    return is_named_after(path.name, raw)

@@ -19,7 +19,16 @@ from assay.adapters.files.kept_records import is_intact
 from assay.adapters.files.locks import locked, no_space
 from assay.adapters.files.regular import read_regular
 from assay.errors import StoreError
-from assay.evidence.record import AnyRecord, Record, RunSummary, dump, file_name, parse
+from assay.evidence.record import (
+    RECORD_NAME,
+    AnyRecord,
+    Record,
+    RunSummary,
+    dump,
+    file_name,
+    is_named_after,
+    parse,
+)
 from assay.foundation.digest import DIGEST, sha256_of
 from assay.ports.store import SUMMARY
 
@@ -180,6 +189,15 @@ class FileStore:
     def unreadable(self) -> Mapping[str, str]:
         """Return what the last walk over `records` skipped."""
         return dict(self._unreadable)
+
+    def take(self, name: str, raw: bytes) -> None:
+        """Keep a record of another machine; see the port."""
+        if not RECORD_NAME.fullmatch(name) or not is_named_after(name, raw):
+            raise StoreError(f"{name} is not named after its bytes")
+        parse(raw, source=name)
+        path = self.root / "records" / name
+        if not path.exists():
+            write_whole(path, raw)
 
     def put_document(self, data: bytes) -> str:
         """Keep a document by content."""
