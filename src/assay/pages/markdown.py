@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from textwrap import wrap
 from typing import Final
 
 from assay.errors import UsageError
@@ -48,8 +49,9 @@ def table(site: Site, *, measured: bool = False, name: Callable[[str], str] = st
         name: gives the title of a target, such as `sm_120 (RTX 50)`.
     """
     tables = {target: _target(site, target, measured=measured, name=name(target)) for target in site.targets}
-    unmeasured = [name(target) for target, lines in tables.items() if measured and not lines]
-    parts = [f"**{cell_text(', '.join(unmeasured))}**: not measured yet.", ""] if unmeasured else []
+    others = sorted((target for target, lines in tables.items() if not lines), key=lambda one: (len(one), one))
+    unmeasured = [name(target) for target in others if measured]
+    parts = [*_wrapped(f"Not measured yet: {cell_text(', '.join(unmeasured))}."), ""] if unmeasured else []
     parts += [line for lines in tables.values() for line in lines]
     if not parts:
         return "Nothing is recorded yet.\n"
@@ -96,16 +98,35 @@ def _features(
 
 
 def _narrow(site: Site, pages: Sequence[CellPage], found: Mapping[str, Mapping[str, Result | None]]) -> list[str]:
-    """Return an aligned table whose columns are named by versions, and the cells' ids below it."""
+    """Return an aligned table whose columns are named by versions; below it what works wherever it ran, and the ids."""
     shared = [axis for axis in pages[0].point if all(axis in page.point and axis != page.engine for page in pages)]
     axes = [axis for axis in shared if len({page.point[axis] for page in pages}) > 1]
+    ran = {name: [r for page in pages if (r := found[page.id][name]) is not None] for name in site.features}
+    fine = [name for name, results in ran.items() if results and {r.outcome for r in results} == {Outcome.WORKS}]
     rows = [["", *map(_short, pages)], *([axis, *(page.point[axis] for page in pages)] for axis in axes)]
-    rows += _features(site, pages, found)
+    rows += (row for row in _features(site, pages, found) if row[0] not in fine)
     texts = [[cell_text(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(pages) + 1)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in texts]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return [lines[0], rule, *lines[1:], "", *(f"- {_short(page)}: `{page.id}`" for page in pages if page.point), ""]
+    told = []
+    for count in sorted({len(ran[name]) for name in fine}, reverse=True):
+        where = f"in all {count}" if count == len(pages) else f"in {count} of {len(pages)}, not run in the others"
+        told += _wrapped(f"- ✓ works {where}: {', '.join(name for name in fine if len(ran[name]) == count)}")
+    return [
+        lines[0],
+        rule,
+        *lines[1:],
+        "",
+        *told,
+        *([""] if told else []),
+        *(f"- {_short(page)}: `{page.id}`" for page in pages if page.point),
+        "",
+    ]
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, 140, break_on_hyphens=False, break_long_words=False, subsequent_indent="  ")
 
 
 def _short(page: CellPage) -> str:
