@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from elf_maker import shared_object
 from local_index import LocalIndex, served
 
 from assay.cli import main
 
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
 MATRIX = """\
 targets:
   sm_120: {name: RTX 5090, compute_capability: 12.0, memory_gib: 32, shared_memory_per_block: 101376, cuda: ">=12.8",
@@ -162,3 +167,99 @@ def test_what_cannot_be_added_is_said(capsys: pytest.CaptureFixture[str], words:
     assert main(["find", *words, "--add"]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert before == files()
+
+
+NIGHTLY = """\
+  torch:
+    label: t
+    values:
+      - {id: nightly, spec: ">=2.16.0.dev0", index: nights, date: latest}
+"""
+NIGHTLY_IMAGE = """\
+description: an image on a nightly
+engine: none
+targets: [sm_120]
+id: [torch]
+defaults: {base: slim}
+include:
+  - {torch: nightly}
+requirements: ["torch{{ torch.pin }}"]
+"""
+
+
+def test_a_newer_night_is_proposed_and_written(
+    index: LocalIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nights = LocalIndex(tmp_path / "nights")
+    nights.add("torch", "2.16.0.dev20261128+cu130", requires=["helper<3"])
+    with served(nights) as address:
+        text = MATRIX.replace("  pypi: {}\n", f"  pypi: {{}}\n  nights: {{url: {address}, nightly: true}}\n")
+        Path("matrix.yaml").write_text(text + NIGHTLY)
+        Path("images/n").mkdir()
+        Path("images/n/image.yaml").write_text(NIGHTLY_IMAGE)
+        assert main(["lock"]) == 0
+        lock = Path("images/n/cells/n-tnightly/lock.txt")
+        before = lock.read_text()
+        assert "# nightly: torch 20261128" in before
+        nights.add("torch", "2.16.0.dev20261129+cu130", requires=["helper<3"])
+        capsys.readouterr()
+
+        assert main(["update", "image=n"]) == 0
+        assert "n-tnightly: a newer night locks" in capsys.readouterr().out
+        assert before == lock.read_text(), "a proposal changes nothing"
+        assert main(["update", "image=n", "--write"]) == 0
+        assert "# nightly: torch 20261129" in lock.read_text()
+
+        nights.prune("torch", "2.16.0.dev20261129+cu130")
+        nights.add("torch", "2.16.0.dev20261130+cu130", requires=["helper>=9"])
+        capsys.readouterr()
+        main(["update", "image=n", "--write"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert "# nightly: torch 20261130" not in lock.read_text(), "what does not resolve is not written"
+        assert "n-tnightly" in told
+
+
+@pytest.mark.usefixtures("index")
+def test_the_workflow_opens_one_pull_request_with_what_changed(tmp_path: Path) -> None:
+    """The steps of docs/examples/update.yml, in a clone, with GitHub's program played by a script."""
+    environment, called = os.environ | {"IMAGE": "i", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}, tmp_path / "gh"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "assay").write_text(f'#!/bin/sh\nPYTHONPATH={SOURCE} exec {sys.executable} -m assay "$@"\n')
+    # The first time there is no such pull request; afterwards it is open.
+    (programs / "gh").write_text(
+        f'#!/bin/sh\necho "$@" >> {called}\n[ "$2" = view ] && [ -e {called}.made ] && echo OPEN\n'
+        f'if [ "$2" = create ]; then touch {called}.made; fi\nexit 0\n'
+    )
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    environment["PATH"] = f"{programs}:{environment['PATH']}"
+    origin = tmp_path / "origin.git"
+    who = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    for words in (
+        ("init", "-q", "-b", "main", "."),
+        ("add", "-A"),
+        (*who, "commit", "-q", "-m", "all"),
+        ("clone", "-q", "--bare", ".", str(origin)),
+    ):
+        subprocess.run(["git", *words], check=True)
+    steps = yaml.safe_load((ROOT / "docs/examples/update.yml").read_text())["jobs"]["update"]["steps"]
+    scripts = [step["run"] for step in steps if "run" in step and "pipx" not in step["run"]]
+    assert 3 == len(scripts)
+
+    for attempt in range(2):
+        clone = tmp_path / f"clone{attempt}"
+        subprocess.run(["git", "clone", "-q", str(origin), str(clone)], check=True)
+        for script in scripts:
+            done = subprocess.run(
+                ["bash", "-eo", "pipefail", "-c", script], cwd=clone, env=environment, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            assert 0 == done.returncode, f"{script}: {done.stdout}{done.stderr}"
+
+    assert 1 == called.read_text().count("pr create")
+    branch = subprocess.run(
+        ["git", "show", "update-i:matrix.yaml"], cwd=origin, capture_output=True, text=True, check=True
+    ).stdout
+    assert "      - 1.0\n      - 2.0\n" in branch
+    assert "i-e2.0-h2.0" in (tmp_path / "summary").read_text()
