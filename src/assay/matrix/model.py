@@ -136,8 +136,8 @@ class SourceTree(Value):
     git: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9._~/-]+$")]
     ref: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
     """A tag, or a whole commit hash. A branch moves, and is refused."""
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
-    """The commit of the tag: the build fails when the tag is another one by then."""
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{9,40}$")] | None = None
+    """The commit of the tag, or how it begins: the build fails when the tag is another one by then."""
     subdirectory: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = None
     env: dict[EnvName, PlainText] = {}
     """Environment of the compilation, beside TORCH_CUDA_ARCH_LIST and MAX_JOBS."""
