@@ -408,7 +408,7 @@ def test_recommend_and_revoke(site: Site) -> None:
     found = site.run(*need, "cuda-graphs,torch-device")
     anywhere = site.run("recommend", "--target", "sm_120", "--have", site.host, "--format", "json")
     lacking = site.run(*need, "marlin")
-    other = site.run("recommend", "--target", "sm_90", "--have", repository, "--format", "json")
+    other = site.run("recommend", "--target", "sm_89", "--have", repository, "--format", "json")
     no_reason = site.run("publish", "--revoke", f"{repository}:sm120-verified")
     words = ("publish", "--revoke", f"{repository}:sm120-verified", "--reason", "bad", "--format", "json")
     dry = site.run(*words, "--dry-run")
