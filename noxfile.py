@@ -66,7 +66,7 @@ def run(session: nox.Session, *command: str) -> None:
 
 @nox.session(name="build-matrix")
 def build_matrix(session: nox.Session) -> None:
-    """Build images: `-- SELECT…` as for `assay build`; without SELECT, the group `starter`."""
+    """Build images: `-- SELECT… [--on POOL]` as for `assay build`; without SELECT, the group `starter`."""
     environment(session)
     run(session, "assay", "build", *session.posargs)
 
@@ -205,14 +205,15 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def farm(session: nox.Session) -> None:
-    """Run probes on a Slurm, on SSH hosts and on a Kubernetes of this machine, beside faults; print the figures.
+    """Run probes on a Slurm, on SSH hosts and on a Kubernetes of this machine, and builds on BuildKit, beside faults.
 
     Needs root. ASSAY_FARM_TASKS is the number of Slurm's tasks (500 is the full size), ASSAY_FARM_BIN the folder with
-    Kubernetes' binaries; without it, that part is left out.
+    the binaries of Kubernetes and BuildKit; without it, those parts are left out.
     """
     environment(session, "dev")
     parts = ["tests/farm/test_slurm.py", "tests/farm/test_ssh.py"]
-    parts += ["tests/farm/test_kubernetes.py"] if os.environ.get("ASSAY_FARM_BIN") else []
+    if os.environ.get("ASSAY_FARM_BIN"):
+        parts += ["tests/farm/test_kubernetes.py", "tests/farm/test_buildkit.py"]
     run(session, "pytest", "-s", "-q", "--farm", *(session.posargs or parts))
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from assembly_bench import DEMO, TWO, Bench, dockerfile, pinned
+from assembly_bench import BASE, DEMO, TWO, Bench, dockerfile, pinned
 from publish_tools import candidate, policy
 
 from assay.adapters.docker.fake_builder import FakeBuilder
@@ -27,6 +27,7 @@ from assay.evidence.oci import Descriptor, Manifest
 from assay.evidence.reference import Repository
 from assay.pipeline.assembly.builder import AssemblingBuilder
 from assay.pipeline.assembly.destinations import InEngine, InFolder, InRegistry, WithoutFiles
+from assay.pipeline.assembly.push_base import push_base
 from assay.pipeline.publishing.candidate import stage
 from assay.ports.builder import BuildEnd, BuildTask
 from assay.ports.registry import Chunks
@@ -267,3 +268,20 @@ def test_images_that_are_sent_at_once_send_a_shared_layer_once(tmp_path: Path) -
 
     assert sorted(set(sent)) == sorted(sent)
     assert len(place.labels([repository.tagged("t0"), repository.tagged("t1")])) == 2
+
+
+def test_a_repository_for_each_recipe_takes_images_and_the_base_of_builds(tmp_path: Path) -> None:
+    bench, registry = Bench(tmp_path / "b"), FakeRegistry()
+    place = InRegistry(registry, "registry.example/team/{image}", bench.store)
+    name = "registry.example/team/x:t"
+    outcome = AssemblingBuilder(bench.assembler, place, None).build(task(tmp_path, ONE, name))
+    base = Repository.parse("registry.example/team/base-slim")
+    pushed = push_base(BASE, bench.assembler.bases, bench.store, registry, base, say=lambda _: None)
+    found = registry.manifest(base, BASE.rpartition("/")[2].replace(":", "-"))
+
+    assert BuildEnd.BUILT is outcome.end
+    assert place.image(name) is not None
+    assert not place.has(found.layers[0].digest if found else ""), "what one repository has, another one lacks"
+    assert found is not None
+    assert f"{base}@{found.digest}" == pushed
+    assert all(registry.has_blob(base, layer.digest) for layer in found.layers)

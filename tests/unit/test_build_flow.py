@@ -514,3 +514,46 @@ def test_records_are_json_that_reads_back(world: World, cells: Sequence[Cell]) -
     path = next((world.store.root / "records").glob("*.json"))
 
     assert json.loads(path.read_text())["kind"] == "build"
+
+
+def pool_ports(world: World, builder: FakeBuilder, ready: Callable[[], None]) -> BuildPorts:
+    def shared(cell: Cell, lock: Lock) -> str:
+        return f"FROM {cell.base} AS below\nFROM below AS image\n# {cell.id}\n"
+
+    return BuildPorts(
+        bases=world.project.matrix.bases,
+        ensure_base=lambda name, base, platform, say: f"registry.example/base-{name}@sha256:1",
+        render_cell=shared,
+        builder=builder,
+        images=FakeImages(),
+        store=world.store,
+        ready=ready,
+    )
+
+
+def test_builders_of_a_pool_take_the_base_from_the_registry_and_give_each_try_its_time(
+    world: World, cells: Sequence[Cell]
+) -> None:
+    builder, asked = FakeBuilder(), list[str]()
+    builder.ends[cells[0].local_reference] = BuildOutcome(end=BuildEnd.ENGINE, reason="x", builder="tcp://b1")
+    ports = pool_ports(world, builder, lambda: asked.append("ready"))
+    options = BuildOptions(jobs=1, spread=2, timeout=77.0)
+    records = {record.cell: record for record in build(prepare(jobs_of(cells[:2]), ports), ports, options)}
+
+    assert ["ready"] == asked
+    assert [77.0, 77.0] == [task.timeout for task in builder.tasks]
+    assert [{"BASE": "registry.example/base-slim@sha256:1"}] * 2 == [dict(task.build_args) for task in builder.tasks]
+    assert ("tcp://b1", BuildStatus.ENGINE_FAILED) == (records[cells[0].id].builder, records[cells[0].id].status)
+
+
+def test_a_pool_that_does_not_answer_ends_the_run_before_anything_is_recorded(
+    world: World, cells: Sequence[Cell]
+) -> None:
+    def silent() -> None:
+        raise EngineMissing("no builder of farm answers")
+
+    builder = FakeBuilder()
+    ports = pool_ports(world, builder, silent)
+    with pytest.raises(EngineMissing, match="no builder of farm answers"):
+        list(build(prepare(jobs_of(cells[:2]), ports), ports, BuildOptions(spread=2)))
+    assert ([], []) == (builder.tasks, list(world.store.records()))

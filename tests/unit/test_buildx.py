@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assay.adapters.docker.buildx import Buildx, _step, failure_lines
+from assay.adapters.docker.buildx import Buildx, RemoteBuilder, _step, failure_lines
 from assay.errors import EngineMissing
 from assay.ports.builder import BuildEnd, BuildTask, FaultKind
 
@@ -137,3 +137,23 @@ def test_an_image_is_pushed_with_media_types_that_name_any_compression_or_writte
     assert 'type=image,"name=x.example/a:1",push=true,oci-mediatypes=true' in remote
     assert "--load" not in remote
     assert "type=oci,dest=base.tar,compression=gzip" in written
+
+
+def test_a_builder_of_a_pool_pushes_by_digest_and_shares_layers() -> None:
+    remote = RemoteBuilder(builder="assay0", place="tcp://b1:1234", settings=Path("/settings"))
+    task = BuildTask(
+        dockerfile="FROM scratch\n",
+        tags=("registry.example/team/x:cell",),
+        log=Path("build.log"),
+        cache_from=("registry.example/team/x:cache-1",),
+        cache_to="registry.example/team/x:cache-2",
+    )
+    words = Buildx(remote=remote).command(task, dockerfile="Dockerfile")
+
+    assert {"BUILDX_CONFIG": "/settings"} == remote.environment
+    assert "assay0" == words[words.index("--builder") + 1]
+    output = 'type=image,"name=registry.example/team/x",push=true,push-by-digest=true,oci-mediatypes=true'
+    assert output == words[words.index("--output") + 1]
+    assert "type=registry,ref=registry.example/team/x:cache-1" == words[words.index("--cache-from") + 1]
+    assert words[words.index("--cache-to") + 1].startswith("type=registry,ref=registry.example/team/x:cache-2,mode=min")
+    assert not {"--tag", "--load"} & set(words), "no builder sets a tag"

@@ -262,3 +262,22 @@ def test_no_jobs_give_no_results() -> None:
     pool: JobPool[str, str] = JobPool(lambda job, _: job)
 
     assert list(pool.run([])) == []
+
+
+def test_a_lane_that_is_full_does_not_hold_up_another() -> None:
+    blocked, done = threading.Event(), list[str]()
+
+    def work(job: str, _: JobControl) -> str:
+        if job.startswith("slow"):
+            assert blocked.wait(PATIENCE)
+        else:
+            done.append(job)
+            if len(done) == 2:
+                blocked.set()
+        return job
+
+    pool: JobPool[str, str] = JobPool(work, at_once={"slow": 1, "quick": 1}, lane=lambda job: job.split()[0])
+    results = list(pool.run(["slow 1", "slow 2", "quick 1", "quick 2"]))
+
+    assert ["quick 1", "quick 2"] == done
+    assert {"slow 1", "slow 2", "quick 1", "quick 2"} == set(results)

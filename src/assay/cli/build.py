@@ -62,6 +62,12 @@ __all__ = ["build_cells", "command"]
 @click.option(
     "--push", metavar="REPOSITORY", help="Upload to this repository, each cell under its tag; needs no engine."
 )
+@click.option(
+    "--on",
+    metavar="POOL",
+    help="Spread the cells that BuildKit builds over this pool of pools.yaml, and push by digest to its `registry`; "
+    "what can be assembled is assembled on this machine and pushed there too.",
+)
 @click.option("--output", metavar="oci:DIR|oci-archive:FILE", help="Write an OCI layout or archive; needs no engine.")
 @click.option(
     "--compression",
@@ -86,12 +92,14 @@ def command(
     timeout: float,
     patience: float,
     part: str | None,
+    on: str | None,
     **given: Any,
 ) -> int:
     """Audit and build the selected cells; skip images that exist.
 
     An image is assembled from the wheels of its lock where that gives all of it, with the same digest on every machine;
-    BuildKit builds the others. It goes into the local engine, or with --push or --output elsewhere without an engine.
+    BuildKit builds the others. It goes into the local engine, or with --push, --on or --output elsewhere without an
+    engine.
 
     Without SELECT, the default group of matrix.yaml is built. An image is skipped if its content key is unchanged: the
     Dockerfile, lock, base and tools. A cell whose audit finds errors is refused. Logs, and a script that repeats the
@@ -99,6 +107,7 @@ def command(
     """
     from assay.cli.build_route import BuildRoute
     from assay.cli.composition import build_options, build_ports, engine
+    from assay.cli.pool_composition import build_registry, pool_room
     from assay.matrix.plan import shard
     from assay.pipeline.build import build
     from assay.pipeline.build_jobs import BuildOptions, is_stale, prepare, without_refusals
@@ -113,7 +122,8 @@ def command(
         chosen, cells = cells, without_refusals(cells)
         if len(cells) < len(chosen):
             console.say(f"controls that only the audit can refuse are skipped: {len(chosen) - len(cells)}")
-    route = BuildRoute.of(images=len(cells), **given)
+    registry = build_registry(files, on) if on else None
+    route = BuildRoute.of(images=len(cells), on=on, registry=registry, **given)
     images = engine()
     with BuildProgress(len(cells)) as progress:
         ports = build_ports(files, plan, images, progress, route=route, patience=patience, audit=not no_audit)
@@ -124,7 +134,8 @@ def command(
         if stale and (warning := check_disk(prepared, ports.space())):
             console.warn(warning)
         here = build_options(files) if stale else BuildOptions()
-        options = replace(here, jobs=jobs, fail_fast=fail_fast, force=force, timeout=timeout)
+        spread = pool_room(files, on) if on else 0
+        options = replace(here, jobs=jobs, fail_fast=fail_fast, force=force, timeout=timeout, spread=spread)
         records = {record.cell: record for record in build(prepared, ports, options)}
     return _result(cells, records, files, form)
 
@@ -176,11 +187,16 @@ def _result(
     if form == "json":
         documents = [record.model_dump(mode="json") for record in records.values()]
         console.json_data({"version": 1, "records": documents, "exit_code": code})
+    explained: dict[str, BuildRecord] = {}
     for cell in cells:
         record = records[cell.id]
         if cell.kind == "control":
             _control(cell, record)
         elif record.status not in GOOD:
+            if record.log is None and record.reason in explained:
+                console.say(f"{record.status.value}: {record.cell}: as {explained[record.reason].cell}")
+                continue
+            explained[record.reason] = record
             _explain(record, files)
     counts = {status: sum(record.status is status for record in records.values()) for status in BuildStatus}
     console.say(", ".join(f"{count} {status.value}" for status, count in counts.items() if count) or "nothing to do")

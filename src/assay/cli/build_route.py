@@ -30,6 +30,8 @@ class BuildRoute:
     packing: Packing = Packing.ZSTD
     largest: int | None = None
     """Bytes that a layer may have."""
+    on: str | None = None
+    """A pool of builders; `push` is then the registry of pools.yaml."""
 
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
@@ -54,12 +56,20 @@ class BuildRoute:
         layers: Path | None,
         compression: str,
         largest_layer: str | None,
+        on: str | None = None,
+        registry: str | None = None,
     ) -> Self:
         """Return the route that options of a command name, for so many images.
 
         Raises:
             UsageError: they do not fit together.
         """
+        if on is not None:
+            if push or output:
+                raise UsageError("--on pushes to `registry` of pools.yaml", hint="omit --push and --output")
+            if builder not in {"auto", "buildkit"}:
+                raise UsageError(f"--on chooses the builder, --builder {builder} another one", hint="omit --builder")
+            push = registry
         if output is not None and output.startswith("oci-archive:") and images != 1:
             raise UsageError(f"an archive takes one image, {images} are selected", hint="--output oci:DIR takes many")
         return cls(
@@ -69,6 +79,7 @@ class BuildRoute:
             layers=layers,
             packing=Packing(compression),
             largest=bytes_of(largest_layer) if largest_layer else None,
+            on=on,
         )
 
     @property

@@ -18,7 +18,6 @@ from assay.audit.judgement import AuditJudgement
 from assay.cli.build_route import BuildRoute
 from assay.cli.digests import digest_for_platform, digest_of_image
 from assay.evidence.oci import Descriptor, Manifest
-from assay.evidence.reference import Repository
 from assay.foundation.outcome import Severity, Verdict
 from assay.foundation.platforms import Platform
 from assay.matrix import plan as planning
@@ -169,17 +168,22 @@ def build_ports(
     store = layer_store(route.layers)
     destination = destination_of(route, store, images)
     judge, judge_image = _judges(files, plan, images if route.into_engine else WithoutFiles(destination), store)
-    builder = _buildx(route, images, patience)
+    assembler = replace(assembler_of(matrix, store, images, files.root), packing=route.packing, largest=route.largest)
+    if route.on is None:
+        ready, builder, bases = None, _buildx(route, images, patience), None
+    else:
+        from assay.cli.pool_composition import pool_bases, pool_builder
+
+        ready, builder = pool_builder(files, route.on, patience)
+        bases = pool_bases(route, assembler)
     assembling: AssemblingBuilder | None = None
     if route.assembles:
-        assembler = replace(
-            assembler_of(matrix, store, images, files.root), packing=route.packing, largest=route.largest
-        )
         assembling = AssemblingBuilder(assembler, destination, builder if route.builds else None)
         builder = assembling
     return BuildPorts(
         bases=matrix.bases,
-        ensure_base=partial(_ensure_base, images),
+        ensure_base=bases or partial(_ensure_base, images),
+        ready=ready,
         render_cell=renderer(files, matrix),
         builder=builder,
         images=destination,
@@ -319,7 +323,7 @@ def destination_of(route: BuildRoute, store: FolderStore, engine: DockerEngine) 
     if route.push is not None:
         from assay.adapters.registry.client import connect
 
-        return InRegistry(connect(), Repository.parse(route.push), store, route.packing)
+        return InRegistry(connect(), route.push, store, route.packing)
     if route.output is not None:
         kind, _, place = route.output.partition(":")
         path = Path(place)

@@ -128,6 +128,8 @@ class BuildRecord(Record):
     tags: tuple[str, ...] = ()
     log: str | None = None
     """Path of the log, relative to build_logs/."""
+    builder: str | None = None
+    """The builder of a pool that built it; None where it was built or assembled by this machine."""
 
 
 class AuditRecord(Record):

@@ -183,6 +183,20 @@ class BuildkitPool(_Common):
         tuple[Annotated[str, StringConstraints(pattern=r"^(?:tcp|unix|ssh|docker-container)://\S+$")], ...],
         Field(min_length=1),
     ]
+    per_endpoint: Annotated[int, Field(gt=0, le=64)] = 2
+    """Cells that one daemon builds at the same time; `at_once` limits those of all daemons."""
+
+    @field_validator("endpoints")
+    @classmethod
+    def _once(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [one for one in endpoints if endpoints.count(one) > 1]:
+            raise ValueError(f"the endpoint {twice[0]!r} stands twice")
+        return endpoints
+
+    @property
+    def room(self) -> int:
+        """How many cells all daemons build at the same time."""
+        return min(len(self.endpoints) * self.per_endpoint, self.at_once or 5000)
 
 
 Pool = Annotated[
@@ -195,7 +209,8 @@ class PoolsFile(Value):
     """pools.yaml."""
 
     registry: Annotated[str, StringConstraints(pattern=r"^[^\s@]+$")] | None = None
-    """Where nodes pull the images of cells, `registry.example/team/{image}`; without it, staging of the policy."""
+    """Where nodes pull the images of cells, and builders push them: `registry.example/team/{image}`; without it, nodes
+    pull from staging of the policy."""
     pools: Annotated[dict[ImageName, Pool], Field(min_length=1)]
 
     def pool(self, name: str) -> LocalPool | SshPool | SlurmPool | KubernetesPool | BuildkitPool:

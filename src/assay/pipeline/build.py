@@ -17,15 +17,18 @@ from assay.matrix import lockfile, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.model import RegistryBase
-from assay.pipeline.build_jobs import BuildItem, BuildOptions, BuildPorts, PreparedBuild
+from assay.pipeline.build_jobs import BuildItem, BuildOptions, BuildPorts, PreparedBuild, is_spread
 from assay.pipeline.build_records import as_expected, described, not_built_well, record_of
 from assay.pipeline.disk import DiskRoom
 from assay.pipeline.pool import FailFast, JobControl, JobPool
+from assay.pipeline.sharing import shared_first
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.store import SUMMARY, RunFolder
 
 __all__ = ["THERE", "build"]
 
+_HERE: Final = "here"
+_POOL: Final = "pool"
 THERE: Final = "an image with this content key exists"
 REVISION_LABEL: Final = "org.opencontainers.image.revision"
 
@@ -55,6 +58,13 @@ def build(items: Sequence[BuildItem], ports: BuildPorts, options: BuildOptions) 
         run.write(SUMMARY, dump(RunSummary(run=run.name, cells=ended)))
 
 
+def _ordered(items: Sequence[BuildItem]) -> list[BuildItem]:
+    """Return items with those in front that builders of a pool build, and of these the ones with shared layers."""
+    spread = [item for item in items if is_spread(item)]
+    first = [spread[position] for position in shared_first([item.dockerfile for item in spread])]
+    return [*first, *(item for item in items if not is_spread(item))]
+
+
 class _Run:
     """One run of builds: its folder, and which bases are ready."""
 
@@ -63,7 +73,8 @@ class _Run:
         self._options = options
         self._run = run
         self._base_locks = {name: threading.Lock() for name in ports.bases}
-        self._bases_done: set[tuple[str, Platform]] = set()
+        self._bases_done: dict[tuple[str, Platform], str | None] = {}
+        """Base -> where builders see it, if not under its own name."""
         self._disk = DiskRoom(ports.space)
 
     def records(self, items: Sequence[BuildItem]) -> Iterator[BuildRecord]:
@@ -88,16 +99,21 @@ class _Run:
             ),
             skipped=self._skipped,
         )
+        spread = self._options.spread
+        if self._ports.ready is not None and any(map(is_spread, work)):
+            self._ports.ready()
         pool = JobPool(
             self._one,
-            at_once=self._options.jobs,
-            timeout=self._options.timeout,
+            at_once={_HERE: self._options.jobs, _POOL: spread},
+            # A cell that moves between builders has its time on each of them; see `_task`.
+            timeout=None if spread else self._options.timeout,
             admit=self._disk.reserved,
             fail_fast=fail_fast if self._options.fail_fast else None,
             listener=self._ports.listener,
             name=lambda item: item.cell.id,
+            lane=lambda item: _POOL if spread and is_spread(item) else _HERE,
         )
-        yield from pool.run(work)
+        yield from pool.run(_ordered(work) if spread else work)
 
     def _skipped(self, item: BuildItem) -> BuildRecord:
         reason = "the run was stopped before this cell began"
@@ -178,7 +194,8 @@ class _Run:
             return self._audited(item, control, record)
         diagnose = self._ports.diagnose
         cause = diagnose(log) if diagnose is not None and status is BuildStatus.FAILED else None
-        return record_of(item, self._run.name, status, reason=reason, seconds=outcome.seconds, cause=cause, log=path)
+        record = record_of(item, self._run.name, status, reason=reason, seconds=outcome.seconds, cause=cause, log=path)
+        return record.model_copy(update={"builder": outcome.builder})
 
     def _task(self, item: PreparedBuild, control: JobControl, log: Path) -> BuildTask:
         """Return the build of an item; write its Dockerfile and a script that repeats it."""
@@ -192,6 +209,7 @@ class _Run:
             build_args={**options.build_args, **self._base_elsewhere(item)},
             platform="" if cell.platform is Platform.AMD64 else cell.platform,
             log=log,
+            timeout=options.timeout if options.spread else None,
             progress=control.step,
             stop=control.stop,
         )
@@ -224,7 +242,9 @@ class _Run:
         return record.model_copy(update=update)
 
     def _base_elsewhere(self, item: PreparedBuild) -> dict[str, str]:
-        """Return the argument that takes a registry's base from a mirror: the same digest, so the same key."""
+        """Return the argument that takes the same base from where the builder sees it: the key stays the same."""
+        if pushed := self._bases_done.get((item.cell.base, item.cell.platform)):
+            return {"BASE": pushed}
         base = self._ports.bases[item.cell.base]
         if not isinstance(base, RegistryBase):
             return {}
@@ -238,8 +258,8 @@ class _Run:
         with self._base_locks[cell.base]:
             if (cell.base, cell.platform) not in self._bases_done:
                 control.step(f"base {cell.base}")
-                self._ports.ensure_base(cell.base, self._ports.bases[cell.base], cell.platform, control.step)
-                self._bases_done.add((cell.base, cell.platform))
+                made = self._ports.ensure_base(cell.base, self._ports.bases[cell.base], cell.platform, control.step)
+                self._bases_done[cell.base, cell.platform] = made
 
     def _described(
         self,
@@ -253,6 +273,7 @@ class _Run:
         """Return the record of an image that the engine holds, with what the engine says of it."""
         seconds = outcome.seconds if outcome else 0.0
         record = record_of(item, self._run.name, status, reason=reason, seconds=seconds, log=log)
+        record = record.model_copy(update={"builder": outcome.builder if outcome else None})
         name = self._ports.name_of(item.cell)
         image = outcome.image if outcome and outcome.image else self._ports.images.image(name)
         return described(record, item, image, tag=name, digest=outcome.digest if outcome else None)

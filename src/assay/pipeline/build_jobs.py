@@ -34,6 +34,7 @@ __all__ = [
     "PreparedBuild",
     "build_labels",
     "forecast",
+    "is_spread",
     "is_stale",
     "prepare",
     "without_refusals",
@@ -88,13 +89,16 @@ class BuildPorts:
 
     bases: Mapping[str, Base]
     """Base name -> base."""
-    ensure_base: Callable[[str, Base, Platform, Callable[[str], None]], None]
-    """Makes a base that has to be made before anything is built on it; is given where its progress goes."""
+    ensure_base: Callable[[str, Base, Platform, Callable[[str], None]], str | None]
+    """Makes a base that has to be made before anything is built on it; is given where its progress goes. Returns its
+    reference where builders see it under another one."""
     render_cell: Callable[[Cell, Lock], str]
     """Cell and lock -> Dockerfile."""
     builder: Builder
     images: Images
     store: Store
+    ready: Callable[[], None] | None = None
+    """Asks the builders of a pool before the first build there; raises EngineMissing if none answers."""
     name_of: Callable[[Cell], str] = field(default=lambda cell: cell.local_reference)
     """Cell -> the name of its image where `images` has it."""
     assembly: Assembly | None = None
@@ -126,6 +130,8 @@ class BuildOptions:
     """Registry -> the mirror that bases are pulled from instead."""
     revision: str = ""
     """Of the recipes' repository."""
+    spread: int = 0
+    """Cells that the builders of a pool build at the same time, beside `jobs` here; 0 where this machine builds all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +170,11 @@ BuildItem = PreparedBuild | LockedCell
 def is_stale(item: BuildItem) -> TypeGuard[PreparedBuild]:
     """Return whether an item has to be built."""
     return isinstance(item, PreparedBuild) and item.stale is not None
+
+
+def is_spread(item: BuildItem) -> TypeGuard[PreparedBuild]:
+    """Return whether an item is built by a pool of builders, where there is one."""
+    return is_stale(item) and not item.assembled
 
 
 def without_refusals(cells: Sequence[Cell]) -> list[Cell]:

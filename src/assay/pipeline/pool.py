@@ -31,7 +31,7 @@ A pool is used for one run.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
@@ -105,27 +105,30 @@ class JobPool(Generic[Job, Result]):
 
     Args:
         work: returns the result of one job.
-        at_once: jobs that run at the same time.
+        at_once: jobs that run at the same time; or, by lane, jobs of each lane.
         timeout: seconds for one job.
         admit: waits on entering until there is room for a job, or until the job has to end.
         fail_fast: stops at the first failure; None keeps going.
         listener: hears of progress.
         name: returns what the listener calls a job.
+        lane: returns the lane of a job; the jobs of a lane begin in their order, whatever other lanes do.
     """
 
     def __init__(
         self,
         work: Callable[[Job, JobControl], Result],
         *,
-        at_once: int = 1,
+        at_once: int | Mapping[str, int] = 1,
         timeout: float | None = None,
         admit: Callable[[Job, JobControl], AbstractContextManager[object]] | None = None,
         fail_fast: FailFast[Job, Result] | None = None,
         listener: PoolListener[Result] | None = None,
         name: Callable[[Job], str] = str,
+        lane: Callable[[Job], str] = lambda _: "",
     ) -> None:
         self._work = work
-        self._at_once = max(1, at_once)
+        self._at_once = {"": at_once} if isinstance(at_once, int) else at_once
+        self._lane = lane
         self._timeout = timeout
         self._admit = admit
         self._fail_fast = fail_fast
@@ -153,15 +156,18 @@ class JobPool(Generic[Job, Result]):
         return [results[number] for number in sorted(results)]
 
     def _numbered(self, jobs: Iterable[Job]) -> Generator[tuple[int, Result], None, None]:
-        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="job")
+        lanes = {
+            name: ThreadPoolExecutor(max(1, number), thread_name_prefix="job") for name, number in self._at_once.items()
+        }
         try:
-            futures = {pool.submit(self._one, job): number for number, job in enumerate(jobs)}
+            futures = {lanes[self._lane(job)].submit(self._one, job): number for number, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             self._stop()
             # An executor forgets the thread that it starts in the moment of a Ctrl-C, so it cannot be asked to wait.
-            pool.shutdown(wait=False, cancel_futures=True)
+            for pool in lanes.values():
+                pool.shutdown(wait=False, cancel_futures=True)
             with self._changed:
                 self._changed.wait_for(lambda: not self._running)
         if self._listener_error is not None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from assay.ports.engine import ImageInfo
 
-__all__ = ["PATIENCE", "BuildEnd", "BuildFault", "BuildOutcome", "BuildTask", "Builder", "FaultKind"]
+__all__ = ["PATIENCE", "BuildEnd", "BuildFault", "BuildHost", "BuildOutcome", "BuildTask", "Builder", "FaultKind"]
 
 
 PATIENCE: Final = 60.0
@@ -93,6 +95,10 @@ class BuildTask:
     """None takes the value from the environment, so that it stands in no process list and no script."""
     platform: str = ""
     """`linux/arm64`; empty for the builder's own."""
+    cache_from: tuple[str, ...] = ()
+    """References of caches in a registry that the builder may take layers from; one that is missing does no harm."""
+    cache_to: str = ""
+    """Where the builder writes which layers it made; no layer is sent twice for it."""
     log: Path
     """The full log is written here."""
     timeout: float | None = None
@@ -100,6 +106,12 @@ class BuildTask:
     progress: Callable[[str], None] | None = None
     """Is given the step that runs now, in a few words."""
     stop: threading.Event | None = None
+
+    def keep_log(self) -> None:
+        """Keep the log of a try that is made again, as `build-1.log`, `build-2.log`."""
+        tries = (self.log.with_name(f"{self.log.stem}-{number}{self.log.suffix}") for number in count(1))
+        with suppress(OSError):
+            self.log.rename(next(path for path in tries if not path.exists()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +128,8 @@ class BuildOutcome:
     """What failed beside the cell, where trying again may help."""
     image: ImageInfo | None = None
     """The image, where the builder knows it; without it whoever holds the image is asked."""
+    builder: str | None = None
+    """The builder that built it, where there are several."""
 
 
 class Builder(Protocol):
@@ -132,4 +146,26 @@ class Builder(Protocol):
 
     def command(self, task: BuildTask, *, dockerfile: str) -> list[str]:
         """Return the command line that does the same by hand, reading the Dockerfile from a file."""
+        ...
+
+
+class BuildHost(Protocol):
+    """One of several builders."""
+
+    @property
+    def name(self) -> str:
+        """Its address, as pools.yaml has it."""
+        ...
+
+    @property
+    def builder(self) -> Builder:
+        """Builds there, and pushes by digest."""
+        ...
+
+    def ask(self) -> str:
+        """Return why it does not answer; empty where it does.
+
+        Raises:
+            EngineMissing: the program that speaks to builders is not installed.
+        """
         ...

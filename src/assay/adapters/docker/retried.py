@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from assay.ports.builder import PATIENCE, BuildEnd, Builder, BuildOutcome, BuildTask
@@ -65,5 +64,4 @@ class RetriedBuilder:
                 task.progress(words)
             if self._wait(stop, pause):
                 return BuildOutcome(end=BuildEnd.STOPPED, seconds=outcome.seconds, reason="stopped")
-            with suppress(OSError):
-                task.log.rename(task.log.with_name(f"{task.log.stem}-{tried}{task.log.suffix}"))
+            task.keep_log()

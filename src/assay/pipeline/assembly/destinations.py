@@ -156,30 +156,34 @@ class InEngine:
 
 
 class InRegistry:
-    """A repository of a registry; each cell is a tag. No engine is asked.
+    """A repository of a registry, or one for each recipe; each cell is a tag. No engine is asked.
 
     Args:
         registry: speaks to it.
-        repository: takes all cells.
+        repository: takes all cells; `{image}` in its name stands for the recipe.
         store: has the layers.
         packing: an image with layers that clients of this one cannot read does not count.
     """
 
     def __init__(
-        self, registry: Registry, repository: Repository, store: LayerStore, packing: Packing = Packing.ZSTD
+        self, registry: Registry, repository: str | Repository, store: LayerStore, packing: Packing = Packing.ZSTD
     ) -> None:
         self._packing = packing
         self._registry = registry
-        self._repository = repository
+        self._repository = str(repository)
+        self._repository_of("image")
         self._store = store
         self.has = cache(self._has)
         """Whether the repository has a layer."""
         self._guard = threading.Lock()
         self._sending: dict[str, threading.Lock] = {}
 
+    def _repository_of(self, image: str) -> Repository:
+        return Repository.parse(self._repository.replace("{image}", image))
+
     def name(self, cell: Cell) -> str:
         """Return the repository with the cell's tag."""
-        return self._repository.tagged(cell.tag)
+        return self._repository_of(cell.image).tagged(cell.tag)
 
     def labels(self, references: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
         """Return the labels of those images that the repository has."""
@@ -215,7 +219,8 @@ class InRegistry:
             lock.release()
 
     def _has(self, digest: str) -> bool:
-        return self._registry.has_blob(self._repository, digest)
+        # What one repository has, another one lacks: the bytes are kept here, and the registry mounts them.
+        return "{image}" not in self._repository and self._registry.has_blob(self._repository_of(""), digest)
 
     def take(self, manifest: Manifest, config: bytes, reference: str, *, say: Say, check: Check) -> None:
         """Upload what the repository lacks, or mount it from one that got it before."""
