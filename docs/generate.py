@@ -221,6 +221,20 @@ def audit_rules() -> str:
     return f"{before}{chr(10).join(table)}\n\n{after}"
 
 
+def json_documents() -> str:
+    """Return the page of the JSON documents: its table from the schemas, all else as it stands."""
+    page = (HERE / "reference" / "json.md").read_text()
+    before, _, rest = page.partition("| document |")
+    after = rest.partition("\n\n")[2]
+    rows = [
+        f"| `{title.removesuffix(schema.JSON)}` | [{name.partition('.')[0]}](../../schemas/{name}) |"
+        for name, (_, title) in schema.OUTPUTS.items()
+        if title.endswith(schema.JSON)
+    ]
+    rows.append("| an error | [error](../../schemas/error.schema.json) |")
+    return f"{before}{chr(10).join(['| document | JSON Schema |', '| --- | --- |', *rows])}\n\n{after}"
+
+
 def gpu_targets() -> str:
     """Return the page of GPUs, what runs on them, and what that needs."""
     cards, known = load_cards(), load_knowledge().ptx
@@ -287,6 +301,7 @@ def main() -> int:
         "reference/matrix.md": configuration(),
         "cells.md": cells(),
         "reference/audit-rules.md": audit_rules(),
+        "reference/json.md": json_documents(),
         "benchmarks.md": benchmarks(),
         "reference/targets.md": gpu_targets(),
     }

@@ -17,6 +17,7 @@ from uuid import uuid4
 import pytest
 from local_index import LocalIndex, served
 from python_image import PREFIX, write_python_image
+from schema_tools import answers
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS
 from assay.adapters.docker.engine import DockerEngine
@@ -180,5 +181,7 @@ def test_a_build_that_a_night_broke_is_found(world: World) -> None:
     done = world.run(*world.bisect("build"), "--format", "json")
 
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)["answer"]
+    document = json.loads(done.stdout)
+    answers(document, "bisect")
+    answer = document["answer"]
     assert (answer["last_good"], answer["first_bad"]) == ("n20261015", "n20261016")

@@ -18,6 +18,7 @@ from uuid import uuid4
 import pytest
 from project_tools import Project
 from registry_tools import free_port, real_registry
+from schema_tools import answers
 from tiny_image import TINY, write_tiny
 
 from assay.adapters.docker.buildx import Buildx
@@ -63,7 +64,9 @@ def kind_of(outcome: BuildOutcome) -> FaultKind | None:
 
 def status_of(project: Project, *words: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
     done = project.run("build", "--format", "json", *words, env=env)
-    record = json.loads(done.stdout)["records"][0]
+    document = json.loads(done.stdout)
+    answers(document, "build", *words)
+    record = document["records"][0]
     return done.returncode, record["status"], record["reason"]
 
 

@@ -10,9 +10,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from probe_suite import write_suite
+from schema_tools import answers
 
 from assay.adapters.files.records import FileStore
 from assay.evidence.record import ProbeRecord
@@ -64,6 +66,14 @@ class Project:
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
+    def json(self, *words: str) -> tuple[int, Any]:
+        """Run a command; return its code and its document."""
+        code, out, err = self.run(*words, "--format", "json")
+        assert out, err
+        document = json.loads(out)
+        answers(document, *words)
+        return code, document
+
     def probe(self, feature: str, *more: str) -> tuple[str, ...]:
         return ("probe", "--on", "box", "--gpus", "0", "--python", sys.executable, "--feature", feature, *more)
 
@@ -87,12 +97,12 @@ def project(tmp_path: Path, root: Path) -> Project:
 
 
 def test_a_run_on_a_pool_leaves_one_record_and_is_not_run_twice(project: Project) -> None:
-    code, out, err = project.run(*project.probe("quick", "--format", "json"))
-    again = project.run(*project.probe("quick", "--format", "json"))
+    code, document = project.json(*project.probe("quick"))
+    again = project.json(*project.probe("quick"))
 
-    assert 0 == code, err
-    assert ["quick"] == list(json.loads(out)["records"][0]["features"])
-    assert (0, out) == again[:2]
+    assert 0 == code
+    assert ["quick"] == list(document["records"][0]["features"])
+    assert (0, document) == again
     assert [Outcome.WORKS] == [item.features["quick"].outcome for item in project.records]
 
 
@@ -100,13 +110,13 @@ def test_a_detached_run_is_listed_and_collected(project: Project) -> None:
     project.held.touch()
     code, _, said = project.run(*project.probe("waits", "--detach"))
     assert 0 == code, said
-    listed = json.loads(project.run("jobs", "--format", "json")[1])["jobs"]
-    early = project.run("collect")
+    listed = project.json("jobs")[1]["jobs"]
+    early = project.json("collect")
     project.held.unlink()
     deadline = time.monotonic() + 60
     while project.run("collect")[0] and time.monotonic() < deadline:
         time.sleep(0.5)
-    later = json.loads(project.run("jobs", "--all", "--format", "json")[1])["jobs"]
+    later = project.json("jobs", "--all")[1]["jobs"]
 
     assert ["running"] == [item["state"] for item in listed]
     assert 1 == early[0]
@@ -117,11 +127,11 @@ def test_a_detached_run_is_listed_and_collected(project: Project) -> None:
 def test_ctrl_c_leaves_the_jobs_running_and_the_same_command_goes_on(project: Project) -> None:
     project.held.touch()
     process = project.start(*project.probe("waits"))
-    while not json.loads(project.run("jobs", "--format", "json")[1])["jobs"]:
+    while not project.json("jobs")[1]["jobs"]:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    listed = json.loads(project.run("jobs", "--format", "json")[1])["jobs"]
+    listed = project.json("jobs")[1]["jobs"]
     project.held.unlink()
     code, _, again = project.run(*project.probe("waits"))
 

@@ -22,6 +22,7 @@ import pytest
 from publish_tools import key_pair
 from python_image import write_server_image
 from registry_tools import put_image, real_registry
+from schema_tools import answers
 
 from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
@@ -77,10 +78,11 @@ class Site:
         """Run a command line; return its code, its JSON document (or text), and what it told people."""
         code = main([*argv, "--project", str(self.folder)])
         out, err = self.capsys.readouterr()
-        try:
-            return code, json.loads(out), err
-        except ValueError:
+        if "json" not in argv:
             return code, out, err
+        document = json.loads(out)
+        answers(document, *argv)
+        return code, document, err
 
     def tag(self, name: str) -> str | None:
         found = self.registry.resolve(Repository(host=self.host, path=f"release/{IMAGE}"), name)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from elf_maker import shared_object
 from local_index import LocalIndex, served
+from schema_tools import answers
 
 from assay.cli import main
 
@@ -80,7 +81,9 @@ def test_update_proposes_the_newest_that_locks_and_changes_nothing(capsys: pytes
     capsys.readouterr()
 
     assert main(["update", "--format", "json"]) == 0
-    (proposal,) = json.loads(capsys.readouterr().out)["proposals"]
+    document = json.loads(capsys.readouterr().out)
+    answers(document, "update")
+    (proposal,) = document["proposals"]
     assert (proposal["cell"], proposal["refused"]) == ("i-e2.0-h2.0", "")
     assert proposal["changes"] == {
         "ext": {"before": "1.0", "after": "2.0"},

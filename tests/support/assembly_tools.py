@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import zstandard
+from schema_tools import answers
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS
 from assay.adapters.files.project import ProjectFiles
@@ -169,7 +170,9 @@ class AssemblyProject:
         """Assemble and return what is said of the one image."""
         done = self.assemble(*words, "--format", "json", **more)
         assert done.returncode == 0, done.stderr
-        (image,) = json.loads(done.stdout)["images"]
+        document = json.loads(done.stdout)
+        answers(document, "assemble")
+        (image,) = document["images"]
         return dict(image)
 
     def check_store(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from schema_tools import answers
 from tiny_image import TINY
 
 MATRIX = f"""\
@@ -112,4 +113,6 @@ class Project:
     def json(self, *argv: str, env: Mapping[str, str] | None = None) -> tuple[int, Any]:
         done = self.run(*argv, "--format", "json", env=env)
         assert done.stdout, done.stderr
-        return done.returncode, json.loads(done.stdout)
+        document = json.loads(done.stdout)
+        answers(document, *argv)
+        return done.returncode, document

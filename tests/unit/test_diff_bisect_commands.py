@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from project_tools import lock_text
+from schema_tools import answers
 
 import assay.pipeline.bisect as step
 from assay.adapters.files.records import FileStore
@@ -81,7 +82,9 @@ def test_the_first_bad_version_is_found(
     ]
     assert len(tested) == 4
     assert bisect(project, "--format", "json") == 0
-    assert json.loads(capsys.readouterr().out)["answer"]["first_bad"] == "11.0"
+    document = json.loads(capsys.readouterr().out)
+    answers(document, "bisect")
+    assert document["answer"]["first_bad"] == "11.0"
     assert len(tested) == 4
 
 

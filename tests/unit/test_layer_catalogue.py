@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from assembly_bench import DEMO, OTHER, TWO, Bench, dockerfile, pinned
@@ -128,10 +129,10 @@ class Published:
         push(image.manifest, image.config, self.registry, IMAGE.repository, "t", opened=self.bench.store.opened)
         return image.manifest.digest
 
-    def rebuilt(self, text: str, items: Sequence[LockedCell] | None = None) -> dict[str, object]:
+    def rebuilt(self, text: str, items: Sequence[LockedCell] | None = None) -> dict[str, Any]:
         known = {item.cell.id: item for item in ([self.item] if items is None else items)}
         seen = rebuild(IMAGE, self.registry, known.get, lambda _cell, _lock: text, self.assembled)
-        return seen.document()
+        return seen.document().model_dump(mode="json")
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from schema_tools import answers
 
 from assay.adapters.index.uv import UvResolver
 from assay.cli import main
@@ -64,7 +66,11 @@ def test_check_accepts_a_recorded_reason_until_the_recipe_changes(
     (project / OLD / "lock.txt").unlink()
     fails(monkeypatch, failure)
     assert 1 == main(["lock", "--check"])
-    assert 1 == main(["lock", "--no-audit"])
+    capsys.readouterr()
+    assert 1 == main(["lock", "--no-audit", "--format", "json"])
+    document = json.loads(capsys.readouterr().out)
+    answers(document, "lock")
+    assert [failure.value] == [one["status"] for one in document["locks"]]
     text = (project / OLD / "unresolved.txt").read_text()
     assert text.startswith(f"{failure.value}\n\n")
     assert ("it is so" in text) == (failure is not Failure.UNREACHABLE)

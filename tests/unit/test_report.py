@@ -84,13 +84,13 @@ def test_differences_from_the_previous_build_are_reported(
 def test_skipped_cells_of_the_last_run_are_reported(cells: Sequence[Cell]) -> None:
     last = RunSummary(run="r2", cells={cells[0].id: BuildStatus.CACHED, cells[1].id: BuildStatus.BUILT})
     made = report.make(cells, [built(cells[0]), built(cells[1], minute=1)], last=last)
-    document = report.as_json(made)
+    document = report.as_document(made)
     tests = ET.fromstring(report.as_junit(made)).findall(".//testcase")
 
     assert [row[6] for row in report.text_rows(made)[:2]] == ["skipped: nothing changed", ""]
     assert made.last_counts() == "1 built, 1 skipped"
-    assert [cell["skipped"] for cell in document["cells"][:2]] == [True, False]
-    assert document["last_run"]["run"] == "r2"
+    assert [cell.skipped for cell in document.cells[:2]] == [True, False]
+    assert document.last_run == last
     assert [test.get("time") for test in tests[:2]] == ["0", "478.000"]
     assert tests[0].findtext("system-out") == "skipped: the image of 2026-11-20 12:00 UTC is there"
     assert tests[0].find("failure") is None

@@ -67,4 +67,5 @@ def test_the_reference_pages_have_not_drifted(root: Path, monkeypatch: pytest.Mo
     spec.loader.exec_module(module)
 
     assert module.commands() == (root / "docs/reference/commands.md").read_text(), "run python docs/generate.py"
+    assert module.json_documents() == (root / "docs/reference/json.md").read_text(), "run python docs/generate.py"
     assert module.configuration() == (root / "docs/reference/matrix.md").read_text(), "run python docs/generate.py"

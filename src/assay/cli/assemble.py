@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from assay.matrix.plan import Plan
     from assay.pipeline.assembly.assemble import Assembled, Assembler
     from assay.pipeline.assembly.destinations import Destination
+    from assay.pipeline.documents import AssembledCell, UnassembledCell
 
 __all__ = ["command"]
 
@@ -52,6 +53,7 @@ def command(
     """
     from assay.cli.build_route import BuildRoute
     from assay.cli.composition import assembler_of, destination_of, engine, layer_store
+    from assay.pipeline.documents import AssembleDocument, UnassembledCell
 
     routes = [BuildRoute(push=repository)] if repository else []
     routes += [BuildRoute(output=output)] if output else []
@@ -66,8 +68,8 @@ def command(
     work = _Cells(files, plan, assembler, destinations)
     results = [work.one(cell) for cell in cells]
     if form == "json":
-        console.json_data({"version": 1, "images": results})
-    return 1 if any(result.get("error") for result in results) else 0
+        console.document(AssembleDocument(images=tuple(results)))
+    return 1 if any(isinstance(result, UnassembledCell) for result in results) else 0
 
 
 class _Cells:
@@ -81,8 +83,10 @@ class _Cells:
         self._assembler = assembler
         self._destinations = destinations
 
-    def one(self, cell: Cell) -> dict[str, Any]:
+    def one(self, cell: Cell) -> AssembledCell | UnassembledCell:
         """Assemble a cell and send it where it goes; an error of one cell does not stop the others."""
+        from assay.pipeline.documents import AssembledCell, UnassembledCell
+
         begun = time.monotonic()
         try:
             image = self._assemble(cell)
@@ -91,20 +95,20 @@ class _Cells:
                 destination.take(image.manifest, image.config, name, say=console.say, check=lambda: None)
         except AssayError as error:
             console.fail(f"{cell.id}: {error.message}", hint=error.hint)
-            return {"cell": cell.id, "error": error.message}
+            return UnassembledCell(cell=cell.id, error=error.message)
         made = [layer for layer in image.layers if layer.new]
         seconds = time.monotonic() - begun
         size = image.manifest.image_bytes / 1e9
         console.say(f"{cell.id}: {image.manifest.digest}")
         console.say(f"  {size:.2f} GB in {len(image.layers)} layers, {len(made)} of them new, {seconds:.1f} s")
-        return {
-            "cell": cell.id,
-            "digest": image.manifest.digest,
-            "bytes": image.manifest.image_bytes,
-            "layers": [layer.stored.layer.digest for layer in image.layers],
-            "new_layers": len(made),
-            "seconds": round(seconds, 1),
-        }
+        return AssembledCell(
+            cell=cell.id,
+            digest=image.manifest.digest,
+            bytes=image.manifest.image_bytes,
+            layers=tuple(layer.stored.layer.digest for layer in image.layers),
+            new_layers=len(made),
+            seconds=round(seconds, 1),
+        )
 
     def _assemble(self, cell: Cell) -> Assembled:
         from assay.matrix import render

@@ -23,6 +23,7 @@ from assay.foundation.outcome import Verdict
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
     from assay.audit.context import TargetGpu
+    from assay.audit.document import AuditDocument
     from assay.audit.findings import AuditReport
     from assay.audit.grid import Grid
     from assay.foundation.platforms import Platform
@@ -352,7 +353,7 @@ class _Out:
 
         match self._form:
             case "json":
-                console.json_data(self._document())
+                console.document(self._document())
             case "sarif":
                 console.json_data(sarif(self.reports))
             case "junit":
@@ -362,16 +363,16 @@ class _Out:
             case form:
                 self._say(_grids(self.grids, form))
         for path, form in self._files.items():
-            lines = [_json(self._document())] if form == "json" else _grids(self.grids, form)
+            lines = [_json(self._document().model_dump(mode="json"))] if form == "json" else _grids(self.grids, form)
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         codes = {grid.exit_code for grid in self.grids}
         codes |= {1 for report in self.reports if report.verdict is Verdict.FAIL}
         return 1 if 1 in codes else max(codes, default=0)
 
-    def _document(self) -> object:
+    def _document(self) -> AuditDocument:
         from assay.audit.document import AuditDocument
 
-        return AuditDocument(grids=tuple(self.grids), reports=tuple(self.reports)).model_dump(mode="json")
+        return AuditDocument(grids=tuple(self.grids), reports=tuple(self.reports))
 
 
 def _grids(grids: Sequence[Grid], form: str) -> Iterator[str]:

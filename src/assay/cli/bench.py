@@ -131,7 +131,9 @@ def _show(records: Sequence[BenchRecord], form: str) -> None:
     from assay.serving.csvtext import comparison_csv, comparison_rows
 
     if form == "json":
-        console.json_data({"version": 1, "records": [record.model_dump(mode="json") for record in records]})
+        from assay.pipeline.documents import BenchDocument
+
+        console.document(BenchDocument(records=tuple(records)))
     elif form == "csv":
         console.data(comparison_csv(records))
     else:

@@ -141,14 +141,9 @@ def _tell_line(made: Walk, state: SearchState, feature: str) -> None:
 def _tell(state: SearchState, made: Walk, found: Answer | None, form: str, folder: Path) -> int:
     line = made.line
     if form == "json":
-        console.json_data(
-            {
-                "version": 1,
-                "axis": line.axis,
-                "state": state.model_dump(mode="json"),
-                "answer": found.model_dump(mode="json") if found else None,
-            }
-        )
+        from assay.matrix.bisection import BisectDocument
+
+        console.document(BisectDocument(axis=line.axis, state=state, answer=found))
         return int(found is not None and found.first_bad is None)
     if found is None:
         for version, trial in state.trials.items():

@@ -157,23 +157,27 @@ def build_cells(files: ProjectFiles, plan: Plan, cells: Sequence[Cell]) -> int:
 def _dry_run(prepared: Sequence[BuildItem], assembly: Assembly | None, form: str) -> int:
     from assay.pipeline.build import THERE
     from assay.pipeline.build_jobs import PreparedBuild
+    from assay.pipeline.documents import BuildForecast, BuildPlanDocument
 
-    rows: list[dict[str, str | None]] = []
-    for item in prepared:
+    def forecast(item: BuildItem) -> BuildForecast:
         if not isinstance(item, PreparedBuild):
             reason = item.unresolved or "there is no lock: run `assay lock`"
-            rows.append({"cell": item.cell.id, "action": "refused", "reason": reason, "way": None, "digest": None})
-            continue
-        way = "assemble" if item.assembled else "buildkit"
-        digest = assembly.digest(item.dockerfile, item.labels) if assembly and item.assembled else None
-        action, reason = ("cached", THERE) if item.stale is None else ("build", item.stale)
-        rows.append({"cell": item.cell.id, "action": action, "reason": reason, "way": way, "digest": digest})
+            return BuildForecast(cell=item.cell.id, action="refused", reason=reason, way=None, digest=None)
+        return BuildForecast(
+            cell=item.cell.id,
+            action="cached" if item.stale is None else "build",
+            reason=THERE if item.stale is None else item.stale,
+            way="assemble" if item.assembled else "buildkit",
+            digest=assembly.digest(item.dockerfile, item.labels) if assembly and item.assembled else None,
+        )
+
+    rows = tuple(map(forecast, prepared))
     if form == "json":
-        console.json_data({"version": 1, "cells": rows})
+        console.document(BuildPlanDocument(cells=rows))
         return 0
     header = ("cell", "would be", "because", "by", "digest")
-    short = [{**row, "digest": (row["digest"] or "")[:19]} for row in rows]
-    console.data_table(header, [[value or "" for value in row.values()] for row in short])
+    cells = ((row.cell, row.action, row.reason, row.way or "", (row.digest or "")[:19]) for row in rows)
+    console.data_table(header, cells)
     return 0
 
 
@@ -185,8 +189,9 @@ def _result(
 
     code = exit_code(cells, records)
     if form == "json":
-        documents = [record.model_dump(mode="json") for record in records.values()]
-        console.json_data({"version": 1, "records": documents, "exit_code": code})
+        from assay.pipeline.documents import BuildDocument
+
+        console.document(BuildDocument(records=tuple(records.values()), exit_code=code))
     explained: dict[str, BuildRecord] = {}
     for cell in cells:
         record = records[cell.id]

@@ -46,8 +46,9 @@ def command(runs: tuple[str, ...], project: Path | None, form: str, folder: Path
         found += records
         left += missing
     if form == "json":
-        made = [record.model_dump(mode="json") for record in found]
-        console.json_data({"version": 1, "records": made, "open": left})
+        from assay.pipeline.documents import CollectDocument
+
+        console.document(CollectDocument(records=tuple(found), open=left))
     return int(left > 0)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from assay.foundation.strict import Value
+
 __all__ = [
     "STYLES",
     "abandon",
@@ -30,6 +32,7 @@ __all__ = [
     "begin",
     "data",
     "data_table",
+    "document",
     "err",
     "fail",
     "flush",
@@ -259,8 +262,17 @@ def paragraphs(text: str, *, hang: int = 2) -> None:
         data("\n".join(wrapped(line, columns, hang=" " * space)))
 
 
+def document(value: Value, *, sparse: bool = False) -> None:
+    """Write what a command answers to stdout as JSON; its type is in `assay.pipeline.schema`, with a JSON Schema.
+
+    Args:
+        sparse: leave out fields that have their default.
+    """
+    json_data(value.model_dump(mode="json", by_alias=True, exclude_defaults=sparse))
+
+
 def json_data(value: Any) -> None:
-    """Write one JSON document to stdout."""
+    """Write JSON of a foreign format to stdout; documents of our own are written by `document`."""
     data(json_text(value))
 
 

@@ -61,7 +61,7 @@ def show_coverage(distributions: tuple[str, ...], form: str, html: Path | None, 
     )
     match form:
         case "json":
-            console.json_data(found.model_dump(mode="json"))
+            console.document(found)
         case "markdown":
             for line in coverage_markdown(found):
                 console.data(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
@@ -17,7 +17,6 @@ from assay.errors import AssayError, ConfigError, UsageError
 
 if TYPE_CHECKING:
     from assay.diagnose import Contrast, DiagnosisReport
-    from assay.pipeline.diagnose import LogFinding
 
 __all__ = ["command"]
 
@@ -78,8 +77,9 @@ def _one(log: BinaryIO, form: str, stage: str | None, lines: int, project: Path 
     report = examine(log, library=default_library(_root(project)), stage=Stage(stage) if stage else None)
     nearest = _nearest(report, project)
     if form == "json":
-        differs = nearest.model_dump(mode="json") if nearest else None
-        console.json_data({"version": 1, **report.model_dump(mode="json"), "nearest_working": differs})
+        from assay.pipeline.diagnose import LogDiagnosis
+
+        console.document(LogDiagnosis(**dict(report), nearest_working=nearest))
         return _exit([report])
     for diagnosis in report.diagnoses:
         console.paragraphs(diagnosis_text(diagnosis, lines), hang=8)
@@ -152,7 +152,7 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
     from assay.adapters.files.records import FileStore
     from assay.adapters.files.regular import file_below
     from assay.diagnose import default_library
-    from assay.pipeline.diagnose import diagnose_run, run_named
+    from assay.pipeline.diagnose import RunDiagnosis, diagnose_run, run_named
 
     root = project or find_root()
     store = FileStore(root / "build_logs")
@@ -165,7 +165,7 @@ def _run(name: str, project: Path | None, form: str, lines: int) -> int:
 
     findings = diagnose_run(records, name, open_log=open_log, points=_points(project), library=default_library(root))
     if form == "json":
-        console.json_data({"version": 1, "run": name, "failures": [_json(finding) for finding in findings]})
+        console.document(RunDiagnosis(run=name, failures=tuple(finding.document() for finding in findings)))
     else:
         for finding in findings:
             subject = finding.subject
@@ -198,25 +198,14 @@ def _exit(reports: Sequence[DiagnosisReport]) -> int:
     return int(any(d.cause == "unknown" for report in reports for d in report.diagnoses))
 
 
-def _json(finding: LogFinding) -> dict[str, Any]:
-    subject = finding.subject
-    return {
-        "cell": subject.cell,
-        "what": subject.what,
-        "outcome": subject.outcome,
-        "reason": subject.reason,
-        "log": subject.log,
-        "report": finding.report.model_dump(mode="json"),
-        "nearest_working": finding.contrast.model_dump(mode="json") if finding.contrast else None,
-    }
-
-
 def _known(form: str, project: Path | None) -> int:
     from assay.diagnose import default_library
 
     entries = default_library(_root(project)).entries.values()
     if form == "json":
-        console.json_data({"version": 1, "entries": [e.model_dump(mode="json", by_alias=True) for e in entries]})
+        from assay.pipeline.diagnose import KnownFailures
+
+        console.document(KnownFailures(entries=tuple(entries)))
     else:
         rows = [(e.id, str(e.cause_class), str(e.stage), str(e.kind), e.cause) for e in entries]
         console.data_table(("id", "class", "stage", "kind", "cause"), rows)

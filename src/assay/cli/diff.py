@@ -43,7 +43,7 @@ def command(
     from assay.adapters.files.kept_records import intact_records
     from assay.adapters.files.project import find_root
     from assay.adapters.files.records import FileStore
-    from assay.evidence.diff import changes
+    from assay.evidence.diff import DiffDocument, changes
     from assay.pipeline.diff import sides
 
     root = project or find_root()
@@ -61,8 +61,7 @@ def command(
     shown = [change for change in found if not only or str(change.direction) in only]
     worse = sum(change.direction is Direction.REGRESSION for change in found)
     if form == "json":
-        document = [change.model_dump(mode="json") for change in shown]
-        console.json_data({"version": 1, "before": before, "after": after, "changes": document})
+        console.document(DiffDocument(before=before, after=after, changes=tuple(shown)))
     elif form == "markdown":
         console.data(_markdown(shown, before, after))
     elif shown:

@@ -45,7 +45,7 @@ def command(need: str, project: Path | None, form: str, *, pools: bool) -> int:
     if form == "json":
         from assay.pipeline.documents import DoctorDocument
 
-        console.json_data(DoctorDocument(exit_code=code, checks=checks).model_dump(mode="json"))
+        console.document(DoctorDocument(exit_code=code, checks=checks))
         return code
     console.data_table(("", "state", "found"), [(check.name, check.state.value, check.found) for check in checks])
     _mend(checks)
@@ -78,7 +78,7 @@ def _pools(project: Path | None, form: str) -> int:
         from assay.pipeline.documents import PoolCheck, PoolsDocument
 
         found = tuple(PoolCheck(pool=name, **dict(item)) for name, item in rows)
-        console.json_data(PoolsDocument(exit_code=code, pools=found).model_dump(mode="json"))
+        console.document(PoolsDocument(exit_code=code, pools=found))
         return code
     states = {True: "ok", False: "fail", None: "unknown"}
     console.data_table(

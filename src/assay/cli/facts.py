@@ -47,8 +47,10 @@ def list_facts(facts: Path | None, form: str) -> int:
 
     rows = FactsCache(facts).listed()
     if form == "json":
-        wheels = [{"name": n, "version": v, "sha256": s, "bytes": b} for n, v, s, b in rows]
-        console.json_data({"version": 1, "wheels": wheels})
+        from assay.pipeline.documents import CachedWheel, FactsListDocument
+
+        wheels = (CachedWheel(name=n, version=v, sha256=s, bytes=b) for n, v, s, b in rows)
+        console.document(FactsListDocument(wheels=tuple(wheels)))
     else:
         console.data_table(
             ["distribution", "version", "sha256", "bytes"], [[n, v, s[:16], str(b)] for n, v, s, b in rows]
@@ -83,8 +85,9 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
 
     for found in _chosen(FactsCache(facts), [wheel]):
         if form == "json":
-            document = found.model_dump(mode="json", exclude_defaults=True)
-            console.json_data({"schema_version": found.schema_version, **document})
+            from assay.pipeline.documents import FactsDocument
+
+            console.document(FactsDocument.model_construct(**dict(found)), sparse=True)
             continue
         console.paragraphs(f"{found.filename}  sha256:{found.sha256}  {_state(found)}")
         for line in found.requires_dist:

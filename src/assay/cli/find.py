@@ -98,8 +98,7 @@ def command(subject: str, **given: Any) -> int:
                 console.data(line)
             console.flush()
     if given["form"] == "json":
-        document = FindDocument(searches=tuple(searches))
-        console.json_data(document.model_dump(mode="json"))
+        console.document(FindDocument(searches=tuple(searches)))
     return 0 if all(search.found for search in searches) else 1
 
 

@@ -14,11 +14,11 @@ from assay.errors import AssayError
 
 if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
+    from assay.pipeline.documents import JobRow
 
 __all__ = ["command"]
 
 _EVERY_SECONDS: Final = 5.0
-Row = dict[str, str]
 
 
 @click.command("jobs")
@@ -35,7 +35,7 @@ def command(runs: tuple[str, ...], project: Path | None, form: str, *, everythin
     files, _ = load_or_example(project)
     while True:
         rows = [row for run in _runs(files, runs) for row in _rows(files, run)]
-        open_rows = [row for row in rows if row["state"] != "done"]
+        open_rows = [row for row in rows if row.state != "done"]
         if watch and form == "text":
             click.clear()
         _show(rows if everything else open_rows, len(rows) - len(open_rows), form)
@@ -51,11 +51,12 @@ def _runs(files: ProjectFiles, named: tuple[str, ...]) -> list[str]:
     return list(named) or PoolRuns(store_of(files).root).names()
 
 
-def _rows(files: ProjectFiles, run: str) -> list[Row]:
+def _rows(files: ProjectFiles, run: str) -> list[JobRow]:
     from assay.adapters.files.pool_runs import PoolRuns
     from assay.cli.composition import store_of
     from assay.cli.pool_composition import probe_pool
     from assay.cli.pooled import coordinating
+    from assay.pipeline.documents import JobRow
 
     plan = PoolRuns(store_of(files).root).plan(run)
     said = ""
@@ -68,24 +69,26 @@ def _rows(files: ProjectFiles, run: str) -> list[Row]:
     for item in plan.jobs:
         state = states.get(item.key)
         rows.append(
-            {
-                "run": run,
-                "pool": plan.pool,
-                "cell": item.cell,
-                "gpu": item.job.devices.model,
-                "state": "done" if coordinator.is_done(item.key) else (state.phase.value if state else "unknown"),
-                "node": state.where if state else "",
-                "said": state.said if state else said,
-            }
+            JobRow(
+                run=run,
+                pool=plan.pool,
+                cell=item.cell,
+                gpu=item.job.devices.model,
+                state="done" if coordinator.is_done(item.key) else (state.phase.value if state else "unknown"),
+                node=state.where if state else "",
+                said=state.said if state else said,
+            )
         )
     return rows
 
 
-def _show(rows: list[Row], done: int, form: str) -> None:
+def _show(rows: list[JobRow], done: int, form: str) -> None:
     if form == "json":
-        console.json_data({"version": 1, "jobs": rows})
+        from assay.pipeline.documents import JobsDocument
+
+        console.document(JobsDocument(jobs=tuple(rows)))
         return
     if rows:
         columns = ("run", "cell", "gpu", "state", "node", "said")
-        console.data_table(columns, [tuple(row[column] for column in columns) for row in rows])
-    console.say(f"{done} done, {sum(row['state'] != 'done' for row in rows)} open")
+        console.data_table(columns, [tuple(getattr(row, column) for column in columns) for row in rows])
+    console.say(f"{done} done, {sum(row.state != 'done' for row in rows)} open")

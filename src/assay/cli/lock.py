@@ -76,7 +76,9 @@ def command(
             f"{path} is outdated: it differs from recipe, lock or template; run `assay lock` or `assay render`"
         )
     if form == "json":
-        console.json_data({"version": 1, "locks": [_json(result) for result in results]})
+        from assay.pipeline.lock_documents import LockDocument, LockEnd
+
+        console.document(LockDocument(locks=tuple(map(LockEnd.of, results))))
     good = sum(result.answers for result in results)
     failing = sum(result.status is LockStatus.FAILING for result in results)
     recorded = sum(result.status is LockStatus.UNRESOLVED for result in results)
@@ -108,20 +110,3 @@ def tell(result: LockResult) -> None:
         console.say(f"             repaired: {item.constraint} added to images/{result.cell.image}/image.yaml")
     if result.warning:
         console.warn(f"{result.cell.id}: {result.warning}")
-
-
-def _json(result: LockResult) -> dict[str, object]:
-    from assay.matrix import lockfile
-
-    return {
-        "cell": result.cell.id,
-        "status": result.status.value,
-        "explanation": result.explanation,
-        "changes": list(result.changes),
-        "warning": result.warning,
-        "findings": [item.model_dump(mode="json") for item in result.findings],
-        "repairs": [item.constraint for item in result.repairs],
-        "digest": lockfile.lock_digest(result.lock) if result.lock else None,
-        "wheels": len(result.lock.wheels) if result.lock else 0,
-        "bytes": sum(wheel.size or 0 for wheel in result.lock.wheels) if result.lock else 0,
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,7 @@ from assay.cli.common import format_option, load, platform_option, project_optio
 
 if TYPE_CHECKING:
     from assay.matrix.cell import Cell, Excluded
+    from assay.pipeline.documents import PlanDocument
 
 __all__ = ["command"]
 
@@ -55,18 +56,17 @@ def command(
         include = [{"cell": cell.id, "image": cell.image, "kind": cell.kind} for cell in cells]
         console.data(json.dumps({"include": include}))
     elif form == "json":
-        console.json_data(_document(cells, left_out))
+        console.document(_document(cells, left_out), sparse=True)
     else:
         _text(cells, left_out)
     return 0
 
 
-def _document(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> dict[str, Any]:
+def _document(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> PlanDocument:
     from assay.pipeline.documents import PlanDocument, PlannedCell
 
     planned = tuple(PlannedCell.model_validate(dict(cell)) for cell in cells)
-    document = PlanDocument(version=1, cells=planned, excluded=tuple(left_out))
-    return document.model_dump(mode="json", exclude_defaults=True)
+    return PlanDocument(version=1, cells=planned, excluded=tuple(left_out))
 
 
 def _text(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> None:

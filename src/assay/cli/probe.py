@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +137,9 @@ def _subjects(select: tuple[str, ...], plan: Plan, store: FileStore, executor: E
 def _list(flow: ProbeFlow, form: str) -> int:
     items = sorted(flow.declarations.values(), key=lambda item: item.feature)
     if form == "json":
-        console.json_data({"version": 1, "probes": [item.model_dump(mode="json") for item in items]})
+        from assay.pipeline.documents import ProbeListDocument
+
+        console.document(ProbeListDocument(probes=tuple(items)))
     else:
         console.data_table(
             ("feature", "needs", "GPUs", "limit", "what it shows"),
@@ -193,7 +194,9 @@ def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, s
 
 def _show_all(records: Sequence[ProbeRecord], form: str, plan: Plan, root: Path, store: FileStore) -> None:
     if form == "json":
-        console.json_data({"version": 1, "records": [json.loads(record.model_dump_json()) for record in records]})
+        from assay.pipeline.documents import ProbeRunDocument
+
+        console.document(ProbeRunDocument(records=tuple(records)))
         return
     for record in records:
         _show(record, plan, root, store)

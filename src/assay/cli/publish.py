@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -124,8 +124,7 @@ def command(
     done = [cell for cell, result in results.items() if not (dry_run or isinstance(result, AssayError))]
     joined = join_all(plan.cells, done, promise, ports, revision=revision)
     if form == "json":
-        documents = [_document(cell, result, published=not dry_run) for cell, result in results.items()]
-        console.json_data({"version": 1, "level": level, "dry_run": dry_run, "cells": documents, "indexes": joined})
+        _write(results, joined, level=level, dry_run=dry_run)
     if dry_run:
         console.say("a dry run: nothing was written")
     return _exit_code(results.values())
@@ -204,12 +203,15 @@ def _publish(
         return error
 
 
-def _document(cell: str, result: Proposal | AssayError, *, published: bool) -> dict[str, Any]:
-    from assay.pipeline.publishing.proposal import Proposal
+def _write(results: Mapping[str, Proposal | AssayError], joined: Sequence[str], *, level: str, dry_run: bool) -> None:
+    """Write the JSON document."""
+    from assay.pipeline.publishing.proposal import PublishDocument, unpublished
 
-    if isinstance(result, Proposal):
-        return result.document(published=published)
-    return {"cell": cell, "ok": False, "published": False, _word(result): result.message.splitlines()}
+    cells = (
+        unpublished(cell, result) if isinstance(result, AssayError) else result.document(published=not dry_run)
+        for cell, result in results.items()
+    )
+    console.document(PublishDocument(level=level, dry_run=dry_run, cells=tuple(cells), indexes=tuple(joined)))
 
 
 def _word(error: AssayError) -> str:
@@ -240,7 +242,7 @@ def _revoke(
     dry_run: bool,
 ) -> int:
     from assay.evidence.reference import Reference
-    from assay.pipeline.revoke import revoke
+    from assay.pipeline.revoke import RevokeDocument, revoke
 
     if not reason:
         raise UsageError("--revoke needs --reason", hint="others will read it: state the problem")
@@ -252,7 +254,7 @@ def _revoke(
         back = f"would go back to {new}" if dry_run else f"back to {new}"
         console.say(f"{tag}: {back}" if new else f"{tag}: nothing earlier holds; it stays, and verify refuses it")
     if form == "json":
-        console.json_data({"version": 1, "dry_run": dry_run, "revoked": digest, "reason": reason, "aliases": moved})
+        console.document(RevokeDocument(dry_run=dry_run, revoked=digest, reason=reason, aliases=moved))
     if dry_run:
         console.say("a dry run: nothing was written")
     return 0

@@ -127,7 +127,7 @@ def command(
     ranked = rank(offers, wanted)
     good = [offer for offer in ranked if offer.usable and not offer.lacks(wanted)]
     if form == "json":
-        console.json_data(_document(ranked, good, wanted, target).model_dump(mode="json"))
+        console.document(_document(ranked, good, wanted, target))
     else:
         _show(ranked, good, wanted, target)
     return 0 if good else 3

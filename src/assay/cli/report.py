@@ -103,7 +103,7 @@ def _shown(made: Report, store: FileStore, form: str) -> int:
 
     match form:
         case "json":
-            console.json_data(report.as_json(made))
+            console.document(report.as_document(made))
         case "junit":
             console.data(report.as_junit(made))
         case "markdown":

@@ -63,7 +63,7 @@ def command(
 
 def _show(record: ServeRecord, form: str) -> None:
     if form == "json":
-        console.json_data(record.model_dump(mode="json"))
+        console.document(record)
         return
     if record.checks:
         console.data_table(

@@ -45,7 +45,7 @@ def _show(found: Sequence[tuple[KeptServer, str]], form: str) -> None:
 
         names = ("name", "health", "state", "address", "model")
         servers = [dict(zip(names, row, strict=True)) for row in rows]
-        console.json_data(StatusDocument.model_validate({"servers": servers}).model_dump(mode="json"))
+        console.document(StatusDocument.model_validate({"servers": servers}))
     elif rows:
         console.data_table(("server", "health", "container", "address", "model"), rows)
     else:

@@ -56,8 +56,7 @@ def command(
         for result in nights:
             _tell(_night_lines(result), quiet=patch)
     else:
-        documents = [_json(one) for one in made]
-        console.json_data({"version": 1, "proposals": documents, "nightlies": [_night(one) for one in nights]})
+        _write(made, nights)
     if patch:
         console.data(files.patch().rstrip("\n"))
     new = [one.cell.id for one in made if one.ready and one.cell is not None]
@@ -133,23 +132,21 @@ def _night_lines(result: LockResult) -> Iterator[str]:
         yield f"  {change}"
 
 
-def _night(result: LockResult) -> dict[str, object]:
-    return {
-        "cell": result.cell.id,
-        "status": result.status.value,
-        "changes": list(result.changes),
-        "explanation": result.explanation,
-    }
+def _write(made: Sequence[ProposedCell], nights: Sequence[LockResult]) -> None:
+    """Write the JSON document."""
+    from assay.pipeline.lock_documents import NightlyLock, ProposedChange, UpdateDocument, VersionChange
 
-
-def _json(one: ProposedCell) -> dict[str, object]:
-    return {
-        "image": one.like.image,
-        "platform": str(one.like.platform),
-        "like": one.like.id,
-        "cell": one.cell.id if one.ready and one.cell is not None else None,
-        "changes": {axis: {"before": before, "after": after} for axis, (before, after) in one.changes.items()},
-        "held": list(one.held),
-        "refused": one.refused,
-        "search": one.search.model_dump(mode="json") if one.search is not None else None,
-    }
+    proposals = (
+        ProposedChange(
+            image=one.like.image,
+            platform=one.like.platform,
+            like=one.like.id,
+            cell=one.cell.id if one.ready and one.cell is not None else None,
+            changes={axis: VersionChange(before=old, after=new) for axis, (old, new) in one.changes.items()},
+            held=one.held,
+            refused=one.refused,
+            search=one.search,
+        )
+        for one in made
+    )
+    console.document(UpdateDocument(proposals=tuple(proposals), nightlies=tuple(map(NightlyLock.of, nights))))

@@ -106,7 +106,7 @@ def command(
         otherwise=_usual(target),
     )
     if form == "json":
-        console.json_data(document(seen))
+        console.document(document(seen))
     else:
         show(seen)
     return 0 if seen.ok else 6
@@ -139,7 +139,7 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
         lambda text, labels, packing, most: replace(assembler, packing=packing, largest=most).assemble(text, labels),
     )
     if form == "json":
-        console.json_data(seen.document())
+        console.document(seen.document())
     else:
         show_rebuilt(seen)
     return 0 if seen.same else 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from assay.evidence.record import (
     AnyRecord,
@@ -19,7 +19,7 @@ from assay.evidence.record import (
 from assay.foundation.outcome import Outcome, Verdict
 from assay.foundation.strict import Value
 
-__all__ = ["Change", "Direction", "Fact", "Side", "changes", "side"]
+__all__ = ["Change", "DiffDocument", "Direction", "Fact", "Side", "changes", "side"]
 
 _OUTCOME: Final = {
     Outcome.WORKS: 5.0, Outcome.DEGRADED: 4.0, Outcome.UNSUPPORTED: 2.0, Outcome.BROKEN: 1.0, Outcome.WRONG: 0.0,
@@ -67,6 +67,17 @@ class Change(Value):
     after: str
     direction: Direction
     note: str = ""
+
+
+class DiffDocument(Value):
+    """What changed between two runs, cells or images."""
+
+    version: Literal[1] = 1
+    before: str
+    """As it was asked for."""
+    after: str
+    changes: tuple[Change, ...]
+    """Regressions first."""
 
 
 def _measure(value: float, unit: str, *, less_is_better: bool = False) -> Fact:

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
+
+from pydantic import computed_field, field_serializer
 
 from assay.evidence.record import AuditRecord, FeatureResult, ProbeRecord, Record
 from assay.foundation.outcome import Outcome, Verdict
 from assay.foundation.platforms import Platform
+from assay.foundation.strict import Value
 from assay.matrix.policy import Basis, Level, Requirement
 
-__all__ = ["FeatureLine", "PolicyJudgement", "Reason", "Why", "judge"]
+__all__ = ["FeatureLine", "JudgementDocument", "PolicyJudgement", "Reason", "Why", "judge"]
 
 SKEW: Final = timedelta(minutes=5)
 """How far the clocks of two machines may differ before a record comes from the future."""
@@ -56,13 +59,8 @@ class Reason:
     def __str__(self) -> str:
         return self.message
 
-    def document(self) -> dict[str, str]:
-        """Return the reason in its JSON form."""
-        return {"why": str(self.why), "message": self.message}
 
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureLine:
+class FeatureLine(Value):
     """The outcome of one feature, and what the level requires."""
 
     feature: str
@@ -72,10 +70,34 @@ class FeatureLine:
     reason: str = ""
     measured: datetime | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def ok(self) -> bool:
         """Whether all requirements are met."""
         return not self.wanted or self.outcome in self.wanted
+
+    @field_serializer("measured", when_used="json")
+    def _iso(self, measured: datetime | None) -> str | None:
+        return measured.isoformat() if measured else None
+
+
+class JudgementDocument(Value):
+    """A judgement as `assay verify` and `assay publish` write it."""
+
+    level: str
+    basis: Basis
+    image: str
+    target: str
+    ok: bool
+    features: tuple[FeatureLine, ...]
+    devices: tuple[str, ...]
+    """Names of the GPUs that it was measured on."""
+    measured: str | None
+    """When the newest record that counted was made, in ISO 8601."""
+    audit: Verdict | None
+    """What the audit says of the target, where the level asks for one."""
+    reasons: tuple[Reason, ...]
+    """Why the tag may not be given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,30 +134,20 @@ class PolicyJudgement:
         """Names of the GPUs that it was measured on, sorted."""
         return tuple(sorted({device.name for record in self.probes for device in record.devices}))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JudgementDocument:
         """Return the judgement in its JSON form."""
-        return {
-            "level": self.level,
-            "basis": str(self.basis),
-            "image": self.image,
-            "target": self.target,
-            "ok": self.ok,
-            "features": [
-                {
-                    "feature": line.feature,
-                    "outcome": str(line.outcome),
-                    "wanted": [str(outcome) for outcome in line.wanted],
-                    "ok": line.ok,
-                    "reason": line.reason,
-                    "measured": line.measured.isoformat() if line.measured else None,
-                }
-                for line in self.features
-            ],
-            "devices": list(self.devices),
-            "measured": self.probes[-1].created.isoformat() if self.probes else None,
-            "audit": str(self.audited) if self.audited else None,
-            "reasons": [reason.document() for reason in self.reasons],
-        }
+        return JudgementDocument(
+            level=self.level,
+            basis=self.basis,
+            image=self.image,
+            target=self.target,
+            ok=self.ok,
+            features=self.features,
+            devices=self.devices,
+            measured=self.probes[-1].created.isoformat() if self.probes else None,
+            audit=self.audited,
+            reasons=self.reasons,
+        )
 
 
 def judge(

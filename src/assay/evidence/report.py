@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, RunSummary
@@ -18,7 +18,7 @@ __all__ = [
     "Report",
     "ReportDocument",
     "Row",
-    "as_json",
+    "as_document",
     "as_junit",
     "as_markdown",
     "make",
@@ -268,8 +268,8 @@ class ReportDocument(Value):
     cells: tuple[CellReport, ...]
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """Return a JSON document; its JSON Schema is schemas/report.schema.json."""
+def as_document(report: Report) -> ReportDocument:
+    """Return the document of `assay report --format json`."""
     cells = tuple(
         CellReport(
             cell=row.cell.id,
@@ -284,8 +284,7 @@ def as_json(report: Report) -> dict[str, Any]:
         )
         for row in report.rows
     )
-    document = ReportDocument(excluded=report.excluded, last_run=report.last, cells=cells)
-    return document.model_dump(mode="json")
+    return ReportDocument(excluded=report.excluded, last_run=report.last, cells=cells)
 
 
 def _clean(text: str) -> str:

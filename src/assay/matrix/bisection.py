@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import count
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import model_validator
 
 from assay.foundation.strict import Value
 
-__all__ = ["Answer", "SearchState", "Trial", "answer", "begin", "propose", "remaining"]
+__all__ = ["Answer", "BisectDocument", "SearchState", "Trial", "answer", "begin", "propose", "remaining"]
 
 
 class Trial(StrEnum):
@@ -86,6 +86,16 @@ class Answer(Value):
     candidates: tuple[str, ...]
     """The versions of which one is the first bad one; one of them where the answer is exact."""
     skipped: tuple[str, ...] = ()
+
+
+class BisectDocument(Value):
+    """How far a bisection came."""
+
+    version: Literal[1] = 1
+    axis: str
+    state: SearchState
+    answer: Answer | None
+    """None with `--dry-run`."""
 
 
 def begin(versions: Sequence[str], *, known: Mapping[str, Trial] | None = None) -> SearchState:

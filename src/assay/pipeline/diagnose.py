@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 from assay.diagnose import (
     CellFacts,
     Contrast,
     DiagnosisReport,
+    FailureEntry,
     FailureLibrary,
     Stage,
     contrast,
@@ -31,11 +32,15 @@ from assay.evidence.record import (
     ServeStatus,
 )
 from assay.foundation.outcome import Outcome, Verdict
+from assay.foundation.strict import Value
 from assay.matrix.plan import Plan
 
 __all__ = [
     "DiagnosisSubject",
+    "KnownFailures",
+    "LogDiagnosis",
     "LogFinding",
+    "RunDiagnosis",
     "contrast_of_versions",
     "diagnose_run",
     "failures",
@@ -83,6 +88,57 @@ class LogFinding:
     subject: DiagnosisSubject
     report: DiagnosisReport
     contrast: Contrast | None
+
+    def document(self) -> DiagnosedFailure:
+        """Return the finding in its JSON form."""
+        subject = self.subject
+        return DiagnosedFailure(
+            cell=subject.cell,
+            what=subject.what,
+            outcome=subject.outcome,
+            reason=subject.reason,
+            log=subject.log,
+            report=self.report,
+            nearest_working=self.contrast,
+        )
+
+
+class LogDiagnosis(DiagnosisReport):
+    """The diagnosis of a log, as `assay diagnose FILE` writes it."""
+
+    version: Literal[1] = 1
+    nearest_working: Contrast | None
+    """An image that works with most of the versions that the log names, where a project has such a record."""
+
+
+class DiagnosedFailure(Value):
+    """One thing of a run that failed."""
+
+    cell: str
+    what: str
+    """`build`, `audit`, `serve`, or the feature that was probed."""
+    outcome: str
+    reason: str
+    log: str | None
+    """Path relative to build_logs/."""
+    report: DiagnosisReport
+    nearest_working: Contrast | None
+    """The nearest cell in which the same works."""
+
+
+class RunDiagnosis(Value):
+    """Everything that failed in a run, as `assay diagnose RUN` writes it."""
+
+    version: Literal[1] = 1
+    run: str
+    failures: tuple[DiagnosedFailure, ...]
+
+
+class KnownFailures(Value):
+    """The causes of failure that are known, as `assay diagnose --known` writes them."""
+
+    version: Literal[1] = 1
+    entries: tuple[FailureEntry, ...]
 
 
 def failures(records: Iterable[AnyRecord], run: str) -> list[DiagnosisSubject]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import computed_field, field_serializer
 
+from assay.evidence.record import BenchRecord, BuildRecord, ProbeRecord
+from assay.evidence.suite import Declaration
 from assay.foundation.outcome import Outcome
 from assay.foundation.platforms import Platform
 from assay.foundation.strict import Value
@@ -14,18 +16,34 @@ from assay.matrix.model import AxisValue
 from assay.pipeline.doctor import Check
 from assay.pipeline.recommend import Standing
 from assay.ports.pools import PoolItem
+from assay.wheels.facts import WheelFacts
 
 __all__ = [
+    "AssembleDocument",
+    "AssembledCell",
+    "BenchDocument",
+    "BuildDocument",
+    "BuildForecast",
+    "BuildPlanDocument",
+    "CachedWheel",
+    "CollectDocument",
     "DoctorDocument",
     "ErrorDocument",
+    "FactsDocument",
+    "FactsListDocument",
+    "JobRow",
+    "JobsDocument",
     "OfferDocument",
     "PlanDocument",
     "PlannedCell",
     "PoolCheck",
     "PoolsDocument",
+    "ProbeListDocument",
+    "ProbeRunDocument",
     "RecommendDocument",
     "ServerState",
     "StatusDocument",
+    "UnassembledCell",
 ]
 
 
@@ -49,6 +67,137 @@ class PlanDocument(Value):
     version: Literal[1]
     cells: tuple[PlannedCell, ...]
     excluded: tuple[Excluded, ...]
+
+
+class BuildForecast(Value):
+    """What a build would do with a cell."""
+
+    cell: str
+    action: Literal["build", "cached", "refused"]
+    reason: str
+    way: Literal["assemble", "buildkit"] | None
+    """How the image is made; null where it is not."""
+    digest: str | None
+    """Of the image, where its layers are known."""
+
+
+class BuildPlanDocument(Value):
+    """What `assay build` would do."""
+
+    version: Literal[1] = 1
+    cells: tuple[BuildForecast, ...]
+
+
+class BuildDocument(Value):
+    """What came of building each cell."""
+
+    version: Literal[1] = 1
+    records: tuple[BuildRecord, ...]
+    exit_code: int
+
+
+class AssembledCell(Value):
+    """An image that was assembled from wheels."""
+
+    cell: str
+    digest: str
+    bytes: int
+    """Packed, with configuration and manifest."""
+    layers: tuple[str, ...]
+    """Digests, the lowest first."""
+    new_layers: int
+    """How many of them did not exist."""
+    seconds: float
+
+
+class UnassembledCell(Value):
+    """A cell that could not be assembled, or not sent where it goes."""
+
+    cell: str
+    error: str
+
+
+class AssembleDocument(Value):
+    """What came of assembling each cell."""
+
+    version: Literal[1] = 1
+    images: tuple[AssembledCell | UnassembledCell, ...]
+
+
+class ProbeListDocument(Value):
+    """The probes that there are."""
+
+    version: Literal[1] = 1
+    probes: tuple[Declaration, ...]
+
+
+class ProbeRunDocument(Value):
+    """What was measured in each image."""
+
+    version: Literal[1] = 1
+    records: tuple[ProbeRecord, ...]
+
+
+class CollectDocument(Value):
+    """What jobs on pools have measured."""
+
+    version: Literal[1] = 1
+    records: tuple[ProbeRecord, ...]
+    open: int
+    """Jobs without a complete result."""
+
+
+class JobRow(Value):
+    """A job of a run on a pool."""
+
+    run: str
+    pool: str
+    cell: str
+    gpu: str
+    """The GPU that it asks for; empty for any."""
+    state: str
+    """`done`, `unknown`, or in the pool's words as `waiting` and `running`."""
+    node: str
+    """Where it runs."""
+    said: str
+    """What the pool says of it."""
+
+
+class JobsDocument(Value):
+    """Jobs that are not done; with `--all` all jobs."""
+
+    version: Literal[1] = 1
+    jobs: tuple[JobRow, ...]
+
+
+class BenchDocument(Value):
+    """How fast each server is."""
+
+    version: Literal[1] = 1
+    records: tuple[BenchRecord, ...]
+
+
+class CachedWheel(Value):
+    """A wheel with cached facts."""
+
+    name: str
+    version: str
+    sha256: str
+    bytes: int
+    """Of the cached facts."""
+
+
+class FactsListDocument(Value):
+    """All wheels with cached facts."""
+
+    version: Literal[1] = 1
+    wheels: tuple[CachedWheel, ...]
+
+
+class FactsDocument(WheelFacts):
+    """The facts of a wheel; a field that is absent has its default."""
+
+    schema_version: Literal[1]
 
 
 class ServerState(Value):

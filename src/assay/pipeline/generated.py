@@ -11,7 +11,6 @@ from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.plan import Plan
 from assay.matrix.select import select as select_cells
-from assay.pipeline import schema
 from assay.pipeline.cell_files import cell_path
 from assay.ports.project import ProjectTree
 
@@ -48,6 +47,8 @@ def generated(project: ProjectTree, plan: Plan) -> dict[str, str]:
         groups[name] = [cell.id for cell in found]
     result["images/docker-bake.json"] = render.bake_file(baked, groups)
     if project.has(SCHEMAS):
+        from assay.pipeline import schema  # noqa: PLC0415 - it imports the documents of all commands
+
         result |= {f"{SCHEMAS}/{name}": text for name, text in schema.documents().items()}
     return result
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Final, Literal
 
 from assay.errors import QuestionError, RegistryContent
 from assay.evidence.oci import Descriptor
 from assay.evidence.reference import Reference
+from assay.foundation.strict import Value
 from assay.matrix import render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
@@ -21,9 +22,32 @@ from assay.pipeline.build_jobs import KEY_LABEL, LOCK_LABEL, build_labels
 from assay.ports.registry import Registry
 from assay.wheels.layer import Packing
 
-__all__ = ["Rebuilt", "rebuild"]
+__all__ = ["RebuildDocument", "Rebuilt", "rebuild"]
 
 CELL_LABEL: Final = f"{render.LABEL_PREFIX}cell"
+
+
+class DifferingLayer(Value):
+    """A layer that is not the same in both images."""
+
+    made_by: str
+    published: str | None
+    """Digest; None where the image has no such layer."""
+    rebuilt: str | None
+
+
+class RebuildDocument(Value):
+    """A published image beside the one that its lock gives, as `assay verify --rebuild` writes it."""
+
+    version: Literal[1] = 1
+    reference: str
+    cell: str
+    same: bool
+    published: str
+    """Digest."""
+    rebuilt: str
+    """Digest."""
+    differing_layers: tuple[DifferingLayer, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +68,20 @@ class Rebuilt:
         """Whether the image is exactly what its lock says."""
         return self.published == self.rebuilt
 
-    def document(self) -> dict[str, Any]:
-        """Return the JSON form (version 1)."""
-        layers = [
-            {"made_by": made_by, "published": published or None, "rebuilt": rebuilt or None}
+    def document(self) -> RebuildDocument:
+        """Return the JSON form."""
+        layers = (
+            DifferingLayer(made_by=made_by, published=published or None, rebuilt=rebuilt or None)
             for made_by, published, rebuilt in self.differing
-        ]
-        return {
-            "version": 1,
-            "reference": str(self.reference),
-            "cell": self.cell,
-            "same": self.same,
-            "published": self.published,
-            "rebuilt": self.rebuilt,
-            "differing_layers": layers,
-        }
+        )
+        return RebuildDocument(
+            reference=str(self.reference),
+            cell=self.cell,
+            same=self.same,
+            published=self.published,
+            rebuilt=self.rebuilt,
+            differing_layers=tuple(layers),
+        )
 
 
 def rebuild(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Final
+from typing import Final, Literal
 
 from assay.errors import ManifestMismatch, PolicyRefused, RegistryBroken, RegistryContent, RegistryError
 from assay.evidence.oci import Descriptor
@@ -12,16 +12,29 @@ from assay.evidence.policy import Reason, Why
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.statements import ArtifactKind, revocation
 from assay.evidence.tagnames import ALIAS
+from assay.foundation.strict import Value
 from assay.matrix.policy import Policy
 from assay.pipeline.attach import attach
 from assay.pipeline.collect import collect, settle
 from assay.pipeline.publishing.tags import Move, PublishPorts, retag
 from assay.pipeline.verify import verify
 
-__all__ = ["revocations", "revoke"]
+__all__ = ["RevokeDocument", "revocations", "revoke"]
 
 TAGS: Final = 500
 """Tags of a repository that are looked at, of aliases and of the others: whoever may push may add tags without end."""
+
+
+class RevokeDocument(Value):
+    """A digest that is not to be used any more."""
+
+    version: Literal[1] = 1
+    dry_run: bool
+    revoked: str
+    """Digest."""
+    reason: str
+    aliases: dict[str, str | None]
+    """Alias that named it -> the digest it goes back to; null where nothing earlier holds, and the alias stays."""
 
 
 def revoke(

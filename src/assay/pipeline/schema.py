@@ -9,34 +9,47 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-from collections.abc import Iterable
+import sys
+from dataclasses import is_dataclass
+from functools import cache
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
-from assay.audit import coverage, document, findings, found, grid
 from assay.audit.coverage import Coverage
 from assay.audit.document import AuditDocument
 from assay.audit.found import FindDocument
-from assay.evidence import record, report, suite
+from assay.evidence.diff import DiffDocument
 from assay.evidence.record import BenchRecord, BuildRecord, ProbeRecord, ServeRecord
 from assay.evidence.report import ReportDocument
 from assay.foundation.strict import Value
-from assay.matrix import cell, policy, pools
-from assay.matrix import model as matrix
+from assay.matrix.bisection import BisectDocument
 from assay.matrix.model import Image, Matrix
 from assay.matrix.pools import PoolsFile
-from assay.pipeline import doctor
-from assay.pipeline import documents as written
+from assay.pipeline.diagnose import KnownFailures, LogDiagnosis, RunDiagnosis
 from assay.pipeline.documents import (
+    AssembleDocument,
+    BenchDocument,
+    BuildDocument,
+    BuildPlanDocument,
+    CollectDocument,
     DoctorDocument,
     ErrorDocument,
+    FactsDocument,
+    FactsListDocument,
+    JobsDocument,
     PlanDocument,
     PoolsDocument,
+    ProbeListDocument,
+    ProbeRunDocument,
     RecommendDocument,
     StatusDocument,
 )
-from assay.ports import jobs
+from assay.pipeline.lock_documents import LockDocument, UpdateDocument
+from assay.pipeline.publishing.proposal import PublishDocument
+from assay.pipeline.rebuild import RebuildDocument
+from assay.pipeline.revoke import RevokeDocument
+from assay.pipeline.verify import VerifyDocument
 from assay.ports.jobs import JobResult, ProbeJob
 
 __all__ = ["OUTPUTS", "SCHEMAS", "documents"]
@@ -48,43 +61,64 @@ SCHEMAS: Final[dict[str, tuple[type[Value], str]]] = {
 }
 
 
-OUTPUTS: Final[dict[str, tuple[type[Value], str, tuple[ModuleType, ...]]]] = {
-    "audit.schema.json": (AuditDocument, "assay audit --format json", (document, findings, grid)),
-    "coverage.schema.json": (Coverage, "assay report --coverage --format json", (coverage,)),
-    "doctor.schema.json": (DoctorDocument, "assay doctor --format json", (doctor,)),
-    "doctor-pools.schema.json": (PoolsDocument, "assay doctor --pools --format json", (written,)),
-    "error.schema.json": (ErrorDocument, "--format json of a command that cannot answer", (written,)),
-    "plan.schema.json": (PlanDocument, "assay plan --format json", (written, cell, matrix)),
-    "recommend.schema.json": (RecommendDocument, "assay recommend --format json", (written,)),
-    "report.schema.json": (ReportDocument, "assay report --format json", (report, record)),
-    "status.schema.json": (StatusDocument, "assay status --format json", (written,)),
-    "find.schema.json": (FindDocument, "assay find --format json", (found,)),
-    "bench-record.schema.json": (BenchRecord, "assay bench: one record", (record,)),
-    "build-record.schema.json": (BuildRecord, "assay build: one record", (record,)),
-    "probe-record.schema.json": (ProbeRecord, "assay probe: one record", (record,)),
-    "serve-record.schema.json": (ServeRecord, "assay serve-check and assay up: one record", (record,)),
-    "job.schema.json": (ProbeJob, "assay: a job that is sent to an executor", (jobs,)),
-    "job-result.schema.json": (JobResult, "assay: what an executor gives back", (jobs, suite)),
+JSON: Final = " --format json"
+"""Ends the title of what a command answers."""
+
+OUTPUTS: Final[dict[str, tuple[type[Value], str]]] = {
+    "assemble.schema.json": (AssembleDocument, f"assay assemble{JSON}"),
+    "audit.schema.json": (AuditDocument, f"assay audit{JSON}"),
+    "bench.schema.json": (BenchDocument, f"assay bench{JSON}"),
+    "bisect.schema.json": (BisectDocument, f"assay bisect{JSON}"),
+    "build.schema.json": (BuildDocument, f"assay build{JSON}"),
+    "build-dry-run.schema.json": (BuildPlanDocument, f"assay build --dry-run{JSON}"),
+    "collect.schema.json": (CollectDocument, f"assay collect{JSON}"),
+    "diagnose.schema.json": (LogDiagnosis, f"assay diagnose FILE{JSON}"),
+    "diagnose-known.schema.json": (KnownFailures, f"assay diagnose --known{JSON}"),
+    "diagnose-run.schema.json": (RunDiagnosis, f"assay diagnose RUN{JSON}"),
+    "diff.schema.json": (DiffDocument, f"assay diff{JSON}"),
+    "doctor.schema.json": (DoctorDocument, f"assay doctor{JSON}"),
+    "doctor-pools.schema.json": (PoolsDocument, f"assay doctor --pools{JSON}"),
+    "facts-list.schema.json": (FactsListDocument, f"assay facts list{JSON}"),
+    "facts-show.schema.json": (FactsDocument, f"assay facts show{JSON}"),
+    "find.schema.json": (FindDocument, f"assay find{JSON}"),
+    "jobs.schema.json": (JobsDocument, f"assay jobs{JSON}"),
+    "lock.schema.json": (LockDocument, f"assay lock{JSON}"),
+    "plan.schema.json": (PlanDocument, f"assay plan{JSON}"),
+    "probe.schema.json": (ProbeRunDocument, f"assay probe{JSON}"),
+    "probe-list.schema.json": (ProbeListDocument, f"assay probe --list{JSON}"),
+    "publish.schema.json": (PublishDocument, f"assay publish{JSON}"),
+    "publish-revoke.schema.json": (RevokeDocument, f"assay publish --revoke{JSON}"),
+    "recommend.schema.json": (RecommendDocument, f"assay recommend{JSON}"),
+    "report.schema.json": (ReportDocument, f"assay report{JSON}"),
+    "coverage.schema.json": (Coverage, f"assay report --coverage{JSON}"),
+    "serve-record.schema.json": (ServeRecord, f"assay serve-check{JSON}"),
+    "status.schema.json": (StatusDocument, f"assay status{JSON}"),
+    "update.schema.json": (UpdateDocument, f"assay update{JSON}"),
+    "verify.schema.json": (VerifyDocument, f"assay verify{JSON}"),
+    "verify-rebuild.schema.json": (RebuildDocument, f"assay verify --rebuild{JSON}"),
+    "error.schema.json": (ErrorDocument, "--format json of a command that cannot answer"),
+    "bench-record.schema.json": (BenchRecord, "assay bench: one record"),
+    "build-record.schema.json": (BuildRecord, "assay build: one record"),
+    "probe-record.schema.json": (ProbeRecord, "assay probe: one record"),
+    "job.schema.json": (ProbeJob, "assay: a job that is sent to an executor"),
+    "job-result.schema.json": (JobResult, "assay: what an executor gives back"),
 }
-"""File name -> what is written, by which command, and the modules whose models it is made of."""
+"""File name -> what is written, and by which command."""
 
 
 def documents() -> dict[str, str]:
     """Return file name -> text of every schema."""
     result: dict[str, str] = {}
-    for name, (model, title) in SCHEMAS.items():
-        schema = model.model_json_schema(mode="validation")
-        _described(schema, model.__name__, (matrix, policy, pools))
-        schema = _loosened(schema) | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
-        result[name] = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    for name, (model, title, modules) in OUTPUTS.items():
-        schema = model.model_json_schema(mode="serialization")
-        _described(schema, model.__name__, modules)
+    for name, (model, title) in {**SCHEMAS, **OUTPUTS}.items():
+        schema = model.model_json_schema(mode="validation" if name in SCHEMAS else "serialization")
+        _describe(schema, model)
+        schema = _loosened(schema) if name in SCHEMAS else schema
         schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
         result[name] = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     return result
 
 
+@cache
 def _docstrings(module: ModuleType) -> dict[str, dict[str, str]]:
     """Return class -> field -> the string that stands below the field in the source.
 
@@ -106,13 +140,28 @@ def _docstrings(module: ModuleType) -> dict[str, dict[str, str]]:
     return found
 
 
-def _described(schema: dict[str, Any], name: str, modules: Iterable[ModuleType]) -> None:
+def _classes(model: type) -> dict[str, type]:
+    """Return the models and data classes that a model is made of, itself among them, by name."""
+    found: dict[str, type] = {}
+    open_types: list[Any] = [model]
+    while open_types:
+        one = open_types.pop()
+        if isinstance(one, type) and one.__name__ not in found and (issubclass(one, Value) or is_dataclass(one)):
+            found[one.__name__] = one
+            open_types += get_type_hints(one, include_extras=True).values()
+        open_types += get_args(one)
+    return found
+
+
+def _describe(schema: dict[str, Any], model: type) -> None:
     """Put the docstrings of fields into a schema, for editors and for the reference pages."""
-    texts = {name: fields for module in modules for name, fields in _docstrings(module).items()}
-    for model, node in [(name, schema), *schema.get("$defs", {}).items()]:
-        for field, text in texts.get(model.rsplit("__", 1)[-1], {}).items():
-            if field in node.get("properties", {}):
-                node["properties"][field].setdefault("description", text)
+    classes = _classes(model)
+    for name, node in [(model.__name__, schema), *schema.get("$defs", {}).items()]:
+        bases = classes[name].__mro__ if name in classes else ()
+        for one in (one for one in bases if one.__module__.startswith("assay.")):
+            for field, text in _docstrings(sys.modules[one.__module__]).get(one.__name__, {}).items():
+                if field in node.get("properties", {}):
+                    node["properties"][field].setdefault("description", text)
 
 
 def _loosened(node: Any) -> Any:

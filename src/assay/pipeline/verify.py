@@ -3,21 +3,58 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Literal
 
 from assay.errors import RegistryError
 from assay.evidence.judging import Demand, Verification, judge_evidence
 from assay.evidence.oci import INDEXES
+from assay.evidence.policy import JudgementDocument, Reason
 from assay.evidence.reference import Reference, Repository
 from assay.evidence.tagnames import ALIAS
 from assay.foundation.platforms import Platform
+from assay.foundation.strict import Value
 from assay.matrix.policy import Policy
 from assay.pipeline.collect import collect
 from assay.pipeline.image_platforms import for_platform
 from assay.ports.registry import Registry
 from assay.ports.signing import Verifier
 
-__all__ = ["document", "verify"]
+__all__ = ["VerifyDocument", "document", "verify"]
+
+
+class EvidencePiece(Value):
+    """One statement that the registry has about the image."""
+
+    kind: str
+    """Its predicate type."""
+    statement: str
+    """Digest of its exact bytes."""
+    manifest: str
+    """Digest of the artifact that attaches it."""
+    signed: bool
+    signer: str | None
+    """Who signed it; None if nobody known did."""
+
+
+class VerifyDocument(Value):
+    """Whether an image is what its tag promises."""
+
+    version: Literal[1] = 1
+    reference: str
+    digest: str
+    ok: bool
+    standing: Literal["attested", "recorded", "none"]
+    """`attested`: all evidence is signed by someone known; `recorded`: there is evidence; `none`: there is none."""
+    signers: tuple[str, ...]
+    pull: str
+    """The command that pulls exactly what was verified."""
+    notes: tuple[str, ...]
+    """What stands against nothing."""
+    reasons: tuple[Reason, ...]
+    """What stands against the digest, whatever the level and GPU."""
+    judgements: tuple[JudgementDocument, ...]
+    """One for each level and GPU."""
+    evidence: tuple[EvidencePiece, ...]
 
 
 def verify(
@@ -81,27 +118,27 @@ def _not_there(registry: Registry, reference: Reference) -> RegistryError:
     )
 
 
-def document(seen: Verification) -> dict[str, Any]:
-    """Return a verification as the JSON document of `assay verify` (version 1), for programs that gate on it."""
-    return {
-        "version": 1,
-        "reference": str(seen.reference),
-        "digest": seen.subject.digest,
-        "ok": seen.ok,
-        "standing": "attested" if seen.attested else "recorded" if seen.pieces else "none",
-        "signers": list(seen.signers),
-        "pull": seen.pull,
-        "notes": list(seen.notes),
-        "reasons": [reason.document() for reason in seen.reasons],
-        "judgements": [one.document() for one in seen.judgements],
-        "evidence": [
-            {
-                "kind": piece.statement.predicate_type,
-                "statement": piece.statement.digest,
-                "manifest": piece.manifest,
-                "signed": piece.bundle is not None,
-                "signer": piece.signer,
-            }
-            for piece in seen.pieces
-        ],
-    }
+def document(seen: Verification) -> VerifyDocument:
+    """Return a verification as the JSON document of `assay verify`, for programs that gate on it."""
+    pieces = (
+        EvidencePiece(
+            kind=piece.statement.predicate_type,
+            statement=piece.statement.digest,
+            manifest=piece.manifest,
+            signed=piece.bundle is not None,
+            signer=piece.signer,
+        )
+        for piece in seen.pieces
+    )
+    return VerifyDocument(
+        reference=str(seen.reference),
+        digest=seen.subject.digest,
+        ok=seen.ok,
+        standing="attested" if seen.attested else "recorded" if seen.pieces else "none",
+        signers=seen.signers,
+        pull=seen.pull,
+        notes=seen.notes,
+        reasons=seen.reasons,
+        judgements=tuple(one.document() for one in seen.judgements),
+        evidence=tuple(pieces),
+    )

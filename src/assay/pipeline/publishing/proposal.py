@@ -6,18 +6,27 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final, Literal
 
-from assay.errors import PolicyRefused, UsageError
-from assay.evidence.policy import PolicyJudgement, Reason, Why, judge
+from assay.errors import AssayError, PolicyRefused, UsageError
+from assay.evidence.policy import JudgementDocument, PolicyJudgement, Reason, Why, judge
 from assay.evidence.record import AuditRecord, KeptRecord, ProbeRecord
 from assay.evidence.reference import is_loopback
+from assay.foundation.strict import Value
 from assay.matrix.policy import Signatures, alias_of, suffix_of
 from assay.pipeline.publishing.candidate import Candidate, Promise, Subject
 from assay.pipeline.publishing.tags import Move, PublishPorts, named
 from assay.pipeline.revoke import revocations
 
-__all__ = ["JudgedSubject", "Proposal", "judge_subject", "propose"]
+__all__ = [
+    "JudgedSubject",
+    "Proposal",
+    "ProposalDocument",
+    "PublishDocument",
+    "judge_subject",
+    "propose",
+    "unpublished",
+]
 
 PROBE_AGAIN: Final = frozenset(
     {
@@ -33,6 +42,77 @@ PROBE_AGAIN: Final = frozenset(
 )
 """What a new record may put right."""
 AUDIT_AGAIN: Final = frozenset({Why.AUDIT, Why.TOO_OLD, Why.FROM_THE_FUTURE})
+
+
+class TagMove(Value):
+    """What becomes of one tag."""
+
+    tag: str
+    old: str | None
+    """The digest that it names now."""
+    new: str
+    moving: bool
+    """An alias may move; the other tags never do."""
+
+
+class ProposalDocument(Value):
+    """A cell that was judged, and published unless something stands against it."""
+
+    cell: str
+    ok: bool
+    published: bool
+    """False also with `--dry-run`."""
+    digest: str
+    staging: str
+    """Where the image lies before it has a tag."""
+    pull: str
+    """Its reference by digest."""
+    moves: tuple[TagMove, ...]
+    judgements: tuple[JudgementDocument, ...]
+    """One for each GPU."""
+    reasons: tuple[Reason, ...]
+    """What stands against the digest whatever the GPU."""
+
+
+class RefusedCell(Value):
+    """A cell that the policy refuses."""
+
+    cell: str
+    ok: Literal[False] = False
+    published: Literal[False] = False
+    refused: tuple[str, ...]
+    """Every reason, in lines."""
+
+
+class FailedCell(Value):
+    """A cell whose registry failed."""
+
+    cell: str
+    ok: Literal[False] = False
+    published: Literal[False] = False
+    failed: tuple[str, ...]
+    """The message, in lines."""
+
+
+class PublishDocument(Value):
+    """What was published, and what was not."""
+
+    version: Literal[1] = 1
+    level: str
+    dry_run: bool
+    cells: tuple[ProposalDocument | RefusedCell | FailedCell, ...]
+    indexes: tuple[str, ...]
+    """Tags that join the platforms of a cell."""
+
+
+def unpublished(cell: str, error: AssayError) -> RefusedCell | FailedCell:
+    """Return a cell that was refused, or whose registry failed, as it stands in a `PublishDocument`."""
+    lines = tuple(error.message.splitlines())
+    return (
+        RefusedCell(cell=cell, refused=lines)
+        if isinstance(error, PolicyRefused)
+        else FailedCell(cell=cell, failed=lines)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,22 +249,20 @@ class Proposal:
             + "; then publish again with its records"
         )
 
-    def document(self, *, published: bool) -> dict[str, Any]:
-        """Return the proposal in the JSON form of `assay publish` (version 1)."""
+    def document(self, *, published: bool) -> ProposalDocument:
+        """Return the proposal in its JSON form."""
         subject = self.judged.subject
-        return {
-            "cell": subject.candidate.cell,
-            "ok": self.ok,
-            "published": published and self.ok,
-            "digest": subject.digest,
-            "staging": subject.staged,
-            "pull": subject.pull,
-            "moves": [
-                {"tag": move.tag, "old": move.old, "new": move.new, "moving": move.moving} for move in self.moves
-            ],
-            "judgements": [one.document() for one in self.judged.judgements],
-            "reasons": [reason.document() for reason in self.reasons],
-        }
+        return ProposalDocument(
+            cell=subject.candidate.cell,
+            ok=self.ok,
+            published=published and self.ok,
+            digest=subject.digest,
+            staging=subject.staged,
+            pull=subject.pull,
+            moves=tuple(TagMove(tag=one.tag, old=one.old, new=one.new, moving=one.moving) for one in self.moves),
+            judgements=tuple(one.document() for one in self.judged.judgements),
+            reasons=self.reasons,
+        )
 
 
 def propose(judged: JudgedSubject, ports: PublishPorts) -> Proposal:
