@@ -15,6 +15,7 @@ _CONF = """
 root = "{root}/data"
 [grpc]
   address = ["tcp://127.0.0.1:{port}"]
+{tls}
 [worker.oci]
   enabled = true
   networkMode = "host"
@@ -22,6 +23,12 @@ root = "{root}/data"
   enabled = false
 [registry."{registry}"]
   http = true
+"""
+
+_TLS = """[grpc.tls]
+  ca = "{tls}/ca.pem"
+  cert = "{tls}/cert.pem"
+  key = "{tls}/key.pem"
 """
 
 
@@ -33,9 +40,13 @@ class BuildkitDaemons:
         root: takes the folders.
         ports: one for each daemon.
         registry: reached without TLS.
+        tls: a folder with `ca.pem`, and `cert.pem` and `key.pem` for 127.0.0.1; None talks in the clear.
     """
 
-    def __init__(self, program: Path, root: Path, ports: tuple[int, ...], registry: str) -> None:
+    def __init__(
+        self, program: Path, root: Path, ports: tuple[int, ...], registry: str, tls: Path | None = None
+    ) -> None:
+        self._tls = "" if tls is None else _TLS.format(tls=tls)
         self.root = root
         self._program = program
         self.ports = ports
@@ -62,7 +73,9 @@ class BuildkitDaemons:
         """Start the daemon of a port, and wait until it listens."""
         folder = self.root / str(port)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "buildkitd.toml").write_text(_CONF.format(root=folder, port=port, registry=self._registry))
+        (folder / "buildkitd.toml").write_text(
+            _CONF.format(root=folder, port=port, registry=self._registry, tls=self._tls)
+        )
         with (folder / "log").open("ab") as log:
             argv = [str(self._program), "--config", str(folder / "buildkitd.toml")]
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -544,6 +546,34 @@ def test_builders_of_a_pool_take_the_base_from_the_registry_and_give_each_try_it
     assert [77.0, 77.0] == [task.timeout for task in builder.tasks]
     assert [{"BASE": "registry.example/base-slim@sha256:1"}] * 2 == [dict(task.build_args) for task in builder.tasks]
     assert ("tcp://b1", BuildStatus.ENGINE_FAILED) == (records[cells[0].id].builder, records[cells[0].id].status)
+
+
+def test_assembled_cells_are_made_here_while_all_builders_are_busy(world: World, cells: Sequence[Cell]) -> None:
+    here, last = cells[-1], threading.Event()
+
+    class Slow(FakeBuilder):
+        def build(self, task: BuildTask) -> BuildOutcome:
+            if task.tags[0] == here.local_reference:
+                last.set()
+            else:
+                assert last.wait(20), "the cell that is assembled waits for a builder of the pool"
+            return super().build(task)
+
+    class Obstacles:
+        def obstacle(self, dockerfile: str) -> str:
+            return "" if here.id in dockerfile else "only a build can make it"
+
+        def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
+            return None
+
+    builder = Slow()
+    ports = dataclasses.replace(pool_ports(world, builder, lambda: None), assembly=Obstacles())
+    records = list(build(prepare(jobs_of(cells), ports), ports, BuildOptions(jobs=1, spread=1)))
+
+    assert {BuildStatus.BUILT} == {record.status for record in records}
+    assert len(cells) == len(records) > 2
+    key = builder.tasks[0].labels[KEY_LABEL].removeprefix("sha256:")
+    assert builder.tasks[0].tags[1].endswith(f":{key}"), "the tag by which it is published"
 
 
 def test_a_pool_that_does_not_answer_ends_the_run_before_anything_is_recorded(

@@ -17,7 +17,7 @@ from assay.adapters.pools.frames import results_in, without_frames
 from assay.adapters.pools.slurm import SlurmProbePool, states_in
 from assay.errors import ConfigError, UsageError
 from assay.foundation.digest import sha256_of
-from assay.matrix.pools import RUNTIMES, SlurmPool, chosen_gpus, load_pools
+from assay.matrix.pools import RUNTIMES, BuildkitPool, SlurmPool, chosen_gpus, load_pools
 from assay.ports.jobs import DevicesWanted, JobLimits, JobResult, Place, ProbeJob, seal
 from assay.ports.pools import Loss, Phase, Submission
 
@@ -59,6 +59,8 @@ def test_each_kind_of_pool_is_read() -> None:
         ("folder: /shared/assay", 'folder: /s, runtime: "x {imge} {arguments}"', "placeholder 'imge' is unknown"),
         ("folder: /shared/assay", "folder: shared", "is not allowed here"),
         ("tcp://", "ftp://", "is not allowed here"),
+        ('["tcp://10.0.0.1:1234"]', '["tcp://b:1", "tcp://b:1"]', "the endpoint 'tcp://b:1' stands twice"),
+        ("kind: buildkit", "kind: buildkit, ca: /ca.pem", "`ca`, `cert` and `key` belong together"),
     ],
 )
 def test_what_is_wrong_in_pools_yaml_has_its_place_and_the_nearest_names(good: str, bad: str, said: str) -> None:
@@ -67,6 +69,15 @@ def test_what_is_wrong_in_pools_yaml_has_its_place_and_the_nearest_names(good: s
 
     assert said.replace("kind must", "'kind' must") in str(caught.value)
     assert "pools.yaml:" in str(caught.value)
+
+
+def test_builders_build_a_few_cells_each_and_at_once_limits_all() -> None:
+    def room(more: str) -> int:
+        pool = load_pools(GOOD.replace("kind: buildkit", f"kind: buildkit{more}")).pools["builders"]
+        assert isinstance(pool, BuildkitPool)
+        return pool.room
+
+    assert [2, 5, 3] == [room(""), room(", per_endpoint: 5"), room(", per_endpoint: 5, at_once: 3")]
 
 
 def test_unknown_pools_and_gpus_are_answered_with_the_nearest() -> None:

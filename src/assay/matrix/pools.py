@@ -35,6 +35,7 @@ FILE: Final = "pools.yaml"
 GpuKind = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=63)]
 """A GPU product as the pool's engine calls it: the type of a Slurm gres (`h200`), a label's value (`NVIDIA-H200`)."""
 Folder = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/+-]+$")]
+"""An absolute path that needs no quoting."""
 DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$")]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=253)]
 """A name that is given to a program as an argument: it cannot be read as an option."""
@@ -185,6 +186,12 @@ class BuildkitPool(_Common):
     ]
     per_endpoint: Annotated[int, Field(gt=0, le=64)] = 2
     """Cells that one daemon builds at the same time; `at_once` limits those of all daemons."""
+    ca: Folder | None = None
+    """File on this machine with the CA of the daemons' certificates, for endpoints of `tcp` with TLS."""
+    cert: Folder | None = None
+    """File with this machine's certificate, which the daemons check."""
+    key: Folder | None = None
+    """File with its key."""
 
     @field_validator("endpoints")
     @classmethod
@@ -192,6 +199,12 @@ class BuildkitPool(_Common):
         if twice := [one for one in endpoints if endpoints.count(one) > 1]:
             raise ValueError(f"the endpoint {twice[0]!r} stands twice")
         return endpoints
+
+    @model_validator(mode="after")
+    def _whole(self) -> BuildkitPool:
+        if len({self.ca is None, self.cert is None, self.key is None}) > 1:
+            raise ValueError("`ca`, `cert` and `key` belong together")
+        return self
 
     @property
     def room(self) -> int:

@@ -200,9 +200,12 @@ class _Run:
     def _task(self, item: PreparedBuild, control: JobControl, log: Path) -> BuildTask:
         """Return the build of an item; write its Dockerfile and a script that repeats it."""
         cell, options = item.cell, self._options
+        name = self._ports.name_of(cell)
+        # `assay publish` finds what is in staging by the content key.
+        staged = Reference.parse(name).repository.tagged(item.key.removeprefix("sha256:"))
         task = BuildTask(
             dockerfile=item.dockerfile,
-            tags=(self._ports.name_of(cell),),
+            tags=(name, staged) if options.spread else (name,),
             labels=item.labels,
             provenance={REVISION_LABEL: options.revision} if options.revision else {},
             secrets=options.secrets,
