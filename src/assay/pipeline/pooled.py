@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
 from assay.errors import StoreError
@@ -39,6 +40,8 @@ _CHUNK: Final = 25
 """Jobs submitted between two looks at what is there."""
 _OVERDUE_SECONDS: Final = 300.0
 """A job that its engine calls running so long after its own time limit is lost."""
+_WIDE_SECONDS: Final = 60.0
+"""How often results are looked for of jobs that this process did not submit and the engine does not name."""
 
 
 @dataclass(kw_only=True)
@@ -46,6 +49,8 @@ class _Open:
     """A job that has no complete result."""
 
     planned: PlannedJob
+    key: str
+    """That of the plan, which is a digest and takes time to compute."""
     names: tuple[str, ...]
     """Of its attempts."""
     attempt: int = 1
@@ -108,21 +113,27 @@ class Coordinator:
         self._skewed: set[str] = set()
         self._silent_since: float | None = None
         self._first = True
+        self._wide_at = 0.0
+        # A look costs as much as there are jobs in the pool, not as there are in the plan.
+        self._live: dict[str, _Open] = {}
+        self._named: dict[str, _Open] = {}
         self._keys: dict[str, str] = {}
-        for planned in plan.jobs:
+        self._order = [planned.key for planned in plan.jobs]
+        for key, planned in zip(self._order, plan.jobs, strict=True):
             jobs = [planned.attempt(number) for number in _to(limits.attempts)]
-            self._keys |= {job.digest: planned.key for job in jobs}
-            if (there := book.result(planned.key)) is not None:
+            self._keys |= {job.digest: key for job in jobs}
+            if (there := book.result(key)) is not None:
                 # Recorded by an earlier process; the record of the same bytes is the same record.
                 made = self._recorded(planned, there, b"")
-                self._ends[planned.key] = PooledEnd(planned=planned, record=made)
+                self._ends[key] = PooledEnd(planned=planned, record=made)
             else:
-                self._open[planned.key] = _Open(planned=planned, names=tuple(job.name for job in jobs))
+                item = self._open[key] = _Open(planned=planned, key=key, names=tuple(job.name for job in jobs))
+                self._named |= dict.fromkeys(item.names, item)
 
     @property
     def ends(self) -> Sequence[PooledEnd]:
         """What came of each job that is done, in the order of the plan."""
-        return [self._ends[item.key] for item in self._plan.jobs if item.key in self._ends]
+        return [self._ends[key] for key in self._order if key in self._ends]
 
     @property
     def open(self) -> int:
@@ -174,13 +185,16 @@ class Coordinator:
                 self._say(f"{self._plan.run}: {there} of {len(self._open)} jobs are in the pool already")
             # The pool may have forgotten the attempt that brought a result.
             self._collect(self._limits.attempts)
-            self._first = False
+            self._first, self._wide_at = False, self._clock()
+        found = (self._named.get(name) for name in states)
+        self._live |= {item.key: item for item in found if item and item.key in self._open}
         self._collect()
-        for item in list(self._open.values()):
+        busy = any(state.phase is Phase.RUNNING for state in states.values())
+        for item in list(self._live.values()):
             item.state = states.get(item.name, GONE)
             item.submitted = item.submitted or item.state.phase is not Phase.GONE
             if submit:
-                self._judge(item)
+                self._judge(item, busy=busy)
         submitted = self._submit(states) if submit else 0
         self._show(self._board())
         return submitted
@@ -221,17 +235,24 @@ class Coordinator:
     # ------------------------------------------------------------------------------------------------------- results
 
     def _collect(self, attempts: int = 0) -> None:
-        names = {name: item for item in self._open.values() for name in item.names[: max(item.attempt, attempts)]}
+        wide = attempts > 0 or self._clock() - self._wide_at >= _WIDE_SECONDS
+        self._wide_at = self._clock() if wide else self._wide_at
+        asked = list((self._open if wide else self._live).values())
+        names = {name: item for item in asked for name in item.names[: max(item.attempt, attempts)]}
         try:
             outputs = self._pool.collect(list(names), run=self._plan.run)
         except PoolSilent:
             outputs = []
         for output in outputs:
             self._take(output, names.get(output.name))
-        for key, item in list(self._open.items()):
-            # Another process may have finished it.
-            if (there := self._book.result(key)) is not None:
-                self._done(item, there, b"")
+        for item in asked:
+            self._found_done(item)
+
+    def _found_done(self, item: _Open) -> bool:
+        """Return whether a job is done; another process may have finished it."""
+        if item.key in self._open and (there := self._book.result(item.key)) is not None:
+            self._done(item, there, b"")
+        return item.key not in self._open
 
     def _take(self, collected: JobOutput, named: _Open | None) -> None:
         """Take a result for the job that it says it is of, whatever it is called."""
@@ -265,19 +286,23 @@ class Coordinator:
         return item.attempt > 1 or not (blind or result.ended in {"failed", "no_python"})
 
     def _keep(self, item: _Open, data: bytes, result: JobResult) -> None:
-        with self._book.deciding(item.planned.key) as mine:
+        with self._book.deciding(item.key) as mine:
             if not mine:
                 return
-            if (there := self._book.result(item.planned.key)) is not None:
+            if (there := self._book.result(item.key)) is not None:
                 result = there
             self._done(item, result, item.log)
             if there is None:
-                self._book.keep(item.planned.key, data, item.log)
+                self._book.keep(item.key, data, item.log)
 
     def _done(self, item: _Open, result: JobResult, log: bytes) -> None:
         made = self._recorded(item.planned, result, log)
-        self._ends[item.planned.key] = PooledEnd(planned=item.planned, record=made, attempts=item.attempt)
-        self._open.pop(item.planned.key, None)
+        self._ends[item.key] = PooledEnd(planned=item.planned, record=made, attempts=item.attempt)
+        self._close(item)
+
+    def _close(self, item: _Open) -> None:
+        self._open.pop(item.key, None)
+        self._live.pop(item.key, None)
 
     def _recorded(self, planned: PlannedJob, result: JobResult, log: bytes) -> ProbeRecord | None:
         moment, skew = measured_at(result.written, self._plan.created, record.now())
@@ -288,7 +313,7 @@ class Coordinator:
 
     # -------------------------------------------------------------------------------------------------------- losses
 
-    def _judge(self, item: _Open) -> None:
+    def _judge(self, item: _Open, *, busy: bool) -> None:
         state, now = item.state, self._clock()
         match state.phase:
             case Phase.RUNNING:
@@ -301,7 +326,6 @@ class Coordinator:
             case Phase.WAITING if state.loss is Loss.HELD:
                 self._again(item, Loss.HELD, state.said)
             case Phase.WAITING:
-                busy = any(other.state.phase is Phase.RUNNING for other in self._open.values())
                 if state.loss is Loss.QUOTA and busy:
                     item.since = None
                 elif self._lasts(item, self._limits.patience):
@@ -337,7 +361,7 @@ class Coordinator:
 
     def _lost(self, item: _Open, loss: Loss, said: str) -> None:
         """Give a job up; what was measured of it is recorded."""
-        self._open.pop(item.planned.key, None)
+        self._close(item)
         end = PooledEnd(planned=item.planned, loss=loss, said=said, attempts=item.attempt)
         self._say(f"{item.planned.cell}: {end.words}")
         if item.best is not None and item.best[1].harness is not None and item.best[1].harness.probes:
@@ -347,7 +371,7 @@ class Coordinator:
             result = best.model_copy(update={"ended": ended, "message": said})
             # It stays open in the run's folder: the same command tries again.
             end = replace(end, record=self._recorded(item.planned, result, item.log))
-        self._ends[item.planned.key] = end
+        self._ends[item.key] = end
         try:
             self._pool.cancel([item.name], run=self._plan.run)
         except PoolSilent:
@@ -359,9 +383,11 @@ class Coordinator:
         """Submit jobs that no look has seen in the pool; submitting one twice does nothing."""
         busy = sum(state.phase in {Phase.WAITING, Phase.RUNNING, Phase.UNKNOWN} for state in states.values())
         free = max(0, self._pool.room - busy)
-        todo = [item for item in self._open.values() if not item.submitted][: min(free, _CHUNK)]
+        waiting = (item for item in self._open.values() if not item.submitted)
+        todo = [item for item in list(islice(waiting, min(free, _CHUNK))) if not self._found_done(item)]
         if not todo:
             return 0
+        self._live |= {item.key: item for item in todo}
         jobs = [Submission(job=item.planned.attempt(item.attempt), suite=self._suite) for item in todo]
         try:
             refused = self._pool.submit(jobs)
@@ -378,7 +404,7 @@ class Coordinator:
         return len(todo) - len(refused)
 
     def _board(self) -> Board:
-        phases = Counter(item.state.phase for item in self._open.values())
+        phases = Counter(item.state.phase for item in self._live.values())
         lost = sum(end.record is None for end in self._ends.values())
         return Board(
             done=len(self._ends) - lost,
@@ -386,7 +412,6 @@ class Coordinator:
             running=phases[Phase.RUNNING],
             waiting=len(self._open) - phases[Phase.RUNNING],
             retried=self._retried,
-            states={key: item.state for key, item in self._open.items()},
         )
 
 

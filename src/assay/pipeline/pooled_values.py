@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from assay.evidence.record import ProbeRecord
-from assay.ports.pools import ADVICE, JobState, Loss, PlannedJob
+from assay.ports.pools import ADVICE, Loss, PlannedJob
 
 __all__ = ["Board", "PoolLimits", "PooledEnd", "measured_at"]
 
@@ -62,8 +61,6 @@ class Board:
     waiting: int
     retried: int
     """Submissions beyond the first of each job."""
-    states: Mapping[str, JobState] = field(default_factory=dict)
-    """The state of each open job, by its key."""
 
 
 def measured_at(written: datetime | None, planned: datetime, now: datetime) -> tuple[datetime, timedelta | None]:
