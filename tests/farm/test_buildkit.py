@@ -122,8 +122,8 @@ def test_every_cell_is_built_once_when_builders_are_dead_and_die(
     assert all(str(record["image_digest"]).startswith("sha256:") for record in records)
     found = connect().tags(Repository.parse(f"{registry}/team/sundae"))
     assert {str(record["content_key"]).removeprefix("sha256:") for record in records} <= set(found)
-    # The first builds on each builder may make the layer below at the same moment; all others take it.
-    assert len({record["layers"][0]["digest"] for record in records}) <= len(daemons.ports)  # type: ignore[index]
+    # The layer below was built once, and all builders took it from the registry.
+    assert 1 == len({record["layers"][0]["digest"] for record in records})  # type: ignore[index]
     again = project.run("build", "--no-audit", "--on", "farm")
     assert (0, f"{CELLS} cached") == (again.returncode, again.stderr.splitlines()[-1])
 

@@ -518,7 +518,7 @@ def test_records_are_json_that_reads_back(world: World, cells: Sequence[Cell]) -
     assert json.loads(path.read_text())["kind"] == "build"
 
 
-def pool_ports(world: World, builder: FakeBuilder, ready: Callable[[], None]) -> BuildPorts:
+def pool_ports(world: World, builder: FakeBuilder, ready: Callable[[Sequence[str]], None]) -> BuildPorts:
     def shared(cell: Cell, lock: Lock) -> str:
         return f"FROM {cell.base} AS below\nFROM below AS image\n# {cell.id}\n"
 
@@ -536,13 +536,13 @@ def pool_ports(world: World, builder: FakeBuilder, ready: Callable[[], None]) ->
 def test_builders_of_a_pool_take_the_base_from_the_registry_and_give_each_try_its_time(
     world: World, cells: Sequence[Cell]
 ) -> None:
-    builder, asked = FakeBuilder(), list[str]()
+    builder, told = FakeBuilder(), list[str]()
     builder.ends[cells[0].local_reference] = BuildOutcome(end=BuildEnd.ENGINE, reason="x", builder="tcp://b1")
-    ports = pool_ports(world, builder, lambda: asked.append("ready"))
+    ports = pool_ports(world, builder, told.extend)
     options = BuildOptions(jobs=1, spread=2, timeout=77.0)
     records = {record.cell: record for record in build(prepare(jobs_of(cells[:2]), ports), ports, options)}
 
-    assert ["ready"] == asked
+    assert [task.dockerfile for task in builder.tasks] == told
     assert [77.0, 77.0] == [task.timeout for task in builder.tasks]
     assert [{"BASE": "registry.example/base-slim@sha256:1"}] * 2 == [dict(task.build_args) for task in builder.tasks]
     assert ("tcp://b1", BuildStatus.ENGINE_FAILED) == (records[cells[0].id].builder, records[cells[0].id].status)
@@ -567,7 +567,7 @@ def test_assembled_cells_are_made_here_while_all_builders_are_busy(world: World,
             return None
 
     builder = Slow()
-    ports = dataclasses.replace(pool_ports(world, builder, lambda: None), assembly=Obstacles())
+    ports = dataclasses.replace(pool_ports(world, builder, lambda _: None), assembly=Obstacles())
     records = list(build(prepare(jobs_of(cells), ports), ports, BuildOptions(jobs=1, spread=1)))
 
     assert {BuildStatus.BUILT} == {record.status for record in records}
@@ -579,7 +579,7 @@ def test_assembled_cells_are_made_here_while_all_builders_are_busy(world: World,
 def test_a_pool_that_does_not_answer_ends_the_run_before_anything_is_recorded(
     world: World, cells: Sequence[Cell]
 ) -> None:
-    def silent() -> None:
+    def silent(_: Sequence[str]) -> None:
         raise EngineMissing("no builder of farm answers")
 
     builder = FakeBuilder()

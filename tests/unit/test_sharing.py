@@ -1,12 +1,8 @@
-"""Cells with shared layers go first, and caches name what others can take."""
+"""Shared layers are made first and once, and the cells that have them go first."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
-from assay.pipeline.sharing import SharedLayers, shared_first, stages_of
-from assay.ports.builder import BuildTask
+from assay.pipeline.sharing import SharedLayers, layers_alone, linked_layers, shared_first, shared_layers
 
 
 def dockerfile(*wheels: str, base: str = "debian", cell: str = "x") -> str:
@@ -17,13 +13,13 @@ def dockerfile(*wheels: str, base: str = "debian", cell: str = "x") -> str:
     )
 
 
-def task(text: str) -> BuildTask:
-    return BuildTask(dockerfile=text, tags=("registry.example/x:1",), log=Path("build.log"))
+def layers(text: str) -> frozenset[str]:
+    return frozenset(linked_layers(text).values())
 
 
-def test_stages_are_the_same_in_images_that_differ_above_them() -> None:
-    assert stages_of(dockerfile("torch", cell="a")) == stages_of(dockerfile("torch", cell="b"))
-    assert not stages_of(dockerfile("torch")) & stages_of(dockerfile("torch", base="ubuntu"))
+def test_layers_are_the_same_in_images_that_differ_above_them() -> None:
+    assert layers(dockerfile("torch", cell="a")) == layers(dockerfile("torch", cell="b"))
+    assert not layers(dockerfile("torch")) & layers(dockerfile("torch", base="ubuntu"))
 
 
 def test_the_cells_that_have_all_shared_layers_go_first() -> None:
@@ -44,21 +40,37 @@ def test_cells_without_shared_layers_keep_their_order() -> None:
     assert [] == shared_first([])
 
 
-def test_a_cache_is_written_by_the_first_alone_and_read_when_it_is_there() -> None:
-    shared = SharedLayers()
-    first, second = shared.joined(task(dockerfile("torch"))), shared.joined(task(dockerfile("torch")))
-    shared.ended(first, built=True)
-    third = shared.joined(task(dockerfile("torch", "nccl")))
+def test_layers_alone_have_the_stages_and_nothing_of_the_image() -> None:
+    text = dockerfile("torch", "own")
+    alone = layers_alone(text, frozenset(shared_layers([text, dockerfile("torch")])))
 
-    assert (True, "") == (first.cache_to.startswith("registry.example/x:cache-"), second.cache_to)
-    assert ((), (first.cache_to,)) == (second.cache_from, third.cache_from)
-    assert third.cache_to not in {"", first.cache_to}
+    assert alone.startswith("# x\nARG BASE=debian\nFROM ${BASE} AS python\nFROM python AS torch\n")
+    assert alone.endswith("\nFROM scratch AS image\nCOPY --link --from=torch /out/ /\n")
 
 
-def test_a_cache_of_a_build_that_was_lost_is_not_read_and_is_written_by_the_next() -> None:
-    shared = SharedLayers()
-    first = shared.joined(task(dockerfile("torch")))
-    shared.ended(first, built=False)
-    second = shared.joined(replace(task(dockerfile("torch"))))
+def test_what_one_build_makes_others_wait_for_and_then_take() -> None:
+    texts = [dockerfile("torch", "own"), dockerfile("torch", "nccl"), dockerfile("nccl")]
+    shared = SharedLayers(frozenset(shared_layers(texts)))
+    first, second, third = (shared.of(text) for text in texts)
+    makes = shared.promise(first)
 
-    assert ((), first.cache_to) == (second.cache_from, second.cache_to)
+    assert (1, 2, first) == (len(first), len(second), makes)
+    assert [True, False] == [shared.are_being_made(second), shared.are_being_made(third)]
+    assert () == shared.caches(second)
+    shared.ended(makes, "registry.example/x:cache-1")
+    assert ("registry.example/x:cache-1",) == shared.caches(second)
+    assert third == shared.promise(second), "only what nobody has made"
+
+
+def test_layers_that_were_lost_are_made_by_the_next() -> None:
+    text = dockerfile("torch")
+    shared = SharedLayers(frozenset(shared_layers([text, text])))
+    lost = shared.promise(shared.of(text))
+    shared.ended(lost, None)
+
+    assert not shared.are_being_made(lost)
+    assert (lost, ()) == (shared.promise(shared.of(text)), shared.caches(lost))
+
+
+def test_an_image_that_shares_nothing_makes_nothing_first() -> None:
+    assert frozenset() == SharedLayers(frozenset(shared_layers(["FROM scratch\n"]))).of("FROM scratch\n")

@@ -93,7 +93,7 @@ class Farm:
         return BuildTask(dockerfile=dockerfile, tags=(tag,), log=folder / "build.log", stop=stop)
 
     def run(self, count: int, *, at_once: int = 6, meanwhile: Callable[[], None] = lambda: None) -> list[BuildOutcome]:
-        self.spread.open()
+        self.spread.open([])
         with ThreadPoolExecutor(at_once) as pool:
             futures = [pool.submit(self.spread.build, self.task(f"c{number:02d}")) for number in range(count)]
             meanwhile()
@@ -165,7 +165,7 @@ def test_a_builder_that_hangs_is_left_and_its_cells_move(tmp_path: Path) -> None
     def hang() -> None:
         hangs.hangs = True
 
-    farm.spread.open()
+    farm.spread.open([])
     hang()
     outcomes = farm.spread.build(farm.task("one"))
 
@@ -178,14 +178,14 @@ def test_no_living_builder_is_an_error_before_anything_is_built(tmp_path: Path) 
     host.dead.set()
 
     with pytest.raises(EngineMissing, match="no builder of farm answers: a: no connection") as caught:
-        Farm(tmp_path, host).spread.open()
+        Farm(tmp_path, host).spread.open([])
     assert (4, []) == (caught.value.exit_code, host.began)
 
 
 def test_when_all_die_those_that_wait_end_after_the_patience_of_the_pool(tmp_path: Path) -> None:
     host = Host("a", takes=5)
     farm = Farm(tmp_path, host)
-    farm.spread.open()
+    farm.spread.open([])
     killer = threading.Timer(0.05, host.dead.set)
     killer.start()
     begun = time.monotonic()
@@ -269,14 +269,50 @@ def test_tags_are_set_here_and_only_for_what_the_registry_has() -> None:
         name_pushed(registry, [repository.tagged("two")], "sha256:" + "b" * 64, "tcp://b1")
 
 
-def test_a_layer_that_a_builder_pushed_is_taken_from_there_by_the_next(tmp_path: Path) -> None:
-    host = Host("a")
-    farm = Farm(tmp_path, host)
-    text = "FROM scratch AS wheel\nCOPY x /out\nFROM scratch AS image\nCOPY --link --from=wheel /out/ /\n"
-    for cell in ("one", "two"):
-        farm.spread.build(farm.task(cell, dockerfile=text + f"LABEL cell={cell}\n"))
-    first, second = host.began
+WHEEL = "FROM scratch AS wheel\nCOPY x /out\nFROM scratch AS image\nCOPY --link --from=wheel /out/ /\nLABEL cell={}\n"
 
-    assert ((), (first.cache_to,)) == (first.cache_from, second.cache_from)
-    assert first.cache_to.startswith("registry.example/team/x:cache-")
-    assert "" == second.cache_to, "it brings nothing new"
+
+def shared_run(farm: Farm, count: int = 6) -> list[BuildOutcome]:
+    texts = [WHEEL.format(number) for number in range(count)]
+    farm.spread.open(texts)
+    tasks = [farm.task(f"c{number}", dockerfile=text) for number, text in enumerate(texts)]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(farm.spread.build, tasks))
+
+
+def test_a_shared_layer_is_built_first_alone_and_once_and_all_take_it_from_the_registry(tmp_path: Path) -> None:
+    hosts = [Host("a"), Host("b")]
+    farm = Farm(tmp_path, *hosts)
+    outcomes = shared_run(farm)
+    began = [task for host in hosts for task in host.began]
+    (alone,) = [task for task in began if not task.tags]
+    caches = {task.cache_from for task in began if task.tags}
+
+    assert {BuildEnd.BUILT: 6} == ends(outcomes)
+    assert 7 == len(began)
+    assert alone.dockerfile.endswith("FROM scratch AS image\nCOPY --link --from=wheel /out/ /\n")
+    assert alone.cache_to.startswith("registry.example/team/x:cache-")
+    assert {(alone.cache_to,)} == caches
+    assert 6 == len(farm.named)
+    assert 1 == len(list(tmp_path.glob("*/layers.log")))
+
+
+def test_a_shared_layer_whose_builder_dies_is_made_by_another(tmp_path: Path) -> None:
+    dies, lives = Host("dies", takes=5), Host("lives")
+    farm = Farm(tmp_path, dies, lives)
+    killer = threading.Timer(0.1, dies.dead.set)
+    killer.start()
+    outcomes = shared_run(farm)
+
+    assert {BuildEnd.BUILT: 6} == ends(outcomes)
+    assert {"lives"} == {outcome.builder for outcome in outcomes}
+    assert [()] == [task.tags for task in lives.began][:1]
+
+
+def test_a_shared_layer_that_cannot_be_built_fails_each_cell_by_its_own_build(tmp_path: Path) -> None:
+    host = Host("a", outcome=FAILED)
+    outcomes = shared_run(Farm(tmp_path, host), 2)
+
+    assert {BuildEnd.FAILED: 2} == ends(outcomes)
+    assert 2 == len([task for task in host.began if task.tags])
+    assert (tmp_path / "c0" / "build.log").is_file()

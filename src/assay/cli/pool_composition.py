@@ -83,7 +83,9 @@ def pool_room(files: ProjectFiles, name: str) -> int:
     return _buildkit_pool(files, name).room
 
 
-def pool_builder(files: ProjectFiles, name: str, patience: float | None) -> tuple[Callable[[], None], Builder]:
+def pool_builder(
+    files: ProjectFiles, name: str, patience: float | None
+) -> tuple[Callable[[Sequence[str]], None], Builder]:
     """Return what asks the builders of a pool and raises EngineMissing if none answers, and what builds on them."""
     from assay.adapters.docker.buildx import Buildx
     from assay.adapters.docker.retried import RetriedBuilder

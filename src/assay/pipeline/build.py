@@ -100,8 +100,8 @@ class _Run:
             skipped=self._skipped,
         )
         spread = self._options.spread
-        if self._ports.ready is not None and any(map(is_spread, work)):
-            self._ports.ready()
+        if self._ports.ready is not None and (texts := [item.dockerfile for item in work if is_spread(item)]):
+            self._ports.ready(texts)
         pool = JobPool(
             self._one,
             at_once={_HERE: self._options.jobs, _POOL: spread},

@@ -97,8 +97,8 @@ class BuildPorts:
     builder: Builder
     images: Images
     store: Store
-    ready: Callable[[], None] | None = None
-    """Asks the builders of a pool before the first build there; raises EngineMissing if none answers."""
+    ready: Callable[[Sequence[str]], None] | None = None
+    """Tells the builders of a pool which Dockerfiles they are going to build; raises EngineMissing if none answers."""
     name_of: Callable[[Cell], str] = field(default=lambda cell: cell.local_reference)
     """Cell -> the name of its image where `images` has it."""
     assembly: Assembly | None = None

@@ -17,7 +17,8 @@ from typing import Final
 
 from assay.errors import AssayError, EngineMissing, RegistryError
 from assay.evidence.reference import Reference
-from assay.pipeline.sharing import SharedLayers
+from assay.foundation.digest import sha256_of
+from assay.pipeline.sharing import SharedLayers, layers_alone, shared_layers
 from assay.ports.builder import BuildEnd, Builder, BuildHost, BuildOutcome, BuildTask, FaultKind
 from assay.ports.registry import Registry
 
@@ -73,9 +74,13 @@ class _Seat:
 class _Wish:
     """A cell that wants a builder."""
 
+    layers: frozenset[str]
+    """Its layers that other cells have too."""
     avoids: set[str] = field(default_factory=set)
     """Builders with which it failed while they answered."""
     seat: _Seat | None = None
+    makes: frozenset[str] = frozenset()
+    """Of its layers those that are made for all, before it is built itself."""
 
 
 class SpreadBuilder:
@@ -118,12 +123,13 @@ class SpreadBuilder:
         """Return the command line that builds it on this machine; see the port."""
         return self._by_hand.command(task, dockerfile=dockerfile)
 
-    def open(self) -> None:
-        """Ask all builders.
+    def open(self, dockerfiles: Sequence[str]) -> None:
+        """Ask all builders, and note which layers the images that are going to be built share.
 
         Raises:
             EngineMissing: none answers.
         """
+        self._shared = SharedLayers(frozenset(shared_layers(dockerfiles)))
         with ThreadPoolExecutor(len(self._seats), thread_name_prefix="ask") as pool:
             said = list(pool.map(lambda seat: seat.host.ask(), self._seats))
         if all(said):
@@ -135,13 +141,14 @@ class SpreadBuilder:
 
     def build(self, task: BuildTask) -> BuildOutcome:
         """Build one image on one of the builders; see the port."""
-        ticket, wish, lost = next(self._tickets), _Wish(), 0
+        ticket, wish, lost = next(self._tickets), _Wish(layers=self._shared.of(task.dockerfile)), 0
         while True:
             if (seat := self._seat_for(ticket, wish, task)) is None:
                 return BuildOutcome(end=BuildEnd.STOPPED, reason="stopped")
             try:
-                outcome = self._tried(seat, task)
+                outcome = self._tried(seat, wish, task)
             finally:
+                self._shared.ended(wish.makes, None)
                 self._give_back(seat)
             if seat.silence or (outcome.fault is not None and outcome.fault.kind in _OF_HOST):
                 lost += 1
@@ -161,23 +168,20 @@ class SpreadBuilder:
 
     # One try
 
-    def _tried(self, seat: _Seat, task: BuildTask) -> BuildOutcome:
+    def _tried(self, seat: _Seat, wish: _Wish, task: BuildTask) -> BuildOutcome:
         """Build on one builder; note whether it answers."""
-        joined = replace(self._shared.joined(task), stop=threading.Event(), progress=_placed(seat.host.name, task))
+        watched = replace(task, stop=threading.Event(), progress=_placed(seat.host.name, task))
         over = threading.Event()
         lost: list[str] = []
-        watch = threading.Thread(target=self._watch, args=(seat, task, joined, over, lost), daemon=True)
+        watch = threading.Thread(target=self._watch, args=(seat, task, watched, over, lost), daemon=True)
         watch.start()
-        built = False
         try:
-            outcome = seat.host.builder.build(joined)
-            built = outcome.end is BuildEnd.BUILT
+            outcome = self._with_layers(seat.host.builder, wish, watched)
         finally:
             over.set()
             watch.join()
-            self._shared.ended(joined, built=built)
         stopped = task.stop is not None and task.stop.is_set()
-        if built:
+        if outcome.end is BuildEnd.BUILT:
             self._heard(seat, "")
             seat.faults = 0
             self._name(task.tags, outcome.digest or "", seat.host.name)
@@ -189,13 +193,34 @@ class SpreadBuilder:
                 seat.rests_until = self._clock() + rest
         return replace(outcome, builder=seat.host.name)
 
-    def _watch(self, seat: _Seat, task: BuildTask, joined: BuildTask, over: threading.Event, lost: list[str]) -> None:
+    def _with_layers(self, builder: Builder, wish: _Wish, task: BuildTask) -> BuildOutcome:
+        """Build a cell; before it, alone, the layers that it makes for all."""
+        makes, wish.makes, cache = wish.makes, frozenset[str](), None
+        if makes:
+            name = sha256_of("\n".join([*sorted(makes), task.platform]).encode())[7:23]
+            reference = Reference.parse(task.tags[0]).repository.tagged(f"cache-{name}")
+            text = layers_alone(task.dockerfile, makes)
+            try:
+                made = builder.build(
+                    replace(task, dockerfile=text, tags=(), labels={}, provenance={}, cache_to=reference)
+                )
+                cache = reference if made.end is BuildEnd.BUILT else None
+            finally:
+                self._shared.ended(makes, cache)
+            # What fails in its layers fails in the cell too, which then has the words of its own log.
+            if made.end not in {BuildEnd.BUILT, BuildEnd.FAILED}:
+                return made
+            with suppress(OSError):
+                task.log.rename(task.log.with_name("layers.log"))
+        return builder.build(replace(task, cache_from=self._shared.caches(wish.layers)))
+
+    def _watch(self, seat: _Seat, task: BuildTask, watched: BuildTask, over: threading.Event, lost: list[str]) -> None:
         """End a build when its caller wants that, or when its builder does not answer any more."""
-        assert joined.stop is not None
+        assert watched.stop is not None
         misses, ask_at = 0, self._clock() + self._limits.again
         while not over.wait(0.1):
             if task.stop is not None and task.stop.is_set():
-                joined.stop.set()
+                watched.stop.set()
                 return
             if self._clock() < ask_at:
                 continue
@@ -203,7 +228,7 @@ class SpreadBuilder:
             misses, ask_at = (misses + 1 if silence else 0), self._clock() + self._limits.again
             if misses >= self._limits.misses:
                 lost.append(silence)
-                joined.stop.set()
+                watched.stop.set()
                 return
 
     # Who gets which builder
@@ -227,7 +252,8 @@ class SpreadBuilder:
                     if since is not None and self._clock() - since >= self._limits.patience:
                         raise self._all_silent()
                     if not waits and task.progress is not None:
-                        task.progress(f"waits for a builder of {self._what}")
+                        layers = self._shared.are_being_made(wish.layers)
+                        task.progress(f"waits for {'shared layers' if layers else 'a builder'} of {self._what}")
                     waits = True
                     self._changed.wait(0.2)
                 return None
@@ -235,7 +261,7 @@ class SpreadBuilder:
                 del self._wishes[ticket]
                 if wish.seat is not None:
                     wish.seat.free += 1
-                    wish.seat = None
+                    self._shared.ended(wish.makes, None)
 
     def _share_out(self) -> None:
         """Give free builders to those that wait, the first cell first: one that moves has kept its place."""
@@ -247,7 +273,7 @@ class SpreadBuilder:
         answering = [seat for seat in self._seats if not seat.silence]
         free = [seat for seat in answering if seat.free > 0 and moment >= seat.rests_until]
         for _, wish in sorted(self._wishes.items()):
-            if wish.seat is not None:
+            if wish.seat is not None or self._shared.are_being_made(wish.layers):
                 continue
             if all(seat.host.name in wish.avoids for seat in answering):
                 wish.avoids.clear()
@@ -255,6 +281,7 @@ class SpreadBuilder:
             if fitting:
                 wish.seat = max(fitting, key=lambda seat: seat.free)
                 wish.seat.free -= 1
+                wish.makes = self._shared.promise(wish.layers)
         self._changed.notify_all()
 
     def _give_back(self, seat: _Seat) -> None:

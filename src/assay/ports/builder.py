@@ -86,6 +86,7 @@ class BuildTask:
 
     dockerfile: str
     tags: tuple[str, ...]
+    """Names that the image gets; without any, a builder of a pool makes the layers alone, for a cache."""
     labels: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Labels that differ between machines; a builder that gives the same digest everywhere leaves them out."""

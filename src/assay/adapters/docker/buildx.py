@@ -90,6 +90,8 @@ class Buildx:
         names = ",".join(task.tags)
         if self._archive is not None:
             argv += ["--output", f"type=oci,dest={self._archive},compression=gzip"]
+        elif self._remote is not None and not task.tags:
+            argv += ["--output", "type=cacheonly"]
         elif self._remote is not None:
             repository = Reference.parse(task.tags[0]).repository
             argv += ["--output", f'type=image,"name={repository}",push=true,push-by-digest=true,oci-mediatypes=true']
