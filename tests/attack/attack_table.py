@@ -206,7 +206,8 @@ ATTACKS: Final[tuple[Attack, ...]] = (
             "adapters.registry.tokens",
         ],
         s.registry_answers,
-        deadline=60,
+        # A registry that falls silent in its answer is waited for 60 s (EXCHANGE_SECONDS).
+        deadline=75,
         share=0.4,
     ),
     _server(

@@ -45,6 +45,12 @@ def refusing(status: int, headers: Mapping[str, str], body: bytes = b"") -> Call
     return lambda _method, path: (200, {}, b"{}") if path == "/v2/" else (status, headers, body)
 
 
+def test_an_answer_that_announces_too_much_is_not_waited_for() -> None:
+    reply = (200, {"Content-Type": MANIFEST, "Content-Length": "99999999999999"}, b"{}")
+    with misbehaving(manifest(reply)) as server, pytest.raises(RegistryContent, match="the answer is larger than"):
+        client().manifest(place(server.host), "it")
+
+
 @pytest.mark.parametrize(
     "body",
     [

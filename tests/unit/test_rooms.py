@@ -123,14 +123,13 @@ COMPOSES = {
     "audit_image",
     "bench",
     "digests",
-    "facts",
     "measure",
     "policy",
     "pool_composition",
     "probe",
     "publish",
 }
-COMPOSES |= {"recommend", "serve_check", "serving", "targets", "trust", "verify", "wheels"}
+COMPOSES |= {"serve_check", "serving", "targets", "trust", "verify", "wheels"}
 """Modules of cli/ that choose adapters: the root in three parts, and older ones, whose choices move there."""
 
 

@@ -11,7 +11,7 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option
-from assay.cli.trust import insecure_option
+from assay.cli.trust import insecure_option, registry_client
 from assay.cli.wheels import index_option, wheel_of, where_to_look
 from assay.errors import StoreError, UsageError
 
@@ -154,14 +154,13 @@ def import_facts(files: Sequence[Path], facts: Path | None) -> int:
 def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
     """Push facts to a registry: all complete ones, or of the named wheels; and the catalogue of layers."""
     from assay.adapters.files.facts_cache import FactsCache
-    from assay.adapters.registry.client import connect
     from assay.cli.composition import layer_store
     from assay.evidence.reference import Reference
     from assay.pipeline.share_facts import push_facts
 
     cache = FactsCache(facts)
     chosen = _chosen(cache, wheels or [row[2] for row in cache.listed()])
-    done = push_facts(connect(insecure=insecure), Reference.parse(reference), chosen, layer_store())
+    done = push_facts(registry_client(insecure), Reference.parse(reference), chosen, layer_store())
     console.say(f"{len(done.moved)} wheels put at {reference}, {done.known} were there: {done.digest}")
     return 0
 
@@ -180,7 +179,6 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
     from packaging.utils import canonicalize_name
 
     from assay.adapters.files.facts_cache import FactsCache
-    from assay.adapters.registry.client import connect
     from assay.cli.composition import layer_store
     from assay.evidence.reference import Reference
     from assay.pipeline.share_facts import pull_catalogue, pull_facts
@@ -193,7 +191,7 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
             for name, version in asked
         )
 
-    registry, place = connect(insecure=insecure), Reference.parse(reference)
+    registry, place = registry_client(insecure), Reference.parse(reference)
     done = pull_facts(registry, place, FactsCache(facts), wanted=wanted)
     new, other = pull_catalogue(registry, place, layer_store())
     console.say(f"{len(done.moved)} wheels from {reference}, {done.known} were known; {new} layers are new")

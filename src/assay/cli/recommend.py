@@ -15,7 +15,7 @@ from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.completing import features
 from assay.cli.targets import GPU, PLATFORM, beside, local_gpus, platforms_of_target
-from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
+from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, registry_client, verifier_of
 from assay.errors import RegistryError, UsageError
 from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome
@@ -96,7 +96,6 @@ def command(
 
     Exit code 0: an image was measured to have every needed feature. 3: none was; the closest ones are shown.
     """
-    from assay.adapters.registry.client import connect
     from assay.cli.common import load_or_example
     from assay.cli.predicting import known_records
     from assay.evidence.record import now
@@ -107,7 +106,7 @@ def command(
     wanted = tuple(dict.fromkeys(name.strip() for text in needs for name in text.split(",") if name.strip()))
     own = own_policy(project)
     verifier = verifier_of(keys, own, identity=identity, issuer=issuer)
-    client = connect(insecure=insecure, seconds=SECONDS)
+    client = registry_client(insecure, seconds=SECONDS)
     platforms = _platforms(target, platform)
     files, plan = load_or_example(project)
     records = known_records(files, plan)

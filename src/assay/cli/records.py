@@ -11,7 +11,7 @@ import click
 from assay.cli import console
 from assay.cli.common import project_option
 from assay.cli.completing import cells as complete_cells
-from assay.cli.trust import insecure_option
+from assay.cli.trust import insecure_option, registry_client
 from assay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def push(
     """
     from assay.adapters.files.kept_records import KeptRecords
     from assay.adapters.files.records import FileStore
-    from assay.adapters.registry.client import connect
     from assay.evidence.reference import Repository
     from assay.pipeline.share_records import push_records
 
@@ -66,7 +65,7 @@ def push(
     if not kept:
         raise UsageError(f"there are no such records in {root / 'build_logs' / 'records'}")
     place = Repository.parse(repository)
-    done = push_records(connect(insecure=insecure), place, kept, FileStore(root / "build_logs"))
+    done = push_records(registry_client(insecure), place, kept, FileStore(root / "build_logs"))
     console.say(f"{len(done.moved)} records put at {place}, {done.known} were there")
     return _refusals(done)
 
@@ -88,14 +87,13 @@ def pull(
     """
     from assay.adapters.files.kept_records import KeptRecords
     from assay.adapters.files.records import FileStore
-    from assay.adapters.registry.client import connect
     from assay.evidence.reference import Repository
     from assay.pipeline.share_records import pull_records
 
     root, place = _root(project), Repository.parse(repository)
     known = [kept.name for kept in KeptRecords(root)]
     store = FileStore(root / "build_logs")
-    done = pull_records(connect(insecure=insecure), place, store, known, wanted=_wanted(names, kinds))
+    done = pull_records(registry_client(insecure), place, store, known, wanted=_wanted(names, kinds))
     console.say(f"{len(done.moved)} records from {place}, {done.known} were known")
     return _refusals(done)
 

@@ -12,6 +12,7 @@ from assay.errors import UsageError
 
 if TYPE_CHECKING:
     from assay.matrix.policy import Policy
+    from assay.ports.registry import Registry
     from assay.ports.signing import Verifier
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "insecure_option",
     "keys_option",
     "own_policy",
+    "registry_client",
     "verifier_of",
 ]
 
@@ -68,6 +70,18 @@ def identity_options(function: F) -> F:
     ):
         function = click.option(f"--{name}", help=words)(function)
     return function
+
+
+def registry_client(insecure: Sequence[str], *, seconds: float | None = None) -> Registry:
+    """Return what speaks to registries, with the credentials that `docker login` keeps.
+
+    Args:
+        insecure: registries that may be spoken to without TLS.
+        seconds: how long it may be busy in all; None: as long as pushing images may take.
+    """
+    from assay.adapters.registry.client import connect
+
+    return connect(insecure=insecure) if seconds is None else connect(insecure=insecure, seconds=seconds)
 
 
 def verifier_of(

@@ -8,13 +8,13 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from assay.adapters.registry.auth import CredentialSource, DockerConfig
 from assay.adapters.registry.failures import address
-from assay.adapters.registry.http import OPERATION_SECONDS, REDIRECTS, RegistryAnswer, Transport
+from assay.adapters.registry.http import OPERATION_SECONDS, REDIRECTS, RegistryAnswer, Transport, length_of
 from assay.adapters.registry.upload import BlobUpload, upload_location
 from assay.errors import ManifestMismatch, RegistryBroken, RegistryContent, RegistryError, UsageError
 from assay.evidence.oci import ACCEPT, INDEX, MAX_BYTES, Descriptor, Manifest, fallback_tag
 from assay.evidence.reference import TAG, Reference, Repository
 from assay.foundation.digest import DIGEST, sha256_of
-from assay.foundation.foreign import ForeignError, read_integer, read_json
+from assay.foundation.foreign import ForeignError, read_json
 from assay.ports.registry import Chunks, Traffic
 
 __all__ = ["HttpRegistry", "connect", "resolve_digest"]
@@ -103,7 +103,7 @@ class HttpRegistry:
             return None
         digest = answer.headers.get("Docker-Content-Digest", "")
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-        size = _length(answer.headers.get("Content-Length", ""))
+        size = length_of(answer.headers)
         if not DIGEST.fullmatch(digest) or kind not in ACCEPT or size is None:
             manifest = self.manifest(repository, key)
             return manifest.descriptor if manifest else None
@@ -343,11 +343,4 @@ def _repository(host: str, name: object) -> Repository | None:
     try:
         return Repository.parse(f"{host}/{name}") if isinstance(name, str) else None
     except UsageError:
-        return None
-
-
-def _length(text: str, *, most: int = (1 << 63) - 1) -> int | None:
-    try:
-        return read_integer(text, most=most)
-    except ForeignError:
         return None

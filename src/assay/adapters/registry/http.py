@@ -34,9 +34,10 @@ from assay.adapters.registry.failures import (
 from assay.adapters.registry.tokens import token_of, token_request
 from assay.errors import RegistryContent, RegistryError, TagImmutable
 from assay.evidence.reference import DOCKER_HUB, is_loopback
+from assay.foundation.foreign import ForeignError, read_integer
 from assay.ports.registry import Traffic
 
-__all__ = ["REDIRECTS", "RegistryAnswer", "Transport"]
+__all__ = ["REDIRECTS", "RegistryAnswer", "Transport", "length_of"]
 
 LOG: Final = logging.getLogger("assay.registry")
 # 500 too: docker-registry 2.8 answers it to a read that meets another client's write of the same tag or link (measured
@@ -359,6 +360,9 @@ class Transport:
             return b""
         # What says why it failed is no answer to what was asked, and has a bound of its own.
         limit = limit if response.ok else 1 << 20
+        if (length_of(response.headers) or 0) > limit:
+            # Not read at all: what never comes would be waited for.
+            raise RegistryContent(f"{plain(response.url)}: the answer is larger than {limit} bytes")
         content = bytearray()
         for piece in response.iter_content(1 << 16):
             content += piece
@@ -425,3 +429,11 @@ class Transport:
                 reason = refusal(request.method, answer.url, answer.status, answer.headers, answer.body).reason
             self._sleep(pause(attempt))
         raise RegistryError(reason)
+
+
+def length_of(headers: Mapping[str, str]) -> int | None:
+    """Return the length that an answer announces; None if it announces none that can be read."""
+    try:
+        return read_integer(headers.get("Content-Length", ""))
+    except ForeignError:
+        return None
