@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -150,6 +151,30 @@ def test_a_run_whose_builders_all_die_ends_and_is_taken_up_again(
     assert 0 == again.returncode, again.stderr
     newest = {record["cell"]: record["status"] for record in project.records}
     assert set(newest.values()) <= {"built", "cached"}
+
+
+# bcrypt of the password, as `htpasswd -B` writes it.
+HTPASSWD = "me:$2b$04$VzftenK1aEYr0s6DtJOzreIGtgtqjnNku6UN2uB8HwF6zgXjc3QxG\n"
+
+
+def test_builders_push_with_the_login_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Path(os.environ["ASSAY_FARM_BIN"]) / "buildkitd"
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    ports = (free_port(),)
+    with (
+        real_registry(tmp_path / "registry", htpasswd=HTPASSWD) as host,
+        BuildkitDaemons(program, tmp_path / "daemons", ports, host),
+    ):
+        project = FarmProject(tmp_path / "project", host, ports)
+        cells = project.cell("1.0"), project.cell("2.0")
+        refused = project.run("build", "--no-audit", "--on", "farm", *cells)
+        login = base64.b64encode(b"me:s3cret-word").decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {host: {"auth": login}}}))
+        built = project.run("build", "--no-audit", "--on", "farm", *cells)
+
+    assert 5 == refused.returncode, refused.stderr
+    assert "or `docker login` to it" in refused.stderr
+    assert 0 == built.returncode, built.stderr
 
 
 def certificates(folder: Path) -> Path:

@@ -192,17 +192,20 @@ def _result(
         from assay.pipeline.documents import BuildDocument
 
         console.document(BuildDocument(records=tuple(records.values()), exit_code=code))
-    explained: dict[str, BuildRecord] = {}
+    explained: dict[str, list[str]] = {}
     for cell in cells:
         record = records[cell.id]
         if cell.kind == "control":
             _control(cell, record)
         elif record.status not in GOOD:
+            # Where no builder answers, all that were left have the same reason, and no log.
             if record.log is None and record.reason in explained:
-                console.say(f"{record.status.value}: {record.cell}: as {explained[record.reason].cell}")
+                explained[record.reason].append(record.cell)
                 continue
-            explained[record.reason] = record
+            explained[record.reason] = []
             _explain(record, files)
+    for same in filter(None, explained.values()):
+        console.say(f"\n{len(same)} more for a reason above: {', '.join(same)}")
     counts = {status: sum(record.status is status for record in records.values()) for status in BuildStatus}
     console.say(", ".join(f"{count} {status.value}" for status, count in counts.items() if count) or "nothing to do")
     if following and any(record.status is BuildStatus.BUILT for record in records.values()):

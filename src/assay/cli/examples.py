@@ -44,7 +44,12 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "init": ("assay init serving", "assay init serving --image NAME"),
     "plan": ("assay plan", "assay plan --excluded"),
     "lock": ("assay lock", "assay lock --check"),
-    "build": ("assay build", "assay build CELL --dry-run", "assay build --push REGISTRY/IMAGE"),
+    "build": (
+        "assay build",
+        "assay build CELL --dry-run",
+        "assay build --push REGISTRY/IMAGE",
+        "assay build --on POOL",
+    ),
     "assemble": ("assay assemble CELL --load",),
     "probe": ("assay probe IMAGE", "assay probe --list"),
     "publish": ("assay publish CELL --level verified",),
