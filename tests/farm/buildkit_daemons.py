@@ -78,7 +78,11 @@ class BuildkitDaemons:
         )
         with (folder / "log").open("ab") as log:
             argv = [str(self._program), "--config", str(folder / "buildkitd.toml")]
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            # A daemon that is killed leaves mounts in its temporary folder too.
+            environ = {**os.environ, "TMPDIR": str(folder)}
+            process = subprocess.Popen(
+                argv, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         self._processes[port] = process
         until = time.monotonic() + 30
         while True:
