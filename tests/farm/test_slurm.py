@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from farm_coordinating import Coordinating, Teller
 from farm_jobs import Farm
+from many_cells import known_wheels, many_cells
 from slurm_cluster import PROGRAMS, SlurmCluster
 
 from assay.adapters.pools.table import probe_pool
@@ -142,3 +143,25 @@ def test_a_partition_that_is_not_there_is_no_failure_of_the_cell(cluster: SlurmC
 
     assert "not the cell's fault: refused" in end.words
     assert [] == farm.records()
+
+
+def test_an_audit_on_slurm_equals_one_machine_when_a_worker_is_killed(cluster: SlurmCluster, tmp_path: Path) -> None:
+    pool = f"kind: slurm, partition: low, folder: {tmp_path}/shared, at_once: 4, assay: {sys.executable}"
+    project = many_cells(tmp_path / "project", 400, f"pools: {{hpc: {{{pool}}}}}\n")
+    known_wheels(project, 400, tmp_path / "one" / "facts", tmp_path / "shared" / "facts")
+    one = {"ASSAY_CACHE": str(tmp_path / "one")}
+    for _ in range(2):
+        alone = project.run("audit", "--no-record", "--format", "json", env=one, timeout=120)
+
+    audit = project.start("audit", "--no-record", "--format", "json", "--on", "hpc")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "shared").glob("audit-*/results/*-1-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ids = cluster.command("squeue", "-h", "-t", "R", "-o", "%i").split()
+    cluster.command("scancel", ids[0])
+    out, err = audit.communicate(timeout=240)
+
+    assert 1 == audit.returncode, err
+    assert alone.stdout == out
+    assert "the pool lost a worker (cancelled" in err
+    assert "this machine does" not in err

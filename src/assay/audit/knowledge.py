@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PlainSerializer
 
 from assay.audit.guards import GuardsFile
 from assay.audit.history import TorchHistory
@@ -308,7 +308,7 @@ class Feature(Value):
     dispatch: tuple[Dispatch, ...] = ()
     needs: tuple[str, ...] = ()
     """Features without which it cannot work."""
-    packages: frozenset[str] = frozenset()
+    packages: Annotated[frozenset[str], PlainSerializer(sorted, when_used="json")] = frozenset()
     """Distributions that all have to be there for it to be a question at all."""
     soname: str = ""
     """In place of `dispatch`: a shared library of the base that decides it."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from assay.matrix.model import Matrix
     from assay.matrix.plan import Plan
     from assay.pipeline.audit import Auditor
+    from assay.pipeline.audit_farm import AuditFarm
 
 __all__ = ["command"]
 
@@ -104,6 +105,7 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--quick", is_flag=True, help="Read only symbols, a few hundred kilobytes per wheel.")
 @click.option("--full", is_flag=True, help="Read whole wheels; finds statically linked GPU code.")
 @click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of cached wheel facts.")
+@click.option("--on", "pool", metavar="POOL", help="Audit cells on a pool of pools.yaml (slurm or local).")
 @click.option("--no-record", is_flag=True, help="Write no record to build_logs/.")
 @click.option(
     "--write",
@@ -139,6 +141,8 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
     form = given["form"]
     if (form in _GRIDS or given["files"]) and (cells or images or not wheels):
         raise UsageError("grids are of wheels", hint="name a wheel, or take --format text, json, sarif or junit")
+    if given["pool"] and (wheels or images):
+        raise UsageError("--on is for cells", hint="audit wheels and images on this machine, without --on")
     files, plan = _project(given["project"], cells, needed=bool(cells) or not (wheels or images))
     matrix = plan.project.matrix if plan else None
     make = partial(
@@ -158,7 +162,9 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
     if cells or not (wheels or images):
         assert files is not None
         assert plan is not None
-        for report in _audit_cells(auditor, files, plan, cells, targets, record=not given["no_record"], make=make):
+        farm = _farm(files, given, make) if given["pool"] else None
+        record = not given["no_record"]
+        for report in _audit_cells(auditor, files, plan, cells, targets, record=record, make=make, farm=farm):
             out.report(report)
         if not out.reports:
             raise NothingSelected(
@@ -259,6 +265,12 @@ def _selected(plan: Plan, words: Sequence[str]) -> Sequence[Cell]:
         raise UsageError(error.message, hint=f"{_as_wheel(name)}; {error.hint}") from error
 
 
+def _farm(files: ProjectFiles, given: dict[str, Any], make: Callable[..., Auditor]) -> AuditFarm:
+    from assay.cli.pool_composition import audit_farm
+
+    return audit_farm(files, given["pool"], facts=given["facts"], quick=given["quick"], make=make)
+
+
 def _audit_cells(
     auditor: Auditor,
     files: ProjectFiles,
@@ -268,6 +280,7 @@ def _audit_cells(
     *,
     record: bool,
     make: Callable[[], Auditor],
+    farm: AuditFarm | None,
 ) -> Iterator[AuditReport]:
     from assay.cli.composition import store_of
     from assay.pipeline.audit_cells import AuditPorts, audit
@@ -283,6 +296,7 @@ def _audit_cells(
     ports = AuditPorts(
         auditor=auditor,
         make=make,
+        elsewhere=farm,
         store=store_of(files) if record else None,
         failed=lambda cell, error: console.warn(f"{cell.id}: not audited: {error}"),
     )

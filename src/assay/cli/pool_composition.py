@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from assay.evidence.suite import Declaration
     from assay.matrix.pools import BuildkitPool
     from assay.pipeline.assembly.assemble import Assembler
+    from assay.pipeline.audit import Auditor
+    from assay.pipeline.audit_farm import AuditFarm
     from assay.ports.builder import Builder
     from assay.ports.pools import PoolItem, ProbePool
 
 __all__ = [
+    "audit_farm",
     "build_registry",
     "pool_bases",
     "pool_builder",
@@ -134,6 +137,39 @@ def probe_pool(files: ProjectFiles, name: str, *, interpreter: str | None = None
     from assay.adapters.pools import table
 
     return table.probe_pool(name, files.pools().pool(name), files.root / "build_logs" / ".pool", python=interpreter)
+
+
+def audit_farm(
+    files: ProjectFiles, name: str, *, facts: Path | None, quick: bool, make: Callable[..., Auditor]
+) -> AuditFarm:
+    """Return what audits cells on a pool of pools.yaml.
+
+    Args:
+        files: the project.
+        name: the pool's.
+        facts: folder of cached wheel facts; none: the shared folder's, or on this machine the usual one.
+        quick: see `Auditor`.
+        make: makes an auditor over a folder of facts (`facts=`).
+
+    Raises:
+        UsageError: there is no such pool, or its machines share no folder with this one.
+    """
+    from assay.adapters.pools.workers import workers_of
+    from assay.matrix.pools import SlurmPool
+    from assay.pipeline.audit_farm import AuditFarm, FarmLimits
+
+    pool = files.pools().pool(name)
+    workers = workers_of(name, pool, files.root.absolute() / "build_logs" / ".pool")
+    shared = facts or (Path(pool.folder) / "facts" if isinstance(pool, SlurmPool) else None)
+    return AuditFarm(
+        pool=workers,
+        make=partial(make, facts=shared),
+        project=str(files.root.absolute()),
+        facts=str(shared.absolute()) if shared else None,
+        quick=quick,
+        limits=FarmLimits(attempts=pool.attempts, patience=pool.patience),
+        say=console.say,
+    )
 
 
 def pool_inventories(files: ProjectFiles, matrix: Matrix) -> Iterator[tuple[str, Sequence[PoolItem]]]:

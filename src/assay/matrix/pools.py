@@ -115,6 +115,8 @@ class SlurmPool(_Common):
     """`podman`, `apptainer`, `pyxis`, `none`, or a command line with the placeholders of those."""
     python: Word = "python3"
     """The interpreter in the images."""
+    assay: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9/][A-Za-z0-9._/+-]*$")] = "python3"
+    """The interpreter on the nodes in which assay is installed; audits run there."""
     account: Word | None = None
     qos: Word | None = None
     minutes: Annotated[int, Field(gt=0)] | None = None

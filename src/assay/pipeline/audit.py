@@ -179,6 +179,10 @@ class Auditor:
         """Read what is not known of the wheels of several locks, several at once; returns what was read, by sha256."""
         return self._reader.read_ahead(locks)
 
+    def unread(self, locks: Iterable[Lock]) -> list[str]:
+        """Return the sha256 of wheels of locks that have to be read, in the order of the locks."""
+        return self._reader.unread(locks)
+
     def locked(self, wheel: LockedWheel) -> Obtained:
         """Return the facts of one entry of a lock; a fault becomes a finding."""
         return self._reader.locked(wheel)

@@ -9,10 +9,10 @@ from assay.audit.context import TargetGpu
 from assay.audit.findings import AuditReport
 from assay.errors import AssayError
 from assay.matrix.cell import Cell
-from assay.matrix.lock import LockedCell
+from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.model import Matrix
 from assay.pipeline.audit import Auditor, keep_record
-from assay.pipeline.audit_many import audit_many
+from assay.pipeline.audit_many import CellAudit, audit_many
 from assay.ports.store import Store
 
 __all__ = ["AuditPorts", "audit"]
@@ -26,6 +26,10 @@ class AuditPorts:
     """Reads wheels, and judges them."""
     make: Callable[[], Auditor] | None = None
     """Makes the same auditor in another process; None judges all cells in this one."""
+    elsewhere: (
+        Callable[[Sequence[tuple[Cell, Lock]], Matrix, Sequence[TargetGpu] | None], Iterator[CellAudit]] | None
+    ) = None
+    """Audits cells on other machines, in place of this one."""
     store: Store | None = None
     """Keeps a record of each report; None keeps none."""
     failed: Callable[[Cell, AssayError], None] | None = None
@@ -48,7 +52,12 @@ def audit(
         names = tuple(target.name for target in targets)
         found = [(cell.model_copy(update={"targets": names}), lock) for cell, lock in found]
     locks = {cell.id: lock for cell, lock in found}
-    for cell, found_out in audit_many(ports.auditor, found, matrix, targets=targets or None, make=ports.make):
+    audited = (
+        ports.elsewhere(found, matrix, targets or None)
+        if ports.elsewhere is not None
+        else audit_many(ports.auditor, found, matrix, targets=targets or None, make=ports.make)
+    )
+    for cell, found_out in audited:
         if isinstance(found_out, AssayError):
             if ports.failed is None:
                 raise found_out

@@ -19,7 +19,7 @@ from assay.matrix.model import Matrix
 from assay.pipeline.audit import Auditor
 from assay.pipeline.obtain import Obtained
 
-__all__ = ["audit_many"]
+__all__ = ["CellAudit", "audit_many"]
 
 SHARE: Final = 20
 """Cells that one more process has to have for its start to pay: it reads knowledge and facts by itself."""

@@ -151,10 +151,17 @@ class WheelReader:
 
     def read_ahead(self, locks: Iterable[Lock]) -> Mapping[str, Obtained]:
         """Read what is not known of the wheels of several locks, several at once; returns what was read, by sha256."""
-        named = {(wheel.sha256, wheel.index): wheel for lock in locks for wheel in lock.wheels}
-        wheels = {wheel.sha256: wheel for wheel in named.values() if self._known(wheel) is None}
+        wheels = self._unknown(locks)
         with ThreadPoolExecutor(JOBS) as pool:
             return dict(zip(wheels, pool.map(self.locked, wheels.values()), strict=True))
+
+    def unread(self, locks: Iterable[Lock]) -> list[str]:
+        """Return the sha256 of wheels of locks that have to be read; source archives never are."""
+        return [sha256 for sha256, wheel in self._unknown(locks).items() if wheel.is_wheel]
+
+    def _unknown(self, locks: Iterable[Lock]) -> dict[str, LockedWheel]:
+        named = {(wheel.sha256, wheel.index): wheel for lock in locks for wheel in lock.wheels}
+        return {wheel.sha256: wheel for wheel in named.values() if self._known(wheel) is None}
 
     def obtain_all(self, wheels: Sequence[LockedWheel], ahead: Mapping[str, Obtained]) -> list[Obtained]:
         obtained = [self._at_hand(wheel, ahead) for wheel in wheels]

@@ -26,6 +26,7 @@ from assay.foundation.strict import Value
 from assay.matrix.bisection import BisectDocument
 from assay.matrix.model import Image, Matrix
 from assay.matrix.pools import PoolsFile
+from assay.pipeline.audit_farm import AuditJob, AuditPart
 from assay.pipeline.diagnose import KnownFailures, LogDiagnosis, RunDiagnosis
 from assay.pipeline.documents import (
     AssembleDocument,
@@ -102,6 +103,8 @@ OUTPUTS: Final[dict[str, tuple[type[Value], str]]] = {
     "probe-record.schema.json": (ProbeRecord, "assay probe: one record"),
     "job.schema.json": (ProbeJob, "assay: a job that is sent to an executor"),
     "job-result.schema.json": (JobResult, "assay: what an executor gives back"),
+    "audit-job.schema.json": (AuditJob, "assay: the cells that a worker of a pool audits"),
+    "audit-part.schema.json": (AuditPart, "assay: what such a worker has audited since its last document"),
 }
 """File name -> what is written, and by which command."""
 

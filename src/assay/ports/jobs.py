@@ -169,10 +169,10 @@ class JobResult(Sealed):
     """When this was written, by the clock of the machine where it ran; null in older documents."""
 
 
-Document = TypeVar("Document", ProbeJob, JobResult)
+Document = TypeVar("Document", bound=Sealed)
 
 
-def seal(document: ProbeJob | JobResult) -> bytes:
+def seal(document: Sealed) -> bytes:
     """Return the document as JSON with its checksum in front."""
     rest = document.model_dump_json(indent=1, exclude={"checksum"}).encode()[1:] + b"\n"
     return b'{"checksum":"' + sha256_of(rest).encode() + b'",' + rest

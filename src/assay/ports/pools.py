@@ -32,6 +32,7 @@ __all__ = [
     "PoolSilent",
     "ProbePool",
     "Submission",
+    "WorkerPool",
 ]
 
 
@@ -228,4 +229,33 @@ class ProbePool(Protocol):
         Args:
             registry: host of the registry that its nodes have to reach.
         """
+        ...
+
+
+class WorkerPool(Protocol):
+    """A pool whose machines have assay and share a folder with this one; any method may raise `PoolSilent`."""
+
+    @property
+    def room(self) -> int:
+        """How many jobs may be submitted and not ended at the same time."""
+        ...
+
+    def submit(self, run: str, name: str, job: bytes) -> str:
+        """Start a worker on a job's document, unless there was one of that name; return why it was refused."""
+        ...
+
+    def poll(self, run: str) -> Mapping[str, JobState]:
+        """Return the state of every worker of a run that the engine has, by name."""
+        ...
+
+    def documents(self, run: str) -> Sequence[bytes]:
+        """Return what workers of a run have written since the last call."""
+        ...
+
+    def cancel(self, names: Collection[str], *, run: str) -> None:
+        """End workers."""
+        ...
+
+    def sweep(self, run: str) -> None:
+        """Remove everything that a run left."""
         ...

@@ -44,24 +44,27 @@ class LocalProbePool:
     def submit(self, jobs: Sequence[Submission]) -> Mapping[str, str]:
         """Start a process for each job that has none."""
         self._folder.write(jobs)
-        refused: dict[str, str] = {}
-        for item in jobs:
-            mark = self._mark(item.job.run, item.job.name)
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                continue
-            try:
-                pid = self._started(item)
-                os.write(handle, f"{pid} {_began(pid)}".encode())
-            except OSError as error:
-                refused[item.job.name] = f"no process could be started: {error.strerror}"
-            finally:
-                os.close(handle)
-        return refused
+        said = {item.job.name: self.start(item.job.run, item.job.name, self._command(item)) for item in jobs}
+        return {name: why for name, why in said.items() if why}
 
-    def _started(self, item: Submission) -> int:
+    def start(self, run: str, name: str, argv: Sequence[str]) -> str:
+        """Start a process under a name, unless there was one; return why that failed, or nothing."""
+        mark = self._mark(run, name)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return ""
+        try:
+            pid = self._started(argv, self._folder.log(run, name))
+            os.write(handle, f"{pid} {_began(pid)}".encode())
+        except OSError as error:
+            return f"no process could be started: {error.strerror}"
+        finally:
+            os.close(handle)
+        return ""
+
+    def _command(self, item: Submission) -> list[str]:
         job = item.job
         programs = self._folder.suite(item.suite).with_suffix("")
         if not (programs / "probes" / "harness.py").is_file():
@@ -70,8 +73,11 @@ class LocalProbePool:
         paths = (self._folder.job(job.run, job.name), self._folder.result(job.run, job.name))
         argv = [sys.executable, "-m", "assay.adapters.executors.run_job", *map(str, paths)]
         argv += ["--executor", self._pool.executor, "--probes", str(programs / "probes")]
-        argv += ["--python", self._python] if self._python else []
-        with self._folder.log(job.run, job.name).open("ab") as log:
+        return [*argv, "--python", self._python] if self._python else argv
+
+    @staticmethod
+    def _started(argv: Sequence[str], log_file: Path) -> int:
+        with log_file.open("ab") as log:
             started = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )

@@ -64,15 +64,26 @@ class SlurmProbePool:
         for item in jobs:
             if item.job.name in there:
                 continue
-            script = batch_script(item, self._pool, self._folder).encode()
-            try:
-                process.run(["sbatch", "--parsable"], stdin=script, timeout=_PATIENCE)
-            except ToolTimedOut as error:
-                raise PoolSilent("Slurm's controller does not answer sbatch") from error
-            except ToolError as error:
-                self._need_controller()
-                refused[item.job.name] = error.message
+            if why := self._sbatch(batch_script(item, self._pool, self._folder)):
+                refused[item.job.name] = why
         return refused
+
+    def start(self, run: str, name: str, argv: Sequence[str]) -> str:
+        """Submit a job that runs a program on a node, unless Slurm has one of that name; return why it refused."""
+        if name in self.poll(run):
+            return ""
+        head = _head(name, self._folder.log(run, name), self._pool)
+        return self._sbatch(f"{head}exec {shlex.join(argv)}\n")
+
+    def _sbatch(self, script: str) -> str:
+        try:
+            process.run(["sbatch", "--parsable"], stdin=script.encode(), timeout=_PATIENCE)
+        except ToolTimedOut as error:
+            raise PoolSilent("Slurm's controller does not answer sbatch") from error
+        except ToolError as error:
+            self._need_controller()
+            return error.message
+        return ""
 
     def _need_controller(self) -> None:
         """Raise PoolSilent unless a controller answers; sbatch has but one exit code for everything."""
@@ -232,12 +243,26 @@ def batch_script(item: Submission, pool: SlurmPool, folder: JobFolder) -> str:
         UsageError: the job's image has no digest, which the container runtimes of nodes need.
     """
     job = item.job
+    options = [f"--mem={job.limits.memory_bytes >> 20}M"] if job.limits.memory_bytes else []
+    if job.devices.count:
+        model = f"{job.devices.model}:" if job.devices.model else ""
+        options.append(f"--gres=gpu:{model}{job.devices.count}")
+    executor = LOCAL if pool.runtime == "none" else "slurm"
+    return (
+        f"{_head(job.name, folder.log(job.run, job.name), pool, *options)}"
+        f'export ASSAY_EXECUTOR={executor} ASSAY_MACHINE="${{SLURMD_NODENAME:-}}"\n'
+        f"exec {_command(item, pool, folder)}\n"
+    )
+
+
+def _head(name: str, log: Path, pool: SlurmPool, *more: str) -> str:
+    """Return the first lines of a batch script."""
     options = [
-        f"--job-name={job.name}",
+        f"--job-name={name}",
         # Of jobs with one name, one runs at a time: the second finds the result of the first.
         "--dependency=singleton",
         f"--partition={pool.partition}",
-        f"--output={folder.log(job.run, job.name)}",
+        f"--output={log}",
         "--open-mode=append",
         "--requeue",
         "--nodes=1",
@@ -246,17 +271,7 @@ def batch_script(item: Submission, pool: SlurmPool, folder: JobFolder) -> str:
     options += [f"--account={pool.account}"] if pool.account else []
     options += [f"--qos={pool.qos}"] if pool.qos else []
     options += [f"--time={pool.minutes}"] if pool.minutes else []
-    options += [f"--mem={job.limits.memory_bytes >> 20}M"] if job.limits.memory_bytes else []
-    if job.devices.count:
-        model = f"{job.devices.model}:" if job.devices.model else ""
-        options.append(f"--gres=gpu:{model}{job.devices.count}")
-    head = "\n".join(f"#SBATCH {option}" for option in (*options, *pool.options))
-    executor = LOCAL if pool.runtime == "none" else "slurm"
-    return (
-        f"#!/bin/sh\n{head}\n"
-        f'export ASSAY_EXECUTOR={executor} ASSAY_MACHINE="${{SLURMD_NODENAME:-}}"\n'
-        f"exec {_command(item, pool, folder)}\n"
-    )
+    return "#!/bin/sh\n" + "".join(f"#SBATCH {option}\n" for option in (*options, *more, *pool.options))
 
 
 def _command(item: Submission, pool: SlurmPool, folder: JobFolder) -> str:
