@@ -13,11 +13,16 @@ ROOTS: Final = ("opt", "etc", "home", "usr", "var/lib/dpkg")
 """Folders that are compared; an engine and a running system write into the others."""
 ONLY_BUILT: Final = re.compile(
     r"opt/venv/(?:\.gitignore|\.lock|CACHEDIR\.TAG|bin/(?:activate|deactivate|pydoc).*)"
-    r"|.*\.dist-info/REQUESTED|etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-"
+    r"|.*\.dist-info/REQUESTED|etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-|var/lib/dpkg/status-old"
 )
 """What a build leaves beside: scripts that activate an environment, the installer's own notes, copies by useradd."""
-OTHER_BYTES: Final = re.compile(r".*\.pyc|.*\.dist-info/(?:INSTALLER|RECORD)|opt/venv/pyvenv\.cfg|etc/shadow")
-"""Bytecode, who installed it, and the day on which an account was made."""
+OTHER_BYTES: Final = re.compile(
+    r".*\.pyc|.*\.dist-info/INSTALLER|opt/venv/pyvenv\.cfg|etc/shadow"
+    r"|var/lib/dpkg/available|opt/cuda/lib64/stubs/libcuda\.so"
+)
+"""Bytecode, who installed it, the day on which an account was made, dpkg's cache, and the driver's stub for linking."""
+RECORD: Final = re.compile(r".*\.dist-info/RECORD")
+"""Written anew by each installer; uv keeps the mode that the wheel gives it."""
 SCRIPT: Final = re.compile(r"opt/venv/bin/[^/]+")
 """Scripts of entry points: each installer has a text of its own."""
 SCRIPT_BYTES: Final = 2048
@@ -77,12 +82,14 @@ def _file(tar: tarfile.TarFile, member: tarfile.TarInfo) -> TwinFile:
 def differences(assembled: dict[str, TwinFile], built: dict[str, TwinFile]) -> list[str]:
     """Return what differs beyond the written lists above, a line each."""
     found = [f"only assembled: {path}" for path in sorted(assembled.keys() - built.keys())]
-    found += [
-        f"only built: {path}" for path in sorted(built.keys() - assembled.keys()) if not ONLY_BUILT.fullmatch(path)
-    ]
+    filled = {path.rpartition("/")[0] for path in built}
+    for path in sorted(built.keys() - assembled.keys()):
+        empty = built[path].kind == tarfile.DIRTYPE and path not in filled
+        if not empty and not ONLY_BUILT.fullmatch(path):
+            found.append(f"only built: {path}")
     for path in sorted(assembled.keys() & built.keys()):
         ours, theirs = assembled[path], built[path]
-        if ours == theirs:
+        if ours == theirs or RECORD.fullmatch(path):
             continue
         script = SCRIPT.fullmatch(path) is not None and max(ours.size, theirs.size) <= SCRIPT_BYTES
         if ours[:4] != theirs[:4] or not (script or OTHER_BYTES.fullmatch(path)):
@@ -103,5 +110,6 @@ def config(image: str) -> dict[str, object]:
     found = dict(json.loads(said)[0]["Config"])
     # BuildKit's own mark for a command that is no shell's; Docker reads it on Windows alone.
     found.pop("ArgsEscaped", None)
-    found["Labels"] = {k: v for k, v in found["Labels"].items() if k != "dev.assay.content-key"}
+    own = {"dev.assay.content-key", "assay.base", "org.opencontainers.image.revision"}
+    found["Labels"] = {name: value for name, value in found["Labels"].items() if name not in own}
     return {key: value for key, value in found.items() if value}
