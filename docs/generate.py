@@ -148,7 +148,7 @@ def _audited(cell: Cell, lock: Lock, records: Sequence[AnyRecord]) -> str:
         and record.lock_digest == lock_digest(lock)
         and record.runs_on is cell.platform
     ]
-    return f"not built; audited {found[-1].created:%Y-%m-%d}: {found[-1].verdict}" if found else "not built"
+    return f"not built; audited {found[-1].created:%Y-%m-%d}: {found[-1].over(cell.targets)}" if found else "not built"
 
 
 def cells() -> str:

@@ -458,3 +458,22 @@ def test_card_is_answered_from_the_strongest_evidence_and_controls_and_environme
     assert "assay up MODEL --image " + one.id == answer.images[0].command
     rows = json.loads(files(site)["index.html"].split('id="data">')[1].split("</script>")[0])["rows"]
     assert {control.id, "local-123"} == {row[0] for row in rows if row[7]}
+
+
+def test_an_audit_for_more_gpus_than_the_cells_own_is_told_of_each_alone() -> None:
+    """A failure on another GPU is not the cell's, and what is only predicted there is no row of the matrix."""
+    own = "sm_120"
+    cell = sites.cells(1)[0].model_copy(update={"targets": (own,)})
+    audit = AuditRecord(
+        created=sites.START, run="r", cell=cell.id, subject="wheels", verdict=Verdict.FAIL, targets=(own, "sm_75"),
+        verdicts={own: Verdict.WARN, "sm_75": Verdict.FAIL},
+        predictions={own: {"marlin": Outcome.WORKS}, "sm_75": {"marlin": Outcome.BROKEN}},
+    )  # fmt: skip
+    made = gather([audit], [cell], made=sites.START)
+    (page,) = made.cells
+
+    assert ("warn", (own,)) == (page.audits[0].verdict, page.shown)
+    assert {own, "sm_75"} == set(page.targets), "the answer for the other GPU is there"
+    assert (Verdict.WARN, Verdict.FAIL) == (audit.over(cell.targets), audit.over(["sm_75"]))
+    text = dict(render(made))["index.html"].decode()
+    assert 'aria-rowcount="2"' in text

@@ -7,6 +7,7 @@ because a record's file name ends in the digest of its bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -152,6 +153,10 @@ class AuditRecord(Record):
     def on(self, target: str) -> Verdict:
         """Return the verdict for one target; records of older versions have but one for all."""
         return self.verdicts.get(target, self.verdict)
+
+    def over(self, targets: Collection[str]) -> Verdict:
+        """Return the worst verdict for targets; for none, the one over all that it was asked about."""
+        return Verdict.worst(map(self.on, targets)) if targets else self.verdict
 
 
 class Device(Value):

@@ -219,7 +219,7 @@ def text_rows(report: Report) -> list[tuple[str, ...]]:
             row.status,
             _size(row.build),
             _seconds(row.build),
-            row.audit.verdict.value if row.audit else "",
+            row.audit.over(row.cell.targets).value if row.audit else "",
             _probed(row) if row.cell.kind != "control" else "",
             row.change(),
             row.reason,

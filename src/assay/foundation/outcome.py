@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 __all__ = ["Outcome", "Severity", "Verdict"]
@@ -52,3 +53,9 @@ class Verdict(StrEnum):
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
+
+    @classmethod
+    def worst(cls, verdicts: Iterable[Verdict]) -> Verdict:
+        """Return the worst of several; `ok` of none."""
+        found = set(verdicts)
+        return next((one for one in (cls.FAIL, cls.WARN) if one in found), cls.OK)

@@ -18,7 +18,7 @@ from assay.evidence.record import (
     ProbeRecord,
     ServeRecord,
 )
-from assay.foundation.outcome import Outcome
+from assay.foundation.outcome import Outcome, Verdict
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.lockfile import lock_digest
@@ -144,6 +144,7 @@ def _take_audit(mine: _Gathered, record: AuditRecord, document: bytes | None) ->
     mine.audits[record.subject] = Audit(
         subject=record.subject,
         verdict=str(record.verdict),
+        verdicts={target: str(verdict) for target, verdict in record.verdicts.items()},
         when=record.created,
         run=record.run,
         summary=record.summary,
@@ -253,6 +254,7 @@ def _page(
         engine=engine,
         kind=cell.kind if cell else "not in the matrix",
         targets=targets,
+        own=cell.targets if cell else (),
         point={axis: str(value) for axis, value in cell.point.items()} if cell else {},
         base=cell.base if cell else "",
         reason=cell.reason if cell else "",
@@ -260,7 +262,7 @@ def _page(
         installed=bool(mine.packages),
         lock=_lock_page(lock) if lock else None,
         build=mine.build,
-        audits=tuple(mine.audits.values()),
+        audits=tuple(_of_own(audit, cell) for audit in mine.audits.values()),
         results=(*mine.measured.values(), *mine.predicted.values()),
         servers=tuple(mine.servers),
         charts=charts_of(mine.benches),
@@ -270,6 +272,12 @@ def _page(
         run=run_commands(cell_id, engine),
         speeds=best_speeds(mine.benches),
     )
+
+
+def _of_own(audit: Audit, cell: Cell | None) -> Audit:
+    """Return an audit with the worst verdict for the GPUs that a cell is for; a record may be about more."""
+    own = [Verdict(audit.verdicts[target]) for target in cell.targets if target in audit.verdicts] if cell else []
+    return audit.model_copy(update={"verdict": Verdict.worst(own).value}) if own else audit
 
 
 def _is_about(claim: Claim, page: CellPage) -> bool:

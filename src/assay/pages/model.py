@@ -112,6 +112,9 @@ class Audit(Value):
 
     subject: str
     verdict: str
+    """The worst for the GPUs that the cell is for."""
+    verdicts: dict[str, str] = {}
+    """target -> the verdict there."""
     when: datetime
     run: str
     summary: tuple[str, ...] = ()
@@ -201,6 +204,8 @@ class CellPage(Value):
     engine: str
     kind: str
     targets: tuple[str, ...]
+    own: tuple[str, ...] = ()
+    """Those of them that the cell is for; none: it is not in the matrix."""
     point: dict[str, str] = {}
     base: str = ""
     reason: str = ""
@@ -228,6 +233,12 @@ class CellPage(Value):
         """Return the strongest statement about a feature on a target: measured, else predicted, else claimed."""
         found = [r for r in self.results if r.feature == feature and r.target in {target, ""}]
         return min(found, key=lambda r: r.strength) if found else None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The targets that it is for, or on which it was measured; what is only predicted of others is no row."""
+        ran = {result.target for result in self.results if result.source is Source.MEASURED}
+        return tuple(one for one in self.targets if not self.own or one in self.own or one in ran)
 
 
 class About(Value):

@@ -26,7 +26,7 @@ from assay.pages.serving import speeds
 
 __all__ = ["cell_file", "render"]
 
-_STATIC_ROWS: Final = 10
+_STATIC_ROWS: Final = 3
 _MOST_CELLS_OF_A_FEATURE: Final = 400
 _MOST_HISTORY: Final = 400
 _MOST_HINTS: Final = 6
@@ -104,7 +104,8 @@ class _Row:
         self.apart = is_apart(page)
         self.file = cell_file(page.id)
         self.build = page.build.status if page.build else ""
-        self.audit = page.audits[-1].verdict if page.audits else ""
+        newest = page.audits[-1] if page.audits else None
+        self.audit = newest.verdicts.get(target, newest.verdict) if newest else ""
         best: dict[str, Result] = {}
         for result in page.results:
             if result.target not in {target, ""}:
@@ -176,7 +177,7 @@ class _Renderer:
         self.navigation = (*_NAVIGATION, _COVERAGE) if coverage else _NAVIGATION
         self.style = _text("style.css")
         self.rows = [
-            _Row(page, target, site.features) for page in site.cells for target in (page.targets or ("unknown",))
+            _Row(page, target, site.features) for page in site.cells for target in (page.shown or ("unknown",))
         ]
         # What was measured is what people come for; the order of the plan holds among equals. What is no image comes
         # last.

@@ -139,7 +139,7 @@ def trial_of(records: Iterable[AnyRecord], cell: str, feature: str, target: str 
             case BuildRecord():
                 found = _of_build(record, feature) or found
             case AuditRecord(subject="wheels"):
-                failed = record.verdict is Verdict.FAIL
+                failed = record.over([target] if target else []) is Verdict.FAIL
                 if feature == "audit":
                     found = Trial.BAD if failed else Trial.GOOD
                 elif failed and feature not in STAGES:
