@@ -155,9 +155,14 @@ def test_an_audit_on_slurm_equals_one_machine_when_a_worker_is_killed(cluster: S
 
     audit = project.start("audit", "--no-record", "--format", "json", "--on", "hpc")
     deadline = time.monotonic() + 120
+    ids: list[str] = []
+    while not ids and time.monotonic() < deadline:
+        time.sleep(0.05)
+        ids = cluster.command("squeue", "-h", "-t", "R", "-o", "%i").split()
+    # Stopped as it begins, so that it cannot be done before it is cancelled.
+    cluster.command("scancel", "--full", "--signal=STOP", ids[0])
     while not list((tmp_path / "shared").glob("audit-*/results/*-1-*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    ids = cluster.command("squeue", "-h", "-t", "R", "-o", "%i").split()
     cluster.command("scancel", ids[0])
     out, err = audit.communicate(timeout=240)
 

@@ -161,6 +161,9 @@ def _describe(schema: dict[str, Any], model: type) -> None:
     classes = _classes(model)
     for name, node in [(model.__name__, schema), *schema.get("$defs", {}).items()]:
         bases = classes[name].__mro__ if name in classes else ()
+        if name in classes and is_dataclass(classes[name]):
+            # Older releases of pydantic leave both out for data classes.
+            node |= {"additionalProperties": False, "description": inspect.getdoc(classes[name])}
         for one in (one for one in bases if one.__module__.startswith("assay.")):
             for field, text in _docstrings(sys.modules[one.__module__]).get(one.__name__, {}).items():
                 if field in node.get("properties", {}):
