@@ -158,7 +158,9 @@ def test_an_audit_on_slurm_equals_one_machine_when_a_worker_is_killed(cluster: S
     ids: list[str] = []
     while not ids and time.monotonic() < deadline:
         time.sleep(0.05)
-        ids = cluster.command("squeue", "-h", "-t", "R", "-o", "%i").split()
+        listed = [line.split() for line in cluster.command("squeue", "-h", "-t", "R", "-o", "%i %j").splitlines()]
+        # Of other tests there may be jobs that still end.
+        ids = [number for number, name in listed if name.startswith("audit-")]
     # Stopped as it begins, so that it cannot be done before it is cancelled.
     cluster.command("scancel", "--full", "--signal=STOP", ids[0])
     while not list((tmp_path / "shared").glob("audit-*/results/*-1-*.json")) and time.monotonic() < deadline:
