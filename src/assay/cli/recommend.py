@@ -260,8 +260,7 @@ def _label(offer: Offer, names: Mapping[str, int]) -> str:
     """Return the tag of an image, else its cell; with the start of its digest where several images are of the cell."""
     if offer.tags:
         return offer.tags[0]
-    several = names[offer.cell] > 1 and offer.digest is not None
-    return f"{offer.cell}@{offer.digest[:19]}" if several and offer.digest else offer.cell
+    return f"{offer.cell}@{offer.digest[:19]}" if names[offer.cell] > 1 and offer.digest else offer.cell
 
 
 def _against(offer: Offer, needs: Sequence[str]) -> bool:

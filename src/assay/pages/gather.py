@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from assay.evidence.record import (
     ProbeRecord,
     ServeRecord,
 )
-from assay.foundation.outcome import Outcome, Verdict
+from assay.foundation.outcome import Outcome
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.lockfile import lock_digest
@@ -52,7 +52,9 @@ _MOST_RUNS: Final = 200
 class _Gathered:
     """What is collected of one cell while records go by, oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: tuple[str, ...] = ()) -> None:
+        self.own = own
+        """GPUs that the cell is for; none: it is not in the matrix."""
         self.build: Build | None = None
         self.audits: dict[str, Audit] = {}
         self.measured: dict[tuple[str, str], Result] = {}
@@ -143,7 +145,7 @@ def _take_audit(mine: _Gathered, record: AuditRecord, document: bytes | None) ->
             findings = ({"message": "the audit's document cannot be read"},)
     mine.audits[record.subject] = Audit(
         subject=record.subject,
-        verdict=str(record.verdict),
+        verdict=str(record.over(mine.own)),
         verdicts={target: str(verdict) for target, verdict in record.verdicts.items()},
         when=record.created,
         run=record.run,
@@ -254,7 +256,7 @@ def _page(
         engine=engine,
         kind=cell.kind if cell else "not in the matrix",
         targets=targets,
-        own=cell.targets if cell else (),
+        own=mine.own,
         point={axis: str(value) for axis, value in cell.point.items()} if cell else {},
         base=cell.base if cell else "",
         reason=cell.reason if cell else "",
@@ -262,7 +264,7 @@ def _page(
         installed=bool(mine.packages),
         lock=_lock_page(lock) if lock else None,
         build=mine.build,
-        audits=tuple(_of_own(audit, cell) for audit in mine.audits.values()),
+        audits=tuple(mine.audits.values()),
         results=(*mine.measured.values(), *mine.predicted.values()),
         servers=tuple(mine.servers),
         charts=charts_of(mine.benches),
@@ -272,12 +274,6 @@ def _page(
         run=run_commands(cell_id, engine),
         speeds=best_speeds(mine.benches),
     )
-
-
-def _of_own(audit: Audit, cell: Cell | None) -> Audit:
-    """Return an audit with the worst verdict for the GPUs that a cell is for; a record may be about more."""
-    own = [Verdict(audit.verdicts[target]) for target in cell.targets if target in audit.verdicts] if cell else []
-    return audit.model_copy(update={"verdict": Verdict.worst(own).value}) if own else audit
 
 
 def _is_about(claim: Claim, page: CellPage) -> bool:
@@ -359,14 +355,14 @@ def gather(
         read_log: gives the end of a log.
         title: the title of all pages.
     """
-    gathered: dict[str, _Gathered] = {cell.id: _Gathered() for cell in cells}
+    gathered: dict[str, _Gathered] = {cell.id: _Gathered(cell.targets) for cell in cells}
     events: list[Event] = []
     run_results: dict[str, dict[str, dict[str, str]]] = {}
     known = {cell.id: cell for cell in cells}
     for record in (one for one in records if _is_of_its_platform(one, known)):
         mine = gathered.setdefault(record.cell, _Gathered())
         _take(mine, record, read_document, events)
-        _take_run(run_results, record)
+        _take_run(run_results, record, mine.own)
     pages: list[CellPage] = []
     for cell_id, mine in gathered.items():
         read, lock = (packages or {}).get(cell_id, {}), (locks or {}).get(cell_id)
@@ -389,7 +385,7 @@ def gather(
     )
 
 
-def _take_run(runs: dict[str, dict[str, dict[str, str]]], record: AnyRecord) -> None:
+def _take_run(runs: dict[str, dict[str, dict[str, str]]], record: AnyRecord, own: Collection[str]) -> None:
     def where(name: str) -> dict[str, str]:
         return runs.setdefault(record.run, {}).setdefault(name, {})
 
@@ -400,7 +396,7 @@ def _take_run(runs: dict[str, dict[str, dict[str, str]]], record: AnyRecord) -> 
             if record.size_bytes:
                 mine["size"] = megabytes(record.size_bytes)
         case AuditRecord():
-            where(record.cell)[f"audit of {record.subject}"] = str(record.verdict)
+            where(record.cell)[f"audit of {record.subject}"] = str(record.over(own))
         case ProbeRecord() if record.devices:
             found = {feature: str(result.outcome) for feature, result in record.features.items()}
             where(f"{record.cell} on {record.devices[0].target}").update(found)
