@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -208,12 +209,29 @@ def farm(session: nox.Session) -> None:
     """Run probes on a Slurm, on SSH hosts and on a Kubernetes of this machine, and builds on BuildKit, beside faults.
 
     Needs root. ASSAY_FARM_TASKS is the number of Slurm's tasks (500 is the full size), ASSAY_FARM_BIN the folder with
-    the binaries of Kubernetes and BuildKit; without it, those parts are left out.
+    the binaries of Kubernetes and BuildKit. Parts whose programs are missing are listed as not tested.
     """
     environment(session, "dev")
-    parts = ["tests/farm/test_slurm.py", "tests/farm/test_ssh.py"]
+    parts = ["tests/farm/test_slurm.py", "tests/farm/test_slurm_build.py", "tests/farm/test_ssh.py"]
+    left_out: list[str] = []
     if os.environ.get("ASSAY_FARM_BIN"):
         parts += ["tests/farm/test_kubernetes.py", "tests/farm/test_buildkit.py"]
+    else:
+        left_out += ["Kubernetes and BuildKit (ASSAY_FARM_BIN is not set)"]
+    if shutil.which("podman"):
+        parts += ["tests/farm/test_slurm_podman.py"]
+        subordinate = Path("/etc/subuid")
+        if not (shutil.which("newuidmap") and subordinate.is_file() and subordinate.read_text().strip()):
+            left_out += ["podman without root (needs the package uidmap, and an account in /etc/subuid)"]
+            parts += ["-k", "not rootless"]
+    else:
+        left_out += ["containers on Slurm (podman is not installed)"]
+    if shutil.which("apptainer"):
+        parts += ["tests/farm/test_slurm_apptainer.py"]
+    else:
+        left_out += ["Apptainer on Slurm (apptainer is not installed; Debian has it in unstable)"]
+    for what in left_out:
+        session.warn(f"NOT TESTED: {what}")
     run(session, "pytest", "-s", "-q", "--farm", *(session.posargs or parts))
 
 

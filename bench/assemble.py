@@ -3,7 +3,7 @@
     python bench/assemble.py registry|shared|changed|audit|engine [--layers FOLDER] [--scratch FOLDER] [SELECT...]
 
   registry  the cells into an empty registry on loopback, no engine: from empty caches, then with layers known
-  shared    the second cell after the first into one registry: the share of its bytes that is uploaded
+  shared    of each two cells the second after the first into one registry: the share of its bytes that is uploaded
   changed   the first cell with one light wheel changed, and with nothing changed, into the registry that has it
   audit     the image's audit from its known layers, against reading all of it
   engine    the cells into the engine, assembled from empty caches and built by BuildKit from empty caches
@@ -37,12 +37,11 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 
 from registry_tools import FaultyProxy, real_registry  # noqa: E402
-from same_digest import make_bases  # noqa: E402
 from starter import CHANGED, LIGHT, copy_project, prune, received  # noqa: E402
 
 from assay.adapters.files.project import ProjectFiles  # noqa: E402
 from assay.adapters.layers.store import FolderStore  # noqa: E402
-from assay.cli.auditing import make_auditor  # noqa: E402
+from assay.cli.audit_composition import make_auditor  # noqa: E402
 from assay.matrix.cell import Cell  # noqa: E402
 from assay.matrix.lockfile import dump  # noqa: E402
 from assay.matrix.plan import make  # noqa: E402
@@ -60,9 +59,11 @@ class Bench:
     def __init__(self, chosen: argparse.Namespace) -> None:
         self.files = ProjectFiles(ROOT)
         self.plan = make(self.files.load())
-        self.cells = list(self.plan.select(chosen.select or ["starter"]))
+        self.cells = [cell for word in chosen.select or ["starter"] for cell in self.plan.select([word])]
         self.known = chosen.layers.absolute() if chosen.layers else None
         self.prune = chosen.prune
+        if chosen.scratch is not None:
+            Path(chosen.scratch).mkdir(parents=True, exist_ok=True)
         self.scratch = Path(tempfile.mkdtemp(prefix="assay-bench-", dir=chosen.scratch))
 
     def store(self, name: str) -> Path:
@@ -154,16 +155,13 @@ def registry(bench: Bench) -> None:
         shutil.rmtree(known)
     layers = bench.scratch / "layers"
     with real_registry(bench.scratch / "r2") as host, peak(bench.scratch) as most:
-        came = received()
-        base, _ = timed(lambda: make_bases(layers, [cell.id for cell in bench.cells]))
-        row("the base, bootstrapped", base, f"{(received() - came) / 1e9:.2f} GB in")
         ids = [cell.id for cell in bench.cells]
         build = ["build", *ids, "--push", f"{host}/bench/images", "--force"]
+        came = received()
         seconds, said = timed(lambda: bench.assay(*build, layers=layers, **NO_ENGINE))
-        wheels = sum(size for size in wheel_sizes(bench).values())
-        got = received() - came
-        row(f"{len(ids)} cells from empty caches, audit of the wheels included", seconds, f"{got / 1e9:.2f} GB in")
-        row("in all", base + seconds, f"{got / wheels:.2f} x the wheels' bytes ({wheels / 1e9:.2f} GB)")
+        got, wheels = (received() - came) / 1e9, sum(wheel_sizes(bench).values()) / 1e9
+        row(f"{len(ids)} cells from empty caches, base and audit included", seconds, f"{got:.2f} GB in")
+        print(f"{got / wheels:.2f} x the wheels' bytes ({wheels:.2f} GB)")
         sizes = bench.assemble(bench.cells, layers=layers, **NO_ENGINE)
         size = sum(image["bytes"] for image in sizes)
         print(f"disk at the peak, registry included: {most() / 1e9:.1f} GB, {most() / size:.2f} x the packed images")
@@ -177,17 +175,19 @@ def wheel_sizes(bench: Bench) -> dict[str, int]:
 
 
 def shared(bench: Bench) -> None:
-    """The second cell where the first is: another repository of the same registry."""
+    """The second cell of each pair where the first is: the same repository, then another of that registry."""
     layers = bench.store("shared")
-    first, second = bench.cells[:2]
-    with real_registry(bench.scratch / "r") as host, FaultyProxy(upstream=host) as proxy:
-        for repository in ("images", "others"):
-            bench.assemble([first], "--push", f"{proxy.host}/bench/{first.image}", layers=layers, **NO_ENGINE)
-            proxy.reset()
-            to = f"{proxy.host}/bench/{first.image if repository == 'images' else repository}"
-            seconds, (image,) = timed(lambda to=to: bench.assemble([second], "--push", to, layers=layers, **NO_ENGINE))
-            share = f"{proxy.bytes_up / 1e9:.2f} of {image['bytes'] / 1e9:.2f} GB uploaded"
-            row(f"{second.id} into {repository}", seconds, f"{share}: {100 * proxy.bytes_up / image['bytes']:.1f} %")
+    for number, (first, second) in enumerate(zip(bench.cells[::2], bench.cells[1::2], strict=False)):
+        print(f"{first.id}, then\n{second.id}")
+        with real_registry(bench.scratch / f"r{number}") as host, FaultyProxy(upstream=host) as proxy:
+            for repository in ("images", "others"):
+                bench.assemble([first], "--push", f"{proxy.host}/bench/images", layers=layers, **NO_ENGINE)
+                proxy.reset()
+                to = f"{proxy.host}/bench/{repository}"
+                push = partial(bench.assemble, [second], "--push", to, layers=layers, **NO_ENGINE)
+                seconds, (image,) = timed(push)
+                share = f"{proxy.bytes_up / 1e9:.2f} of {image['bytes'] / 1e9:.2f} GB uploaded"
+                row(f"  into {repository}", seconds, f"{share}: {100 * proxy.bytes_up / image['bytes']:.1f} %")
 
 
 def changed(bench: Bench) -> None:

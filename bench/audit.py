@@ -25,7 +25,7 @@ from assay.audit.audit import audit
 from assay.audit.context import TargetGpu
 from assay.audit.installation import Base, Installation
 from assay.audit.promised import promised
-from assay.cli.auditing import make_auditor
+from assay.cli.audit_composition import make_auditor
 from assay.cli.common import load
 from assay.matrix.lock import Lock
 from assay.pipeline.audit import Auditor

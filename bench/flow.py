@@ -3,10 +3,11 @@
     python bench/flow.py [--route]
 
 `assay publish CELL`, then `assay verify REFERENCE`, run in this process on a registry in memory. From the first call
-that the command hands the cell (the reference) to, every call is noted that is handed it or a value made of it. A stay
-is a run of such calls into one module; a climb is a step to a module in a room that stands higher in DESIGN's list. A
-pair of caller and callee counts once, so that loops do not count, and reading a property is no call. Ports and adapters
-are the doors to the outside; `foundation`, `errors` and the names of repositories are the ground: neither is a stay.
+that the command hands the cell (the reference) to, every call is noted that is handed it or a value made of it; the
+policy and the ports that come beside it are not. A stay is a run of such calls into one module; a climb is a step to a
+module in a room that stands higher in DESIGN's list. A pair of caller and callee counts once, so that loops do not
+count, and reading a property is no call. Ports and adapters are the doors to the outside; `foundation`, `errors` and
+the names of repositories are the ground: neither is a stay.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ class Follower:
         self.route: list[tuple[str, str]] = []
         """Module and function, in order."""
         self._made: dict[int, object] = {}
+        self._beside: dict[int, object] = {}
+        """What the command gives beside the value, such as the policy: it is not made of it."""
         self._edges: set[tuple[CodeType, CodeType]] = set()
         self._followed: list[FrameType] = []
 
@@ -132,13 +135,15 @@ class Follower:
             first = next((one for one in given if isinstance(one, self._kind)), None)
             if first is None or frame.f_back is None or frame.f_back.f_globals.get("__name__") != self._command:
                 return False
+            self._beside = {id(part): part for one in given if one is not first for part in _parts(one)}
             self._mark(first)
         return any(id(part) in self._made for one in given for part in _parts(one))
 
     def _mark(self, value: object) -> None:
         """A value made of the cell is followed too; what merely holds a number or a name is not."""
         for part in _parts(value):
-            self._made[id(part)] = part
+            if id(part) not in self._beside:
+                self._made[id(part)] = part
 
 
 def _is_reading(frame: FrameType) -> bool:

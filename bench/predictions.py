@@ -2,8 +2,9 @@
 
 python bench/predictions.py [FOLDER]
 
-Each environment's wheels are those of the record's package versions, read from the package index (gigabytes, once).
-The base is taken to have libnuma and the compilers, as the machines of the records had.
+An image of a cell is compared with the audit of that cell in docs/records/audits. Of any other environment, the wheels
+of the record's package versions are audited, read from the package index (gigabytes, once); its base is taken to have
+libnuma and the compilers, as the machines of the records had.
 """
 
 from __future__ import annotations
@@ -14,9 +15,22 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from assay.evidence.record import ProbeRecord, parse
+from assay.foundation.outcome import Outcome
+
 ENGINES = ("vllm", "sglang", "sglang-kernel", "sgl-kernel", "flashinfer-python", "triton", "nvidia-nccl-cu12",
            "nvidia-nccl-cu13")  # fmt: skip
 BASE = ("--base", "debian12", "--package", "libnuma1", "--package", "gcc", "--package", "cuda-toolkit")
+
+
+def audited(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Return (cell, target) -> what the newest audit of its lock predicts."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for path in sorted(folder.rglob("*-audit-*.json")):
+        record = json.loads(path.read_text())
+        for target, features in record["predictions"].items():
+            found[record["cell"], target] = dict(features)
+    return found
 
 
 def predicted(packages: dict[str, str], target: str) -> dict[str, str] | None:
@@ -29,35 +43,42 @@ def predicted(packages: dict[str, str], target: str) -> dict[str, str] | None:
         [sys.executable, "-m", "assay", "audit", *words, *torch, "--target", target, *BASE, "--format", "json"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if not done.stdout:
+    document = json.loads(done.stdout) if done.stdout else {}
+    if "reports" not in document:
         # A wheel for another Python, or one that is gone: nothing is compared, and that is said.
-        print(f"left out: {packages}: {done.stderr.splitlines()[0] if done.stderr else 'no answer'}", flush=True)
+        print(f"left out: {packages}: {document.get('error') or done.stderr.strip() or 'no answer'}", flush=True)
         return None
-    (report,) = json.loads(done.stdout)["reports"]
+    (report,) = document["reports"]
     return {item["feature"]: item["outcome"] for item in report["predictions"]}
 
 
 def main() -> int:
     folder = Path(sys.argv[1] if sys.argv[1:] else Path(__file__).parents[1] / "docs" / "records")
-    measured: dict[tuple[str, str], dict[str, str]] = {}
+    known = audited(folder)
+    measured: dict[tuple[str, str, str], dict[str, str]] = {}
     for path in sorted(folder.rglob("*-probe-*.json")):
-        record = json.loads(path.read_text())
-        target = f"sm_{record['devices'][0]['capability'].replace('.', '')}"
-        packages = {name: version for name, version in record["packages"].items() if name in {*ENGINES, "torch"}}
+        record = parse(path.read_bytes())
+        assert isinstance(record, ProbeRecord)
+        target = record.devices[0].target
+        packages = {name: version for name, version in record.packages.items() if name in {*ENGINES, "torch"}}
         # A later record of the same versions is what counts, as in the report.
-        measured.setdefault((json.dumps(packages, sort_keys=True), target), {}).update(
-            {name: result["outcome"] for name, result in record["features"].items() if result["outcome"] != "not_run"}
+        cell = record.cell if (record.cell, target) in known else ""
+        measured.setdefault((cell, "" if cell else json.dumps(packages, sort_keys=True), target), {}).update(
+            {name: str(it.outcome) for name, it in record.features.items() if it.outcome is not Outcome.NOT_RUN}
         )
     counts: Counter[tuple[str, str]] = Counter()
-    for (packages, target), outcomes in measured.items():
-        told = predicted(json.loads(packages), target)
+    for (cell, packages, target), outcomes in measured.items():
+        told = known[cell, target] if cell else predicted(json.loads(packages), target)
         if told is None:
             continue
         for feature, outcome in sorted(outcomes.items()):
+            if outcome == Outcome.INCONCLUSIVE:
+                print(f"left out: {target} {cell or packages}: {feature} is {outcome}", flush=True)
+                continue
             guess = told.get(feature, "not predicted")
             counts[outcome, guess] += 1
             if guess != outcome:
-                print(f"{target} {packages}: {feature} measured {outcome}, predicted {guess}", flush=True)
+                print(f"{target} {cell or packages}: {feature} measured {outcome}, predicted {guess}", flush=True)
     for (outcome, guess), count in counts.most_common():
         print(f"{count:4} measured {outcome:13} predicted {guess}")
     same = sum(count for (outcome, guess), count in counts.items() if outcome == guess)

@@ -30,7 +30,7 @@ from _farm import Image, Node, Rates, SimulatedFarm
 from assay.adapters.files.pool_runs import FilePoolBook
 from assay.adapters.files.records import FileStore
 from assay.adapters.pools.fake import sealed_result
-from assay.cli.pool_composition import shipped_suite
+from assay.cli.probe_composition import shipped_suite
 from assay.evidence.record import ProbeRecord, now
 from assay.evidence.suite import declarations, order
 from assay.foundation.digest import sha256_of

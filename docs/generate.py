@@ -11,10 +11,10 @@ from typing import Any, TypeGuard
 
 import click
 
+from assay.adapters.files.card_names import load_cards
 from assay.adapters.files.kept_records import is_intact
 from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.files.project import ProjectFiles
-from assay.adapters.host.card_names import load_cards
 from assay.audit.rules import ALL
 from assay.cli import COMMANDS, root
 from assay.evidence.record import AnyRecord, AuditRecord, BuildRecord, BuildStatus, ProbeRecord, ServeRecord, parse
@@ -167,8 +167,8 @@ def cells() -> str:
         "# When each cell was last built and probed",
         "",
         "Generated from the records in [docs/records](records). A cell whose lock has changed since its build counts",
-        "as not built; cells for arm64 are locked and audited. Left out are controls, which the audit refuses, and",
-        "cells without a lock, whose base images come from registries.",
+        "as not built. Left out are controls, which the audit refuses, and cells without a lock, whose base images",
+        "come from registries.",
         "",
         "| cell | built | probed | served |",
         "|---|---|---|---|",
@@ -185,7 +185,11 @@ def cells() -> str:
             and record.status is BuildStatus.BUILT
             and record.lock_digest == lock_digest(lock)
         ]
-        probed = {record.devices[0].target: _outcomes(record) for record in mine if _is_probe(record)}
+        probes = [record for record in mine if _is_probe(record) and record.lock_digest == lock_digest(lock)]
+        probed = {
+            target: _outcomes([record for record in probes if record.devices[0].target == target])
+            for target in {record.devices[0].target for record in probes}
+        }
         served = {
             record.devices[0].target: f"{record.created:%Y-%m-%d}: {record.status}"
             for record in mine
@@ -200,11 +204,16 @@ def _is_probe(record: AnyRecord) -> TypeGuard[ProbeRecord]:
     return isinstance(record, ProbeRecord) and bool(record.devices)
 
 
-def _outcomes(record: ProbeRecord) -> str:
-    counts = Counter(
-        str(result.outcome) for result in record.features.values() if result.outcome is not Outcome.NOT_RUN
-    )
-    return f"{record.created:%Y-%m-%d}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+def _outcomes(records: Sequence[ProbeRecord]) -> str:
+    """Return the newest day and outcomes, each feature's newest; one that did not run takes no measurement's place."""
+    newest = {
+        name: str(result.outcome)
+        for record in sorted(records, key=lambda one: one.created)
+        for name, result in record.features.items()
+        if result.outcome is not Outcome.NOT_RUN
+    }
+    words = ", ".join(f"{count} {outcome}" for outcome, count in Counter(newest.values()).most_common())
+    return f"{max(record.created for record in records):%Y-%m-%d}: {words}"
 
 
 def _by_target(found: dict[str, str]) -> str:

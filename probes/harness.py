@@ -301,7 +301,9 @@ def main(job_path, result_path):
     except (OSError, ValueError):
         result["facts_error"] = ended
     save()
-    present = len((result["facts"] or {}).get("devices", []))
+    devices = (result["facts"] or {}).get("devices", [])
+    present = len(devices)
+    uuids = [device["uuid"] for device in devices if isinstance(device, dict) and device.get("uuid")]
     if job.get("warm", True) and job["probes"]:
         result["warm"] = warm_up()
         save()
@@ -315,8 +317,13 @@ def main(job_path, result_path):
         elif probe["gpus"] > present:
             entry["not_run"] = f"needs {probe['gpus']} GPU{'s' if probe['gpus'] > 1 else ''}, {present} present"
         else:
-            entry.update(run_probe(probe, job, warm=bool(result["warm"] and result["warm"]["ok"] and probe["warm"])))
+            shared = others(uuids) if probe["gpus"] else ""
+            warm = bool(result["warm"] and result["warm"]["ok"] and probe["warm"])
+            entry.update(run_probe(probe, job, warm=warm, shared=shared))
             document = entry.get("document")
+            if probe["gpus"] and document and document["outcome"] == "degraded":
+                shared = shared or others(uuids)
+            entry["others"] = shared
             if document and entry["exit_code"] == 0 and document["outcome"] in ("works", "degraded"):
                 good.add(feature)
         result["probes"][feature] = entry
@@ -325,6 +332,15 @@ def main(job_path, result_path):
     result["finished"] = True
     save()
     return 0
+
+
+def others(uuids):
+    """Return what other processes use of these GPUs now, in words; empty if nothing, or if it cannot be known."""
+    if not uuids:
+        return ""
+    program = os.path.join(HERE, "probelib", "others.py")
+    ended = run_process([sys.executable, "-S", program, *uuids], timeout=20, environment={})
+    return ended["stdout"].strip() if ended["exit_code"] == 0 else ""
 
 
 def warm_up():
@@ -344,7 +360,7 @@ def warm_up():
     return {"ok": ok, "reason": reason, "seconds": round(time.monotonic() - began, 3)}
 
 
-def run_probe(probe, job, *, warm):
+def run_probe(probe, job, *, warm, shared):
     folder = os.path.join(job["work"], probe["feature"])
     os.makedirs(folder, exist_ok=True)
     environment = {
@@ -352,6 +368,7 @@ def run_probe(probe, job, *, warm):
         "ASSAY_SABOTAGE": job.get("sabotage", {}).get(probe["feature"], ""),
         "ASSAY_TIMEOUT": str(probe["timeout"]),
         "ASSAY_SEED": str(job.get("seed", 0)),
+        "ASSAY_OTHERS": shared,
         "PYTHONFAULTHANDLER": "1",
     }
     if warm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,10 @@ settings.register_profile("ci", settings.get_profile("assay"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "assay")
 
 ROOT = Path(__file__).parents[1]
+
+# A shell without job control starts what it puts in the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

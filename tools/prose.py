@@ -21,7 +21,7 @@ MOST_CHARACTERS: Final = 300
 INSTEAD: Final[dict[str, str]] = {
     # what not to write (a regular expression): what to write
     r"for want of": "because ... is missing",
-    r"not as (it|they) must( be)?|as (it|they) must be": "failing, as expected",
+    r"as (it|they) must( be)?(?! not)": "failing, as expected",
     r"(is|are|was|were) meant(?! (for|to)\b)": "selected, intended",
     r"who(ever)? has this": "name the component",
     r"(is|are|be) let be": "is left unchanged",
@@ -41,6 +41,19 @@ INSTEAD: Final[dict[str, str]] = {
     r"is what it would be|are what they would be": "is up to date",
     r"(have|has|had) to be true on": "targets",
     r"weighs more": "outranks",
+    r"(?<!there )is no (wheel|record|version|number|size|day|document|ELF file|platform|distribution)": "is not a ...",
+    r"exist already|has (this|that|it) already|is up already": "already exist, already has",
+    r"(does|do|is|has) not [a-z]+ any more": "no longer",
+    r"(jobs|workers|runs) (that [a-z ]+ )?go on": "continue",
+    r"(was|were) put (at|to)": "was pushed to, was set to",
+    r"is (said|told|asked) of": "(leave it out)",
+    r"(says?|tells?|told) nothing of": "says nothing about, gives no result for",
+    r"(that|which) (is|are) none (is|are)": "that is invalid",
+    r"stands? twice": "occurs twice",
+    r"nothing is said": "nothing is known, nothing is recorded",
+    r"bugs? of assay": "bug in assay",
+    r"(may|must|can) (also )?stand (after|before)": "works after, precedes",
+    r"was sought|is sought": "find",
 }
 _WORDS: Final = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): advice for pattern, advice in INSTEAD.items()}
 _CODE: Final = re.compile(r"`[^`\n]*`|\]\([^)]*\)|<[^>\n]*>|https?://\S+")

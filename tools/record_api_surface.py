@@ -106,7 +106,7 @@ def sglang(package: Path) -> dict[str, Any]:
     grouped = sorted((package / "srt/arg_groups/fields").glob("*.py"))
     engine = classes(parse(package / "srt/entrypoints/engine.py"))["Engine"]
     manager = parse(package / "srt/managers/tokenizer_manager.py")
-    # From 0.5.23 on the class is made of the fields of several structures, and is no data class.
+    # From 0.5.23 on the class is made of the fields of several structures, and is not a data class.
     names = plain or [
         name
         for path in grouped

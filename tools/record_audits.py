@@ -16,7 +16,7 @@ from pathlib import Path
 from assay.adapters.files.kept_records import intact_records
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
-from assay.cli.auditing import make_auditor
+from assay.cli.audit_composition import make_auditor
 from assay.evidence.record import AuditRecord, file_name
 from assay.matrix.plan import make
 from assay.pipeline.audit import record_of

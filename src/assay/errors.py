@@ -22,6 +22,7 @@ an exception means that assay could not find out. Each class carries the exit co
     +-- WheelError                  1   a wheel or shared object cannot be read
     +-- ToolError                   1   a program that assay runs failed
     |   +-- ToolTimedOut            1   it did not end in time
+    |   +-- SourceBroken            1   a source does not compile
     +-- StoreError                  1   build_logs/ cannot be read or written, or is in use
     +-- OutputError                 1   standard output is closed or cannot be written
     +-- Interrupted               130   Ctrl-C
@@ -51,6 +52,7 @@ __all__ = [
     "RegistryBroken",
     "RegistryContent",
     "RegistryError",
+    "SourceBroken",
     "StoreError",
     "TagImmutable",
     "ToolError",
@@ -84,7 +86,7 @@ class UsageError(AssayError):
 
 
 class QuestionError(AssayError):
-    """What was asked about is not there, or cannot be read: that is no verdict."""
+    """What was asked about is not there, or cannot be read: that is not a verdict."""
 
     exit_code = 2
 
@@ -181,6 +183,14 @@ class ToolError(AssayError):
 
 class ToolTimedOut(ToolError):
     """A program that assay runs did not end in time, and was stopped."""
+
+
+class SourceBroken(ToolError):
+    """A source does not compile, which says something about the cell; `log` has all that the build printed."""
+
+    def __init__(self, message: str, *, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
 
 
 class StoreError(AssayError):

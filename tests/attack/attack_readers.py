@@ -43,9 +43,11 @@ from assay.wheels.catalogue import (
     dump_base,
     dump_catalogue,
     dump_entry,
+    dump_wheel,
     load_base,
     load_catalogue,
     load_entry,
+    load_wheel,
 )
 from assay.wheels.elf import data_ranges, wanted_ranges
 from assay.wheels.elf import read_elf as elf
@@ -320,6 +322,7 @@ def read_catalogue(data: bytes, _folder: Path) -> None:
     layers, bases = load_catalogue(gzip.compress(data, 1))
     for one in layers:
         assert load_entry(dump_entry(one), one.key) == one
+        assert tuple(load_wheel(dump_wheel(wheel)) for wheel in one.wheels) == one.wheels
     for base in bases:
         assert load_base(dump_base(base)) == base
 

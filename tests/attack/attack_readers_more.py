@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -31,9 +32,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
-from assay.adapters.docker.read import image_files
+from assay.adapters.files.image_archive import image_files
 from assay.adapters.files.model_files import ModelFiles
 from assay.adapters.files.pool_runs import PoolRuns
+from assay.adapters.host.git import commit_in
 from assay.adapters.index.simple import parse_html, parse_json
 from assay.adapters.pools.contexts import only_member
 from assay.adapters.pools.fake import sealed_result
@@ -51,8 +53,9 @@ from assay.matrix import lockfile, plan, recipe
 from assay.matrix.image_steps import image_steps
 from assay.pipeline.audit_image import installed
 from assay.pipeline.audit_image import read_image as image_contents
-from assay.ports.jobs import JobResult, Place, ProbeJob, unseal
+from assay.ports.jobs import Bind, JobResult, Place, ProbeJob, seal, unseal
 from assay.ports.pools import PlannedJob, PoolRun
+from assay.ports.server import ServerJob, facts_of
 from assay.serving.helptext import parse_help
 from assay.serving.modelshape import shape_of
 
@@ -60,8 +63,21 @@ from assay.serving.modelshape import shape_of
 
 
 def locks() -> tuple[bytes, ...]:
-    """Committed locks."""
-    return tuple(path.read_bytes() for path in sorted(ROOT.glob("images/*/cells/*/lock.txt"))[:3])
+    """Committed locks, and one that pins the commit of a source."""
+    committed = tuple(path.read_bytes() for path in sorted(ROOT.glob("images/*/cells/*/lock.txt"))[:3])
+    return (*committed, committed[0].replace(b"# require", b"# source: k v1.0 %b\n# require" % (b"a" * 40), 1))
+
+
+def ls_remotes() -> tuple[bytes, ...]:
+    """What git tells of a tag: an annotated one, a plain one, and lines without end."""
+    tag = b"%b\trefs/tags/v1\n" % (b"a" * 40)
+    return (tag + b"%b\trefs/tags/v1^{}\n" % (b"b" * 40), tag, tag * 20_000, b"a" * 40 + b"\t" + b"x" * 1_000_000)
+
+
+def read_ls_remote(data: bytes, _folder: Path) -> None:
+    """Find the commit of a tag; it is a whole hash, or there is none."""
+    commit = commit_in(data.decode(errors="replace"), "v1")
+    assert commit is None or re.fullmatch(r"[0-9a-f]{40}", commit)
 
 
 def jobs() -> tuple[bytes, ...]:
@@ -74,6 +90,36 @@ def read_job(data: bytes, _folder: Path) -> None:
     """Read a job that somebody sealed."""
     rest = data[1:]
     unseal(b'{"checksum":"' + sha256_of(rest).encode() + b'",' + rest, ProbeJob, source="job.json")
+
+
+def server_jobs() -> tuple[bytes, ...]:
+    """A server as plain data: what has to be named, and all that can be."""
+    place = Place(reference="image:1", digest=f"sha256:{'1' * 64}")
+    least = ServerJob(run="r", place=place)
+    most = ServerJob(
+        run="r", name="chat", place=place, argv=("serve", "{port}"), env={"A": "1"}, user="1:1", gpus=("0",),
+        port=8000, ports_beside=(1,), labels={"a": "b"}, mounts=(Bind(source="/a", target="/b"),),
+    )  # fmt: skip
+    return tuple(job.model_dump_json(exclude={"checksum"}).encode() for job in (least, most))
+
+
+def read_server_job(data: bytes, _folder: Path) -> None:
+    """Read the job of a server that somebody sealed; what was read can be started, and written again."""
+    rest = data[1:]
+    job = unseal(b'{"checksum":"' + sha256_of(rest).encode() + b'",' + rest, ServerJob, source="job.json")
+    assert unseal(seal(job), ServerJob, source="job.json").task() == job.task()
+
+
+def server_facts() -> tuple[bytes, ...]:
+    """What an image says of its devices and packages."""
+    card = {"name": "NVIDIA H200", "capability": "9.0", "memory_bytes": 140 << 30, "uuid": "GPU-1"}
+    facts = {"devices": [card], "driver": "580.1", "cuda": "13.0", "packages": {"vllm": "0.26.0"}, "machine": "x86_64"}
+    return (json.dumps(facts).encode(), json.dumps({"devices": [], "packages": {}}).encode())
+
+
+def read_server_facts(data: bytes, _folder: Path) -> None:
+    """Read them."""
+    facts_of(data, source="image:1")
 
 
 def pool_logs() -> tuple[bytes, ...]:

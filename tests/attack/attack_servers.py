@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
@@ -25,13 +26,18 @@ from attack_child import Tally
 from attack_mutate import WEIRD, hostile_json, hostile_text, mutated
 from publish_tools import both, candidate, gear, policy, publish
 
+from assay.adapters.files.kept_records import KeptRecords
+from assay.adapters.files.records import FileStore
 from assay.adapters.http.openai import OpenAiClient
 from assay.adapters.registry.fake import FakeRegistry
 from assay.cli import main
 from assay.errors import AssayError
 from assay.evidence import oci
+from assay.evidence.record import AuditRecord, BuildRecord, BuildStatus
 from assay.evidence.reference import Repository
 from assay.foundation.digest import sha256_of
+from assay.foundation.outcome import Verdict
+from assay.pipeline.share_records import DOCUMENT, push_records
 
 Answer = tuple[int, dict[str, str], bytes]
 Handler = Callable[[str, str, Mapping[str, str]], Answer]
@@ -93,7 +99,7 @@ def rng_of_close(headers: Mapping[str, str]) -> bool:
 
 
 def command(*argv: str) -> int:
-    """Run a command line here; a bug of assay, a traceback or a terminal escape is an error.
+    """Run a command line here; a bug in assay, a traceback or a terminal escape is an error.
 
     Its pauses are cut short: what is tested here is what is made of answers; deadlines have tests of their own.
     """
@@ -225,6 +231,47 @@ def registry_answers(tally: Tally, seed: int, cases: Iterable[int], folder: Path
         tally.case(number, work, (AssayError,))
 
 
+def shared_records(tally: Tally, seed: int, cases: Iterable[int], folder: Path) -> None:
+    """`assay records pull` from a registry that is right but for some answers, or lists what no record names."""
+    registry, repository = FakeRegistry(), Repository.parse("registry.example/team/demo")
+    mine = FileStore(folder / "mine" / "build_logs")
+    report = mine.put_document(b'{"findings": []}\n')
+    began = datetime(2026, 11, 30, 12, tzinfo=UTC)
+    mine.append(AuditRecord(created=began, run="r", cell="c", subject="wheels", verdict=Verdict.OK, report=report))
+    mine.append(BuildRecord(created=began, run="r", cell="c", status=BuildStatus.BUILT))
+    push_records(registry, repository, KeptRecords(folder / "mine"), mine)
+    for number in cases:
+        if tally.is_over:
+            return
+        rng = random.Random(f"records:{seed}:{number}")
+        spoil = set() if number == 0 else {rng.randrange(8) for _ in range(rng.choice((1, 1, 3)))}
+        crowd = rng.choice((0, 0, 1000)) if number else 0
+        asked = [0]
+
+        def answer(_method: str, path: str, _headers: Mapping[str, str]) -> Answer:
+            asked[0] += 1
+            if path.partition("?")[0].endswith("/tags/list"):
+                good: Answer = 200, {}, json.dumps({"name": "x", "tags": registry.tags(repository)}).encode()
+            else:
+                good = _registry_answer(registry, repository, path)
+            if crowd and "/manifests/" in path and good[0] == 200:
+                value = json.loads(good[2])
+                value["layers"] += [{**value["layers"][-1], "mediaType": DOCUMENT}] * crowd
+                good = 200, {"Content-Type": oci.MANIFEST}, json.dumps(value).encode()
+            return _spoiled(good, rng) if asked[0] - 1 in spoil else good
+
+        def work() -> None:
+            place = folder / f"pulled{number}"
+            place.mkdir()
+            with serving(answer) as host:
+                code = command("records", "pull", f"{host}/team/demo", "--project", str(place))
+            assert asked[0] < 60, f"{asked[0]} requests"
+            assert number != 0 or code == 0, f"the good registry gives {code}"
+            assert all(one.intact for one in KeptRecords(place))
+
+        tally.case(number, work, (AssayError,))
+
+
 def index_answers(tally: Tally, seed: int, cases: Iterable[int], folder: Path) -> None:
     """`assay facts read` of a wheel on an index that is right but for some answers."""
     wheel = attack_readers.wheels()[0]
@@ -321,9 +368,12 @@ _BREAK: Final[tuple[tuple[str, dict[str, str | None]], ...]] = tuple(
     }.items()
     for value in values
 )  # fmt: skip
+CELL: Final = "vllm-blackwell-cu130-torch2.14.0-vllm0.33.0"
 _COMMANDS: Final = (
     ("plan",), ("report",), ("doctor",), ("facts", "list"), ("--version",), ("recommend", "--target", "sm_120"),
-    ("diagnose", "LOG"),
+    ("diagnose", "LOG"), ("diagnose", "-"), ("lock", "--check"), ("jobs",), ("status",), ("logs",), ("policy", "check"),
+    ("plan", "--format", "json"), ("launch", CELL, "--model", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--offline"),
+    ("records", "push", "127.0.0.1:1/a/b"), ("records", "pull", "127.0.0.1:1/a/b"),
     ("render", "--check"), ("audit", "WHEEL", "--base", "debian12", "--no-record"),
 )  # fmt: skip
 _STREAMS: Final = ("", ">&-", "2>&-", "<&-", ">/dev/full", "2>/dev/full", "| head -c 1", ">&- 2>&- <&-")

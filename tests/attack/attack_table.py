@@ -10,6 +10,7 @@ from typing import Final
 
 import attack_readers
 import attack_readers_more
+import attack_readers_pools
 import attack_servers
 from attack_child import Tally
 from attack_mutate import hostile_json, hostile_text, mutated
@@ -84,6 +85,7 @@ def _server(name: str, covers: Sequence[str], run: Callable[..., None], *, deadl
 
 r = attack_readers
 m = attack_readers_more
+p = attack_readers_pools
 s = attack_servers
 ATTACKS: Final[tuple[Attack, ...]] = (
     _reader("server-info", ["engines.sglang"], m.server_infos, m.read_server_info, mutate=hostile_json),
@@ -139,6 +141,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     ),
     _reader("manifest", ["evidence.oci"], r.manifests, r.read_manifest, mutate=hostile_json, share=2),
     _reader("lock", ["matrix.lockfile"], m.locks, m.read_lock, mutate=hostile_text),
+    _reader("tag-of-a-source", ["adapters.host.git"], m.ls_remotes, m.read_ls_remote, mutate=hostile_text),
     _reader(
         "matrix",
         ["matrix.loading", "foundation.yamltext", "matrix.recipe", "matrix.model", "foundation.text"],
@@ -182,13 +185,30 @@ ATTACKS: Final[tuple[Attack, ...]] = (
         m.read_probe,
         mutate=hostile_json,
     ),
-    _reader("image-layers", ["adapters.docker.read", "pipeline.audit_image"], m.image_exports, m.read_image),
+    _reader("image-layers", ["adapters.files.image_archive", "pipeline.audit_image"], m.image_exports, m.read_image),
     _reader("challenge", ["adapters.registry.auth"], m.challenges, m.read_challenge, mutate=hostile_text),
     _reader("docker-config", ["adapters.registry.auth"], m.docker_configs, m.read_docker_config, mutate=hostile_json),
     _reader("pool-log", ["adapters.pools.frames"], m.pool_logs, m.read_pool_log),
     _reader("pool-archive", ["adapters.pools.contexts"], m.pool_archives, m.read_pool_archive),
     _reader("pool-plan", ["adapters.files.pool_runs"], m.pool_plans, m.read_pool_plan, mutate=hostile_json),
+    _reader("pools-file", ["matrix.pools"], p.pool_files, p.read_pool_file, mutate=hostile_text),
+    _reader(
+        "audit-on-a-pool",
+        ["pipeline.audit_farm", "cli.audit_worker"],
+        p.audit_documents,
+        p.read_audit_document,
+        mutate=hostile_json,
+    ),
+    _reader(
+        "assembly-on-a-pool",
+        ["pipeline.assembly.on_workers", "cli.assemble_worker"],
+        p.assembly_documents,
+        p.read_assembly_document,
+        mutate=hostile_json,
+    ),
     _reader("job", ["ports.jobs"], m.jobs, m.read_job, mutate=hostile_json),
+    _reader("server-job", ["ports.server"], m.server_jobs, m.read_server_job, mutate=hostile_json),
+    _reader("server-facts", ["ports.server"], m.server_facts, m.read_server_facts, mutate=hostile_json),
     _reader("reference", ["evidence.reference"], m.references, m.read_reference, mutate=hostile_text),
     _generated(
         "made-up-json",
@@ -209,6 +229,9 @@ ATTACKS: Final[tuple[Attack, ...]] = (
         # A registry that falls silent in its answer is waited for 60 s (EXCHANGE_SECONDS).
         deadline=75,
         share=0.4,
+    ),
+    _server(
+        "records-in-a-registry", ["pipeline.share_records", "cli.records"], s.shared_records, deadline=75, share=0.2
     ),
     _server(
         "index-answers",
@@ -248,7 +271,6 @@ NOT_FOREIGN: Final[dict[str, str]] = {
     "adapters.host.info": "files of the machine's own administrator",
     "adapters.files.journal": "assay's own journal, in the user's folder",
     "adapters.executors.local": "the harness result, judged by probes",
-    "adapters.executors.servers": "what assay's own helper writes into a private folder, and Docker's API",
     "adapters.pools.bundle": "writes",
     "adapters.pools.kubernetes": "the API of a cluster that runs the user's jobs; what pods write is read by frames",
     "adapters.pools.local": "the zip of probe programs that assay itself has just written into the user's folder",

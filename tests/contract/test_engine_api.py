@@ -281,7 +281,7 @@ def test_every_function_that_moved_is_found_where_a_release_has_it(release: str)
     for _, node in calls("first"):
         paths = [word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
         own = [path.split(":") for path in paths if path.startswith(surface["engine"] + ".")]
-        # scalar_types is no function: its modules are not recorded.
+        # scalar_types is not a function: its modules are not recorded.
         if own and "scalar_types" not in paths[0] and not any(
             name in surface["modules"].get(module, {}) for module, name in own
         ):  # fmt: skip

@@ -123,6 +123,8 @@ def trickling(start: bytes, then: bytes, every: float) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         stop.set()
+        # Closing alone does not wake a thread that waits in accept.
+        listening.shutdown(socket.SHUT_RDWR)
         listening.close()
 
 
@@ -154,7 +156,7 @@ def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     ],
     ids=["no address", "another scheme", "no digits", "5000 digits", "digits of another script"],
 )
-def test_nonsense_of_a_server_is_an_error_that_is_told(answer: bytes) -> None:
+def test_nonsense_of_a_server_is_an_error_that_is_reported(answer: bytes) -> None:
     with trickling(answer, b"", 0.05) as address:
         file = IndexFile(project="evil", filename=NAME, url=f"{address}/{NAME}")
         with pytest.raises(PackageIndexError):

@@ -218,7 +218,7 @@ def test_a_run_that_was_swept_is_gone(scene: Scene) -> None:
     assert [] == [item for item in scene.pool.collect([item.job.name], run=scene.run) if item.result]
 
 
-def test_nothing_is_said_of_runs_and_jobs_that_are_not_there(scene: Scene) -> None:
+def test_runs_and_jobs_that_do_not_exist_have_no_state(scene: Scene) -> None:
     assert {} == scene.pool.poll("pool-none")
     assert [] == list(scene.pool.collect(["pool-none-1"], run="pool-none"))
 

@@ -14,7 +14,7 @@ from typing import Self
 _CONF = """
 root = "{root}/data"
 [grpc]
-  address = ["tcp://127.0.0.1:{port}"]
+  address = ["tcp://127.0.0.1:{port}", "unix://{root}/sock"]
 {tls}
 [worker.oci]
   enabled = true

@@ -160,13 +160,22 @@ class SlurmCluster:
             process.kill()
             process.wait()
 
-    def end_jobs_on(self, node: str) -> int:
-        """Kill whatever runs on a node, as a power cut does; return how many processes that were."""
-        killed = 0
+    def jobs_on(self, node: str) -> dict[int, str]:
+        """Return the processes that run on a node, each with the kernel's letter for its state."""
+        found: dict[int, str] = {}
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
                 words = path.read_bytes().split(b"\0")
                 if f"SLURMD_NODENAME={node}".encode() in words and f"SLURM_CONF={self.conf}".encode() in words:
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-                    killed += 1
+                    state = (path.parent / "stat").read_text().rpartition(")")[2].split()[0]
+                    found[int(path.parent.name)] = state
+        return found
+
+    def end_jobs_on(self, node: str) -> int:
+        """Kill whatever runs on a node, as a power cut does; return how many processes that were."""
+        killed = 0
+        for process in self.jobs_on(node):
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+                killed += 1
         return killed

@@ -16,6 +16,7 @@ import pytest
 from buildkit_daemons import BuildkitDaemons
 from project_tools import IMAGE, MATRIX, Project, lock_text
 from registry_tools import free_port, real_registry
+from ssh_daemons import SshDaemons
 
 from assay.adapters.registry.client import connect
 from assay.evidence.reference import Repository
@@ -201,3 +202,26 @@ def test_builders_with_tls_build_for_those_who_have_a_certificate(tmp_path: Path
 
     assert (4, 0) == (refused.returncode, built.returncode), refused.stderr + built.stderr
     assert "answers" in asked.stdout + asked.stderr
+
+
+def test_a_builder_behind_ssh_builds_and_one_without_buildctl_is_named(
+    tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binaries, ports = Path(os.environ["ASSAY_FARM_BIN"]), (free_port(),)
+    project = FarmProject(tmp_path / "project", registry, ports)
+    project.change("pools.yaml", f"tcp://127.0.0.1:{ports[0]}", "ssh://builder, ssh://bare")
+    with (
+        BuildkitDaemons(binaries / "buildkitd", tmp_path / "daemons", ports, registry),
+        SshDaemons(tmp_path / "hosts", monkeypatch) as hosts,
+    ):
+        socket = f"unix://{tmp_path}/daemons/{ports[0]}/sock"
+        hosts.start("builder", f"PATH={binaries}:/usr/bin:/bin BUILDKIT_HOST={socket}")
+        hosts.start("bare", "PATH=/usr/bin:/bin")
+        asked = project.run("doctor", "--pools")
+        built = project.run("build", "--no-audit", "--on", "farm", project.cell("1.0"), project.cell("2.0"))
+    print(asked.stdout, asked.stderr, built.stderr)
+
+    assert "ssh://bare: start buildkitd there, with buildctl on the PATH" in " ".join(asked.stderr.split())
+    assert 0 == built.returncode, built.stderr
+    assert {"ssh://builder"} == {record["builder"] for record in project.records}
+    assert "ssh://bare of farm does not answer" in built.stderr

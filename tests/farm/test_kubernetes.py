@@ -137,7 +137,7 @@ def kill_container(cluster: KubeCluster, tell: Teller) -> bool:
     return False
 
 
-def test_an_image_that_cannot_be_pulled_is_no_failure_of_its_cell(cluster: KubeCluster, farm: Farm) -> None:
+def test_an_image_that_cannot_be_pulled_is_not_a_failure_of_its_cell(cluster: KubeCluster, farm: Farm) -> None:
     (subject,) = farm.subjects(1)
     digest = subject.place.digest
     place = Place(reference=f"registry.invalid/none@{digest}", digest=digest)

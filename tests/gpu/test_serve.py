@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.executors.servers import LocalServerHost
+from assay.adapters.executors.local import LocalTaskHost
 from assay.adapters.files.records import FileStore
 from assay.adapters.files.serving import load_profiles, load_server_flags
 from assay.adapters.http.openai import OpenAiClient
 from assay.evidence.record import ServeStatus
 from assay.pipeline.bench import Contestant, LoadShape, bench
+from assay.pipeline.serve import local_job
 from assay.pipeline.serve_check import ServeRequest, serve_check
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,8 @@ def request(engine: str, model: str) -> ServeRequest:
     return ServeRequest(
         cell="local",
         engine=engine,
+        job=local_job(),
+        facts_program=ROOT / "probes" / "probelib" / "facts.py",
         model=model,
         profile=profiles["tiny"],
         profile_name="tiny",
@@ -54,7 +57,7 @@ def quiet(_: str) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
 def test_a_real_server_passes_every_check_and_is_measured(engine: str, model: str, tmp_path: Path) -> None:
-    host = LocalServerHost(facts_program=ROOT / "probes" / "probelib" / "facts.py")
+    host = LocalTaskHost(python=sys.executable)
     knowledge = load_server_flags(ROOT / "knowledge" / "server_flags.yaml")
     store, asked = FileStore(tmp_path), request(engine, model)
 

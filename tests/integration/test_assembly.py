@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from registry_tools import real_registry
 from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.registry.client import connect
 from assay.evidence.reference import Repository
+from assay.pipeline.assembly.assemble import BUILT_LABEL
 
 # Two bases are bootstrapped.
 pytestmark = [pytest.mark.engine, pytest.mark.index, pytest.mark.timeout(1500)]
@@ -31,7 +33,7 @@ targets:
            driver: ">=570", arch_list: 12.0+PTX}
 bases:
   slim: {kind: bootstrap, distribution: debian, suite: bookworm, python: 3.11, glibc: 2.36,
-         packages: [ca-certificates, python3, python3-venv]}
+         packages: [ca-certificates, python3, python3-venv, python3-dev, gcc, libc6-dev]}
 indexes: {pypi: {}}
 axes:
   variant: {label: v, values: [1]}
@@ -43,12 +45,48 @@ targets: [sm_120]
 id: [variant]
 defaults: {base: slim}
 axes: {variant: [1]}
-# Plain Python with a script, a C extension, and one with files of data below the prefix.
-requirements: [markdown-it-py, pyyaml, pygments]
+template: fast
+# Plain Python with a script, a C extension, one with files of data below the prefix, and a source archive.
+requirements: [markdown-it-py, pyyaml, pygments, docopt]
 env: {QUOTED: 'a "b" $c \\ d'}
 entrypoint: [python, -c]
-command: ["import yaml; print(yaml.__with_libyaml__)"]
+command: ["import docopt, fast, yaml; print(yaml.__with_libyaml__, fast.answer())"]
 """
+TEMPLATE: Final = """\
+{% extends 'server.Dockerfile.j2' %}
+{%- import '_macros.j2' as shared -%}
+{%- block stages %}
+FROM python AS source-fast
+COPY --link --from=tools /opt/tools /opt/tools
+COPY --link --from=tools /opt/venv /opt/venv
+RUN {{ shared.secrets }} <<'SCRIPT'
+set -eu
+. /opt/tools/site.sh
+mkdir /src
+cd /src
+cat > fast.c <<'C'
+#include <Python.h>
+static PyObject *answer(PyObject *self, PyObject *none) { return PyLong_FromLong(42); }
+static PyMethodDef methods[] = {{ '{{' }}"answer", answer, METH_NOARGS, ""}, {0}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "fast", "", -1, methods};
+PyMODINIT_FUNC PyInit_fast(void) { return PyModule_Create(&module); }
+C
+cat > setup.py <<'PY'
+from setuptools import Extension, setup
+setup(name="fast", version="1", ext_modules=[Extension("fast", ["fast.c"])])
+PY
+/opt/tools/bin/uv pip install --quiet --python /opt/venv/bin/python --require-hashes --requirements - <<'TOOLS'
+{{ source_tools }}
+TOOLS
+ENDING
+SCRIPT
+
+{% endblock %}
+{%- block layers %}
+COPY --link --from=source-fast /out/ /opt/venv/
+{%- endblock %}
+"""
+"""A stage that compiles, short of fetching its source; it ends as those of the shipped template do."""
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +94,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     (root / "images" / "plain").mkdir(parents=True)
     shutil.copytree(ROOT / "templates", root / "templates")
+    shipped = (root / "templates" / "server.Dockerfile.j2").read_text()
+    ending = shipped[shipped.index("export SOURCE_DATE_EPOCH") : shipped.index("SCRIPT\n{%- endfor %}")]
+    (root / "templates" / "fast.Dockerfile.j2").write_text(TEMPLATE.replace("ENDING\n", ending))
     (root / "matrix.yaml").write_text(MATRIX)
     (root / "images" / "plain" / "image.yaml").write_text(RECIPE)
     assay(root, "lock")
+    # The lock has an archive in which the installer of a build finds a source too.
+    assert "docopt-0.6.2.tar.gz" in (root / "images" / "plain" / "cells" / CELL / "lock.txt").read_text()
     return root
 
 
@@ -89,9 +132,11 @@ def contents(image: str) -> dict[str, Any]:
     ran = subprocess.run(["docker", "run", "--rm", image], check=True, text=True, capture_output=True).stdout
     made = DockerEngine().image(image)
     assert made is not None
+    built = {name: value for name, value in made.labels.items() if name.startswith(BUILT_LABEL)}
     return {
         "files": exported(image),
         "config": config(image),
+        "built": built,
         "ran": ran,
         "imports": imports(image),
         "assembled": made.created.startswith("1980-"),
@@ -109,7 +154,7 @@ def test_the_files_are_the_same_but_for_a_written_list(both: tuple[dict[str, Any
     assert any(name.endswith(".so") for name in assembled)
 
 
-def test_a_file_that_differs_is_told(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_a_file_that_differs_is_reported(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assembled, built = (image["files"] for image in both)
     (library,) = (name for name in assembled if name.endswith("/_yaml.cpython-311-x86_64-linux-gnu.so"))
     changed = {library: assembled[library]._replace(content="0" * 64), "opt/more": assembled[library]}
@@ -132,15 +177,27 @@ def test_the_configuration_is_the_same(both: tuple[dict[str, Any], dict[str, Any
     assert assembled == built
 
 
+def test_an_assembled_image_names_the_wheels_that_were_built_for_it(
+    project: Path, both: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    assembled, built = (image["built"] for image in both)
+    blobs = project / "layers" / "blobs" / "sha256"
+    names = {label.removeprefix(BUILT_LABEL): digest.removeprefix("sha256:") for label, digest in assembled.items()}
+
+    assert built == {}
+    assert set(names) == {"docopt", "fast"}
+    assert all(hashlib.sha256((blobs / digest).read_bytes()).hexdigest() == digest for digest in names.values())
+
+
 def test_what_imports_in_one_imports_in_the_other(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assembled, built = (image["imports"] for image in both)
 
     assert assembled == built
-    assert {name for name, how in assembled.items() if how == "yes"} >= {"yaml", "pygments", "markdown_it"}
+    assert {name for name, how in assembled.items() if how == "yes"} >= {"yaml", "pygments", "docopt", "fast"}
 
 
 def test_both_run(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    assert [image["ran"] for image in both] == ["True\n", "True\n"]
+    assert [image["ran"] for image in both] == ["True 42\n", "True 42\n"]
 
 
 def test_another_user_with_other_settings_makes_the_same_digest(project: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ USER: Final = 4242
 
 
 def in_container(image: str, project: AssemblyProject, python: str, *, user: int, umask: str, **more: str) -> object:
-    """Assemble in a container; return what is said of the image."""
+    """Assemble in a container; return the document of the image."""
     environment = {**project.environment(), **more}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), sysconfig.get_path("purelib")])
     names = ("PYTHONPATH", "HOME", "ASSAY_CACHE", "ASSAY_LAYERS", "DOCKER_CONFIG", *more)

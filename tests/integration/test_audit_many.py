@@ -19,7 +19,7 @@ from assay.adapters.index.simple import Addresses, SimpleIndex, WebWheels
 from assay.audit.audit import Audited, audit
 from assay.audit.findings import AuditReport
 from assay.audit.installation import Installation
-from assay.cli.auditing import make_auditor
+from assay.cli.audit_composition import make_auditor
 from assay.cli.common import load
 from assay.errors import AssayError
 from assay.matrix.cell import Cell
@@ -142,7 +142,7 @@ def test_cells_read_ahead_are_told_as_those_that_are_read_one_after_the_other(
     assert said(alone) == said(audited(auditor, matrix, asked))
 
 
-def test_what_an_index_lacks_is_told_of_each_cell_and_asked_for_once(
+def test_a_wheel_that_an_index_lacks_is_reported_for_each_cell_and_requested_once(
     auditor: Auditor, wheels: Wheels, cells: list[Cell], matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = wheels.add("pure")

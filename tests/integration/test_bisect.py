@@ -159,7 +159,7 @@ def test_a_feature_that_a_night_broke_is_found_over_an_interruption_and_a_night_
         f"last good: torch n20261019 ({world.name}-torchn20261019)",
     ]
     assert "28 versions, 26 of them not in matrix.yaml" in done.stderr
-    assert "the index has no build of 2 nights between: 2026-10-08, 2026-10-09" in done.stderr
+    assert "the index has no build of 2 nightlies between: 2026-10-08, 2026-10-09" in done.stderr
     assert after["trials"]["n20261016"] == "skip"
     assert set(before["trials"].items()) <= set(after["trials"].items())
     told = re.search(r"what changed: assay (diff .*)", done.stderr)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from uuid import uuid4
 import pytest
 from project_tools import Project
 from registry_tools import real_registry
+from relay import Relay
 from tiny_image import TINY, write_tiny
 
 from assay.adapters.docker.engine import DockerEngine
@@ -158,7 +157,7 @@ def test_two_runs_at_once_do_not_build_one_cell_twice(project: Project) -> None:
     first.communicate(timeout=240)
 
     assert second.returncode == 1
-    assert "another run is building this cell now" in second.stderr
+    assert "another run is building this cell" in second.stderr
 
 
 def test_a_timeout_ends_a_build(project: Project) -> None:
@@ -195,58 +194,17 @@ def test_without_an_engine_the_exit_code_is_4(project: Project) -> None:
     assert "Traceback" not in done.stderr
 
 
-class CutOff(threading.Thread):
-    """Stands between a client and the engine, and is gone when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.open: list[socket.socket] = []
-        self.copiers: list[threading.Thread] = []
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                engine = socket.socket(socket.AF_UNIX)
-                engine.connect("/var/run/docker.sock")
-                self.open += [client, engine]
-                for source, sink in ((client, engine), (engine, client)):
-                    copier = threading.Thread(target=self.copy, args=(source, sink), daemon=True)
-                    copier.start()
-                    self.copiers.append(copier)
-
-    @staticmethod
-    def copy(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
-
-    def cut(self) -> None:
-        # Closing alone does not wake a thread that waits in accept.
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for end in self.open:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        self.join(5)
-        for copier in self.copiers:
-            copier.join(5)
-        for end in self.open:
-            end.close()
+def to_the_engine() -> socket.socket:
+    engine = socket.socket(socket.AF_UNIX)
+    engine.connect("/var/run/docker.sock")
+    return engine
 
 
-def test_an_engine_that_dies_in_a_build_says_nothing_about_the_cell(project: Project) -> None:
+def test_an_engine_that_dies_in_a_build_gives_no_result_for_the_cell(project: Project) -> None:
     slow(project)
-    way = CutOff()
-    way.start()
-    process = project.start("build", env={"DOCKER_HOST": way.address})
-    wait_for(project, "begun-")
-    way.cut()
+    with Relay(to_the_engine) as way:
+        process = project.start("build", env={"DOCKER_HOST": f"tcp://{way.host}"})
+        wait_for(project, "begun-")
     _, err = process.communicate(timeout=100)
     _, report = project.json("report")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,7 @@ class Cells:
             resolver=UvResolver(),
             versions=versions,
             digests=lambda reference, platform: "sha256:" + "c" * 64,
+            commits=lambda address, tag: "e" * 40,
             judge=judge,
         )
 
@@ -225,6 +226,8 @@ def refusing(status: int) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
+        (200, LockStatus.UNREACHABLE),
+        (304, LockStatus.UNREACHABLE),
         (401, LockStatus.UNREACHABLE),
         (403, LockStatus.UNREACHABLE),
         (404, LockStatus.MISSING),
@@ -251,6 +254,26 @@ def test_an_index_that_refuses_is_not_one_that_lacks(
     assert "s3cret-word" not in result.explanation
     # The address helps whoever mends the way there; an explanation that is kept beside the recipe has none.
     assert ("127.0.0.1" in result.explanation) == (expected is LockStatus.UNREACHABLE)
+
+
+def test_an_invalid_answer_of_an_index_is_requested_again(
+    monkeypatch: pytest.MonkeyPatch, default: LocalIndex, nightly: tuple[LocalIndex, str]
+) -> None:
+    whole = SimpleHTTPRequestHandler.do_GET
+    asked: list[str] = []
+
+    def first_answer_without_a_type(self: SimpleHTTPRequestHandler) -> None:
+        asked.append(self.path)
+        if len(asked) > 1:
+            return whole(self)
+        self.send_response(200)
+        return self.end_headers()
+
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", first_answer_without_a_type)
+    result = Cells(nightly[1]).lock("i-torch2.8.0-k1.0")
+
+    assert result.status is LockStatus.LOCKED, result.explanation
+    assert asked.count(asked[0]) == 2
 
 
 @pytest.mark.parametrize("cell", ["i-torch2.8.0-k1.0", "i-torchnightly-k1.0"])

@@ -186,6 +186,8 @@ class Scripted:
 
     def close(self) -> None:
         """Take no more connections."""
+        # Closing alone does not wake a thread that waits in accept.
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 

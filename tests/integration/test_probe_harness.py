@@ -96,6 +96,39 @@ def test_each_sabotage_gets_its_outcome_and_hurts_nothing_else(
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize(
+    ("says", "outcomes"),
+    [
+        # Asked before the probe, and after it where it was slow.
+        ([""], [Outcome.DEGRADED, Outcome.WORKS]),
+        (["3.0 GiB in use"], [Outcome.INCONCLUSIVE, Outcome.WORKS]),
+        (["", "3.0 GiB in use"], [Outcome.INCONCLUSIVE, Outcome.WORKS]),
+    ],
+    ids=["alone", "before", "after"],
+)
+def test_a_slow_probe_beside_another_process_is_left_open_and_what_rests_on_it_runs(
+    suite: Path, says: list[str], outcomes: list[Outcome]
+) -> None:
+    for name in ("toy", "after"):
+        path = suite / "features" / f"{name}.py"
+        told = '    import os\n    probe.metric("told", os.environ["ASSAY_OTHERS"])\n'
+        path.write_text(path.read_text().replace("GPUS = 0", "GPUS = 1") + told)
+    facts = {"devices": [{"name": "x", "capability": "9.0", "memory_bytes": 1, "uuid": "GPU-0"}]}
+    (suite / "probelib" / "facts.py").write_text(f"import json, sys\njson.dump({facts}, open(sys.argv[1], 'w'))\n")
+    (suite / "probelib" / "others.py").write_text(
+        f"import sys\nassert sys.argv[1:] == ['GPU-0']\nlines = open({str(suite.parent / 'says')!r}).readlines()\n"
+        f"print(lines[0].strip())\nopen({str(suite.parent / 'says')!r}, 'w').writelines(lines[1:] or lines)\n"
+    )
+    (suite.parent / "says").write_text("".join(f"{line}\n" for line in says))
+    result, chosen = harness(suite, {"toy": "slow"})
+    judged = probes.judge_all(result, chosen)
+
+    assert outcomes == [judged[name].outcome for name in ("toy", "after")], judged
+    assert says[-1] == result.probes["toy"].others
+    assert says[0] == judged["toy"].metrics["told"]
+    assert "" == result.probes["beside"].others
+
+
 def test_gigabytes_of_output_are_bounded(suite: Path) -> None:
     # Two gibibytes take longer than the toy's limit on a slow machine.
     program = suite / "features" / "toy.py"

@@ -187,7 +187,7 @@ def test_next_run_in_a_container_resumes_and_removes_the_previous_one(project: P
         DockerEngine().sweep(run)
     first, second = records(project)
     assert run == first.run
-    assert str(left.name) in next(line for line in done.stderr.splitlines() if "left behind" in line)
+    assert str(left.name) in next(line for line in done.stderr.splitlines() if "of a killed run" in line)
     assert "2 of 4 features are recorded already" in done.stderr
     assert [drawn(first, name) for name in FEATURES[:2]] == [drawn(second, name) for name in FEATURES[:2]]
     assert {Outcome.WORKS} == {item.outcome for item in second.features.values()}

@@ -183,6 +183,19 @@ def test_nothing_measured_nothing_named(site: Site) -> None:
     assert site.tag("sm120-verified") is None
 
 
+def test_a_registry_that_is_down_is_told_once_and_every_cell_is_named(site: Site) -> None:
+    site.host = "127.0.0.1:1"
+    site.policy()
+    other = "vllm-blackwell-cu130-torch2.13.0-vllm0.32.0"
+    code, _, said = site.run("publish", CELL, other, "--dry-run")
+
+    assert 5 == code
+    assert f"failed: {CELL}: " in said
+    assert 1 == said.count("no registry answers at 127.0.0.1:1")
+    assert f"failed: {CELL}: no registry" in said
+    assert f"failed: {other}: the same" in said
+
+
 def test_from_records_to_a_pull_command(site: Site) -> None:
     site.record(**WORKS)
     dry = site.run("publish", CELL, "--dry-run", "--format", "json")

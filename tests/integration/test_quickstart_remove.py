@@ -36,6 +36,7 @@ case $verb in
       if [ "$name" = docker.io ]; then
         cp {folder}/docker {folder}/bin/docker
         mkdir -p {folder}/root/var/lib/docker/overlay2
+        grep -q ^docker: {folder}/root/etc/group || echo docker:x:101: >> {folder}/root/etc/group
       fi
       if [ -e {folder}/fail-after-"$name" ]; then echo "E: no space" >&2; exit 100; fi
       if [ -e {folder}/hang-after-"$name" ]; then touch {folder}/hangs; sleep 60; fi
@@ -99,6 +100,8 @@ class Machine:
         for name, script in (("apt-get", APT), ("dpkg-query", DPKG), ("python3", PYTHON)):
             self.program(name, script)
         self.program("debootstrap", "exit 0")
+        self.program("groupdel", 'echo "root:x:0:" > {folder}/root/etc/group')
+        (self.system / "etc" / "group").write_text("root:x:0:\n")
         if os.geteuid() != 0:
             self.program("sudo", 'exec "$@"')
         (folder / "docker").write_text(DOCKER.format(folder=folder))
@@ -172,6 +175,17 @@ def test_all_that_quickstart_did_is_taken_back(machine: Machine) -> None:
     assert before == machine.contents()
     assert "--filter description~=" in (machine.folder / "pruned").read_text()
     assert "removed: this machine is as it was" in removed.stderr
+
+
+@pytest.mark.parametrize(("before", "added"), [("docker:x:101:\n", ""), ("", "ada")])
+def test_a_group_that_was_there_or_has_members_stays(machine: Machine, before: str, added: str) -> None:
+    groups = machine.system / "etc" / "group"
+    groups.write_text(f"root:x:0:\n{before}")
+    assert 0 == machine.quickstart("engine").returncode
+    groups.write_text(groups.read_text().replace("docker:x:101:", f"docker:x:101:{added}"))
+
+    assert 0 == machine.quickstart("remove", "--yes").returncode
+    assert f"root:x:0:\ndocker:x:101:{added}\n" == groups.read_text()
 
 
 def test_a_quickstart_that_fails_half_way_is_taken_back(machine: Machine) -> None:

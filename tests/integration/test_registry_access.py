@@ -211,7 +211,7 @@ def test_a_mount_asks_for_both_repositories() -> None:
     assert ["repository:release:pull,push", "repository:staging:pull"] in server.scopes
 
 
-def test_an_expired_token_is_asked_for_again() -> None:
+def test_an_expired_token_is_requested_again() -> None:
     server = Guarded()
     with server.serve() as host:
         registry = client(Anonymous())

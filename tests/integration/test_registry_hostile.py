@@ -69,7 +69,7 @@ def test_an_answer_that_announces_too_much_is_not_waited_for() -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_manifests_that_are_none(body: bytes) -> None:
+def test_manifests_that_are_invalid(body: bytes) -> None:
     with misbehaving(manifest((200, {"Content-Type": MANIFEST}, body))) as server, pytest.raises(RegistryContent):
         client().manifest(place(server.host), "it")
 
@@ -100,7 +100,7 @@ def test_non_numeric_content_length_is_refused(length: str) -> None:
 
 @pytest.mark.parametrize("status", [403, 404, 500])
 @pytest.mark.parametrize("body", [DEEP, b'{"errors":["x"]}', b'{"errors":null}', b'{"errors":{"a":1}}', b"\xff"])
-def test_words_of_an_error_that_are_none(status: int, body: bytes) -> None:
+def test_words_of_an_error_that_are_invalid(status: int, body: bytes) -> None:
     with misbehaving(refusing(status, {}, body)) as server, pytest.raises(RegistryError):
         client().put_manifest(place(server.host), DIGEST, _index())
 
@@ -223,7 +223,7 @@ def test_paginated_list_is_followed() -> None:
         assert not other.seen
 
 
-def test_names_of_a_list_that_are_none_are_skipped() -> None:
+def test_names_of_a_list_that_are_invalid_are_skipped() -> None:
     names = ["it", "\x1b[2J", "../../x", "a\nb", 5, None, "x" * 200]
 
     def answer(_method: str, path: str) -> Reply:
@@ -237,12 +237,12 @@ def test_names_of_a_list_that_are_none_are_skipped() -> None:
 
 
 @pytest.mark.parametrize("body", [DEEP, b'{"tags":[' + b'"a",' * 500_000 + b'"a"]}', b"<html>"])
-def test_lists_that_are_none(body: bytes) -> None:
+def test_lists_that_are_invalid(body: bytes) -> None:
     with misbehaving(lambda *_: (200, {}, body)) as server, pytest.raises(RegistryContent):
         client().tags(place(server.host))
 
 
-def test_a_list_of_referrers_that_is_none() -> None:
+def test_a_list_of_referrers_that_is_invalid() -> None:
     def answer(_method: str, path: str) -> Reply:
         return (200, {"Content-Type": INDEX}, DEEP) if "/referrers/" in path else (404, {}, b"{}")
 
@@ -320,13 +320,13 @@ def test_realms_that_nothing_is_fetched_from(realm: str) -> None:
 
 
 @pytest.mark.parametrize("body", [DEEP, b"[]", b"{}", b'{"token":5}', b'{"token":"a\\r\\nX-Evil: 1"}', b'{"token":""}'])
-def test_tokens_that_are_none(body: bytes) -> None:
+def test_tokens_that_are_invalid(body: bytes) -> None:
     with pytest.raises(RegistryError, match="no token"):
         token_of(body, "https://auth.example/token")
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"auths":{"x":"\\ud800"}}', b"\xff", b"NaN"])
-def test_a_docker_configuration_that_is_none(tmp_path: Path, text: bytes) -> None:
+def test_a_docker_configuration_that_is_invalid(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(RegistryError, match=r"config\.json"):
         DockerConfig(tmp_path).lookup("registry.example")

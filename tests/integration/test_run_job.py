@@ -27,6 +27,7 @@ from assay.evidence.record import ProbeRecord, dump, parse
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Outcome
 from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject
+from assay.pipeline.probe_record import ProbeCause
 from assay.ports.executor import Executor, JobListener, Stop
 from assay.ports.jobs import JobResult, Place, ProbeJob, seal, unseal
 
@@ -145,7 +146,7 @@ def record_of(executor: Executor, machine: Machine, folder: Path) -> ProbeRecord
         store=FileStore(folder),
         suite=suite,
         suite_digest=digest_of_suite(suite),
-        diagnose=lambda text: "aborted" if "SIGABRT" in text else None,
+        diagnose=lambda text: ProbeCause("aborted") if "SIGABRT" in text else None,
     )
     (made,) = flow.run([ProbeSubject(place=executor.place("local"), cell="local-1")], ProbeOptions(gpus=0))
     assert [made] == list(FileStore(folder).records(kind="probe"))

@@ -17,20 +17,21 @@ from typing import Any
 
 import pytest
 from python_image import SERVER_IMAGE, write_server_image
-from serve_checked import FACTS, HELP, KNOWLEDGE, PROFILES, ROOT, SERVER, LocalHost, check, failed, quiet, request
+from serve_checked import FACTS, HELP, KNOWLEDGE, PROFILES, ROOT, SERVER, check, failed, quiet, request, this_machine
 
 from assay.adapters.docker.engine import DockerEngine
-from assay.adapters.executors.servers import ContainerServerHost, LocalServerHost
+from assay.adapters.executors.docker import DockerTaskHost
 from assay.adapters.executors.this_machine import free_port
 from assay.adapters.files.records import FileStore
 from assay.adapters.http.openai import OpenAiClient
 from assay.errors import EngineError, UsageError
-from assay.evidence.record import ServeRecord, ServeStatus
+from assay.evidence.record import SHARED_GPU, ServeRecord, ServeStatus, shared_gpu
 from assay.pipeline.bench import Contestant, LoadShape, bench
+from assay.pipeline.serve import container_job, local_job
 from assay.pipeline.serve_check import serve_check
 from assay.ports.engine import Bind
 from assay.ports.models import FoundModel
-from assay.ports.server import ServerSpec
+from assay.ports.server import ServerJob, running_server
 from assay.serving.profile import Profile
 
 
@@ -67,7 +68,7 @@ def test_vllm_passes_too(store: FileStore) -> None:
 def test_a_key_is_shown_to_the_server_and_to_no_one_else(store: FileStore, key: str | None) -> None:
     asked = request(extra={"api-key": "a-secret-key"})
 
-    record = serve_check(LocalHost(facts_program=FACTS), OpenAiClient(api_key=key), KNOWLEDGE, store, asked, say=quiet)
+    record = serve_check(this_machine(), OpenAiClient(api_key=key), KNOWLEDGE, store, asked, say=quiet)
 
     assert (ServeStatus.OK if key else ServeStatus.FAILED) is record.status
     assert key is not None or "401" in failed(record)["models"]
@@ -107,6 +108,13 @@ def test_a_crash_at_start_is_diagnosed(store: FileStore) -> None:
     assert crash in record.reason
 
 
+def test_a_server_that_another_process_brought_down_gives_no_result_for_its_image(store: FileStore) -> None:
+    crash = "AssertionError: Error in memory profiling. Initial free memory 138.14 GiB, current free memory 138.48 GiB."
+    record = check(store, {"crash": crash})
+
+    assert (ServeStatus.INCONCLUSIVE, "cap-memory-profiling") == (record.status, record.cause)
+
+
 def test_a_crash_of_no_known_cause_is_reported_with_its_line(store: FileStore) -> None:
     record = check(store, {"crash": "FrobnicationError: the flux is inverted"})
 
@@ -130,6 +138,28 @@ def test_a_server_that_never_gets_healthy_is_given_up(store: FileStore, misbehav
     assert ServeStatus.TIMED_OUT is record.status
     assert "not healthy within 1 s" in record.reason
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "status"),
+    [(3, ServeStatus.TIMED_OUT), (900, ServeStatus.TIMED_OUT), (9000, ServeStatus.INCONCLUSIVE)],
+)
+def test_a_server_that_is_late_beside_another_process_on_its_gpu_gives_no_result_for_its_image(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mebibytes: int, status: ServeStatus
+) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho 'GPU-0, {mebibytes}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    late = check(store, {"never_healthy": True}, start_timeout=1.0)
+    crashed = check(FileStore(tmp_path / "another"), {"crash": "FrobnicationError: the flux is inverted"})
+
+    shared = status is ServeStatus.INCONCLUSIVE
+    assert status is late.status, late.reason
+    assert shared is late.reason.startswith(SHARED_GPU)
+    assert shared is shared_gpu(late)
+    assert ServeStatus.CRASHED is crashed.status
 
 
 def test_a_death_under_way_is_reported_with_its_cause(store: FileStore) -> None:
@@ -178,17 +208,17 @@ def test_bisect_says_when_nothing_helps(store: FileStore) -> None:
 
 def test_a_missing_engine_is_reported(store: FileStore) -> None:
     with pytest.raises(UsageError, match="sglang is not installed"):
-        serve_check(LocalServerHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(), say=quiet)
+        serve_check(this_machine(), OpenAiClient(), KNOWLEDGE, store, request(facts_program=FACTS), say=quiet)
 
 
 def test_a_port_in_use_is_reported(store: FileStore) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        host = LocalHost(facts_program=FACTS, port=taken.getsockname()[1])
+        job = local_job(port=taken.getsockname()[1])
 
         with pytest.raises(EngineError, match="is in use"):
-            serve_check(host, OpenAiClient(), KNOWLEDGE, store, request(), say=quiet)
+            serve_check(this_machine(), OpenAiClient(), KNOWLEDGE, store, request(job=job), say=quiet)
 
 
 class _Models:
@@ -207,9 +237,7 @@ def test_a_model_that_is_too_large_is_reported_beforehand(store: FileStore) -> N
 def test_an_unknown_model_is_reported_and_left_to_the_server(store: FileStore) -> None:
     said: list[str] = []
 
-    serve_check(
-        LocalHost(facts_program=FACTS), OpenAiClient(), KNOWLEDGE, store, request(models=_Models()), say=said.append
-    )
+    serve_check(this_machine(), OpenAiClient(), KNOWLEDGE, store, request(models=_Models()), say=said.append)
 
     assert any("tiny is not a folder, not in the Hugging Face cache" in line for line in said)
 
@@ -287,9 +315,7 @@ def _project(folder: Path) -> Path:
 
 
 def contestant(name: str, misbehave: dict[str, Any] | None = None, profile: Profile | None = None) -> Contestant:
-    return Contestant(
-        host=LocalHost(facts_program=FACTS), request=request(misbehave, profile_name=name, profile=profile)
-    )
+    return Contestant(host=this_machine(), request=request(misbehave, profile_name=name, profile=profile))
 
 
 SMALL = LoadShape(lengths=(10,), users=(1, 4), repeats=2, questions=6)
@@ -331,7 +357,7 @@ def test_a_server_that_does_not_start_keeps_no_other_from_running(store: FileSto
 
 
 def test_all_servers_are_checked_before_the_first_is_measured(store: FileStore) -> None:
-    elsewhere = Contestant(host=LocalServerHost(facts_program=FACTS), request=request(profile_name="elsewhere"))
+    elsewhere = Contestant(host=this_machine(), request=request(profile_name="elsewhere", facts_program=FACTS))
 
     with pytest.raises(UsageError, match="sglang is not installed"):
         bench([contestant("good"), elsewhere], OpenAiClient(), KNOWLEDGE, store, SMALL, say=quiet)
@@ -365,8 +391,10 @@ def run_name() -> str:
 
 
 @pytest.fixture
-def container_host(engine: DockerEngine, run_name: str) -> ContainerServerHost:
-    return ContainerServerHost(engine, SERVER_IMAGE, run=run_name, facts_program=FACTS, gpus=())
+def inside(engine: DockerEngine, run_name: str) -> dict[str, Any]:
+    """Return how to check the server of an image in its container."""
+    job = container_job(SERVER_IMAGE, run=run_name, gpus=())
+    return {"host": DockerTaskHost(engine), "job": job, "facts_program": FACTS, "program": ()}
 
 
 def left(run: str) -> list[str]:
@@ -388,9 +416,9 @@ INSIDE_SERVER = ("python3", "-c", START, "server", "--model-path", "tiny", "--ho
 
 
 @pytest.mark.engine
-def test_a_server_in_a_container(store: FileStore, container_host: ContainerServerHost, run_name: str) -> None:
+def test_a_server_in_a_container(store: FileStore, inside: dict[str, Any], run_name: str) -> None:
     """The engine's own command, the help of the server in that very image, and nothing left behind."""
-    record = check(store, INSIDE, host=container_host, cell=SERVER_IMAGE, program=(), profile=PROFILES["tiny"])
+    record = check(store, INSIDE, cell=SERVER_IMAGE, profile=PROFILES["tiny"], **inside)
 
     assert (ServeStatus.OK, "docker") == (record.status, record.executor), record.reason
     assert "sglang.launch_server" in record.argv
@@ -409,13 +437,14 @@ def test_a_server_in_a_container_at_a_port_of_choice(
     (tmp_path / "home").mkdir()
     (tmp_path / "home").chmod(0o777)
     port = free_port()
-    host = ContainerServerHost(
-        engine, SERVER_IMAGE, run=run_name, facts_program=FACTS, gpus=(), network=network, port=port,
+    place = container_job(
+        SERVER_IMAGE, run=run_name, gpus=(), network=network, port=port,
         mounts=[Bind(source=str(tmp_path / "home"), target="/keep", read_only=False)],
     )  # fmt: skip
+    job = ServerJob.model_validate({**place.model_dump(), "argv": INSIDE_SERVER, "env": {"HOME": "/keep"}})
     bases: list[str] = []
 
-    with host.start(ServerSpec(argv=INSIDE_SERVER, env={"HOME": "/keep"})) as server:
+    with running_server(DockerTaskHost(engine), job) as server:
         bases.append(server.base)
         client, deadline = OpenAiClient(), time.monotonic() + 120
         while client.call("GET", f"{server.base}/health", timeout=5).status != 200:
@@ -439,41 +468,33 @@ def test_a_server_in_a_container_at_a_port_of_choice(
     ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
 def test_bad_servers_in_containers_leave_nothing(
-    store: FileStore, container_host: ContainerServerHost, run_name: str, misbehave: dict[str, Any], status: ServeStatus
+    store: FileStore, inside: dict[str, Any], run_name: str, misbehave: dict[str, Any], status: ServeStatus
 ) -> None:
     patience = 4.0 if status is ServeStatus.TIMED_OUT else 60.0
-    record = check(
-        store, {**INSIDE, **misbehave}, host=container_host, cell=SERVER_IMAGE, program=(), start_timeout=patience,
-        stop_grace=1.0,
-    )  # fmt: skip
+    record = check(store, {**INSIDE, **misbehave}, cell=SERVER_IMAGE, start_timeout=patience, stop_grace=1.0, **inside)
 
     assert status is record.status, record.reason
     assert [] == left(run_name)
 
 
 @pytest.mark.engine
-def test_flags_are_checked_against_the_help_in_the_image(store: FileStore, container_host: ContainerServerHost) -> None:
-    record = check(
-        store, INSIDE, host=container_host, cell=SERVER_IMAGE, program=(), profile=PROFILES["experimental"],
-        as_written=True,
-    )  # fmt: skip
+def test_flags_are_checked_against_the_help_in_the_image(store: FileStore, inside: dict[str, Any]) -> None:
+    record = check(store, INSIDE, cell=SERVER_IMAGE, profile=PROFILES["experimental"], as_written=True, **inside)
 
     assert ServeStatus.REFUSED is record.status
     assert "--disable-flashinfer is not a flag of this server and could be" in record.reason
 
 
 @pytest.mark.engine
-def test_an_image_that_is_missing_is_reported(engine: DockerEngine, store: FileStore, run_name: str) -> None:
-    host = ContainerServerHost(engine, "assay/no-such:1", run=run_name, facts_program=FACTS, gpus=())
+def test_an_image_that_is_missing_is_reported(store: FileStore, inside: dict[str, Any], run_name: str) -> None:
+    job = container_job("assay/no-such:1", run=run_name, gpus=())
 
     with pytest.raises(EngineError, match="does not hold the image"):
-        check(store, host=host)
+        check(store, **{**inside, "job": job})
 
 
 @pytest.mark.engine
-def test_an_interrupt_removes_the_container(
-    store: FileStore, container_host: ContainerServerHost, run_name: str
-) -> None:
+def test_an_interrupt_removes_the_container(store: FileStore, inside: dict[str, Any], run_name: str) -> None:
     def say(line: str) -> None:
         # Told while it waits for the server: now the server runs.
         if line.startswith("waiting for the server"):
@@ -481,8 +502,8 @@ def test_an_interrupt_removes_the_container(
 
     with pytest.raises(KeyboardInterrupt):
         serve_check(
-            container_host, OpenAiClient(), KNOWLEDGE, store,
-            request({**INSIDE, "never_healthy": True}, program=(), start_timeout=60.0), say=say,
+            inside.pop("host"), OpenAiClient(), KNOWLEDGE, store,
+            request({**INSIDE, "never_healthy": True}, start_timeout=60.0, **inside), say=say,
         )  # fmt: skip
 
     assert [] == left(run_name)

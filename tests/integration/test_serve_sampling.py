@@ -151,7 +151,7 @@ def test_server_that_stops_answering_after_an_abort_fails(store: FileStore) -> N
     details = failed(record)
     assert "no answer within 2 s" in details["abort"]
     assert {"abort", "greedy-after", "health-after"} == set(details)
-    assert "not asked: the server does not answer any more" == details["health-after"]
+    assert "not asked: the server no longer answers" == details["health-after"]
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ def test_eight_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     (tmp_path / "reader").mkdir()
     with real_registry(tmp_path) as host:
         writers = [started(tmp_path / f"w{writer}", "push", host) for writer in range(WRITERS)]
-        assert all("50 records put at" in said(writer) for writer in writers)
+        assert all("50 records pushed to" in said(writer) for writer in writers)
 
-        assert "400 records from" in said(started(tmp_path / "reader", "pull", host))
+        assert "400 records pulled from" in said(started(tmp_path / "reader", "pull", host))
         assert 400 == len(list((tmp_path / "reader" / "build_logs" / "records").glob("*.json")))
         assert 400 == len(list(FileStore(tmp_path / "reader" / "build_logs").records()))
-        assert "0 records from" in said(started(tmp_path / "reader", "pull", host))
-        assert "0 records put at" in said(started(tmp_path / "w3", "push", host))
-        assert "350 records from" in said(started(tmp_path / "w3", "pull", host))
+        assert "0 records pulled from" in said(started(tmp_path / "reader", "pull", host))
+        assert "0 records pushed to" in said(started(tmp_path / "w3", "push", host))
+        assert "350 records pulled from" in said(started(tmp_path / "w3", "pull", host))

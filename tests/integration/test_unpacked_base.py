@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+from assembly_tools import image_files
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS
 from assay.adapters.layers.unpacked import UnpackedBases
@@ -27,6 +31,28 @@ RECIPE = BootstrapBase(
     glibc="2.36",
     packages=("ca-certificates", "python3"),
 )
+ROOT = Path(__file__).parents[2]
+MATRIX = """\
+targets:
+  sm_121: {name: x, compute_capability: 12.1, memory_gib: 121, shared_memory_per_block: 101376, cuda: ">=12.9",
+           driver: ">=575", arch_list: 12.1, platforms: [linux/arm64]}
+bases:
+  slim: {kind: bootstrap, distribution: debian, suite: bookworm, python: 3.11, glibc: 2.36, packages: [python3]}
+indexes: {pypi: {}}
+axes:
+  variant: {label: v, values: [1]}
+"""
+RECIPE_OF_IMAGE = """\
+description: a wheel of Python and one with a C extension
+engine: none
+targets: [sm_121]
+id: [variant]
+defaults: {base: slim}
+axes: {variant: [1]}
+requirements: [markdown-it-py, pyyaml]
+entrypoint: [python, -c]
+command: ["import yaml; print(yaml.__with_libyaml__)"]
+"""
 
 
 def _made(folder: Path) -> tuple[dict[str, object], dict[str, tarfile.TarInfo], bytes]:
@@ -64,3 +90,32 @@ def test_a_base_that_is_not_what_its_recipe_says_is_refused(tmp_path: Path) -> N
 
     with pytest.raises(ToolError, match=r"came out with python 3\.11\.2, its recipe says 3\.13"):
         UnpackedBases().write(other, "assay/test-base:x", tmp_path / "base.tar", lambda _: None, Platform.ARM64)
+
+
+@pytest.mark.index
+@pytest.mark.skipif(os.uname().machine == "aarch64", reason="needs a machine of another platform")
+def test_an_image_for_arm64_is_locked_audited_and_assembled_on_this_machine(tmp_path: Path) -> None:
+    recipe = tmp_path / "images" / "plain" / "image.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text(RECIPE_OF_IMAGE)
+    (tmp_path / "matrix.yaml").write_text(MATRIX)
+    (tmp_path / "templates").symlink_to(ROOT / "templates")
+    caches = {"ASSAY_CACHE": str(tmp_path / "cache"), "ASSAY_LAYERS": str(tmp_path / "layers")}
+    environment = {**os.environ, **caches, "PYTHONPATH": str(ROOT / "src"), "DOCKER_HOST": "unix:///nonexistent"}
+
+    def assay(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "assay", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+
+    locked = assay("lock")
+    built = assay("build", "--output", "oci:out")
+    assert (0, 0) == (locked.returncode, built.returncode), locked.stderr + built.stderr
+
+    files = image_files(tmp_path / "out")
+    site = "opt/venv/lib/python3.11/site-packages"
+    extension = files[f"{site}/yaml/_yaml.cpython-311-aarch64-linux-gnu.so"]
+    assert b"\x7fELF" == extension[:4]
+    assert 183 == int.from_bytes(extension[18:20], "little")  # EM_AARCH64 of elf.h
+    assert f"{site}/markdown_it/__pycache__/main.cpython-311.pyc" in files
+    (entry,) = json.loads((tmp_path / "out" / "index.json").read_bytes())["manifests"]
+    assert "arm64" == entry["platform"]["architecture"]

@@ -69,7 +69,7 @@ def test_a_model_is_served_asked_shown_and_stopped(project: Project) -> None:
     assert isinstance(record, ServeRecord)
     assert (ServeStatus.OK, ["greedy", "sampled"]) == (record.status, [check.name for check in record.checks])
     again = project.run("up", "model", *HERE, "--cache", str(folder))
-    assert (0, True) == (again.returncode, "is up already" in again.stderr)
+    assert (0, True) == (again.returncode, "is already running" in again.stderr)
     assert 0 == project.run("down", NAME).returncode
     assert 3 == project.run("down", NAME).returncode
 

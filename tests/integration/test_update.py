@@ -89,7 +89,7 @@ def test_update_proposes_the_newest_that_locks_and_changes_nothing(capsys: pytes
         "ext": {"before": "1.0", "after": "2.0"},
         "helper": {"before": "1.0", "after": "2.0"},
     }
-    assert proposal["held"][-1] == "helper 3.0 is out, 2.0 stays: ext 2.0 requires helper<3"
+    assert proposal["held"][-1] == "helper 3.0 is available, but 2.0 stays: ext 2.0 requires helper<3"
     assert ["3.0", "2.0"] == [one["version"] for one in proposal["search"]["attempts"]]
     assert before == files()
 
@@ -208,7 +208,7 @@ def test_a_newer_night_is_proposed_and_written(
         capsys.readouterr()
 
         assert main(["update", "image=n"]) == 0
-        assert "n-tnightly: a newer night locks" in capsys.readouterr().out
+        assert "n-tnightly: a newer nightly resolves" in capsys.readouterr().out
         assert before == lock.read_text(), "a proposal changes nothing"
         assert main(["update", "image=n", "--write"]) == 0
         assert "# nightly: torch 20261129" in lock.read_text()

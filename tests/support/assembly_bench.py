@@ -16,7 +16,8 @@ from wheels import wheel_bytes
 from assay.adapters.layers.archive import WheelArchive
 from assay.adapters.layers.store import FolderStore
 from assay.matrix.image_steps import ImageSteps, PinnedWheel
-from assay.pipeline.assembly.assemble import Assembled, Assembler
+from assay.pipeline.assembly.assemble import Assembler
+from assay.pipeline.assembly.assembled import Assembled
 from assay.ports.layers import AssemblyBase, StoredLayer
 from assay.wheels.layer import LayerBytes, file_entry, write_layer
 

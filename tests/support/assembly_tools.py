@@ -1,12 +1,13 @@
 """A small project that `assay assemble` makes an image of: wheels on loopback, and a base of this machine's Python.
 
-The base is no distribution: its one layer holds a few files, and its Python is the one that runs the tests, through
+The base is not a distribution: its one layer holds a few files, and its Python is the one that runs the tests, through
 links. So an image is assembled in a second, without debootstrap, an engine or root.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -26,9 +27,9 @@ from schema_tools import answers
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS
 from assay.adapters.files.project import ProjectFiles
-from assay.adapters.layers.bases import _LOADERS
 from assay.adapters.layers.store import FolderStore
 from assay.foundation.digest import sha256_of
+from assay.foundation.platforms import Platform
 from assay.matrix import render
 from assay.matrix.image_steps import image_steps
 from assay.matrix.lock import Lock, LockedWheel
@@ -167,7 +168,7 @@ class AssemblyProject:
         )  # fmt: skip
 
     def digest(self, *words: str, **more: str) -> dict[str, Any]:
-        """Assemble and return what is said of the one image."""
+        """Assemble and return the document of the one image."""
         done = self.assemble(*words, "--format", "json", **more)
         assert done.returncode == 0, done.stderr
         document = json.loads(done.stdout)
@@ -201,9 +202,9 @@ def _python(root: Path) -> None:
     machine = platform.machine()
     (root / "usr" / "bin").mkdir(parents=True)
     (root / "usr" / "lib").mkdir()
-    loader = root / _LOADERS[machine]
+    loader = root / Platform.of(machine).loader
     loader.parent.mkdir(parents=True, exist_ok=True)
-    loader.symlink_to(Path("/") / _LOADERS[machine])
+    loader.symlink_to(Path("/") / Platform.of(machine).loader)
     (root / "usr" / "bin" / f"python{MINOR}").symlink_to(Path(sys.executable).resolve())
     (root / "usr" / "lib" / f"python{MINOR}").symlink_to(sysconfig.get_path("stdlib"))
     libraries = root / "usr" / "lib" / f"{machine}-linux-gnu"
@@ -214,9 +215,15 @@ def _python(root: Path) -> None:
                 (libraries / library.name).symlink_to(library)
 
 
+def _plain(blob: bytes) -> bytes:
+    if blob.startswith(b"\x1f\x8b"):
+        return gzip.decompress(blob)
+    return zstandard.ZstdDecompressor().decompressobj().decompress(blob)
+
+
 def contents(blob: bytes) -> dict[str, bytes]:
-    """Return the files of a layer."""
-    with tarfile.open(fileobj=io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(blob))) as tar:
+    """Return the files of a layer, packed by zstd or gzip."""
+    with tarfile.open(fileobj=io.BytesIO(_plain(blob))) as tar:
         return {member.name: (tar.extractfile(member) or io.BytesIO()).read() for member in tar if member.isfile()}
 
 
@@ -230,8 +237,7 @@ def image_files(layout: Path) -> dict[str, bytes]:
     for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True):
         data = blob_of(layout, layer["digest"])
         assert len(data) == layer["size"]
-        plain = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-        assert sha256_of(plain) == diff_id
+        assert sha256_of(_plain(data)) == diff_id
         found |= contents(data)
     return found
 

@@ -13,7 +13,8 @@ ROOTS: Final = ("opt", "etc", "home", "usr", "var/lib/dpkg")
 """Folders that are compared; an engine and a running system write into the others."""
 ONLY_BUILT: Final = re.compile(
     r"opt/venv/(?:\.gitignore|\.lock|CACHEDIR\.TAG|bin/(?:activate|deactivate|pydoc).*)"
-    r"|.*\.dist-info/REQUESTED|etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-|var/lib/dpkg/status-old"
+    r"|.*\.dist-info/(?:REQUESTED|uv_(?:build|cache)\.json)"
+    r"|etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-|var/lib/dpkg/status-old"
 )
 """What a build leaves beside: scripts that activate an environment, the installer's own notes, copies by useradd."""
 OTHER_BYTES: Final = re.compile(
@@ -108,8 +109,12 @@ def config(image: str) -> dict[str, object]:
     """Return the configuration of an image, without what differs by nature."""
     said = subprocess.run(["docker", "image", "inspect", image], check=True, text=True, capture_output=True).stdout
     found = dict(json.loads(said)[0]["Config"])
-    # BuildKit's own mark for a command that is no shell's; Docker reads it on Windows alone.
+    # BuildKit's own mark for a command that is not a shell's; Docker reads it on Windows alone.
     found.pop("ArgsEscaped", None)
     own = {"dev.assay.content-key", "assay.base", "org.opencontainers.image.revision"}
-    found["Labels"] = {name: value for name, value in found["Labels"].items() if name not in own}
+    found["Labels"] = {
+        name: value
+        for name, value in found["Labels"].items()
+        if name not in own and not name.startswith("dev.assay.built.")
+    }
     return {key: value for key, value in found.items() if value}

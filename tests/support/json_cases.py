@@ -29,7 +29,7 @@ from assay.matrix import plan
 from assay.matrix.bisection import BisectDocument, Trial, answer, begin
 from assay.matrix.cell import Cell
 from assay.matrix.lock import LockedCell
-from assay.pipeline.assembly.assemble import Assembled
+from assay.pipeline.assembly.assembled import Assembled
 from assay.pipeline.build_jobs import PreparedBuild
 from assay.pipeline.documents import AssembleDocument, CollectDocument, PoolCheck, PoolsDocument
 from assay.pipeline.lock import LockResult, LockStatus
@@ -150,7 +150,7 @@ def updated() -> None:
     like, new = cells(CELL, OTHER)
     found = ProposedCell(
         like=like, search=SEARCH, cell=new, result=LockResult(cell=new, status=LockStatus.LOCKED),
-        changes={"vllm": ("0.32.0", "0.33.0")}, held=("torch 2.15.0 is out",),
+        changes={"vllm": ("0.32.0", "0.33.0")}, held=("torch 2.15.0 is available",),
     )  # fmt: skip
     update._write([found, ProposedCell(like=like, changes={}, refused=WHY)], locked())
 

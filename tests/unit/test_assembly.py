@@ -150,14 +150,14 @@ def test_a_layout_holds_images_side_by_side_and_replaces_one_of_the_same_name(tm
     "index",
     [b"", b"[]", b'{"manifests": 1}', b'{"manifests": ["x"]}', b'{"manifests": [{"annotations": 1}]}', b"[" * 10_000],
 )
-def test_an_index_of_a_layout_that_is_none_is_refused(tmp_path: Path, index: bytes) -> None:
+def test_an_index_of_a_layout_that_is_invalid_is_refused(tmp_path: Path, index: bytes) -> None:
     bench = Bench(tmp_path)
     image = bench.assemble(TWO)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "oci-layout").touch()
     (tmp_path / "out" / "index.json").write_bytes(index)
 
-    with pytest.raises(StoreError, match="is no index of an OCI layout"):
+    with pytest.raises(StoreError, match="is not an index of an OCI layout"):
         write_layout(tmp_path / "out", "a", image.manifest, image.config, blob=bench.store.blob)
 
 
@@ -227,7 +227,7 @@ def test_an_image_has_120_layers_and_no_more(tmp_path: Path) -> None:
     image = bench.assemble(dockerfile(*stages[:117]))
 
     assert len(image.layers) == 120
-    with pytest.raises(UsageError, match="would have 121 layers, and engines mount 120"):
+    with pytest.raises(UsageError, match="would have 121 layers, but engines mount at most 120"):
         bench.assemble(dockerfile(*stages))
     with pytest.raises(UsageError, match="would have 121 layers"):
         bench.assembler.digest(dockerfile(*stages))
@@ -265,7 +265,7 @@ def test_an_account_number_that_the_base_has_is_refused_and_ranges_do_not_overla
 
     assert made["etc/subuid"].endswith(b"\nassay:231072:65536\n")
     assert made["etc/subgid"] == b"assay:100000:65536\n"
-    with pytest.raises(ToolError, match="'ubuntu' with the number 1000"):
+    with pytest.raises(ToolError, match="'ubuntu' with the uid 1000"):
         fixed.account(stage, {"etc/passwd": b"root:x:0:0\nubuntu:x:1000:1000::/home/ubuntu:/bin/bash\n"})
 
 

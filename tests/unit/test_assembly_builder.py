@@ -157,7 +157,7 @@ def test_a_sibling_repository_gives_its_layers(tmp_path: Path) -> None:
     assert "sending" not in log
 
 
-def test_a_registry_that_fails_is_no_failure_of_the_cell(tmp_path: Path) -> None:
+def test_a_registry_that_fails_is_not_a_failure_of_the_cell(tmp_path: Path) -> None:
     class Broken(FakeRegistry):
         def put_manifest(self, repository: Repository, key: str, manifest: Manifest) -> bool:
             raise RegistryError("it is full")

@@ -112,7 +112,7 @@ def test_entries_that_cannot_be_are_reported(data: bytes, words: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_stands_twice_is_reported() -> None:
+def test_a_name_that_occurs_twice_is_reported() -> None:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as out:
         out.writestr("a.so", b"1")

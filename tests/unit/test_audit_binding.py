@@ -64,7 +64,7 @@ def test_references_are_sorted_by_whose_they_are_and_by_version() -> None:
     } == names_of(asked_of(one, PYTHON, RUNTIME, unsure=True))
 
 
-def test_of_a_python_that_is_not_known_nothing_is_told() -> None:
+def test_of_a_python_that_is_not_known_nothing_is_reported() -> None:
     assert () == asked_of(asks("PyNew_InThis", "PyList_New"), None, RUNTIME, unsure=True)
 
 

@@ -1,4 +1,4 @@
-"""`assay audit` of wheels on the command line: what is no wheel, what an index lacks, and every form of a grid."""
+"""`assay audit` of wheels on the command line: what is not a wheel, what an index lacks, and every form of a grid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Indexed:
     [
         ("git+https://github.com/a/b", "address of a repository", "pip wheel --no-deps git\\+https"),
         ("https://github.com/a/b.git", "address of a repository", "pip wheel"),
-        ("a @ git+https://github.com/a/b", "is no version of a", "a==VERSION"),
+        ("a @ git+https://github.com/a/b", "is not a version of a", "a==VERSION"),
         ("dist/a-1.0.tar.gz", "source archive", "pip wheel --no-deps dist/a"),
         ("https://x.example/a-1.0.zip", "source archive", "pip wheel"),
         ("https://x.example/page", "not the URL of a wheel", "image"),
@@ -57,7 +57,7 @@ def test_cells_and_images_are_not_refused_as_wheels(word: str) -> None:
 
 
 def test_a_file_that_is_not_a_wheel_is_refused() -> None:
-    with pytest.raises(UsageError, match="is a file, but no wheel"):
+    with pytest.raises(UsageError, match="is a file but not a wheel"):
         refuse_other("notes.txt", is_file=True)
     refuse_other("a-1.0-py3-none-any.whl", is_file=True)
 
@@ -67,8 +67,8 @@ def test_a_file_that_is_not_a_wheel_is_refused() -> None:
     [
         ((), "x86_64", "does not know the name", "--index"),
         (("a-1.0.tar.gz",), "x86_64", "published as source$", "build the wheel"),
-        (("a-1.0.tar.gz", "a-0.9-py3-none-any.whl"), "x86_64", "this version is published as source alone", "build"),
-        (("a-0.9-py3-none-any.whl",), "x86_64", "it has no such version", "newest it has: 0.9"),
+        (("a-1.0.tar.gz", "a-0.9-py3-none-any.whl"), "x86_64", "this version is published only as source", "build"),
+        (("a-0.9-py3-none-any.whl",), "x86_64", "it has no such version", "its newest: 0.9"),
         (("a-1.0-cp312-cp312-manylinux_2_28_x86_64.whl",), "aarch64", "for Linux aarch64$", "for Linux x86_64"),
         (("a-1.0-cp312-cp312-win_amd64.whl",), "x86_64", "for Linux x86_64$", "for Windows"),
         (("a-1.0-cp310-cp310-manylinux_2_28_x86_64.whl",), "x86_64", "for Python 3.12 on Linux", "cp310"),
@@ -184,4 +184,4 @@ def test_bare_name_error_explains_how_to_name_a_wheel(
 
 def test_grids_are_of_wheels(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "--format", "html"]) == 2
-    assert "grids are of wheels" in capsys.readouterr().err
+    assert "only wheels can have a grid" in capsys.readouterr().err

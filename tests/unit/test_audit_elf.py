@@ -179,7 +179,7 @@ def test_streaming_gives_the_same_as_the_whole_file(path: Path, step: int) -> No
     assert {s.name for s in whole.symbols if s.exported} == set(library.exports)
 
 
-def test_what_has_passed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_passed_is_requested_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for nothing but the header, everything comes through `reread`."""
     monkeypatch.setattr("assay.wheels.member.FRONT", 64)
     monkeypatch.setattr("assay.wheels.member.RECENT", 64)
@@ -248,7 +248,7 @@ def test_rubbish_after_an_elf_header_is_an_error_of_ours(tail: bytes) -> None:
         (40, "<Q", 1 << 60, "outside the file"),
     ],
 )
-def test_absurd_headers_are_told(at: int, fmt: str, value: int, words: str) -> None:
+def test_absurd_headers_are_reported(at: int, fmt: str, value: int, words: str) -> None:
     data = bytearray(GOOD)
     struct.pack_into(fmt, data, at, value)
     if words == "sections":

@@ -24,6 +24,7 @@ from assay.audit.formats import junit, sarif, text
 from assay.audit.history import TorchHistory
 from assay.audit.installation import Base, Installation
 from assay.audit.rules import ALL, RULES
+from assay.cli import main
 from assay.diagnose import default_library
 from assay.errors import WheelError
 from assay.evidence.suite import declarations
@@ -55,7 +56,7 @@ def test_facts_of_a_real_library_come_back_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"rubbish", dump_facts(facts("a", "1"))[:-9]])
-def test_what_holds_no_facts_is_told(data: bytes) -> None:
+def test_what_holds_no_facts_is_reported(data: bytes) -> None:
     with pytest.raises(WheelError):
         load_facts(data, source="here")
 
@@ -131,6 +132,18 @@ def large(name: str = "torch", version: str = "2.8.0", sha256: str = SHA) -> Whe
         update={"gpu": GpuCode(groups=groups)}
     )
     return facts(name, version, core, library("torch/lib/libc10.so", defined=("one",)), code, sha256=sha256)
+
+
+def test_json_of_facts_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = FactsCache(tmp_path)
+    for sha256 in (SHA, "b" * 64):
+        cache.put(facts("kern", "1.0", library("kern/a.so"), sha256=sha256))
+    there = ["--facts", str(tmp_path), "--format", "json"]
+
+    assert 2 == main(["facts", "show", "kern==1.0", *there])
+    assert "names 2 wheels" in capsys.readouterr().out
+    assert 0 == main(["facts", "show", SHA[:12], *there])
+    assert SHA == json.loads(capsys.readouterr().out)["sha256"]
 
 
 def test_an_audit_gets_large_facts_without_the_names_and_others_get_them_whole(tmp_path: Path) -> None:
@@ -316,7 +329,7 @@ def test_the_history_that_ships_tells_the_measured_break() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"assay torch exports 1\n", b"assay torch exports 1\nrubbish"])
-def test_a_damaged_history_is_told(data: bytes) -> None:
+def test_a_damaged_history_is_reported(data: bytes) -> None:
     with pytest.raises(WheelError):
         TorchHistory.load(data)
 
@@ -390,6 +403,17 @@ def test_text_tells_what_decides_and_counts_the_rest() -> None:
     assert any("1 note" in line for line in lines)
     assert any("predicted on sm_120, not measured" in line for line in lines)
     assert any("G3" in line for line in text(REPORT, verbose=True))
+
+
+def test_one_of_many_reports_counts_what_works_and_tells_the_rest() -> None:
+    fails = Prediction(
+        target="sm_120", feature="numa", outcome=Outcome.BROKEN, verdict=Verdict.FAIL, reason="no libnuma"
+    )
+    lines = list(text(REPORT.model_copy(update={"predictions": (*REPORT.predictions, fails)}), brief=True))
+
+    at = lines.index("  predicted on sm_120, not measured: 1 of 2 features work (--verbose tells each)")
+    assert ["numa", "✗", "broken", "no", "libnuma"] == lines[at + 1].split()
+    assert not any("marlin" in line for line in lines)
 
 
 def test_text_tells_many_of_a_kind_as_one() -> None:

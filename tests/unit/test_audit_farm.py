@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 import pytest
 
 from assay.audit.findings import AuditReport
-from assay.errors import AssayError, UsageError
+from assay.cli import audit_worker
+from assay.errors import AssayError, StoreError, UsageError
 from assay.foundation.outcome import Verdict
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedWheel
@@ -88,9 +89,9 @@ class FakeWorkers:
             raise PoolSilent("the controller does not answer")
         return dict(self._states)
 
-    def documents(self, run: str) -> Sequence[bytes]:
+    def documents(self, run: str) -> Iterator[bytes]:
         found, self._left = self._left, []
-        return found
+        yield from found
 
     def cancel(self, names: Collection[str], *, run: str) -> None:
         self.cancelled += names
@@ -227,7 +228,7 @@ def test_a_pool_that_is_silent_for_a_while_is_asked_again_and_for_long_ends_the_
         Scene(FakeWorkers(fate=lambda _: "killed", silent=range(1, 60))).audit(asked)
 
 
-def test_a_second_process_goes_on_where_the_first_was_killed(asked: list[tuple[Cell, Lock]]) -> None:
+def test_a_second_process_continues_where_the_first_was_killed(asked: list[tuple[Cell, Lock]]) -> None:
     pool = FakeWorkers()
     scene = Scene(pool)
     waits = iter(range(1, 3))
@@ -292,5 +293,29 @@ def test_documents_of_workers_are_read_once_and_only_whole(tmp_path: Path) -> No
     (folder / "audit-1-0-1-00000.json").write_bytes(part)
     (folder / ".audit-1-0-1-00001.json.tmp").write_bytes(part[:10])
 
-    assert [part] == workers.documents("audit-1")
-    assert [] == workers.documents("audit-1")
+    assert [part] == list(workers.documents("audit-1"))
+    assert [] == list(workers.documents("audit-1"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "../../x"}, {"name": "a/b"}, {"name": "x\0"}, {"project": "p"}, {"project": "/p\0"}, {"facts": "f"}],
+)
+def test_a_job_that_names_no_place_of_its_own_is_refused(changes: dict[str, str]) -> None:
+    job = AuditJob(name="audit-1-0-1", project="/p\nq", facts="/f", cells=())
+    sealed = seal(job.model_copy(update=changes))
+
+    assert job.name == unseal(seal(job), AuditJob, source="job").name
+    with pytest.raises(StoreError):
+        unseal(sealed, AuditJob, source="job")
+
+
+def test_a_worker_s_words_hold_no_terminal_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = AuditJob(name="a", project=f"/{'x' * 10}\x1b[2J", cells=())
+    (tmp_path / "job.json").write_bytes(seal(job))
+
+    assert 2 == audit_worker.main([str(tmp_path / "job.json"), str(tmp_path)])
+    assert "\x1b" not in capsys.readouterr().err
+    (tmp_path / "\x1b[2J.json").write_bytes(b"x")
+    assert 1 == audit_worker.main([str(tmp_path / "\x1b[2J.json"), str(tmp_path)])
+    assert "\x1b" not in capsys.readouterr().err

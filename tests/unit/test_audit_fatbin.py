@@ -181,7 +181,7 @@ def test_damage_never_raises(changes: list[tuple[int, int]]) -> None:
                 kernel_names(*container.sample)
 
 
-def test_a_container_cut_short_is_told() -> None:
+def test_a_container_cut_short_is_reported() -> None:
     found = walk([GOOD[: len(GOOD) // 3]])
 
     assert found

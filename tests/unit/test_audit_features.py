@@ -108,7 +108,7 @@ def test_predictions_do_not_depend_on_the_cells_judged_before(knowledge: Knowled
         targets = source.choice([targets, targets, source.choice(TARGETS)])
 
 
-def test_what_is_needed_at_run_time_is_told_of_the_version_that_is_here(knowledge: Knowledge) -> None:
+def test_a_run_time_requirement_is_reported_for_the_installed_version(knowledge: Knowledge) -> None:
     """The feature is made of the same wheel in both cells; the package whose need is not met is another one."""
     base = replace(BASES[0], known=True, closed=True, environment=frozenset())
     engine, found = facts("sglang", "0.5.6"), []

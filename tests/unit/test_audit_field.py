@@ -139,7 +139,7 @@ def test_text_tells_every_library_that_one_module_lacks() -> None:
     assert all(name in lines for name in needed)
 
 
-def test_two_files_that_differ_are_told_by_the_library_among_them() -> None:
+def test_two_files_that_differ_are_reported_by_the_library_among_them() -> None:
     def of(name: str, digest: str) -> WheelFacts:
         return facts(name, "1", files={"bin": f"tool {digest}", "n": f"m.so {digest}"}, sha256=name)
 

@@ -113,7 +113,7 @@ def test_ptx_counts_as_far_as_the_driver_compiles_it() -> None:
     assert how(guard(), wheel, 120, "12.8") == "none"
 
 
-def test_nothing_is_said_of_code_that_nobody_read_or_kernels_nobody_finds() -> None:
+def test_unread_code_and_unknown_kernels_give_no_result() -> None:
     assert how(guard(), facts("a", "1", library("a/m.so", scope="prefix")), 120) is None
     assert how(guard(kernels="other"), facts("a", "1", code(group("120"))), 120) is None
     assert how(guard(), facts("a", "1"), 120) is None

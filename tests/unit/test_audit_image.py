@@ -15,7 +15,7 @@ from assay.adapters.files.facts_cache import FactsCache
 from assay.adapters.files.knowledge import load_knowledge
 from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.audit.findings import AuditReport, Finding
-from assay.errors import EngineError
+from assay.errors import EngineError, UsageError
 from assay.foundation.outcome import Severity
 from assay.matrix.lock import Lock, LockedWheel
 from assay.pipeline.audit import Auditor
@@ -198,6 +198,13 @@ def test_the_platform_is_that_of_the_image(auditor: Auditor, architecture: str, 
     engine = FakeEngine(made.held, info=replace(made.info(), architecture=architecture))
 
     assert audited(engine, auditor, None).platform == platform
+
+
+def test_an_image_for_an_unknown_platform_is_refused_by_name(auditor: Auditor) -> None:
+    made = image(FILES)
+    engine = FakeEngine(made.held, info=replace(made.info(), architecture="riscv64"))
+    with pytest.raises(UsageError, match="is an image for riscv64; assay audits those for linux/amd64 or linux/arm64"):
+        audited(engine, auditor, None)
 
 
 def test_an_image_without_packages_is_reported(auditor: Auditor) -> None:

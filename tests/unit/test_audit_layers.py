@@ -218,7 +218,7 @@ def test_an_image_with_a_layer_from_elsewhere_is_read(bench: Bench) -> None:
     assert known == bench.audit(image, known=False)[0]
 
 
-def test_a_damaged_note_of_a_layer_is_no_note(bench: Bench) -> None:
+def test_a_damaged_note_of_a_layer_is_not_a_note(bench: Bench) -> None:
     image = bench.image()
     first, _ = bench.audit(image)
     for path in (bench.folder / "layers" / "contents").iterdir():

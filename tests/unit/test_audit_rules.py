@@ -213,7 +213,7 @@ def test_l3_a_library_binds_to_the_module_that_pulls_it_in(knowledge: Knowledge,
     assert ["a/m2.abi3.so"] == list(broken_libraries(context))
 
 
-def test_l3_what_is_missing_is_told_in_order_whatever_asks_for_it(knowledge: Knowledge) -> None:
+def test_l3_what_is_missing_is_reported_in_order_whatever_asks_for_it(knowledge: Knowledge) -> None:
     names = ("_ZN3own1aEv", "_ZN3own1bEv@V1", "_ZN3own1cEv", "_ZN3own1dEv@V1")
     asking = library("a/a.abi3.so", undefined=names, requires={"libnew.so": ("V1",)})
     (finding,) = found(judged(knowledge, facts("a", "1", asking)), "L3")
@@ -221,7 +221,7 @@ def test_l3_what_is_missing_is_told_in_order_whatever_asks_for_it(knowledge: Kno
     assert tuple(name.partition("@")[0] for name in names) == finding.symbols
 
 
-def test_l3_without_torch_nothing_is_told_of_torchs_symbols(knowledge: Knowledge) -> None:
+def test_l3_without_torch_reports_nothing_about_symbols_of_torch(knowledge: Knowledge) -> None:
     wheel = facts("a", "1", library("a/a.abi3.so", undefined=(SYM_NE, "_ZN3own6thingEv")))
     context = Context(installation=Installation(wheels=(wheel,), python="3.11", base=BOOKWORM), knowledge=knowledge)
 
@@ -800,7 +800,7 @@ def test_l1_a_package_that_picks_its_library_by_the_cuda_of_torch(
         }  # fmt: skip
 
 
-def test_l1_a_library_out_of_reach_is_no_error(knowledge: Knowledge) -> None:
+def test_l1_a_library_out_of_reach_is_not_an_error(knowledge: Knowledge) -> None:
     holder = facts("holder", "1", library("holder/lib/libheld.so.1", soname="libheld.so.1"))
     wheel = extension(COMMON, SYM_NE, NEW_STRING, needed=("libheld.so.1",))
     (finding,) = found(judged(knowledge, torch(), cudart(), holder, wheel), "L1")
@@ -1326,7 +1326,7 @@ def test_r4_what_the_environment_has_to_say(
         assert "set CUDA_HOME or CUDA_PATH" in told[0].fix
 
 
-def test_f1_a_library_that_could_not_be_read_is_told(knowledge: Knowledge) -> None:
+def test_f1_a_library_that_could_not_be_read_is_reported(knowledge: Knowledge) -> None:
     broken = library("a/_x.so", scope="listed").model_copy(update={"problem": "a table is cut short"})
 
     assert Verdict.WARN is judged(knowledge, facts("a", "1", broken)).verdict

@@ -69,7 +69,7 @@ def test_record_alone_tells_which_files_a_wheel_owns(tmp_path: Path) -> None:
     assert {"core.py": base64.urlsafe_b64encode(hashlib.sha256(b"2").digest()).decode()[:12]} == wheel.files_in("cuda")
 
 
-def test_a_record_that_is_wrong_about_a_library_tells_nothing_of_its_bytes(tmp_path: Path) -> None:
+def test_a_record_that_is_wrong_about_a_library_gives_no_result_for_its_bytes(tmp_path: Path) -> None:
     """pynvvideocodec 2.0.4 was changed after its RECORD was made: its image was refused as not being of the lock."""
     lines = record({"thing/_C.abi3.so": CONSUMER}).replace(f",{len(CONSUMER)}\n", f",{len(CONSUMER) - 1}\n")
     path = tmp_path / "thing-1.0-cp311-abi3-linux_x86_64.whl"

@@ -55,7 +55,7 @@ def test_yanked_file_is_chosen_only_when_pinned() -> None:
         ((), "no wheels of a: it does not know the name", "--index"),
         (("a-1.1.tar.gz",), "published as source", "audit that file"),
         ((OTHER,), "no wheel of a==1.1 for Python 3.12", "cp310"),
-        ((OLD,), "no wheel of a==1.1", "newest it has: 1.0"),
+        ((OLD,), "no wheel of a==1.1", "its newest: 1.0"),
     ],
 )
 def test_missing_name_is_reported_with_the_existing_ones(names: tuple[str, ...], words: str, hint: str | None) -> None:

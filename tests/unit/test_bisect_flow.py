@@ -256,7 +256,7 @@ def test_every_night_between_two_that_the_index_offers_is_walked() -> None:
     assert {(value.spec, value.index) for value in found.made} == {(">=2.15.0.dev0", "nights")}
 
 
-def test_a_night_that_left_the_index_stays_while_something_is_known_of_it() -> None:
+def test_a_night_that_left_the_index_stays_while_something_is_known_about_it() -> None:
     assert "n20261023" in walked("first", "nightly", told=("i-torchn20261023-k1.0",)).line.versions
 
 
@@ -273,7 +273,7 @@ def test_nights_are_walked_backwards_and_from_a_release_on() -> None:
 
 
 def test_a_latest_night_without_a_lock_is_refused() -> None:
-    with pytest.raises(UsageError, match="only once it is locked"):
+    with pytest.raises(UsageError, match="known only after it is locked"):
         walk(PLAN, BY_ID["i-torchfirst-k1.0"], BY_ID["i-torchnightly-k1.0"], versions=lambda *_: [], night_of={})
 
 
@@ -422,7 +422,9 @@ def test_results_of_another_gpu_do_not_answer() -> None:
         (steps(built=BuildStatus.ABORTED), EngineError),
     ],
 )
-def test_a_step_that_cannot_do_its_work_says_nothing_of_the_cell(ports: BisectPorts, error: type[AssayError]) -> None:
+def test_a_step_that_cannot_do_its_work_gives_no_result_for_the_cell(
+    ports: BisectPorts, error: type[AssayError]
+) -> None:
     with pytest.raises(error, match="why") as raised:
         try_cell(CELL, WALK, BisectQuestion(feature="marlin"), ports)
 
@@ -436,7 +438,7 @@ def test_a_night_that_left_its_index_is_skipped() -> None:
     other = steps(nights={"torch": "20261021"}, said=said)
 
     assert try_cell(night, walk, BisectQuestion(feature="lock"), other) is Trial.SKIP
-    assert said == [f"{night.id}: the index has no build of 2026-10-22 any more"]
+    assert said == [f"{night.id}: the index no longer has a build of 2026-10-22"]
     assert try_cell(night, walk, BisectQuestion(feature="lock"), steps(nights={"torch": "20261022"})) is Trial.GOOD
 
 
@@ -449,5 +451,5 @@ def test_a_feature_that_has_neither_probe_nor_record_is_refused_with_the_nearest
 
 def test_an_end_names_exactly_one_cell() -> None:
     assert end_of(PLAN, PLAN.cells[0].id) == PLAN.cells[0]
-    with pytest.raises(UsageError, match="an end of a bisection is one"):
+    with pytest.raises(UsageError, match="an end of a bisection is one cell"):
         end_of(PLAN, "i-*")

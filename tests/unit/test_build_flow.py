@@ -21,6 +21,7 @@ from assay.foundation.platforms import Platform
 from assay.matrix import loading as matrix
 from assay.matrix import plan, render
 from assay.matrix.cell import Cell
+from assay.matrix.image_steps import PinnedWheel
 from assay.matrix.lock import Lock, LockedCell, LockedWheel
 from assay.matrix.model import Base, Expectation
 from assay.pipeline.build import build
@@ -36,6 +37,7 @@ from assay.pipeline.build_jobs import (
 from assay.pipeline.build_records import as_expected, exit_code
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
 from assay.ports.engine import ImageInfo
+from assay.ports.layers import SourceArchive
 
 
 class FakeImages:
@@ -101,19 +103,29 @@ class World:
         def ensure(name: str, base: Base, platform: Platform, say: Callable[[str], None]) -> None:
             self.bases.append(name)
 
-        ports = BuildPorts(
-            bases=self.project.matrix.bases,
+        ports = dataclasses.replace(
+            plain_ports(self),
             ensure_base=ensure,
-            render_cell=dockerfile,
             builder=builder or FakeBuilder(),
             images=images or FakeImages(),
-            store=self.store,
             judge=judge,
             judge_image=judge_image,
             space=lambda: space,
         )
         options = options or BuildOptions()
         return {record.cell: record for record in build(prepare(jobs, ports, force=options.force), ports, options)}
+
+
+def plain_ports(world: World) -> BuildPorts:
+    """Return ports whose builder and engine are fakes, for a matrix whose bases are there already."""
+    return BuildPorts(
+        bases=world.project.matrix.bases,
+        ensure_base=lambda name, base, platform, say: None,
+        render_cell=dockerfile,
+        builder=FakeBuilder(),
+        images=FakeImages(),
+        store=world.store,
+    )
 
 
 @pytest.fixture
@@ -223,9 +235,9 @@ def test_cell_with_audit_errors_is_refused_unless_forced(world: World, cells: Se
         (
             AuditJudgement(verdict=Verdict.WARN, causes=(), summary=()),
             BuildStatus.FAILED,
-            "had to refuse.*it said warn",
+            "was expected to refuse.*it said warn",
         ),
-        (None, BuildStatus.FAILED, "had to refuse.*could not read"),
+        (None, BuildStatus.FAILED, "was expected to refuse.*could not read"),
     ],
 )
 def test_a_cell_that_is_there_to_be_refused_is_never_built(
@@ -278,7 +290,7 @@ def test_without_an_audit_there_is_nothing_to_refuse(cells: Sequence[Cell]) -> N
 
     assert [cells[1], later] == without_refusals([cells[1], control, later])
     assert [] == without_refusals([])
-    with pytest.raises(UsageError, match="to be refused by the audit"):
+    with pytest.raises(UsageError, match="controls that the audit must refuse"):
         without_refusals([control])
 
 
@@ -365,7 +377,7 @@ def test_a_cell_without_a_lock_keeps_the_resolvers_reason(world: World, cells: S
         (BuildEnd.BUILT, BuildStatus.BUILT, 0),
     ],
 )
-def test_every_end_is_a_record_and_the_others_go_on(
+def test_every_end_is_a_record_and_the_others_continue(
     world: World, cells: Sequence[Cell], end: BuildEnd, status: BuildStatus, code: int
 ) -> None:
     builder = FakeBuilder({cells[0].local_reference: BuildOutcome(end=end, reason="why")})
@@ -421,7 +433,7 @@ def test_a_build_over_its_time_is_stopped_and_has_timed_out(world: World, cells:
     assert record.reason == "still building after 0.05 s"
 
 
-def test_a_build_for_which_the_disk_has_no_room_is_refused_and_the_others_go_on(
+def test_a_build_for_which_the_disk_has_no_room_is_refused_and_the_others_continue(
     world: World, cells: Sequence[Cell]
 ) -> None:
     def locked(cell: Cell, size: int) -> LockedCell:
@@ -473,14 +485,7 @@ def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cel
             stopped = task.stop.wait(20)
             return BuildOutcome(end=BuildEnd.STOPPED if stopped else BuildEnd.BUILT)
 
-    ports = BuildPorts(
-        bases=world.project.matrix.bases,
-        ensure_base=lambda name, base, platform, say: None,
-        render_cell=dockerfile,
-        builder=Interrupting(),
-        images=FakeImages(),
-        store=world.store,
-    )
+    ports = dataclasses.replace(plain_ports(world), builder=Interrupting())
     prepared = prepare(jobs_of(cells[:2]), ports)
 
     def go() -> None:
@@ -496,19 +501,37 @@ def test_ctrl_c_stops_the_builds_and_comes_out(world: World, cells: Sequence[Cel
 
 
 def test_prepare_lists_the_remaining_work(world: World, cells: Sequence[Cell]) -> None:
-    ports = BuildPorts(
-        bases=world.project.matrix.bases,
-        ensure_base=lambda name, base, platform, say: None,
-        render_cell=dockerfile,
-        builder=FakeBuilder(),
-        images=FakeImages(),
-        store=world.store,
-    )
+    ports = plain_ports(world)
     prepared = prepare([LockedCell(cell=cells[0], lock=lock_of(cells[0])), LockedCell(cell=cells[1], lock=None)], ports)
 
     assert isinstance(prepared[0], PreparedBuild)
     assert prepared[0].stale == "this cell has no image"
     assert isinstance(prepared[1], LockedCell)
+
+
+@pytest.mark.parametrize("assembles", [True, False])
+def test_what_an_assembled_image_needs_besides_wheels_is_begun_before_their_audit(
+    world: World, cells: Sequence[Cell], assembles: bool
+) -> None:
+    class Assembles:
+        def obstacle(self, dockerfile: str) -> str:
+            return "" if assembles else "only a build can run it"
+
+        def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
+            return None
+
+        def begin(self, dockerfile: str) -> None:
+            order.append(dockerfile)
+
+    order: list[str] = []
+
+    def judge(cell: Cell, lock: Lock, run: str) -> None:
+        order.append("audit")
+
+    ports = dataclasses.replace(plain_ports(world), assembly=Assembles(), judge=judge)
+    list(build(prepare(jobs_of(cells[:1]), ports), ports, BuildOptions()))
+
+    assert order == [dockerfile(cells[0], lock_of(cells[0])), "audit"] if assembles else ["audit"]
 
 
 def test_records_are_json_that_reads_back(world: World, cells: Sequence[Cell]) -> None:
@@ -566,6 +589,8 @@ def test_assembled_cells_are_made_here_while_all_builders_are_busy(world: World,
         def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
             return None
 
+        def begin(self, dockerfile: str) -> None: ...
+
     builder = Slow()
     ports = dataclasses.replace(pool_ports(world, builder, lambda _: None), assembly=Obstacles())
     records = list(build(prepare(jobs_of(cells), ports), ports, BuildOptions(jobs=1, spread=1)))
@@ -574,6 +599,38 @@ def test_assembled_cells_are_made_here_while_all_builders_are_busy(world: World,
     assert len(cells) == len(records) > 2
     key = builder.tasks[0].labels[KEY_LABEL].removeprefix("sha256:")
     assert builder.tasks[0].tags[1].endswith(f":{key}"), "the tag by which it is published"
+
+
+@pytest.mark.parametrize("builds", [True, False])
+def test_a_pool_builds_an_image_with_a_source_archive_on_the_base_that_was_pushed(
+    world: World, cells: Sequence[Cell], builds: bool
+) -> None:
+    class Meets(FakeBuilder):
+        def build(self, task: BuildTask) -> BuildOutcome:
+            if not self.tasks:
+                self.tasks.append(task)
+                wheel = PinnedWheel(name="old", version="1.0", sha256="5" * 64)
+                raise SourceArchive("old-1.0.tar.gz is not a wheel", wheel=wheel, indexes=())
+            return super().build(task)
+
+    class Learns:
+        def obstacle(self, dockerfile: str) -> str:
+            return "old-1.0.tar.gz is not a wheel" if builder.tasks and builds else ""
+
+        def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
+            return None
+
+        def begin(self, dockerfile: str) -> None: ...
+
+    builder, told = Meets(), list[str]()
+    ports = dataclasses.replace(pool_ports(world, builder, told.extend), assembly=Learns())
+    (record,) = build(prepare(jobs_of(cells[:1]), ports), ports, BuildOptions(jobs=1, spread=1))
+    bases = [dict(task.build_args) for task in builder.tasks]
+
+    assert (BuildStatus.BUILT if builds else BuildStatus.FAILED) is record.status
+    assert builds == (told == [builder.tasks[0].dockerfile])
+    assert builds or record.reason.startswith("old-1.0.tar.gz is not a wheel")
+    assert [{}, {"BASE": "registry.example/base-slim@sha256:1"}][: 1 + builds] == bases
 
 
 def test_a_pool_that_does_not_answer_ends_the_run_before_anything_is_recorded(

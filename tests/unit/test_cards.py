@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.adapters.host.card_names import load_cards
+from assay.adapters.files.card_names import load_cards
 from assay.cli import main
 from assay.cli.targets import GPU, beside
 from assay.errors import ConfigError, UsageError

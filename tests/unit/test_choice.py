@@ -64,6 +64,17 @@ def test_an_image_whose_server_crashed_here_is_not_taken() -> None:
     assert "old" == first(both, records)
 
 
+def test_a_server_that_another_process_brought_down_speaks_against_no_image() -> None:
+    both = [option("old", "0.32.0"), option("new", "0.33.0")]
+    records: list[AnyRecord] = [
+        served("new", ServeStatus.INCONCLUSIVE),
+        predicted("new", vllm_engine="works"),
+        predicted("old", vllm_engine="works"),
+    ]
+
+    assert "new" == first(both, records)
+
+
 def test_the_model_needs_kernels_that_work() -> None:
     both = [option("old", "0.32.0"), option("new", "0.33.0")]
     records: list[AnyRecord] = [

@@ -141,7 +141,7 @@ def test_the_document_reads_back() -> None:
     ("words", "message"),
     [
         (("--coverage", "--format", "junit"), "no JUnit form"),
-        (("--coverage", "--since", "last year"), "is no day"),
+        (("--coverage", "--since", "last year"), "is not a date"),
         (("--since", "2026-01-01"), "--since goes with --coverage"),
         (("--coverage", "--measured"), "--coverage goes with"),
     ],

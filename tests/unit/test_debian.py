@@ -18,7 +18,7 @@ Version: 1.0-1
 Package: libc6
 Status: install ok installed
 Description: a library
- Version: 9 in a description is no field of its own
+ Version: 9 in a description is not a field of its own
 Version: 2.36-9+deb12u10
 """
 

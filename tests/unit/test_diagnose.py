@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.diagnose import CauseClass, CellFacts, FailureKind, Stage, contrast, default_library, diagnose, examine
-from assay.foundation.outcome import Outcome
 
 HELP = Path(__file__).parents[1] / "assets" / "serve"
 NOISE = Path(__file__).parents[1] / "data" / "diagnose" / "noise"
@@ -368,11 +367,18 @@ def test_a_cause_across_the_edge_of_two_blocks_is_found(size: int) -> None:
 # -------------------------------------------------------------------------------------- classes and contrast
 
 
-def test_classes_say_which_outcome_a_failure_means() -> None:
-    assert CauseClass.HARDWARE_LIMIT.outcome is Outcome.UNSUPPORTED
-    assert CauseClass.CAPACITY.outcome is Outcome.INCONCLUSIVE
-    assert CauseClass.NUMERIC.outcome is Outcome.WRONG
-    assert CauseClass.ABI.outcome is Outcome.BROKEN
+def test_a_cause_beside_the_image_says_so() -> None:
+    taken = (
+        "ValueError: Free memory on device (3.1/31.36 GiB) on startup is less than desired GPU memory utilization (0.9"
+    )
+    (beside,) = diagnose(taken.encode())
+    (own,) = diagnose(LINE.encode())
+
+    assert (beside.cause, beside.inconclusive) == ("cap-memory-taken", True)
+    assert not own.inconclusive
+    assert {CauseClass.CAPACITY, CauseClass.ENVIRONMENT, CauseClass.DRIVER} >= {
+        entry.cause_class for entry in default_library().entries.values() if entry.inconclusive
+    }
 
 
 def test_every_specific_entry_is_believed_more_than_every_wrapper() -> None:
@@ -402,7 +408,7 @@ def test_nearest_working_cell_shows_differences_and_the_change_to_make() -> None
     assert found.suggestion == "b works; take over from it torch: 2.9.1 -> 2.8.0"
 
 
-def test_cells_of_other_targets_and_equal_cells_are_no_contrast() -> None:
+def test_cells_of_other_targets_and_equal_cells_are_not_a_contrast() -> None:
     failing = cell("a", torch="2.9.1")
     elsewhere = CellFacts(cell="b", target="sm_90", parts={"torch": "2.8.0"})
 

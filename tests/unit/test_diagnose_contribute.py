@@ -128,7 +128,7 @@ def test_a_contribution_replaces_no_other(log: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "oom.json").write_text("mine")
 
     assert main(["diagnose", str(log), "--contribute", "--yes", "--into", str(tmp_path)]) == 2
-    assert "exist already" in capsys.readouterr().err
+    assert "already exist" in capsys.readouterr().err
     assert (tmp_path / "oom.json").read_text() == "mine"
 
 

@@ -154,8 +154,8 @@ def test_ids_are_unique_across_the_files_of_a_library() -> None:
     assert [str(problem) for problem in caught.value.problems] == ["b.yaml:2:1: one stands already in line 1 of a.yaml"]
 
 
-def test_a_key_that_stands_twice_is_reported() -> None:
-    with pytest.raises(ConfigError, match="the key 'cause' stands twice"):
+def test_a_key_that_occurs_twice_is_reported() -> None:
+    with pytest.raises(ConfigError, match="the key 'cause' occurs twice"):
         parse_library({"f.yaml": b"- {id: a, cause: b, cause: c}\n"})
 
 

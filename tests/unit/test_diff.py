@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from assay.evidence.diff import Change, Direction, changes, side
 from assay.evidence.record import (
+    SHARED_GPU,
     AnyRecord,
     AuditRecord,
     BenchRecord,
@@ -107,6 +108,15 @@ def test_a_server_that_stops_starting_is_a_regression_and_a_slow_start_too() -> 
     assert (slow.direction, slow.before, slow.after) == (Direction.REGRESSION, "30 s", "90 s")
 
 
+def test_speeds_beside_another_process_on_the_gpu_are_neither_better_nor_worse() -> None:
+    beside = {"notes": (f"{SHARED_GPU} (9.0 GiB in use before the server started)",)}
+    [slower] = compare([bench(100)], [bench(80).model_copy(update=beside)])
+    [start] = compare([serve(ServeStatus.OK, 30)], [serve(ServeStatus.OK, 90).model_copy(update=beside)])
+
+    assert (Direction.CHANGE, SHARED_GPU) == (slower.direction, slower.note)
+    assert Direction.CHANGE is start.direction
+
+
 def test_inconclusive_and_not_run_are_neither_better_nor_worse() -> None:
     [found] = compare([probe(marlin=Outcome.WORKS)], [probe(marlin=Outcome.INCONCLUSIVE)])
     [gone] = compare([probe(marlin=Outcome.WORKS)], [probe(marlin=Outcome.NOT_RUN)])
@@ -130,7 +140,7 @@ def test_the_newest_record_counts() -> None:
     assert compare([build(BuildStatus.FAILED), build()], [build()]) == []
 
 
-def test_an_aborted_build_says_nothing() -> None:
+def test_an_aborted_build_gives_no_result() -> None:
     assert compare([build()], [build(), build(BuildStatus.ABORTED)]) == []
 
 

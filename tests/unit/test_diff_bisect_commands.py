@@ -142,7 +142,7 @@ def test_a_dry_run_tests_nothing(project: Path, capsys: pytest.CaptureFixture[st
     assert not (project / "build_logs").exists()
 
 
-def test_an_engine_that_fails_ends_the_command_and_says_nothing_of_the_cell(
+def test_an_engine_that_fails_ends_the_command_and_gives_no_result_for_the_cell(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> Trial:

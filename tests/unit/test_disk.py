@@ -60,7 +60,7 @@ def test_too_little_space_warns_or_refuses(cells: Sequence[Cell]) -> None:
 
     assert check_disk(items, space(22 * GB)) == ""
     assert "about 22 GB" in check_disk(items, space(10 * GB))
-    with pytest.raises(EngineError, match=r"only 1\.0 GB free in /var/lib/docker, and the wheels alone have 2\.0 GB"):
+    with pytest.raises(EngineError, match=r"only 1\.0 GB free in /var/lib/docker, and the wheels alone need 2\.0 GB"):
         check_disk(items, space(GB))
 
 
@@ -79,15 +79,19 @@ def test_space_that_cannot_be_seen_and_builds_that_are_cached_refuse_nothing(cel
 def test_a_build_without_room_for_its_wheels_is_refused_and_says_what_to_free(cells: Sequence[Cell]) -> None:
     room = DiskRoom(lambda: space(GB))
     room.check(item(cells[0], GB))
-    with pytest.raises(EngineError, match=f"the wheels of {cells[0].id} alone have 2.0 GB") as refused:
+    with pytest.raises(EngineError, match=f"the wheels of {cells[0].id} alone need 2.0 GB") as refused:
         room.check(item(cells[0], 2 * GB))
 
     assert "docker buildx prune" in (refused.value.hint or "")
 
 
-@pytest.mark.parametrize(("free", "most"), [(100 * GB, 2), (30 * GB, 1), (0, 1)])
+@pytest.mark.parametrize(
+    ("free", "other", "most"),
+    [(100 * GB, 2 * GB + 1, 2), (30 * GB, 2 * GB + 1, 1), (0, 2 * GB + 1, 1), (30 * GB, 2 * GB, 2)],
+    ids=["room for both", "room for one", "no room", "room for both, which share their wheel"],
+)
 def test_builds_run_at_once_where_there_is_room_and_one_by_one_elsewhere(
-    cells: Sequence[Cell], free: int, most: int
+    cells: Sequence[Cell], free: int, other: int, most: int
 ) -> None:
     room = DiskRoom(lambda: space(free))
     lock = threading.Lock()
@@ -105,7 +109,7 @@ def test_builds_run_at_once_where_there_is_room_and_one_by_one_elsewhere(
         with lock:
             running.pop()
 
-    builds = [item(cells[0], 2 * GB), item(cells[1], 2 * GB)]
+    builds = [item(cells[0], 2 * GB), item(cells[1], other)]
     list(JobPool(work, at_once=2, admit=room.reserved, name=lambda build: build.cell.id).run(builds))
 
     assert max(seen) == most
@@ -138,7 +142,7 @@ def test_a_build_that_has_to_end_waits_no_longer(cells: Sequence[Cell]) -> None:
         with room.reserved(item(cells[1], GB), control):
             pass
 
-    assert said[0] == "waits for disk space: 0 GB free in /var/lib/docker"
+    assert said[0] == "waiting for disk space: 0 GB free in /var/lib/docker, builds at once may take 11 GB"
     assert len(said) <= 2
 
 

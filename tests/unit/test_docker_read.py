@@ -11,7 +11,8 @@ import pytest
 
 from assay.adapters.docker.container import archive, exit_of
 from assay.adapters.docker.engine import _split
-from assay.adapters.docker.read import Reader, gpu_access, image_files, read_image
+from assay.adapters.docker.read import Reader, gpu_access, read_image
+from assay.adapters.files.image_archive import image_files
 from assay.errors import EngineError
 
 

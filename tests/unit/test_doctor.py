@@ -143,6 +143,7 @@ def test_no_engine_is_4_and_names_the_command() -> None:
         ({"buildx": None}, "buildx", CheckState.FAIL, 4),
         ({"image_store": "graphdriver", "storage_driver": "overlay2"}, "image store", CheckState.WARN, 0),
         ({"warnings": ("WARNING: No swap limit support",)}, "engine says", CheckState.WARN, 0),
+        ({"version": "4.3.1", "podman": True, "buildx": None}, "engine", CheckState.WARN, 0),
     ],
 )
 def test_an_engine_that_lacks_something(change: dict[str, object], name: str, state: CheckState, exit_: int) -> None:

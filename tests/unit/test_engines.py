@@ -53,7 +53,7 @@ def test_the_first_distribution_of_an_engine_is_the_one_whose_version_decides(na
     assert "1.0" == release_in({known.package: "1.0"}, name)
 
 
-def test_the_release_of_an_engine_that_is_not_installed_any_more_is_that_of_its_name() -> None:
+def test_the_release_of_an_engine_that_is_no_longer_installed_is_that_of_its_name() -> None:
     assert "1.0" == release_in({"gone": "1.0"}, "gone")
 
 

@@ -243,7 +243,7 @@ def test_keys_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(30)
-def test_a_key_that_never_ends_is_no_key() -> None:
+def test_a_key_that_never_ends_is_not_a_key() -> None:
     endless = Path("/dev/zero")
 
     with pytest.raises(ToolError, match="not a PEM public key"):

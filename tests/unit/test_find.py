@@ -197,7 +197,7 @@ def test_releases_without_a_wheel_for_the_platform_say_what_there_is() -> None:
         ("0.35.0", "no_wheel"),
         ("0.33.0", "fits"),
     ]
-    assert "published as source alone" in found.attempts[0].reasons[0]
+    assert "published only as source" in found.attempts[0].reasons[0]
     assert "it has wheels for Linux aarch64" in found.attempts[1].reasons[0]
 
 
@@ -206,7 +206,7 @@ def test_releases_without_a_wheel_for_the_platform_say_what_there_is() -> None:
     [
         ((), "vllm", "does not know vllm", "--index"),
         (("vllm-1.0.tar.gz",), "vllm", "published as source", "build the wheel"),
-        (X86, "vllm>=2", "has no vllm>=2", "newest it has: 0.33.0, 0.32.0, 0.31.0"),
+        (X86, "vllm>=2", "has no vllm>=2", "its newest: 0.33.0, 0.32.0, 0.31.0"),
     ],
 )
 def test_what_an_index_lacks_is_no_answer(files: tuple[str, ...], subject: str, message: str, hint: str) -> None:

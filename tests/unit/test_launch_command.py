@@ -51,6 +51,18 @@ def test_reasons_are_not_said_twice_on_a_terminal(
     assert "card: sm_120" not in printed.err
 
 
+@pytest.mark.usefixtures("project")
+def test_a_closed_standard_output_is_not_a_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdout", None)
+        code = main(WORDS)
+
+    assert 1 == code
+    assert "standard output cannot be written: it is closed" in capsys.readouterr().err
+
+
 def test_launch_and_pages_rest_on_both_ledgers_and_each_claim_counts_once() -> None:
     found = all_claims(ROOT)
 

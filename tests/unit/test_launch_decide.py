@@ -115,7 +115,7 @@ def test_feature_without_evidence_is_reported_or_switched_off_with_strict() -> N
     ],
     ids=["other card", "other digest", "not run", "served elsewhere"],
 )
-def test_a_record_of_something_else_says_nothing(record: AnyRecord) -> None:
+def test_a_record_of_something_else_gives_no_result(record: AnyRecord) -> None:
     assert "nothing" == stand([record])["cuda-graphs"].basis
 
 

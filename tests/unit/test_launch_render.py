@@ -86,6 +86,28 @@ def test_kubernetes_keeps_the_users_of_images() -> None:
     assert written("kubernetes", deployment(service(user="1000:1001"))) == written("kubernetes", deployment())
 
 
+@pytest.mark.parametrize("form", ["docker", "compose", "systemd"])
+def test_kernels_compiled_at_run_time_are_kept_in_the_cache_of_this_machine(form: Format) -> None:
+    kept = written(form, deployment(service(kernels="0123abcd")))
+
+    assert "/cache/huggingface/assay-kernels/0123abcd/flashinfer" in kept
+    assert "assay-kernels" not in written(form, deployment())
+
+
+def test_servers_keep_kernels_by_the_settings_that_probes_use() -> None:
+    harness = (ROOT / "probes" / "harness.py").read_text()
+
+    assert [] == [name for name in service(kernels="0123abcd").compiled if f'"{name}": ' not in harness]
+
+
+def test_kubernetes_keeps_compiled_kernels_out_of_a_volume_that_several_nodes_may_write() -> None:
+    mine = service(kernels="0123abcd", env={"TRITON_CACHE_DIR": "/mine"})
+    text = written("kubernetes", deployment(mine))
+
+    assert "assay-kernels" not in text
+    assert "{name: TRITON_CACHE_DIR, value: " in text
+
+
 def test_docker_words_come_back_as_they_were() -> None:
     one = service()
 

@@ -11,10 +11,22 @@ from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from assay.cli.build_route import bytes_of
 from assay.errors import UsageError
-from assay.wheels.layer import Entry, Packing, file_entry, folder_entry, link_entry, with_folders, write_layer
+from assay.wheels.layer import (
+    TIME,
+    Entry,
+    Packing,
+    _header,
+    file_entry,
+    folder_entry,
+    link_entry,
+    with_folders,
+    write_layer,
+)
 from assay.wheels.stub import stub
 
 ENTRIES = [
@@ -40,6 +52,21 @@ def test_same_entries_give_same_bytes_however_they_come() -> None:
     ]
 
     assert (whole, layer) == written(pieces)
+
+
+@given(
+    path=st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=120),
+    mode=st.sampled_from([0o644, 0o755, 0o640, 0o1777]),
+    size=st.integers(0, 2 * 8**11),
+    owner=st.sampled_from([0, 1000, 8**7 - 1]),
+)
+@example(path="x" * 100, mode=0o644, size=8**11 - 1, owner=0)
+@example(path="x" * 101, mode=0o644, size=8**11, owner=0)
+def test_headers_are_those_of_the_standard_library(path: str, mode: int, size: int, owner: int) -> None:
+    member = tarfile.TarInfo(path)
+    member.mode, member.uid, member.gid, member.size, member.mtime = mode, owner, owner, size, TIME
+
+    assert _header(Entry(path, mode, size, uid=owner, gid=owner)) == member.tobuf(tarfile.PAX_FORMAT, "utf-8")
 
 
 def test_a_layer_is_what_it_says_it_is() -> None:
@@ -109,6 +136,6 @@ def test_sizes_are_read_with_their_unit(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1.5GB", "10", "1kB", "9EB"])
-def test_what_is_no_size_of_a_layer_is_refused(text: str) -> None:
+def test_an_invalid_size_of_a_layer_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         bytes_of(text)

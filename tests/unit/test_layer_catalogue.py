@@ -18,7 +18,8 @@ from assay.matrix import loading, plan, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.lockfile import lock_digest
-from assay.pipeline.assembly.assemble import LARGEST_LABEL, Assembled
+from assay.pipeline.assembly.assemble import BUILT_LABEL, LARGEST_LABEL
+from assay.pipeline.assembly.assembled import Assembled
 from assay.pipeline.assembly.deliver import push
 from assay.pipeline.build_jobs import build_labels
 from assay.pipeline.rebuild import rebuild
@@ -149,7 +150,7 @@ def test_an_image_is_what_its_lock_says(published: Published) -> None:
     assert seen["differing_layers"] == []
 
 
-def test_an_image_with_another_layer_is_told_from_what_its_lock_says(published: Published) -> None:
+def test_an_image_with_another_layer_is_distinguished_from_what_its_lock_says(published: Published) -> None:
     pins = [pinned("demo", "1.0", DEMO), pinned("other", "2.0", OTHER)]
     published.push(published.with_pins(pins), build_labels(render.content_key(published.text)))
     seen = published.rebuilt(published.text)
@@ -160,13 +161,23 @@ def test_an_image_with_another_layer_is_told_from_what_its_lock_says(published: 
     assert [layer["made_by"] for layer in differing] == ["COPY /out/ /opt/venv/ # buildkit"]
 
 
+def test_wheels_that_were_built_from_source_are_named_where_they_differ(published: Published) -> None:
+    labels = build_labels(render.content_key(published.text))
+    there = {f"{BUILT_LABEL}kernel": f"sha256:{'1' * 64}"}
+    published.push(published.text, {**labels, **there})
+    seen = published.rebuilt(published.text)
+
+    assert seen["same"] is False
+    assert seen["differing_wheels"] == [{"name": "kernel", "published": f"sha256:{'1' * 64}", "rebuilt": None}]
+
+
 def test_a_checkout_with_another_lock_or_without_the_cell_gives_no_verdict(published: Published) -> None:
     published.push(published.text, build_labels(render.content_key(published.text)))
-    with pytest.raises(QuestionError, match="another recipe"):
+    with pytest.raises(QuestionError, match="from a recipe of"):
         published.rebuilt(published.text + "# changed\n")
     assert published.item.lock is not None
     changed = published.item.lock.model_copy(update={"python": "3.12"})
-    with pytest.raises(QuestionError, match="another lock"):
+    with pytest.raises(QuestionError, match="from a lock of"):
         published.rebuilt(published.text, [LockedCell(cell=published.cell, lock=changed)])
     with pytest.raises(QuestionError, match="has no lock here"):
         published.rebuilt(published.text, [])
@@ -190,9 +201,9 @@ def test_an_image_is_rebuilt_as_it_was_packed_and_divided(
     assert (len(image.layers) > 4) == (largest is not None)
 
 
-def test_a_limit_that_is_no_number_is_refused(published: Published) -> None:
+def test_a_limit_that_is_not_a_number_is_refused(published: Published) -> None:
     labels = build_labels(render.content_key(published.text))
     published.push(published.text, {**labels, LARGEST_LABEL: "8GB"})
 
-    with pytest.raises(RegistryContent, match="largest-layer='8GB', which is no number of bytes"):
+    with pytest.raises(RegistryContent, match="largest-layer='8GB', which is not a number of bytes"):
         published.rebuilt(published.text)

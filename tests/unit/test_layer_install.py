@@ -182,7 +182,7 @@ def test_white_space_in_an_entry_point_takes_no_time(tmp_path: Path, opened: lis
     assert time.process_time() - begun < 3
 
 
-def test_a_hash_that_is_none_is_not_taken_over_from_record(tmp_path: Path, opened: list[WheelArchive]) -> None:
+def test_a_hash_that_is_invalid_is_not_taken_over_from_record(tmp_path: Path, opened: list[WheelArchive]) -> None:
     record = b'demo/x.py,"sha256=x\n../../../../etc/passwd,",1\n'
     _, contents = install(tmp_path, opened, wheel({"demo/x.py": b"1", f"{INFO}/RECORD": record}))
 

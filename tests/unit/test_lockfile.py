@@ -10,8 +10,8 @@ from assay.errors import ConfigError
 from assay.matrix import loading as matrix
 from assay.matrix import lockfile, plan
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock, LockedWheel
-from assay.matrix.model import AxisValue
+from assay.matrix.lock import Lock, LockedSource, LockedWheel
+from assay.matrix.model import AxisValue, SourceTree
 from assay.pipeline.lock import age_warning, changes, pick_nightly
 
 
@@ -82,8 +82,8 @@ def test_every_line_is_a_requirement_with_one_hash(lock: Lock) -> None:
         ("# base: slim", "# base: slim@sha256:x BASE=evil", "base_digest: String should match"),
         ("# base: slim", "# base: slim BASE=evil", "base: String should match"),
         ("# base: slim", "# base: slim@" + "sha256:" + "A" * 64, "base_digest: String should match"),
-        ("# base: slim", "# base: slim\n# base: devel", "lock.txt:6:1: 'base' is no line of a lock's header"),
-        ("# base: slim", "# base: slim\n# from: evil", "'from' is no line of a lock's header"),
+        ("# base: slim", "# base: slim\n# base: devel", "lock.txt:6:1: 'base' is not a line of a lock's header"),
+        ("# base: slim", "# base: slim\n# from: evil", "'from' is not a line of a lock's header"),
         ("# python: 3.11", "# python: 3.11; touch x", "python: String should match"),
         ("# python: 3.11", "# python: 3.11/../x", "python: String should match"),
         ("# platform: x86_64-manylinux_2_36", "# platform: any", "platform: String should match"),
@@ -168,3 +168,66 @@ def test_changes_list_added_and_removed_packages(lock: Lock) -> None:
     new = lock.model_copy(update={"wheels": (wheel("torch", "2.9.1"), wheel("numpy", "2.0+cu130"))})
 
     assert ("- torch 2.8.0", "+ torch 2.9.1") == changes(lock, new)
+
+
+COMMIT = "4ba787ec9" + "0" * 31
+
+
+def compiled(cell: Cell, **changes: str) -> Cell:
+    """Return the cell with torch compiled from a tag, or from what the changes say."""
+    tree = SourceTree.model_validate({"git": "https://github.com/x/y", "ref": "v1"} | changes)
+    torch = AxisValue(id="src.2.8.0", version="2.8.0", source=tree)
+    return cell.model_copy(update={"point": cell.point | {"torch": torch}})
+
+
+def pinned(lock: Lock) -> Lock:
+    return lock.model_copy(update={"sources": {"torch": LockedSource(ref="v1", commit=COMMIT)}})
+
+
+def test_the_commit_of_a_source_is_a_line_of_the_lock(lock: Lock) -> None:
+    text = lockfile.dump(pinned(lock))
+
+    assert f"# source: torch v1 {COMMIT}\n" in text
+    assert pinned(lock).sources == lockfile.parse(text, file="lock.txt").sources
+    # A lock from before this line has none, and keeps its text.
+    assert lockfile.dump(lock) == text.replace(f"# source: torch v1 {COMMIT}\n", "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# source: torch v1",
+        f"# source: torch v1 {COMMIT[:39]}",
+        f"# source: torch v1 {COMMIT} x",
+        f"# source: torch $(id) {COMMIT}",
+        f"# source: ../torch v1 {COMMIT}",
+        f"# source: torch v1 {COMMIT.upper()}",
+        f"# source: torch --upload-pack=x {COMMIT}",
+    ],
+)
+def test_a_source_line_that_is_invalid_is_refused(lock: Lock, line: str) -> None:
+    text = lockfile.dump(lock).replace("# nightly", f"{line}\n# nightly")
+
+    with pytest.raises(ConfigError):
+        lockfile.parse(text, file="lock.txt")
+
+
+def test_a_lock_answers_the_recipe_s_tag_and_commit_alone(cell: Cell, lock: Lock) -> None:
+    def stale(**changes: str) -> str | None:
+        return lockfile.stale_reason(pinned(lock), compiled(cell, **changes), glibc="2.36")
+
+    assert stale() is None
+    assert stale(commit=COMMIT[:9]) is None
+    assert stale(commit=COMMIT) is None
+    assert "the source of torch is the tag v2, the lock was made for v1" == stale(ref="v2")
+    assert "the source of torch is not a tag, the lock was made for v1" == stale(ref=COMMIT)
+    assert f"the source of torch is the commit {'5' * 9}, the lock was made for {COMMIT}" == stale(commit="5" * 9)
+    assert lockfile.stale_reason(pinned(lock), cell, glibc="2.36") is not None
+
+
+def test_a_source_without_a_whole_commit_is_unpinned(cell: Cell, lock: Lock) -> None:
+    assert ["torch"] == list(lockfile.unpinned(compiled(cell), lock))
+    assert ["torch"] == list(lockfile.unpinned(compiled(cell, commit=COMMIT[:9])))
+    assert {} == lockfile.unpinned(compiled(cell), pinned(lock))
+    assert {} == lockfile.unpinned(compiled(cell, commit=COMMIT))
+    assert {} == lockfile.unpinned(compiled(cell, ref=COMMIT))

@@ -42,7 +42,7 @@ Change = Callable[[str], str]
         ("compute_capability: 9.0", "compute_capability: nine", "compute_capability: 'nine' is not allowed here"),
         ('cuda: ">=12.8"', 'cuda: "12,8"', "'12,8' is not a version condition"),
         ("[2.7.0, 2.8.0, 2.10,", "[2.7.0, 2.8.0, two,", "'two' is not a version"),
-        ("[2.7.0, 2.8.0, 2.10,", "[2.7.0, 2.8.0, 2.8.0,", "the value '2.8.0' stands twice"),
+        ("[2.7.0, 2.8.0, 2.10,", "[2.7.0, 2.8.0, 2.8.0,", "the value '2.8.0' occurs twice"),
         ("index: nightly,", "index: nigthly,", "no index 'nigthly'; did you mean 'nightly'?"),
         ("need: {cuda:", "need: {cda:", "no axis 'cda'; did you mean 'cuda'?"),
         ("starter: [serving-cu128-torch2.8.0]", "starter: [all-of-it]", "the group selects itself"),

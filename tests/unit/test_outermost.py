@@ -90,7 +90,7 @@ def test_a_bug_is_reported_with_a_report_and_its_own_code(
 
     shown = capsys.readouterr().err
     (report,) = tmp_path.glob("assay-bug-*.txt")
-    assert "error: this is a bug of assay: " in shown
+    assert "error: this is a bug in assay: " in shown
     assert str(report) in shown
     assert "command: assay plan --project 'x y'" in shown
     assert re.search(r"^assay \S+, Python 3\.\d+\.\d+", shown, re.MULTILINE)
@@ -125,7 +125,7 @@ def test_the_report_of_a_bug_holds_no_secret(
             PermissionError(13, "Permission denied", "/a"),
             1,
             "/a: Permission denied",
-            "check the path, rights and space",
+            "check the path, its permissions and the free space",
         ),
         (KeyboardInterrupt(), 130, "interrupted", None),
     ],
@@ -172,7 +172,7 @@ def test_without_format_json_an_error_writes_nothing_to_stdout(
     assert not capsys.readouterr().out
 
 
-def test_an_error_after_the_answer_is_no_second_document(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_after_the_answer_is_not_a_second_document(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> int:
         console.json_data({"version": 1})
         raise NothingSelected("nothing")
@@ -226,3 +226,22 @@ def test_a_signal_inside_an_import_is_an_interruption(capsys: pytest.CaptureFixt
 
     assert 130 == guarded(work, [])
     assert "interrupted\n" == capsys.readouterr().err
+
+
+def test_a_log_is_not_read_from_a_closed_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdin", None)
+
+        assert 2 == main(["diagnose", "-"])
+
+    assert "stdin is closed" in capsys.readouterr().err
+
+
+def test_only_the_console_asks_a_standard_stream_for_a_terminal() -> None:
+    """A stream that the caller closed is None: `sys.stdout.isatty()` would be an error of its own."""
+    sources = Path(console.__file__).parents[1].rglob("*.py")
+    asks = [path.name for path in sources if re.search(r"sys\.std(in|out|err)\.(isatty|flush)", path.read_text())]
+
+    assert [] == asks

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from assay.adapters.host.card_names import load_cards
+from assay.adapters.files.card_names import load_cards
 from assay.errors import ConfigError, NothingSelected
 from assay.foundation.platforms import Platform
 from assay.matrix import loading, lockfile, plan, render

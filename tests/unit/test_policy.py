@@ -122,7 +122,7 @@ def test_each_gap_has_its_reason(records: list[Record], expected: Why) -> None:
 
 
 def test_missing_code_for_another_gpu_does_not_matter() -> None:
-    """An audit judges for all targets at once; that there is no code for one of them says nothing of the others."""
+    """An audit judges for all targets at once; that there is no code for one of them says nothing about the others."""
     here, elsewhere = audit("fail", verdicts={"sm_120": Verdict.WARN, "sm_89": Verdict.FAIL}), audit("fail")
 
     assert (Verdict.WARN, Verdict.FAIL) == (here.on("sm_120"), elsewhere.on("sm_120"))

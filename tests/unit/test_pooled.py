@@ -126,7 +126,7 @@ def test_a_result_that_is_there_counts_although_the_engine_calls_the_job_held(sc
         ("node_lost", Loss.NODE_LOST),
     ],
 )
-def test_a_job_that_never_ends_well_is_no_failure_of_its_cell(scene: Scene, fate: Fate, loss: Loss) -> None:
+def test_a_job_that_never_ends_well_is_not_a_failure_of_its_cell(scene: Scene, fate: Fate, loss: Loss) -> None:
     plan = scene.plan()
     ends = scene.run(FakePool(fate=lambda job: fate if job.place == plan.jobs[0].job.place else "finishes"), plan)
 
@@ -153,7 +153,7 @@ def test_a_harness_that_fails_is_tried_on_another_attempt_before_it_counts(scene
     assert Outcome.NOT_RUN == scene.records[0].features["two"].outcome
 
 
-def test_another_process_goes_on_with_the_same_run(scene: Scene) -> None:
+def test_another_process_continues_with_the_same_run(scene: Scene) -> None:
     """The first one dies after two looks; the second submits nothing twice."""
     plan, pool = scene.plan(), FakePool()
     dead = scene.coordinator(pool, plan)

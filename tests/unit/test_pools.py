@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import zlib
 from pathlib import Path
 
 import pytest
 
+from assay.adapters.executors import this_machine
+from assay.adapters.files.project import ProjectFiles
 from assay.adapters.pools.bundle import runner, suite_name, suite_zip
 from assay.adapters.pools.fake import sealed_result
 from assay.adapters.pools.folder import JobFolder
 from assay.adapters.pools.frames import results_in, without_frames
 from assay.adapters.pools.slurm import SlurmProbePool, states_in
+from assay.cli.pool_composition import gpus_of
 from assay.errors import ConfigError, UsageError
 from assay.foundation.digest import sha256_of
 from assay.matrix.pools import RUNTIMES, BuildkitPool, SlurmPool, chosen_gpus, load_pools
@@ -53,13 +57,27 @@ def test_each_kind_of_pool_is_read() -> None:
         ("partition", "partitoin", "did you mean 'partition'"),
         ("kind: slurm", "kind: slrum", "kind must be one of"),
         ("gpu: h200, ", "gpu: h20, ", "no host has the GPU 'h200'; did you mean 'h20'?"),
-        ("gpus: [h200, a100]", "gpus: [h200, h200]", "'h200' stands twice"),
+        ("gpus: [h200, a100]", "gpus: [h200, h200]", "'h200' occurs twice"),
         ("partition: gpu", "partition: --uid=0", "is not allowed here"),
         ("folder: /shared/assay", "folder: /shared/assay, runtime: podmann", "no runtime 'podmann'; did you mean"),
         ("folder: /shared/assay", 'folder: /s, runtime: "x {imge} {arguments}"', "placeholder 'imge' is unknown"),
         ("folder: /shared/assay", "folder: shared", "is not allowed here"),
+        # What a template evaluates could take all memory, or end in an error of its own.
+        (
+            "folder: /shared/assay",
+            'folder: /s, runtime: "{arguments}{env:>99999999999}"',
+            "'env' with a format is unkn",
+        ),
+        ("folder: /shared/assay", 'folder: /s, runtime: "{arguments}{env!r}"', "placeholder 'env' with a format"),
+        ("folder: /shared/assay", 'folder: /s, runtime: "{arguments}{env.x}"', "placeholder 'env.x' is unknown"),
+        ("folder: /shared/assay", 'folder: /s, runtime: "{arguments}{env[x]}"', "placeholder 'env[x]' is unknown"),
+        ("folder: /shared/assay", 'folder: /s, runtime: "{arguments}{"', "Single '{'"),
+        ("folder: /shared/assay", 'folder: /s, runtime: "{arguments}\\nx"', "must be one line"),
+        ("tcp://10", "tcp://me:secret@10", "an endpoint must not hold a password"),
+        ("tcp://10.0.0.1:1234", "ssh://me:secret@host", "an endpoint must not hold a password"),
+        ("tcp://10", "tcp://\\e[31m10", "is not allowed here"),
         ("tcp://", "ftp://", "is not allowed here"),
-        ('["tcp://10.0.0.1:1234"]', '["tcp://b:1", "tcp://b:1"]', "the endpoint 'tcp://b:1' stands twice"),
+        ('["tcp://10.0.0.1:1234"]', '["tcp://b:1", "tcp://b:1"]', "the endpoint 'tcp://b:1' occurs twice"),
         ("kind: buildkit", "kind: buildkit, ca: /ca.pem", "`ca`, `cert` and `key` belong together"),
     ],
 )
@@ -69,6 +87,17 @@ def test_what_is_wrong_in_pools_yaml_has_its_place_and_the_nearest_names(good: s
 
     assert said.replace("kind must", "'kind' must") in str(caught.value)
     assert "pools.yaml:" in str(caught.value)
+    assert "secret@" not in str(caught.value)
+
+
+def test_thousands_of_endpoints_are_read_in_no_time() -> None:
+    names = ", ".join(f'"tcp://10.0.0.1:{number}"' for number in range(20_000))
+    began = time.monotonic()
+    pool = load_pools(GOOD.replace('"tcp://10.0.0.1:1234"', names)).pool("builders")
+
+    assert isinstance(pool, BuildkitPool)
+    assert 20_000 == len(pool.endpoints)
+    assert time.monotonic() - began < 5
 
 
 def test_builders_build_a_few_cells_each_and_at_once_limits_all() -> None:
@@ -90,6 +119,17 @@ def test_unknown_pools_and_gpus_are_answered_with_the_nearest() -> None:
     assert ("a100",) == chosen_gpus("hpc", pools.pool("hpc").gpus, ["a100"])
 
 
+def test_this_machine_is_a_pool_with_the_gpus_that_its_driver_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pools.yaml").write_text("pools: {box: {kind: local}, named: {kind: local, gpus: [a100]}}\n")
+    files = ProjectFiles(tmp_path)
+    monkeypatch.setattr(this_machine, "cuda_devices_in_child", lambda: (("0",), ""))
+    assert [("gpu",), ("a100",)] == [gpus_of(files, "box"), gpus_of(files, "named")]
+    monkeypatch.setattr(this_machine, "cuda_devices_in_child", lambda: ((), "no driver"))
+    assert () == gpus_of(files, "box")
+
+
 def script(**more: object) -> str:
     pool = SlurmPool.model_validate({"kind": "slurm", "partition": "gpu", "folder": "/shared/assay", **more})
     files = SlurmProbePool(pool).render([Submission(job=JOB, suite=b"zip")])
@@ -101,11 +141,20 @@ def script(**more: object) -> str:
     [
         ("podman", f" registry.example:5000/team/a@{DIGEST} "),
         ("apptainer", f" docker://registry.example:5000/team/a@{DIGEST} "),
-        ("pyxis", f"--container-image=docker://registry.example:5000#team/a@{DIGEST} "),
+        ("pyxis", f"--container-image=registry.example:5000#team/a:{DIGEST} "),
     ],
 )
 def test_each_runtime_of_slurm_gets_the_digest_in_its_own_form(runtime: str, form: str) -> None:
     assert form in script(runtime=runtime)
+
+
+def test_pyxis_asks_docker_hub_at_the_host_of_its_registry() -> None:
+    pool = SlurmPool(kind="slurm", partition="gpu", folder="/shared/assay", runtime="pyxis")
+    place = JOB.place.model_copy(update={"reference": f"team/a@{DIGEST}"})
+    item = Submission(job=JOB.model_copy(update={"place": place}), suite=b"zip")
+    (text,) = [text for path, text in SlurmProbePool(pool).render([item]).items() if path.endswith(".sbatch")]
+
+    assert f"--container-image=registry-1.docker.io#team/a:{DIGEST} ".encode() in text
 
 
 def test_a_batch_script_asks_for_the_gpu_memory_and_place_of_its_job() -> None:
@@ -119,11 +168,11 @@ def test_a_batch_script_asks_for_the_gpu_memory_and_place_of_its_job() -> None:
 
 def test_every_runtime_runs_the_runner_with_the_job_and_its_result() -> None:
     for name in RUNTIMES:
-        last = script(runtime=name).splitlines()[-1]
+        *_, before, last = script(runtime=name).splitlines()
 
-        assert last.startswith("exec ")
+        assert last.startswith("exec ") or before.startswith("trap ")
         assert f"/shared/assay/pool-1/results/{JOB.name}.json" in last
-        assert "{" not in last.replace("${CUDA_VISIBLE_DEVICES:-}", "")
+        assert "{" not in last.replace("${CUDA_VISIBLE_DEVICES:-}", "").replace("${SLURM_JOB_GPUS:-}", "")
 
 
 @pytest.mark.parametrize(
@@ -191,6 +240,16 @@ def test_results_of_one_log_have_one_bound_together() -> None:
 
     assert len(log) < 1 << 20
     assert 5 == len(results_in(log))
+
+
+def test_the_last_line_of_a_log_is_one_that_a_terminal_may_show(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    log = folder.log("run", "one")
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"INFO: begin\n\x1b[91mFATAL:   manifest\x07 unknown\x1b[0m\n\n")
+
+    assert r"FATAL: manifest\x07 unknown" == folder.last_line("run", "one")
+    assert "" == folder.last_line("run", "none")
 
 
 def test_a_pipe_among_the_results_of_a_shared_folder_is_not_waited_for(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_job_gets_its_leased_gpus_or_the_requested_number() -> None:
         runs.run(job(runs, devices=wanted))
 
     assert [(), ("0",), ("7",)] == [spec.gpus for spec in fake.specs]
-    with pytest.raises(GpuMissing, match="2 GPUs were asked for, 1 can be given"):
+    with pytest.raises(GpuMissing, match="2 GPUs are requested, but 1 can be given"):
         runs.run(job(runs, devices=DevicesWanted(count=2)))
 
 

@@ -19,6 +19,7 @@ from assay.errors import GpuMissing
 from assay.evidence.record import ProbeRecord
 from assay.foundation.outcome import Outcome
 from assay.pipeline.probe import ProbeFlow, ProbeOptions, ProbeSubject, exit_code
+from assay.pipeline.probe_record import ProbeCause
 from assay.ports.jobs import JobResult, Place, ProbeJob
 
 DECLARE = 'FEATURE = "{0}"\nREQUIRES = {1!r}\nTIMEOUT = 5\nGPUS = {2}\nWARM = True\n'
@@ -59,19 +60,38 @@ class Dead(BaseException):
     """Nothing that comes after it in this process counts."""
 
 
-def flow(executor: Recorded, root: Path, said: list[str] | None = None, leases: FakeLeases | None = None) -> ProbeFlow:
+def flow(
+    executor: Recorded,
+    root: Path,
+    said: list[str] | None = None,
+    leases: FakeLeases | None = None,
+    *,
+    beside: bool = False,
+) -> ProbeFlow:
     return ProbeFlow(
         executor=executor,
         leases=leases or FakeLeases(),
         store=FileStore(root),
         suite=SUITE,
         suite_digest=digest_of_suite(SUITE),
-        diagnose=lambda text: "some-cause" if "the fake says so" in text else None,
+        diagnose=lambda text: ProbeCause("some-cause", beside) if "the fake says so" in text else None,
         say=(said if said is not None else []).append,
     )
 
 
 SUBJECT = ProbeSubject(place=PLACE, cell="cell-1", image="image")
+
+
+def test_a_failure_that_another_process_caused_leaves_the_feature_open(tmp_path: Path) -> None:
+    (broken,) = flow(Recorded(ends={"two": Outcome.BROKEN}), tmp_path / "a").run([SUBJECT], ProbeOptions())
+    (left,) = flow(Recorded(ends={"two": Outcome.BROKEN}), tmp_path / "b", beside=True).run([SUBJECT], ProbeOptions())
+    (wrong,) = flow(Recorded(ends={"two": Outcome.WRONG}), tmp_path / "c", beside=True).run([SUBJECT], ProbeOptions())
+
+    assert Outcome.BROKEN is broken.features["two"].outcome
+    assert (Outcome.INCONCLUSIVE, "some-cause") == (left.features["two"].outcome, left.features["two"].cause)
+    assert left.features["two"].reason.startswith("not the image: ")
+    assert Outcome.WRONG is wrong.features["two"].outcome, "a wrong result was computed by the image"
+    assert 1 == exit_code([left])
 
 
 def test_record_has_the_facts_read_inside_the_image(tmp_path: Path) -> None:
@@ -229,7 +249,7 @@ def test_drafts_that_cannot_be_written_do_not_end_a_run(tmp_path: Path) -> None:
     (made,) = flow(Blocked(), tmp_path, said).run([SUBJECT], ProbeOptions())
 
     assert {Outcome.WORKS} == {item.outcome for item in made.features.values()}
-    assert 1 == sum("at the end only" in line for line in said)
+    assert 1 == sum("only at the end" in line for line in said)
 
 
 def test_without_a_gpu_recorded_results_are_not_run_again(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ LOST = (
 
 @pytest.mark.parametrize("text", LOST)
 @pytest.mark.parametrize("how", ["document", "crash", "exit", "log"])
-def test_a_card_that_was_lost_says_nothing_of_the_image(text: str, how: str) -> None:
+def test_a_card_that_was_lost_gives_no_result_for_the_image(text: str, how: str) -> None:
     ends: dict[str, dict[str, Any]] = {
         "document": {"exit_code": 0, "document": {**BROKE, "reason": text}},
         "crash": {"signal": "SIGABRT", "stderr": f'{text}\n  File "a.py", line 3 in f\n'},

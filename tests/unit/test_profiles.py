@@ -198,3 +198,11 @@ def test_secrets_are_neither_kept_nor_logged() -> None:
     assert {"--max-num-batched-tokens", "4096", "false"} <= set(kept.split())
     assert "args: {'api_key': ['***', '***'], 'x': 4096} *** *** false" == log
     assert "first-key" in command.argv()
+
+
+def test_a_profile_of_another_engine_is_refused_with_the_place_to_look() -> None:
+    with pytest.raises(UsageError, match="no profile 'gpt-oss-20b' for this engine") as refused:
+        named("gpt-oss-20b", SGLANG)
+
+    assert refused.value.hint is not None
+    assert "images/*/profiles/" in refused.value.hint

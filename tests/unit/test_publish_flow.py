@@ -162,7 +162,7 @@ def test_a_tag_taken_meanwhile_is_seen(registry: FakeRegistry, image: Manifest, 
             registry.put_manifest(RELEASE, TAG, other)
 
     registry.fail = race
-    with pytest.raises(PolicyRefused, match="meanwhile"):
+    with pytest.raises(PolicyRefused, match="in the meantime"):
         publish(candidate(), policy(HOST), both, gear(registry, tmp_path))
 
     assert tag(registry, TAG) == other.digest

@@ -66,7 +66,7 @@ def test_two_platforms_are_joined_and_each_is_verified_by_its_own_evidence(
 ) -> None:
     digests = {platform: _publish(registry, tmp_path, platform) for platform in Platform}
 
-    assert [TAG] == join_all(MEMBERS, [FAMILY], promise, gear(registry, tmp_path))
+    assert [TAG] == join_all(families(MEMBERS), promise, gear(registry, tmp_path))
     index = registry.manifest(RELEASE, TAG)
     assert index is not None
     assert {entry.platform: entry.digest for entry in index.manifests} == digests
@@ -98,7 +98,7 @@ def test_a_revoked_platform_is_left_out(registry: FakeRegistry, promise: Promise
 
 
 def test_records_of_another_platform_publish_nothing(registry: FakeRegistry, tmp_path: Path) -> None:
-    with pytest.raises(PolicyRefused, match=r"was measured on linux/amd64, which says nothing of linux/arm64"):
+    with pytest.raises(PolicyRefused, match=r"was measured on linux/amd64, which says nothing about linux/arm64"):
         _publish(registry, tmp_path, Platform.ARM64, platform=Platform.AMD64)
 
 

@@ -107,7 +107,7 @@ class Place:
 
 
 class _Anything:
-    """What a registry has under a digest and is no manifest."""
+    """What a registry has under a digest and is not a manifest."""
 
     def __init__(self, digest: str) -> None:
         self.digest, self.raw, self.media_type, self.subject = digest, b"this is no JSON", MANIFEST, None
@@ -261,9 +261,9 @@ def test_a_revocation_is_not_overwritten(place: Place, signed: bool) -> None:
     seen = place.look(f"{RELEASE}:{CELL}", signed=signed)
 
     assert whys(seen) == {Why.EVIDENCE}
-    assert "was taken away" in str(seen.reasons[0])
+    assert "was replaced" in str(seen.reasons[0])
     # Publishing again is no excuse for it.
-    with pytest.raises(Exception, match="taken away"):
+    with pytest.raises(Exception, match="was replaced"):
         place.publish()
 
 
@@ -279,9 +279,9 @@ def test_whoever_holds_no_key_cannot_excuse_it(place: Place) -> None:
     excuse = void(name=str(RELEASE), digest=digest, tags=[tag])
     place.attach(digest, excuse, signed=False)
 
-    assert any("was taken away" in str(one) for one in place.look(f"{RELEASE}:{CELL}").reasons)
+    assert any("was replaced" in str(one) for one in place.look(f"{RELEASE}:{CELL}").reasons)
     place.attach(digest, excuse)
-    assert not any("was taken away" in str(one) for one in place.look(f"{RELEASE}:{CELL}").reasons)
+    assert not any("was replaced" in str(one) for one in place.look(f"{RELEASE}:{CELL}").reasons)
 
 
 def test_a_list_that_calls_a_revocation_something_else_hides_nothing(place: Place) -> None:

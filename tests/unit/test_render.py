@@ -13,7 +13,8 @@ from assay.errors import ConfigError
 from assay.matrix import loading as matrix
 from assay.matrix import lockfile, plan, render
 from assay.matrix.cell import Cell
-from assay.matrix.lock import SHELVES, Lock, LockedWheel
+from assay.matrix.image_steps import image_steps
+from assay.matrix.lock import SHELVES, Lock, LockedSource, LockedWheel
 from assay.matrix.model import AxisValue, SourceTree
 
 
@@ -146,6 +147,7 @@ def test_a_source_value_is_compiled_against_the_cell_for_its_targets(
     assert """export A='it'"'"'s'""" in stage
     assert stage.count("COPY --link --from=wheel-") == 2
     assert "COPY --link --from=source-kernel /out/ /opt/venv/" in text
+    assert set(image_steps(text).sources) == {"source-kernel"}
 
 
 @pytest.mark.parametrize(("more", "linked"), [((), False), ((("nvidia-cuda-nvrtc", "13.0.88"),), True)])
@@ -186,6 +188,30 @@ def test_a_pinned_source_fails_where_its_tag_has_moved(
     # True where nothing was cut off the front: the commit does not begin as pinned.
     assert f'if [ "${{found#{"a" * 9}}}" = "$found" ]; then' in texts[0]
     assert f"git fetch --quiet --depth 1 origin {'b' * 40}\n" in texts[1]
+
+
+def test_the_commit_of_the_lock_is_the_one_that_the_build_checks(
+    project: matrix.Project, cell: Cell, templates: dict[str, str]
+) -> None:
+    tree = SourceTree(git="https://github.com/x/y", ref="v1", commit="a" * 9)
+    point = cell.point | {"kernel": AxisValue(id="s", version="1", source=tree)}
+    lock = locked(cell).model_copy(update={"sources": {"kernel": LockedSource(ref="v1", commit="a" * 40)}})
+    texts = [
+        render.dockerfile(
+            cell.model_copy(update={"point": point}),
+            one,
+            project.matrix.bases[cell.base],
+            indexes=project.matrix.indexes,
+            templates=templates,
+        )
+        for one in (lock, locked(cell))
+    ]
+
+    assert f'if [ "${{found#{"a" * 40}}}" = "$found" ]; then' in texts[0]
+    # A wheel that is built alone is known by this text: another commit is another wheel.
+    assert "a" * 40 in image_steps(texts[0]).sources["source-kernel"]
+    assert f'and the lock pins {"a" * 40}: compare both, then run \\`assay lock --refresh\\`"' in texts[0]
+    assert f'and the recipe pins {"a" * 9}: compare both, then change \\`commit\\` in matrix.yaml"' in texts[1]
 
 
 @pytest.mark.parametrize("ref", ["main", "master", "HEAD", "refs/heads/x", "origin/x"])

@@ -1,4 +1,4 @@
-"""Secrets are hidden by name and by shape, and what is no secret stays."""
+"""Secrets are hidden by name and by shape, and what is not a secret stays."""
 
 from __future__ import annotations
 

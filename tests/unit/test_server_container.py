@@ -11,14 +11,15 @@ import pytest
 
 from assay.adapters.docker.fake_engine import FakeEngine, FakeImage, Process
 from assay.adapters.docker.read import read_info
-from assay.adapters.executors.servers import ContainerServerHost
+from assay.adapters.executors.docker import DockerTaskHost
 from assay.cli.serving import ServingOptions, mount, mounts_of, named_model
 from assay.errors import EngineError, UsageError
+from assay.pipeline.serve import container_job
 from assay.ports.engine import Bind, ContainerSpec, EngineInfo
-from assay.ports.server import ServerSpec
+from assay.ports.server import ServerJob, running_server
 
 INFO = FakeEngine().info()
-SERVER = ServerSpec(argv=("serve", "--host", "{host}", "--port", "{port}"), shm_bytes=1 << 30)
+SERVER = {"argv": ("serve", "--host", "{host}", "--port", "{port}"), "limits": {"shm_bytes": 1 << 30}}
 
 
 def serve(process: Process) -> int:
@@ -29,8 +30,9 @@ def serve(process: Process) -> int:
 def started(engine_says: dict[str, Any] | None = None, **options: Any) -> tuple[ContainerSpec, str]:
     """Start a server in a fake engine; return what its container was given, and where the server is reached."""
     engine = FakeEngine({"image:1": FakeImage(programs={"serve": serve})}, info=replace(INFO, **(engine_says or {})))
-    host = ContainerServerHost(engine, "image:1", run="r", facts_program=Path("facts.py"), gpus=(), **options)
-    with host.start(SERVER) as server:
+    place = container_job("image:1", run="r", gpus=(), **options)
+    job = ServerJob.model_validate({**place.model_dump(), **SERVER})
+    with running_server(DockerTaskHost(engine), job) as server:
         base = server.base
     assert [] == engine.containers
     (spec,) = engine.specs
@@ -169,6 +171,17 @@ def info_of(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], **more: Any) 
 @pytest.mark.parametrize(("commit", "there"), [({"ID": ""}, True), ({"ID": "de40ad0"}, True), ({"ID": "N/A"}, False)])
 def test_an_init_that_the_engine_has(monkeypatch: pytest.MonkeyPatch, commit: dict[str, str], there: bool) -> None:
     assert there is info_of(monkeypatch, {"InitCommit": commit}).init
+
+
+def test_podman_in_the_place_of_docker_is_known_by_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.adapters.docker.read._buildx", lambda: None)
+    # As podman 4.3.1 answers on its socket.
+    said = {"ServerVersion": "4.3.1", "InitCommit": {"ID": "", "Expected": ""}}
+    version = {"ApiVersion": "1.41", "Components": [{"Name": "Podman Engine", "Version": "4.3.1"}, {"Name": "Conmon"}]}
+    found = read_info(said, version, local=True)
+
+    assert (True, False) == (found.podman, found.init)
+    assert not info_of(monkeypatch, {}).podman
 
 
 def test_unreported_engine_feature_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

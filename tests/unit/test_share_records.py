@@ -16,7 +16,7 @@ from assay.evidence.record import AuditRecord, BuildRecord, BuildStatus, file_na
 from assay.evidence.reference import Repository
 from assay.foundation.digest import sha256_of
 from assay.foundation.outcome import Verdict
-from assay.pipeline.share_records import ARTIFACT, RECORD, pull_records, push_records
+from assay.pipeline.share_records import ARTIFACT, DOCUMENT, RECORD, pull_records, push_records
 
 PLACE = Repository.parse("registry.test/team/records")
 BEGAN = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -103,7 +103,7 @@ def foreign(registry: FakeRegistry, tag: str, raw: bytes, artifact_type: str = A
     registry.put_manifest(PLACE, tag, bundle(artifact_type=artifact_type, layers=[layer]))
 
 
-def test_what_is_no_record_is_refused_and_the_rest_is_taken(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_record_is_refused_and_the_rest_is_taken(tmp_path: Path) -> None:
     registry = FakeRegistry()
     FileStore(tmp_path / "one" / "build_logs").append(build(1))
     push(registry, tmp_path / "one")
@@ -120,7 +120,7 @@ def test_what_is_no_record_is_refused_and_the_rest_is_taken(tmp_path: Path) -> N
     assert 3 == len(refused)
     assert "it is not named after its bytes" in refused[0]
     assert "is not JSON" in refused[1] or "not a record" in refused[1]
-    assert "it is no record" in refused[2]
+    assert "it is not a record" in refused[2]
 
 
 def test_a_repository_without_records_is_an_error(tmp_path: Path) -> None:
@@ -133,3 +133,38 @@ def test_a_store_takes_no_bytes_under_another_name(tmp_path: Path, name: str) ->
     with pytest.raises(StoreError, match="is not named after its bytes"):
         FileStore(tmp_path).take(name, build(1).model_dump_json().encode())
     assert [] == list(tmp_path.rglob("*.json"))
+
+
+class CountedRegistry(FakeRegistry):
+    """Counts the blobs that are asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def blob(self, repository: Repository, blob: Descriptor, **limits: int) -> bytes | None:
+        self.asked.append(blob.digest)
+        return super().blob(repository, blob, **limits)
+
+
+def test_only_documents_that_a_record_names_are_read_and_each_once(tmp_path: Path) -> None:
+    registry, mine = CountedRegistry(), FileStore(tmp_path / "one" / "build_logs")
+    report = mine.put_document(b'{"findings": []}\n')
+    mine.append(AuditRecord(created=BEGAN, run="r", cell="c", subject="wheels", verdict=Verdict.OK, report=report))
+    assert (1, 0, 0) == push(registry, tmp_path / "one")
+    (tag,) = registry.tags(PLACE)
+    manifest = registry.manifest(PLACE, tag)
+    assert manifest is not None
+    record, document = manifest.layers
+    others = [
+        Descriptor(media_type=DOCUMENT, digest=registry.put_blob(PLACE, data), size=len(data), annotations={})
+        for data in (b"%d" % number for number in range(1000))
+    ]
+    registry.put_manifest(
+        PLACE, tag, bundle(artifact_type=ARTIFACT, layers=[*others, record, *[document] * 1000, record])
+    )
+
+    assert (1, 0, ()) == pull(registry, tmp_path / "two")
+    assert [record.digest, document.digest] == registry.asked
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert FileStore(tmp_path / "two" / "build_logs").document(report) is not None

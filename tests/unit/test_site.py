@@ -460,7 +460,7 @@ def test_card_is_answered_from_the_strongest_evidence_and_controls_and_environme
     assert {control.id, "local-123"} == {row[0] for row in rows if row[7]}
 
 
-def test_an_audit_for_more_gpus_than_the_cells_own_is_told_of_each_alone() -> None:
+def test_an_audit_for_more_gpus_than_the_cells_own_is_shown_for_each_alone() -> None:
     """A failure on another GPU is not the cell's, and what is only predicted there is no row of the matrix."""
     own = "sm_120"
     cell = sites.cells(1)[0].model_copy(update={"targets": (own,)})

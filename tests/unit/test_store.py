@@ -127,7 +127,7 @@ def test_a_document_that_was_changed_is_refused(store: FileStore) -> None:
 
 
 @pytest.mark.parametrize("digest", ["../../etc/passwd", "sha256:../x", ""])
-def test_a_document_is_asked_for_by_digest_only(store: FileStore, digest: str) -> None:
+def test_a_document_is_requested_by_digest_only(store: FileStore, digest: str) -> None:
     assert store.document(digest) is None
 
 

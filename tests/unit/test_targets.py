@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from assay.adapters.files.card_names import load_cards
 from assay.adapters.files.knowledge import load_knowledge
-from assay.adapters.host.card_names import load_cards
 from assay.audit.gpu import capability_of, jit, runs
 from assay.cli import main
 from assay.errors import UsageError

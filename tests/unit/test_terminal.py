@@ -36,7 +36,7 @@ from assay.foundation.printable import wrapped
 from assay.matrix import loading, plan
 from assay.matrix.lock import LockedCell
 from assay.pages.grid import grid_text
-from assay.pipeline.rebuild import Rebuilt
+from assay.pipeline.rebuild import DifferingWheel, Rebuilt
 from assay.ports.services import KeptServer
 
 __all__ = ["project"]
@@ -94,7 +94,14 @@ def show_rebuilt() -> None:
     layers = (("COPY /out/ /opt/venv/ # buildkit and more words that wrap", digest, ""),) * 3
     place = Reference.parse("registry.example/team/x:plain-v1")
     verdicts.show_rebuilt(
-        Rebuilt(reference=place, cell="plain-v1", published=digest, rebuilt=digest[:-1] + "b", differing=layers)
+        Rebuilt(
+            reference=place,
+            cell="plain-v1",
+            published=digest,
+            rebuilt=digest[:-1] + "b",
+            differing=layers,
+            wheels=(DifferingWheel(name="sglang-kernel", published=digest, rebuilt=None),),
+        )
     )
 
 

@@ -34,7 +34,7 @@ def test_yaml_scalars_stay_as_written(text: str, data: object) -> None:
     ("text", "problem"),
     [
         ("a: 1\nb: [2\nc: 3", "f.yaml:3:2"),
-        ("a: 1\na: 2", "f.yaml:2:1: the key 'a' stands twice"),
+        ("a: 1\na: 2", "f.yaml:2:1: the key 'a' occurs twice"),
         ("", "f.yaml:1:1: the file is empty"),
         ("a: &a [*a]", "an alias contains itself"),
         ("? [1]\n: 2", "f.yaml:1:3: a key must be a plain word"),

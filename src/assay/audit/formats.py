@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 from assay import __version__
 from assay.audit.findings import AuditReport, Finding
 from assay.audit.rules import RULES
-from assay.foundation.outcome import Severity
+from assay.foundation.outcome import Outcome, Severity
 from assay.foundation.printable import one_line, printable, wrapped
 
 __all__ = ["junit", "sarif", "text", "verdict_line"]
@@ -22,12 +22,13 @@ NAMED: Final = 4
 _LEVEL: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
-def text(report: AuditReport, *, verbose: bool = False, width: int | None = None) -> Iterator[str]:
+def text(report: AuditReport, *, verbose: bool = False, brief: bool = False, width: int | None = None) -> Iterator[str]:
     """Yield the lines of a report for people; notes are counted, and told with `verbose`.
 
     Args:
         report: what was found.
         verbose: with notes, and the GPU code of each library.
+        brief: one of many reports: features that are predicted to work are counted.
         width: of the terminal; None: each line is whole.
     """
     on = f" on {', '.join(map(report.shown, report.targets))}" if report.targets else ""
@@ -43,7 +44,7 @@ def text(report: AuditReport, *, verbose: bool = False, width: int | None = None
     if hidden:
         yield f"  {hidden} note{'s' if hidden > 1 else ''} (--verbose tells them)"
     for target in report.targets:
-        yield from _predicted(report, target, width)
+        yield from _predicted(report, target, width, brief=brief)
     for row in report.code if verbose else ():
         yield from wrapped(
             f"code {row.target} {row.runs:7} {row.package} {row.library}: {row.sass} machine code, {row.ptx} PTX, "
@@ -71,13 +72,15 @@ def _finding(alike: Sequence[Finding], width: int | None) -> Iterator[str]:
         yield from wrapped(change, width, first=f"{space}-> ", hang=f"{space}   ")
 
 
-def _predicted(report: AuditReport, target: str, width: int | None) -> Iterator[str]:
+def _predicted(report: AuditReport, target: str, width: int | None, *, brief: bool) -> Iterator[str]:
     predicted = [one for one in report.predictions if one.target == target]
     if not predicted:
         return
-    yield from wrapped(f"predicted on {report.shown(target)}, not measured:", width, first="  ")
-    longest = max(len(one.feature) for one in predicted)
-    for one in predicted:
+    told = [one for one in predicted if not brief or one.outcome is not Outcome.WORKS]
+    count = f" {len(predicted) - len(told)} of {len(predicted)} features work (--verbose tells each)" if brief else ""
+    yield from wrapped(f"predicted on {report.shown(target)}, not measured:{count}", width, first="  ")
+    longest = max((len(one.feature) for one in told), default=0)
+    for one in told:
         head = f"    {one.feature:{longest}}  {one.outcome.symbol} {one.outcome:12} "
         yield from wrapped(one.reason, width, first=head, hang=" " * len(head))
 

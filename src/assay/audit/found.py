@@ -17,7 +17,7 @@ class MissingFeature(Value):
     target: str
     feature: str
     outcome: Outcome | None
-    """None: no package of the set can give it."""
+    """None: no package of the set provides it."""
     reason: str
 
 

@@ -370,7 +370,7 @@ class Companion(Value):
     agree: Literal["major", "minor", "version"] | None = None
     """How much of the two versions must be the same. With `version` a local part does not count."""
     pairs: dict[Specifier, Specifier] = {}
-    """In place of `agree`: versions of the packages -> versions of `beside`. Of other versions nothing is said."""
+    """In place of `agree`: versions of the packages -> versions of `beside`. For other versions nothing is recorded."""
     consumers: tuple[Consumer, ...] = ()
     """Who needs them to agree; empty: they never work together otherwise, whoever uses them."""
     constraint: str = ""

@@ -343,7 +343,3 @@ class Linker:
                     yield from link.library.search_folders[0]
         yield from self.installation.base.search
         yield from asking.search_folders[1]
-
-    def opaque(self, found: FoundLibrary) -> bool:
-        """Whether a library is there of which the symbols are not known."""
-        return found.library is None or found.library.scope == "listed"

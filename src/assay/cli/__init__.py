@@ -18,10 +18,10 @@ __all__ = ["COMMANDS", "main", "main_inner"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     # name: (module in assay.cli with a `command`, one line for --help)
-    "init": ("init", "Write a new project that works at once."),
+    "init": ("init", "Create a project that builds and passes its checks."),
     "doctor": ("doctor", "Check this machine and suggest fixes."),
     "plan": ("plan", "List the cells of the matrix, and the excluded ones with reasons."),
-    "find": ("find", "Find the newest release that fits a card."),
+    "find": ("find", "Find the newest release that fits a GPU."),
     "lock": ("lock", "Resolve each cell to exact wheels."),
     "update": ("update", "Propose cells of the newest releases and nightlies."),
     "diagnose": ("diagnose", "Find the cause of a failure in a log and suggest a fix."),
@@ -36,7 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "records": ("records", "Share records between machines."),
     "build": ("build", "Audit and build images; skip existing ones."),
     "assemble": ("assemble", "Assemble images from wheels without a build."),
-    "up": ("up", "Serve a model on this machine's GPU, from the best image for both."),
+    "up": ("up", "Serve a model on this machine's GPU with the best image."),
     "status": ("status", "Show the servers that `assay up` started."),
     "logs": ("logs", "Print the log of a server."),
     "down": ("down", "Stop a server."),
@@ -53,7 +53,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 
 _ANYWHERE: Final = ("--quiet", "--no-progress")
-"""Options of the program that may stand after the command too."""
+"""Options of the program that also work after the command."""
 
 
 class _Lazy(click.Group):
@@ -91,15 +91,14 @@ class _Lazy(click.Group):
 @click.version_option(__version__, prog_name="assay")
 @click.option("-q", "--quiet", is_flag=True, help="Print results, warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Also print the programs that are run.")
-@click.option("--no-progress", is_flag=True, help="Print no progress.")
+@click.option("--no-progress", is_flag=True, help="Do not show progress.")
 def root(*, quiet: bool, verbose: bool, no_progress: bool) -> None:
     """Build GPU serving images across a version matrix, test them on a GPU, and publish the verified ones.
 
     Exit codes: 0 success, 1 finished with failures, 2 usage or configuration error, 3 nothing selected, 4 no
     container engine or no GPU, 5 registry error, 6 refused by policy, 70 a bug in assay, 130 interrupted.
 
-    --quiet and --no-progress may also stand after the command. With --format json, a command that cannot answer writes
-    its error as JSON.
+    --quiet and --no-progress also work after the command. With --format json, errors are written as JSON too.
     """
     console.talk(quiet=quiet, progress=not no_progress)
     if verbose:

@@ -35,7 +35,7 @@ def add(subject: Requirement, machine: str, targets: tuple[TargetGpu, ...], give
     """
     from assay.adapters.files.project import find_root
     from assay.adapters.files.staged import StagedFiles
-    from assay.cli.auditing import proposal_ports
+    from assay.cli.audit_composition import proposal_ports
     from assay.cli.targets import comma_parts
     from assay.errors import QuestionError
     from assay.matrix import plan as planning
@@ -71,7 +71,7 @@ def add(subject: Requirement, machine: str, targets: tuple[TargetGpu, ...], give
     elif made.search is not None and made.search.found is not None:
         if made.refused:
             raise QuestionError(f"{made.search.found.version} fits, but no cell was added: {made.refused}")
-        console.say(f"the project has this cell already: {like.id}")
+        console.say(f"the project already has this cell: {like.id}")
     if made.search is None:
         raise QuestionError(made.refused)
     return made.search

@@ -23,7 +23,7 @@ __all__ = ["Asker", "Question"]
 
 T = TypeVar("T")
 _FEW: Final = 4
-"""Requirements of a wheel without libraries that are read too; one with more of them is no meta package."""
+"""Requirements of a wheel without libraries that are read too; one with more of them is not a meta package."""
 _MINORS: Final = 4
 """How many newer Pythons are tried where torch has no wheel for the oldest that a wheel admits."""
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from assay.adapters.files.project import ProjectFiles
     from assay.matrix.cell import Cell
     from assay.matrix.plan import Plan
-    from assay.pipeline.assembly.assemble import Assembled, Assembler
+    from assay.pipeline.assembly.assemble import Assembler
+    from assay.pipeline.assembly.assembled import Assembled
     from assay.pipeline.assembly.destinations import Destination
     from assay.pipeline.documents import AssembledCell, UnassembledCell
 
@@ -47,9 +48,9 @@ def command(
 ) -> int:
     """Assemble images from their wheels, without a build. Without SELECT, the default group of matrix.yaml.
 
-    Every wheel of the lock becomes a layer, or part of one, that is the same on every machine. Layers are kept and
-    used again. Without a destination only layers are made, and digests printed. `assay build` does the same with audit,
-    logs and records, and builds what cannot be assembled.
+    Every wheel of the lock becomes a layer, or part of one, that is the same on every machine. Layers are cached.
+    Without a destination, only the layers are made and the digests are printed. `assay build` also audits, keeps logs
+    and records, and builds what cannot be assembled.
     """
     from assay.cli.build_route import BuildRoute
     from assay.cli.composition import assembler_of, destination_of, engine, layer_store

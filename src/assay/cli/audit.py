@@ -15,8 +15,9 @@ from assay.cli import console
 from assay.cli.asking import Asker
 from assay.cli.audit_wheels import WheelQuestion, WheelsAnswer, answer_grid, answer_one, questions, read_suffix
 from assay.cli.common import format_option, load, project_option
+from assay.cli.index_composition import where_to_look
 from assay.cli.targets import PLATFORM, comma_parts, fitting_gpus, gpu_of, gpus_of, local_gpus, platforms_told
-from assay.cli.wheels import base_named, index_option, where_to_look
+from assay.cli.wheels import base_named, index_option
 from assay.errors import NothingSelected, UsageError
 from assay.foundation.outcome import Verdict
 
@@ -71,7 +72,7 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
     "others",
     multiple=True,
     metavar="NAME==VERSION",
-    help="Another package that is installed beside the wheels.",
+    help="Another package to install with the wheels.",
 )
 @click.option(
     "--target",
@@ -92,12 +93,12 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
     "machine",
     type=PLATFORM,
     metavar="PLATFORM",
-    help="linux/amd64 or linux/arm64; of cells, only these.  [default: the GPU's, else the wheel's, else linux/amd64]",
+    help="linux/arm64, arm64, ...; selects cells, too.  [default: the GPU's, else the wheel's, else linux/amd64]",
 )
 @click.option(
     "--base", help="Base that the wheels are installed on: a base in matrix.yaml, or debian12, ubuntu24.04, ..."
 )
-@click.option("--package", "packages", multiple=True, help="Package of the distribution that the base has.")
+@click.option("--package", "packages", multiple=True, help="Distribution package that the base contains.")
 @click.option(
     "--driver-cuda", metavar="VERSION", help="CUDA version that the driver supports; decides whether PTX can run."
 )
@@ -114,7 +115,9 @@ def _python(_context: click.Context, _parameter: click.Parameter, value: str | N
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the grid of wheels to FILE (.md, .html, .svg, .json or .txt).",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Also show notes, and the GPU code of each library.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Also show notes, the GPU code of each library, and each prediction."
+)
 @format_option("text", "json", "sarif", "junit", *_GRIDS)
 @project_option
 def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) -> int:
@@ -126,7 +129,7 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
 
     Exit code 0: no error found. 1: errors found. 2: no such wheel, version, platform or GPU.
     """
-    from assay.cli.auditing import make_auditor, progress
+    from assay.cli.audit_composition import make_auditor, progress
     from assay.pipeline.bases import gpu_targets
     from assay.pipeline.wheel_choice import is_requirement, is_wheel, refuse_other
 
@@ -140,7 +143,7 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
         cells.append(f"platform={given['machine']}")
     form = given["form"]
     if (form in _GRIDS or given["files"]) and (cells or images or not wheels):
-        raise UsageError("grids are of wheels", hint="name a wheel, or take --format text, json, sarif or junit")
+        raise UsageError("only wheels can have a grid", hint="name a wheel, or use --format text, json, sarif or junit")
     if given["pool"] and (wheels or images):
         raise UsageError("--on is for cells", hint="audit wheels and images on this machine, without --on")
     files, plan = _project(given["project"], cells, needed=bool(cells) or not (wheels or images))
@@ -162,10 +165,10 @@ def command(subjects: tuple[str, ...], images: tuple[str, ...], **given: Any) ->
     if cells or not (wheels or images):
         assert files is not None
         assert plan is not None
+        selected = _selected(plan, cells)
         farm = _farm(files, given, make) if given["pool"] else None
-        record = not given["no_record"]
-        for report in _audit_cells(auditor, files, plan, cells, targets, record=record, make=make, farm=farm):
-            out.report(report)
+        for report in _audit_cells(auditor, files, plan, selected, targets, given=given, make=make, farm=farm):
+            out.report(report, many=len(selected) > 1)
         if not out.reports:
             raise NothingSelected(
                 "no cell could be audited", hint="make locks with `assay lock`, or name cells for the GPU's platform"
@@ -213,7 +216,7 @@ def _all_torches(places: Sequence[str], oldest: str) -> Iterator[str]:
     try:
         wanted = Requirement(f"torch>={oldest}")
     except InvalidRequirement as error:
-        raise UsageError(f"--since {oldest} is no version", hint="write 2.11") from error
+        raise UsageError(f"--since {oldest} is not a version", hint="write 2.11") from error
     return (str(release.version) for release in releases(where_to_look(places), wanted) if release.wheels)
 
 
@@ -251,7 +254,7 @@ def _audit_wheels(
         if answer is not None:
             out.answer(answer)
     if not out.grids:
-        raise UsageError("no wheel is for the platform of these cards", hint="name other cards, or --platform")
+        raise UsageError("no wheel is for the platform of these GPUs", hint="name other GPUs, or --platform")
 
 
 def _selected(plan: Plan, words: Sequence[str]) -> Sequence[Cell]:
@@ -275,10 +278,10 @@ def _audit_cells(
     auditor: Auditor,
     files: ProjectFiles,
     plan: Plan,
-    words: Sequence[str],
+    selected: Sequence[Cell],
     targets: Sequence[TargetGpu],
     *,
-    record: bool,
+    given: dict[str, Any],
     make: Callable[[], Auditor],
     farm: AuditFarm | None,
 ) -> Iterator[AuditReport]:
@@ -286,10 +289,10 @@ def _audit_cells(
     from assay.pipeline.audit_cells import AuditPorts, audit
     from assay.pipeline.cell_files import locked_cells
 
-    cells = locked_cells(files, _selected(plan, words))
+    cells = locked_cells(files, selected)
     for item in cells:
         if item.cell.kind == "external":
-            console.say(f"{item.cell.id}: an image of others; audit it with --image {item.cell.reference}")
+            console.say(f"{item.cell.id}: a published image; audit it with --image {item.cell.reference}")
         elif item.lock is None:
             why = f": {item.unresolved.strip().splitlines()[0]}" if item.unresolved else ""
             console.say(f"{item.cell.id}: not audited, it has no lock{why}")
@@ -297,7 +300,7 @@ def _audit_cells(
         auditor=auditor,
         make=make,
         elsewhere=farm,
-        store=store_of(files) if record else None,
+        store=None if given["no_record"] else store_of(files),
         failed=lambda cell, error: console.warn(f"{cell.id}: not audited: {error}"),
     )
     for platform, mine in _by_platform(cells).items():
@@ -336,13 +339,14 @@ class _Out:
         """Whether what is asked for is made of grids alone."""
         return self._form in _GRIDS or bool(self._files)
 
-    def report(self, report: AuditReport) -> None:
-        """Tell of one report."""
+    def report(self, report: AuditReport, *, many: bool = False) -> None:
+        """Tell of one report, briefly where there are many."""
         from assay.audit.formats import text
 
         self.reports.append(report)
         if self._form == "text":
-            self._say(text(report, verbose=self._verbose, width=console.width()))
+            brief = many and not self._verbose
+            self._say(text(report, verbose=self._verbose, brief=brief, width=console.width()))
 
     def answer(self, answer: WheelsAnswer) -> None:
         """Tell of a grid, and of its reports where all is asked for."""

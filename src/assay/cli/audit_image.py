@@ -33,21 +33,20 @@ def audit_images(
     record: bool,
 ) -> list[AuditReport]:
     """Audit images the engine holds; inside a project each leaves a record, and its own images meet their locks."""
-    from assay.adapters.docker.engine import DockerEngine
     from assay.adapters.files.records import FileStore
-    from assay.cli.composition import layer_store
+    from assay.cli.composition import engine, layer_store
     from assay.pipeline.audit import keep_record
     from assay.pipeline.audit_image import audit_image
     from assay.pipeline.probe_subjects import cell_of
 
-    engine, layers = DockerEngine(), layer_store()
+    images, layers = engine(), layer_store()
     reports: list[AuditReport] = []
     for reference in references:
-        info = engine.image(reference)
+        info = images.image(reference)
         cell = cell_of(info.labels, plan) if info is not None and plan is not None else None
         lock = _lock(info, files, cell)
         fitting = _fitting(reference, info, targets)
-        report = audit_image(engine, reference, auditor, targets=fitting, lock=lock, tell=console.say, layers=layers)
+        report = audit_image(images, reference, auditor, targets=fitting, lock=lock, tell=console.say, layers=layers)
         if record and files is not None:
             store = FileStore(files.root / "build_logs")
             keep_record(store, report, run="audit", cell=cell, image_digest=info.digest if info else None)

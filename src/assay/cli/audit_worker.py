@@ -6,8 +6,6 @@ folder, whole or not at all. The exit code says whether the share is done: 0, or
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -17,8 +15,9 @@ from typing import Final, TypeVar
 from assay.adapters.files.records import write_whole
 from assay.adapters.files.regular import read_regular
 from assay.audit.findings import AuditReport
-from assay.cli.auditing import make_auditor
+from assay.cli.audit_composition import make_auditor
 from assay.cli.common import load
+from assay.cli.worker import run_worker
 from assay.errors import AssayError, UsageError
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
@@ -55,7 +54,8 @@ def parts(job: AuditJob) -> Iterator[AuditPart]:
         lock = files.lock(cells[asked.id]) if asked.id in cells else None
         if lock is None or lock_digest(lock) != asked.lock:
             raise UsageError(
-                f"{job.project} has another lock of {asked.id} here", hint="share the project's folder with the nodes"
+                f"the lock of {asked.id} in {job.project} is a different one on this machine",
+                hint="share the project's folder with the nodes",
             )
         locks[asked.id] = lock
     matrix = plan.project.matrix
@@ -87,24 +87,15 @@ def _reported(asked: AskedCell, audited: tuple[Cell, AuditReport | AssayError]) 
     return AuditedCell(cell=asked, report=without_cost(found))
 
 
+def _do(document: Path, results: Path) -> None:
+    job = unseal(read_regular(document), AuditJob, source=document.name)
+    for number, part in enumerate(parts(job)):
+        write_whole(results / f"{job.name}-{number:05}.json", seal(part))
+
+
 def main(argv: Sequence[str]) -> int:
     """Do the job that the command line names; return the exit code."""
-    parser = argparse.ArgumentParser(prog="audit_worker", description="Audit the cells of one job.")
-    parser.add_argument("job", type=Path, help="the job document")
-    parser.add_argument("results", type=Path, help="folder for what comes of it")
-    given = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        job = unseal(read_regular(given.job), AuditJob, source=given.job.name)
-        for number, part in enumerate(parts(job)):
-            write_whole(given.results / f"{job.name}-{number:05}.json", seal(part))
-    except AssayError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
-        return UsageError.exit_code
-    return 0
+    return run_worker(argv, program="audit_worker", description="Audit the cells of one job.", do=_do)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
-from assay.cli.serving import ServingOptions, hosted, place_options, profiles_for, resolve_place, serve_request
+from assay.cli.serving import ServingOptions, place_options, profiles_for, resolve_place, serve_request
 from assay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def command(
     Exit code 0: all servers were stable. 1: at least one was not.
     """
     from assay.adapters.files.records import FileStore
-    from assay.adapters.http.openai import OpenAiClient
+    from assay.cli.serving_composition import api_client, server_host
     from assay.pipeline.bench import Contestant, LoadShape, bench
 
     options = ServingOptions(**given)
@@ -99,13 +99,13 @@ def command(
         fitting = [name for name in profiles or ("",) if len(places) == 1 or _fits(place, name)]
         for name in fitting:
             request = serve_request(place, options, name or None)
-            contestants.append(Contestant(host=hosted(place, options), request=request))
+            contestants.append(Contestant(host=server_host(local=place.local, python=options.python), request=request))
     if not contestants:
         raise UsageError("none of the profiles fits any of the images")
     store = FileStore(places[0].root / "build_logs")
     shape = LoadShape(lengths=lengths, users=users, repeats=repeats, questions=questions, seed=seed)
     knowledge = places[0].knowledge
-    client = OpenAiClient(api_key=options.api_key(knowledge))
+    client = api_client(options.api_key(knowledge))
     records = bench(contestants, client, knowledge, store, shape, say=console.say)
     _show(records, form)
     _say_claims({one.request.profile_name: one.request.profile for one in contestants if one.request.profile})

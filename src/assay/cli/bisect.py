@@ -30,7 +30,7 @@ _MOST_SHOWN = 10
 @click.command("bisect")
 @click.option("--feature", required=True, help="Feature that fails, or a stage: lock, audit, build.")
 @click.option("--good", required=True, metavar="CELL", help="Cell in which the feature works.")
-@click.option("--bad", required=True, metavar="CELL", help="Cell in which it does not work.")
+@click.option("--bad", required=True, metavar="CELL", help="Cell in which the feature fails.")
 @click.option("--target", type=GPU, default="", metavar="GPU", help="Use only results from this GPU.")
 @click.option("--all-versions", is_flag=True, help="Include releases that matrix.yaml does not list.")
 @click.option("--dry-run", is_flag=True, help="Show known results and the next cell to test; test nothing.")
@@ -55,7 +55,7 @@ def command(
     nightly that the index offers is a candidate. A cell that cannot be tested is skipped, as git bisect does. The state
     is saved after each cell: run the same command again to resume. Files are kept in build_logs/bisect/.
 
-    Exit code 0: the first bad version is known. 1: untestable versions stand before it.
+    Exit code 0: the first bad version is known. 1: some versions before it could not be tested.
     """
     from assay.adapters.files.kept_records import intact_records
     from assay.cli.composition import index_versions, store_of
@@ -87,7 +87,7 @@ def command(
         return _tell(state, made, None, form, folder)
     with store.claim(f"bisect {folder.name}") as mine:
         if not mine:
-            raise StoreError(f"the same bisection runs already (state: {path})", hint="wait for it, or stop it")
+            raise StoreError(f"the same bisection is already running (state: {path})", hint="wait for it, or stop it")
         state, found = _search(files, made, state, question, folder)
     return _tell(state, made, found, form, folder)
 
@@ -116,7 +116,7 @@ def _search(
 
 def _check(feature: str, files: ProjectFiles, records: Sequence[AnyRecord]) -> None:
     """Refuse a feature that has no probe and no record."""
-    from assay.cli.composition import probe_programs
+    from assay.cli.probe_composition import probe_programs
     from assay.pipeline.bisect import check_feature
 
     recorded = {name for record in records for name in getattr(record, "features", ())}
@@ -133,9 +133,9 @@ def _tell_line(made: Walk, state: SearchState, feature: str) -> None:
     )
     if made.gone:
         shown = ", ".join(made.gone[:_MOST_SHOWN]) + (", ..." if len(made.gone) > _MOST_SHOWN else "")
-        console.say(f"the index has no build of {len(made.gone)} nights between: {shown}")
+        console.say(f"the index has no build of {len(made.gone)} nightlies between: {shown}")
     for reason in sorted({f"{item.rule}: {item.reason}" for item in made.left_out}):
-        console.say(f"left out of the line by {reason}")
+        console.say(f"not part of the bisection: {reason}")
 
 
 def _tell(state: SearchState, made: Walk, found: Answer | None, form: str, folder: Path) -> int:
@@ -169,7 +169,7 @@ def _tell_next(made: Walk, found: Answer, folder: Path) -> None:
     nights = [line.cells[version].point[line.axis].date for version in (found.last_good, found.candidates[0])]
     low, high = sorted(str(night) for night in nights)
     if between := [night for night in made.gone if low < night < high]:
-        console.say(f"nights between these two that the index does not have: {', '.join(between)}")
+        console.say(f"nightlies between these two that the index does not have: {', '.join(between)}")
     if not found.first_bad:
         return
     ends = [line.cells[version] for version in (found.last_good, found.first_bad)]

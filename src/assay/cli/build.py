@@ -65,8 +65,8 @@ __all__ = ["build_cells", "command"]
 @click.option(
     "--on",
     metavar="POOL",
-    help="Spread the cells that BuildKit builds over this pool of pools.yaml, and push by digest to its `registry`; "
-    "what can be assembled is assembled on this machine and pushed there too.",
+    help="Build on this pool of pools.yaml and push by digest to its `registry`. A buildkit pool builds what needs "
+    "BuildKit, a slurm pool assembles; this machine does the rest.",
 )
 @click.option("--output", metavar="oci:DIR|oci-archive:FILE", help="Write an OCI layout or archive; needs no engine.")
 @click.option(
@@ -76,7 +76,7 @@ __all__ = ["build_cells", "command"]
     show_default=True,
     help="Compression of assembled layers; gzip for clients that cannot read zstd.",
 )
-@click.option("--largest-layer", metavar="SIZE", help="Divide larger layers, for registries with a limit: 500MB, 8GB.")
+@click.option("--largest-layer", metavar="SIZE", help="Split larger layers, for registries with a limit: 500MB, 8GB.")
 @click.option("--layers", type=click.Path(path_type=Path), help="Folder of layers.  [env: ASSAY_LAYERS]")
 @click.option("--shard", "part", metavar="I/N", help="Take every N-th cell, starting with the I-th.")
 def command(
@@ -97,13 +97,12 @@ def command(
 ) -> int:
     """Audit and build the selected cells; skip images that exist.
 
-    An image is assembled from the wheels of its lock where that gives all of it, with the same digest on every machine;
-    BuildKit builds the others. It goes into the local engine, or with --push, --on or --output elsewhere without an
-    engine.
+    Images are assembled from the wheels of their locks where possible, with the same digest on every machine; BuildKit
+    builds the others. Images go into the local engine; with --push, --on or --output no engine is needed.
 
     Without SELECT, the default group of matrix.yaml is built. An image is skipped if its content key is unchanged: the
     Dockerfile, lock, base and tools. A cell whose audit finds errors is refused. Logs, and a script that repeats the
-    build: build_logs/<run>/<cell>/.
+    build, are in build_logs/<run>/<cell>/.
     """
     from assay.cli.build_route import BuildRoute
     from assay.cli.composition import build_options, build_ports, engine
@@ -205,7 +204,7 @@ def _result(
             explained[record.reason] = []
             _explain(record, files)
     for same in filter(None, explained.values()):
-        console.say(f"\n{len(same)} more for a reason above: {', '.join(same)}")
+        console.say(f"\n{len(same)} more for the same reasons: {', '.join(same)}")
     counts = {status: sum(record.status is status for record in records.values()) for status in BuildStatus}
     console.say(", ".join(f"{count} {status.value}" for status, count in counts.items() if count) or "nothing to do")
     if following and any(record.status is BuildStatus.BUILT for record in records.values()):
@@ -217,9 +216,9 @@ def _control(cell: Cell, record: BuildRecord) -> None:
     from assay.pipeline.build_records import as_expected
 
     expected = as_expected(cell, record)
-    words = "failed as it must" if expected else "DID NOT FAIL AS IT MUST"
+    words = "failed as expected" if expected else "DID NOT FAIL AS EXPECTED"
     if expected and cell.expect is not None and cell.expect.stage == "probe":
-        words = "built; it has to fail when it is probed"
+        words = "built; its probe is expected to fail"
     console.say(f"control {cell.id}: {words} ({cell.expect.cause if cell.expect else ''})")
 
 
@@ -232,4 +231,4 @@ def _explain(record: BuildRecord, files: ProjectFiles) -> None:
     if record.log:
         log = files.root / "build_logs" / record.log
         console.say(f"  log: {log}")
-        console.say(f"  again by hand: {log.parent / 'repeat.sh'}")
+        console.say(f"  repeat by hand: {log.parent / 'repeat.sh'}")

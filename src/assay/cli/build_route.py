@@ -36,7 +36,7 @@ class BuildRoute:
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
         if self.push and self.output:
-            raise UsageError("--push and --output exclude each other", hint="run twice: layers are made once")
+            raise UsageError("--push and --output exclude each other", hint="run it twice: layers are made only once")
         if self.output and self.output.partition(":")[0] not in {"oci", "oci-archive"}:
             raise UsageError(
                 f"--output {self.output}: only OCI layouts can be written",
@@ -68,10 +68,12 @@ class BuildRoute:
             if push or output:
                 raise UsageError("--on pushes to `registry` of pools.yaml", hint="omit --push and --output")
             if builder not in {"auto", "buildkit"}:
-                raise UsageError(f"--on chooses the builder, --builder {builder} another one", hint="omit --builder")
+                raise UsageError(f"--on and --builder {builder} exclude each other", hint="omit --builder")
             push = registry
         if output is not None and output.startswith("oci-archive:") and images != 1:
-            raise UsageError(f"an archive takes one image, {images} are selected", hint="--output oci:DIR takes many")
+            raise UsageError(
+                f"an archive holds one image, but {images} are selected", hint="--output oci:DIR takes several"
+            )
         return cls(
             builder=builder,
             push=push,
@@ -111,7 +113,7 @@ def bytes_of(text: str) -> int:
     """
     found = re.fullmatch(r"\s*([0-9]{1,15})\s*([kMGT]i?)?B?\s*", text)
     if found is None:
-        raise UsageError(f"{text!r} is no size", hint="500MB, 8GB or 10GiB")
+        raise UsageError(f"{text!r} is not a size", hint="500MB, 8GB or 10GiB")
     unit = found[2] or ""
     power = "kMGT".index(unit[0]) + 1 if unit else 0
     size: int = int(found[1]) * (1024 if unit.endswith("i") else 1000) ** power

@@ -27,10 +27,10 @@ __all__ = ["command"]
     "folder",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
-    help="Take results and logs that lie in a folder, and ask no pool.",
+    help="Read results and logs from this folder instead of asking the pool.",
 )
 def command(runs: tuple[str, ...], project: Path | None, form: str, folder: Path | None) -> int:
-    """Record what jobs on pools have measured; without RUN, of all runs.
+    """Record the results of jobs on pools. Without RUN, collect all runs.
 
     Nothing is submitted or cancelled. Exit code 1: some jobs have no complete result yet.
     """

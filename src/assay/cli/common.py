@@ -46,7 +46,7 @@ def platform_option(function: F) -> F:
         type=PLATFORM,
         metavar="PLATFORM",
         callback=word,
-        help="Only cells for linux/amd64 or linux/arm64.",
+        help="Only cells for this platform, such as linux/arm64 or arm64.",
     )(function)
 
 

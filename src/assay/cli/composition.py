@@ -5,6 +5,7 @@ Adapters that only some runs need are imported where they are made, so that a co
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -15,8 +16,9 @@ from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.adapters.host import settings
 from assay.audit.judgement import AuditJudgement
+from assay.cli.assembly_composition import assembler_of, wheels_of
 from assay.cli.build_route import BuildRoute
-from assay.cli.digests import digest_for_platform, digest_of_image
+from assay.cli.registry_composition import digest_for_platform, digest_of_image
 from assay.evidence.oci import Descriptor, Manifest
 from assay.foundation.outcome import Severity, Verdict
 from assay.foundation.platforms import Platform
@@ -32,19 +34,18 @@ if TYPE_CHECKING:
     from assay.adapters.docker.engine import DockerEngine
     from assay.adapters.layers.store import FolderStore
     from assay.audit.findings import Finding
+    from assay.cli.assembly_composition import SharedWheels
     from assay.evidence.record import BuildRecord, ProbeRecord
-    from assay.pipeline.assembly.assemble import Assembler
     from assay.pipeline.assembly.builder import AssemblingBuilder
     from assay.pipeline.assembly.destinations import Destination
+    from assay.pipeline.assembly.on_workers import WorkerBuilder
     from assay.pipeline.audit_image import AuditedImages
     from assay.pipeline.bisect import BisectPorts
     from assay.pipeline.build_jobs import BuildOptions, BuildPorts, DiskSpace, ImageJudge, Judge
     from assay.pipeline.doctor import DoctorFlow
     from assay.pipeline.lock import LockPorts, LockResult
     from assay.pipeline.pool import PoolListener
-    from assay.pipeline.probe import ProbeFlow
     from assay.ports.builder import Builder
-    from assay.ports.executor import Executor
 
 __all__ = [
     "assembler_of",
@@ -59,8 +60,6 @@ __all__ = [
     "keep_lock",
     "layer_store",
     "lock_ports",
-    "probe_flow",
-    "probe_programs",
     "renderer",
     "store_of",
 ]
@@ -88,14 +87,6 @@ def doctor(matrix: Matrix | None) -> DoctorFlow:
     return DoctorFlow(engine(), LocalHost(), index, partial(digest_of_image, patient=False))
 
 
-def probe_programs(files: ProjectFiles) -> dict[str, str]:
-    """Return the texts of the probe programs, by path."""
-    from assay.adapters.executors.probe_suite import load_suite
-
-    suite = load_suite(files.root)
-    return {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
-
-
 def index_versions(distribution: str, index: Index) -> Sequence[str]:
     """Return the versions that an index has of a distribution.
 
@@ -109,11 +100,12 @@ def index_versions(distribution: str, index: Index) -> Sequence[str]:
 
 def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
     """Return the ports of the lock step: uv resolves, and new locks are audited by metadata and symbols."""
+    from assay.adapters.host.git import commit_of_tag
     from assay.adapters.index.uv import UvResolver
     from assay.pipeline.lock import LockPorts
 
     def auditor() -> Callable[[Cell, Lock], Sequence[Finding]]:
-        from assay.cli.auditing import make_auditor, progress
+        from assay.cli.audit_composition import make_auditor, progress
 
         matrix = plan.project.matrix
         # Quick: locking must not fetch gigabytes of GPU code.
@@ -124,6 +116,7 @@ def lock_ports(files: ProjectFiles, plan: Plan, *, audit: bool) -> LockPorts:
         resolver=UvResolver(),
         versions=index_versions,
         digests=digest_for_platform,
+        commits=commit_of_tag,
         judge=auditor() if audit else None,
     )
 
@@ -159,31 +152,33 @@ def build_ports(
         patience: seconds to retry when the builder or a registry fails; None for the default.
         audit: audit wheels and images.
     """
+    from assay.cli import pool_composition as pools
     from assay.pipeline.assembly.builder import AssemblingBuilder
     from assay.pipeline.assembly.destinations import WithoutFiles
-    from assay.pipeline.build_jobs import BuildPorts
+    from assay.pipeline.build_jobs import BuildPorts, is_assembled_anew
 
-    matrix = plan.project.matrix
-    route = route or BuildRoute()
-    store = layer_store(route.layers)
+    matrix, route = plan.project.matrix, route or BuildRoute()
+    workers = route.on is not None and pools.assembles(files, route.on)
+    store = layer_store(route.layers or (pools.shared_layers(files, route.on) if route.on else None))
     destination = destination_of(route, store, images)
-    judge, judge_image = _judges(files, plan, images if route.into_engine else WithoutFiles(destination), store)
-    assembler = replace(assembler_of(matrix, store, images, files.root), packing=route.packing, largest=route.largest)
-    if route.on is None:
+    wheels = wheels_of(matrix, store.folder if route.assembles else None)
+    judge, judge_image = _judges(files, plan, images if route.into_engine else WithoutFiles(destination), store, wheels)
+    made = assembler_of(matrix, store, images, files.root, wheels)
+    sources = None if route.on else made.sources  # on a pool its builders compile, or BuildKit here
+    assembler = replace(made, packing=route.packing, largest=route.largest, sources=sources)
+    if route.on is None or workers:
         ready, builder, bases = None, _buildx(route, images, patience), None
     else:
-        from assay.cli.pool_composition import pool_bases, pool_builder
-
-        ready, builder = pool_builder(files, route.on, patience)
-        bases = pool_bases(route, assembler)
-    assembling: AssemblingBuilder | None = None
+        (ready, builder), bases = pools.pool_builder(files, route.on, patience), pools.pool_bases(route, assembler)
+    assembling: AssemblingBuilder | WorkerBuilder | None = None
     if route.assembles:
-        assembling = AssemblingBuilder(assembler, destination, builder if route.builds else None)
-        builder = assembling
+        here = AssemblingBuilder(assembler, destination, builder if route.builds else None)
+        builder = assembling = pools.worker_builder(files, route, here, store.folder) if workers else here
     return BuildPorts(
         bases=matrix.bases,
         ensure_base=bases or partial(_ensure_base, images),
         ready=ready,
+        spreads=is_assembled_anew if workers else None,
         render_cell=renderer(files, matrix),
         builder=builder,
         images=destination,
@@ -228,20 +223,29 @@ def _buildx(route: BuildRoute, images: DockerEngine, patience: float | None) -> 
     return RetriedBuilder(buildx, patience=PATIENCE if patience is None else patience)
 
 
-def _judges(files: ProjectFiles, plan: Plan, images: AuditedImages, store: FolderStore) -> tuple[Judge, ImageJudge]:
+def _judges(
+    files: ProjectFiles, plan: Plan, images: AuditedImages, store: FolderStore, wheels: SharedWheels
+) -> tuple[Judge, ImageJudge]:
     """Return the audits before and after a build; what they need is loaded when something is built."""
 
     @cache
     def made() -> tuple[Judge, ImageJudge]:
-        from assay.cli.auditing import judges
+        from assay.cli.audit_composition import judges
 
-        return judges(files.root, plan.project.matrix, store_of(files), images, layers=store)
+        return judges(files.root, plan.project.matrix, store_of(files), images, layers=store, wheels=wheels)
+
+    once = threading.Lock()
+
+    def shared() -> tuple[Judge, ImageJudge]:
+        # `cache` calls twice for two cells that begin at once, and two auditors would read every wheel twice.
+        with once:
+            return made()
 
     def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
-        return made()[0](cell, lock, run)
+        return shared()[0](cell, lock, run)
 
     def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
-        return made()[1](cell, lock, reference, run)
+        return shared()[1](cell, lock, reference, run)
 
     return judge, judge_image
 
@@ -264,8 +268,7 @@ def _cause_of_build(log: Path, project: Path) -> str | None:
     from assay.diagnose import Stage, default_library, diagnose
 
     with log.open("rb") as stream:
-        found = diagnose(stream, library=default_library(project), stage=Stage.BUILD)
-    return found[0].cause if found else None
+        return next((one.cause for one in diagnose(stream, library=default_library(project), stage=Stage.BUILD)), None)
 
 
 def _disk_space(images: DockerEngine) -> Callable[[], DiskSpace | None]:
@@ -287,27 +290,6 @@ def layer_store(folder: Path | None = None) -> FolderStore:
     from assay.adapters.layers.store import FolderStore, default_folder
 
     return FolderStore(folder or default_folder())
-
-
-def assembler_of(matrix: Matrix, store: FolderStore, engine: DockerEngine, root: Path) -> Assembler:
-    """Return what assembles images of a project's matrix."""
-    from assay.adapters.docker.base_archive import build_base
-    from assay.adapters.docker.bootstrap import DebootstrapBases
-    from assay.adapters.files.knowledge import load_knowledge
-    from assay.adapters.index.simple import SimpleIndex, WebWheels
-    from assay.adapters.layers.bases import BootstrappedBases
-    from assay.adapters.layers.unpacked import UnpackedBases
-    from assay.adapters.layers.wheels import IndexWheels
-    from assay.pipeline.assembly.assemble import Assembler
-
-    names = {index.url: name for name, index in matrix.indexes.items() if index.url is not None}
-    return Assembler(
-        wheels=IndexWheels(SimpleIndex(matrix.indexes), WebWheels(), names, store.folder),
-        bases=BootstrappedBases(matrix.bases, store, DebootstrapBases(engine), UnpackedBases(), build_base),
-        store=store,
-        # Read only where two wheels meet: it takes a tenth of a second.
-        harmless=lambda path: load_knowledge(root).shared_files.allows(path),  # noqa: PLW0108
-    )
 
 
 def destination_of(route: BuildRoute, store: FolderStore, engine: DockerEngine) -> Destination:
@@ -365,6 +347,7 @@ def bisect_ports(
         tell: shows how locking a cell ended.
         say: shows what the other steps do.
     """
+    from assay.cli.probe_composition import probe_flow
     from assay.cli.progress import BuildProgress
     from assay.pipeline.bisect import BisectPorts
     from assay.pipeline.build import build
@@ -383,7 +366,7 @@ def bisect_ports(
         return result
 
     def audit_one(item: LockedCell) -> Verdict:
-        from assay.cli.auditing import make_auditor, progress
+        from assay.cli.audit_composition import make_auditor, progress
         from assay.pipeline.audit_cells import AuditPorts, audit
 
         auditor = make_auditor(plan.project.matrix.indexes, root=files.root, tell=progress())
@@ -412,36 +395,3 @@ def bisect_ports(
         records=store.records,
         say=say,
     )
-
-
-def probe_flow(
-    root: Path, *, say: Callable[[str], None], where: str = "docker", interpreter: str | None = None
-) -> tuple[ProbeFlow, Executor]:
-    """Return what probes images for a project, and the executor that it probes with."""
-    from assay.adapters.executors.gpu_leases import FileLeases
-    from assay.adapters.executors.probe_executor import ExecutorSettings
-    from assay.adapters.executors.probe_suite import ProbeSuites, digest_of_suite, load_suite
-    from assay.adapters.executors.table import EXECUTORS
-    from assay.pipeline.probe import ProbeFlow
-
-    suite, store = load_suite(root), FileStore(root / "build_logs")
-    settings = ExecutorSettings(suites=ProbeSuites(suite), cache=store.root / ".jit", python=interpreter)
-    executor = EXECUTORS[where](settings)
-    flow = ProbeFlow(
-        executor=executor,
-        leases=FileLeases(),
-        store=store,
-        suite=suite,
-        suite_digest=digest_of_suite(suite),
-        diagnose=lambda text: cause_of_probe(text, root),
-        say=say,
-    )
-    return flow, executor
-
-
-def cause_of_probe(text: str, project: Path) -> str | None:
-    """Return the most likely cause of a failed probe, an entry of knowledge/failures/."""
-    from assay.diagnose import Stage, default_library, diagnose
-
-    found = diagnose(text.encode(), library=default_library(project), stage=Stage.PROBE)
-    return found[0].cause if found else None

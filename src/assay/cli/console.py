@@ -29,6 +29,7 @@ __all__ = [
     "STYLES",
     "abandon",
     "answered",
+    "at_terminal",
     "begin",
     "data",
     "data_table",
@@ -82,8 +83,7 @@ class _Sink(io.TextIOBase):
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        stream = self._stream
-        return stream is not None and stream.isatty()
+        return at_terminal(self._stream)
 
     def fileno(self) -> int:
         if self._stream is None:
@@ -107,7 +107,7 @@ class _Sink(io.TextIOBase):
         except (OSError, ValueError) as error:
             if self._stderr or isinstance(error, BrokenPipeError):
                 # Nobody can be told; what is left in the buffer must not fail again when Python ends. A reader that
-                # has read enough (head, less) is no failure, and a command's exit code is still its answer.
+                # has read enough (head, less) is not a failure, and a command's exit code is still its answer.
                 abandon(stream)
                 return
             why = error.strerror if isinstance(error, OSError) else "it is closed"
@@ -190,11 +190,16 @@ def shows_progress() -> bool:
     return _TALK["progress"]
 
 
-def say(text: str = "") -> None:
-    """Print a message to stderr; the text is taken literally."""
+def say(text: str = "", *, hang: int | None = None) -> None:
+    """Print a message to stderr; the text is taken literally.
+
+    Args:
+        hang: wrap it at spaces to the width of the terminal, and indent its further lines by so many columns.
+    """
     if _TALK["quiet"]:
         return
-    _ERR.write(printable(text) + "\n")
+    shown = printable(text)
+    _ERR.write((shown if hang is None else "\n".join(wrapped(shown, width(), hang=" " * hang))) + "\n")
 
 
 def fail(text: str, *, hint: str | None = None) -> None:
@@ -274,6 +279,11 @@ def document(value: Value, *, sparse: bool = False) -> None:
 def json_data(value: Any) -> None:
     """Write JSON of a foreign format to stdout; documents of our own are written by `document`."""
     data(json_text(value))
+
+
+def at_terminal(*streams: TextIO | None) -> bool:
+    """Return whether all of these standard streams are open, and a person is at them; a closed one is None."""
+    return all(stream is not None and stream.isatty() for stream in streams)
 
 
 def flush() -> None:

@@ -33,8 +33,9 @@ def show_coverage(distributions: tuple[str, ...], form: str, html: Path | None, 
         UsageError: the form is for cells alone, or the day is none.
     """
     from assay.cli.asking import Asker, Question
-    from assay.cli.auditing import make_auditor, progress
-    from assay.cli.wheels import base_named, where_to_look
+    from assay.cli.audit_composition import make_auditor, progress
+    from assay.cli.index_composition import where_to_look
+    from assay.cli.wheels import base_named
     from assay.pages.coverage import coverage_html, coverage_markdown, coverage_text, summary
     from assay.pipeline.coverage import CoveragePorts, coverage, usual_distributions
 
@@ -44,7 +45,7 @@ def show_coverage(distributions: tuple[str, ...], form: str, html: Path | None, 
     try:
         day = date.fromisoformat(since) if since else today - timedelta(days=365)
     except ValueError as error:
-        raise UsageError(f"--since {since} is no day", hint="write 2026-01-31") from error
+        raise UsageError(f"--since {since} is not a date", hint="write 2026-01-31") from error
     index = where_to_look(())
     auditor = make_auditor({}, tell=progress(), index=index)
     asker = Asker(auditor, index, base_named(None, (), None, auditor))

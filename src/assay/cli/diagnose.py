@@ -12,8 +12,8 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.diagnosis_text import clues_text, contrast_text, diagnosis_text, nothing_text
-from assay.diagnose import Stage
 from assay.errors import AssayError, ConfigError, UsageError
+from assay.foundation.stage import Stage
 
 if TYPE_CHECKING:
     from assay.diagnose import Contrast, DiagnosisReport
@@ -34,8 +34,7 @@ CORPUS: Final = "tests/data/field/seen/contributed"
 @click.option(
     "--into",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that --contribute writes to.",
-    show_default=CORPUS,
+    help=f"Folder that --contribute writes to.  [default: {CORPUS}]",
 )
 @click.option("--yes", is_flag=True, help="Write without asking (--contribute).")
 def command(
@@ -62,7 +61,9 @@ def command(
     if contribute:
         return _contribute(path, into or Path(CORPUS), yes=yes)
     if what == "-":
-        if sys.stdin.isatty():
+        if sys.stdin is None:
+            raise UsageError("stdin is closed, so there is no log to read", hint="name a file")
+        if console.at_terminal(sys.stdin):
             console.say("reading a log from this terminal; Ctrl-D ends it")
         return _one(sys.stdin.buffer, form, stage, lines, project)
     if path.is_file():
@@ -134,10 +135,11 @@ def _contribute(path: Path, into: Path, *, yes: bool) -> int:
     targets = (into / f"{made.name}.log", into / f"{made.name}.json")
     if standing := [str(target) for target in targets if target.exists()]:
         raise UsageError(
-            f"{' and '.join(standing)} exist already", hint="rename the log, or name another folder with --into"
+            f"{' and '.join(standing)} already exist", hint="rename the log, or name another folder with --into"
         )
-    if not yes and not (sys.stdin.isatty() and click.confirm(f"Write {targets[0]} and {targets[1].name}?", err=True)):
-        console.say("nothing was written; --yes writes it" if not sys.stdin.isatty() else "nothing was written")
+    asked = console.at_terminal(sys.stdin)
+    if not yes and not (asked and click.confirm(f"Write {targets[0]} and {targets[1].name}?", err=True)):
+        console.say("nothing was written" if asked else "nothing was written; add --yes to write without asking")
         return 1
     into.mkdir(parents=True, exist_ok=True)
     targets[0].write_text(made.log, encoding="utf-8")

@@ -69,7 +69,7 @@ def contrast_text(found: Contrast) -> str:
 
 def nothing_text(report: DiagnosisReport) -> str:
     """Return the text for a log without a recognised failure, with the lines that are most like one."""
-    said = f"nothing in these {report.lines} lines certainly is a failure"
+    said = f"nothing in these {report.lines} lines is certainly a failure"
     if not report.telling:
         return f"nothing in these {report.lines} lines looks like a failure"
     return "\n".join([f"{said}; nearest to one:", *(f"  line {e.line}: {e.text}" for e in report.telling)])

@@ -11,7 +11,7 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.errors import AssayError
-from assay.evidence.diff import Direction
+from assay.evidence.direction import Direction
 
 if TYPE_CHECKING:
     from assay.adapters.files.records import FileStore

@@ -12,13 +12,17 @@ __all__ = ["command"]
 
 @click.command("down")
 @click.argument("server", required=False)
-@click.option("--all", "everything", is_flag=True, help="Stop all of them.")
+@click.option("--all", "everything", is_flag=True, help="Stop all servers.")
 @click.option(
-    "--grace", type=click.FloatRange(0), default=30, show_default=True, help="Time to stop by itself, in seconds."
+    "--grace",
+    type=click.FloatRange(0),
+    default=30,
+    show_default=True,
+    help="Time to wait for a clean exit before killing it, in seconds.",
 )
 def command(server: str | None, *, everything: bool, grace: float) -> int:
-    """Stop and remove SERVER, or the only one. The model stays in the cache."""
-    from assay.cli.serving import services
+    """Stop and remove SERVER; it can be omitted if there is only one. The model stays in the cache."""
+    from assay.cli.serving_composition import services
     from assay.cli.upkeep import the_server
 
     known = services()

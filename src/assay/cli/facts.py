@@ -11,8 +11,10 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option
-from assay.cli.trust import insecure_option, registry_client
-from assay.cli.wheels import index_option, wheel_of, where_to_look
+from assay.cli.index_composition import where_to_look
+from assay.cli.registry_composition import registry_client
+from assay.cli.trust import insecure_option
+from assay.cli.wheels import index_option, wheel_of
 from assay.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def list_facts(facts: Path | None, form: str) -> int:
 @facts_option
 def read_facts(wheels: Sequence[str], python: str, indexes: Sequence[str], facts: Path | None) -> int:
     """Read whole wheels and cache their facts; refuse a wrong sha256."""
-    from assay.cli.auditing import make_auditor, progress
+    from assay.cli.audit_composition import make_auditor, progress
 
     auditor, index = make_auditor({}, facts=facts, tell=progress()), where_to_look(indexes)
     for word in wheels:
@@ -83,7 +85,11 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
     from assay.adapters.files.facts_cache import FactsCache
     from assay.audit.gpu import spelled
 
-    for found in _chosen(FactsCache(facts), [wheel]):
+    chosen = _chosen(FactsCache(facts), [wheel])
+    if form == "json" and len(chosen) > 1:
+        several = ", ".join(f"{one.sha256[:12]} ({one.filename})" for one in chosen)
+        raise UsageError(f"{wheel} names {len(chosen)} wheels, but JSON shows only one", hint=f"name one: {several}")
+    for found in chosen:
         if form == "json":
             from assay.pipeline.documents import FactsDocument
 
@@ -103,7 +109,7 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
             if library.needed:
                 console.paragraphs(f"    needs {' '.join(library.needed)}")
             if library.scope != "listed":
-                console.paragraphs(f"    exports {len(library.exports)}, asks for {len(library.references)} symbols")
+                console.paragraphs(f"    exports {len(library.exports)}, imports {len(library.references)} symbols")
             for file, versions in library.requires.items():
                 console.paragraphs(f"    of {file}: {' '.join(versions)}")
             for group in library.gpu.groups if library.gpu else ():
@@ -119,7 +125,7 @@ def show_facts(wheel: str, facts: Path | None, form: str) -> int:
 @click.argument("wheels", nargs=-1, metavar="[NAME[==VERSION]|SHA256]...")
 @facts_option
 def export_facts(file: Path, wheels: Sequence[str], facts: Path | None) -> int:
-    """Write cached facts to a file: all, or of the named wheels."""
+    """Write cached facts to a file. Without names, write the facts of all wheels."""
     from assay.adapters.files.facts_cache import FactsCache
 
     cache = FactsCache(facts)
@@ -146,13 +152,13 @@ def import_facts(files: Sequence[Path], facts: Path | None) -> int:
     return 0
 
 
-@command.command("push")
+@command.command("push", short_help="Push facts to a registry.")
 @click.argument("reference", metavar="REF")
 @click.argument("wheels", nargs=-1, metavar="[NAME[==VERSION]|SHA256]...")
 @insecure_option
 @facts_option
 def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
-    """Push facts to a registry: all complete ones, or of the named wheels; and the catalogue of layers."""
+    """Push facts and the catalogue of layers to a registry. Without names, push all complete facts."""
     from assay.adapters.files.facts_cache import FactsCache
     from assay.cli.composition import layer_store
     from assay.evidence.reference import Reference
@@ -161,20 +167,20 @@ def push(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
     cache = FactsCache(facts)
     chosen = _chosen(cache, wheels or [row[2] for row in cache.listed()])
     done = push_facts(registry_client(insecure), Reference.parse(reference), chosen, layer_store())
-    console.say(f"{len(done.moved)} wheels put at {reference}, {done.known} were there: {done.digest}")
+    console.say(f"{len(done.moved)} wheels pushed to {reference}, {done.known} were there: {done.digest}")
     return 0
 
 
-@command.command("pull")
+@command.command("pull", short_help="Pull missing facts from a registry.")
 @click.argument("reference", metavar="REF")
 @click.argument("wheels", nargs=-1, metavar="[NAME[==VERSION]]...")
 @insecure_option
 @facts_option
 def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: Path | None) -> int:
-    """Pull missing facts from a registry: all, or of the named wheels; and the catalogue of layers.
+    """Pull missing facts and the catalogue of layers from a registry. Without names, pull the facts of all wheels.
 
-    Audits trust these facts: pull only from a registry whose writers you trust. The catalogue tells `assay build
-    --dry-run` and `assay report` which digest an image will have; no image is made of what it says.
+    Audits trust these facts: pull only from a registry whose writers you trust. From the catalogue, `assay build
+    --dry-run` and `assay report` know the digest that an image will have; it is never used to make an image.
     """
     from packaging.utils import canonicalize_name
 
@@ -194,17 +200,17 @@ def pull(reference: str, wheels: Sequence[str], insecure: Sequence[str], facts: 
     registry, place = registry_client(insecure), Reference.parse(reference)
     done = pull_facts(registry, place, FactsCache(facts), wanted=wanted)
     new, other = pull_catalogue(registry, place, layer_store())
-    console.say(f"{len(done.moved)} wheels from {reference}, {done.known} were known; {new} layers are new")
+    console.say(f"{len(done.moved)} wheels pulled from {reference}, {done.known} were cached; {new} layers are new")
     if other:
         console.warn(
-            f"{other} layers were made with other bytes here: `assay verify --rebuild` tells which image differs"
+            f"{other} layers have other bytes on this machine: `assay verify --rebuild` tells which image differs"
         )
     for name in done.moved:
         console.say(f"  {name}")
     return 0
 
 
-@command.command("history")
+@command.command("history", short_help="Write the table of torch's exports.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @facts_option
 def history(file: Path, facts: Path | None) -> int:

@@ -9,8 +9,9 @@ import click
 
 from assay.cli import console
 from assay.cli.common import format_option, project_option
+from assay.cli.index_composition import where_to_look
 from assay.cli.targets import PLATFORM, comma_parts, gpu_of, gpus_of, local_gpus
-from assay.cli.wheels import base_named, index_option, where_to_look
+from assay.cli.wheels import base_named, index_option
 from assay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _GLIBC: Final = "2.36"
     "targets",
     multiple=True,
     metavar="GPU,...",
-    help='Cards that it has to fit: "DGX Spark", "RTX 5090", sm_120.  [default: this machine\'s]',
+    help='GPUs to check for: "DGX Spark", "RTX 5090", sm_120.  [default: this machine\'s]',
 )
 @click.option("--with", "others", multiple=True, metavar="NAME[VERSIONS]", help="Another package to install beside it.")
 @click.option("--need", "needs", multiple=True, metavar="FEATURE,...", help="Features that must be predicted to work.")
@@ -48,28 +49,31 @@ _GLIBC: Final = "2.36"
     "machine",
     type=PLATFORM,
     metavar="PLATFORM",
-    help="linux/amd64 or linux/arm64.  [default: the card's, else linux/amd64]",
+    help="linux/arm64, arm64, ...  [default: the card's, else linux/amd64]",
 )
-@click.option("--base", help="Base that it is installed on: debian12, ubuntu24.04, ...")
-@click.option("--package", "packages", multiple=True, help="Package of the distribution that the base has.")
+@click.option("--base", help="Base to install it on: debian12, ubuntu24.04, ...")
+@click.option("--package", "packages", multiple=True, help="Distribution package that the base contains.")
 @click.option("--driver-cuda", metavar="VERSION", help="CUDA version that the driver supports.")
 @index_option
 @click.option("--pre", is_flag=True, help="Try pre-releases too.")
-@click.option("--most", type=click.IntRange(1), default=20, show_default=True, help="Releases to try at most.")
+@click.option(
+    "--most", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of releases to try."
+)
 @click.option("--facts", type=click.Path(path_type=Path, file_okay=False), help="Folder of cached wheel facts.")
-@click.option("--add", is_flag=True, help="Add what fits to the project: matrix value, point of an image, and lock.")
-@click.option("--image", help="Image of the project that gets it (--add).  [default: the one that installs NAME]")
+@click.option("--add", is_flag=True, help="Add the result to the project: matrix value, point of an image, and lock.")
+@click.option("--image", help="Image of the project to add it to (--add).  [default: the one that installs NAME]")
 @project_option
 @click.option("-v", "--verbose", is_flag=True, help="Show all reasons.")
 @format_option("text", "json")
 def command(subject: str, **given: Any) -> int:
-    """Find the newest release that fits a card.
+    """Find the newest release that fits a GPU.
 
-    Releases are tried newest first: resolved to exact wheels by uv, and audited. The first that resolves, has no error
-    and has every needed feature is the answer; the reasons against newer ones are shown. No project is needed.
+    Releases are tried newest first: uv resolves each to exact wheels, and the audit checks them. The result is the
+    first release without errors that has every needed feature; the reasons against newer ones are shown. No project is
+    needed.
 
-    With --add the search takes base, Python and constraints from an image of the project, and the answer becomes a cell
-    of it: its lock is audited before anything is written.
+    With --add, base, Python and constraints come from an image of the project, and the result becomes a new cell. Its
+    lock is audited before anything is written.
 
     Exit code 0: a release fits. 1: none fits. 2: no such package, version, card or feature.
     """
@@ -81,7 +85,7 @@ def command(subject: str, **given: Any) -> int:
         (one, gpu_of(one, None, given["driver_cuda"])) for one in local_gpus()
     )
     if not gpus:
-        hint = 'name the card: --target "RTX 5090", --target "DGX Spark", --target sm_90'
+        hint = 'name the GPU: --target "RTX 5090", --target "DGX Spark", --target sm_90'
         raise UsageError("no --target is given, and this machine has no GPU", hint=hint)
     if given["image"] and not given["add"]:
         raise UsageError("--image goes with --add")
@@ -120,7 +124,7 @@ def _by_machine(gpus: tuple[tuple[Named, TargetGpu], ...], machine: str | None) 
 
 
 def _search(subject: str, machine: str, targets: tuple[TargetGpu, ...], given: dict[str, Any]) -> Fit:
-    from assay.cli.auditing import find_ports, make_auditor, progress
+    from assay.cli.audit_composition import find_ports, make_auditor, progress
     from assay.pipeline.find import find
 
     index = where_to_look(given["indexes"])

@@ -37,7 +37,7 @@ def _short(image: str) -> str:
 def command(folder: Path, words: tuple[str, ...]) -> int:
     """Write a project into DIR (default: this folder): matrix, recipes, locks, noxfile and a workflow for CI.
 
-    The project works at once: its cells are locked, its Dockerfiles are rendered, and the checks of its workflow pass.
+    The project is complete: its cells are locked, its Dockerfiles are rendered, and the checks of its workflow pass.
     Existing files are never replaced; if DIR has a file of the same name, nothing is written.
     """
     from assay.adapters.files.starter import lay_down

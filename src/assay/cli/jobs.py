@@ -25,10 +25,10 @@ _EVERY_SECONDS: Final = 5.0
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @project_option
 @format_option("text", "json")
-@click.option("--all", "everything", is_flag=True, help="Show jobs that are done, too.")
-@click.option("--watch", is_flag=True, help="Show them again every 5 seconds, until all are done.")
+@click.option("--all", "everything", is_flag=True, help="Also show finished jobs.")
+@click.option("--watch", is_flag=True, help="Refresh every 5 seconds until all jobs are finished.")
 def command(runs: tuple[str, ...], project: Path | None, form: str, *, everything: bool, watch: bool) -> int:
-    """List the jobs of runs on pools: what is done, and what the engine says of the rest.
+    """List the jobs of runs on pools: the finished ones, and the pool's status of the others.
 
     Only `assay collect` and `assay probe --on` record results.
     """

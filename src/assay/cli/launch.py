@@ -14,10 +14,10 @@ from assay.cli.common import project_option
 from assay.cli.completing import cells
 from assay.cli.serving import ServerPlace, extra_env, extra_flags, owner_of, profile_named, resolve_place
 from assay.cli.targets import GPU, beside, local_gpus, system_share
-from assay.engines.table import engine_names
+from assay.engines.names import engine_names
 from assay.errors import UsageError
 from assay.foundation.nearest import suggestion
-from assay.serving.deploy import FORMATS
+from assay.serving.formats import FORMATS
 
 if TYPE_CHECKING:
     from assay.foundation.platforms import Platform
@@ -98,7 +98,7 @@ def command(image: str, *, form: Any, output: Path | None, project: Path | None,
             "push the image and name it: --reference REGISTRY/REPOSITORY@sha256:..."
         )
     # What is printed has the reasons in its comments.
-    _say(deployment, notes=output is not None or not sys.stdout.isatty())
+    _say(deployment, notes=output is not None or not console.at_terminal(sys.stdout))
     if output is None:
         for name, text in files.items():
             if len(files) > 1:
@@ -190,7 +190,9 @@ def _wanted(place: ServerPlace, models: tuple[str, ...], profiles: tuple[str, ..
         raise UsageError("name a --model, a --profile, or both")
     count = max(len(models), len(profiles))
     if len(models) not in {0, 1, count} or len(profiles) not in {0, 1, count}:
-        raise UsageError(f"{len(models)} models and {len(profiles)} profiles: give one for all, or one each")
+        raise UsageError(
+            f"{len(models)} models and {len(profiles)} profiles: give one profile for all, or one for each model"
+        )
     wanted: list[LaunchTarget] = []
     for number in range(count):
         model = models[min(number, len(models) - 1)] if models else None
@@ -215,7 +217,7 @@ def _say(deployment: Deployment, *, notes: bool) -> None:
         console.say(note)
     if names := secrets_of(deployment):
         console.warn(
-            f"{', '.join(names)}: the secret stands in what is written; leave it out here to give it where it runs "
+            f"{', '.join(names)}: the output contains this secret; leave it out here and set it where the server runs "
             "(an env_file, a Secret with secretKeyRef)"
         )
     if deployment.plan is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from assay.cli import console
@@ -15,8 +13,8 @@ __all__ = ["command"]
 @click.argument("server", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Keep printing until the server ends.")
 def command(server: str | None, *, follow: bool) -> int:
-    """Print the log of SERVER, or of the only one."""
-    from assay.cli.serving import services
+    """Print the log of SERVER; it can be omitted if there is only one."""
+    from assay.cli.serving_composition import services
     from assay.cli.upkeep import the_server
 
     known = services()
@@ -26,5 +24,5 @@ def command(server: str | None, *, follow: bool) -> int:
         return 0
     for piece in known.follow(found):
         console.data(piece.decode(errors="replace"))
-        sys.stdout.flush()
+        console.flush()
     return 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.files.project import ProjectFiles
 from assay.adapters.files.records import FileStore
 from assay.cli import console
-from assay.cli.composition import probe_flow
+from assay.cli.composition import engine
+from assay.cli.probe_composition import probe_flow
 from assay.foundation.outcome import Outcome
 from assay.matrix.plan import Plan
 from assay.matrix.policy import Basis, Level
@@ -23,7 +23,7 @@ def measurer(files: ProjectFiles, plan: Plan) -> Callable[[str, Level], None]:
 
     def measure(reference: str, level: Level) -> None:
         console.say(f"pulling {reference}")
-        DockerEngine().pull(reference)
+        engine().pull(reference)
         if level.audit is not None:
             _audit(reference, files, plan)
         if level.basis is Basis.PROBE:
@@ -34,8 +34,8 @@ def measurer(files: ProjectFiles, plan: Plan) -> Callable[[str, Level], None]:
 
 def _audit(reference: str, files: ProjectFiles, plan: Plan) -> None:
     # The auditor's libraries are loaded where it is used only.
+    from assay.cli.audit_composition import make_auditor, progress
     from assay.cli.audit_image import audit_images
-    from assay.cli.auditing import make_auditor, progress
     from assay.pipeline.bases import gpu_targets
 
     matrix = plan.project.matrix

@@ -28,7 +28,7 @@ from assay.foundation.secret import hide, values_of, words_without
 __all__ = ["BUG", "guarded"]
 
 BUG: Final = 70
-"""The exit code of a bug of assay: EX_SOFTWARE of sysexits(3)."""
+"""The exit code of a bug in assay: EX_SOFTWARE of sysexits(3)."""
 _OF_THE_MACHINE: Final = frozenset({
     errno.EACCES, errno.EDQUOT, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOSPC, errno.EPERM,
     errno.EROFS,
@@ -49,8 +49,7 @@ def guarded(work: Callable[[], int], argv: Sequence[str]) -> int:
         argv: the command line, for the report of a bug.
     """
     try:
-        with _signals():
-            _ready_streams()
+        with _signals(), _ready_streams():
             console.begin()
             code = work()
             console.flush()
@@ -76,7 +75,8 @@ def _unexpected(error: Exception, argv: Sequence[str]) -> int:
     if isinstance(error, OSError) and _by_click(error):
         return _unwritten(OutputError(f"standard output cannot be written: {error.strerror}"))
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
-        message, hint = f"{os.fsdecode(error.filename)[:400]}: {error.strerror}", "check the path, rights and space"
+        message = f"{os.fsdecode(error.filename)[:400]}: {error.strerror}"
+        hint = "check the path, its permissions and the free space"
         console.fail(message, hint=hint)
         return _ended(1, argv, message, hint)
     return _bug(error, argv)
@@ -101,7 +101,7 @@ def _interrupted(argv: Sequence[str]) -> int:
 
 
 def _unwritten(error: OutputError | BrokenPipeError) -> int:
-    """Give up standard output, and say so unless the reader of a pipe (head, less) is gone: that is no failure."""
+    """Give up standard output, and say so unless the reader of a pipe (head, less) is gone: that is not a failure."""
     console.abandon(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return 0
@@ -179,7 +179,15 @@ def _signals() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _ready_streams() -> None:
+class _ClosedOutput(io.TextIOBase):
+    """Standard output that the caller closed: Python has None there, and click takes that for "print nothing"."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+@contextmanager
+def _ready_streams() -> Iterator[None]:
     """Keep files off the numbers of closed standard streams, and let no character be one that cannot be written."""
     for number in range(3):
         try:
@@ -190,6 +198,14 @@ def _ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if sys.stdout is not None:
+        yield
+        return
+    sys.stdout = _ClosedOutput()
+    try:
+        yield
+    finally:
+        sys.stdout = None
 
 
 def _bug(error: BaseException, argv: Sequence[str]) -> int:
@@ -207,7 +223,7 @@ def _bug(error: BaseException, argv: Sequence[str]) -> int:
         what = "memory ran out (MemoryError)"
     place = _kept(f"{head}\n\n{trace}")
     kept = f"and the file {place}, which holds the traceback" if place else "and the traceback below"
-    message, hint = f"this is a bug of assay: {what}", f"report it with the two lines below {kept}"
+    message, hint = f"this is a bug in assay: {what}", f"report it with the two lines below {kept}"
     console.fail(message, hint=hint)
     console.say(head)
     if place is None:

@@ -127,7 +127,7 @@ def _records(folders: Iterable[Path]) -> list[AnyRecord]:
             raw = read_regular(path)
             record = parse(raw, source=name)
             if not is_intact(path, raw):
-                raise StoreError("it was edited after it was written, and does not count")
+                raise StoreError("it was edited after it was written, so it is ignored")
             found.append(record)
         except (OSError, StoreError) as error:
             console.warn(f"{path} was skipped: {error}")

@@ -14,7 +14,7 @@ from assay.cli.common import format_option, load, platform_option, project_optio
 
 if TYPE_CHECKING:
     from assay.matrix.cell import Cell, Excluded
-    from assay.pipeline.documents import PlanDocument
+    from assay.matrix.plan_document import PlanDocument
 
 __all__ = ["command"]
 
@@ -63,7 +63,7 @@ def command(
 
 
 def _document(cells: Sequence[Cell], left_out: Sequence[Excluded]) -> PlanDocument:
-    from assay.pipeline.documents import PlanDocument, PlannedCell
+    from assay.matrix.plan_document import PlanDocument, PlannedCell
 
     planned = tuple(PlannedCell.model_validate(dict(cell)) for cell in cells)
     return PlanDocument(version=1, cells=planned, excluded=tuple(left_out))

@@ -18,23 +18,22 @@ def command() -> None:
     """Check the policy in matrix.yaml."""
 
 
-@command.command("check")
+@command.command("check", short_help="Check that all that the policy names exists.")
 @project_option
 def check(project: Path | None) -> int:
     """Check that every image, target, feature and key that the policy names exists. Needs no network."""
-    from assay.adapters.executors.probe_suite import load_suite
+    from assay.cli.probe_composition import probe_programs
     from assay.evidence import suite as probes
     from assay.pipeline.policy_check import policy_problems
 
     files, plan = load(project)
     policy, document = plan.project.matrix.policy, plan.project.documents["matrix.yaml"]
-    programs = {path: data.decode() for path, data in load_suite(files.root).items() if path.startswith("features/")}
-    problems = [*policy_problems(plan.project, probes.declarations(programs))]
+    problems = [*policy_problems(plan.project, probes.declarations(probe_programs(files)))]
     for position, key in enumerate(policy.keys):
         if not (files.root / key).is_file():
             problems.append(document.problem(("policy", "keys", position), f"policy: the key {key} does not exist"))
     if problems:
         raise ConfigError(problems)
     levels = ", ".join(policy.levels) or "none"
-    console.say(f"the policy names only images, targets, features and keys that exist; levels: {levels}")
+    console.say(f"all images, targets, features and keys in the policy exist; levels: {levels}")
     return 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from assay.adapters.files.project import ProjectFiles
 from assay.cli import console
@@ -19,22 +20,31 @@ if TYPE_CHECKING:
     from assay.evidence.suite import Declaration
     from assay.matrix.pools import BuildkitPool
     from assay.pipeline.assembly.assemble import Assembler
+    from assay.pipeline.assembly.builder import AssemblingBuilder
+    from assay.pipeline.assembly.on_workers import AssembleJob, WorkerBuilder
     from assay.pipeline.audit import Auditor
     from assay.pipeline.audit_farm import AuditFarm
     from assay.ports.builder import Builder
     from assay.ports.pools import PoolItem, ProbePool
 
 __all__ = [
+    "assembles",
     "audit_farm",
     "build_registry",
+    "gpus_of",
     "pool_bases",
     "pool_builder",
     "pool_inventories",
     "pool_room",
     "pool_suite",
     "probe_pool",
-    "shipped_suite",
+    "pushing_builder",
+    "shared_layers",
+    "worker_builder",
 ]
+
+_WORKERS: Final = 16
+"""Images that are assembled at the same time, where pools.yaml has no `at_once`."""
 
 
 def _buildkit_pool(files: ProjectFiles, name: str) -> BuildkitPool:
@@ -48,10 +58,79 @@ def _buildkit_pool(files: ProjectFiles, name: str) -> BuildkitPool:
     given = files.pools()
     found = given.pool(name)
     if not isinstance(found, BuildkitPool):
-        able = [other for other, pool in given.pools.items() if isinstance(pool, BuildkitPool)]
-        hint = f"name one that does: {', '.join(able)}" if able else f"add a pool with `kind: buildkit` to {FILE}"
+        able = [other for other, pool in given.pools.items() if pool.kind in {"buildkit", "slurm"}]
+        hint = (
+            f"name one that does: {', '.join(able)}"
+            if able
+            else f"add a pool with `kind: buildkit` or `slurm` to {FILE}"
+        )
         raise UsageError(f"the pool {name} is of kind {found.kind}, which does not build images", hint=hint)
     return found
+
+
+def gpus_of(files: ProjectFiles, name: str) -> tuple[str, ...]:
+    """Return the GPU products of a pool; of this machine without any in pools.yaml, one for what its driver shows."""
+    from assay.adapters.executors import this_machine
+    from assay.matrix.pools import LocalPool
+
+    pool = files.pools().pool(name)
+    if pool.gpus or not isinstance(pool, LocalPool):
+        return pool.gpus
+    return ("gpu",) if this_machine.cuda_devices_in_child()[0] else ()
+
+
+def assembles(files: ProjectFiles, name: str) -> bool:
+    """Return whether a pool has workers, which assemble images, and no builders."""
+    return files.pools().pool(name).kind == "slurm"
+
+
+def shared_layers(files: ProjectFiles, name: str) -> Path | None:
+    """Return the folder of layers that this machine and the workers of a pool share; None for the usual one."""
+    from assay.matrix.pools import SlurmPool
+
+    pool = files.pools().pool(name)
+    return Path(pool.folder) / "layers" if isinstance(pool, SlurmPool) else None
+
+
+def worker_builder(files: ProjectFiles, route: BuildRoute, here: AssemblingBuilder, layers: Path) -> WorkerBuilder:
+    """Return what has images assembled by the workers of a pool.
+
+    Args:
+        files: the project.
+        route: names the pool.
+        here: builds on this machine.
+        layers: the folder of layers.
+    """
+    from assay.adapters.pools.workers import workers_of
+    from assay.adapters.registry.client import connect
+    from assay.pipeline.assembly.on_workers import LayerRules, WorkerBuilder, WorkerLimits
+    from assay.pipeline.spreading import name_pushed
+
+    name = route.on or ""
+    pool, root = files.pools().pool(name), files.root.absolute()
+    return WorkerBuilder(
+        pool=workers_of(name, pool, root / "build_logs" / ".pool", "assay.cli.assemble_worker"),
+        here=here,
+        name=partial(name_pushed, connect()),
+        project=str(root),
+        layers=LayerRules(folder=str(layers.absolute()), packing=route.packing, largest=route.largest),
+        limits=WorkerLimits(attempts=pool.attempts, patience=pool.patience),
+        say=console.warn,
+    )
+
+
+def pushing_builder(files: ProjectFiles, matrix: Matrix, job: AssembleJob) -> AssemblingBuilder:
+    """Return what assembles the image of a job on this machine, without an engine, and pushes it by digest."""
+    from assay.adapters.registry.client import connect
+    from assay.cli.composition import assembler_of, engine, layer_store
+    from assay.pipeline.assembly.builder import AssemblingBuilder
+    from assay.pipeline.assembly.destinations import ByDigest
+
+    store = layer_store(Path(job.layers.folder))
+    made = assembler_of(matrix, store, engine(), files.root)
+    assembler = replace(made, packing=job.layers.packing, largest=job.layers.largest, sources=None)
+    destination = ByDigest(connect(), Repository.parse(job.repository), store, job.layers.packing)
+    return AssemblingBuilder(assembler, destination, None)
 
 
 def build_registry(files: ProjectFiles, name: str) -> str:
@@ -64,12 +143,13 @@ def build_registry(files: ProjectFiles, name: str) -> str:
     from assay.adapters.registry.client import connect
     from assay.matrix.pools import FILE
 
-    _buildkit_pool(files, name)
+    if not assembles(files, name):
+        _buildkit_pool(files, name)
     registry = files.pools().registry
     if registry is None:
         raise UsageError(
-            f"{FILE} names no registry, and the builders of {name} have nowhere to push images",
-            hint=f"add `registry: HOST/PATH/{{image}}` to {FILE}, with a host that this machine and the builders reach",
+            f"{FILE} names no registry, so the machines of {name} cannot push images",
+            hint=f"add `registry: HOST/PATH/{{image}}` to {FILE}, with a host that this machine and they reach",
         )
     try:
         connect().resolve(Repository.parse(registry.replace("{image}", "image")), "latest")
@@ -82,8 +162,9 @@ def build_registry(files: ProjectFiles, name: str) -> str:
 
 
 def pool_room(files: ProjectFiles, name: str) -> int:
-    """Return how many cells the builders of a pool build at the same time."""
-    return _buildkit_pool(files, name).room
+    """Return how many cells a pool builds at the same time."""
+    pool = files.pools().pool(name)
+    return min(pool.at_once or _WORKERS, 64) if assembles(files, name) else _buildkit_pool(files, name).room
 
 
 def pool_builder(
@@ -196,11 +277,3 @@ def pool_suite(folder: Path) -> tuple[bytes, dict[str, Declaration]]:
     suite = suite_in(folder)
     texts = {path: data.decode() for path, data in suite.items() if path.startswith("features/")}
     return suite_zip(suite), declarations(texts)
-
-
-def shipped_suite(root: Path) -> tuple[dict[str, bytes], str]:
-    """Return the probe programs of a project, and their digest."""
-    from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
-
-    suite = load_suite(root)
-    return suite, digest_of_suite(suite)

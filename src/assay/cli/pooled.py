@@ -72,7 +72,7 @@ def pool_options(command: Callable[..., int]) -> Callable[..., int]:
             metavar="DIR",
             help="Write what would be submitted; submit nothing (--on).",
         ),
-        click.option("--run", metavar="NAME", help="Name of the run, to go on with one (--on)."),
+        click.option("--run", metavar="NAME", help="Name of the run; the name of an existing run resumes it (--on)."),
         click.option("--detach", is_flag=True, help="Submit and return; `assay collect` records the results (--on)."),
         click.option("--gpu", "models", multiple=True, metavar="PRODUCT", help="Use this GPU (--on; repeatable)."),
         click.option("--on", metavar="POOL", help="Run on a pool of pools.yaml instead of this machine."),
@@ -103,8 +103,9 @@ class _Teller:
 def coordinating(files: ProjectFiles, plan: PoolRun, pool: ProbePool) -> Iterator[Coordinator]:
     """Give what brings the jobs of a run home, with the run's folder open."""
     from assay.adapters.files.pool_runs import FilePoolBook, PoolRuns
-    from assay.cli.composition import cause_of_probe, store_of
+    from assay.cli.composition import store_of
     from assay.cli.pool_composition import pool_suite
+    from assay.cli.probe_composition import cause_of_probe
     from assay.pipeline.pooled import Coordinator
     from assay.pipeline.pooled_probes import PoolRecorder
     from assay.pipeline.pooled_values import PoolLimits
@@ -173,13 +174,15 @@ def _planned(
     """Return the jobs, written into the run's folder."""
     from assay.adapters.files.pool_runs import PoolRuns
     from assay.cli.composition import store_of
-    from assay.cli.pool_composition import shipped_suite
+    from assay.cli.pool_composition import gpus_of
+    from assay.cli.probe_composition import shipped_suite
     from assay.evidence.suite import declarations, order
     from assay.matrix.pools import chosen_gpus
     from assay.pipeline.pooled_probes import plan_run
 
-    entry = files.pools().pool(request.pool)
-    gpus = chosen_gpus(request.pool, entry.gpus, request.models)
+    gpus = chosen_gpus(request.pool, gpus_of(files, request.pool), request.models)
+    if options.gpus and not gpus:
+        console.say(f"the pool {request.pool} has no GPU: probes that need one are not run; see `gpus` in pools.yaml")
     suite, digest = shipped_suite(files.root)
     known = declarations({path: data.decode() for path, data in suite.items() if path.startswith("features/")})
     made = plan_run(
@@ -196,8 +199,9 @@ def _planned(
 
 def _subjects(files: ProjectFiles, plan: Plan, select: tuple[str, ...], request: PoolRequest) -> list[ProbeSubject]:
     """Return what is probed: by the registry's digest, or, on this machine, what is here."""
-    from assay.cli.composition import probe_flow, store_of
-    from assay.cli.digests import digest_of_image
+    from assay.cli.composition import store_of
+    from assay.cli.probe_composition import probe_flow
+    from assay.cli.registry_composition import digest_of_image
     from assay.matrix.pools import LocalPool
     from assay.pipeline.pooled_probes import registry_subjects
     from assay.pipeline.probe_subjects import environment, subjects_of
@@ -242,8 +246,8 @@ def _detached(run: str, left: int) -> None:
 
 
 def _leave(coordinator: Coordinator, run: str) -> None:
-    """After Ctrl-C: ask whether the jobs go on; without a terminal they do."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
+    """Ask after Ctrl-C whether the jobs continue; without a terminal they do."""
+    if console.at_terminal(sys.stdin, sys.stderr):
         words = f"\n{coordinator.open} jobs are open. Detach from them, or cancel them?"
         choice = click.prompt(words, type=click.Choice(["detach", "cancel"]), default="detach", err=True)
         if choice == "cancel":

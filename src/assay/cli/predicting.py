@@ -31,20 +31,29 @@ def known_records(files: ProjectFiles, plan: Plan) -> list[AnyRecord]:
     A shipped record counts for a cell whose lock is the one that was measured or audited. Audits of a lock that has
     changed since are left out.
     """
+    from functools import cache
+
     from assay.adapters.files.kept_records import intact_records
     from assay.evidence.record import AuditRecord
     from assay.matrix.lockfile import lock_digest
 
-    locks = {cell.id: lock_digest(lock) for cell in plan.cells if (lock := files.lock(cell)) is not None}
-    own = intact_records(files.root)
+    cells = {cell.id: cell for cell in plan.cells}
+
+    @cache
+    def current(cell_id: str) -> str | None:
+        """Return the digest of a cell's lock; only those that a record names are read."""
+        lock = files.lock(cells[cell_id]) if cell_id in cells else None
+        return None if lock is None else lock_digest(lock)
+
+    def unchanged(one: AnyRecord) -> bool:
+        if not isinstance(one, AuditRecord) or one.lock_digest is None:
+            return True
+        return current(one.cell) in (None, one.lock_digest)
+
     shipped = intact_records(resources.example()) if files.root != resources.example() else []
     return [
-        *(one for one in shipped if one.lock_digest is not None and one.lock_digest == locks.get(one.cell)),
-        *(
-            one
-            for one in own
-            if not isinstance(one, AuditRecord) or one.lock_digest in (None, locks.get(one.cell, one.lock_digest))
-        ),
+        *(one for one in shipped if one.lock_digest is not None and one.lock_digest == current(one.cell)),
+        *(one for one in intact_records(files.root) if unchanged(one)),
     ]
 
 
@@ -74,7 +83,7 @@ def predictions(
     wanted = [(cell, lock) for cell in cells if cell.id not in known and (lock := files.lock(cell)) is not None]
     if not wanted or target not in matrix.targets:
         return []
-    from assay.cli.auditing import make_auditor, progress
+    from assay.cli.audit_composition import make_auditor, progress
 
     auditor = make_auditor(matrix.indexes, root=files.root, tell=progress())
     gpus = gpu_targets(matrix, [target])

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from assay.adapters.executors.table import EXECUTORS
 from assay.cli import console
 from assay.cli.common import format_option, load_or_example, project_option, select_argument
+from assay.cli.host_composition import executor_names
 from assay.cli.pooled import PoolRequest, pool_options, probe_on
 from assay.errors import GpuMissing
 from assay.foundation.outcome import Outcome
 
 if TYPE_CHECKING:
-    from assay.adapters.files.records import FileStore
     from assay.evidence import claims
     from assay.evidence.record import ProbeRecord
     from assay.matrix.plan import Plan
     from assay.pipeline.probe import ProbeFlow, ProbeSubject
     from assay.ports.executor import Executor
+    from assay.ports.store import Store
 
 __all__ = ["command"]
 
@@ -40,7 +40,7 @@ _LONGEST_SECONDS = 30 * 86_400.0
 @click.option(
     "--executor",
     "where",
-    type=click.Choice(list(EXECUTORS)),
+    type=click.Choice(executor_names()),
     default="docker",
     show_default=True,
     help="Where probes run: in a container or on this machine.",
@@ -88,14 +88,14 @@ def command(
     image and compares the result with an independent reference. Features with a record for the same image, suite, GPU
     and driver are not run again.
     """
-    from assay.cli.composition import probe_flow, store_of
+    from assay.cli.probe_composition import probe_flow
     from assay.pipeline.probe import ProbeOptions, exit_code
     from assay.pipeline.probe_subjects import sabotages
     from assay.ports.jobs import JobLimits
 
     files, plan = load_or_example(project)
-    store = store_of(files)
     flow, executor = probe_flow(files.root, say=console.say, where=where, interpreter=interpreter)
+    store = flow.store
     if listing:
         return _list(flow, form)
     memory_bytes = None if memory is None else int(memory * _GIB)
@@ -125,7 +125,7 @@ def command(
     return exit_code(records)
 
 
-def _subjects(select: tuple[str, ...], plan: Plan, store: FileStore, executor: Executor) -> list[ProbeSubject]:
+def _subjects(select: tuple[str, ...], plan: Plan, store: Store, executor: Executor) -> list[ProbeSubject]:
     from assay.pipeline.probe_subjects import environment, subjects_of
     from assay.ports.task import LOCAL
 
@@ -152,7 +152,7 @@ def _list(flow: ProbeFlow, form: str) -> int:
 
 
 def _lines(
-    cell_id: str, target: str, plan: Plan, root: Path, store: FileStore, *, record: ProbeRecord | None = None
+    cell_id: str, target: str, plan: Plan, root: Path, store: Store, *, record: ProbeRecord | None = None
 ) -> list[claims.ClaimLine]:
     """Put claims, prediction and measurement of a cell side by side."""
     from assay.adapters.files.regular import read_config
@@ -174,7 +174,7 @@ def _lines(
     )
 
 
-def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, store: FileStore) -> None:
+def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, store: Store) -> None:
     """Without a GPU nothing can be measured; what is claimed and predicted is shown as what it is."""
     from assay.evidence import claims
 
@@ -192,7 +192,7 @@ def _show_unmeasured(subjects: Sequence[ProbeSubject], plan: Plan, root: Path, s
             console.say(f"{subject.cell}: no audit is recorded either (`assay audit {subject.cell}`)")
 
 
-def _show_all(records: Sequence[ProbeRecord], form: str, plan: Plan, root: Path, store: FileStore) -> None:
+def _show_all(records: Sequence[ProbeRecord], form: str, plan: Plan, root: Path, store: Store) -> None:
     if form == "json":
         from assay.pipeline.documents import ProbeRunDocument
 
@@ -202,7 +202,7 @@ def _show_all(records: Sequence[ProbeRecord], form: str, plan: Plan, root: Path,
         _show(record, plan, root, store)
 
 
-def _show(record: ProbeRecord, plan: Plan, root: Path, store: FileStore) -> None:
+def _show(record: ProbeRecord, plan: Plan, root: Path, store: Store) -> None:
     from assay.evidence import claims
 
     where = ", ".join(f"{item.name} ({item.target}, driver {item.driver})" for item in record.devices) or "no GPU"

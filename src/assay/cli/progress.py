@@ -51,7 +51,7 @@ class BuildProgress:
         self._over = threading.Event()
         self._teller = threading.Thread(target=self._tell_on, daemon=True)
         self._running: dict[str, tuple[float, str]] = {}
-        live = console.shows_progress() and sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("CI")
+        live = console.shows_progress() and console.at_terminal(sys.stderr) and not os.environ.get("CI")
         self._live = self._made() if live else None
 
     @cached_property

@@ -12,7 +12,7 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option, select_argument
 from assay.cli.targets import GPU
-from assay.cli.trust import identity_options, insecure_option, verifier_of
+from assay.cli.trust import identity_options, insecure_option
 from assay.cli.verdicts import show_proposal
 from assay.errors import AssayError, NothingSelected, PolicyRefused, RegistryError, UsageError
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from assay.pipeline.publishing.candidate import Promise
     from assay.pipeline.publishing.proposal import Proposal
     from assay.pipeline.publishing.tags import PublishPorts
-    from assay.ports.signing import Signer, Verifier
 
 __all__ = ["command"]
 
@@ -98,55 +97,37 @@ def command(
 
     Exit code 6: the records do not meet the policy; every reason is shown.
     """
-    from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
+    from assay.cli.probe_composition import shipped_suite
+    from assay.cli.trust_composition import publish_ports, signer_of, verifier_of
     from assay.pipeline.publish import PublishOptions
     from assay.pipeline.publishing.candidate import Promise
-    from assay.pipeline.publishing.joining import join_all
+    from assay.pipeline.publishing.joining import families, join_all
 
     if cosign_keyless and not identity:
         raise UsageError(
             "--cosign-keyless needs --identity and --issuer",
-            hint="what is signed is read back and verified before any tag is given",
+            hint="signatures are read back and verified before any tag is set",
         )
     files, plan = load(project)
     policy = plan.project.matrix.policy
-    signer = _signer(sign_key, cosign_key, keyless=cosign_keyless, log=cosign_log)
+    signer = signer_of(sign_key, cosign_key, keyless=cosign_keyless, log=cosign_log)
     verifier = verifier_of([], (policy, files.root), identity=identity, issuer=issuer)
-    ports = _ports(files.root, signer, verifier, insecure=insecure, reader_config=reader_config)
+    ports = publish_ports(files.root, signer, verifier, insecure=insecure, reader_config=reader_config)
     if revoked:
         return _revoke(revoked, reason, back_to, policy=policy, ports=ports, form=form, dry_run=dry_run)
     cells = _cells(plan, select, part)
-    promise = Promise(policy=policy, level=level, suite=digest_of_suite(load_suite(files.root)))
+    promise = Promise(policy=policy, level=level, suite=shipped_suite(files.root)[1])
     options = PublishOptions(targets=targets, revision=revision, dry_run=dry_run, measure=probe)
     review = partial(show_proposal, tables=form == "text", dry_run=dry_run)
-    local = _local(files, plan)
-    results = {cell.id: _publish(cell, promise, options, local=local, ports=ports, review=review) for cell in cells}
-    done = [cell for cell, result in results.items() if not (dry_run or isinstance(result, AssayError))]
-    joined = join_all(plan.cells, done, promise, ports, revision=revision)
+    one = partial(_publish, promise=promise, options=options, local=_local(files, plan), ports=ports, told=set())
+    kin, results = families(plan.cells), {cell.id: one(cell, review=review) for cell in cells}
+    done = {cell for cell, result in results.items() if not (dry_run or isinstance(result, AssayError))}
+    joined = join_all([one for one in kin if done & {cell.id for cell in one}], promise, ports, revision=revision)
     if form == "json":
         _write(results, joined, level=level, dry_run=dry_run)
     if dry_run:
         console.say("a dry run: nothing was written")
     return _exit_code(results.values())
-
-
-def _ports(
-    root: Path, signer: Signer | None, verifier: Verifier, *, insecure: tuple[str, ...], reader_config: Path | None
-) -> PublishPorts:
-    from assay.adapters.files.journal import FileJournal
-    from assay.adapters.registry.auth import DockerConfig
-    from assay.adapters.registry.client import connect
-    from assay.pipeline.publishing.tags import PublishPorts
-
-    registry = connect(insecure=insecure)
-    return PublishPorts(
-        registry=registry,
-        reader=connect(insecure=insecure, credentials=DockerConfig(reader_config)) if reader_config else registry,
-        journal=FileJournal(root / "build_logs"),
-        signer=signer,
-        verifier=verifier,
-        say=console.say,
-    )
 
 
 def _exit_code(results: Iterable[Proposal | AssayError]) -> int:
@@ -162,20 +143,19 @@ def _cells(plan: Plan, select: Sequence[str], part: str | None) -> Sequence[Cell
 
     cells = [cell for cell in plan.select(select, default=True) if cell.kind != "control"]
     if not cells:
-        raise NothingSelected("only controls were selected; they are made to fail, and never published")
+        raise NothingSelected("only controls were selected; they fail on purpose and are never published")
     return shard(cells, part) if part else cells
 
 
 def _local(files: ProjectFiles, plan: Plan) -> LocalPorts:
-    from assay.adapters.docker.engine import DockerEngine
     from assay.adapters.files.kept_records import KeptRecords
     from assay.adapters.files.records import FileStore
-    from assay.cli.composition import layer_store
+    from assay.cli.composition import engine, layer_store
     from assay.cli.measure import measurer
     from assay.pipeline.publish import LocalPorts
 
     return LocalPorts(
-        engine=DockerEngine(),
+        engine=engine(),
         records=lambda: KeptRecords(files.root),
         document=FileStore(files.root / "build_logs").document,
         lock=files.lock,
@@ -192,14 +172,20 @@ def _publish(
     local: LocalPorts,
     ports: PublishPorts,
     review: Callable[[Proposal], None],
+    told: set[str],
 ) -> Proposal | AssayError:
     """Publish a cell; a refusal or a failed registry is a result, so that the other cells are published."""
     from assay.pipeline.publish import publish
 
     try:
         return publish(cell, promise, options, local=local, ports=ports, review=review)
-    except (PolicyRefused, RegistryError) as error:
-        console.say(f"{_word(error)}: {error}")
+    except PolicyRefused as error:
+        console.say(f"refused: {error}")
+        return error
+    except RegistryError as error:
+        # A registry that is down fails every cell with the same words.
+        console.say(f"failed: {cell.id}: {'the same' if str(error) in told else error}")
+        told.add(str(error))
         return error
 
 
@@ -212,23 +198,6 @@ def _write(results: Mapping[str, Proposal | AssayError], joined: Sequence[str], 
         for cell, result in results.items()
     )
     console.document(PublishDocument(level=level, dry_run=dry_run, cells=tuple(cells), indexes=tuple(joined)))
-
-
-def _word(error: AssayError) -> str:
-    return "refused" if isinstance(error, PolicyRefused) else "failed"
-
-
-def _signer(key: Path | None, cosign_key: str | None, *, keyless: bool, log: bool) -> Signer | None:
-    from assay.adapters.signing.cosign import CosignSigner
-    from assay.adapters.signing.dsse import KeySigner
-
-    if sum((key is not None, cosign_key is not None, keyless)) > 1:
-        raise UsageError("give one of --sign-key, --cosign-key and --cosign-keyless")
-    if log and not cosign_key:
-        raise UsageError("--cosign-log goes with --cosign-key", hint="keyless signatures are in the log anyway")
-    if key is not None:
-        return KeySigner(key)
-    return CosignSigner(cosign_key, log=log) if cosign_key or keyless else None
 
 
 def _revoke(
@@ -252,7 +221,7 @@ def _revoke(
     console.say(f"would revoke {digest}" if dry_run else f"revoked {digest}")
     for tag, new in moved.items():
         back = f"would go back to {new}" if dry_run else f"back to {new}"
-        console.say(f"{tag}: {back}" if new else f"{tag}: nothing earlier holds; it stays, and verify refuses it")
+        console.say(f"{tag}: {back}" if new else f"{tag}: no earlier image verifies; it stays, and verify refuses it")
     if form == "json":
         console.document(RevokeDocument(dry_run=dry_run, revoked=digest, reason=reason, aliases=moved))
     if dry_run:

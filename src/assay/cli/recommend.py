@@ -15,7 +15,7 @@ from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.completing import features
 from assay.cli.targets import GPU, PLATFORM, beside, local_gpus, platforms_of_target
-from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, registry_client, verifier_of
+from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy
 from assay.errors import RegistryError, UsageError
 from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome
@@ -67,7 +67,7 @@ _REGISTRY: Final = re.compile(r"[^/:]+:[0-9]+|\[[^/]+\]:[0-9]+|[^/:]+\.[^/:]+|lo
     metavar="PLATFORM",
     help="Platform of your machine.  [default: those that the GPU comes with]",
 )
-@click.option("--offline", is_flag=True, help="Read nothing from a package index: predict only from known wheels.")
+@click.option("--offline", is_flag=True, help="Read nothing from a package index: predict from cached facts only.")
 @click.option("--published", is_flag=True, help="Also search the release repositories in this project's policy.")
 @keys_option
 @identity_options
@@ -91,13 +91,15 @@ def command(
 ) -> int:
     """Recommend an image for a GPU: from local records, those that ship with assay, and evidence in registries.
 
-    If none was measured to have every needed feature, cells of the project (else of the example project) follow with
-    what the audit predicts of them.
+    If no measured image has every needed feature, cells of the project (or of the example project) follow, with the
+    predictions of the audit.
 
-    Exit code 0: an image was measured to have every needed feature. 3: none was; the closest ones are shown.
+    Exit code 0: a measured image has every needed feature. 3: none has; the closest ones are shown.
     """
     from assay.cli.common import load_or_example
     from assay.cli.predicting import known_records
+    from assay.cli.registry_composition import registry_client
+    from assay.cli.trust_composition import verifier_of
     from assay.evidence.record import now
     from assay.evidence.reference import Reference
     from assay.pipeline.recommend import from_records, from_registry, rank
@@ -136,7 +138,7 @@ def _platforms(target: str, asked: str | None) -> frozenset[Platform]:
     """Return the platforms of the machines that are asked about."""
     from assay.foundation.platforms import Platform
 
-    return frozenset([Platform(asked)] if asked else platforms_of_target(target) or Platform)
+    return frozenset([Platform.of(asked)] if asked else platforms_of_target(target) or Platform)
 
 
 def _predicted(
@@ -217,12 +219,12 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
     if not ranked:
         console.say(f"there are no measurements on {beside(target)}, and no cell could be predicted")
         console.say(f"  try: assay audit NAME==VERSION --target {target}, which predicts each feature from the wheels,")
-        console.say("       --have REGISTRY/REPOSITORY, or assay probe on such a card")
+        console.say("       --have REGISTRY/REPOSITORY, or assay probe on such a GPU")
         return
     known = {feature for offer in ranked for feature in offer.features}
     for need in needs:
         if need not in known:
-            console.warn(f"no record speaks of {need!r}{suggestion(need, known)}")
+            console.warn(f"no record mentions {need!r}{suggestion(need, known)}")
     mixed = len({offer.platform for offer in ranked}) > 1
     names = Counter(offer.cell for offer in ranked if not offer.tags)
     rows = [
@@ -249,11 +251,11 @@ def _show(ranked: Sequence[Offer], good: Sequence[Offer], needs: Sequence[str], 
     console.say(f"no image was measured {what}on {beside(target)}")
     best = next((offer for offer in ranked if offer.standing == "predicted" and not _against(offer, needs)), None)
     if best is not None:
-        console.say("nothing of this was measured there; the best by prediction:")
+        console.say("nothing was measured on it; the best by prediction:")
         console.data(f"assay up MODEL --image {best.cell} --target {target}")
         console.say(f"to prove it: assay build {best.cell}; assay probe {best.cell}")
     if any(offer.standing == "environment" and not offer.lacks(needs) for offer in ranked):
-        console.say("  an environment was, outside of any image: there is nothing to pull")
+        console.say("  only an environment outside of any image was measured: there is nothing to pull")
 
 
 def _label(offer: Offer, names: Mapping[str, int]) -> str:

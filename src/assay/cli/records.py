@@ -11,7 +11,8 @@ import click
 from assay.cli import console
 from assay.cli.common import project_option
 from assay.cli.completing import cells as complete_cells
-from assay.cli.trust import insecure_option, registry_client
+from assay.cli.registry_composition import registry_client
+from assay.cli.trust import insecure_option
 from assay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from assay.pipeline.share_records import SharedRecords
 
 __all__ = ["command"]
+
+_SHOWN = 20
+"""Refusals that are told one by one: a repository can hold any number of things that are no records."""
 
 cell_option = click.option(
     "--cell", "names", multiple=True, metavar="CELL", shell_complete=complete_cells, help="Only records of this cell."
@@ -33,12 +37,12 @@ kind_option = click.option(
 def command() -> None:
     """Share records between machines.
 
-    Records say what was built, audited, probed, served and measured. They are in build_logs/records/ of the project,
-    or of this folder where there is no project.
+    Records document what was built, audited, probed, served and measured. They are in build_logs/records/ of the
+    project, or of this folder if there is no project.
     """
 
 
-@command.command("push")
+@command.command("push", short_help="Push records that a repository lacks.")
 @click.argument("repository", metavar="REPOSITORY")
 @cell_option
 @kind_option
@@ -47,12 +51,12 @@ def command() -> None:
 def push(
     repository: str, names: tuple[str, ...], kinds: tuple[str, ...], insecure: tuple[str, ...], project: Path | None
 ) -> int:
-    """Push records that a repository lacks, and the reports and locks that they name.
+    """Push missing records to a repository, with the reports and locks that they name.
 
     Each record is an artifact of its own, so any number of machines can push to one repository at the same time.
     Logs are not pushed.
 
-    Exit code 1: a record was edited after it was written, and is not pushed.
+    Exit code 1: a record was edited after it was written; it is not pushed.
     """
     from assay.adapters.files.kept_records import KeptRecords
     from assay.adapters.files.records import FileStore
@@ -66,11 +70,11 @@ def push(
         raise UsageError(f"there are no such records in {root / 'build_logs' / 'records'}")
     place = Repository.parse(repository)
     done = push_records(registry_client(insecure), place, kept, FileStore(root / "build_logs"))
-    console.say(f"{len(done.moved)} records put at {place}, {done.known} were there")
+    console.say(f"{len(done.moved)} records pushed to {place}, {done.known} were there")
     return _refusals(done)
 
 
-@command.command("pull")
+@command.command("pull", short_help="Pull records that are missing here.")
 @click.argument("repository", metavar="REPOSITORY")
 @cell_option
 @kind_option
@@ -83,7 +87,7 @@ def pull(
 
     Reports, recommendations and publishing use these records: pull only from a registry whose writers you trust.
 
-    Exit code 1: something in the repository is not a record, and is not taken.
+    Exit code 1: the repository contains something that is not a record; it is skipped.
     """
     from assay.adapters.files.kept_records import KeptRecords
     from assay.adapters.files.records import FileStore
@@ -94,13 +98,15 @@ def pull(
     known = [kept.name for kept in KeptRecords(root)]
     store = FileStore(root / "build_logs")
     done = pull_records(registry_client(insecure), place, store, known, wanted=_wanted(names, kinds))
-    console.say(f"{len(done.moved)} records from {place}, {done.known} were known")
+    console.say(f"{len(done.moved)} records pulled from {place}, {done.known} were here")
     return _refusals(done)
 
 
 def _refusals(done: SharedRecords) -> int:
-    for line in done.refused:
+    for line in done.refused[:_SHOWN]:
         console.warn(line)
+    if (more := len(done.refused) - _SHOWN) > 0:
+        console.warn(f"{more} more were skipped")
     return 1 if done.refused else 0
 
 

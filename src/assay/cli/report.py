@@ -39,8 +39,10 @@ __all__ = ["command"]
 @click.option("--predict", is_flag=True, help="Audit cells without an audit, so that pages show predictions (--html).")
 @click.option("--measured", is_flag=True, help="Show measurements only, no predictions or claims (--into).")
 @click.option("--check", is_flag=True, help="Change nothing; fail if the file is outdated (--into).")
-@click.option("--coverage", is_flag=True, help="Show what releases of distributions (SELECT) cover, from their wheels.")
-@click.option("--since", metavar="DATE", help="First day of releases (--coverage).  [default: a year ago]")
+@click.option(
+    "--coverage", is_flag=True, help="Show what releases of the distributions in SELECT support, from their wheels."
+)
+@click.option("--since", metavar="DATE", help="Ignore releases before this date (--coverage).  [default: a year ago]")
 @click.option("--badges", type=click.Path(path_type=Path, file_okay=False), help="Write SVG badges to this folder.")
 def command(
     select: tuple[str, ...],
@@ -59,10 +61,11 @@ def command(
 ) -> int:
     """Show the status, size and duration of each cell, and what changed since the previous run.
 
-    A probe that another machine recorded counts where it was of the very image that the cell has here, or that its lock
-    gives as far as the catalogue of layers tells.
+    A probe record from another machine counts if it measured the same image: the one that is here, or the one whose
+    digest the catalogue of layers gives for the cell's lock.
 
-    With --coverage: features per GPU and platform of upstream releases, as predicted, and what changed between them.
+    With --coverage, show the features that are predicted per GPU and platform for upstream releases, and what changed
+    between releases.
     """
     from assay.adapters.files.records import FileStore
     from assay.pipeline import unfinished
@@ -84,7 +87,7 @@ def command(
         try:
             unfinished.adopt(store, console.say)
         except (StoreError, OSError) as error:
-            console.warn(f"what a killed run had measured could not be recorded: {error}")
+            console.warn(f"the results of a killed run could not be recorded: {error}")
     if html or into or badges:
         from assay.cli import pages as site
 

@@ -10,7 +10,7 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, project_option
 from assay.cli.completing import cells
-from assay.cli.serving import ServingOptions, hosted, place_options, resolve_place, serve_request
+from assay.cli.serving import ServingOptions, place_options, resolve_place, serve_request
 
 if TYPE_CHECKING:
     from assay.evidence.record import ServeRecord
@@ -45,18 +45,17 @@ def command(
     Exit code 0: the server started and passed every check. 1: it did not. 4: no container engine or no GPU.
     """
     from assay.adapters.files.records import FileStore
-    from assay.adapters.http.openai import OpenAiClient
+    from assay.cli.serving_composition import api_client, server_host
     from assay.evidence.record import ServeStatus
     from assay.pipeline.serve_check import serve_check
 
     options = ServingOptions(**given)
     place = resolve_place(image, options.engine, project)
-    host = hosted(place, options)
     request = serve_request(place, options, profile, as_written=as_written, bisect=bisect_flags)
     store = FileStore(place.root / "build_logs")
-    record = serve_check(
-        host, OpenAiClient(api_key=options.api_key(place.knowledge)), place.knowledge, store, request, say=console.say
-    )
+    host = server_host(local=place.local, python=options.python)
+    client = api_client(options.api_key(place.knowledge))
+    record = serve_check(host, client, place.knowledge, store, request, say=console.say)
     _show(record, form)
     return 0 if record.status is ServeStatus.OK else 1
 

@@ -22,30 +22,24 @@ if TYPE_CHECKING:
     from assay.engines.knowledge import Flags, ServerFlags
     from assay.matrix.cell import Cell
     from assay.pipeline.serve_check import ServeRequest
-    from assay.ports.api import ApiClient
-    from assay.ports.engine import Bind, Engine, Gpus
+    from assay.ports.engine import Bind
     from assay.ports.models import ModelFinder
-    from assay.ports.server import ServerFacts, ServerHost
-    from assay.ports.services import Services
+    from assay.ports.server import ServerJob
     from assay.serving.profile import Profile
 
 __all__ = [
     "ServerPlace",
-    "api_client",
     "extra_env",
     "extra_flags",
-    "facts_in",
-    "hosted",
+    "job_in",
     "mount",
     "named_model",
     "owner_of",
     "place_options",
-    "port_for",
     "profile_named",
     "profiles_for",
     "resolve_place",
     "serve_request",
-    "services",
 ]
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -76,7 +70,7 @@ class ServerPlace:
 
 def place_options(function: F) -> F:
     """Add the options that say where a server runs."""
-    from assay.engines.table import engine_names
+    from assay.engines.names import engine_names
 
     options = [
         click.option(
@@ -152,7 +146,7 @@ def resolve_place(image: str, engine: str | None, project: Path | None) -> Serve
     if found is not None:
         known = engine or (found.engine if found.engine != "none" else None)
         if known is None:
-            raise UsageError(f"{found.id} runs no server; name one with --engine if it holds one")
+            raise UsageError(f"{found.id} runs no server; if the image has one, name it with --engine")
         return ServerPlace(
             root=root,
             cell=found.id,
@@ -280,12 +274,15 @@ def serve_request(
     Raises:
         UsageError: a flag, a variable, the profile or the model cannot be used.
     """
+    from assay.cli.serving_composition import facts_program
     from assay.pipeline.serve_check import ServeRequest
 
     return ServeRequest(
         cell=place.cell,
         image=place.image,
         engine=place.engine,
+        job=job_in(place, options),
+        facts_program=facts_program(place.root),
         profile_name=profile or "",
         profile=profile_named(place, profile),
         model=named_model(options),
@@ -306,7 +303,7 @@ def finder(place: ServerPlace, options: ServingOptions) -> ModelFinder:
 
     is_folder = options.model is not None and Path(options.model).expanduser().is_dir()
     if not place.local and options.cache is None and not is_folder:
-        console.say("no --cache: the server keeps what it downloads inside its container, and loses it with it")
+        console.say("no --cache: the server downloads into its container, and the files are lost with it")
     return ModelFiles(resources.find("knowledge", "models.yaml", place.root), cache=options.cache)
 
 
@@ -326,76 +323,33 @@ def named_model(options: ServingOptions) -> str | None:
     return options.model
 
 
-def hosted(place: ServerPlace, options: ServingOptions) -> ServerHost:
-    """Return the place for servers: this machine's environment, or the engine with the image.
+def job_in(place: ServerPlace, options: ServingOptions) -> ServerJob:
+    """Return the job of a server in a place, before its command is known.
 
     Raises:
         UsageError: a folder that was named is not there.
     """
-    facts = resources.find("probes", "probelib/facts.py", place.root)
-    model = named_model(options)
-    folder = Path(model) if model and Path(model).is_dir() else None
+    from assay.pipeline.serve import container_job, local_job
+
     cache = options.cache
     if cache is not None and not cache.is_dir():
         raise UsageError(f"the cache {cache} is not there", hint="make the folder first, or leave --cache out")
+    cache = None if cache is None else cache.resolve()
     if place.local:
         if options.mounts:
             raise UsageError("--mount is for containers, and IMAGE is local")
-        from assay.adapters.executors.servers import LocalServerHost
-
-        env = {} if cache is None else {"HF_HOME": str(cache.resolve())}
-        return LocalServerHost(facts_program=facts, python=options.python, port=options.port, env=env)
-    from assay.adapters.docker.engine import DockerEngine
-    from assay.adapters.executors.servers import ContainerServerHost
-
-    gpus = options.gpus
-    return ContainerServerHost(
-        DockerEngine(),
+        return local_job(port=options.port, cache=cache)
+    gpus, model = options.gpus, named_model(options)
+    return container_job(
         place.reference,
         run=f"serve-{os.getpid()}",
-        facts_program=facts,
         gpus=() if gpus == "none" else "all" if gpus == "all" else tuple(gpus.split(",")),
         network=options.network,
-        cache=None if cache is None else cache.resolve(),
-        model=folder,
+        cache=cache,
+        model=Path(model) if model and Path(model).is_dir() else None,
         mounts=mounts_of(options.mounts),
         port=options.port,
     )
-
-
-def services() -> Services:
-    """Return where the servers of this machine stay."""
-    from assay.adapters.executors.services import DockerServices
-    from assay.cli.composition import engine
-
-    return DockerServices(engine())
-
-
-def api_client() -> ApiClient:
-    """Return what talks to servers."""
-    from assay.adapters.http.openai import OpenAiClient
-
-    return OpenAiClient()
-
-
-def facts_in(engine: Engine, reference: str, root: Path, gpus: Gpus) -> ServerFacts:
-    """Read devices and packages in an image.
-
-    Raises:
-        EngineError: its Python cannot be run.
-        GpuMissing: a GPU was asked for and cannot be given.
-    """
-    from assay.adapters.executors.servers import ContainerServerHost
-
-    program = resources.find("probes", "probelib/facts.py", root)
-    return ContainerServerHost(engine, reference, run=f"up-{os.getpid()}", facts_program=program, gpus=gpus).facts()
-
-
-def port_for(asked: int | None, usual: int) -> int:
-    """Return the port that was asked for, else the usual one, else a free one."""
-    from assay.adapters.executors.this_machine import free_port, port_taken
-
-    return asked or (free_port() if port_taken(usual) else usual)
 
 
 def owner_of(folder: Path) -> str:
@@ -419,7 +373,7 @@ def mounts_of(texts: Sequence[str]) -> list[Bind]:
         if found.setdefault(bind.target, bind) != bind:
             raise UsageError(
                 f"--mount {text}: {found[bind.target].source} is already mounted at {bind.target}",
-                hint="give one of the two another place: FOLDER:/INSIDE",
+                hint="mount one of the two elsewhere: FOLDER:/INSIDE",
             )
     return list(found.values())
 

@@ -21,9 +21,9 @@ __all__ = ["command"]
 def command(form: str) -> int:
     """Show the servers that `assay up` started.
 
-    Exit code 0: each of them answers its health check, or there is none. 1: one does not.
+    Exit code 0: every server answers its health check, or there is none. 1: at least one does not.
     """
-    from assay.cli.serving import api_client, services
+    from assay.cli.serving_composition import api_client, services
 
     client = api_client()
     found: list[tuple[KeptServer, str]] = []

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from assay.foundation.platforms import Platform
     from assay.matrix.cards import Named
     from assay.matrix.model import Matrix
-    from assay.ports.host import HostGpu
 
 __all__ = [
     "GPU",
@@ -30,7 +29,6 @@ __all__ = [
     "gpu_of",
     "gpus_by_machine",
     "gpus_of",
-    "host_gpus",
     "local_gpus",
     "platforms_of",
     "platforms_of_target",
@@ -64,7 +62,7 @@ class _Gpu(_Type):
         Raises:
             UsageError: there is none of this name.
         """
-        from assay.adapters.host.card_names import load_cards
+        from assay.adapters.files.card_names import load_cards
 
         return load_cards().find(str(value)).target if value else ""
 
@@ -97,7 +95,7 @@ PLATFORM = _Platform()
 
 def beside(target: str) -> str:
     """Return an architecture with the cards that have it, for people: `sm_120 (RTX 50, RTX PRO Blackwell)`."""
-    from assay.adapters.host.card_names import load_cards
+    from assay.adapters.files.card_names import load_cards
 
     title = load_cards().title(target)
     return f"{target} ({title})" if title else target
@@ -111,7 +109,7 @@ def platforms_of_target(target: str) -> tuple[Platform, ...]:
 
 def platforms_of(capability: str) -> tuple[Platform, ...]:
     """Return the platforms of machines with GPUs of a compute capability, `12.1`; empty if none is known."""
-    from assay.adapters.host.card_names import load_cards
+    from assay.adapters.files.card_names import load_cards
 
     return load_cards().platforms(capability)
 
@@ -128,29 +126,23 @@ def platforms_told(gpus: Iterable[TargetGpu]) -> str:
 
 def system_share(target: str) -> float:
     """Return the part of a card's memory that stays the system's; 0 unless CPU and GPU have one memory."""
-    from assay.adapters.host.card_names import load_cards
+    from assay.adapters.files.card_names import load_cards
 
     return load_cards().system_share(target)
 
 
 def gpu_names() -> set[str]:
     """Return the names of products and architectures that are known."""
-    from assay.adapters.host.card_names import load_cards
+    from assay.adapters.files.card_names import load_cards
     from assay.matrix.cards import sm
 
     known = load_cards()
     return {*known.cards, *map(sm, known.architectures)}
 
 
-def host_gpus() -> Sequence[HostGpu]:
-    """Return the GPUs that the driver of this machine shows, one by one."""
-    from assay.adapters.host.info import LocalHost
-
-    return [one for one in LocalHost().gpus() if one.capability]
-
-
 def local_gpus() -> tuple[Named, ...]:
     """Return the GPUs of this machine, each architecture once, and say which; none where there are none."""
+    from assay.cli.host_composition import host_gpus
     from assay.matrix.cards import Named, sm
 
     if shutil.which("nvidia-smi") is None:
@@ -179,7 +171,7 @@ def gpus_of(
     Raises:
         UsageError: nothing of that name is known.
     """
-    from assay.adapters.host.card_names import load_cards
+    from assay.adapters.files.card_names import load_cards
     from assay.matrix.cards import Named
 
     cards = load_cards(root)
@@ -208,7 +200,7 @@ def gpu_of(named: Named, matrix: Matrix | None, driver_cuda: str | None) -> Targ
 
 def gpus_by_machine(capabilities: Sequence[str]) -> dict[str, tuple[TargetGpu, ...]]:
     """Return platform (`x86_64`) -> those GPUs, of some compute capabilities (`12.0`), that its machines have."""
-    from assay.adapters.host.card_names import load_cards
+    from assay.adapters.files.card_names import load_cards
     from assay.audit.context import TargetGpu
     from assay.audit.gpu import capability_of
     from assay.foundation.platforms import Platform

@@ -1,8 +1,8 @@
-"""What the commands that speak with registries share: keys, hosts, the client."""
+"""Options of the commands that read or write registries: keys, identities, hosts, and the policy of the checkout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,17 +12,8 @@ from assay.errors import UsageError
 
 if TYPE_CHECKING:
     from assay.matrix.policy import Policy
-    from assay.ports.registry import Registry
-    from assay.ports.signing import Verifier
 
-__all__ = [
-    "identity_options",
-    "insecure_option",
-    "keys_option",
-    "own_policy",
-    "registry_client",
-    "verifier_of",
-]
+__all__ = ["identity_options", "insecure_option", "keys_option", "own_policy"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,37 +61,3 @@ def identity_options(function: F) -> F:
     ):
         function = click.option(f"--{name}", help=words)(function)
     return function
-
-
-def registry_client(insecure: Sequence[str], *, seconds: float | None = None) -> Registry:
-    """Return what speaks to registries, with the credentials that `docker login` keeps.
-
-    Args:
-        insecure: registries that may be spoken to without TLS.
-        seconds: how long it may be busy in all; None: as long as pushing images may take.
-    """
-    from assay.adapters.registry.client import connect
-
-    return connect(insecure=insecure) if seconds is None else connect(insecure=insecure, seconds=seconds)
-
-
-def verifier_of(
-    keys: Sequence[Path],
-    policy: tuple[Policy, Path] | None,
-    *,
-    identity: str | None = None,
-    issuer: str | None = None,
-) -> Verifier:
-    """Return a verifier for the named keys, else those of the policy, and an identity.
-
-    Raises:
-        UsageError: of identity and issuer only one was named.
-    """
-    from assay.adapters.signing.cosign import CosignVerifier
-    from assay.adapters.signing.dsse import KeyVerifier
-
-    found = list(keys) or [policy[1] / name for name in policy[0].keys] if policy else list(keys)
-    known = KeyVerifier(found)
-    if bool(identity) != bool(issuer):
-        raise UsageError("--identity and --issuer go together", hint="an identity is worth what its issuer is")
-    return CosignVerifier(known, identity=identity, issuer=issuer) if identity and issuer else known

@@ -13,7 +13,7 @@ from assay.cli import console
 from assay.cli.common import project_option
 from assay.cli.completing import cells
 from assay.cli.targets import GPU
-from assay.engines.table import engine_names
+from assay.engines.names import engine_names
 from assay.errors import EngineError, GpuMissing, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ _OTHERS: Final = 3
     "--target", type=GPU, metavar="GPU", help='GPU: "RTX 5090", sm_120, ...  [default: this machine\'s, else sm_120]'
 )
 @click.option("--gpus", default="all", show_default=True, help="GPUs for the server: all, none, or indices.")
-@click.option("--memory-gib", type=click.FloatRange(min=0.5), help="Memory of the GPU.  [default: as the driver says]")
+@click.option(
+    "--memory-gib", type=click.FloatRange(min=0.5), help="Memory of the GPU.  [default: reported by the driver]"
+)
 @click.option("--context", type=click.IntRange(1), help="Longest request, in tokens.")
 @click.option("--requests", type=click.IntRange(1), help="Concurrent requests.")
 @click.option("--port", type=click.IntRange(1, 65535), help=f"Port on 127.0.0.1.  [default: {PORT}, or a free one]")
@@ -61,10 +63,10 @@ def command(model: str, *, dry_run: bool, project: Path | None, **given: Any) ->
     """Serve MODEL on this machine's GPU, from the best image for both.
 
     MODEL is a model of the Hugging Face Hub or a folder. Driver and container toolkit are checked first. The image is
-    chosen by records, else by predictions of the audit; it is built or pulled if it is not here. The server stays after
-    the command; it is asked two questions, and what it answered is recorded.
+    chosen from records, or else from predictions of the audit; it is built or pulled if it is missing. The server keeps
+    running after the command. Two test requests are sent, and the answers are recorded.
 
-    Exit code 0: the server runs and answered. 1: it does not. 4: no container engine or no GPU.
+    Exit code 0: the server runs and answered. 1: it failed. 4: no container engine or no GPU.
     """
     from assay.cli.up_plan import Planner
 
@@ -83,25 +85,26 @@ def _show(planner: Planner, plan: Planned) -> None:
     """Say what would be done, and why."""
     option, service = plan.choice.option, plan.deployment.services[0]
     where = "" if plan.card.here else " (not here)" if planner.gpu else " (not used: --gpus none)"
-    console.say(f"GPU     {plan.card.title}, {plan.card.memory / 2**30:.0f} GiB{where}")
-    console.say(f"model   {planner.model}, configuration from {plan.found.source}")
-    console.say(f"image   {option.cell} ({option.where}{_size(planner, plan)})")
+    console.say(f"GPU     {plan.card.title}, {plan.card.memory / 2**30:.0f} GiB{where}", hang=8)
+    console.say(f"model   {planner.model}, configuration from {plan.found.source}", hang=8)
+    console.say(f"image   {option.cell} ({option.where}{_size(planner, plan)})", hang=8)
     for line in _why(plan.choice):
-        console.say(f"          {line}")
+        console.say(f"          {line}", hang=12)
     for other in plan.others[:_OTHERS]:
-        console.say(f"  or    {other.option.cell}: {_why(other)[0]}")
+        console.say(f"  or    {other.option.cell}: {_why(other)[0]}", hang=8)
     for line in plan.left:
-        console.say(f"  not   {line}")
+        console.say(f"  not   {line}", hang=8)
     memory = plan.deployment.plan
     if memory is not None and memory.shares:
         share = memory.shares[0]
         console.say(
             f"memory  weights {share.weights / 2**30:.1f} GiB, cache {share.cache / 2**30:.1f} GiB "
-            f"({share.cache_tokens} tokens), in all {share.total / 2**30:.1f} of {plan.card.memory / 2**30:.1f} GiB"
+            f"({share.cache_tokens} tokens), in all {share.total / 2**30:.1f} of {plan.card.memory / 2**30:.1f} GiB",
+            hang=8,
         )
     for note in plan.deployment.notes[2:]:
         if note.startswith(("off:", "attention", "off by")):
-            console.say(f"flags   {note}")
+            console.say(f"flags   {note}", hang=8)
     console.say(f"command {shlex.join(service.command.told.argv(host='0.0.0.0', port='8000'))}")  # noqa: S104
 
 
@@ -137,21 +140,21 @@ def _checks(planner: Planner, plan: Planned) -> EngineError | None:
         if check.state in {CheckState.FAIL, CheckState.WARN}:
             console.status(check.state.value, f"{check.name}: {check.found}")
             if check.mend:
-                console.say(f"          to fix: {check.mend}")
+                console.say(f"          to fix: {check.mend}", hang=10)
         bad += [check] if check.state is CheckState.FAIL else []
     if not bad:
         return None
     kind = GpuMissing if all(check.name.startswith("gpu") for check in bad) else EngineError
     return kind(
-        f"{planner.model} cannot be served here: {'; '.join(check.found for check in bad)}",
-        hint="fix that, or see what would be done elsewhere: --dry-run",
+        f"{planner.model} cannot be served on this machine: {'; '.join(check.found for check in bad)}",
+        hint="fix that, or add --dry-run to see what another machine would do",
     )
 
 
 def _run(planner: Planner, plan: Planned) -> int:
     """Get the image, start the server, ask it, and say how it is used."""
     from assay.adapters.files.records import FileStore
-    from assay.cli.serving import api_client, services
+    from assay.cli.serving_composition import api_client, services
     from assay.foundation.versions import public
     from assay.pipeline.up import UpRequest, bring_up
 
@@ -160,12 +163,12 @@ def _run(planner: Planner, plan: Planned) -> int:
     running = known.servers()
     if mine := next((one for one in running if one.name == service.name), None):
         if mine.running:
-            console.say(f"{service.name} is up already; `assay down {service.name}` stops it")
+            console.say(f"{service.name} is already running; `assay down {service.name}` stops it")
             console.data(f"{mine.base}/v1")
             return 0
         known.remove(mine, grace=1)
     if others := [one.name for one in running if one.running and one.name != service.name]:
-        console.warn(f"{', '.join(others)} may hold memory of the GPU; `assay down {others[0]}` stops it")
+        console.warn(f"{', '.join(others)} may use memory of the GPU; `assay down {others[0]}` stops it")
     if code := _obtain(planner, plan):
         return code
     facts = planner.facts(plan.choice.option.reference, gpus=planner.gpus)
@@ -182,7 +185,7 @@ def _run(planner: Planner, plan: Planned) -> int:
         image=plan.cell.image if plan.cell else "",
         gpus=planner.gpus,
         start_timeout=planner.given["start_timeout"],
-        request_timeout=300.0,
+        request_timeout=900.0,
     )
     console.say(f"starting {service.name}; the first start downloads the model if it is not in {planner.cache}")
     store = FileStore(planner.files.root / "build_logs")
@@ -203,7 +206,9 @@ def _obtain(planner: Planner, plan: Planned) -> int:
 
     code = build_cells(planner.files, planner.plan, [plan.cell])
     if code:
-        console.fail(f"{plan.cell.id} could not be built", hint="another one: --engine or --image; the log says why")
+        console.fail(
+            f"{plan.cell.id} could not be built", hint="its log has the reason; name another --engine or --image"
+        )
     return code
 
 
@@ -231,7 +236,7 @@ def _why(choice: Choice) -> list[str]:
         )
         if count
     ]
-    return [f"{choice.serves}" if choice.serves.basis != "nothing" else "its server is not measured or predicted",
+    return [f"{choice.serves}" if choice.serves.basis != "nothing" else "no measurement or prediction of its server",
             *map(str, choice.needs), *([", ".join(words)] if words else [])]  # fmt: skip
 
 
@@ -261,5 +266,5 @@ def _told(served: Served, plan: Planned, name: str) -> int:
     console.say(f"stop       assay down {name}")
     console.say(f"permanent  {launch} --format systemd")
     if not served.ok:
-        console.fail(f"{name} runs, and did not answer as it must: {record.reason}")
+        console.fail(f"{name} runs, but an answer was wrong: {record.reason}")
     return 0 if served.ok else 1

@@ -91,7 +91,7 @@ class Planner:
         """Return what would be done; nothing is changed.
 
         Raises:
-            UsageError: the model is unknown or does not fit, or the GPU is no target of the matrix.
+            UsageError: the model is unknown or does not fit, or the GPU is not a target of the matrix.
             NothingSelected: there is no image that could be taken.
         """
         from assay.serving.choice import choose, kernels_of
@@ -100,7 +100,8 @@ class Planner:
         found = self.models.find(self.model)
         if found is None:
             raise UsageError(
-                f"model {self.model} was not found: it is not a folder, not in {self.cache} and not on the hub",
+                f"model {self.model} was not found: it is not a folder, not in {self.cache}, and "
+                "the hub has no such model or cannot be reached",
                 hint="check the name; for a gated model set HF_TOKEN; or give the folder that holds its config.json",
             )
         options, cells = self._options(card)
@@ -114,7 +115,7 @@ class Planner:
             driver=card.driver,
         )
         if not choices:
-            raise NothingSelected("no image can be taken:\n" + "\n".join(f"  {line}" for line in left))
+            raise NothingSelected("no image can be used:\n" + "\n".join(f"  {line}" for line in left))
         best = choices[0]
         return Planned(
             card=card,
@@ -127,7 +128,7 @@ class Planner:
         )
 
     def _card(self) -> ThisCard:
-        from assay.cli.targets import host_gpus
+        from assay.cli.host_composition import host_gpus
         from assay.matrix.cards import sm
 
         targets = self.plan.project.matrix.targets
@@ -219,7 +220,8 @@ class Planner:
 
     def deployment(self, option: Option, card: ThisCard, records: Sequence[AnyRecord]) -> Deployment:
         """Return the server of an image: its flags by the evidence, its memory by the model and the card."""
-        from assay.cli.serving import owner_of, port_for
+        from assay.cli.host_composition import port_for
+        from assay.cli.serving import owner_of
         from assay.pipeline.launch import LaunchRequest, LaunchTarget, launch
 
         token = {"HF_TOKEN": value} if (value := os.environ.get("HF_TOKEN")) else {}
@@ -247,7 +249,7 @@ class Planner:
 
     def facts(self, reference: str, *, gpus: Gpus) -> ServerFacts:
         """Read devices and packages in an image."""
-        from assay.cli.serving import facts_in
+        from assay.cli.serving_composition import facts_in
 
         return facts_in(self.engine, reference, self.files.root, gpus)
 

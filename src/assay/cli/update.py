@@ -33,15 +33,15 @@ def command(
 ) -> int:
     """Propose cells of the newest releases and nightlies.
 
-    For each selected image and platform the newest release is sought that resolves, has code for the image's GPUs and
-    passes the audit; the cell that it makes is locked. Text names each change, each newer release that fails, and what
-    holds back the others. A proposed cell has no record: it was not built.
+    For each selected image and platform, find the newest release that resolves, has code for the image's GPUs and
+    passes the audit, and lock its cell. The output lists each change, each newer release that fails, and what holds
+    back the others. A proposed cell is not built, so it has no record.
 
-    Exit code 0: the proposals were made, or everything is up to date. 1: something newer exists and nothing fits.
+    Exit code 0: the proposals were made, or everything is up to date. 1: newer releases exist, but none fits.
     """
     from assay.adapters.files.project import find_root
     from assay.adapters.files.staged import StagedFiles
-    from assay.cli.auditing import proposal_ports
+    from assay.cli.audit_composition import proposal_ports
     from assay.matrix import plan as planning
 
     if patch and (write or form != "text"):
@@ -123,7 +123,7 @@ def _night_lines(result: LockResult) -> Iterator[str]:
     from assay.foundation.printable import wrapped
 
     width = console.width()
-    state = "a newer night locks" if result.changes else result.status.value
+    state = "a newer nightly resolves" if result.changes else result.status.value
     yield from wrapped(f"{result.cell.id}: {state}", width)
     reasons = result.explanation.splitlines()[:2] or [f"{one.package}: {one.message}" for one in result.findings[:2]]
     for reason in reasons:

@@ -127,3 +127,9 @@ def show_rebuilt(seen: Rebuilt) -> None:
         return
     rows = [[one[7:19], other[7:19], made_by] for made_by, one, other in seen.differing]
     console.data_table(("published", "from the lock", "layer"), rows)
+    if seen.wheels:
+        names = ", ".join(wheel.name for wheel in seen.wheels)
+        console.paragraphs(
+            f"Built from source, with other bytes here than there: {names}. A lock names the source of such a wheel, "
+            "and not its bytes. Its sha256 is a label of each image."
+        )

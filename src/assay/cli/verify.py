@@ -10,7 +10,7 @@ import click
 from assay.cli import console
 from assay.cli.common import format_option, load, project_option
 from assay.cli.targets import GPU, PLATFORM, platforms_of_target
-from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy, verifier_of
+from assay.cli.trust import identity_options, insecure_option, keys_option, own_policy
 from assay.cli.verdicts import show, show_rebuilt
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ SECONDS: Final = 300.0
     "--rebuild",
     "again",
     is_flag=True,
-    help="Only check whether the image is what its lock says: assemble it again here and compare digests.",
+    help="Only check that the image matches its lock: assemble it here and compare digests.",
 )
 @click.option(
     "--platform",
     type=PLATFORM,
     metavar="PLATFORM",
-    help="Platform of which the image is verified.  [default: the GPU's, else this machine's]",
+    help="Platform to verify.  [default: the GPU's, else this machine's]",
 )
 @keys_option
 @identity_options
@@ -72,13 +72,13 @@ def command(
     The policy is the publisher's, or with --own-policy your own. Prints the outcome of each feature and the command
     that pulls the image by digest.
 
-    With --rebuild the question is another one: whether the image has exactly the bytes that the lock of its cell in
-    this checkout gives. Layers that this machine did not make yet are made; what others say of layers does not count.
+    With --rebuild, check instead that the image has exactly the bytes that the lock of its cell in this checkout gives.
+    Missing layers are made on this machine; a shared catalogue of layers is not trusted.
 
     Exit code 0: verified. 6: not verified; the reasons are shown. 5: the registry failed.
     """
-    from assay.adapters.executors.probe_suite import digest_of_suite, load_suite
-    from assay.adapters.registry.client import connect
+    from assay.cli.registry_composition import registry_client
+    from assay.cli.trust_composition import verifier_of
     from assay.evidence.record import now
     from assay.evidence.reference import Reference, Repository
     from assay.foundation.platforms import Platform
@@ -88,11 +88,10 @@ def command(
         return _rebuild(reference, project, insecure, form)
     own = own_policy(project) if judge_by_own or project else None
     if own and suite is None:
-        # By one's own policy, the probes of one's own checkout are what counts as current.
-        suite = digest_of_suite(load_suite(own[1]))
+        suite = _own_suite(own[1])
     seen = verify(
         Reference.parse(reference),
-        registry=connect(insecure=insecure, seconds=SECONDS),
+        registry=registry_client(insecure, seconds=SECONDS),
         verifier=verifier_of(keys, own, identity=identity, issuer=issuer),
         level=level,
         target=target,
@@ -102,7 +101,7 @@ def command(
         # Whoever names keys wants signatures, also where the keys are those of one's own policy.
         signed=bool(keys or identity or (own and own[0].keys)),
         published_as=Repository.parse(published_as) if published_as else None,
-        platform=Platform(platform) if platform else None,
+        platform=Platform.of(platform) if platform else None,
         otherwise=_usual(target),
     )
     if form == "json":
@@ -112,11 +111,18 @@ def command(
     return 0 if seen.ok else 6
 
 
+def _own_suite(root: Path) -> str:
+    """Return the digest of the probes of a checkout: by its own policy, they are what counts as current."""
+    from assay.cli.probe_composition import shipped_suite
+
+    return shipped_suite(root)[1]
+
+
 def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], form: str) -> int:
     from dataclasses import replace
 
-    from assay.adapters.registry.client import connect
     from assay.cli.composition import assembler_of, engine, layer_store, renderer
+    from assay.cli.registry_composition import registry_client
     from assay.evidence.reference import Reference
     from assay.matrix.lock import LockedCell
     from assay.pipeline.cell_files import locked_cells
@@ -133,7 +139,7 @@ def _rebuild(reference: str, project: Path | None, insecure: tuple[str, ...], fo
     assembler = replace(assembler_of(matrix, layer_store(), engine(), files.root), say=console.say)
     seen = rebuild(
         Reference.parse(reference),
-        connect(insecure=insecure, seconds=SECONDS),
+        registry_client(insecure, seconds=SECONDS),
         locked,
         render_cell,
         lambda text, labels, packing, most: replace(assembler, packing=packing, largest=most).assemble(text, labels),

@@ -11,13 +11,12 @@ import click
 from assay.errors import UsageError
 
 if TYPE_CHECKING:
-    from assay.adapters.index.simple import SimpleIndex
     from assay.audit.installation import Base
     from assay.matrix.model import Matrix
     from assay.pipeline.audit import Auditor
     from assay.ports.index import IndexFile, PackageIndex
 
-__all__ = ["base_named", "index_option", "wheel_of", "where_to_look"]
+__all__ = ["base_named", "index_option", "wheel_of"]
 
 index_option = click.option(
     "--index",
@@ -26,27 +25,6 @@ index_option = click.option(
     metavar="URL|FOLDER",
     help="Package index (simple API) or folder of wheels that is searched before the default index.",
 )
-
-
-def where_to_look(places: Sequence[str]) -> SimpleIndex:
-    """Return the client's default index, with these addresses and folders before it.
-
-    Raises:
-        UsageError: one of them is neither.
-    """
-    from urllib.parse import urlsplit
-
-    from assay.adapters.index.simple import Addresses, SimpleIndex, default_addresses
-
-    if not places:
-        return SimpleIndex()
-    simple = [place for place in places if urlsplit(place).scheme in {"http", "https", "file"}]
-    folders = [place for place in places if place not in simple]
-    for folder in folders:
-        if not Path(folder).exists():
-            raise UsageError(f"{folder} is neither the address of an index nor a folder")
-    usual = default_addresses()
-    return SimpleIndex(default=Addresses(simple=(*simple, *usual.simple), links=(*folders, *usual.links)))
 
 
 def wheel_of(word: str, python: str | None, index: PackageIndex, machine: str = "x86_64") -> IndexFile:
@@ -64,7 +42,7 @@ def wheel_of(word: str, python: str | None, index: PackageIndex, machine: str = 
     """
     from urllib.parse import urlsplit
 
-    from assay.adapters.index.local import wheel_file
+    from assay.cli.index_composition import wheel_here
     from assay.pipeline.wheel_choice import choose_wheel, is_wheel, project_of, wheel_at
 
     if not is_wheel(word):
@@ -75,7 +53,7 @@ def wheel_of(word: str, python: str | None, index: PackageIndex, machine: str = 
     project = project_of(word, path.name)
     if not path.is_file():
         raise UsageError(f"{word} is not there", hint="a wheel on the package index is named NAME==VERSION")
-    return wheel_file(path, project)
+    return wheel_here(path, project)
 
 
 def base_named(name: str | None, packages: Sequence[str], matrix: Matrix | None, auditor: Auditor) -> Base:

@@ -101,7 +101,7 @@ class _EntryReader:
             self.problems.append(Problem(file=source, message="it must be a list of entries"))
             return
         for key in twice:
-            self._tell((source, key.start_mark.line + 1), f"the key {key.value!r} stands twice")
+            self._tell((source, key.start_mark.line + 1), f"the key {key.value!r} occurs twice")
 
     def _table(self, source: str, root: yaml.MappingNode, twice: list[yaml.Node]) -> None:
         """Read a table, whose rows share one form (assay.diagnose.tables)."""
@@ -155,7 +155,7 @@ def parse_library(files: Mapping[str, bytes]) -> FailureLibrary:
 
 
 def _plain(node: yaml.Node, twice: list[yaml.Node]) -> object:
-    """Turn a node into strings, lists and dicts, guessing no types; keys that stand twice are put on the list."""
+    """Turn a node into strings, lists and dicts, guessing no types; keys that occur twice are put on the list."""
     if isinstance(node, yaml.MappingNode):
         made: dict[str, object] = {}
         for key, value in node.value:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from assay.foundation.outcome import Outcome
+from assay.foundation.stage import Stage
 from assay.foundation.strict import Value
 
 __all__ = [
@@ -47,29 +47,6 @@ class CauseClass(StrEnum):
     NUMERIC = "numeric"
     ENVIRONMENT = "environment"
     """The machine or the container around it: no GPU given, no network, no permission."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """The outcome of a feature that fails with this class."""
-        if self in {CauseClass.HARDWARE_LIMIT, CauseClass.FRAMEWORK_GAP}:
-            return Outcome.UNSUPPORTED
-        if self in {CauseClass.CAPACITY, CauseClass.ENVIRONMENT, CauseClass.DRIVER}:
-            return Outcome.INCONCLUSIVE
-        return Outcome.WRONG if self is CauseClass.NUMERIC else Outcome.BROKEN
-
-
-class Stage(StrEnum):
-    """The step in which a failure is usually met."""
-
-    RESOLVE = "resolve"
-    AUDIT = "audit"
-    BUILD = "build"
-    RUN = "run"
-    IMPORT = "import"
-    JIT = "jit"
-    PROBE = "probe"
-    GRAPH = "graph"
-    SERVE = "serve"
 
 
 class FailureKind(StrEnum):
@@ -114,6 +91,8 @@ class FailureEntry(Value):
     """The change of the matrix that fixes the failure, if there is one."""
     axes: tuple[str, ...] = ()
     """Axes of the matrix (or packages) that this cause depends on, most telling first."""
+    inconclusive: bool = False
+    """Something beside the image made the run fail, on this machine at that time: it says nothing about the image."""
     confidence: float | None = Field(default=None, gt=0, le=1)
     gives_way_to: tuple[str, ...] = ()
     """Entries that explain this one where they are found as well."""
@@ -156,6 +135,8 @@ class Diagnosis(Value):
     fix: str
     change: str = ""
     axes: tuple[str, ...] = ()
+    inconclusive: bool = False
+    """The run says nothing about the image."""
     sources: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     count: int = 0

@@ -89,7 +89,7 @@ class Telling:
                 kept.append(Evidence(line=line, text=text))
 
     def result(self, ledger: Ledger, *, most: int = 12) -> tuple[list[Evidence], bool]:
-        """Return the most telling lines in the order of the log, and whether one of them certainly is a failure."""
+        """Return the most telling lines in the order of the log, and whether one of them is certainly a failure."""
         best: dict[str, tuple[float, Evidence]] = {}
         for evidence in [*self._head, *self._tail]:
             score = _score(evidence, ledger)

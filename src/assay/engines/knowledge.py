@@ -51,7 +51,7 @@ class FeatureSwitch(Value):
     """How one feature of an engine is switched off and on."""
 
     default: Literal["on", "off", "auto"]
-    """What the engine does when nothing is said."""
+    """What the engine does without a flag."""
     off: tuple[Setting, ...] = ()
     on: tuple[Setting, ...] = ()
     probes: tuple[PlainText, ...] = ()
@@ -164,7 +164,7 @@ class ServerFlags(Value):
 
 
 def at_least(version: str, least: str) -> bool:
-    """Whether a release is this one or a newer one; False for what is no version."""
+    """Whether a release is this one or a newer one; False for what is not a version."""
     asked = _version(version)
     return asked is not None and asked >= Version(least)
 

@@ -5,35 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from assay.engines.names import GROUP, OWN, engine_names, others
 from assay.errors import ConfigError, Problem, UsageError
 from assay.foundation.nearest import nearest, suggestion
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from assay.engines.engine import ServingEngine
 
 __all__ = ["GROUP", "EngineName", "EngineOrNone", "all_engines", "engine_named", "engine_names", "release_in"]
-
-GROUP: Final = "assay.engines"
-"""The entry points under which other distributions bring engines: `name = "module:ENGINE"`."""
-_OWN: Final = {"sglang": "assay.engines.sglang", "vllm": "assay.engines.vllm"}
-
-
-@cache
-def _others() -> Mapping[str, EntryPoint]:
-    from importlib.metadata import entry_points  # noqa: PLC0415 - it reads every distribution
-
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _OWN}
-
-
-def engine_names() -> tuple[str, ...]:
-    """Return the name of every engine, assay's own first."""
-    return (*_OWN, *sorted(_others()))
 
 
 @cache
@@ -44,10 +27,10 @@ def engine_named(name: str) -> ServingEngine:
         UsageError: there is none of that name.
         ConfigError: the distribution that brings it is broken.
     """
-    if name in _OWN:
-        own: ServingEngine = import_module(_OWN[name]).ENGINE
+    if name in OWN:
+        own: ServingEngine = import_module(OWN[name]).ENGINE
         return own
-    point = _others().get(name)
+    point = others().get(name)
     if point is None:
         raise UsageError(f"there is no engine {name!r}{suggestion(name, engine_names())}")
     try:
@@ -71,14 +54,14 @@ def all_engines() -> tuple[ServingEngine, ...]:
 def release_in(packages: Mapping[str, str], name: str) -> str:
     """Return the release of an engine among distributions; empty if it is not there.
 
-    Records outlive engines: the distribution of an engine that is not installed any more is taken to have its name.
+    Records outlive engines: the distribution of an engine that is no longer installed is taken to have its name.
     """
     own = engine_named(name).packages[:1] if name in engine_names() else ()
     return packages.get(own[0] if own else name, "")
 
 
 def _checked(name: str, *more: str) -> str:
-    if name in _OWN or name in more or name in _others():
+    if name in OWN or name in more or name in others():
         return name
     *first, last = [repr(known) for known in (*engine_names(), *more)]
     close = nearest(name, [*engine_names(), *more])

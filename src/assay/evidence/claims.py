@@ -102,7 +102,7 @@ def read_serving(text: str, *, file: str) -> tuple[Claim, ...]:
 def applies(claim: Claim, *, target: str, engine: str, version: str) -> bool:
     """Tell whether a claim is about this target and this version of the engine.
 
-    A claim that names versions says nothing of an image whose version nobody knows.
+    A claim that names versions says nothing about an image whose version nobody knows.
     """
     if claim.target not in ("", target) or claim.engine not in ("none", engine):
         return False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from typing import Final, Literal
 
+from assay.evidence.direction import Direction
 from assay.evidence.record import (
+    SHARED_GPU,
     AnyRecord,
     AuditRecord,
     BenchRecord,
@@ -15,6 +16,7 @@ from assay.evidence.record import (
     ProbeRecord,
     ServeRecord,
     ServeStatus,
+    shared_gpu,
 )
 from assay.foundation.outcome import Outcome, Verdict
 from assay.foundation.strict import Value
@@ -27,16 +29,6 @@ _OUTCOME: Final = {
 # What was not run or showed nothing is neither better nor worse than anything.
 _VERDICT: Final = {Verdict.OK: 2, Verdict.WARN: 1, Verdict.FAIL: 0}
 _BUILT: Final = {BuildStatus.BUILT, BuildStatus.CACHED}
-
-
-class Direction(StrEnum):
-    """Whether a change is for the worse."""
-
-    REGRESSION = "regression"
-    IMPROVEMENT = "improvement"
-    CHANGE = "change"
-    ADDED = "added"
-    REMOVED = "removed"
 
 
 class Fact(Value):
@@ -80,8 +72,11 @@ class DiffDocument(Value):
     """Regressions first."""
 
 
-def _measure(value: float, unit: str, *, less_is_better: bool = False) -> Fact:
-    return Fact(text=f"{value:,.4g} {unit}", rank=-value if less_is_better else value, relative=True)
+def _measure(record: ServeRecord | BenchRecord, value: float, unit: str, *, less_is_better: bool = False) -> Fact:
+    text = f"{value:,.4g} {unit}"
+    if shared_gpu(record):
+        return Fact(text=text, note=SHARED_GPU)
+    return Fact(text=text, rank=-value if less_is_better else value, relative=True)
 
 
 def _of_build(record: BuildRecord) -> dict[str, Fact]:
@@ -104,7 +99,7 @@ def _of_serve(record: ServeRecord) -> dict[str, Fact]:
     good = record.status is ServeStatus.OK
     found = {where: Fact(text=str(record.status), rank=float(good), note=record.cause or record.reason)}
     if good:
-        found[f"{where}: start"] = _measure(record.start_seconds, "s", less_is_better=True)
+        found[f"{where}: start"] = _measure(record, record.start_seconds, "s", less_is_better=True)
     return found
 
 
@@ -112,9 +107,9 @@ def _of_bench(record: BenchRecord) -> dict[str, Fact]:
     found: dict[str, Fact] = {}
     for series in record.series:
         where = f"{series.workload}, {series.users} users on {_target(record)}"
-        found[f"{where}: tokens"] = _measure(series.tokens_per_second, "tokens/s")
+        found[f"{where}: tokens"] = _measure(record, series.tokens_per_second, "tokens/s")
         if series.ttft:
-            found[f"{where}: first token"] = _measure(series.ttft.p50, "ms", less_is_better=True)
+            found[f"{where}: first token"] = _measure(record, series.ttft.p50, "ms", less_is_better=True)
     return found
 
 
@@ -223,8 +218,8 @@ def changes(before: Side, after: Side, *, tolerance: float = 0.05) -> list[Chang
             if verdict is None:
                 continue
             note = new_fact.note
-            if old_fact.relative and old_fact.rank:
-                note = f"{(new_fact.rank or 0) / old_fact.rank:.2f} times"
+            if old_fact.relative and old_fact.rank and new_fact.rank is not None:
+                note = f"{new_fact.rank / old_fact.rank:.2f} times"
             found.append(
                 Change(cell=cell, what=what, before=old_fact.text, after=new_fact.text, direction=verdict, note=note)
             )

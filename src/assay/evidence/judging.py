@@ -72,7 +72,7 @@ class Collected:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is asked of a reference, and what its evidence is judged by."""
+    """What a reference has to meet, and what its evidence is judged by."""
 
     level: str | None = None
     """None asks for what a tag promises by its name, or, of a digest, every level with a verdict."""
@@ -88,7 +88,7 @@ class Demand:
     trusted: bool
     """Some key or identity is known, so that evidence can be attested."""
     platform: Platform | None = None
-    """Of the image that is verified; records of another say nothing of it. None where it is not known."""
+    """Of the image that is verified; records of another say nothing about it. None where it is not known."""
     signed: bool = False
     """Only signed evidence counts, whatever the levels ask for."""
 

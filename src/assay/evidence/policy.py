@@ -27,7 +27,7 @@ class Why(StrEnum):
     """The kinds of refusal, for programs."""
 
     NO_PROMISE = "no-promise"
-    """The level says nothing of this image on this target."""
+    """The level says nothing about this image on this target."""
     NO_RECORD = "no-record"
     OTHER_DIGEST = "other-digest"
     OTHER_ARCHITECTURE = "other-architecture"
@@ -182,7 +182,7 @@ def judge(
         reasons.append(
             Reason(
                 why=Why.NO_PROMISE,
-                message=f"the level {name!r} says nothing of {image or 'this image'} on {target} (only of: {promised})",
+                message=f"the level {name!r} says nothing about {image or 'this image'} on {target} (only: {promised})",
             )
         )
         requirement = Requirement()
@@ -215,7 +215,9 @@ def judge(
 def _foreign(records: Iterable[Record], digest: str, platform: Platform | None) -> list[Reason]:
     """Return a reason if a digest was measured on another platform: the digest of an index names images of several."""
     measured = [one for one in records if one.image_digest == digest and isinstance(one, ProbeRecord)]
-    words = [f"{digest[:19]} was measured on {one.runs_on}, which says nothing of {platform}" for one in measured[-1:]]
+    words = [
+        f"{digest[:19]} was measured on {one.runs_on}, which says nothing about {platform}" for one in measured[-1:]
+    ]
     return [Reason(why=Why.OTHER_PLATFORM, message=message) for message in words]
 
 
@@ -291,7 +293,7 @@ def _features(probes: Sequence[ProbeRecord], requirement: Requirement) -> tuple[
                 feature=feature,
                 outcome=found[0].outcome if found else Outcome.NOT_RUN,
                 wanted=wanted.get(feature, ()),
-                reason=found[0].reason if found else "no record speaks of it",
+                reason=found[0].reason if found else "no record mentions it",
                 measured=found[1] if found else None,
             )
         )

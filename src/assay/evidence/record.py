@@ -25,6 +25,7 @@ from assay.foundation.strict import Value
 
 __all__ = [
     "RECORD_NAME",
+    "SHARED_GPU",
     "AnyRecord",
     "AuditRecord",
     "BenchRecord",
@@ -47,10 +48,15 @@ __all__ = [
     "file_name",
     "is_named_after",
     "parse",
+    "shared_gpu",
 ]
 
 Metric = bool | int | float | str
 MAX_BYTES: Final = 8 << 20
+SHARED_GPU: Final = "another process used the GPU"
+"""How the reason of a result begins, or a note of a record, whose times are not those of the image alone."""
+_SHARED_BY_HAND: Final = ("servers of other images ran on the same GPU", "two suites shared the GPU")
+"""Notes with which people said it of a whole record, before probes found it out themselves."""
 
 
 def _moment(value: datetime) -> datetime:
@@ -84,7 +90,7 @@ class Record(Value):
 
     @property
     def runs_on(self) -> Platform:
-        """The platform that the record speaks of; it says nothing of another."""
+        """The platform that the record speaks of; it says nothing about another."""
         return self.platform or Platform.AMD64
 
 
@@ -101,9 +107,9 @@ class BuildStatus(StrEnum):
     ABORTED = "aborted"
     """Stopped by the user or by --fail-fast."""
     ENGINE_FAILED = "engine_failed"
-    """The builder or its disk or network failed: nothing is said about the cell."""
+    """The builder or its disk or network failed: the result of the cell is unknown."""
     REGISTRY_FAILED = "registry_failed"
-    """A registry failed or refused: nothing is said about the cell."""
+    """A registry failed or refused: the result of the cell is unknown."""
 
 
 class LayerSize(Value):
@@ -142,7 +148,7 @@ class AuditRecord(Record):
     """Over all targets."""
     targets: tuple[str, ...] = ()
     verdicts: dict[str, Verdict] = {}
-    """target -> the verdict there; what is missing on one GPU says nothing of another."""
+    """target -> the verdict there; what is missing on one GPU says nothing about another."""
     findings: int = 0
     summary: tuple[str, ...] = ()
     """The findings that decided the verdict, one line each."""
@@ -216,6 +222,8 @@ class ServeStatus(StrEnum):
     """It ended before it was healthy."""
     TIMED_OUT = "timed_out"
     """It was not healthy in time."""
+    INCONCLUSIVE = "inconclusive"
+    """Something beside the image ended it, such as another process on the GPU: the result of the image is unknown."""
     ABORTED = "aborted"
 
 
@@ -364,17 +372,36 @@ def dump(record: Record | RunSummary) -> bytes:
     return record.model_dump_json(indent=1, exclude=unsaid).encode() + b"\n"
 
 
+def shared_gpu(record: ProbeRecord | ServeRecord | BenchRecord) -> bool:
+    """Return whether the record says that another process used its GPU: its times are not those of the image alone."""
+    return any(mark in note for note in record.notes for mark in (SHARED_GPU, *_SHARED_BY_HAND))
+
+
+def _left_open(record: ProbeRecord) -> ProbeRecord:
+    """Return a record with what was only slow left open where people noted that others used the GPU."""
+    if not any(mark in note for note in record.notes for mark in _SHARED_BY_HAND):
+        return record
+    features = {
+        name: item.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": f"{SHARED_GPU}: {item.reason}"})
+        if item.outcome is Outcome.DEGRADED
+        else item
+        for name, item in record.features.items()
+    }
+    return record.model_copy(update={"features": features})
+
+
 def parse(
     data: bytes, *, source: str = "record"
 ) -> BuildRecord | AuditRecord | ProbeRecord | ServeRecord | BenchRecord:
-    """Read a record back.
+    """Read a record back; its file keeps what was written where the reading is another.
 
     Raises:
         StoreError: the bytes are not a record of a known kind and version.
     """
     try:
         read_json(data, limit=MAX_BYTES, constants=True)
-        return _adapter().validate_json(data)
+        record = _adapter().validate_json(data)
+        return _left_open(record) if isinstance(record, ProbeRecord) else record
     except ForeignError as error:
         raise StoreError(f"{source} is not a record that this version reads: {error}") from error
     except ValidationError as error:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from assay.errors import UsageError
 from assay.foundation.digest import DIGEST
 
-__all__ = ["DOCKER_HUB", "TAG", "Reference", "Repository", "is_loopback"]
+__all__ = ["DOCKER_HUB", "TAG", "Reference", "Repository", "is_loopback", "registry_host"]
 
 DOCKER_HUB: Final = "docker.io"
 _PATH: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
@@ -29,6 +29,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def registry_host(host: str) -> str:
+    """Return the host that answers for the host of a reference: Docker Hub's has another name."""
+    return "registry-1.docker.io" if host == DOCKER_HUB else host
 
 
 _LONGEST: Final = 1024

@@ -64,7 +64,7 @@ class Row:
         if self.build is None or self.build.status in _GOOD:
             return ""
         if self.cell.expect is not None and self.as_it_must:
-            return f"as it must: {self.cell.expect.cause}"
+            return f"as expected: {self.cell.expect.cause}"
         lines = self.build.reason.strip().splitlines()
         return (f"{self.build.cause}: " if self.build.cause else "") + (lines[0] if lines else "")
 
@@ -141,7 +141,7 @@ def make(
     builds: dict[str, list[BuildRecord]] = {}
     audits: dict[str, AuditRecord] = {}
     probes: dict[str, list[ProbeRecord]] = {}
-    # What a platform showed says nothing of another.
+    # What a platform showed says nothing about another.
     own = {(cell.id, cell.platform) for cell in cells}
     for record in sorted((one for one in records if (one.cell, one.runs_on) in own), key=lambda one: one.created):
         match record:

@@ -34,6 +34,7 @@ def cyclonedx(lock: Lock) -> dict[str, Any]:
         properties.append(("assay:base-digest", lock.base_digest))
     if lock.as_of:
         properties.append(("assay:as-of", lock.as_of))
+    properties += [(f"assay:source:{name}", f"{one.ref} {one.commit}") for name, one in sorted(lock.sources.items())]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import Field, ValidationError
 
 from assay.errors import ConfigError, Problem, UsageError
-from assay.evidence.record import Device, FeatureResult, ProbeRecord, Record
+from assay.evidence.record import SHARED_GPU, Device, FeatureResult, ProbeRecord, Record
 from assay.foundation.foreign import read_json
 from assay.foundation.nearest import suggestion
 from assay.foundation.outcome import Outcome
@@ -225,6 +225,8 @@ class ProbeEnded(Value):
     stderr: str = ""
     stderr_bytes: int = 0
     warm: bool = False
+    others: str = ""
+    """What other processes used of the GPU before or after it, in words; empty: nothing, or it is not known."""
     document: dict[str, Any] | None = None
     document_error: str = ""
 
@@ -288,8 +290,10 @@ def judge(ended: ProbeEnded, *, timeout: float, device_worked: bool = False) -> 
 
     A crash outweighs whatever document was written before it: the process died of what it was there to show.
 
+    Its times say nothing about the image if another process used the same GPU: what was only slow is left open.
+
     device_worked: torch-device worked earlier in the same run. A probe that then fails because there is no device any
-    more says nothing of the image: the card was lost.
+    more says nothing about the image: the card was lost.
     """
     if ended.not_run:
         return FeatureResult(outcome=Outcome.NOT_RUN, reason=ended.not_run)
@@ -298,6 +302,8 @@ def judge(ended: ProbeEnded, *, timeout: float, device_worked: bool = False) -> 
     outcome, reason = _verdict(ended, document, why, timeout)
     if device_worked and outcome is Outcome.BROKEN and (lost := _lost(reason, ended.stderr)):
         outcome, reason = Outcome.INCONCLUSIVE, f"the card was lost after {_DEVICE} had worked: {lost}"
+    if ended.others and outcome is Outcome.DEGRADED:
+        outcome, reason = Outcome.INCONCLUSIVE, f"{SHARED_GPU} ({ended.others}): {reason}"
     return FeatureResult(outcome=outcome, reason=reason[:_REASON_LENGTH], seconds=ended.seconds, metrics=metrics)
 
 

@@ -1,6 +1,6 @@
 """What reading one thing that others made may cost: one place for every ceiling, and who has to keep to one. Pure.
 
-A limit for each part is no limit for their sum: a million names of 64 KB each, cut from one table of 64 KB, are all
+A limit for each part is not a limit for their sum: a million names of 64 KB each, cut from one table of 64 KB, are all
 allowed. So whoever reads foreign bytes takes what it does from a budget, which is asked before memory is taken. A
 library's budget is a part of its wheel's: both are charged.
 

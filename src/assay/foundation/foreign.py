@@ -140,7 +140,7 @@ def _whole_characters(value: Any) -> None:
             try:
                 one.encode()
             except UnicodeEncodeError as error:
-                raise ForeignError("it has half of a surrogate pair, which is no character") from error
+                raise ForeignError("it has half of a surrogate pair, which is not a character") from error
 
 
 def read_integer(text: str, *, least: int = 0, most: int = (1 << 63) - 1) -> int:

@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     UNSUPPORTED = "unsupported"
     """The hardware or the framework itself declares that it cannot."""
     INCONCLUSIVE = "inconclusive"
-    """Out of memory, time-out, engine failure: nothing can be said."""
+    """Out of memory, time-out, engine failure, slow beside another process on the GPU: nothing can be said."""
     NOT_RUN = "not_run"
     """Not tried; the reason says why."""
 

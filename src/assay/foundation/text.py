@@ -20,9 +20,11 @@ __all__ = [
     "NUMBER_OR_TEXT",
     "AptPackage",
     "ArchList",
+    "Commit",
     "Date",
     "Distribution",
     "EnvName",
+    "GitRef",
     "ImageName",
     "ImageReference",
     "Name",
@@ -78,6 +80,10 @@ def _arch_list(text: str) -> str:
     return text
 
 
+Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+"""A whole commit hash of git."""
+GitRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+"""A tag or a commit."""
 VersionText = Annotated[str, AfterValidator(_version), WithJsonSchema(NUMBER_OR_TEXT)]
 """A PEP 440 version."""
 Specifier = Annotated[str, AfterValidator(_specifier), WithJsonSchema({"type": "string"})]

@@ -19,7 +19,7 @@ def parsed(version: str) -> Version:
 
 @lru_cache(maxsize=1 << 12)
 def public(version: str) -> str:
-    """Return the version without its local part: `2.8.0` for `2.8.0+cu128`; what is no version stays as it is."""
+    """Return the version without its local part: `2.8.0` for `2.8.0+cu128`; what is not a version stays as it is."""
     try:
         return parsed(version).public
     except InvalidVersion:
@@ -28,10 +28,10 @@ def public(version: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def fits(version: str, specifier: str, *, unknown: bool | None = None) -> bool:
-    """Tell whether a version meets a specifier; pre-releases count, and nothing meets what is no specifier.
+    """Tell whether a version meets a specifier; pre-releases count, and nothing meets what is not a specifier.
 
     Args:
-        unknown: the answer for what is no version; by default only the empty specifier takes it.
+        unknown: the answer for what is not a version; by default only the empty specifier takes it.
     """
     try:
         return _specifiers(specifier).contains(parsed(version), prereleases=True)
@@ -47,7 +47,7 @@ def _specifiers(text: str) -> SpecifierSet:
 
 
 def nearest(versions: Iterable[str], to: str) -> tuple[str, ...]:
-    """Return up to three of the versions, nearest first; what is no version is left out."""
+    """Return up to three of the versions, nearest first; what is not a version is left out."""
     here = parsed(to)
     valid: list[tuple[tuple[int, ...], str]] = []
     for text in set(versions):

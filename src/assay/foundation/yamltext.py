@@ -77,7 +77,7 @@ class _Builder:
                 self.problems.append(Problem(file=self.file, **where, message="a key must be a plain word"))
                 continue
             if key.value in result:
-                self.problems.append(Problem(file=self.file, **where, message=f"the key {key.value!r} stands twice"))
+                self.problems.append(Problem(file=self.file, **where, message=f"the key {key.value!r} occurs twice"))
                 continue
             self.keys[(*path, key.value)] = (where["line"], where["column"])
             result[key.value] = self.build(value, (*path, key.value), inside)

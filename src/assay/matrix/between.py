@@ -118,7 +118,7 @@ def distributions(good: Cell, bad: Cell, axis: str) -> list[str]:
     """Return what an axis is called on the index: the names of the requirements that hold its version.
 
     Raises:
-        UsageError: no requirement does (CUDA, say, is no distribution).
+        UsageError: no requirement does (CUDA, say, is not a distribution).
     """
     found = {
         canonicalize_name(requirement.name)

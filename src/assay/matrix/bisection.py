@@ -46,7 +46,7 @@ class SearchState(Value):
         if len(self.versions) < 2:
             raise ValueError("a bisection needs a good and a bad version")
         if len(set(self.versions)) != len(self.versions):
-            raise ValueError("a version stands twice")
+            raise ValueError("a version occurs twice")
         if strange := sorted(set(self.trials) - set(self.versions)):
             raise ValueError(f"results of versions that are not in the sequence: {', '.join(strange)}")
         if self.trials.get(self.versions[0]) is Trial.BAD:
@@ -67,7 +67,7 @@ class SearchState(Value):
     def bounds(self) -> tuple[int, int]:
         """Positions of the last version taken as good and of the first bad one after it.
 
-        Where results contradict each other (good after bad), the earliest change from good to bad is what is sought.
+        Where results contradict each other (good after bad), the result is the earliest change from good to bad.
         """
         bad = next(
             (i for i, version in enumerate(self.versions) if self.trials.get(version) is Trial.BAD),
@@ -99,7 +99,7 @@ class BisectDocument(Value):
 
 
 def begin(versions: Sequence[str], *, known: Mapping[str, Trial] | None = None) -> SearchState:
-    """Start a bisection; `known` are results that exist already and cost nothing.
+    """Start a bisection; `known` are results that already exist and cost nothing.
 
     Raises:
         ValueError: fewer than two versions, one twice, or a known result contradicts that the ends are good and bad.

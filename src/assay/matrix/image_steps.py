@@ -13,8 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from assay.errors import ConfigError, Problem
+from assay.matrix.source_steps import builds_wheel, stage_recipe
 
-__all__ = ["Copy", "FinalStage", "ImageSteps", "NotAssembled", "PinnedWheel", "Toolkit", "WheelStage", "image_steps"]
+__all__ = [
+    "Copy",
+    "FinalStage",
+    "ImageSteps",
+    "NotAssembled",
+    "PinnedWheel",
+    "Toolkit",
+    "WheelStage",
+    "image_steps",
+    "only_built",
+]
 
 _HEREDOC: Final = re.compile(r"<<'?(\w+)'?\s*$")
 _COPY: Final = re.compile(r"--link --from=(\S+) (\S+) (\S+)")
@@ -94,6 +105,11 @@ class PinnedWheel:
     version: str
     sha256: str
 
+    @property
+    def requirement(self) -> str:
+        """As the lock has it."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WheelStage:
@@ -128,6 +144,12 @@ class ImageSteps:
     """Stage -> its wheels."""
     toolkit: Toolkit | None
     final: FinalStage
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Stage that compiles -> a Dockerfile that builds its wheel alone."""
+    tools: str = ""
+    """The Dockerfile up to its stage `tools`, from `ARG BASE=` on."""
+    built: Mapping[str, str] = field(default_factory=dict)
+    """Distribution that was built here from source -> the sha256 of its wheel, which `wheels` has."""
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -143,7 +165,7 @@ def image_steps(dockerfile: str) -> ImageSteps:
     """
     base = _BASE.search(dockerfile)
     if base is None:
-        raise _only_built(1, "a Dockerfile without ARG BASE")
+        raise only_built(1, "a Dockerfile without ARG BASE")
     found = list(_STAGE.finditer(dockerfile))
     ends = [*(match.start() for match in found[1:]), len(dockerfile)]
     stages = {
@@ -153,22 +175,25 @@ def image_steps(dockerfile: str) -> ImageSteps:
     final = _final_stage(dockerfile)
     below = _base_stage(*stages["python"]) if "python" in stages else FinalStage()
     wheels: dict[str, WheelStage] = {}
+    sources: dict[str, str] = {}
     toolkit: Toolkit | None = None
     for copy in final.copies:
         if copy.stage not in stages:
-            raise _only_built(1, f"COPY --from={copy.stage}")
+            raise only_built(1, f"COPY --from={copy.stage}")
         line, text = stages[copy.stage]
         steps = _instructions(text, line)
         target = (copy.source, copy.target)
         if copy.stage == "tools" and target == ("/opt/venv", "/opt/venv"):
             if not any(_VENV in body for _, _, body in steps):
-                raise _only_built(line, "FROM ... AS tools")
+                raise only_built(line, "FROM ... AS tools")
         elif copy.stage == "toolkit" and target == ("/out/", "/"):
             toolkit = _toolkit(steps)
+        elif target == ("/out/", "/opt/venv/") and builds_wheel("\n".join(body for _, _, body in steps)):
+            sources[copy.stage] = stage_recipe(dockerfile[base.start() :], copy.stage)
         elif target == ("/out/", "/opt/venv/"):
             wheels[copy.stage] = _wheels(steps, line, copy.stage)
         else:
-            raise _only_built(line, f"COPY --from={copy.stage} {copy.source} {copy.target}")
+            raise only_built(line, f"COPY --from={copy.stage} {copy.source} {copy.target}")
     installs = (*below.installs, *final.installs)
     return ImageSteps(
         base=base[1],
@@ -177,6 +202,8 @@ def image_steps(dockerfile: str) -> ImageSteps:
         wheels=wheels,
         toolkit=toolkit,
         final=final,
+        sources=sources,
+        tools=dockerfile[base.start() : dict(zip((match[2] for match in found), ends, strict=False)).get("tools", 0)],
     )
 
 
@@ -185,11 +212,11 @@ def _base_stage(line: int, text: str) -> FinalStage:
     reader = _Stage()
     for number, words, body in _instructions(text, line):
         if not words.startswith("RUN "):
-            raise _only_built(number, words)
+            raise only_built(number, words)
         reader.take(number, words, body)
     found = reader.result()
     if found.user:
-        raise _only_built(line, "useradd in the stage python")
+        raise only_built(line, "useradd in the stage python")
     return found
 
 
@@ -203,7 +230,7 @@ def _wheels(steps: list[tuple[int, str, str]], line: int, stage: str) -> WheelSt
                 return WheelStage(wheels=tuple(wheels), indexes=indexes)
         case _:
             pass
-    raise _only_built(line, f"FROM ... AS {stage}")
+    raise only_built(line, f"FROM ... AS {stage}")
 
 
 def _toolkit(steps: list[tuple[int, str, str]]) -> Toolkit:
@@ -211,7 +238,7 @@ def _toolkit(steps: list[tuple[int, str, str]]) -> Toolkit:
         case [(_, _, body)] if (found := _TOOLKIT.fullmatch(body.strip())) is not None:
             return Toolkit(wheels=found["wheels"], builtins=found["builtins"])
         case _:
-            raise _only_built(steps[0][0] if steps else 1, "FROM python AS toolkit")
+            raise only_built(steps[0][0] if steps else 1, "FROM python AS toolkit")
 
 
 def _final_stage(dockerfile: str) -> FinalStage:
@@ -277,7 +304,7 @@ class _Stage:
             case "HEALTHCHECK":
                 self._config["Healthcheck"] = _healthcheck(number, rest)
             case _:
-                raise _only_built(number, words)
+                raise only_built(number, words)
 
     def _run(self, number: int, rest: str, body: str) -> None:
         if (account := _USER.fullmatch(rest)) is not None:
@@ -285,7 +312,7 @@ class _Stage:
             return
         found = _PACKAGES.search(body)
         if found is None or self._copies or not all(_APT_ONLY.match(line) for line in body.splitlines()):
-            raise _only_built(number, f"RUN {rest}")
+            raise only_built(number, f"RUN {rest}")
         self._packages += found["names"].split()
         mark = _HEREDOC.search(rest)
         self._installs.append(f"RUN {rest}\n{body}\n{mark[1] if mark else ''}")
@@ -304,7 +331,8 @@ class _Stage:
         )
 
 
-def _only_built(number: int, words: str) -> NotAssembled:
+def only_built(number: int, words: str) -> NotAssembled:
+    """Return the error of an instruction that only a build can run."""
     short = words if len(words) <= 80 else words[:77] + "..."
     return NotAssembled(
         [
@@ -324,7 +352,7 @@ def _pairs(number: int, text: str) -> dict[str, str]:
     while at < len(text.rstrip()):
         match = _PAIR.match(text, at)
         if match is None or re.search(r"(?<!\\)\$", match[2]):
-            raise _only_built(number, text)
+            raise only_built(number, text)
         found[match[1]] = re.sub(r"\\(.)", r"\1", match[2])
         at = match.end()
     return found
@@ -334,9 +362,9 @@ def _words(number: int, text: str) -> list[str]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise _only_built(number, text) from error
+        raise only_built(number, text) from error
     if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
-        raise _only_built(number, text)
+        raise only_built(number, text)
     return found
 
 
@@ -348,6 +376,6 @@ def _healthcheck(number: int, text: str) -> dict[str, Any]:
         match = _DURATION.fullmatch(value)
         key = {"interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod"}.get(name)
         if match is None or key is None:
-            raise _only_built(number, text)
+            raise only_built(number, text)
         found[key] = int(match[1]) * _NANOSECONDS[match[2]]
     return found

@@ -11,7 +11,8 @@ from typing import Annotated, Final
 from pydantic import StringConstraints
 
 from assay.foundation.derived import Deriving
-from assay.foundation.text import Date, ImageName, PlainText, Slug, VersionText
+from assay.foundation.strict import Value
+from assay.foundation.text import Commit, Date, GitRef, ImageName, PlainText, Slug, VersionText
 from assay.matrix.cell import Cell
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SHELVES",
     "Lock",
     "LockedCell",
+    "LockedSource",
     "LockedWheel",
     "Need",
     "Place",
@@ -92,6 +94,13 @@ class LockedWheel(Deriving):
         return place_of(self.name, self.size, self.filename), (self._exact, self.index)
 
 
+class LockedSource(Value):
+    """What a source is compiled from: a tag, and the commit that it named when the cell was locked."""
+
+    ref: GitRef
+    commit: Commit
+
+
 class Lock(Deriving):
     """Everything that decides what is installed in a cell."""
 
@@ -113,6 +122,8 @@ class Lock(Deriving):
     """Only files uploaded before this date were considered (ISO date)."""
     nightlies: dict[WheelName, Annotated[str, StringConstraints(pattern=r"^[0-9]{8}$")]] = {}
     """Distribution -> build date (`20261118`) of what was resolved from a nightly index."""
+    sources: dict[WheelName, LockedSource] = {}
+    """Distribution -> commit of the tag that it is compiled from, where the recipe names no whole commit."""
     wheels: tuple[LockedWheel, ...]
 
     @cached_property

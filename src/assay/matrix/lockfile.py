@@ -8,9 +8,11 @@ The header holds what the lock was made from, one `# key: value` a line; every o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+from packaging.utils import canonicalize_name
 from pydantic import ValidationError
 
 from assay.errors import ConfigError, Problem
@@ -18,9 +20,10 @@ from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
 from assay.foundation.printable import is_printable
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock, LockedWheel
+from assay.matrix.lock import Lock, LockedSource, LockedWheel
+from assay.matrix.model import SourceTree
 
-__all__ = ["dump", "lock_digest", "parse", "platform_of", "stale_reason", "wanted"]
+__all__ = ["dump", "lock_digest", "parse", "platform_of", "stale_reason", "unpinned", "wanted"]
 
 _TITLE: Final = "# assay lock, format 1. Made by `assay lock`; change the recipe, not this file."
 _FIELDS: Final = frozenset({"cell", "python", "platform", "base", "as-of"})
@@ -47,6 +50,7 @@ def dump(lock: Lock) -> str:
     head += [f"# require: {requirement}" for requirement in lock.requirements]
     head += [f"# constrain: {constraint}" for constraint in lock.constraints]
     head += [f"# nightly: {name} {date}" for name, date in sorted(lock.nightlies.items())]
+    head += [f"# source: {name} {source.ref} {source.commit}" for name, source in sorted(lock.sources.items())]
     return "\n".join([*head, *[wheel.line for wheel in lock.ordered]]) + "\n"
 
 
@@ -57,9 +61,7 @@ def parse(text: str, *, file: str) -> Lock:
         ConfigError: a line is not what `dump` writes; names file and line.
     """
     fields: dict[str, str] = {}
-    requirements: list[str] = []
-    constraints: list[str] = []
-    nightlies: dict[str, str] = {}
+    many: dict[str, list[str]] = {"require": [], "constrain": [], "nightly": [], "source": []}
     wheels: list[LockedWheel] = []
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         if not is_printable(line) or "\t" in line:
@@ -69,15 +71,10 @@ def parse(text: str, *, file: str) -> Lock:
                 raise _problem(file, 1, "not a lock of this format; run `assay lock --refresh` for the cell")
         elif line.startswith("# "):
             key, _, value = line[2:].partition(": ")
-            if key == "require":
-                requirements.append(value)
-            elif key == "constrain":
-                constraints.append(value)
-            elif key == "nightly":
-                name, _, date = value.partition(" ")
-                nightlies[name] = date
+            if key in many:
+                many[key].append(value)
             elif key not in _FIELDS or key in fields:
-                raise _problem(file, number, f"{key[:40]!r} is no line of a lock's header, or stands twice")
+                raise _problem(file, number, f"{key[:40]!r} is not a line of a lock's header, or occurs twice")
             else:
                 fields[key] = value
         elif line.strip():
@@ -96,15 +93,25 @@ def parse(text: str, *, file: str) -> Lock:
             base=base,
             base_digest=digest or None,
             as_of=fields.get("as-of"),
-            requirements=tuple(requirements),
-            constraints=tuple(constraints),
-            nightlies=nightlies,
+            requirements=tuple(many["require"]),
+            constraints=tuple(many["constrain"]),
+            nightlies={name: date for name, _, date in (text.partition(" ") for text in many["nightly"])},
+            sources=_sources(many["source"]),
             wheels=tuple(wheels),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = str(first["loc"][0]) if first["loc"] else "header"
         raise _problem(file, 0, f"{where}: {first['msg']}; run `assay lock --refresh` for the cell") from error
+
+
+def _sources(texts: Sequence[str]) -> dict[str, LockedSource]:
+    found: dict[str, LockedSource] = {}
+    for text in texts:
+        name, _, rest = text.partition(" ")
+        ref, _, commit = rest.partition(" ")
+        found[name] = LockedSource(ref=ref, commit=commit)
+    return found
 
 
 # The locks of a matrix have most of their lines in common.
@@ -129,6 +136,34 @@ def lock_digest(lock: Lock) -> str:
 def wanted(cell: Cell) -> tuple[str, ...]:
     """Return what a lock of this cell has to answer: requirements, and forced ones marked with `!`."""
     return (*cell.requirements, *(f"!{requirement}" for requirement in cell.forced_requirements))
+
+
+def _tags(cell: Cell) -> dict[str, SourceTree]:
+    """Return the sources of a cell that a tag names: distribution -> source."""
+    return {
+        canonicalize_name(axis): value.source
+        for axis, value in cell.point.items()
+        if value.source is not None and not value.source.is_commit
+    }
+
+
+def unpinned(cell: Cell, lock: Lock | None = None) -> dict[str, SourceTree]:
+    """Return the sources of a cell whose commit neither the recipe nor a lock names in full: distribution -> source."""
+    known = {} if lock is None else lock.sources
+    return {name: tree for name, tree in _tags(cell).items() if not tree.is_pinned and name not in known}
+
+
+def _other_source(lock: Lock, cell: Cell) -> str | None:
+    """Return which source of a lock is not the recipe's."""
+    trees = _tags(cell)
+    for name, locked in lock.sources.items():
+        tree = trees.get(name)
+        if tree is None or tree.ref != locked.ref:
+            want = "not a tag" if tree is None else f"the tag {tree.ref}"
+            return f"the source of {name} is {want}, the lock was made for {locked.ref}"
+        if tree.commit is not None and not locked.commit.startswith(tree.commit):
+            return f"the source of {name} is the commit {tree.commit}, the lock was made for {locked.commit}"
+    return None
 
 
 def stale_reason(lock: Lock, cell: Cell, *, glibc: str, pulled: bool = True) -> str | None:
@@ -157,4 +192,4 @@ def stale_reason(lock: Lock, cell: Cell, *, glibc: str, pulled: bool = True) -> 
                 changed += [f"- {item}" for item in have if item not in want]
                 return f"{what} different: {', '.join(changed) or 'another order'}"
             return f"{what} {want or 'not set'}, the lock was made for {have or 'none'}"
-    return None
+    return _other_source(lock, cell)

@@ -17,6 +17,7 @@ from assay.foundation.text import (
     ArchList,
     Date,
     EnvName,
+    GitRef,
     ImageName,
     ImageReference,
     Name,
@@ -46,6 +47,9 @@ __all__ = [
     "SourceTree",
     "Target",
 ]
+
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def _platform(value: object) -> object:
@@ -134,10 +138,13 @@ class SourceTree(Value):
     """A source to compile instead of a wheel to install."""
 
     git: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9._~/-]+$")]
-    ref: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+    ref: GitRef
     """A tag, or a whole commit hash. A branch moves, and is refused."""
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{9,40}$")] | None = None
-    """The commit of the tag, or how it begins: the build fails when the tag is another one by then."""
+    """The commit of the tag, or how it begins: the build fails when the tag is another one by then.
+
+    `assay lock` asks for a commit that is not given whole, and pins it in the lock.
+    """
     subdirectory: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = None
     env: dict[EnvName, PlainText] = {}
     """Environment of the compilation, beside TORCH_CUDA_ARCH_LIST and MAX_JOBS."""
@@ -152,7 +159,12 @@ class SourceTree(Value):
     @property
     def is_commit(self) -> bool:
         """Return whether `ref` is a commit hash."""
-        return re.fullmatch(r"[0-9a-f]{40}", self.ref) is not None
+        return _COMMIT.fullmatch(self.ref) is not None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Return whether the recipe itself names a whole commit."""
+        return self.is_commit or _COMMIT.fullmatch(self.commit or "") is not None
 
 
 class AxisValue(Value):
@@ -215,7 +227,7 @@ class Axis(Value):
         seen: set[str] = set()
         for value in self.values:
             if value.id in seen:
-                raise ValueError(f"the value {value.id!r} stands twice")
+                raise ValueError(f"the value {value.id!r} occurs twice")
             seen.add(value.id)
         return self
 

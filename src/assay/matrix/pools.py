@@ -1,9 +1,17 @@
-"""pools.yaml: the machines that builds and probes may be sent to, by name; each pool is of one kind."""
+"""pools.yaml: the machines that builds and probes may be sent to, by name; each pool is of one kind.
+
+Sources of the containers' command lines: Apptainer 1.4.5, run; for pyxis, which was not run,
+https://github.com/NVIDIA/pyxis/wiki/Usage, and `docker::import` and `docker::_parse_uri` in
+https://github.com/NVIDIA/enroot/blob/master/src/docker.sh.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
+from string import Formatter
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -41,18 +49,33 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*
 """A name that is given to a program as an argument: it cannot be read as an option."""
 
 RUNTIMES: Final = {
-    # {image}: the registry's reference by digest, without a tag (podman and enroot 3.x refuse `tag@digest`).
-    "podman": "podman run --rm --network none --device nvidia.com/gpu=all --security-opt label=disable "
-    "--read-only --tmpfs /tmp --volume {folder}:{folder} {env} --entrypoint {python} {image} {arguments}",
-    "apptainer": "apptainer exec --nv --containall --bind {folder}:{folder} {env} docker://{image} "
-    "{python} {arguments}",
-    # enroot separates registry and path by `#`; pyxis hands the text to it.
-    "pyxis": "srun --ntasks=1 --container-image=docker://{registry}#{path}@{digest} "
-    "--container-mounts={folder}:{folder} --no-container-mount-home {python} {arguments}",
+    # {image}: the registry's reference by digest, without a tag (podman refuses `tag@digest`). "$scratch" is a fresh
+    # folder of the node, which is removed after the job.
+    # A container has the GPUs of its job alone, numbered from 0: CUDA_VISIBLE_DEVICES of the node would be wrong in it.
+    # Its root is the job's user, who may write into the folder; the user of an image may not.
+    "podman": "podman run --rm --network none "
+    "$(IFS=,; for gpu in ${{SLURM_JOB_GPUS:-}}; do echo --device nvidia.com/gpu=$gpu; done) "
+    "--security-opt label=disable --read-only --tmpfs /tmp --user 0 --volume {folder}:{folder} "
+    "--env ASSAY_EXECUTOR --env ASSAY_MACHINE --entrypoint {python} {image} {arguments}",
+    # Without --workdir, /tmp and the home folder of a contained job are memory of 64 MiB ("sessiondir max size"). GPUs
+    # are all those of the node, of which CUDA_VISIBLE_DEVICES names the job's.
+    "apptainer": 'apptainer exec --nv --containall --net --network none --workdir "$scratch" '
+    "--bind {folder}:{folder} {env} docker://{image} {python} {arguments}",
+    # `registry#path:digest` is the one form that all of enroot 3.x and 4.x read (docker.sh): 3.x takes no `@`. Older
+    # pyxis puts `docker://` before whatever stands there. Variables that the image does not set would come from the
+    # node (pyxis' --container-env); enroot finds its settings by HOME.
+    "pyxis": "srun --ntasks=1 --export=HOME,PATH,ASSAY_EXECUTOR,ASSAY_MACHINE "
+    "--container-image={registry}#{path}:{digest} --container-mounts={folder}:{folder} "
+    "--no-container-mount-home --no-container-entrypoint {python} {arguments}",
     "none": "{python} {arguments}",
 }
 """Container runtime of a Slurm pool -> the command line in the batch script, with the form of a reference it reads."""
 _PLACEHOLDERS: Final = {"folder", "env", "image", "registry", "path", "digest", "python", "arguments"}
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """Return a name that stands there more than once, or None."""
+    return next((name for name, number in Counter(names).items() if number > 1), None)
 
 
 class _Common(Value):
@@ -70,6 +93,8 @@ class LocalPool(_Common):
     """This machine."""
 
     kind: Literal["local"]
+    gpus: tuple[GpuKind, ...] = ()
+    """A name for its GPUs; none: those that its driver shows."""
     executor: Literal["docker", "local"] = "docker"
     """In a container of the image, or in a process of this machine's Python (its environment alone)."""
 
@@ -98,9 +123,8 @@ class SshPool(_Common):
         found = {host.gpu for host in self.hosts if host.gpu}
         if missing := [gpu for gpu in self.gpus if gpu not in found]:
             raise ValueError(f"no host has the GPU {missing[0]!r}{suggestion(missing[0], found)}")
-        names = [host.context for host in self.hosts]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"the context {twice[0]!r} stands twice")
+        if twice := _twice(host.context for host in self.hosts):
+            raise ValueError(f"the context {twice!r} occurs twice")
         return self
 
 
@@ -111,8 +135,9 @@ class SlurmPool(_Common):
     partition: Word
     folder: Folder
     """A folder that this machine and all nodes share; jobs and results are files there."""
-    runtime: str = "podman"
-    """`podman`, `apptainer`, `pyxis`, `none`, or a command line with the placeholders of those."""
+    runtime: PlainText = "podman"
+    """`podman`, `apptainer`, `pyxis`, `none`, or a command line with the placeholders of those; `$scratch` in it is a
+    folder for the job alone."""
     python: Word = "python3"
     """The interpreter in the images."""
     assay: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9/][A-Za-z0-9._/+-]*$")] = "python3"
@@ -131,10 +156,11 @@ class SlurmPool(_Common):
         if template is None and "{arguments}" not in text:
             known = suggestion(text, RUNTIMES)
             raise ValueError(f"no runtime {text!r}{known}; or a command line with {{arguments}} in it")
-        try:
-            (template or text).format(**dict.fromkeys(_PLACEHOLDERS, ""))
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"placeholder {error} is unknown; known: {', '.join(sorted(_PLACEHOLDERS))}") from error
+        # Anything but a plain name would be evaluated: attributes, items, a width of gigabytes.
+        for _, name, form, conversion in Formatter().parse(template or text):
+            if name is not None and (name not in _PLACEHOLDERS or form or conversion):
+                more = " with a format" if name in _PLACEHOLDERS else ""
+                raise ValueError(f"placeholder {name!r}{more} is unknown; known: {', '.join(sorted(_PLACEHOLDERS))}")
         return text
 
     @property
@@ -183,7 +209,7 @@ class BuildkitPool(_Common):
 
     kind: Literal["buildkit"]
     endpoints: Annotated[
-        tuple[Annotated[str, StringConstraints(pattern=r"^(?:tcp|unix|ssh|docker-container)://\S+$")], ...],
+        tuple[Annotated[str, StringConstraints(pattern=r"^(?:tcp|unix|ssh|docker-container)://[!-~]+$")], ...],
         Field(min_length=1),
     ]
     per_endpoint: Annotated[int, Field(gt=0, le=64)] = 2
@@ -198,8 +224,13 @@ class BuildkitPool(_Common):
     @field_validator("endpoints")
     @classmethod
     def _once(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := [one for one in endpoints if endpoints.count(one) > 1]:
-            raise ValueError(f"the endpoint {twice[0]!r} stands twice")
+        if twice := _twice(endpoints):
+            raise ValueError(f"the endpoint {twice!r} occurs twice")
+        if any(urlsplit(one).password is not None for one in endpoints):
+            raise ValueError(
+                "an endpoint must not hold a password, because programs get it as an argument; use `ca`, `cert` and "
+                "`key` for tcp, and a key of SSH for ssh"
+            )
         return endpoints
 
     @model_validator(mode="after")
@@ -248,10 +279,11 @@ def load_pools(text: str, *, file: str = FILE) -> PoolsFile:
     document = yamltext.load(text, file=file)
     found = yamltext.parse(document, PoolsFile)
     problems = [
-        document.problem(("pools", name, "gpus", position), f"{gpu!r} stands twice")
+        document.problem(
+            ("pools", name, "gpus", pool.gpus.index(gpu, pool.gpus.index(gpu) + 1)), f"{gpu!r} occurs twice"
+        )
         for name, pool in found.pools.items()
-        for position, gpu in enumerate(pool.gpus)
-        if gpu in pool.gpus[:position]
+        if (gpu := _twice(pool.gpus))
     ]
     if problems:
         raise ConfigError(problems)

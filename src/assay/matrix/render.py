@@ -132,12 +132,18 @@ def _layer(place: Place, needs: tuple[Need, ...], urls: tuple[tuple[str, str], .
     )
 
 
-def _sources(cell: Cell) -> list[dict[str, Any]]:
-    return [
-        {"name": axis, "version": str(value), "source": value.source, "stage": f"source-{axis.replace('_', '-')}"}
-        for axis, value in cell.point.items()
-        if value.source is not None
-    ]
+def _sources(cell: Cell, lock: Lock) -> list[dict[str, Any]]:
+    """Return what is compiled, as templates see it; the commit that a lock names is the one to check."""
+    found = []
+    for axis, value in cell.point.items():
+        if (source := value.source) is None:
+            continue
+        locked = lock.sources.get(canonicalize_name(axis))
+        if locked is not None:
+            source = source.model_copy(update={"commit": locked.commit})
+        stage = f"source-{axis.replace('_', '-')}"
+        found.append({"name": axis, "version": str(value), "source": source, "stage": stage, "locked": bool(locked)})
+    return found
 
 
 def layers_of(lock: Lock, indexes: Mapping[str, Index]) -> list[BuildLayer]:
@@ -180,7 +186,7 @@ def dockerfile(
                 base={"kind": base.kind, "reference": base_reference(cell.base, base, lock.base_digest, cell.platform)},
                 tools=templates[TOOLS_FILE].strip(),
                 layers=layers_of(lock, indexes),
-                source_builds=_sources(cell),
+                source_builds=_sources(cell, lock),
                 source_tools=templates.get(SOURCE_TOOLS_FILE, "").strip(),
                 toolkit=_has_compiler(lock) and base.cuda is None,
                 site_packages=f"/opt/venv/lib/python{lock.python}/site-packages",

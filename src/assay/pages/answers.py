@@ -72,7 +72,7 @@ class GpuAnswer:
 
 
 def is_apart(page: CellPage) -> bool:
-    """Whether a cell is no image for users: a control, or the environment of one machine."""
+    """Whether a cell is not an image for users: a control, or the environment of one machine."""
     return page.kind == "control" or is_environment(page.id)
 
 

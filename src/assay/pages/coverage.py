@@ -7,6 +7,7 @@ from html import escape
 from typing import Final
 
 from assay.audit.coverage import Coverage, CoverageChange, CoverageRow
+from assay.foundation.platforms import Platform
 from assay.foundation.printable import wrapped
 from assay.foundation.versions import parsed
 
@@ -16,7 +17,7 @@ _SYMBOL: Final = {
     "works": "✓", "works_if": "✓*", "degraded": "~", "wrong": "≠", "broken": "✗", "unsupported": "−",
     "inconclusive": "?", "not_run": "·",
 }  # fmt: skip
-_PLATFORM: Final = {"x86_64": "linux/amd64", "aarch64": "linux/arm64", "any": "any platform"}
+_PLATFORM: Final[dict[str, str]] = {**{one.machine: one.value for one in Platform}, "any": "any platform"}
 _LEGEND: Final = (
     "✓ works, ✓* works on a condition (PTX that the driver compiles, or a tool at run time), ~ works but slowly, "
     "≠ wrong numbers, ✗ broken: no code or it does not load, − unsupported, ? not known, empty: not in the wheel."

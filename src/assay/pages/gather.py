@@ -320,7 +320,7 @@ def _contradicted(result: Result, others: Sequence[Result]) -> Result:
 
 
 def _is_of_its_platform(record: AnyRecord, cells: Mapping[str, Cell]) -> bool:
-    """What a platform showed says nothing of another, also where both have one name: images of others."""
+    """What a platform showed says nothing about another, also where both have one name: images of others."""
     return record.cell not in cells or record.runs_on is cells[record.cell].platform
 
 

@@ -138,7 +138,7 @@ def between_markers(document: str, text: str, *, file: str = "README.md") -> str
     """Return the document with the text between the markers.
 
     Raises:
-        UsageError: a marker is missing, stands twice, or they stand in the wrong order.
+        UsageError: a marker is missing, occurs twice, or they stand in the wrong order.
     """
     if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
         raise UsageError(

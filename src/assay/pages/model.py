@@ -172,7 +172,7 @@ class Event(Value):
     run: str
     outcome: Outcome
     digest: str = ""
-    """Of the image that was measured; empty for an environment that is no image."""
+    """Of the image that was measured; empty for an environment that is not an image."""
 
 
 class Series(Value):
@@ -236,7 +236,7 @@ class CellPage(Value):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The targets that it is for, or on which it was measured; what is only predicted of others is no row."""
+        """The targets that it is for, or on which it was measured; what is only predicted of others is not a row."""
         ran = {result.target for result in self.results if result.source is Source.MEASURED}
         return tuple(one for one in self.targets if not self.own or one in self.own or one in ran)
 

@@ -16,6 +16,7 @@ _SERVED: Final = {
     ServeStatus.FAILED: Outcome.BROKEN,
     ServeStatus.CRASHED: Outcome.BROKEN,
     ServeStatus.TIMED_OUT: Outcome.BROKEN,
+    ServeStatus.INCONCLUSIVE: Outcome.INCONCLUSIVE,
 }
 
 

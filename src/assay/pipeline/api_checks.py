@@ -80,7 +80,7 @@ def run_checks(
             if not passed and _ended(clock, asked.base + asked.health, alive):
                 detail, given_up = f"{detail}; the server died", f"{NOT_ASKED}: the server is gone"
             elif late > 1:
-                given_up = f"{NOT_ASKED}: the server does not answer any more"
+                given_up = f"{NOT_ASKED}: the server no longer answers"
         results.append(ServeCheck(name=name, passed=passed, detail=detail, seconds=round(clock.seconds, 4)))
         progress(f"{name}: {'ok' if passed else 'FAILED'}{f' ({detail})' if detail else ''}")
     return tuple(results)
@@ -232,7 +232,7 @@ def _stream_usage(client: ApiClient, asked: ApiQuestion) -> str:
     body = request_body(asked, prompt=PROMPT, stream_options={"include_usage": True})
     events = events_of(client, asked, "/v1/completions", body)
     told = [event for event in events if event.get("usage")]
-    need(told, "no event tells usage although stream_options asks for it")
+    need(told, "no event reports usage although stream_options requests it")
     _, completion = usage_of(told[-1])
     exact(completion, asked=TOKENS)
     pieces = sum(bool(event.get("choices") and event["choices"][0].get("text")) for event in events)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import StringConstraints
 
 from assay import __version__
 from assay.audit.context import TargetGpu
@@ -32,6 +34,9 @@ _LIVE: Final = frozenset({Phase.WAITING, Phase.RUNNING, Phase.UNKNOWN})
 _TELL_SECONDS: Final = 5.0
 
 
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$")]
+
+
 class AskedCell(Value):
     """A cell, and which lock of it."""
 
@@ -45,10 +50,11 @@ class AuditJob(Sealed):
 
     schema_version: Literal[1] = 1
     kind: Literal["audit"] = "audit"
-    name: str
-    project: str
+    name: Annotated[str, StringConstraints(pattern=r"^(?:[a-z0-9][a-z0-9-]*)?$", max_length=100)]
+    """Also how the documents begin that come of it, which lie in a folder of its run."""
+    project: AbsolutePath
     """Its folder, the same on all machines."""
-    facts: str | None = None
+    facts: AbsolutePath | None = None
     """Folder of cached wheel facts; null: that of the worker's machine."""
     quick: bool = False
     cells: tuple[AskedCell, ...]
@@ -253,7 +259,7 @@ class _FarmRun:
             except PoolSilent as error:
                 silent = now if silent is None else silent
                 if now - silent > limits.patience:
-                    hint = "workers that were started go on; run the same command again when the pool answers"
+                    hint = "workers that were started continue; run the same command again when the pool answers"
                     raise PoolSilent(error.message, hint=hint) from error
             left = sum(len(share.todo) for share in shares)
             if left and now - self._told >= _TELL_SECONDS:
@@ -266,7 +272,7 @@ class _FarmRun:
         try:
             part = unseal(data, AuditPart, source="what a worker wrote")
         except StoreError as error:
-            self._farm.say(f"{self._run}: {error.message}; it does not count")
+            self._farm.say(f"{self._run}: {error.message}; it is ignored")
             return
         for one in part.reports:
             if self._locks.get(one.cell.id) == one.cell.lock:
@@ -302,13 +308,16 @@ class _FarmRun:
             self._give_up(share, state.said)
             return
         self._farm.pool.cancel([share.worker], run=self._run)
-        self._farm.say(f"{self._run}: the pool lost a worker{said}; another one gets the {len(share.todo)} left of it")
+        self._farm.say(
+            f"{self._run}: the pool lost a worker{said}; another one takes over the remaining {len(share.todo)}"
+        )
         share.attempt += 1
         share.submitted, share.since = False, None
 
     def _give_up(self, share: _Portion, said: str) -> None:
         self._farm.say(
-            f"{self._run}: the pool lost {share.attempt} workers ({said}); this machine does the {len(share.todo)} left"
+            f"{self._run}: the pool lost {share.attempt} workers ({said}); "
+            f"this machine does the remaining {len(share.todo)}"
         )
         share.todo.clear()
 

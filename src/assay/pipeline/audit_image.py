@@ -26,6 +26,7 @@ from assay.pipeline.ahead import Ahead
 from assay.pipeline.audit import Auditor
 from assay.pipeline.image_contents import COMPILERS, DIST, SITE, ImageContents, Opened, main_site, resolve, sites_of
 from assay.pipeline.image_layers import ImageLayers
+from assay.pipeline.image_platforms import platform_of
 from assay.pipeline.read_wheel import is_library
 from assay.ports.engine import ImageFile, ImageInfo
 from assay.ports.layers import LayerStore
@@ -88,10 +89,12 @@ def audit_image(
 
     Raises:
         EngineError: the engine does not hold the image, or it has no Python environment.
+        UsageError: it is for another platform than assay knows.
     """
     info = engine.image(reference)
     if info is None:
         raise EngineError(f"the engine has no image {reference}", hint=f"docker pull {reference}")
+    platform = platform_of(reference, info)
     wheels = auditor.known(lock) if lock is not None else ()
     known = {installed_path(library.path): library for wheel in wheels for library in wheel.libraries}
     found = ImageLayers(layers, auditor.facts_of, _read_layer).image(info, known) if layers is not None else None
@@ -101,16 +104,10 @@ def audit_image(
         contents = read_image(lambda: engine.image_files(reference), reference, tell, known=known)
     else:
         contents = found.contents
-    machine = {"arm64": "aarch64", "aarch64": "aarch64"}.get(info.architecture, "x86_64")
+    there = None if found is None else found.wheels
     installation = replace(
-        installed(
-            contents,
-            name=reference,
-            env=info.env,
-            digest=info.digest or info.id,
-            wheels=None if found is None else found.wheels,
-        ),
-        machine=machine,
+        installed(contents, name=reference, env=info.env, digest=info.digest or info.id, wheels=there),
+        machine=platform.machine,
     )
     locked = None if lock is None else _as_locked(contents, lock, name=reference, wheels=wheels)
     return auditor.judge_installed(

@@ -11,11 +11,11 @@ from assay import __version__
 from assay.engines.knowledge import ServerFlags
 from assay.engines.table import engine_named
 from assay.evidence.record import BenchRecord, BenchSeries, ServeStatus, now
-from assay.pipeline.serve import Later, Started, chosen_by, diagnosed, started
+from assay.pipeline.serve import Later, Started, chosen_by, diagnosed, others_on_gpu, started
 from assay.pipeline.serve_check import PreparedServer, ServeRequest, prepared
 from assay.ports.api import ApiClient
-from assay.ports.server import ServerHost
 from assay.ports.store import RunFolder, Store
+from assay.ports.task import TaskHost
 from assay.serving.csvtext import comparison_csv, series_csv
 from assay.serving.load import LENGTHS, QUESTIONS, USERS, standard_load, summarise
 from assay.serving.plots import plots
@@ -38,7 +38,7 @@ class LoadShape:
 class Contestant:
     """One server of a comparison: where it runs, and how it is started."""
 
-    host: ServerHost
+    host: TaskHost
     request: ServeRequest
 
 
@@ -111,14 +111,15 @@ def _one(
     log, log_name = Later(), f"{request.profile_name or 'server'}-{len(list(run.path.iterdir()))}.log"
     record = record.model_copy(update={"log": f"{run.name}/{log_name}"})
     try:
-        patience = request.start_timeout
-        with started(host, client, ready.command, patience=patience, say=say, keep=log.keep) as start:
+        job = request.job_for(ready.command, ready.facts)
+        with started(host, client, job, ready.command, say=say, keep=log.keep) as start:
             return _measured(contestant, client, ready, record, start, shape=shape, say=say)
     finally:
         run.write(log_name, log.text.encode())
 
 
-def _base(host: ServerHost, request: ServeRequest, ready: PreparedServer, run: RunFolder) -> BenchRecord:
+def _base(host: TaskHost, request: ServeRequest, ready: PreparedServer, run: RunFolder) -> BenchRecord:
+    beside = others_on_gpu(host, ready.facts)
     return BenchRecord(
         created=now(),
         run=run.name,
@@ -128,14 +129,14 @@ def _base(host: ServerHost, request: ServeRequest, ready: PreparedServer, run: R
         platform=ready.facts.platform,
         assay_version=__version__,
         engine=request.engine,
-        executor=host.executor,
+        executor=host.name,
         profile=request.profile_name,
         model=ready.command.model,
         argv=tuple(ready.command.told.argv()),
         stable=False,
         devices=ready.facts.devices,
         packages=dict(ready.facts.packages),
-        notes=ready.command.notes,
+        notes=(*ready.command.notes, *([beside] if beside else [])),
     )
 
 
@@ -153,12 +154,11 @@ def _measured(
     record = record.model_copy(update={"start_seconds": round(start.seconds, 3)})
     if start.status is not ServeStatus.OK:
         server.stop(grace=request.stop_grace)
-        _, words = diagnosed(server.log())
-        note = start.reason + words
+        note = start.reason + diagnosed(server.log(), start.status).words
         say(note)
         return record.model_copy(update={"notes": (*record.notes, note)})
     say(f"healthy after {start.seconds:.1f} s")
-    with _watching(contestant.host) as peak:
+    with _watching(contestant.host, [device.uuid for device in ready.facts.devices]) as peak:
         series = bench_running(
             client, server.base, ready.command.served_name, shape, timeout=request.request_timeout, say=say
         )
@@ -167,7 +167,7 @@ def _measured(
     ended = server.stop(grace=request.stop_grace)
     notes = list(record.notes)
     if not healthy:
-        _, words = diagnosed(server.log())
+        words = diagnosed(server.log(), ServeStatus.FAILED).words
         notes.append(f"the server was not healthy at the end ({ended}){words}")
     return record.model_copy(
         update={
@@ -208,13 +208,13 @@ def bench_running(
 
 
 @contextmanager
-def _watching(host: ServerHost) -> Iterator[_Peak]:
-    """Read the GPU's memory every second while the load runs."""
+def _watching(host: TaskHost, uuids: Sequence[str]) -> Iterator[_Peak]:
+    """Read the memory in use on GPUs every second while the load runs."""
     peak = _Peak()
 
     def watch() -> None:
         while True:
-            used = host.gpu_memory_bytes()
+            used = host.gpu_memory_bytes(uuids)
             if used is None:
                 return
             peak.bytes = max(peak.bytes or 0, used)

@@ -124,7 +124,7 @@ def _of_lock(result: LockResult, walk: Walk, question: BisectQuestion, say: Call
     value = cell.point[walk.line.axis]
     night = lock.nightlies.get(canonicalize_name(walk.line.axis))
     if value in walk.made and value.date and night != value.date.replace("-", ""):
-        say(f"{cell.id}: the index has no build of {value.date} any more")
+        say(f"{cell.id}: the index no longer has a build of {value.date}")
         return Trial.SKIP
     return Trial.GOOD if question.feature == "lock" else None
 
@@ -186,7 +186,7 @@ def saved_state(saved: bytes | None, *, source: str) -> SearchState | None:
     try:
         return None if saved is None else SearchState.model_validate_json(saved)
     except ValidationError as error:
-        raise StoreError(f"{source} is not the state of a bisection", hint="delete it to start again") from error
+        raise StoreError(f"{source} is not the state of a bisection", hint="delete it to start over") from error
 
 
 def resume(saved: SearchState | None, line: CellLine, results: Mapping[str, Trial]) -> SearchState:

@@ -124,13 +124,13 @@ def _nights(
     dated = {value.id: night_of.get(value.id, "") if value.date == "latest" else value.date for value in ends}
     if unknown := [identifier for identifier, night in dated.items() if night == ""]:
         raise UsageError(
-            f"which night {unknown[0]} means is known only once it is locked",
+            f"the date of {unknown[0]} is known only after it is locked",
             hint=f"`assay lock {list(named.cells.values())[-1].id}`, or name a night: date: 2026-11-01",
         )
     nightly = [value for value in ends if value.nightly]
     if len(nightly) == 2 and (nightly[0].index, nightly[0].spec) != (nightly[1].index, nightly[1].spec):
         raise UsageError(
-            f"{ends[0].id} and {ends[1].id} are nights of two indexes or of two conditions, so no nights lie between",
+            f"{ends[0].id} and {ends[1].id} are nightlies of different indexes or specs, so none lie between them",
             hint="give both the same index and spec in matrix.yaml",
         )
     days = sorted(date.fromisoformat(str(night)) for night in dated.values() if night)
@@ -169,7 +169,7 @@ def end_of(plan: Plan, word: str) -> Cell:
     found = plan.select([word])
     if len(found) != 1:
         raise UsageError(
-            f"{word!r} means {len(found)} cells; an end of a bisection is one", hint="`assay plan` lists them"
+            f"{word!r} matches {len(found)} cells; an end of a bisection is one cell", hint="`assay plan` lists them"
         )
     return found[0]
 

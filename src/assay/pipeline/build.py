@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +18,13 @@ from assay.matrix import lockfile, render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.model import RegistryBase
-from assay.pipeline.build_jobs import BuildItem, BuildOptions, BuildPorts, PreparedBuild, is_spread
+from assay.pipeline.build_jobs import BuildItem, BuildOptions, BuildPorts, PreparedBuild, Spreads, is_spread
 from assay.pipeline.build_records import as_expected, described, not_built_well, record_of
 from assay.pipeline.disk import DiskRoom
 from assay.pipeline.pool import FailFast, JobControl, JobPool
 from assay.pipeline.sharing import shared_first
 from assay.ports.builder import BuildEnd, BuildOutcome, BuildTask
+from assay.ports.layers import SourceArchive
 from assay.ports.store import SUMMARY, RunFolder
 
 __all__ = ["THERE", "build"]
@@ -58,11 +60,11 @@ def build(items: Sequence[BuildItem], ports: BuildPorts, options: BuildOptions) 
         run.write(SUMMARY, dump(RunSummary(run=run.name, cells=ended)))
 
 
-def _ordered(items: Sequence[BuildItem]) -> list[BuildItem]:
-    """Return items with those in front that builders of a pool build, and of these the ones with shared layers."""
-    spread = [item for item in items if is_spread(item)]
+def _ordered(items: Sequence[BuildItem], spreads: Spreads) -> list[BuildItem]:
+    """Return items with those in front that go to a pool, and of these the ones with shared layers."""
+    spread = [item for item in items if spreads(item)]
     first = [spread[position] for position in shared_first([item.dockerfile for item in spread])]
-    return [*first, *(item for item in items if not is_spread(item))]
+    return [*first, *(item for item in items if not spreads(item))]
 
 
 class _Run:
@@ -70,8 +72,10 @@ class _Run:
 
     def __init__(self, ports: BuildPorts, options: BuildOptions, run: RunFolder) -> None:
         self._ports = ports
+        self._opening, self._opened = threading.Lock(), False
         self._options = options
         self._run = run
+        self._spreads = ports.spreads or is_spread
         self._base_locks = {name: threading.Lock() for name in ports.bases}
         self._bases_done: dict[tuple[str, Platform], str | None] = {}
         """Base -> where builders see it, if not under its own name."""
@@ -100,8 +104,7 @@ class _Run:
             skipped=self._skipped,
         )
         spread = self._options.spread
-        if self._ports.ready is not None and (texts := [item.dockerfile for item in work if is_spread(item)]):
-            self._ports.ready(texts)
+        self._make_ready([item.dockerfile for item in work if self._spreads(item)])
         pool = JobPool(
             self._one,
             at_once={_HERE: self._options.jobs, _POOL: spread},
@@ -111,9 +114,9 @@ class _Run:
             fail_fast=fail_fast if self._options.fail_fast else None,
             listener=self._ports.listener,
             name=lambda item: item.cell.id,
-            lane=lambda item: _POOL if spread and is_spread(item) else _HERE,
+            lane=lambda item: _POOL if spread and self._spreads(item) else _HERE,
         )
-        yield from pool.run(_ordered(work) if spread else work)
+        yield from pool.run(_ordered(work, self._spreads) if spread else work)
 
     def _skipped(self, item: BuildItem) -> BuildRecord:
         reason = "the run was stopped before this cell began"
@@ -146,14 +149,14 @@ class _Run:
             return record_of(item, self._run.name, BuildStatus.REFUSED, reason=f"{reason.strip()}{hint}")
         if item.stale is None:
             # An image whose build ended badly is not good because the engine holds it.
-            reason = "there already; its build had not ended well"
+            reason = "already there; an earlier build of it did not end cleanly"
             return self._audited(item, control, self._described(item, BuildStatus.BUILT, reason=reason))
         refused = self._refused(item, control)
         if refused is not None:
             return refused
         with self._ports.store.claim(item.cell.id) as mine:
             if not mine:
-                reason = "another run is building this cell now; wait for it"
+                reason = "another run is building this cell; wait for it"
                 return record_of(item, self._run.name, BuildStatus.ABORTED, reason=reason)
             self._disk.check(item)
             return self._build(item, control)
@@ -163,13 +166,15 @@ class _Run:
         if self._ports.judge is None:
             return None
         control.step("audit of the wheels")
+        if item.assembled and item.cell.expect is None and self._ports.assembly is not None:
+            self._ports.assembly.begin(item.dockerfile)
         judgement = self._ports.judge(item.cell, item.lock, self._run.name)
         expected = item.cell.expect
         if expected is not None and expected.stage == "audit":
             # A cell that exists to be refused is never built, whatever the options: nothing could be learnt from it.
             if judgement is None or judgement.verdict is not Verdict.FAIL:
                 said = "it could not read the wheels" if judgement is None else f"it said {judgement.verdict.value}"
-                reason = f"the audit had to refuse this cell; {said}"
+                reason = f"the audit was expected to refuse this cell; {said}"
                 return record_of(item, self._run.name, BuildStatus.FAILED, reason=reason)
         elif judgement is None or judgement.verdict is not Verdict.FAIL or self._options.force:
             return None
@@ -184,7 +189,17 @@ class _Run:
         log = self._run.cell(cell.id) / "build.log"
         if not item.assembled:
             self._ready_base(cell, control)
-        outcome = self._ports.builder.build(self._task(item, control, log))
+        try:
+            outcome = self._ports.builder.build(self._task(item, control, log))
+        except SourceArchive as archive:
+            assembly = self._ports.assembly
+            if assembly is None or not (why := assembly.obstacle(item.dockerfile)):
+                raise
+            control.step(f"{archive.wheel.name} is a source archive: BuildKit builds all of the image")
+            item = replace(item, obstacle=why)
+            self._make_ready([item.dockerfile])
+            self._ready_base(cell, control)
+            outcome = self._ports.builder.build(self._task(item, control, log))
         status, reason = _STATUS[outcome.end], outcome.reason
         if control.timed_out and status is BuildStatus.ABORTED:
             status, reason = BuildStatus.TIMED_OUT, f"still building after {self._options.timeout:g} s"
@@ -233,13 +248,13 @@ class _Run:
         except StoreError:
             raise
         except AssayError as error:
-            # The image is built; that nobody could look into it is no failure of the cell.
+            # The image is built; that nobody could look into it is not a failure of the cell.
             return record.model_copy(update={"reason": f"{record.reason}; not audited: {error.message}"})
         if judgement is None or judgement.verdict is not Verdict.FAIL or cell.kind == "control":
             return record
         update = {
             "status": BuildStatus.FAILED,
-            "reason": "built, but what is installed must fail:\n" + "\n".join(judgement.summary),
+            "reason": "built, but the audit of the image found errors:\n" + "\n".join(judgement.summary),
             "cause": judgement.causes[0] if judgement.causes else None,
         }
         return record.model_copy(update=update)
@@ -256,6 +271,13 @@ class _Run:
         )
         mirrored = reference.mirrored(self._options.mirrors)
         return {} if mirrored == reference else {"BASE": str(mirrored)}
+
+    def _make_ready(self, dockerfiles: Sequence[str]) -> None:
+        """Prepare the builders of a pool for what they are going to build; once."""
+        with self._opening:
+            if dockerfiles and self._ports.ready is not None and not self._opened:
+                self._ports.ready(dockerfiles)
+                self._opened = True
 
     def _ready_base(self, cell: Cell, control: JobControl) -> None:
         with self._base_locks[cell.base]:

@@ -32,8 +32,10 @@ __all__ = [
     "Images",
     "Judge",
     "PreparedBuild",
+    "Spreads",
     "build_labels",
     "forecast",
+    "is_assembled_anew",
     "is_spread",
     "is_stale",
     "prepare",
@@ -65,6 +67,10 @@ class Assembly(Protocol):
 
     def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
         """Return the digest that the image will have; None where the catalogue lacks a layer."""
+        ...
+
+    def begin(self, dockerfile: str) -> None:
+        """Begin in the background what an image needs besides its wheels."""
         ...
 
 
@@ -99,6 +105,8 @@ class BuildPorts:
     store: Store
     ready: Callable[[Sequence[str]], None] | None = None
     """Tells the builders of a pool which Dockerfiles they are going to build; raises EngineMissing if none answers."""
+    spreads: Spreads | None = None
+    """Says whether an item goes to the pool, where there is one; None: what BuildKit builds does."""
     name_of: Callable[[Cell], str] = field(default=lambda cell: cell.local_reference)
     """Cell -> the name of its image where `images` has it."""
     assembly: Assembly | None = None
@@ -167,6 +175,10 @@ BuildItem = PreparedBuild | LockedCell
 """A build that is prepared, or a cell without a lock, which is refused."""
 
 
+Spreads = Callable[[BuildItem], TypeGuard[PreparedBuild]]
+"""Says whether an item goes to a pool."""
+
+
 def is_stale(item: BuildItem) -> TypeGuard[PreparedBuild]:
     """Return whether an item has to be built."""
     return isinstance(item, PreparedBuild) and item.stale is not None
@@ -175,6 +187,11 @@ def is_stale(item: BuildItem) -> TypeGuard[PreparedBuild]:
 def is_spread(item: BuildItem) -> TypeGuard[PreparedBuild]:
     """Return whether an item is built by a pool of builders, where there is one."""
     return is_stale(item) and not item.assembled
+
+
+def is_assembled_anew(item: BuildItem) -> TypeGuard[PreparedBuild]:
+    """Return whether an item is assembled by workers of a pool, where there is one."""
+    return is_stale(item) and item.assembled
 
 
 def without_refusals(cells: Sequence[Cell]) -> list[Cell]:
@@ -186,7 +203,8 @@ def without_refusals(cells: Sequence[Cell]) -> list[Cell]:
     left = [cell for cell in cells if cell.expect is None or cell.expect.stage != "audit"]
     if cells and not left:
         raise UsageError(
-            "the selected cells exist to be refused by the audit, which --no-audit leaves out", hint="omit --no-audit"
+            "the selected cells are controls that the audit must refuse, and --no-audit skips it",
+            hint="omit --no-audit",
         )
     return left
 

@@ -20,7 +20,7 @@ GOOD: Final = frozenset({BuildStatus.BUILT, BuildStatus.CACHED})
 
 
 def as_expected(cell: Cell, record: BuildRecord) -> bool:
-    """Return whether a cell's build ended as it must: with an image, or for a control where and why it has to fail."""
+    """Return whether a cell's build ended as expected: with an image, or for a control where and why it has to fail."""
     if cell.kind != "control":
         return record.status in GOOD
     if cell.expect is None:

@@ -172,7 +172,7 @@ class _ImageReader:
             raise _Spent
         manifest = self.registry.manifest(self.repository, digest)
         if manifest is None:
-            raise EvidenceError(f"the evidence {digest[:19]} is listed, but gone")
+            raise EvidenceError(f"the evidence {digest[:19]} is listed but missing")
         if manifest.artifact_type not in (PAYLOAD, BUNDLE):
             return None
         try:
@@ -198,7 +198,7 @@ class _ImageReader:
         self._count(statement, bundle)
         noted = manifest.annotations.get(DIGEST_NOTE)
         if noted is not None and noted != statement.digest:
-            raise EvidenceError(f"the evidence {digest[:19]} holds another statement than it says")
+            raise EvidenceError(f"the evidence {digest[:19]} contains another statement than it declares")
         if statement.predicate_type not in _KINDS:
             return None
         signer = self.verifier.signer(bundle) if bundle is not None else None
@@ -249,7 +249,7 @@ def collect(registry: Registry, repository: Repository, subject: str, verifier: 
         pieces += [piece] if piece else []
     problems += _lies(known, pieces, verifier)
     if len(problems) > TOLD:
-        problems[TOLD:] = [_problem(f"and {len(problems) - TOLD} more pieces of evidence are damaged or gone")]
+        problems[TOLD:] = [_problem(f"and {len(problems) - TOLD} more pieces of evidence are damaged or missing")]
     return Collected(
         native=known.native,
         broken=known.broken,
@@ -294,7 +294,7 @@ def _lies(known: Known, pieces: list[Piece], verifier: Verifier) -> list[Reason]
         if piece.signer or not verifier.trusts_anyone:
             excused |= voided(piece.statement)
     return [
-        _problem(f"the evidence {tag[-40:]} was taken away: its tag names {named[:30]} now")
+        _problem(f"the evidence {tag[-40:]} was replaced: its tag now names {named[:30]}")
         for tag, named in sorted(known.lies.items())
         if tag not in excused
     ]
@@ -348,5 +348,5 @@ def settle(
             return
     raise RegistryError(
         f"{repository}: the list of evidence of {subject[:19]} was overwritten {ROUNDS} times",
-        hint="run the same again when fewer others publish; no evidence is lost",
+        hint="run the command again when fewer others publish; no evidence is lost",
     )

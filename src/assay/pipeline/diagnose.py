@@ -57,7 +57,7 @@ _BUILD_FAILED: Final = {
     BuildStatus.REGISTRY_FAILED,
     BuildStatus.REFUSED,
 }
-_SERVE_FAILED: Final = {ServeStatus.FAILED, ServeStatus.CRASHED, ServeStatus.TIMED_OUT}
+_SERVE_FAILED: Final = {ServeStatus.FAILED, ServeStatus.CRASHED, ServeStatus.TIMED_OUT, ServeStatus.INCONCLUSIVE}
 
 Opener = Callable[[str], BinaryIO | None]
 """Opens a log by its path relative to build_logs/; None where it is gone."""
@@ -291,7 +291,7 @@ def diagnose_run(
 def contrast_of_versions(records: Iterable[AnyRecord], versions: Mapping[str, str]) -> Contrast | None:
     """Compare the versions that a log names with the nearest image that was seen to serve or to pass every probe.
 
-    An image without the engine that the log names is no comparison: it says nothing of that engine.
+    An image without the engine that the log names is not a comparison: it says nothing about that engine.
     """
     latest: dict[str, tuple[bool, dict[str, str]]] = {}
     for record in records:

@@ -55,16 +55,16 @@ def build_bytes(locks: Iterable[Lock], *, assembled: Callable[[Lock], bool]) -> 
 
 
 def likely_assembled(matrix: Matrix) -> Callable[[Lock], bool]:
-    """Return what says whether an image can be assembled as far as its lock shows: a base of packages, wheels alone."""
+    """Return what says whether an image can be assembled as far as its lock shows: it has a base of packages."""
     made = {name for name, base in matrix.bases.items() if isinstance(base, BootstrapBase)}
-    return lambda lock: lock.base in made and all(wheel.filename.endswith(".whl") for wheel in lock.wheels)
+    return lambda lock: lock.base in made
 
 
 class DiskRoom:
     """Keeps builds that run at once within the engine's disk.
 
-    A build waits while others run and the free space is less than all of them take from nothing. A build that runs
-    alone does not wait: layers that exist already take none.
+    A build waits while others run and the free space is less than all of them take from nothing; a wheel that they
+    share counts once. A build that runs alone does not wait: layers that already exist take none.
 
     Args:
         space: returns the engine's free space; None if it cannot be seen.
@@ -72,7 +72,7 @@ class DiskRoom:
 
     def __init__(self, space: Callable[[], DiskSpace | None]) -> None:
         self._space = space
-        self._reserved: list[int] = []
+        self._running: list[PreparedBuild] = []
         self._changed = threading.Condition()
 
     @contextmanager
@@ -81,20 +81,20 @@ class DiskRoom:
         if not is_stale(item):
             yield
             return
-        needed = _bytes_of([item])
         with self._changed:
-            while self._reserved and not control.stop.is_set():
-                space = self._space()
-                if space is None or space.free >= sum(self._reserved) + needed:
+            while self._running and not control.stop.is_set():
+                space, needed = self._space(), _bytes_of([*self._running, item])
+                if space is None or space.free >= needed:
                     break
-                control.step(f"waits for disk space: {space.free / 1e9:.0f} GB free in {space.folder}")
+                free = f"{space.free / 1e9:.0f} GB free in {space.folder}"
+                control.step(f"waiting for disk space: {free}, builds at once may take {needed / 1e9:.0f} GB")
                 self._changed.wait(_PAUSE)
-            self._reserved.append(needed)
+            self._running.append(item)
         try:
             yield
         finally:
             with self._changed:
-                self._reserved.remove(needed)
+                self._running.remove(item)
                 self._changed.notify_all()
 
     def check(self, item: PreparedBuild) -> None:
@@ -114,7 +114,7 @@ def _bytes_of(items: Sequence[PreparedBuild]) -> int:
 
 def _refuse(space: DiskSpace | None, needed: int, what: str) -> None:
     if space is not None and space.free < needed:
-        text = f"only {space.free / 1e9:.1f} GB free in {space.folder}, and {what} alone have {needed / 1e9:.1f} GB"
+        text = f"only {space.free / 1e9:.1f} GB free in {space.folder}, and {what} alone need {needed / 1e9:.1f} GB"
         raise EngineError(text, hint=FREE_SPACE)
 
 
@@ -130,7 +130,7 @@ def check_disk(items: Sequence[BuildItem], space: DiskSpace | None) -> str:
     _refuse(space, wheel_bytes(item.lock for item in stale), "the wheels")
     if space.free < (needed := _bytes_of(stale)):
         return (
-            f"{space.free / 1e9:.0f} GB free in {space.folder}; to build all of this from nothing takes about "
-            f"{needed / 1e9:.0f} GB (layers that exist already take none)"
+            f"{space.free / 1e9:.0f} GB free in {space.folder}; building all of this from scratch takes about "
+            f"{needed / 1e9:.0f} GB (layers that already exist take none)"
         )
     return ""

@@ -153,7 +153,7 @@ class DoctorFlow:
                 name="gpu",
                 state=CheckState.WARN,
                 found=f"{', '.join(devices)}, but nvidia-smi shows nothing",
-                mend="install the driver's own nvidia-smi, or see what it says: nvidia-smi",
+                mend="run nvidia-smi to see its error, or install the driver's own nvidia-smi",
             )
         else:
             yield Check(
@@ -202,7 +202,7 @@ class DoctorFlow:
     def _bootstrap(self, needs: Needs) -> Check:
         missing = self._host.bootstrap_missing()
         if not missing:
-            return Check(name="debootstrap", state=CheckState.OK, found="there: bases can be made from packages")
+            return Check(name="debootstrap", state=CheckState.OK, found="installed: bases can be made from packages")
         return Check(
             name="debootstrap",
             state=CheckState.WARN if needs.bootstrap else CheckState.ABSENT,
@@ -219,7 +219,7 @@ class DoctorFlow:
                 state = CheckState.FAIL if name == "pypi" else CheckState.WARN
                 mend = (
                     error.hint
-                    or "is a proxy or an index of the site to be set? UV_DEFAULT_INDEX, HTTPS_PROXY, SSL_CERT_FILE"
+                    or "set the proxy or package index of your network: UV_DEFAULT_INDEX, HTTPS_PROXY, SSL_CERT_FILE"
                 )
                 yield Check(name=f"index {name}", state=state, found=error.message, mend=mend)
                 continue
@@ -270,6 +270,14 @@ class DoctorFlow:
 def _engine(info: EngineInfo) -> Iterator[Check]:
     major = info.version.partition(".")[0]
     place = f"{info.operating_system}, {info.architecture}, {info.cpus} CPUs, {_gigabytes(info.memory_bytes)} of memory"
+    if info.podman:
+        yield Check(
+            name="engine",
+            state=CheckState.WARN,
+            found=f"Podman {info.version} on {place}: runs probes and servers, and builds nothing",
+            mend="build with --push or --output, which need no engine, or name a Docker engine: DOCKER_HOST",
+        )
+        return
     old = major.isdigit() and int(major) < LEAST_ENGINE
     yield Check(
         name="engine",
@@ -306,7 +314,7 @@ def _card(name: str, capability: str, memory: int, driver: str, needs: Needs) ->
                 name="gpu",
                 state=CheckState.FAIL if needs.gpu else CheckState.WARN,
                 found=f"{found}; {target_name} needs driver {target.driver}",
-                mend="install a newer driver of NVIDIA's",
+                mend="install a newer NVIDIA driver",
             )
     return Check(name="gpu", state=CheckState.OK, found=found)
 

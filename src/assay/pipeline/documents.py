@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import computed_field, field_serializer
-
 from assay.evidence.record import BenchRecord, BuildRecord, ProbeRecord
 from assay.evidence.suite import Declaration
 from assay.foundation.outcome import Outcome
 from assay.foundation.platforms import Platform
 from assay.foundation.strict import Value
-from assay.matrix.cell import Cell, Excluded, oci_tag
-from assay.matrix.model import AxisValue
 from assay.pipeline.doctor import Check
 from assay.pipeline.recommend import Standing
 from assay.ports.pools import PoolItem
@@ -34,8 +30,6 @@ __all__ = [
     "JobRow",
     "JobsDocument",
     "OfferDocument",
-    "PlanDocument",
-    "PlannedCell",
     "PoolCheck",
     "PoolsDocument",
     "ProbeListDocument",
@@ -45,28 +39,6 @@ __all__ = [
     "StatusDocument",
     "UnassembledCell",
 ]
-
-
-class PlannedCell(Cell):
-    """A cell; a field that is absent has its default."""
-
-    @field_serializer("point")
-    def _ids(self, point: dict[str, AxisValue]) -> dict[str, str]:
-        return {axis: value.id for axis, value in point.items()}
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def tag(self) -> str:
-        """The cell's OCI tag."""
-        return oci_tag(self.id)
-
-
-class PlanDocument(Value):
-    """The cells of a matrix, and what is not a cell."""
-
-    version: Literal[1]
-    cells: tuple[PlannedCell, ...]
-    excluded: tuple[Excluded, ...]
 
 
 class BuildForecast(Value):
@@ -280,7 +252,7 @@ class ErrorDocument(Value):
     kind: Literal["error"]
     exit_code: int
     """1 failure, 2 usage or configuration, 3 nothing selected, 4 no engine or no GPU, 5 registry, 6 refused by policy,
-    70 a bug of assay, 130 interrupted."""
+    70 a bug in assay, 130 interrupted."""
     message: str
     hint: str | None
     """What to do next, if anything is known."""

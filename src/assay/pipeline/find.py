@@ -101,7 +101,7 @@ def find(wanted: Wanted, ports: FindPorts) -> Fit:
     """Walk the releases, newest first, until one fits.
 
     Raises:
-        UsageError: a need is no feature, or no package of the set can ever give it.
+        UsageError: a need is not a feature, or no package of the set can ever give it.
         QuestionError: the index does not know the name, has no such version, or has sources alone.
         PackageIndexError: the index cannot be asked.
     """
@@ -264,7 +264,7 @@ class _Walk:
 
     def _judged(self, release: Release, lock: Lock, variant: str, given: tuple[str, ...] = ()) -> _Judged:
         version, wanted = str(release.version), self._wanted
-        self._ports.say(f"{self._name} {version}: {len(lock.wheels)} packages; reading what is not known of them")
+        self._ports.say(f"{self._name} {version}: {len(lock.wheels)} packages; reading those without cached facts")
         report = self._ports.auditor.lock(lock, wanted.base, targets=wanted.targets, asked=frozenset({self._name}))
         errors = report.of(Severity.ERROR)
         lacking = tuple(self._lacking(report))
@@ -322,8 +322,8 @@ class _Walk:
         givers = sorted(self._ports.auditor.knowledge.dispatch.features[need].givers)
         here = [f"{name} {report.packages[name]}" for name in givers if name in report.packages]
         if here:
-            return f"of {' and '.join(here)} nothing is recorded that gives it"
-        return f"no package of the set can give it; {', '.join(givers) or 'none'} can (--with)"
+            return f"for {' and '.join(here)} nothing is recorded that provides it"
+        return f"no package of the set provides it; {', '.join(givers) or 'none'} can (--with)"
 
 
 def _unresolved(version: str, python: str, answer: Unresolved) -> Attempt:

@@ -25,19 +25,23 @@ def _lock(project: ProjectTree, cell: Cell) -> Lock | None:
     return None if cell.kind == "external" else project.lock(cell)
 
 
+def _dockerfiles(project: ProjectTree, plan: Plan, cells: Sequence[Cell]) -> dict[str, tuple[Cell, str]]:
+    """Return the Dockerfile of each cell that has a lock: relative path -> cell, text."""
+    templates, matrix = project.templates(), plan.project.matrix
+    found: dict[str, tuple[Cell, str]] = {}
+    for cell in cells:
+        if (lock := _lock(project, cell)) is not None:
+            base = matrix.bases[cell.base]
+            text = render.dockerfile(cell, lock, base, indexes=matrix.indexes, templates=templates)
+            found[cell_path(cell, "Dockerfile")] = (cell, text)
+    return found
+
+
 def generated(project: ProjectTree, plan: Plan) -> dict[str, str]:
     """Return every file that follows from recipes, locks and templates: relative path -> text."""
-    templates = project.templates()
     matrix = plan.project.matrix
-    result: dict[str, str] = {}
-    baked: list[tuple[Cell, str]] = []
-    for cell in plan.cells:
-        lock = _lock(project, cell)
-        if lock is None:
-            continue
-        text = render.dockerfile(cell, lock, matrix.bases[cell.base], indexes=matrix.indexes, templates=templates)
-        result[cell_path(cell, "Dockerfile")] = text
-        baked.append((cell, render.content_key(text)))
+    dockerfiles = _dockerfiles(project, plan, plan.cells)
+    result = {path: text for path, (_, text) in dockerfiles.items()}
     groups: dict[str, list[str]] = {}
     for name in matrix.groups:
         try:
@@ -45,6 +49,7 @@ def generated(project: ProjectTree, plan: Plan) -> dict[str, str]:
         except NothingSelected:
             found = []
         groups[name] = [cell.id for cell in found]
+    baked = [(cell, render.content_key(text)) for cell, text in dockerfiles.values()]
     result["images/docker-bake.json"] = render.bake_file(baked, groups)
     if project.has(SCHEMAS):
         from assay.pipeline import schema  # noqa: PLC0415 - it imports the documents of all commands
@@ -61,9 +66,10 @@ def drifted(project: ProjectTree, plan: Plan, cells: Sequence[Cell] | None = Non
         plan: its plan.
         cells: look at the files of these cells alone; None: at all generated files.
     """
-    expected = generated(project, plan)
-    if cells is not None:
-        expected = {path: text for cell in cells if (text := expected.get(path := cell_path(cell, "Dockerfile")))}
+    if cells is None:
+        expected = generated(project, plan)
+    else:
+        expected = {path: text for path, (_, text) in _dockerfiles(project, plan, cells).items()}
     for cell in plan.cells if cells is None else cells:
         # A lock that is not what assay writes for it was edited by hand.
         if (lock := _lock(project, cell)) is not None:

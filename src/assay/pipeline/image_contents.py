@@ -83,5 +83,5 @@ def main_site(contents: ImageContents, name: str) -> str:
     """Return the folder of packages with torch, else that with most of them."""
     sites = sites_of(contents)
     if not sites:
-        raise EngineError(f"{name} has no Python packages", hint="is it an image of a server at all?")
+        raise EngineError(f"{name} has no Python packages", hint="is it the image of a server?")
     return max(sites, key=lambda key: (f"{key}/torch/version.py" in contents.texts, len(sites[key])))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from assay.errors import RegistryError
+from assay.errors import RegistryError, UsageError
 from assay.evidence.oci import MAX_BYTES, Descriptor, platform_of_config
 from assay.evidence.reference import Reference
 from assay.foundation.platforms import Platform
+from assay.ports.engine import ImageInfo
 from assay.ports.registry import Registry
 
-__all__ = ["for_platform"]
+__all__ = ["for_platform", "platform_of"]
+
+
+def platform_of(reference: str, info: ImageInfo) -> Platform:
+    """Return the platform of an image.
+
+    Raises:
+        UsageError: assay does not know it.
+    """
+    if (found := Platform.known(info.architecture)) is not None:
+        return found
+    raise UsageError(f"{reference} is an image for {info.architecture}; assay audits those for {' or '.join(Platform)}")
 
 
 def for_platform(registry: Registry, reference: Reference, platform: Platform) -> Descriptor:
@@ -19,7 +31,7 @@ def for_platform(registry: Registry, reference: Reference, platform: Platform) -
     """
     found = registry.manifest(reference.repository, reference.key)
     if found is None:
-        raise RegistryError(f"there is no {reference}", hint="is the name right, and may you read that repository?")
+        raise RegistryError(f"there is no {reference}", hint="check the name, and that you may read the repository")
     if found.manifests:
         mine = next((entry for entry in found.manifests if entry.platform == platform), None)
         if mine is not None:

@@ -10,6 +10,7 @@ from assay.errors import UsageError
 from assay.evidence.claims import Claim
 from assay.evidence.ranking import Standing
 from assay.evidence.record import AnyRecord
+from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
 from assay.ports.models import ModelFinder
 from assay.serving.command import prepare
@@ -110,6 +111,7 @@ def launch(
             cache=request.cache,
             user=request.user,
             folder=wanted.folder,
+            kernels=sha256_of((digest or request.reference).encode()).removeprefix("sha256:")[:12],
             share=share,
         )
         for number, (one, tenant, share, wanted) in enumerate(
@@ -172,7 +174,8 @@ def _version(request: LaunchRequest, engine: EngineFlags, digest: str | None, re
         if mine and engine.package in packages:
             return packages[engine.package]
     raise UsageError(
-        f"the {request.engine} release in {request.cell} is not known", hint="name it: --engine-version 0.5.14"
+        f"the {request.engine} release in {request.cell} is not known: no record of this image names it",
+        hint=f"name the release with --engine-version, as `pip show {engine.package}` in the image prints it",
     )
 
 
@@ -181,7 +184,8 @@ def _tenant(name: str, wanted: LaunchTarget, decided: Decided, request: LaunchRe
     found = models.find(model)
     if found is None:
         raise UsageError(
-            f"model {model} was not found: it is not a folder, not in the Hugging Face cache and not on the hub",
+            f"model {model} was not found: it is not a folder, not in the Hugging Face cache, and "
+            "the hub has no such model or cannot be reached",
             hint="check the name, or give the folder that holds its config.json",
         )
     kind = decided.command.flags.get(decided.command.engine.cache_type_flag)
@@ -203,7 +207,7 @@ def _notes(
 ) -> tuple[str, ...]:
     head = [
         f"{request.cell}: {request.engine} {version}, {digest or 'no digest is recorded'}",
-        f"card: {request.target}, {plan.card / 2**30:.1f} GiB, of it free {plan.free / 2**30:.2f} GiB",
+        f"card: {request.target}, {plan.card / 2**30:.1f} GiB, {plan.free / 2**30:.2f} GiB of them stay free",
         *plan.notes,
     ]
     rest = dict.fromkeys(note for one in decided for note in one.notes)

@@ -40,7 +40,7 @@ def _context(client: ApiClient, asked: ApiQuestion) -> int:
         length = entry.get("max_model_len") if isinstance(entry, dict) else None
         if isinstance(length, int) and length > 0:
             return length
-    raise Wrong("/v1/models tells no max_model_len")
+    raise Wrong("/v1/models reports no max_model_len")
 
 
 def _asked_with(client: ApiClient, asked: ApiQuestion, prompt: str, tokens: int) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def long_prompt(client: ApiClient, asked: ApiQuestion) -> str:
     exact(completion, asked=TOKENS)
     need(prompt * 2 > wanted, f"usage says {prompt} prompt tokens where about {wanted} were sent")
     if asked.chunk is None:
-        pieces = "its log does not tell in what pieces"
+        pieces = "its log does not show the size of the pieces"
     else:
         pieces = f"in pieces of {asked.chunk}" if prompt > asked.chunk else f"in one piece (of up to {asked.chunk})"
     return f"{prompt} prompt tokens of a context of {context}, {pieces}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from packaging.specifiers import SpecifierSet
@@ -15,17 +16,18 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from assay.audit.findings import Finding
-from assay.errors import AssayError, PackageIndexError, RegistryError
+from assay.errors import AssayError, PackageIndexError, RegistryError, ToolError
 from assay.foundation.platforms import Platform
 from assay.matrix import lockfile, unresolved
 from assay.matrix.cell import Cell
-from assay.matrix.lock import Lock, LockedCell, LockedWheel
-from assay.matrix.model import AxisValue, Index, Matrix, RegistryBase
+from assay.matrix.lock import Lock, LockedCell, LockedSource
+from assay.matrix.model import AxisValue, Index, Matrix, RegistryBase, SourceTree
 from assay.matrix.plan import render_requirements
 from assay.pipeline.pool import JobControl, JobPool
 from assay.ports.resolver import Failure, Resolver, ResolveRequest, Unresolved
 
 __all__ = [
+    "Commits",
     "Digests",
     "Judge",
     "LockOptions",
@@ -49,10 +51,18 @@ _NO_REGISTRY: Final = (
     "docs/how-to/mirrors-and-proxies.md); or a base that needs no registry, such as slim"
 )
 
+_NO_GIT: Final = (
+    "install git; check the network, and the proxies and mirrors in git's configuration; or write the whole commit as "
+    "`commit` in matrix.yaml, which needs no repository"
+)
+
 Versions = Callable[[str, Index], Sequence[str]]
 """(distribution, index) -> the versions the index has; raises PackageIndexError."""
 Digests = Callable[[str, Platform], str]
 """Image reference and platform -> digest; raises RegistryError."""
+Commits = Callable[[str, str], str]
+"""Address of a git repository and a tag -> the commit; raises ToolError where git could not ask, LookupError where
+there is no such tag."""
 Judge = Callable[[Cell, Lock], Sequence[Finding]]
 """Return the errors that the audit finds in a lock; raises PackageIndexError where nothing could be read."""
 
@@ -170,6 +180,7 @@ class LockPorts:
     resolver: Resolver
     versions: Versions
     digests: Digests
+    commits: Commits
     judge: Judge | None = None
     """Audits new locks; None leaves the audit out."""
 
@@ -204,13 +215,13 @@ def lock(
 
 
 class _Locker:
-    """One run of locking: which bases have been asked for."""
+    """One run of locking: what registries and git repositories have been asked for."""
 
     def __init__(self, matrix: Matrix, ports: LockPorts, options: LockOptions) -> None:
         self._matrix = matrix
         self._ports = ports
         self.options = options
-        self._bases: dict[tuple[str, Platform], Future[str]] = {}
+        self._answers: dict[tuple[str, str], Future[str]] = {}
         self._asking = threading.Lock()
 
     def _stale(self, cell: Cell, lock: Lock | None) -> str | None:
@@ -229,21 +240,34 @@ class _Locker:
         if stale is not None:
             return LockResult(cell=cell, status=LockStatus.STALE, lock=lock, explanation=stale)
         assert lock is not None
-        warning = age_warning(lock, self._matrix, today=date.today())  # noqa: DTZ011 - the user's day
+        warnings = [age_warning(lock, self._matrix, today=date.today())]  # noqa: DTZ011 - the user's day
+        for name, tree in lockfile.unpinned(cell, lock).items():
+            warnings.append(f"the lock does not pin the commit of {name}'s tag {tree.ref}; `assay lock` does")
+        warning = "; ".join(filter(None, warnings))
         return LockResult(cell=cell, status=LockStatus.FRESH, lock=lock, warning=warning)
 
     def one(self, item: LockedCell, _control: JobControl) -> LockResult:
         """Return a cell's lock, or why it has none."""
         cell, old = item.cell, item.lock
-        if not self.options.refresh and self._stale(cell, old) is None:
-            return self.checked(item)
+        if not self.options.refresh and old is not None and self._stale(cell, old) is None:
+            return self._with_sources(cell, old) if lockfile.unpinned(cell, old) else self.checked(item)
         try:
             return self._audited(cell, self._lock(cell), old)
         except _Unlockable as reason:
             # What an index says today takes nothing away from a lock that answers the recipe.
             kept = old if self._stale(cell, old) is None else None
-            words = f"{reason}\nthe lock that is there answers the recipe and stays" if kept else str(reason)
+            words = f"{reason}\nthe existing lock matches the recipe and stays" if kept else str(reason)
             return LockResult(cell=cell, status=LockStatus(reason.failure.value), lock=kept, explanation=words)
+
+    def _with_sources(self, cell: Cell, old: Lock) -> LockResult:
+        """Add the commits of tags to a lock that lacks them; where they cannot be found out, the lock stays."""
+        try:
+            sources = self._sources(lockfile.unpinned(cell, old))
+        except _Unlockable as reason:
+            words = f"{reason}\nthe existing lock matches the recipe and stays, without the commit"
+            return LockResult(cell=cell, status=LockStatus(reason.failure.value), lock=old, explanation=words)
+        lock = old.model_copy(update={"sources": {**old.sources, **sources}})
+        return LockResult(cell=cell, status=LockStatus.LOCKED, lock=lock, changes=changes(old, lock))
 
     def _audited(self, cell: Cell, lock: Lock, old: Lock | None) -> LockResult:
         """Audit a new lock; with `repair` lock again with the constraints that the audit proposes."""
@@ -267,7 +291,7 @@ class _Locker:
             status=LockStatus.FAILING if findings else LockStatus.LOCKED,
             lock=lock,
             changes=changes(old, lock),
-            warning=warning,
+            warning="; ".join(filter(None, (_moved(old, lock), warning))),
             findings=findings,
             repairs=tuple(repairs),
         )
@@ -286,10 +310,13 @@ class _Locker:
         base_digest = None
         if isinstance(base, RegistryBase):
             try:
-                base_digest = self._digest(base.image, cell.platform)
+                base_digest = self._once(
+                    (base.image, cell.platform), partial(self._ports.digests, base.image, cell.platform)
+                )
             except RegistryError as error:
                 words = f"the base {base.image}: {error.message}\n  try: {_NO_REGISTRY}"
                 raise _Unlockable(Failure.UNREACHABLE, words) from error
+        sources = self._sources(lockfile.unpinned(cell))
         point, nightlies = self._resolved_point(cell)
         texts = (cell.requirements, cell.constraints, cell.forced_requirements)
         try:
@@ -323,17 +350,38 @@ class _Locker:
             base_digest=base_digest,
             as_of=cell.as_of,
             nightlies=nightlies,
+            sources=sources,
             wheels=answer.wheels,
         )
 
-    def _digest(self, image: str, platform: Platform) -> str:
-        """Return a base's digest; a registry that does not answer is waited for once, not once a cell."""
+    def _sources(self, trees: Mapping[str, SourceTree]) -> dict[str, LockedSource]:
+        """Return the commits of tags: distribution -> source."""
+        found: dict[str, LockedSource] = {}
+        for name, tree in trees.items():
+            what = f"{name} from {tree.git}"
+            try:
+                commit = self._once((tree.git, tree.ref), partial(self._ports.commits, tree.git, tree.ref))
+            except ToolError as error:
+                words = f"{what}: the commit of the tag {tree.ref} is unknown: {error.message}\n  try: {_NO_GIT}"
+                raise _Unlockable(Failure.UNREACHABLE, words) from error
+            except LookupError as error:
+                raise _Unlockable(Failure.MISSING, f"{what}: {error}") from error
+            if tree.commit is not None and not commit.startswith(tree.commit):
+                words = f"{what}: the tag {tree.ref} is the commit {commit} now, and the recipe pins {tree.commit}"
+                raise _Unlockable(
+                    Failure.CONFLICT, f"{words}\n  try: compare both, then change `commit` in matrix.yaml"
+                )
+            found[name] = LockedSource(ref=tree.ref, commit=commit)
+        return found
+
+    def _once(self, key: tuple[str, str], ask: Callable[[], str]) -> str:
+        """Return an answer for many cells; who does not answer is waited for once, not once a cell."""
         with self._asking:
-            known = self._bases.get((image, platform))
-            asked = known if known is not None else self._bases.setdefault((image, platform), Future())
+            known = self._answers.get(key)
+            asked = known if known is not None else self._answers.setdefault(key, Future())
         if known is None:
             try:
-                asked.set_result(self._ports.digests(image, platform))
+                asked.set_result(ask())
             except BaseException as error:  # noqa: BLE001 - handed to everybody who waits, the asker too
                 asked.set_exception(error)
         return asked.result()
@@ -370,14 +418,26 @@ def _pinned(texts: Sequence[str], cell: Cell, point: dict[str, AxisValue]) -> tu
     return render_requirements(result, point)
 
 
+def _moved(old: Lock | None, new: Lock) -> str:
+    """Say which tags name another commit than in the lock of before, or nothing."""
+    before = old.sources if old else {}
+    return "; ".join(
+        f"the tag {now.ref} of {name} has moved from the commit {was.commit} to {now.commit}: compare both before you "
+        f"build it"
+        for name, now in new.sources.items()
+        if (was := before.get(name)) is not None and was.ref == now.ref and was.commit != now.commit
+    )
+
+
 def changes(old: Lock | None, new: Lock) -> tuple[str, ...]:
     """Return what differs between two locks, `+ name version` and `- name version`, by name."""
 
-    def key(wheel: LockedWheel) -> tuple[str, str, str]:
-        return wheel.name, wheel.version, wheel.sha256
+    def keys(lock: Lock) -> set[tuple[str, str, str]]:
+        sources = {(name, f"source {one.ref} {one.commit}", "") for name, one in lock.sources.items()}
+        return {(wheel.name, wheel.version, wheel.sha256) for wheel in lock.wheels} | sources
 
-    before = {key(wheel) for wheel in old.wheels} if old else set()
-    after = {key(wheel) for wheel in new.wheels}
+    before = keys(old) if old else set()
+    after = keys(new)
     lines = [(name, 0, f"- {name} {version}") for name, version, _ in before - after]
     lines += [(name, 1, f"+ {name} {version}") for name, version, _ in after - before]
     return tuple(line for _, _, line in sorted(lines))

@@ -205,7 +205,7 @@ class WheelReader:
             return Obtained(facts=self.read(file), file=file)
         except (WheelError, PackageIndexError) as error:
             if known is not None:
-                return Obtained(facts=known, problem=_problem(wheel, f"read in part alone: {error.message}"))
+                return Obtained(facts=known, problem=_problem(wheel, f"only partly read: {error.message}"))
             return Obtained(facts=_unknown(wheel), problem=_problem(wheel, error.message))
 
     def _find(self, wheel: LockedWheel) -> IndexFile:
@@ -255,7 +255,7 @@ class WheelReader:
         try:
             name, version, _, tags = parse_wheel_filename(file.filename)
         except InvalidWheelFilename as error:
-            raise WheelError(f"no wheel: {error}") from error
+            raise WheelError(f"not a wheel: {error}") from error
         if all(tag.platform == "any" for tag in tags):
             return Depth.METADATA
         if name == "torch" and self._quick and self._history.knows(version.public):

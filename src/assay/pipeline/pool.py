@@ -12,7 +12,7 @@ A step gives the pool a function that works on one job, and takes the results:
 
 The rules:
 
-- **Keep going.** What fails in a job is part of its result, and the other jobs go on. What `work` *raises* is no
+- **Keep going.** What fails in a job is part of its result, and the other jobs continue. What `work` *raises* is no
   result: the other jobs are stopped, waited for, and the error comes out of the pool.
 - **Fail fast.** With `fail_fast`, the first result that counts as failed stops the jobs that run; those that have not
   begun get the result that `FailFast.skipped` makes.
@@ -23,7 +23,7 @@ The rules:
 - **Ctrl-C**, and a caller that stops taking results: every `control.stop` is set, no further job begins, jobs that run
   are waited for (so that they can record how far they came), and KeyboardInterrupt comes out of the pool.
 - **Progress.** The listener hears of each job's start, steps and end, by the job's name, from several threads. A
-  listener that raises is not called again; the jobs go on, and its error comes out after the last result.
+  listener that raises is not called again; the jobs continue, and its error comes out after the last result.
 
 A pool is used for one run.
 """

@@ -151,7 +151,7 @@ class Coordinator:
         return {key: states.get(item.name, GONE) for key, item in self._open.items()}
 
     def run(self, stop: threading.Event | None = None) -> Sequence[PooledEnd]:
-        """Bring all jobs home; return what came of each. Ends early when `stop` is set; jobs go on in the pool."""
+        """Bring all jobs home; return what came of each. Ends early when `stop` is set; jobs continue in the pool."""
         stop = stop or threading.Event()
         while self._open and not stop.is_set():
             submitted = self.look(submit=True)
@@ -214,15 +214,15 @@ class Coordinator:
         try:
             self._pool.sweep(self._plan.run)
         except PoolSilent as error:
-            self._say(f"what the run {self._plan.run} left in the pool stays: {error.message}")
+            self._say(f"files of the run {self._plan.run} stay in the pool: {error.message}")
 
     def _quiet(self, error: PoolSilent) -> None:
         now = self._clock()
         if self._silent_since is None:
             self._silent_since = now
-            self._say(f"{error.message}; its jobs go on, and assay asks again")
+            self._say(f"{error.message}; its jobs continue, and assay asks again")
         elif now - self._silent_since > self._limits.patience:
-            hint = "jobs that were submitted go on; run the same command again when the pool answers"
+            hint = "submitted jobs continue; run the same command again when the pool answers"
             raise PoolSilent(error.message, hint=hint)
 
     def _found(self, states: Mapping[str, JobState]) -> None:
@@ -264,12 +264,12 @@ class Coordinator:
         try:
             result = unseal(collected.result, JobResult, source=f"the result of {cell}")
         except StoreError as error:
-            self._say(f"{error.message}; it does not count")
+            self._say(f"{error.message}; it is ignored")
             return
         item = self._open.get(self._keys.get(result.job, ""))
         if item is None:
             if named is not None and result.job not in self._keys:
-                self._say(f"a result of another job lies where that of {cell} belongs; it does not count")
+                self._say(f"the result of {cell} is that of another job; it is ignored")
             return
         item.log = collected.log or item.log
         if item.best is None or _reach(result) >= _reach(item.best[1]):
@@ -338,7 +338,7 @@ class Coordinator:
                     self._again(item, state.loss or Loss.NO_RESULT, state.said)
             case Phase.GONE:
                 if item.submitted and self._lasts(item, self._limits.grace):
-                    self._again(item, Loss.NODE_LOST, "its engine does not have it any more")
+                    self._again(item, Loss.NODE_LOST, "its engine no longer has it")
 
     def _lasts(self, item: _Open, seconds: float) -> bool:
         item.since = self._clock() if item.since is None else item.since

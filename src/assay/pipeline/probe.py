@@ -83,7 +83,7 @@ class ProbeFlow:
     ) -> None:
         self._executor = executor
         self._leases = leases
-        self._store = store
+        self.store = store
         self._digest = suite_digest
         self._diagnose = diagnose
         self._say = say
@@ -111,7 +111,7 @@ class ProbeFlow:
         self._after_the_dead()
         gpus = self._gpus(chosen, options)
         at_once = max(1, len(gpus) // max(1, options.gpus)) if gpus else 1
-        with self._store.new_run() as folder:
+        with self.store.new_run() as folder:
 
             def work(subject: ProbeSubject, control: JobControl) -> ProbeRecord:
                 return self._subject(
@@ -122,23 +122,23 @@ class ProbeFlow:
 
     def _after_the_dead(self) -> None:
         """Record what runs that were killed had measured, and remove what of them is still there."""
-        unfinished.adopt(self._store, self._say)
+        unfinished.adopt(self.store, self._say)
         try:
             removed = self._executor.sweep()
         except EngineMissing:
             raise
         except EngineError as error:
-            self._say(f"what a killed run left behind could not be removed: {error.message}")
+            self._say(f"the leftovers of a killed run could not be removed: {error.message}")
         else:
             if removed:
-                self._say(f"removed what a killed run left behind: {', '.join(removed)}")
+                self._say(f"removed leftovers of a killed run: {', '.join(removed)}")
 
     def _gpus(self, chosen: Sequence[Declaration], options: ProbeOptions) -> tuple[str, ...]:
         if options.gpus == 0 or all(item.gpus == 0 for item in chosen):
             return ()
         gpus = self._executor.gpus()
         if len(gpus) < options.gpus:
-            raise GpuMissing(f"{options.gpus} GPUs were asked for, {len(gpus)} can be given")
+            raise GpuMissing(f"{options.gpus} GPUs are requested, but {len(gpus)} can be given")
         return gpus
 
     def _subject(self, run: _ProbeRun, subject: ProbeSubject, control: JobControl) -> ProbeRecord:
@@ -196,7 +196,7 @@ class ProbeFlow:
         Only the place itself can tell which GPU and driver it would get: a job that probes nothing reads that.
         """
         mine = probes.of_image(
-            self._store.records(kind="probe"), image_digest=nothing.place.digest, suite_digest=self._digest
+            self.store.records(kind="probe"), image_digest=nothing.place.digest, suite_digest=self._digest
         )
         if not mine:
             return []
@@ -238,7 +238,7 @@ class ProbeFlow:
                 work.run.folder.draft(work.judged.record(result)[0])
             except StoreError as error:
                 work.drafting = False
-                self._say(f"{work.subject.cell}: what is measured is kept at the end only: {error.message}")
+                self._say(f"{work.subject.cell}: results are saved only at the end: {error.message}")
 
     def _keep(self, work: _Work, result: JobResult) -> ProbeRecord:
         """Record what came of a run."""
@@ -254,7 +254,7 @@ class ProbeFlow:
         elif not work.judged.measured:
             self._say(f"{cell}: nothing could be measured, so nothing is recorded: {problem}")
         else:
-            self._store.append(made)
+            self.store.append(made)
         return made
 
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from assay import __version__
 from assay.evidence import record
 from assay.evidence import suite as probes
-from assay.evidence.record import FeatureResult, ProbeRecord
+from assay.evidence.record import SHARED_GPU, FeatureResult, ProbeRecord
 from assay.evidence.suite import Declaration, HarnessResult
 from assay.foundation.outcome import Outcome
 from assay.ports.jobs import JobResult, Place
 from assay.ports.store import RunFolder
 
-__all__ = ["Diagnose", "ProbeRecording", "ProbeSubject"]
+__all__ = ["Diagnose", "ProbeCause", "ProbeRecording", "ProbeSubject"]
 
-Diagnose = Callable[[str], str | None]
+
+class ProbeCause(NamedTuple):
+    """Why a probe failed."""
+
+    name: str
+    """An entry of knowledge/failures/."""
+    inconclusive: bool = False
+    """The run says nothing about the image; see `FailureEntry.inconclusive`."""
+
+
+Diagnose = Callable[[str], ProbeCause | None]
 """Text of a log -> an entry of knowledge/failures/."""
 
 _CAUSED: Final = {Outcome.BROKEN, Outcome.WRONG, Outcome.INCONCLUSIVE}
@@ -102,9 +112,16 @@ class ProbeRecording:
     def _explained(self, name: str, judged: FeatureResult) -> FeatureResult:
         """Add to a verdict what the probe's output says of the cause, and where that output is."""
         ended = self.latest.probes[name]
-        cause = self.diagnose(f"{judged.reason}\n{ended.stderr}") if judged.outcome in _CAUSED else None
+        # What was only slow has no cause in its output.
+        slow = (ended.document or {}).get("outcome") == Outcome.DEGRADED and judged.outcome is Outcome.INCONCLUSIVE
+        caused = judged.outcome in _CAUSED and not slow
+        cause = self.diagnose(f"{judged.reason}\n{ended.stderr}") if caused else None
+        if cause and cause.inconclusive and judged.outcome is Outcome.BROKEN:
+            judged = judged.model_copy(
+                update={"outcome": Outcome.INCONCLUSIVE, "reason": f"not the image: {judged.reason}"}
+            )
         log = None if ended.not_run else f"{self.run.name}/{self.subject.cell}/probes/{name}.log"
-        return judged.model_copy(update={"cause": cause, "log": log})
+        return judged.model_copy(update={"cause": cause.name if cause else None, "log": log})
 
     def _logs(self) -> None:
         """Write what is new of each probe's output, and the harness's document, into the run's folder."""
@@ -140,6 +157,9 @@ def _notes(
             "forked from a process with torch imported" if harness.warm.get("ok") else str(harness.warm.get("reason"))
         )
         notes.append(f"warm start: {told}")
+    if beside := sorted(name for name, item in harness.probes.items() if item.others):
+        times = "their times are not those of the image alone"
+        notes.append(f"{SHARED_GPU} beside {len(beside)} probes, and {times}: {', '.join(beside)}")
     if kept := sorted(set(old) - set(new)):
         notes.append("kept from earlier records of the same image, suite, GPU and driver: " + ", ".join(kept))
     if problem:

@@ -197,7 +197,7 @@ def propose(files: StagedTree, plan: Plan, like: Cell, wanted: Wanted, ports: Pr
     fresh = [cell for cell in new.cells if cell.id not in known]
     if not fresh:
         left_out = [one.reason for one in new.excluded if one.id not in {old.id for old in plan.excluded}]
-        return replace(made, refused=left_out[0] if left_out else "the matrix has this cell already")
+        return replace(made, refused=left_out[0] if left_out else "the matrix already has this cell")
     cell = fresh[0]
     (result,) = lock([LockedCell(cell=cell)], new.project.matrix, ports.lock)
     if result.status is not LockStatus.LOCKED:
@@ -274,4 +274,4 @@ def _held(like: Cell, lock: Lock, search: Search, ports: ProposalPorts) -> Itera
             if one.name == name and not fits(str(newest), one.specifier)
         ]
         why = "; ".join(who[:2]) or "the resolver took an older one, or the audit refused it"
-        yield f"{name} {newest} is out, {wheel.version} stays: {why}"
+        yield f"{name} {newest} is available, but {wheel.version} stays: {why}"

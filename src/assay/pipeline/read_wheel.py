@@ -121,7 +121,7 @@ def read_wheel(
         budget: what it may cost; by default what any wheel may.
 
     Raises:
-        WheelError: it is no wheel, damaged, or costs more than the budget.
+        WheelError: it is not a wheel, damaged, or costs more than the budget.
         PackageIndexError: its bytes are unavailable, or differ from those the index announced.
     """
     try:
@@ -213,8 +213,8 @@ class _Reading:
             through.close()
         if self._file.sha256 is not None and found != self._file.sha256:
             raise PackageIndexError(
-                f"{self._file.filename}: what came has sha256 {found}, the index says {self._file.sha256}",
-                hint="the file changed underway, or the index is wrong; nothing was kept of it",
+                f"{self._file.filename}: the download has sha256 {found}, but the index says {self._file.sha256}",
+                hint="the file changed during the download, or the index is wrong; nothing was kept",
             )
         return self._facts(members, libraries, sha256=found, complete=True)
 
@@ -265,7 +265,7 @@ class _Reading:
         start, _ = self._begin(member, 0)
         library = self._library(member, start)
         if library is None:
-            raise WheelError(f"{member.name} is no ELF file")
+            raise WheelError(f"{member.name} is not an ELF file")
         return library
 
     def _ranges(self, start: int, length: int) -> Generator[bytes]:
@@ -292,7 +292,7 @@ class _Reading:
         return self.library(member) if member.compressed <= LAZY else _listed(member)
 
     def _prefix(self, member: Member, *, large: bool = False) -> Library | None:
-        """Read symbols from the first bytes, asking for twice as much each time; None if it is no ELF file."""
+        """Read symbols from the first bytes, asking for twice as much each time; None if it is not an ELF file."""
         start, packed = self._begin(member, FIRST_PREFIX)
         inflating = Inflating(member, start, self._budget)
         budget = self._budget.part("it", LIBRARY)
@@ -371,13 +371,13 @@ class _Reading:
     ) -> WheelFacts:
         texts = {name.rpartition("/")[2]: text for name, text in self._texts.items() if ".dist-info/" in name}
         if "METADATA" not in texts:
-            raise WheelError("no wheel: it has no METADATA")
+            raise WheelError("not a wheel: it has no METADATA")
         metadata = read_metadata(texts["METADATA"], budget=self._budget)
         name, version = metadata.name, metadata.version
         try:
             from_name = parse_wheel_filename(self._file.filename)
         except InvalidWheelFilename as error:
-            raise WheelError(f"no wheel: {error}") from error
+            raise WheelError(f"not a wheel: {error}") from error
         if name != from_name[0]:
             raise WheelError(f"its METADATA is that of {name!r}")
         if version is not None and Version(version) != from_name[1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, Literal
@@ -16,7 +16,8 @@ from assay.matrix import render
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock, LockedCell
 from assay.matrix.lockfile import lock_digest
-from assay.pipeline.assembly.assemble import LARGEST_LABEL, Assembled
+from assay.pipeline.assembly.assemble import BUILT_LABEL, LARGEST_LABEL
+from assay.pipeline.assembly.assembled import Assembled
 from assay.pipeline.assembly.destinations import CONFIG_BYTES, image_info
 from assay.pipeline.build_jobs import KEY_LABEL, LOCK_LABEL, build_labels
 from assay.ports.registry import Registry
@@ -36,6 +37,15 @@ class DifferingLayer(Value):
     rebuilt: str | None
 
 
+class DifferingWheel(Value):
+    """A wheel that both images got built from source, on each machine for itself."""
+
+    name: str
+    published: str | None
+    """Its sha256; None where the image does not name it."""
+    rebuilt: str | None
+
+
 class RebuildDocument(Value):
     """A published image beside the one that its lock gives, as `assay verify --rebuild` writes it."""
 
@@ -48,6 +58,8 @@ class RebuildDocument(Value):
     rebuilt: str
     """Digest."""
     differing_layers: tuple[DifferingLayer, ...]
+    differing_wheels: tuple[DifferingWheel, ...] = ()
+    """Built from source: no lock names their bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +74,7 @@ class Rebuilt:
     """Digest."""
     differing: tuple[tuple[str, str, str], ...]
     """Layers that differ: what made it, its digest as published, as assembled; empty where one side has none."""
+    wheels: tuple[DifferingWheel, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -81,6 +94,7 @@ class Rebuilt:
             published=self.published,
             rebuilt=self.rebuilt,
             differing_layers=tuple(layers),
+            differing_wheels=self.wheels,
         )
 
 
@@ -125,13 +139,14 @@ def rebuild(
     if labels.get(LOCK_LABEL) != lock_digest(item.lock) or labels.get(KEY_LABEL) != key:
         changed = "recipe" if labels.get(LOCK_LABEL) == lock_digest(item.lock) else "lock"
         raise QuestionError(
-            f"{reference} was made from another {changed} of {cell} than this checkout has",
+            f"{reference} was made from a {changed} of {cell} that differs from this checkout's",
             hint="check out the revision that it was published from",
         )
     gzip = manifest.layers and manifest.layers[-1].media_type == Packing.GZIP.media_type
     limit = labels.get(LARGEST_LABEL, "")
     if not re.fullmatch(r"[0-9]{0,18}", limit):
-        raise RegistryContent(f"{reference} has the label {LARGEST_LABEL}={limit[:40]!r}, which is no number of bytes")
+        label = f"{LARGEST_LABEL}={limit[:40]!r}"
+        raise RegistryContent(f"{reference} has the label {label}, which is not a number of bytes")
     image = assemble(
         text, build_labels(key), Packing.GZIP if gzip else Packing.ZSTD, max(int(limit), 1) if limit else None
     )
@@ -141,7 +156,15 @@ def rebuild(
         published=manifest.digest,
         rebuilt=image.manifest.digest,
         differing=_differing(manifest.layers, [layer.made_by for layer in info.layers], image),
+        wheels=tuple(_wheels(labels, image_info(image.manifest, image.config, cell).labels)),
     )
+
+
+def _wheels(published: Mapping[str, str], rebuilt: Mapping[str, str]) -> Iterator[DifferingWheel]:
+    for label in sorted(published.keys() | rebuilt.keys()):
+        theirs, ours = published.get(label), rebuilt.get(label)
+        if label.startswith(BUILT_LABEL) and theirs != ours:
+            yield DifferingWheel(name=label.removeprefix(BUILT_LABEL), published=theirs, rebuilt=ours)
 
 
 def _differing(

@@ -46,7 +46,7 @@ class Offer:
     """`attested`: published, evidence signed by a known key; `recorded`: published, not signed; `measured`: by a record
     at hand only; `environment`: measured outside of any image, so there is nothing to pull; `predicted`: a cell whose
     wheels were audited, nothing ran; `unmeasured`: published on an audit, nothing ran; `refused`: published, but its
-    evidence does not hold any more."""
+    evidence no longer holds."""
     levels: tuple[str, ...] = ()
     note: str = ""
     place: int = 0
@@ -203,7 +203,7 @@ def _offer(
     probes = [one for one in about if isinstance(one, ProbeRecord) and {gpu.target for gpu in one.devices} == {target}]
     audits = [one for one in about if isinstance(one, AuditRecord) and target in one.targets]
     if not probes and not (audits and judged.judgements):
-        # What was never published for this architecture says nothing of it.
+        # What was never published for this architecture says nothing about it.
         return None
     against = [*judged.reasons, *(reason for one in judged.judgements for reason in one.reasons)]
     levels = tuple(sorted({one.level for one in judged.judgements if one.ok}))

@@ -56,7 +56,7 @@ class Release:
     def lack(self, platform: str) -> str:
         """Return why it has no wheel for a platform, in words."""
         if not self.wheels:
-            return "published as source alone: nothing can be read of it before it is built"
+            return "published only as source: nothing can be read before it is built"
         there = dict.fromkeys(platform_words(file.filename).partition(" (")[0] for file in self.wheels)
         machine, _, glibc = platform.partition("-manylinux_")
         where = f"Linux {machine}"
@@ -89,14 +89,14 @@ def releases(index: PackageIndex, wanted: Requirement, *, pre: bool = False) -> 
             found.setdefault(Version(_version(file).public), []).append(file)
     if not any(file.filename.endswith(".whl") for file in files):
         text = f"the package index has no wheels of {name}; it is published as source"
-        raise QuestionError(text, hint="build the wheel, and ask with --index FOLDER")
+        raise QuestionError(text, hint="build the wheel, and add --index FOLDER")
     fitting = sorted((one for one in found if wanted.specifier.contains(one, prereleases=True)), reverse=True)
     final = [one for one in fitting if not one.is_prerelease]
     chosen = fitting if pre else final or fitting
     if not chosen:
         newest = [str(one) for one in sorted(found, reverse=True) if not one.is_prerelease][:_NAMED]
         text = f"the package index has no {wanted}"
-        raise QuestionError(text, hint=f"newest it has: {', '.join(newest)}")
+        raise QuestionError(text, hint=f"its newest: {', '.join(newest)}")
     return [Release(version=one, files=tuple(found[one])) for one in chosen]
 
 

@@ -120,7 +120,7 @@ def _say_so(ports: PublishPorts, repository: Repository, subject: Descriptor, re
     """Attach the revocation, once."""
     collected = collect(ports.registry, repository, subject.digest, ports.verifier)
     if any(piece.statement.predicate_type == ArtifactKind.REVOCATION for piece in collected.pieces):
-        ports.say(f"{subject.digest[:19]} was revoked before; the reason given then stays")
+        ports.say(f"{subject.digest[:19]} is already revoked; the earlier reason stays")
         settle(ports.registry, repository, subject.digest, say=ports.say)
         return
     moment = ports.clock()

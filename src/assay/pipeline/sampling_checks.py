@@ -118,7 +118,7 @@ def _ranked(client: ApiClient, asked: ApiQuestion, parameters: dict[str, Any]) -
 
 def _entries(choice: dict[str, Any], about: str) -> list[dict[str, Any]]:
     entries = (choice.get("logprobs") or {}).get("content")
-    need(isinstance(entries, list) and entries, f"{about}: no log-probabilities although they were asked for")
+    need(isinstance(entries, list) and entries, f"{about}: no log-probabilities although they were requested")
     assert isinstance(entries, list)
     for entry in entries:
         need(isinstance(entry, dict) and isinstance(entry.get("top_logprobs"), list), f"{about}: {str(entry)[:80]}")
@@ -140,7 +140,7 @@ def top_k(client: ApiClient, asked: ApiQuestion) -> str:
     ranked = _ranked(client, asked, parameters)
     for chosen, best in ranked:
         better = sum(value > chosen + NEAR for value in best)
-        need(better < TOP_K, f"{words_for(parameters)}: a token was sampled than which at least {better} are better")
+        need(better < TOP_K, f"{words_for(parameters)}: a token was sampled, but at least {better} are better")
     post(client, asked, {"temperature": 1.0, "top_k": 1})
     return _among(ranked, f"of the {TOP_K} best")
 
@@ -153,7 +153,7 @@ def top_p(client: ApiClient, asked: ApiQuestion) -> str:
         better = math.fsum(math.exp(value) for value in best if value > chosen + NEAR)
         need(
             better < TOP_P + NEAR,
-            f"{words_for(parameters)}: a token was sampled than which others of {better:.3f} together are better",
+            f"{words_for(parameters)}: a token was sampled, but others of {better:.3f} together are better",
         )
     return _among(ranked, f"of the best that make up {TOP_P}")
 
@@ -215,7 +215,7 @@ def logprobs(client: ApiClient, asked: ApiQuestion) -> str:
     """Log-probabilities come for every token, are finite and at most 0, and list the token that was chosen."""
     document = post(client, asked, {"temperature": 0, "logprobs": 3})
     told = choice_of(document).get("logprobs")
-    need(isinstance(told, dict), "logprobs 3: no log-probabilities although they were asked for")
+    need(isinstance(told, dict), "logprobs 3: no log-probabilities although they were requested")
     assert isinstance(told, dict)
     lists = [told.get(name) for name in ("tokens", "token_logprobs", "top_logprobs")]
     shape = all(isinstance(one, list) and len(one) == TOKENS for one in lists)

@@ -25,7 +25,9 @@ from assay.evidence.report import ReportDocument
 from assay.foundation.strict import Value
 from assay.matrix.bisection import BisectDocument
 from assay.matrix.model import Image, Matrix
+from assay.matrix.plan_document import PlanDocument
 from assay.matrix.pools import PoolsFile
+from assay.pipeline.assembly.on_workers import AssembledPart, AssembleJob
 from assay.pipeline.audit_farm import AuditJob, AuditPart
 from assay.pipeline.diagnose import KnownFailures, LogDiagnosis, RunDiagnosis
 from assay.pipeline.documents import (
@@ -39,7 +41,6 @@ from assay.pipeline.documents import (
     FactsDocument,
     FactsListDocument,
     JobsDocument,
-    PlanDocument,
     PoolsDocument,
     ProbeListDocument,
     ProbeRunDocument,
@@ -52,6 +53,7 @@ from assay.pipeline.rebuild import RebuildDocument
 from assay.pipeline.revoke import RevokeDocument
 from assay.pipeline.verify import VerifyDocument
 from assay.ports.jobs import JobResult, ProbeJob
+from assay.ports.server import ServerJob
 
 __all__ = ["OUTPUTS", "SCHEMAS", "documents"]
 
@@ -103,7 +105,10 @@ OUTPUTS: Final[dict[str, tuple[type[Value], str]]] = {
     "probe-record.schema.json": (ProbeRecord, "assay probe: one record"),
     "job.schema.json": (ProbeJob, "assay: a job that is sent to an executor"),
     "job-result.schema.json": (JobResult, "assay: what an executor gives back"),
+    "server-job.schema.json": (ServerJob, "assay: a server that is started on a host"),
     "audit-job.schema.json": (AuditJob, "assay: the cells that a worker of a pool audits"),
+    "assemble-job.schema.json": (AssembleJob, "assay: the image that a worker of a pool assembles"),
+    "assembled-part.schema.json": (AssembledPart, "assay: what came of it"),
     "audit-part.schema.json": (AuditPart, "assay: what such a worker has audited since its last document"),
 }
 """File name -> what is written, and by which command."""

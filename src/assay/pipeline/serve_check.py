@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from assay import __version__
 from assay.engines.knowledge import Flags, ServerFlags
 from assay.engines.table import engine_named
 from assay.errors import UsageError
-from assay.evidence.record import ServeRecord, ServeStatus, now
+from assay.evidence.record import SHARED_GPU, ServeRecord, ServeStatus, shared_gpu
 from assay.pipeline.api_answers import ApiQuestion
 from assay.pipeline.api_checks import NOT_ASKED, run_checks
-from assay.pipeline.serve import Later, Started, chosen_by, diagnosed, engine_version, server_help, started
+from assay.pipeline.serve import (
+    Later,
+    ServerFailure,
+    Started,
+    chosen_by,
+    diagnosed,
+    engine_version,
+    job_of,
+    others_on_gpu,
+    serve_record,
+    server_help,
+    started,
+)
 from assay.ports.api import ApiClient
 from assay.ports.models import ModelFinder
-from assay.ports.server import ServerFacts, ServerHost
+from assay.ports.server import ServerFacts, ServerJob, read_facts
 from assay.ports.store import RunFolder, Store
+from assay.ports.task import TaskHost
 from assay.serving.bisect import smallest
 from assay.serving.command import ServerCommand, prepare, with_features_off
 from assay.serving.memory import CONTEXT_BYTES
@@ -34,6 +47,10 @@ class ServeRequest:
     """The cell id or image reference under which it is recorded."""
     image: str = ""
     engine: str
+    job: ServerJob
+    """Where the server runs, and with what; its command is added when the place was read."""
+    facts_program: Path
+    """probes/probelib/facts.py."""
     profile_name: str = ""
     profile: Profile | None = None
     model: str | None = None
@@ -46,10 +63,20 @@ class ServeRequest:
     bisect: bool = False
     bisect_budget: int = 64
     models: ModelFinder | None = None
-    """Finds the model's configuration, to say beforehand that it does not fit; without it nothing is said."""
+    """Finds the model's configuration, to report beforehand that it does not fit; None: nothing is reported."""
     start_timeout: float = 900.0
     request_timeout: float = 120.0
     stop_grace: float = 30.0
+
+    def job_for(self, command: ServerCommand, facts: ServerFacts) -> ServerJob:
+        """Return the job that starts a command where the facts were read."""
+        return job_of(
+            self.job,
+            command,
+            digest=facts.image_digest,
+            start_seconds=self.start_timeout,
+            stop_seconds=self.stop_grace,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +90,7 @@ class PreparedServer:
 
 
 def prepared(
-    host: ServerHost, knowledge: ServerFlags, request: ServeRequest, say: Callable[[str], None]
+    host: TaskHost, knowledge: ServerFlags, request: ServeRequest, say: Callable[[str], None]
 ) -> PreparedServer:
     """Read the place, its server's help, and make the command for it.
 
@@ -71,11 +98,11 @@ def prepared(
         UsageError: the engine is not there, or no model is named.
         EngineError: the place cannot be used.
     """
-    facts = host.facts()
+    facts = read_facts(host, request.job, request.facts_program)
     engine = knowledge.engines[request.engine]
     version = engine_version(facts, engine)
     say(f"{request.engine} {version}; reading its --help")
-    options, text = server_help(host, engine, request.program, env=request.env)
+    options, text = server_help(host, request.job, engine, request.program, env=request.env)
     if not options:
         say(f"its help could not be read: {' '.join(text.split())[:200] or 'it said nothing'}")
     command = prepare(
@@ -122,7 +149,7 @@ def _fits(request: ServeRequest, command: ServerCommand, facts: ServerFacts, say
 
 
 def serve_check(
-    host: ServerHost,
+    host: TaskHost,
     client: ApiClient,
     knowledge: ServerFlags,
     store: Store,
@@ -138,7 +165,7 @@ def serve_check(
     """
     with store.new_run() as run:
         ready = prepared(host, knowledge, request, say)
-        scene = _Scene(host=host, client=client, request=request, run=run, say=say)
+        scene = _Scene(host=host, client=client, request=request, facts=ready.facts, run=run, say=say)
         run.write("help.txt", ready.help_text.encode())
         record = _base(scene, ready)
         wrong = tuple(finding for finding in ready.command.findings if finding.fatal)
@@ -160,53 +187,38 @@ def serve_check(
 
 
 def _base(scene: _Scene, ready: PreparedServer) -> ServeRecord:
-    command, request = ready.command, scene.request
-    notes = (
-        ()
-        if ready.help_read
-        else (
-            "the server's --help could not be read; its flags were checked against knowledge/server_flags.yaml alone",
-        )
-    )
-    return ServeRecord(
-        created=now(),
+    request = scene.request
+    record = serve_record(
+        ready.command,
+        ready.facts,
         run=scene.run.name,
         cell=request.cell,
         image=request.image,
-        image_digest=ready.facts.image_digest,
-        platform=ready.facts.platform,
-        assay_version=__version__,
-        engine=request.engine,
-        executor=scene.host.executor,
+        executor=scene.host.name,
         profile=request.profile_name,
-        model=command.model,
-        argv=tuple(command.told.argv()),
-        env=dict(command.told.env),
-        status=ServeStatus.ABORTED,
-        flag_findings=(*command.notes, *(finding.message for finding in command.findings)),
-        devices=ready.facts.devices,
-        packages=dict(ready.facts.packages),
-        notes=notes,
     )
+    unread = "the server's --help could not be read; its flags were checked against knowledge/server_flags.yaml alone"
+    notes = ("" if ready.help_read else unread, others_on_gpu(scene.host, ready.facts))
+    return record.model_copy(update={"notes": tuple(note for note in notes if note)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scene:
     """Everything that stays the same over the starts of one check."""
 
-    host: ServerHost
+    host: TaskHost
     client: ApiClient
     request: ServeRequest
+    facts: ServerFacts
     run: RunFolder
     say: Callable[[str], None]
 
     def attempt(self, command: ServerCommand, record: ServeRecord, log_name: str) -> ServeRecord:
         """Start once and check; the log is kept on every path, Ctrl-C too."""
         self.say(f"starting {self.request.engine} with {command.model}")
-        patience = self.request.start_timeout
-        log = Later()
+        job, log = self.request.job_for(command, self.facts), Later()
         try:
-            with started(self.host, self.client, command, patience=patience, say=self.say, keep=log.keep) as start:
+            with started(self.host, self.client, job, command, say=self.say, keep=log.keep) as start:
                 record = record.model_copy(update={"log": f"{self.run.name}/{log_name}"})
                 if start.status is not ServeStatus.OK:
                     return self._not_started(record, start)
@@ -216,15 +228,18 @@ class _Scene:
 
     def _not_started(self, record: ServeRecord, start: Started) -> ServeRecord:
         ended = start.server.stop(grace=self.request.stop_grace)
-        cause, words = diagnosed(start.server.log())
-        reason = start.reason + words
+        failure = diagnosed(start.server.log(), start.status)
+        reason = start.reason + failure.words
+        if failure.status is ServeStatus.TIMED_OUT and shared_gpu(record):
+            failure = failure._replace(status=ServeStatus.INCONCLUSIVE)
+            reason = f"{SHARED_GPU}: {reason}"
         self.say(reason)
         return record.model_copy(
             update={
                 "start_seconds": round(start.seconds, 3),
-                "status": start.status,
+                "status": failure.status,
                 "reason": reason,
-                "cause": cause,
+                "cause": failure.cause,
                 "stopped": str(ended),
             }
         )
@@ -250,18 +265,20 @@ class _Scene:
         ended = server.stop(grace=request.stop_grace)
         failed = [check for check in checks if not check.passed]
         reasons = [f"{check.name}: {check.detail}" for check in failed if not check.detail.startswith(NOT_ASKED)]
-        cause: str | None = None
+        failure = ServerFailure(None, "", ServeStatus.FAILED)
         if not alive:
-            cause, words = diagnosed(server.log())
-            reasons.insert(0, f"the server died while it was checked ({ended}){words}")
+            failure = diagnosed(server.log(), failure.status)
+            reasons.insert(0, f"the server died while it was checked ({ended}){failure.words}")
         elif ended.forced:
+            if not reasons and shared_gpu(record):
+                failure = failure._replace(status=ServeStatus.INCONCLUSIVE)
             reasons.append(f"it did not stop within {request.stop_grace:g} s of SIGTERM")
         return record.model_copy(
             update={
                 "start_seconds": round(start.seconds, 3),
-                "status": ServeStatus.FAILED if reasons else ServeStatus.OK,
+                "status": failure.status if reasons else ServeStatus.OK,
                 "reason": "; ".join(reasons),
-                "cause": cause,
+                "cause": failure.cause,
                 "checks": checks,
                 "chosen": chosen,
                 "stopped": str(ended),
@@ -298,10 +315,9 @@ class _Scene:
         )
 
     def _starts(self, command: ServerCommand, log_name: str) -> bool:
-        log = Later()
+        job, log = self.request.job_for(command, self.facts), Later()
         try:
-            patience = self.request.start_timeout
-            with started(self.host, self.client, command, patience=patience, say=self.say, keep=log.keep) as start:
+            with started(self.host, self.client, job, command, say=self.say, keep=log.keep) as start:
                 start.server.stop(grace=self.request.stop_grace)
                 self.say(f"  {start.status}")
                 return start.status is ServeStatus.OK

@@ -87,7 +87,7 @@ def push_facts(
         moved.append(f"{item.name} {item.version}")
     shared = _shared_catalogue(registry, reference, before, catalogue)
     if not there and shared is None:
-        raise RegistryError(f"no complete facts to put at {repository.tagged(tag)}", hint="assay facts read NAME==X")
+        raise RegistryError(f"no complete facts to push to {repository.tagged(tag)}", hint="assay facts read NAME==X")
     registry.put_blob(repository, EMPTY_BYTES)
     parts = [there[key] for key in sorted(there)] + ([shared] if shared else [])
     manifest = bundle(artifact_type=ARTIFACT, layers=parts)
@@ -119,7 +119,7 @@ def pull_catalogue(registry: Registry, reference: Reference, catalogue: LayerCat
 
     Raises:
         RegistryError: the registry failed.
-        WheelError: what came is no catalogue.
+        WheelError: what came is not a catalogue.
     """
     part = _catalogue_part(registry.manifest(reference.repository, reference.key))
     if part is None:
@@ -163,7 +163,7 @@ def pull_facts(
     """
     manifest = registry.manifest(reference.repository, reference.key)
     if manifest is None:
-        raise RegistryError(f"there is no {reference}", hint="is the name right, and may you read that repository?")
+        raise RegistryError(f"there is no {reference}", hint="check the name, and that you may read the repository")
     moved: list[str] = []
     known = 0
     for sha256, layer in _layers(manifest, reference).items():

@@ -11,6 +11,7 @@ who made them. Source of the artifact's form: image-spec v1.1, manifest.md, "Gui
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ MAX_RECORD: Final = 16 << 20
 """Bytes of a record or document that is read from a registry; an audit's report of a server has 1 MB."""
 AT_ONCE: Final = 8
 """Records that go over the wire at the same time."""
+_PARSING: Final = threading.Lock()
+"""One record is read at a time: meanwhile it takes some twenty times its bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,7 @@ def pull_records(
     """
     tags = [tag for tag in registry.tags(repository) if RECORD_NAME.fullmatch(f"{tag}.json")]
     if not tags:
-        raise RegistryError(f"there are no records in {repository}", hint="is the name right, and may you read it?")
+        raise RegistryError(f"there are no records in {repository}", hint="check the name, and that you may read it")
     here = {name.removesuffix(".json") for name in known}
     missing = [tag for tag in tags if tag not in here]
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="record") as pool:
@@ -138,27 +141,32 @@ def _pull(
     try:
         manifest = registry.manifest(repository, tag)
         if manifest is None or manifest.artifact_type != ARTIFACT:
-            return "it is no record"
-        parts = [part for part in manifest.layers if part.media_type in {RECORD, DOCUMENT}]
-        blobs = {part.digest: registry.blob(repository, part, limit=MAX_RECORD) for part in parts}
+            return "it is not a record"
+        part = next((layer for layer in manifest.layers if layer.media_type == RECORD), None)
+        raw = registry.blob(repository, part, limit=MAX_RECORD) if part is not None else None
+        if raw is None:
+            return "its record is missing"
+        if not is_named_after(tag, raw):
+            return "it is not named after its bytes"
+        try:
+            with _PARSING:
+                record = parse(raw, source=tag)
+                if not wanted(record):
+                    return ""
+                digests = {*_documents(record)}
+                del record
+        except StoreError as error:
+            return error.message
+        listed = {layer.digest: layer for layer in manifest.layers if layer.media_type == DOCUMENT}
+        # A manifest can list any number of documents; a record names two at most.
+        named = [listed[digest] for digest in digests & listed.keys()]
+        documents = [registry.blob(repository, layer, limit=MAX_RECORD) for layer in named]
     except RegistryError as error:
         # What others put there is their affair; the rest is taken.
         return error.message
-    raw = next((blobs[part.digest] for part in parts if part.media_type == RECORD), None)
-    if raw is None:
-        return "its record is missing"
-    try:
-        record = parse(raw, source=tag)
-    except StoreError as error:
-        return error.message
-    if not is_named_after(tag, raw):
-        return "it is not named after its bytes"
-    if not wanted(record):
-        return ""
-    documents = set(_documents(record))
-    for part in parts:
-        data = blobs[part.digest]
-        if part.media_type == DOCUMENT and part.digest in documents and data is not None:
+    for data in documents:
+        if data is not None:
             store.put_document(data)
-    store.take(f"{tag}.json", raw)
+    with _PARSING:
+        store.take(f"{tag}.json", raw)
     return None

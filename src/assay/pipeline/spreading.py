@@ -37,6 +37,8 @@ _OF_HOST: Final = frozenset(
 )
 """Faults of the builder alone: another one builds the cell, and none of the cell's retries is used."""
 _LONGEST_REST: Final = 60.0
+_ASKED_AT_ONCE: Final = 64
+"""Builders that are asked at the same time whether they answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ class SpreadBuilder:
             EngineMissing: none answers.
         """
         self._shared = SharedLayers(frozenset(shared_layers(dockerfiles)))
-        with ThreadPoolExecutor(len(self._seats), thread_name_prefix="ask") as pool:
+        with ThreadPoolExecutor(min(len(self._seats), _ASKED_AT_ONCE), thread_name_prefix="ask") as pool:
             said = list(pool.map(lambda seat: seat.host.ask(), self._seats))
         if all(said):
             for seat, silence in zip(self._seats, said, strict=True):
@@ -215,7 +217,7 @@ class SpreadBuilder:
         return builder.build(replace(task, cache_from=self._shared.caches(wish.layers)))
 
     def _watch(self, seat: _Seat, task: BuildTask, watched: BuildTask, over: threading.Event, lost: list[str]) -> None:
-        """End a build when its caller wants that, or when its builder does not answer any more."""
+        """End a build when its caller wants that, or when its builder no longer answers."""
         assert watched.stop is not None
         misses, ask_at = 0, self._clock() + self._limits.again
         while not over.wait(0.1):
@@ -316,7 +318,7 @@ class SpreadBuilder:
         said = "; ".join(f"{seat.host.name}: {seat.silence}" for seat in self._seats)
         return EngineMissing(
             f"no builder of {self._what} answers: {said}",
-            hint="start one, or change `endpoints` in pools.yaml; then run the same again: what is built is kept",
+            hint="start one, or change `endpoints` in pools.yaml, and run the command again: built images are kept",
         )
 
 

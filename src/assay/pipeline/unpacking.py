@@ -79,7 +79,7 @@ class Inflating:
     def check(self) -> None:
         """End of the member: size and checksum must be those of the directory."""
         if self.made != self.member.size or self.crc != self.member.crc:
-            raise WheelError(f"{self.member.name} is damaged: its size or checksum is not what the archive says")
+            raise WheelError(f"{self.member.name} is damaged: its size or checksum differs from the archive's")
 
     def again(self, source: ByteSource, offset: int, length: int) -> bytes:
         """Return a part of the file that has passed."""

@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from assay import __version__
 from assay.engines.table import engine_named
-from assay.evidence.record import ServeCheck, ServeRecord, ServeStatus, now
+from assay.evidence.record import ServeCheck, ServeRecord, ServeStatus
 from assay.foundation.strict import Value
 from assay.pipeline.api_answers import PROMPT, ApiQuestion, Refused, Wrong, choice_of, document_of, need
-from assay.pipeline.serve import Started, chosen_by, diagnosed, wait_until_healthy
+from assay.pipeline.serve import Started, chosen_by, diagnosed, serve_record, wait_until_healthy
 from assay.ports.api import ApiClient
 from assay.ports.engine import Bind, Gpus
-from assay.ports.server import ServerFacts
-from assay.ports.services import KeptServer, Services, ServiceSpec
+from assay.ports.jobs import Place
+from assay.ports.server import ServerDeadlines, ServerFacts, ServerJob, ServerLimits
+from assay.ports.services import KeptServer, Services
 from assay.ports.store import RunFolder, Store
 from assay.serving.deploy import CACHE, Service
 
-__all__ = ["Served", "UpAnswer", "UpRequest", "bring_up", "spec_of"]
+__all__ = ["Served", "UpAnswer", "UpRequest", "bring_up", "kept_job"]
 
 _TOKENS: Final = 24
 _GRACE: Final = 30.0
@@ -69,20 +69,23 @@ class Served:
         return self.record.status is ServeStatus.OK
 
 
-def spec_of(request: UpRequest) -> ServiceSpec:
-    """Return the container for a server of a deployment."""
+def kept_job(request: UpRequest) -> ServerJob:
+    """Return the job that starts the server of a deployment."""
     service = request.service
     model = [Bind(source=service.folder, target=service.folder)] if service.folder else []
-    return ServiceSpec(
+    return ServerJob(
+        run="up",
         name=service.name,
-        image=service.image,
-        argv=service.command.argv(),
+        place=Place(reference=service.image, digest=request.facts.image_digest),
+        argv=tuple(service.command.argv()),
         port=service.port,
         env=service.env,
-        binds=(Bind(source=service.cache, target=CACHE, read_only=False), *model),
+        mounts=(Bind(source=service.cache, target=CACHE, read_only=False), *model),
         user=service.user or None,
         gpus=request.gpus,
-        shm_bytes=service.command.shm,
+        health=service.command.engine.health,
+        limits=ServerLimits(shm_bytes=service.command.shm),
+        deadlines=ServerDeadlines(start_seconds=request.start_timeout, stop_seconds=_GRACE),
         labels={
             "assay.up.model": service.command.model,
             "assay.up.cell": request.cell,
@@ -103,15 +106,12 @@ def bring_up(
         GpuMissing: the engine cannot give a GPU to a container.
     """
     command = request.service.command
-    spec = spec_of(request)
+    job = kept_job(request)
     with store.new_run() as run:
-        server = services.start(spec)
-        kept = next(one for one in services.servers() if one.name == spec.name)
+        server = services.start(job)
+        kept = next(one for one in services.servers() if one.name == job.name)
         try:
-            start = wait_until_healthy(
-                server, client, command.engine.health,
-                began=time.monotonic(), patience=request.start_timeout, say=say,
-            )  # fmt: skip
+            start = wait_until_healthy(server, client, job, began=time.monotonic(), say=say)
         except BaseException:
             # Interrupted before it served: nobody knows of it, and it would hold the card.
             _end(services, kept, run, command.redacted)
@@ -120,11 +120,17 @@ def bring_up(
         if start.status is not ServeStatus.OK:
             log = server.log()
             _end(services, kept, run, command.redacted)
-            cause, words = diagnosed(log)
-            record = record.model_copy(update={"cause": cause, "reason": start.reason + words})
+            failure = diagnosed(log, start.status)
+            record = record.model_copy(
+                update={
+                    "cause": failure.cause,
+                    "reason": start.reason + failure.words,
+                    "status": failure.status,
+                }
+            )
             store.append(record)
             return Served(record=record, base=server.base, answers=())
-        say(f"healthy after {start.seconds:.0f} s")
+        say(f"healthy after {start.seconds:.0f} s; asking it; the first answers may compile kernels for minutes")
         asked = ApiQuestion(
             base=server.base, model=command.served_name, engine=engine_named(command.engine.name),
             health=command.engine.health, timeout=request.request_timeout,
@@ -155,28 +161,22 @@ def _end(services: Services, kept: KeptServer, run: RunFolder, redacted: Callabl
 
 
 def _record(request: UpRequest, run: RunFolder, start: Started) -> ServeRecord:
-    command = request.service.command
-    return ServeRecord(
-        created=now(),
+    record = serve_record(
+        request.service.command,
+        request.facts,
         run=run.name,
         cell=request.cell,
         image=request.image,
-        image_digest=request.facts.image_digest,
-        platform=request.facts.platform,
-        assay_version=__version__,
-        engine=command.engine.name,
         executor="docker",
-        model=command.model,
-        argv=tuple(command.told.argv()),
-        env=dict(command.told.env),
-        status=start.status,
-        reason=start.reason,
-        start_seconds=round(start.seconds, 3),
-        flag_findings=tuple(command.notes),
-        devices=request.facts.devices,
-        packages=dict(request.facts.packages),
-        log=f"{run.name}/server.log",
-        notes=("assay up: two requests were sent; serve-check asks more",),
+    )
+    return record.model_copy(
+        update={
+            "status": start.status,
+            "reason": start.reason,
+            "start_seconds": round(start.seconds, 3),
+            "log": f"{run.name}/server.log",
+            "notes": ("assay up: two requests were sent; serve-check asks more",),
+        }
     )
 
 

@@ -114,7 +114,7 @@ def _not_there(registry: Registry, reference: Reference) -> RegistryError:
     there.sort(key=lambda tag: ALIAS.fullmatch(tag) is None)
     known = f"it has: {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else None
     return RegistryError(
-        f"there is no {reference}", hint=known or "is the name right, and may you read that repository?"
+        f"there is no {reference}", hint=known or "check the name, and that you may read the repository"
     )
 
 

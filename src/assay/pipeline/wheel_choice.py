@@ -73,9 +73,9 @@ def refuse_other(word: str, *, is_file: bool = False) -> None:
             f"{word} is not the URL of a wheel: it must end in .whl", hint="an image is named without https://"
         )
     if is_file and not is_wheel(word):
-        raise UsageError(f"{word} is a file, but no wheel: those end in .whl")
+        raise UsageError(f"{word} is a file but not a wheel: wheels end in .whl")
     if not is_requirement(word) and (name := _other_requirement(word)) is not None:
-        raise UsageError(f"{word!r} is no version of {name}", hint=f"name one: {name}==VERSION")
+        raise UsageError(f"{word!r} is not a version of {name}", hint=f"name one: {name}==VERSION")
 
 
 def _build(word: str) -> str:
@@ -207,11 +207,11 @@ def _missing(
     if not fitting:
         wanted = Requirement(word).specifier
         if any(wanted.contains(version, prereleases=True) for version in _sources(files)):
-            text = f"the package index has no wheel of {word}; this version is published as source alone"
+            text = f"the package index has no wheel of {word}; this version is published only as source"
             return PackageIndexError(text, hint=build)
         newest = sorted({version for _, version, *_ in wheels})[-5:]
         text = f"the package index has no wheel of {word}: it has no such version"
-        return PackageIndexError(text, hint=f"newest it has: {', '.join(map(str, newest))}")
+        return PackageIndexError(text, hint=f"its newest: {', '.join(map(str, newest))}")
     there = ", ".join(dict.fromkeys(platform_words(file.filename).partition(" (")[0] for file, *_ in fitting))
     text = f"the package index has no wheel of {word} for Linux {machine}"
     return PackageIndexError(text, hint=f"it has wheels of it for {there}")

@@ -32,7 +32,7 @@ class Stream:
     finished: bool = False
     """Whether the end mark `[DONE]` came."""
     body: bytes = b""
-    """The answer, where it was no stream of events."""
+    """The answer, where it was not a stream of events."""
     error: str | None = None
 
 

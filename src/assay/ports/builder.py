@@ -31,9 +31,9 @@ class BuildEnd(StrEnum):
     STOPPED = "stopped"
     """The caller asked for it."""
     ENGINE = "engine"
-    """The builder, its disk or its network failed: nothing is said about the cell."""
+    """The builder, its disk or its network failed: the result of the cell is unknown."""
     REGISTRY = "registry"
-    """A registry that the build pulls from or pushes to failed or refused: nothing is said about the cell."""
+    """A registry that the build pulls from or pushes to failed or refused: the result of the cell is unknown."""
 
 
 class FaultKind(StrEnum):
@@ -54,7 +54,7 @@ class FaultKind(StrEnum):
     DISK_FULL = "disk_full"
     DISK_BROKEN = "disk_broken"
     NETWORK = "network"
-    """The builder could not reach something that is no registry."""
+    """The builder could not reach something that is not a registry."""
     REGISTRY_UNREACHABLE = "registry_unreachable"
     """A registry does not answer, breaks off, or answers with a server's error."""
     REGISTRY_LIMITED = "registry_limited"

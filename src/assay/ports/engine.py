@@ -67,6 +67,8 @@ class EngineInfo:
     """It has a small init process to put in front of a container's program."""
     buildx: str | None = None
     """Version of the buildx client on PATH."""
+    podman: bool = False
+    """Podman answers in Docker's place: it runs containers, and has no BuildKit."""
     warnings: tuple[str, ...] = ()
 
 

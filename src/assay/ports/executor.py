@@ -64,7 +64,7 @@ class Executor(Protocol):
         ...
 
     def labels(self, reference: str) -> Mapping[str, str]:
-        """Return the labels of an image; none if it is not there, or this is no image.
+        """Return the labels of an image; none if it is not there, or this is not an image.
 
         Raises:
             EngineMissing: there is no engine.

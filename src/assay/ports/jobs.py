@@ -182,7 +182,7 @@ def unseal(data: bytes, kind: type[Document], *, source: str) -> Document:
     """Read a sealed document back.
 
     Raises:
-        StoreError: it was cut off or changed, or is no document of this kind and version.
+        StoreError: it was cut off or changed, or is not a document of this kind and version.
     """
     found = _SEAL.match(data)
     if found is None or len(data) > MAX_BYTES:

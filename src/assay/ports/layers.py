@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol
 
+from assay.errors import PackageIndexError
 from assay.evidence.oci import Manifest
 from assay.evidence.reference import Repository
 from assay.matrix.image_steps import ImageSteps, PinnedWheel
@@ -28,6 +29,8 @@ __all__ = [
     "LayerCatalogue",
     "LayerStore",
     "OpenWheel",
+    "SourceArchive",
+    "SourceWheels",
     "StoredLayer",
     "WheelFiles",
 ]
@@ -72,8 +75,44 @@ class WheelFiles(Protocol):
             check: is called between pieces of the download; raises where it has to end.
 
         Raises:
+            SourceArchive: what has this content is not a wheel.
             PackageIndexError: no index has the file, or its bytes are others.
             WheelError: it cannot be read.
+        """
+        ...
+
+
+class SourceArchive(PackageIndexError):
+    """A file of the lock is a source archive; its wheel has to be built."""
+
+    def __init__(self, message: str, *, wheel: PinnedWheel, indexes: Sequence[str], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.wheel = wheel
+        self.indexes = indexes
+
+
+class SourceWheels(Protocol):
+    """Wheels that are built here from source, each once.
+
+    A recipe is a Dockerfile that builds one wheel; its text decides which.
+    """
+
+    def built(self, recipe: str) -> PinnedWheel | None:
+        """Return the wheel that was built of a recipe, if its bytes are here."""
+        ...
+
+    def build(self, recipe: str, say: Callable[[str], None], check: Callable[[], None]) -> PinnedWheel:
+        """Build the wheel of a recipe and keep it; `WheelFiles` brings it from then on.
+
+        Args:
+            recipe: a Dockerfile.
+            say: is given a line for each step.
+            check: is called now and then; raises where building has to end.
+
+        Raises:
+            SourceBroken: the source does not compile, or gives no wheel.
+            EngineError: BuildKit is missing, or failed.
+            RegistryError: the base's registry failed.
         """
         ...
 
@@ -194,6 +233,13 @@ class LayerStore(LayerCatalogue, Protocol):
 
         Raises:
             StoreError: the disk is full or cannot be written.
+        """
+        ...
+
+    def alone(self, key: str) -> AbstractContextManager[bool]:
+        """Hold a key while its layer is made; False where it is held for another image, in whichever process.
+
+        Whoever holds it looks whether the layer was made before: until then it may have been.
         """
         ...
 

@@ -26,6 +26,6 @@ class ModelFinder(Protocol):
         """Return a model's configuration, or None if it is nowhere.
 
         Raises:
-            UsageError: a folder that is no model.
+            UsageError: a folder that is not a model.
         """
         ...

@@ -6,7 +6,7 @@ a job has to be submitted once more, and what to tell people.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -248,8 +248,8 @@ class WorkerPool(Protocol):
         """Return the state of every worker of a run that the engine has, by name."""
         ...
 
-    def documents(self, run: str) -> Sequence[bytes]:
-        """Return what workers of a run have written since the last call."""
+    def documents(self, run: str) -> Iterator[bytes]:
+        """Yield what workers of a run have written since the last call."""
         ...
 
     def cancel(self, names: Collection[str], *, run: str) -> None:

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from assay.ports.engine import Bind, Gpus
-from assay.ports.server import RunningServer, ServerEnded
+from assay.ports.server import RunningServer, ServerEnded, ServerJob
 
-__all__ = ["LABEL", "PREFIX", "KeptServer", "ServiceSpec", "Services"]
+__all__ = ["LABEL", "PREFIX", "KeptServer", "Services"]
 
 LABEL: Final = "assay.up"
 """Label of every container that `assay up` started; its value is the server's name."""
 PREFIX: Final = "assay-up-"
 """What the names of their containers begin with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServiceSpec:
-    """A server to start; `{host}` and `{port}` in `argv` become the address it is to listen on."""
-
-    name: str
-    """Lower case, digits and hyphens."""
-    image: str
-    argv: Sequence[str]
-    port: int
-    """Of the loopback interface."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    binds: Sequence[Bind] = ()
-    user: str | None = None
-    """`uid:gid`; None: the image's own."""
-    gpus: Gpus = "all"
-    shm_bytes: int = 1 << 30
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +38,13 @@ class KeptServer:
 class Services(Protocol):
     """Where servers stay. Every method raises `EngineMissing` when no engine answers."""
 
-    def start(self, spec: ServiceSpec) -> RunningServer:
-        """Start a server that stays until `remove`.
+    def start(self, job: ServerJob) -> RunningServer:
+        """Start a server that stays until `remove`, under the name and at the port of its job.
 
         Raises:
             EngineError: the image is not there, the port is in use, or the engine refuses.
             GpuMissing: GPUs were asked for and cannot be given.
+            UsageError: the job names another image than the one that has this reference here, or no name or port.
         """
         ...
 

@@ -140,11 +140,11 @@ class TaskHost(Protocol):
         ...
 
     def labels(self, reference: str) -> Mapping[str, str]:
-        """Return the labels of an image; none if it is not there, or this is no image."""
+        """Return the labels of an image; none if it is not there, or this is not an image."""
         ...
 
     def manifest(self, reference: str) -> str | None:
-        """Return the digest of an image's manifest; None if it is not known, or this is no image."""
+        """Return the digest of an image's manifest; None if it is not known, or this is not an image."""
         ...
 
     def sweep(self) -> Sequence[str]:

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import UsageError
 from assay.foundation.platforms import Platform
@@ -18,6 +18,7 @@ from assay.foundation.printable import is_printable
 from assay.foundation.secret import words_without
 from assay.serving.command import ServerCommand
 from assay.serving.flags import command_line
+from assay.serving.formats import FORMATS, Format
 from assay.serving.launching import Decided
 from assay.serving.memory import MemoryPlan, Share
 
@@ -38,11 +39,19 @@ __all__ = [
     "unit_word",
 ]
 
-Format = Literal["docker", "compose", "kubernetes", "systemd"]
-FORMATS: Final[tuple[Format, ...]] = ("docker", "compose", "kubernetes", "systemd")
 PORT: Final = 8000
 """Where a server listens inside its container."""
 CACHE: Final = "/cache/huggingface"
+_COMPILED: Final = {
+    "CUDA_CACHE_PATH": "cuda",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "TILELANG_CACHE_DIR": "tilelang",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "TVM_FFI_CACHE_DIR": "tvm-ffi",
+    "XDG_CACHE_HOME": "xdg",
+}
+"""Where compilers at run time keep what they built, setting and folder; `probes/harness.py` uses the same."""
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\ufeff\u2028\u2029]")
 _EXPANDED: Final = re.compile(r"\$\$+|\$(?=\()")
 _GPU: Final = re.compile(r"all|[0-9]+(?:,[0-9]+)*|(?:GPU|MIG)-[0-9A-Fa-f-]+")
@@ -72,6 +81,9 @@ class Service:
     """`uid:gid` that the server runs as: the owner of the cache folder, who may write it; empty: the image's own."""
     folder: str | None = None
     """A model folder of this machine, mounted under the same path."""
+    kernels: str = ""
+    """The folder below `assay-kernels/` in the cache that keeps kernels compiled at run time, one for each image: what
+    was compiled against one torch does not load beside another. Empty: they are lost with the container."""
     share: Share | None = None
     start_seconds: int = 900
     """How long it may take to become healthy."""
@@ -106,7 +118,17 @@ class Service:
         Of a user that the image does not know there is neither a home nor a name; compilers ask for both.
         """
         stranger = {"HOME": "/tmp", "USER": "assay"} if self.user else {}  # noqa: S108 - inside the container
-        return {"HF_HOME": CACHE, **stranger, **self.command.env}
+        return {"HF_HOME": CACHE, **stranger, **self.compiled, **self.command.env}
+
+    @property
+    def compiled(self) -> dict[str, str]:
+        """Where kernels compiled at run time are kept, as settings.
+
+        FlashInfer compiles its sampler at the first sampled request: 102 to 118 s on 16 cores, at each start of a
+        container that loses it. Not for folders that several nodes write at once: compilers' locks do not hold there.
+        """
+        folder = f"{CACHE}/assay-kernels/{self.kernels}"
+        return {name: f"{folder}/{place}" for name, place in _COMPILED.items()} if self.kernels else {}
 
     @property
     def env_reasons(self) -> Mapping[str, str]:

@@ -127,7 +127,8 @@ def dated_back(
 def _before(name: str, flags: Mapping[str, FlagValue], engine: EngineFlags, version: str) -> Setting | None:
     """Return what did before what a flag does that a release does not have yet.
 
-    Either that is said of the flag, or an older flag of the release became it, alone or with others that are given too.
+    Either the table states it of the flag, or an older flag of the release became it, alone or with others that are
+    given too.
     """
     if (said := engine.flags[name].before) is not None:
         return said
@@ -181,7 +182,7 @@ def check_known(flags: Mapping[str, FlagValue], engine: EngineFlags, version: st
             continue
         successor = _same(history, value) if history.removed_in(version) else None
         hint = _hint(name, dict.fromkeys(engine.flags, _NO_HELP), engine, version, successor)
-        message = f"--{name} is no flag of {engine.package} {version}{hint} ({history.source})"
+        message = f"--{name} is not a flag of {engine.package} {version}{hint} ({history.source})"
         findings.append(FlagFinding(flag=name, kind="unknown", message=message, successor=successor))
     return tuple(findings)
 

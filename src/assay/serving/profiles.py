@@ -52,5 +52,8 @@ def named(name: str, profiles: Mapping[str, Profile]) -> Profile:
         UsageError: there is none of that name.
     """
     if name not in profiles:
-        raise UsageError(f"there is no profile {name!r}{suggestion(name, profiles)}")
+        raise UsageError(
+            f"there is no profile {name!r} for this engine{suggestion(name, profiles)}",
+            hint="a profile belongs to one engine: images/*/profiles/ lists those of each image",
+        )
     return profiles[name]

@@ -131,7 +131,7 @@ def read_directory(data: bytes, directory: Directory, *, budget: Budget | None =
             # Deflate cannot do better than 1032 to 1: more is a lie.
             raise WheelError(f"{text} claims {size} bytes out of {compressed}")
         if text in members:
-            raise WheelError(f"{text} stands twice in the archive")
+            raise WheelError(f"{text} occurs twice in the archive")
         members[text] = Member(text, method, crc, compressed, size, header)
     ordered = tuple(sorted(members.values(), key=lambda member: member.header))
     for one, following in itertools.pairwise(ordered):

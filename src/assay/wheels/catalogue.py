@@ -24,9 +24,11 @@ __all__ = [
     "dump_base",
     "dump_catalogue",
     "dump_entry",
+    "dump_wheel",
     "load_base",
     "load_catalogue",
     "load_entry",
+    "load_wheel",
 ]
 
 LARGEST: Final = 1 << 20
@@ -79,8 +81,9 @@ class BaseLayer(Value):
 class BaseEntry(Value):
     """A base that was made once: enough to compute the digest of an image on it."""
 
-    key: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-    """Names the base's recipe with its packages."""
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{12}(-python)?$")]
+    """Names the base's recipe with its packages; one that ends in `-python` only compiles for images of another
+    platform."""
     layers: tuple[BaseLayer, ...]
     config: dict[str, Any]
     """Its OCI image configuration."""
@@ -99,7 +102,7 @@ def load_entry(data: bytes, key: str) -> CatalogueEntry:
     """Read an entry back.
 
     Raises:
-        WheelError: it is no entry.
+        WheelError: it is not an entry.
     """
     said = _json(data, LARGEST)
     return _value(CatalogueEntry, {**said, "key": key} if isinstance(said, dict) else said)
@@ -117,6 +120,20 @@ def load_base(data: bytes) -> BaseEntry:
         WheelError: it is none.
     """
     return _value(BaseEntry, _json(data, LARGEST))
+
+
+def dump_wheel(wheel: CatalogueWheel) -> bytes:
+    """Return the bytes that a wheel which was built here is noted as."""
+    return wheel.model_dump_json().encode()
+
+
+def load_wheel(data: bytes) -> CatalogueWheel:
+    """Read the note of a wheel back.
+
+    Raises:
+        WheelError: it is none.
+    """
+    return _value(CatalogueWheel, _json(data, LARGEST))
 
 
 def dump_catalogue(layers: Iterable[CatalogueEntry], bases: Iterable[BaseEntry]) -> bytes:
@@ -146,7 +163,7 @@ def load_catalogue(packed: bytes) -> tuple[list[CatalogueEntry], list[BaseEntry]
         raise WheelError(f"a catalogue of layers does not unpack to less than {MOST} bytes")
     said = _json(data, MOST)
     if not isinstance(said, dict) or said.get("version") != 1:
-        raise WheelError("it is no catalogue of layers that this assay can read", hint="upgrade assay")
+        raise WheelError("it is not a catalogue of layers that this assay can read", hint="upgrade assay")
     layers, bases = said.get("layers"), said.get("bases")
     if not isinstance(layers, list) or not isinstance(bases, list):
         raise WheelError("a catalogue of layers lacks its lists")

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from assay.errors import WheelError
 from assay.foundation.budget import LIBRARY, Budget
+from assay.foundation.platforms import Platform
 from assay.wheels.bytes_at import BudgetedImage, FileBytes
 
 __all__ = [
@@ -60,7 +61,7 @@ __all__ = [
     "segments",
 ]
 
-MACHINES: Final = {62: "x86_64", 183: "aarch64", 190: "cuda"}
+MACHINES: Final = {**{one.elf_machine: one.machine for one in Platform}, 190: "cuda"}
 BINDINGS: Final = {0: "local", 1: "global", 2: "weak", 10: "unique"}
 BOUND: Final = tuple(BINDINGS.get(number, "other") for number in range(16))
 VISIBILITIES: Final = ("default", "internal", "hidden", "protected")

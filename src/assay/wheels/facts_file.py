@@ -165,7 +165,7 @@ def _parsed(text: bytes, *, source: str) -> WheelFacts:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))[:80]
         if where in {"name", "version"}:
-            raise WheelError(f"{source} holds facts of something that is no distribution: {where}") from error
+            raise WheelError(f"{source} holds facts of something that is not a distribution: {where}") from error
         raise WheelError(f"{source} has no wheel facts: {where}: {first['msg'][:200]}") from error
     if facts.reader > READER:
         raise WheelError(f"{source} was written by a newer assay", hint="upgrade assay")

@@ -268,7 +268,7 @@ def walk(chunks: Iterable[bytes], *, budget: Budget | None = None) -> list[Fatbi
 
 
 def cubin_target(start: bytes) -> str | None:
-    """Return `120` for a cubin kept as a file of its own, from its first 64 bytes; None if it is no cubin.
+    """Return `120` for a cubin kept as a file of its own, from its first 64 bytes; None if it is not a cubin.
 
     The number stands in the first byte of e_flags for the old OS ABI (51) and in the second for the new one (65).
     The suffix cannot be read from there reliably.

@@ -272,7 +272,7 @@ class _Installation:
         if any(part.startswith(_WHITEOUT) for part in parts):
             raise self._error(name, "has a name that removes files in a layer of an image")
         if attributes and stat.S_IFMT(attributes) not in (0, stat.S_IFREG):
-            raise self._error(name, "is no plain file (a link or a device)")
+            raise self._error(name, "is not a plain file (a link or a device)")
 
     def _error(self, name: str, why: str) -> WheelError:
         return WheelError(f"{self._wheel}: {name!r} {why}")

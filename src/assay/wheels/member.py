@@ -190,7 +190,7 @@ class MemberReader:
                     self._notes["pybind11_python"] = near.group(1).decode()
 
     def finish(self, reread: Callable[[int, int], bytes] | None = None) -> Library | None:
-        """Return the facts, or None if the file is no ELF file (a linker script, a text).
+        """Return the facts, or None if the file is not an ELF file (a linker script, a text).
 
         Raises:
             WheelError: it is damaged or ended early.

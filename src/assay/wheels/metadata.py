@@ -1,6 +1,6 @@
 """Reads METADATA and WHEEL: names and versions come out that can be nothing else. Pure.
 
-Both become parts of paths and of addresses, so that what is no name or no version is refused here, where it enters.
+Both become parts of paths and of addresses, so that what is not a name or no version is refused here, where it enters.
 """
 
 from __future__ import annotations

@@ -8,12 +8,13 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from assay.foundation.platforms import Platform
+
 __all__ = ["stub"]
 
-_MACHINES: Final = {"x86_64": 62, "aarch64": 183}
 _EHDR, _PHDR, _SHDR = 64, 56, 64
 _PAGE: Final = 0x10000
-"""Segments are aligned to the largest page size of both machines."""
+"""Segments are aligned to the largest page size of all machines."""
 
 
 def stub(soname: str, machine: str) -> bytes:
@@ -21,7 +22,7 @@ def stub(soname: str, machine: str) -> bytes:
 
     Args:
         soname: its DT_SONAME.
-        machine: `x86_64` or `aarch64`.
+        machine: of a platform, `aarch64`.
     """
     strings = b"\0" + soname.encode() + b"\0"
     symbols = bytes(24)
@@ -57,7 +58,7 @@ def stub(soname: str, machine: str) -> bytes:
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\2\1\1",
         3,
-        _MACHINES[machine],
+        Platform.of(machine).elf_machine,
         1,
         0,
         _EHDR,

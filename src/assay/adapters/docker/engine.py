@@ -21,8 +21,9 @@ import docker.utils
 
 from assay.adapters.docker.container import DockerContainer, writable_folder
 from assay.adapters.docker.errors import HINT_GPU, HINT_REGISTRY, transfer_failed, translated
-from assay.adapters.docker.read import Reader, image_files, read_image, read_info
+from assay.adapters.docker.read import Reader, read_image, read_info
 from assay.adapters.docker.ssh_forward import SshForward
+from assay.adapters.files.image_archive import image_files
 from assay.errors import EngineError, GpuMissing, RegistryError
 from assay.ports.engine import (
     LABEL_OWNER,

@@ -35,6 +35,8 @@ class Process:
     stderr: bytearray = field(default_factory=bytearray)
     signal: threading.Event = field(default_factory=threading.Event)
     oom: bool = False
+    ignores_term: bool = False
+    """Set by a program that goes on after SIGTERM."""
 
     def print(self, text: str, *, error: bool = False) -> None:
         """Write a line to standard output or error."""
@@ -183,13 +185,14 @@ class FakeContainer:
         return self._thread is not None and self._thread.is_alive()
 
     def kill(self, signal: str = "SIGKILL") -> None:
-        """Send a signal; a fake program dies of any."""
+        """Send a signal; a fake program dies of any that it does not ignore."""
         self._answer()
         self.end(signal)
 
     def end(self, signal: str = "SIGKILL") -> None:
         """Kill the program, engine or not."""
-        if self._thread is not None and self._thread.is_alive():
+        ignored = signal == "SIGTERM" and self._process.ignores_term
+        if self._thread is not None and self._thread.is_alive() and not ignored:
             self._sent = _SIGNALS[signal]
             self._process.signal.set()
 
@@ -214,10 +217,10 @@ class FakeContainer:
             time.sleep(0.005)
 
     def host_port(self, port: int) -> int:
-        """Return the port itself: a fake program that serves does so on the loopback interface."""
+        """Return where it is published, else the port itself: a fake program serves on the loopback interface."""
         if port not in self.spec.ports or not self.running():
             raise EngineError(f"port {port} of a container of {self.spec.image} is not published; does it run?")
-        return port
+        return self.spec.publish_at or port
 
 
 def _cut(data: bytes, limit: int) -> bytes:

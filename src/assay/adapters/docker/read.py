@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import io
-import posixpath
-import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from assay.adapters.docker.errors import translated
 from assay.adapters.host import process
-from assay.errors import EngineError, ToolError, UsageError
+from assay.errors import ToolError, UsageError
 from assay.evidence.reference import Reference, Repository
-from assay.ports.engine import EngineInfo, ImageFile, ImageInfo, ImageLayer
+from assay.foundation.platforms import Platform
+from assay.ports.engine import EngineInfo, ImageInfo, ImageLayer
 
-__all__ = ["Reader", "gpu_access", "image_files", "read_image", "read_info"]
+__all__ = ["Reader", "gpu_access", "read_image", "read_info"]
 
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 # Instructions that change only the configuration of an image; all others make a layer.
 _NO_LAYER: Final = ("ENV", "LABEL", "CMD", "ENTRYPOINT", "EXPOSE", "ARG", "USER", "STOPSIGNAL", "HEALTHCHECK", "VOLUME",
                     "SHELL", "ONBUILD", "MAINTAINER")  # fmt: skip
@@ -31,12 +28,13 @@ def read_info(
     """Read `GET /info`, `GET /version` and the names of the networks."""
     driver_type = dict(said.get("DriverStatus") or []).get("driver-type", "")
     architecture = str(said.get("Architecture", ""))
+    podman = any(part.get("Name") == "Podman Engine" for part in version.get("Components") or ())
     return EngineInfo(
         version=str(said["ServerVersion"]),
         api_version=str(version.get("ApiVersion", "")),
         image_store="containerd" if "containerd" in driver_type else "graphdriver",
         storage_driver=str(said.get("Driver", "")),
-        architecture=_ARCHITECTURES.get(architecture, architecture),
+        architecture=here.architecture if (here := Platform.known(architecture)) else architecture,
         operating_system=str(said.get("OperatingSystem", "")),
         kernel=str(said.get("KernelVersion", "")),
         cpus=int(said.get("NCPU", 0)),
@@ -46,8 +44,10 @@ def read_info(
         gpu=gpu_access(said, local=local),
         bridge="bridge" in networks,
         # N/A without one (moby, daemon/info_unix.go); empty for Debian's tini, whose version names no commit.
-        init=(said.get("InitCommit") or {}).get("ID", "N/A") != "N/A",
+        # Podman does not say; a container that asks for one it lacks is not made.
+        init=not podman and (said.get("InitCommit") or {}).get("ID", "N/A") != "N/A",
         buildx=_buildx(),
+        podman=podman,
         warnings=tuple(said.get("Warnings") or ()),
     )
 
@@ -179,75 +179,3 @@ class Reader(io.RawIOBase):
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
-
-
-def image_files(stream: BinaryIO | Reader, doing: str) -> Iterator[ImageFile]:
-    """Yield the entries of an exported file system, in one pass.
-
-    Raises:
-        EngineError: the stream is cut short or not a tar.
-    """
-    try:
-        with tarfile.open(fileobj=cast("BinaryIO", stream), mode="r|", bufsize=1 << 20) as tar:
-            for member in tar:
-                yield _entry(tar, member)
-    except tarfile.TarError as error:
-        raise EngineError(f"{doing}: the engine's archive is damaged: {error}") from error
-
-
-def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> ImageFile:
-    kind: Literal["file", "directory", "symlink", "hardlink", "other"] = "other"
-    target = ""
-    if member.isfile():
-        kind = "file"
-    elif member.isdir():
-        kind = "directory"
-    elif member.issym():
-        kind, target = "symlink", member.linkname
-    elif member.islnk():
-        kind, target = "hardlink", _absolute(member.linkname)
-    return ImageFile(
-        path=_absolute(member.name),
-        kind=kind,
-        size=member.size if kind == "file" else 0,
-        mode=member.mode,
-        target=target,
-        open=partial(_open, tar, member),
-    )
-
-
-def _absolute(name: str) -> str:
-    return posixpath.normpath("/" + name.lstrip("/"))
-
-
-def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> BinaryIO:
-    file = tar.extractfile(member) if member.isfile() else None
-    if file is None:
-        raise EngineError(f"{_absolute(member.name)} is not a file, so it has no bytes of its own")
-    return cast("BinaryIO", _Member(file, _absolute(member.name)))
-
-
-class _Member(io.RawIOBase):
-    """The bytes of an entry; a stream that is damaged or ends early is an error of assay's."""
-
-    def __init__(self, file: IO[bytes], path: str) -> None:
-        self._file = file
-        self._path = path
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._file.read(size)
-        except tarfile.TarError as error:
-            raise EngineError(f"{self._path}: the engine's archive is damaged: {error}") from error
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -150,7 +150,7 @@ class DockerTaskHost:
         return Place(reference=reference, digest=image.digest or image.id)
 
     def labels(self, reference: str) -> Mapping[str, str]:
-        """Return the labels of an image; none if it is not there, or this is no image."""
+        """Return the labels of an image; none if it is not there, or this is not an image."""
         image = self._engine.image(reference)
         return image.labels if image is not None else {}
 
@@ -209,7 +209,7 @@ class DockerTaskHost:
         if not info.local:
             raise EngineError(
                 f"the container engine runs on another machine, and a server in {spec.reference} would not be reached",
-                hint="run assay on that machine",
+                hint=this_machine.HINT_ELSEWHERE,
             )
         if spec.network == "bridge" and not info.bridge:
             raise EngineError("this container engine has no bridge network", hint="--network host")

@@ -71,7 +71,7 @@ class FakeExecutor:
         return Place(reference=reference, digest=self._places[reference])
 
     def labels(self, reference: str) -> Mapping[str, str]:
-        """Return the labels of an image; none if it is not there, or this is no image."""
+        """Return the labels of an image; none if it is not there, or this is not an image."""
         return self.image_labels.get(reference, {})
 
     def sweep(self) -> Sequence[str]:

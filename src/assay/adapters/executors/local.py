@@ -213,11 +213,11 @@ class LocalTaskHost:
         return Place(reference=LOCAL, digest=digest_of(["local", *json.loads(done.stdout)]))
 
     def labels(self, reference: str) -> Mapping[str, str]:  # noqa: ARG002 - the port names it
-        """Return the labels of an image; none: this is no image."""
+        """Return the labels of an image; none: this is not an image."""
         return {}
 
     def manifest(self, reference: str) -> None:
-        """Return None: this is no image."""
+        """Return None: this is not an image."""
 
     def sweep(self) -> Sequence[str]:
         """Remove nothing: a process ends with the one that started it."""

@@ -62,7 +62,7 @@ class ProbeExecutor:
         return self._host.place(reference)
 
     def labels(self, reference: str) -> Mapping[str, str]:
-        """Return the labels of an image; none if it is not there, or this is no image."""
+        """Return the labels of an image; none if it is not there, or this is not an image."""
         return self._host.labels(reference)
 
     def sweep(self) -> Sequence[str]:
@@ -105,7 +105,7 @@ def gpus_for(job: ProbeJob, there: Callable[[], tuple[str, ...]]) -> tuple[str, 
         return wanted.names
     names = there()
     if len(names) < wanted.count:
-        raise GpuMissing(f"{wanted.count} GPUs were asked for, {len(names)} can be given")
+        raise GpuMissing(f"{wanted.count} GPUs are requested, but {len(names)} can be given")
     return names[: wanted.count]
 
 

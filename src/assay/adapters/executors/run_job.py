@@ -87,7 +87,7 @@ def _swept(executor: Executor) -> None:
     except EngineMissing:
         raise
     except EngineError as error:
-        _say(f"what a killed run left behind could not be removed: {error.message}")
+        _say(f"the leftovers of a killed run could not be removed: {error.message}")
 
 
 def _say(line: str) -> None:

@@ -13,17 +13,15 @@ from assay.adapters.docker.engine import DockerEngine
 from assay.adapters.docker.errors import translated
 from assay.adapters.executors import this_machine
 from assay.adapters.executors.docker import ContainerTask
-from assay.adapters.executors.servers import HostedServer
-from assay.errors import EngineError
+from assay.errors import EngineError, UsageError
 from assay.ports.engine import LABEL_RUN, ContainerSpec
-from assay.ports.server import RunningServer, ServerEnded
-from assay.ports.services import LABEL, PREFIX, KeptServer, ServiceSpec
+from assay.ports.server import RunningServer, ServerEnded, ServerJob, need_same_image
+from assay.ports.services import LABEL, PREFIX, KeptServer
 
 __all__ = ["DockerServices"]
 
 _PORT: Final = 8000
 """The port inside, where the network is not the machine's own."""
-_PIDS: Final = 1 << 15
 
 
 class DockerServices:
@@ -36,50 +34,58 @@ class DockerServices:
     def __init__(self, engine: DockerEngine) -> None:
         self._engine = engine
 
-    def start(self, spec: ServiceSpec) -> RunningServer:
+    def start(self, job: ServerJob) -> RunningServer:
         """Create and start a container; one that cannot start is removed again."""
+        image, at = job.place.reference, job.port
+        if not job.name or at is None:
+            raise UsageError("a server that stays needs a name and a port, and its job lacks one")
         info = self._engine.info()
         if not info.local:
             raise EngineError(
                 "the container engine runs on another machine, and the server would not be reached from here",
-                hint="run assay on that machine",
+                hint=this_machine.HINT_ELSEWHERE,
             )
-        this_machine.need_free_port(spec.port)
-        host, port = ("0.0.0.0", _PORT) if info.bridge else (this_machine.ADDRESS, spec.port)  # noqa: S104 - inside
-        argv = [word.replace("{host}", host).replace("{port}", str(port)) for word in spec.argv]
+        this_machine.need_free_port(at)
+        need_same_image(job, self._manifest)
+        bridge = info.bridge and job.network != "host"
+        host, port = ("0.0.0.0", _PORT) if bridge else (this_machine.ADDRESS, at)  # noqa: S104 - inside
+        argv = [word.replace("{host}", host).replace("{port}", str(port)) for word in job.argv]
         wanted = ContainerSpec(
-            image=spec.image,
-            run="up",
+            image=image,
+            run=job.run,
             entrypoint=argv[:1],
             command=argv[1:],
-            env=spec.env,
-            user=spec.user,
-            gpus=spec.gpus,
-            network="bridge" if info.bridge else "host",
-            ports=[port] if info.bridge else (),
-            publish_at=spec.port if info.bridge else None,
-            binds=spec.binds,
+            env=job.env,
+            user=job.user,
+            gpus=job.gpus,
+            network="bridge" if bridge else "host",
+            ports=[port] if bridge else (),
+            publish_at=at if bridge else None,
+            binds=job.mounts,
+            memory_bytes=job.limits.memory_bytes,
             init=info.init,
-            pids=_PIDS,
-            shm_bytes=spec.shm_bytes,
+            pids=job.limits.pids,
+            shm_bytes=job.limits.shm_bytes,
         )
-        labels = {**spec.labels, LABEL: spec.name, LABEL_RUN: "up", f"{LABEL}.port": str(spec.port)}
-        api, name = self._engine.client.api, PREFIX + spec.name
-        with translated(f"creating a container of {spec.image}"):
+        labels = {**job.labels, LABEL: job.name, LABEL_RUN: job.run, f"{LABEL}.port": str(at)}
+        api, name = self._engine.client.api, PREFIX + job.name
+        with translated(f"creating a container of {image}"):
             try:
                 made = api.create_container(name=name, labels=labels, **self._engine.arguments(wanted, None))
             except docker.errors.ImageNotFound as error:
-                raise EngineError(
-                    f"the engine does not hold the image {spec.image}", hint="build or pull it"
-                ) from error
+                raise EngineError(f"the engine does not hold the image {image}", hint="build or pull it") from error
         container = DockerContainer(self._engine.client, made["Id"], wanted)
         try:
             container.start()
         except BaseException:
             container.remove()
             raise
-        task = ContainerTask(container, cache="", port=port, published=info.bridge)
-        return HostedServer(task)
+        # Its address is known: the engine is not asked for it, and one that ended at once has an address too.
+        return RunningServer(ContainerTask(container, cache="", port=at, published=False))
+
+    def _manifest(self, reference: str) -> str | None:
+        found = self._engine.image(reference)
+        return found.digest if found is not None else None
 
     def servers(self) -> Sequence[KeptServer]:
         """List the labelled containers, the newest first."""
@@ -111,7 +117,7 @@ class DockerServices:
         container = self._container(server)
         try:
             with suppress(EngineError):
-                return HostedServer(ContainerTask(container, cache="", port=0, published=False)).stop(grace=grace)
+                return RunningServer(ContainerTask(container, cache="", port=0, published=False)).stop(grace=grace)
             return ServerEnded(code=None, signal=None, seconds=0)
         finally:
             container.remove()

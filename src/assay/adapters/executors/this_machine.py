@@ -14,6 +14,7 @@ from assay.errors import EngineError, ToolError
 
 __all__ = [
     "ADDRESS",
+    "HINT_ELSEWHERE",
     "cuda_devices_in_child",
     "free_port",
     "gpu_memory_bytes",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 ADDRESS: Final = "127.0.0.1"
+HINT_ELSEWHERE: Final = "run assay on that machine; `ssh -L 8000:127.0.0.1:8000 HOST` brings the port of a server here"
+"""For a server that would run where the container engine is, and not here."""
 
 _DEVICES: Final = """
 import ctypes

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from assay import resources
+from assay.adapters.files.card_names import load_cards
 from assay.adapters.files.records import write_whole
 from assay.adapters.files.regular import read_config
-from assay.adapters.host.card_names import load_cards
 from assay.audit.findings import Finding
 from assay.errors import UsageError
 from assay.matrix import loading as matrix

@@ -200,7 +200,7 @@ def _attend(
                         os.killpg(process.pid, signal.SIGTERM)
 
     def feed(stream: IO[bytes], data: bytes) -> None:
-        # A program that does not read its input is no failure of ours.
+        # A program that does not read its input is not a failure of ours.
         with suppress(BrokenPipeError), stream:
             stream.write(data)
 

@@ -144,4 +144,4 @@ def session() -> requests.Session:
 
 
 FAULTS: Final = (requests.RequestException, HTTPError, OSError, ValueError)
-"""What a request can end in; an address in a redirect that is none is a plain ValueError."""
+"""What a request can end in; an invalid address in a redirect is a plain ValueError."""

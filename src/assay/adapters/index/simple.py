@@ -14,6 +14,7 @@ import configparser
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -160,7 +161,7 @@ def _file(project: str, filename: str, url: str, sha256: str | None, **more: Any
 
 
 def parse_html(text: str, *, url: str, project: str, budget: Budget | None = None) -> tuple[IndexFile, ...]:
-    """Read a PEP 503 page, or any page with links to files. A link that is no address is left out.
+    """Read a PEP 503 page, or any page with links to files. A link that is not an address is left out.
 
     Raises:
         PackageIndexError: it has more links than a page can have, or takes too long to read.
@@ -275,6 +276,7 @@ class SimpleIndex:
         self._default = default
         self._http = http or session()
         self._known: dict[tuple[str, str], tuple[IndexFile, ...]] = {}
+        self._asking: dict[tuple[str, str], threading.Lock] = {}
         self._places: dict[str, frozenset[str]] = {}
 
     def _addresses(self, index: str) -> Addresses:
@@ -288,17 +290,22 @@ class SimpleIndex:
     def files(self, project: str, *, index: str = "pypi") -> tuple[IndexFile, ...]:
         """Return the files of a project; see the port."""
         name = str(canonicalize_name(project))
-        if (index, name) not in self._known:
-            addresses = self._addresses(index)
-            found: dict[tuple[str, str | None], IndexFile] = {}
-            for url in addresses.simple:
-                for file in self._page(url.rstrip("/") + f"/{name}/", name):
-                    found.setdefault((file.filename, file.sha256), file.model_copy(update={"announced_by": url}))
-            for url in addresses.links:
-                for file in self._flat(url, name):
-                    found.setdefault((file.filename, file.sha256), file.model_copy(update={"announced_by": url}))
-            self._known[index, name] = tuple(found.values())
-        return self._known[index, name]
+        # Cells that are audited at once ask for the same projects at the same time; reading a list may take a second.
+        with self._asking.setdefault((index, name), threading.Lock()):
+            if (index, name) not in self._known:
+                self._known[index, name] = self._asked(name, index)
+            return self._known[index, name]
+
+    def _asked(self, name: str, index: str) -> tuple[IndexFile, ...]:
+        addresses = self._addresses(index)
+        found: dict[tuple[str, str | None], IndexFile] = {}
+        for url in addresses.simple:
+            for file in self._page(url.rstrip("/") + f"/{name}/", name):
+                found.setdefault((file.filename, file.sha256), file.model_copy(update={"announced_by": url}))
+        for url in addresses.links:
+            for file in self._flat(url, name):
+                found.setdefault((file.filename, file.sha256), file.model_copy(update={"announced_by": url}))
+        return tuple(found.values())
 
     def origins(self, index: str | None = None) -> frozenset[str]:
         """Return where files of an index can come from; see the port. An index that cannot be found out has none."""

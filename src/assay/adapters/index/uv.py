@@ -29,6 +29,10 @@ _UNREACHABLE: Final = re.compile(
     r"status code 5\d\d|502 Bad Gateway|503 Service|tls handshake|certificate",
     re.IGNORECASE,
 )
+# An answer that no index gives: a proxy or a server that is going down. uv asks again after a lost connection and after
+# a server's error, and ends at once after this.
+_NO_ANSWER_OF_AN_INDEX: Final = re.compile(r"(?:Missing|Invalid|Unsupported) `Content-Type`")
+_ASKED_AT_MOST: Final = 3
 # uv takes an index that refuses for one that lacks everything, and says so in a hint.
 _REFUSED: Final = re.compile(r"401 Unauthorized|403 Forbidden|lack of valid authentication")
 _REACH: Final = (
@@ -51,7 +55,8 @@ def classify(message: str) -> Failure:
     if _REFUSED.search(text) and "not found in the package registry" in text:
         return Failure.UNREACHABLE
     if "No solution found" not in text and "not found in the package registry" not in text:
-        return Failure.UNREACHABLE if _UNREACHABLE.search(text) else Failure.MISSING
+        unreachable = _UNREACHABLE.search(text) or _NO_ANSWER_OF_AN_INDEX.search(text)
+        return Failure.UNREACHABLE if unreachable else Failure.MISSING
     if _UNREACHABLE.search(text) and "network" in text.lower():
         return Failure.UNREACHABLE
     if "incompatible" in text.replace("incompatible with the", "").replace("Python ABI tag", ""):
@@ -103,9 +108,8 @@ class UvResolver:
                 argv += ["--exclude-newer", request.as_of]
             for name in request.without:
                 argv += ["--no-emit-package", name]
-            done = process.run(argv, cwd=work, timeout=self._timeout, check=False, stop=self._stop)
-            if done.returncode != 0:
-                message = done.stderr.decode(errors="replace").strip()
+            message = self._run(argv, work)
+            if message is not None:
                 if "unexpected argument" in message or "invalid value" in message:
                     raise ToolError(f"uv does not understand assay: {message}", hint="install a newer uv")
                 failure = classify(message)
@@ -113,6 +117,18 @@ class UvResolver:
                 return Unresolved(failure=failure, explanation=words)
             document = tomllib.loads((work / "pylock.toml").read_text())
         return self._read(document, request)
+
+    def _run(self, argv: Sequence[str], work: Path) -> str | None:
+        """Run uv, again where an index did not answer as one; return what it says if it fails."""
+        for asked in range(_ASKED_AT_MOST):
+            (self._stop or threading.Event()).wait(asked)
+            done = process.run(argv, cwd=work, timeout=self._timeout, check=False, stop=self._stop)
+            if done.returncode == 0:
+                return None
+            message = done.stderr.decode(errors="replace").strip()
+            if not _NO_ANSWER_OF_AN_INDEX.search(message):
+                break
+        return message
 
     def _read(self, document: Mapping[str, Any], request: ResolveRequest) -> Resolved | Unresolved:
         ranks = tags_for(request.python, request.platform)

@@ -40,7 +40,7 @@ class WheelArchive:
         """Open a wheel.
 
         Raises:
-            WheelError: it is no wheel, or holds what no wheel needs; names the wheel and the file.
+            WheelError: it is not a wheel, or holds what no wheel needs; names the wheel and the file.
         """
         self._name = name
         self._budget = Budget(name, WHEEL)

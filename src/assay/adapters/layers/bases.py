@@ -8,14 +8,16 @@ import platform
 import shutil
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 from assay.adapters.docker.bootstrap import LABEL_FACTS, DebootstrapBases
 from assay.adapters.files.locks import locked
-from assay.adapters.layers.bytecode import Compilers
+from assay.adapters.layers.bytecode import Compilers, SharedCompilers
 from assay.adapters.layers.store import FolderStore
 from assay.adapters.layers.unpacked import UnpackedBases
 from assay.errors import Problem, StoreError, ToolError
@@ -33,7 +35,6 @@ __all__ = ["BootstrappedBases"]
 
 BuildArchive = Callable[[str, Path, Callable[[str], None]], None]
 """(Dockerfile, archive, where progress goes): builds an image and writes it."""
-_LOADERS: Final = {"x86_64": "lib64/ld-linux-x86-64.so.2", "aarch64": "lib/ld-linux-aarch64.so.1"}
 _SMALL: Final = 1 << 20
 _STATUS: Final = "var/lib/dpkg/status"
 _LARGEST_STATUS: Final = 16 << 20
@@ -71,6 +72,9 @@ class BootstrappedBases:
         self._unpacker = unpacker
         self._recipes: dict[str, BootstrapBase] = {}
         """By the folder of a base's files."""
+        self._compilers: dict[Path, SharedCompilers] = {}
+        """By the folder of a base's files."""
+        self._guard = threading.Lock()
 
     def known(self, steps: ImageSteps, *, told: bool = False) -> AssemblyBase | None:
         """Return a base that was made before; see the port."""
@@ -185,7 +189,7 @@ class BootstrappedBases:
         self._store.learn_base(BaseEntry(key=folder.name, layers=layers, config=config, python=python, files=files))
 
     @contextmanager
-    def compiler(self, base: AssemblyBase) -> Iterator[Compilers]:
+    def compiler(self, base: AssemblyBase) -> Iterator[SharedCompilers]:
         """Return a compiler that runs the Python of a base by the base's own loader; see the port.
 
         For a base of another platform the same Python of this one compiles: bytecode does not depend on the platform.
@@ -195,11 +199,14 @@ class BootstrappedBases:
         root = Path(base.root)
         if base.config.get("architecture", "amd64") != here.architecture:
             root = self._twin(base, base.root, here)
-        loader = root / _LOADERS[here.machine]
+        loader = root / here.loader
         minor = ".".join(base.python.split(".")[:2])
         libraries = f"{root}/usr/lib/{here.machine}-linux-gnu"
         command = [str(loader), "--library-path", libraries, f"{root}/usr/bin/python{minor}"]
-        with Compilers(command, count=os.cpu_count() or 1, environment={"PYTHONHOME": f"{root}/usr"}) as compilers:
+        make = partial(Compilers, command, count=os.cpu_count() or 1, environment={"PYTHONHOME": f"{root}/usr"})
+        with self._guard:
+            shared = self._compilers.setdefault(root, SharedCompilers(make, self._store.folder))
+        with shared.used() as compilers:
             yield compilers
 
     def _twin(self, base: AssemblyBase, root: str, here: Platform) -> Path:

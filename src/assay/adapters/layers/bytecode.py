@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import queue
 import resource
 import struct
 import subprocess
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
 from assay.adapters.layers.compile_program import SECONDS
 from assay.errors import ToolError
 
-__all__ = ["Compilers"]
+__all__ = ["Compilers", "SharedCompilers"]
 
 PROGRAM: Final = Path(__file__).with_name("compile_program.py")
 TIMEOUT: Final = 60.0
@@ -104,3 +109,75 @@ class Compilers:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+class SharedCompilers:
+    """Compilers for images that are assembled at once or one after the other: what two have in common is compiled once.
+
+    The processes run while an image uses them. Bytecode is kept in a file without a name as long as this process lives.
+
+    Args:
+        make: starts compilers of one Python.
+        scratch: is on the disk that bytecode is kept on.
+    """
+
+    def __init__(self, make: Callable[[], Compilers], scratch: Path) -> None:
+        self._make = make
+        self._running: Compilers | None = None
+        self._users = 0
+        self._guard = threading.Lock()
+        self._scratch = scratch
+        self._file: int | None = None
+        """Descriptor; open until this process ends."""
+        self._end = 0
+        self._known: dict[bytes, Future[bytes] | tuple[int, int]] = {}
+        """Digest of a path and a source -> its bytecode to come, or its length and where it begins in the file."""
+
+    @contextmanager
+    def used(self) -> Iterator[Self]:
+        """Keep the processes running."""
+        with self._guard:
+            self._running = self._running or self._make()
+            self._users += 1
+        try:
+            yield self
+        finally:
+            with self._guard:
+                self._users -= 1
+                ended = None if self._users else self._running
+                self._running = self._running if self._users else None
+            if ended is not None:
+                ended.__exit__()
+
+    def submit(self, path: str, source: bytes) -> Future[bytes]:
+        """Compile a source in the background, unless that was done before; see the port."""
+        key = hashlib.sha256(path.encode("utf-8", "surrogateescape") + b"\0" + source).digest()
+        with self._guard:
+            assert self._running is not None
+            found = self._known.get(key)
+            if isinstance(found, Future):
+                return found
+            if found is None:
+                future = self._known[key] = self._running.submit(path, source)
+        if found is None:
+            future.add_done_callback(partial(self._keep, key))
+        else:
+            assert self._file is not None
+            future = Future()
+            future.set_result(os.pread(self._file, *found))
+        return future
+
+    def _keep(self, key: bytes, future: Future[bytes]) -> None:
+        """Put bytecode into the file; what failed, or does not fit on the disk, is compiled again when it is needed."""
+        with self._guard:
+            del self._known[key]
+            if future.cancelled() or future.exception() is not None:
+                return
+            data = future.result()
+            with suppress(OSError):
+                if self._file is None:
+                    with tempfile.TemporaryFile(dir=self._scratch) as file:
+                        self._file = os.dup(file.fileno())
+                if os.pwrite(self._file, data, self._end) == len(data):
+                    self._known[key] = len(data), self._end
+                    self._end += len(data)

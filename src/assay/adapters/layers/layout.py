@@ -158,7 +158,7 @@ def _index(path: Path, name: str, image: Descriptor) -> bytes:
             there = [dict(one) for one in read_json(read_regular(path))["manifests"]]
             kept = [one for one in there if dict(one.get("annotations") or {}).get(_NAME) != name]
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is no index of an OCI layout", hint="name another folder") from error
+            raise StoreError(f"{path} is not an index of an OCI layout", hint="name another folder") from error
     mine = {**image.to_json(), "annotations": {_NAME: name}}
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*kept, mine]}).encode()
 

@@ -14,8 +14,8 @@ from typing import BinaryIO, Final, cast
 
 import zstandard
 
-from assay.adapters.docker.read import image_files
 from assay.adapters.files.cache import cache_folder
+from assay.adapters.files.image_archive import image_files
 from assay.adapters.files.locks import locked, no_space
 from assay.adapters.files.records import write_whole
 from assay.adapters.index.local import file_sha256
@@ -80,6 +80,10 @@ class FolderStore:
         """Return the file of a blob, which need not be there."""
         assert DIGEST.fullmatch(digest), digest
         return self._blobs / digest.removeprefix("sha256:")
+
+    def wheel(self, sha256: str) -> Path:
+        """Return the file of a wheel that was built here, which need not be there."""
+        return self._blobs / sha256
 
     def described(self, key: str) -> CatalogueEntry | None:
         """Return what the catalogue has of a key; see the port. An entry that cannot be read is none."""
@@ -160,6 +164,16 @@ class FolderStore:
         named = tuple(CatalogueWheel(name=one.name, version=one.version, sha256=one.sha256) for one in wheels)
         self.learn(CatalogueEntry(key=key, **vars(layer), wheels=named, last=last()))
         return layer
+
+    @contextmanager
+    def alone(self, key: str) -> Iterator[bool]:
+        """Hold a key; see the port. A process that ends, however it does, holds nothing."""
+        path = self._folder / "making" / self._entry(key).stem
+        with locked(path) as mine:
+            yield mine
+            if mine:
+                # Whoever waits has the file open, and finds the layer; a layer that failed keeps its file.
+                path.unlink(missing_ok=True)
 
     def learn(self, entry: CatalogueEntry) -> None:
         """Take an entry into the catalogue; one of its key is replaced."""

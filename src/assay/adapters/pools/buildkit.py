@@ -21,13 +21,15 @@ __all__ = ["BuildkitHost", "build_hosts", "inventory"]
 
 _ANSWER_SECONDS: Final = 10.0
 """A daemon that is well answers in a tenth of a second; buildx itself waits for 20."""
+_ASKED_AT_ONCE: Final = 64
+"""Each question is a process of buildx."""
 _STATUS: Final = re.compile(r"^(?:Status|Error):\s*(.+)$", re.MULTILINE)
 
 
 def inventory(pool: BuildkitPool) -> Sequence[PoolItem]:
     """Return which of the daemons answer."""
     hosts = build_hosts(pool)
-    with ThreadPoolExecutor(len(hosts)) as threads:
+    with ThreadPoolExecutor(min(len(hosts), _ASKED_AT_ONCE)) as threads:
         return list(threads.map(_item, hosts))
 
 
@@ -37,7 +39,10 @@ def _item(host: BuildkitHost) -> PoolItem:
     except EngineMissing as error:
         return PoolItem(name=host.name, ok=None, found=error.message, mend=error.hint or "")
     if silence:
-        return PoolItem(name=host.name, ok=False, found=silence, mend="start it, or take it out of pools.yaml")
+        # buildx runs `buildctl dial-stdio` there, and is silent about what that says.
+        ssh = "start buildkitd there, with buildctl on the PATH of ssh; BUILDKIT_HOST names another socket"
+        mend = ssh if host.name.startswith("ssh:") else "start it, or take it out of pools.yaml"
+        return PoolItem(name=host.name, ok=False, found=silence, mend=mend)
     return PoolItem(name=host.name, ok=True, found="answers")
 
 

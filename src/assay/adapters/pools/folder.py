@@ -12,6 +12,7 @@ from assay.adapters.files.records import write_whole
 from assay.adapters.files.regular import read_regular
 from assay.adapters.pools.bundle import RUNNER, runner, suite_name
 from assay.errors import StoreError
+from assay.foundation.printable import printable
 from assay.ports.jobs import MAX_BYTES, seal
 from assay.ports.pools import JobOutput, Submission
 
@@ -99,6 +100,11 @@ class JobFolder:
                 return file.read()
         except OSError:
             return b""
+
+    def last_line(self, run: str, name: str) -> str:
+        """Return the last line that a job wrote, up to 400 characters; nothing if it wrote none."""
+        lines = printable(self._end_of_log(run, name)[-4096:].decode("utf-8", "replace")).split("\n")
+        return next((" ".join(line.split())[-400:] for line in reversed(lines) if line.strip()), "")
 
     def sweep(self, run: str) -> None:
         """Remove what a run left."""

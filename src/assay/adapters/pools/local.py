@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from assay.adapters.executors import this_machine
+from assay.adapters.executors.probe_executor import ExecutorSettings
+from assay.adapters.executors.probe_suite import ProbeSuites
+from assay.adapters.executors.table import EXECUTORS
 from assay.adapters.host import process
+from assay.adapters.host.info import LocalHost
 from assay.adapters.pools.folder import JobFolder
+from assay.errors import EngineError
 from assay.matrix.pools import LocalPool
 from assay.ports.pools import JobOutput, JobState, Loss, Phase, PoolItem, Submission
 
@@ -27,15 +34,21 @@ class LocalProbePool:
         pool: its entry in pools.yaml.
         root: a folder for jobs and results.
         python: the interpreter that is probed (`executor: local`).
+        on_gpus: its jobs need GPUs, where there are any.
     """
 
-    def __init__(self, pool: LocalPool, root: Path, *, python: str | None = None) -> None:
+    def __init__(self, pool: LocalPool, root: Path, *, python: str | None = None, on_gpus: bool = True) -> None:
         self._pool = pool
         self._python = python
         self._folder = JobFolder(root)
+        self._on_gpus = on_gpus
         self.kind = pool.executor
-        # Jobs wait for the GPUs of this machine themselves, together with those of other runs.
-        self.room = pool.at_once or 4
+
+    @cached_property
+    def room(self) -> int:
+        """One job for each GPU: one that found none free would wait for it as long as those before it take."""
+        gpus = this_machine.cuda_devices_in_child()[0] if self._on_gpus and not self._pool.at_once else ()
+        return self._pool.at_once or len(gpus) or 4
 
     def _mark(self, run: str, name: str) -> Path:
         """Return the file that says which process runs a job: made by one coordinator only."""
@@ -73,6 +86,8 @@ class LocalProbePool:
         paths = (self._folder.job(job.run, job.name), self._folder.result(job.run, job.name))
         argv = [sys.executable, "-m", "assay.adapters.executors.run_job", *map(str, paths)]
         argv += ["--executor", self._pool.executor, "--probes", str(programs / "probes")]
+        # For a GPU that another run holds; the coordinator takes waiting for running, so it ends well before the limit.
+        argv += ["--wait", f"{job.limits.seconds / 2:g}"]
         return [*argv, "--python", self._python] if self._python else argv
 
     @staticmethod
@@ -127,14 +142,24 @@ class LocalProbePool:
     def inventory(self, registry: str | None) -> Sequence[PoolItem]:  # noqa: ARG002 - `assay doctor` asks from here
         """Return what this machine has."""
         items = []
-        names, why = this_machine.cuda_devices_in_child()
-        if self._pool.gpus or names:
-            found = f"{len(names)}" if names else why
-            items.append(PoolItem(name="gpus", ok=bool(names), found=found, mend="" if names else "assay doctor"))
+        if self._pool.gpus or this_machine.cuda_devices_in_child()[0]:
+            items.append(self._gpus())
         if self._pool.executor == "docker":
             path = process.find("docker")
             items.append(PoolItem(name="docker", ok=path is not None, found=path or "not on PATH"))
         return items or [PoolItem(name="python", ok=True, found=sys.executable)]
+
+    def _gpus(self) -> PoolItem:
+        """Return the GPUs that jobs of the pool can get, in containers if they run in those."""
+        try:
+            names = EXECUTORS[self._pool.executor](ExecutorSettings(suites=ProbeSuites({}))).gpus()
+        except EngineError as error:
+            return PoolItem(
+                name="gpus", ok=False, found=" ".join(error.message.split()), mend=error.hint or "assay doctor"
+            )
+        there = Counter(f"{gpu.name}, {gpu.capability}" for gpu in LocalHost().gpus())
+        products = "; ".join(f"{count} x {product}" for product, count in there.items())
+        return PoolItem(name="gpus", ok=True, found=f"{len(names)}" + (f" of {products}" if products else ""))
 
 
 def _began(pid: int) -> str:

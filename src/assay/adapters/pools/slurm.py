@@ -7,14 +7,17 @@ may be off, and a client library has to be of the controller's version.
 from __future__ import annotations
 
 import shlex
+import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from assay.adapters.host import process
 from assay.adapters.pools.folder import JobFolder
 from assay.errors import ToolError, ToolTimedOut
-from assay.evidence.reference import Reference
+from assay.evidence.reference import Reference, registry_host
 from assay.matrix.pools import SlurmPool
 from assay.ports.jobs import ProbeJob
 from assay.ports.pools import JobOutput, JobState, Loss, Phase, PoolItem, PoolSilent, Submission
@@ -24,6 +27,8 @@ __all__ = ["SlurmProbePool", "batch_script", "states_in"]
 
 _PATIENCE: Final = 20.0
 """Seconds: with its controller gone, squeue waits for some 18 s."""
+_FRESH: Final = 1.0
+"""Seconds for which all threads share one answer of squeue: it lists the jobs of every run."""
 _ROOM: Final = 900
 """Slurm's own limit of an array is 1001 tasks; accounts often may have a thousand jobs."""
 _LIVES: Final = frozenset(
@@ -51,6 +56,7 @@ class SlurmProbePool:
     def __init__(self, pool: SlurmPool) -> None:
         self._pool = pool
         self._folder = JobFolder(Path(pool.folder))
+        self._queue = _Queue()
         self.kind = LOCAL if pool.runtime == "none" else "slurm"
         self.room = pool.at_once or _ROOM
 
@@ -58,7 +64,7 @@ class SlurmProbePool:
         """Submit jobs; see the port."""
         there: set[str] = set()
         for run in {item.job.run for item in jobs}:
-            there |= self.poll(run).keys()
+            there |= states_in(self._queue.listed(within=0), run).keys()
         refused: dict[str, str] = {}
         self._folder.write(jobs)
         for item in jobs:
@@ -93,15 +99,12 @@ class SlurmProbePool:
             raise PoolSilent(f"Slurm's controller does not answer: {error.message}") from error
 
     def poll(self, run: str) -> Mapping[str, JobState]:
-        """Return the state of every job of a run."""
-        return states_in(self._squeue(), run)
-
-    def _squeue(self) -> str:
-        argv = ["squeue", "-h", "-t", "all", "-o", "%j|%i|%T|%r|%N"]
-        try:
-            return process.run(argv, timeout=_PATIENCE, limit=64 << 20).text
-        except ToolError as error:
-            raise PoolSilent(f"Slurm's controller does not answer squeue: {error.message}") from error
+        """Return the state of every job of a run; one that failed by itself is explained by the end of its log."""
+        found = states_in(self._queue.listed(), run)
+        for name, state in found.items():
+            if state.loss is Loss.NO_RESULT and (line := self._folder.last_line(run, name)):
+                found[name] = replace(state, said=f"{state.said}: {line}")
+        return found
 
     def collect(self, names: Collection[str], *, run: str) -> Sequence[JobOutput]:
         """Return what jobs have left since the last call."""
@@ -109,7 +112,8 @@ class SlurmProbePool:
 
     def cancel(self, names: Collection[str], *, run: str) -> None:  # noqa: ARG002 - names begin with the run
         """End jobs."""
-        found = [line.split("|") for line in self._squeue().splitlines()]
+        # A job that was submitted a moment ago has to be found as well.
+        found = [line.split("|") for line in self._queue.listed(within=0).splitlines()]
         ids = [row[1] for row in found if row[0] in names and len(row) > 2 and row[2] not in _ENDS]
         for start in range(0, len(ids), 200):
             try:
@@ -198,6 +202,44 @@ class SlurmProbePool:
         return items
 
 
+class _Queue:
+    """What squeue prints, asked for once by all threads that follow jobs of the same pool."""
+
+    def __init__(self) -> None:
+        self._asking = threading.Lock()
+        self._began = self._ended = -_PATIENCE
+        self._text = ""
+        self._silent = ""
+
+    def listed(self, *, within: float = _FRESH) -> str:
+        """Return `%j|%i|%T|%r|%N` of all jobs; squeue is run unless that was done not long ago.
+
+        Args:
+            within: seconds that the answer may be older than this call; 0: squeue begins after it.
+
+        Raises:
+            PoolSilent: the controller does not answer. Threads that waited for the same answer get the same error.
+        """
+        called = time.monotonic()
+        with self._asking:
+            # A controller that is gone costs each thread one wait, not one after the wait of every other.
+            waited_for_it = within > 0 and self._ended > called
+            if self._began < called - within and not waited_for_it:
+                self._ask()
+            if self._silent:
+                raise PoolSilent(self._silent)
+            return self._text
+
+    def _ask(self) -> None:
+        self._began, self._text, self._silent = time.monotonic(), "", ""
+        argv = ["squeue", "-h", "-t", "all", "-o", "%j|%i|%T|%r|%N"]
+        try:
+            self._text = process.run(argv, timeout=_PATIENCE, limit=64 << 20).text
+        except ToolError as error:
+            self._silent = f"Slurm's controller does not answer squeue: {error.message}"
+        self._ended = time.monotonic()
+
+
 def _program(name: str) -> PoolItem:
     path = process.find(name)
     return PoolItem(name=name, ok=path is not None, found=path or "not on PATH", mend="" if path else "slurm-client")
@@ -251,8 +293,16 @@ def batch_script(item: Submission, pool: SlurmPool, folder: JobFolder) -> str:
     return (
         f"{_head(job.name, folder.log(job.run, job.name), pool, *options)}"
         f'export ASSAY_EXECUTOR={executor} ASSAY_MACHINE="${{SLURMD_NODENAME:-}}"\n'
-        f"exec {_command(item, pool, folder)}\n"
+        f"{_scratched(_command(item, pool, folder))}\n"
     )
+
+
+def _scratched(command: str) -> str:
+    """Return the last lines of a script: the command, and what makes and removes its scratch folder if it has one."""
+    if "$scratch" not in command:
+        return f"exec {command}"
+    made = "scratch=$(mktemp -d) || exit 1\ntrap 'rm -rf \"$scratch\"' EXIT\ntrap 'exit 143' TERM\n"
+    return f"{made}{command}"
 
 
 def _head(name: str, log: Path, pool: SlurmPool, *more: str) -> str:
@@ -280,7 +330,8 @@ def _command(item: Submission, pool: SlurmPool, folder: JobFolder) -> str:
     words = {"registry": "", "path": "", "digest": job.place.digest or "", "image": job.place.reference}
     if job.place.reference != LOCAL:
         repository = Reference.parse(job.place.reference).repository
-        words |= {"registry": repository.host, "path": repository.path}
+        # enroot asks the very host that stands there (docker.sh): Docker Hub's registry is not its name in references.
+        words |= {"registry": registry_host(repository.host), "path": repository.path}
         words["image"] = repository.at(words["digest"]) if words["digest"] else job.place.reference
     return pool.command.format(
         folder=folder.root,

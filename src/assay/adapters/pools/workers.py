@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from assay.adapters.files.records import write_whole
@@ -18,8 +18,6 @@ from assay.ports.pools import JobState
 
 __all__ = ["FolderWorkers", "workers_of"]
 
-_MODULE = "assay.cli.audit_worker"
-
 
 class FolderWorkers:
     """See `assay.ports.pools.WorkerPool`.
@@ -27,12 +25,12 @@ class FolderWorkers:
     Args:
         engine: starts processes.
         root: the folder.
-        python: the interpreter that has assay, where the workers run.
+        argv: starts a worker where they run; the job's document and the folder of results follow.
     """
 
-    def __init__(self, engine: LocalProbePool | SlurmProbePool, root: Path, python: str) -> None:
+    def __init__(self, engine: LocalProbePool | SlurmProbePool, root: Path, argv: Sequence[str]) -> None:
         self.room = engine.room
-        self._engine, self._folder, self._python = engine, JobFolder(root), python
+        self._engine, self._folder, self._argv = engine, JobFolder(root), argv
         self._seen: set[Path] = set()
 
     def submit(self, run: str, name: str, job: bytes) -> str:
@@ -41,24 +39,23 @@ class FolderWorkers:
         write_whole(document, job)
         for folder in (results, self._folder.log(run, name).parent):
             folder.mkdir(parents=True, exist_ok=True)
-        return self._engine.start(run, name, [self._python, "-m", _MODULE, str(document), str(results)])
+        return self._engine.start(run, name, [*self._argv, str(document), str(results)])
 
     def poll(self, run: str) -> Mapping[str, JobState]:
         """Return the state of every worker of a run."""
         return self._engine.poll(run)
 
-    def documents(self, run: str) -> Sequence[bytes]:
-        """Return what workers have written since the last call; each file is written whole, once."""
-        found: list[bytes] = []
+    def documents(self, run: str) -> Iterator[bytes]:
+        """Yield what workers have written since the last call, one at a time; each file is written whole, once."""
         for path in sorted(self._folder.result(run, "x").parent.glob("*.json")):
             if path in self._seen:
                 continue
             self._seen.add(path)
             try:
-                found += [read_regular(path)] if path.stat().st_size <= MAX_BYTES else []
+                data = read_regular(path, limit=MAX_BYTES)
             except (OSError, StoreError):
                 continue
-        return found
+            yield data
 
     def cancel(self, names: Collection[str], *, run: str) -> None:
         """End workers."""
@@ -69,22 +66,23 @@ class FolderWorkers:
         self._engine.sweep(run)
 
 
-def workers_of(name: str, pool: Pool, root: Path) -> FolderWorkers:
+def workers_of(name: str, pool: Pool, root: Path, module: str = "assay.cli.audit_worker") -> FolderWorkers:
     """Return the workers of a pool.
 
     Args:
         name: its name, for messages.
         pool: its entry in pools.yaml.
         root: a folder of this machine for the jobs of local pools.
+        module: the program of the workers.
 
     Raises:
         UsageError: its machines share no folder with this one.
     """
     match pool:
         case LocalPool():
-            return FolderWorkers(LocalProbePool(pool, root), root, sys.executable)
+            return FolderWorkers(LocalProbePool(pool, root, on_gpus=False), root, [sys.executable, "-m", module])
         case SlurmPool():
-            return FolderWorkers(SlurmProbePool(pool), Path(pool.folder), pool.assay)
+            return FolderWorkers(SlurmProbePool(pool), Path(pool.folder), [pool.assay, "-m", module])
         case _:
             raise UsageError(
                 f"the pool {name} is of kind {pool.kind}: its machines share no folder with this one, so they have "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sized
+from traceback import clear_frames
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -63,7 +64,7 @@ def resolve_digest(reference: str, *, patient: bool = True) -> str:
     http = Transport(credentials=DockerConfig()) if patient else Transport(credentials=DockerConfig(), attempts=1)
     found = HttpRegistry(http).resolve(wanted.repository, wanted.key)
     if found is None:
-        raise RegistryError(f"there is no {reference}", hint="is the name right, and may you read that repository?")
+        raise RegistryError(f"there is no {reference}", hint="check the name, and that you may read the repository")
     return found.digest
 
 
@@ -219,6 +220,8 @@ class HttpRegistry:
             except ManifestMismatch:
                 raise
             except RegistryError as error:
+                # The frames that it went through hold a piece of the blob.
+                clear_frames(error.__traceback__)
                 failure = error
             else:
                 return
@@ -265,7 +268,7 @@ class HttpRegistry:
         return sorted(found)
 
     def repositories(self, host: str) -> list[Repository]:
-        """See the port. The catalog is no part of the specification; docker-registry has it, GHCR does not."""
+        """See the port. The catalog is not a part of the specification; docker-registry has it, GHCR does not."""
         found: set[Repository] = set()
         answered = False
         for answer in self._pages(host, "v2/_catalog?n=1000", scope="registry:catalog:*"):

@@ -33,7 +33,7 @@ from assay.adapters.registry.failures import (
 )
 from assay.adapters.registry.tokens import token_of, token_request
 from assay.errors import RegistryContent, RegistryError, TagImmutable
-from assay.evidence.reference import DOCKER_HUB, is_loopback
+from assay.evidence.reference import is_loopback, registry_host
 from assay.foundation.foreign import ForeignError, read_integer
 from assay.ports.registry import Traffic
 
@@ -161,7 +161,7 @@ class Transport:
     def base(self, host: str) -> str:
         """Return `https://host`; where plain HTTP is allowed (loopback, or named as insecure), what answers there."""
         if host not in self._bases:
-            real = "registry-1.docker.io" if host == DOCKER_HUB else host
+            real = registry_host(host)
             unencrypted = False
             if is_loopback(host) or host in self._insecure:
                 answer = self._speaks_plain(real)

@@ -89,6 +89,8 @@ class BlobUpload:
                 self._sent += len(piece)
             elif not self._piece(piece):
                 return False
+            # The next one is put together while this name is held.
+            del piece
         self._check(checksum.hexdigest())
         self._finish(last)
         return True
@@ -177,12 +179,23 @@ def _with_query(url: str, **values: str) -> str:
 
 
 def _pieces(chunks: Chunks, size: int) -> Iterator[bytes]:
-    """Cut a stream into pieces of `size` bytes, the last one shorter."""
-    waiting = bytearray()
+    """Cut a stream into pieces of `size` bytes, the last one shorter. One piece at a time is held."""
+    held: list[memoryview] = []
+    room = size
     for chunk in chunks():
-        waiting += chunk
-        while len(waiting) >= size:
-            yield bytes(waiting[:size])
-            del waiting[:size]
-    if waiting:
-        yield bytes(waiting)
+        if len(chunk) == size == room:
+            yield chunk
+            continue
+        left = memoryview(chunk)
+        while left:
+            held.append(left[:room])
+            left = left[room:]
+            room -= len(held[-1])
+            if not room:
+                piece = b"".join(held)
+                held.clear()
+                yield piece
+                del piece
+                room = size
+    if held:
+        yield b"".join(held)

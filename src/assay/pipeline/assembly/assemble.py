@@ -7,27 +7,33 @@ place, the base's Python and the format alone; so a layer that the store knows i
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
-from assay.errors import UsageError, WheelError
-from assay.evidence.oci import CONFIG, MANIFEST, Descriptor, Manifest
+from assay.errors import AssayError, WheelError
 from assay.foundation.digest import sha256_of
 from assay.foundation.platforms import Platform
 from assay.matrix.image_steps import ImageSteps, NotAssembled, WheelStage, image_steps
 from assay.matrix.render import LABEL_PREFIX
 from assay.pipeline.assembly import fixed
+from assay.pipeline.assembly.assembled import MOST_LAYERS, Assembled, Layer, image_of
 from assay.pipeline.assembly.owners import Owners, owned_text
+from assay.pipeline.assembly.sources import build_archive, built_steps, with_built
 from assay.ports.layers import (
     AssemblyBase,
     AssemblyBases,
     BytecodeCompiler,
     LayerStore,
     OpenWheel,
+    SourceArchive,
+    SourceWheels,
     StoredLayer,
     WheelFiles,
 )
@@ -35,39 +41,17 @@ from assay.wheels.archive import Member
 from assay.wheels.install import InstalledFile, Prefix, installed_files, parents
 from assay.wheels.layer import Entry, LayerBytes, Packing, Parts, with_folders, write_layer
 
-__all__ = ["LARGEST_LABEL", "Assembled", "Assembler", "Layer"]
+__all__ = ["LARGEST_LABEL", "Assembler"]
 
 LARGEST_LABEL: Final = f"{LABEL_PREFIX}largest-layer"
 """Label with the bytes that a layer may have, where there is a limit: who assembles the image again needs it."""
 
-MOST_LAYERS: Final = 120
-"""Layers of an image: overlayfs mounts 127."""
-INHERITED: Final = (
-    "Cmd", "Entrypoint", "ExposedPorts", "Healthcheck", "Shell", "StopSignal", "User", "Volumes", "WorkingDir",
-)  # fmt: skip
-"""Settings of a base that its images have unless they say otherwise."""
+BUILT_LABEL: Final = f"{LABEL_PREFIX}built."
+"""Begins the label with the sha256 of a wheel that was built from source: no lock names it."""
 AHEAD: Final = 3
 """Layers that are made or fetched at once."""
-_CREATED: Final = "1980-01-01T00:00:00Z"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer of an image, and the instruction that made it."""
-
-    stored: StoredLayer
-    created_by: str
-    new: bool
-    """It was made by this call, not found."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assembled:
-    """An image as bytes and digests; its layers are in the store."""
-
-    manifest: Manifest
-    config: bytes
-    layers: tuple[Layer, ...]
+_PAUSE: Final = 0.1
+"""Seconds after a layer was found in the making, for another image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +70,8 @@ class Assembler:
     """Says whether wheels may share a path, relative to site-packages, although their bytes differ."""
     largest: int | None = None
     """Bytes that a layer may have; wheels that give more are divided among several."""
+    sources: SourceWheels | None = None
+    """Builds wheels from source; without it an image that needs one is not assembled."""
 
     def assemble(
         self,
@@ -105,13 +91,25 @@ class Assembler:
             NotAssembled: only a build can make the image.
             PackageIndexError: a wheel is not available.
             WheelError: a wheel cannot be installed, or two bring the same file with different bytes.
+            SourceBroken: a source does not compile.
             StoreError: the store cannot be written.
         """
         steps = image_steps(dockerfile)
+        while True:
+            try:
+                return self._assembled(built_steps(steps, self.sources, self.say, self.check), labels, elsewhere)
+            except SourceArchive as archive:
+                # Layers that were made until then are known when this starts again.
+                build_archive(steps, archive, self.sources, self.say, self.check)
+
+    def _assembled(
+        self, steps: ImageSteps, labels: Mapping[str, str] | None, elsewhere: Callable[[str], bool]
+    ) -> Assembled:
         base = self.bases.known(steps)
         image = self._known(steps, base, labels or {}, elsewhere) if base is not None else None
         if image is None:
             if base is None or base.root is None:
+                self.say("the base")
                 base = self.bases.open(steps, self.say)
             with ExitStack() as stack:
                 layers = _Assembly(self, steps, base, stack, elsewhere).layers()
@@ -119,10 +117,26 @@ class Assembler:
         self.store.keep_image(image.manifest, image.config)
         return image
 
+    def begin(self, dockerfile: str) -> None:
+        """Make the base of an image in the background, unless it was made before; `assemble` waits for it.
+
+        What goes wrong is tried again by `assemble`, which tells of it.
+        """
+
+        def make() -> None:
+            with suppress(AssayError, OSError):
+                steps = image_steps(dockerfile)
+                if self.bases.known(steps) is None:
+                    self.bases.open(steps, lambda _: None)
+
+        threading.Thread(target=make, name="base").start()
+
     def obstacle(self, dockerfile: str) -> str:
         """Return what keeps an image from being assembled; empty where nothing does."""
         try:
             steps = image_steps(dockerfile)
+            if self.sources is None:
+                built_steps(steps, None, self.say, self.check)
             self.bases.known(steps)
         except NotAssembled as error:
             return error.problems[0].message
@@ -136,9 +150,9 @@ class Assembler:
         Raises:
             NotAssembled: only a build can make the image.
         """
-        steps = image_steps(dockerfile)
-        base = self.bases.known(steps, told=True)
-        if base is None:
+        steps = with_built(image_steps(dockerfile), self.sources)
+        base = self.bases.known(steps, told=True) if steps is not None else None
+        if steps is None or base is None:
             return None
         return self._known(steps, base, labels or {}, lambda _: True, told=True)
 
@@ -175,7 +189,8 @@ class Assembler:
         self, steps: ImageSteps, base: AssemblyBase, layers: Sequence[Layer], labels: Mapping[str, str]
     ) -> Assembled:
         limit = {} if self.largest is None else {LARGEST_LABEL: str(self.largest)}
-        return _image(steps, base, [*_of_base(base), *layers], {**labels, **limit})
+        built = {f"{BUILT_LABEL}{name}": f"sha256:{sha256}" for name, sha256 in steps.built.items()}
+        return image_of(steps, base, [*_of_base(base), *layers], {**labels, **limit, **built})
 
 
 def _of_base(base: AssemblyBase) -> Iterator[Layer]:
@@ -228,19 +243,54 @@ class _Assembly:
         missing = [stage for stage, layers in known.items() if layers is None]
         if missing:
             self._compiler = self._stack.enter_context(self._tools.bases.compiler(self._base))
+        made = self._made(missing)
+        layers: list[Layer] = []
+        for stage in self._steps.order:
+            if stage in plain:
+                layers.append(plain[stage])
+            else:
+                layers += made[stage] if stage in made else self._done(known[stage] or (), new=False)
+        return layers
+
+    def _made(self, missing: Sequence[str]) -> dict[str, list[Layer]]:
+        """Return the layers of stages, made; those that are in the making for another image are waited for last."""
+        left, made = deque(missing), dict[str, list[Layer]]()
+
+        def work() -> None:
+            while True:
+                try:
+                    stage = left.popleft()
+                except IndexError:
+                    return
+                try:
+                    layers = self._one(stage)
+                except BaseException:
+                    left.clear()
+                    raise
+                if layers is not None:
+                    made[stage] = layers
+                else:
+                    left.append(stage)
+                    time.sleep(_PAUSE)
+
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="layer") as pool:
-            wheels = {stage: pool.submit(self._wheels, stage) for stage in missing}
             try:
-                layers: list[Layer] = []
-                for stage in self._steps.order:
-                    if stage in plain:
-                        layers.append(plain[stage])
-                    else:
-                        layers += self._done(known[stage] or wheels[stage].result(), new=stage in wheels)
-                return layers
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                for one in [pool.submit(work) for _ in range(AHEAD)]:
+                    one.result()
+            finally:
+                left.clear()
+        return made
+
+    def _one(self, stage: str) -> list[Layer] | None:
+        """Return the layers of a stage; None while another image, here or in another process, makes them."""
+        self._tools.check()
+        with self._tools.store.alone(self._key(stage, 0)) as mine:
+            if not mine:
+                return None
+            found = self._known(stage)
+            if found is not None and self.take(self._steps.wheels[stage]):
+                return self._done(found, new=False)
+            return self._done(self._wheels(stage), new=True)
 
     def take(self, stage: WheelStage) -> bool:
         """Compare the files of a layer's wheels with those of the others; False where these files are not known.
@@ -290,8 +340,9 @@ class _Assembly:
     def _stored(self, layer: LayerBytes) -> StoredLayer:
         return StoredLayer(media_type=self._tools.packing.media_type, layer=layer)
 
-    def _key(self, stage: WheelStage, part: int) -> str:
+    def _key(self, name: str, part: int) -> str:
         """Return what decides the bytes of a layer of wheels."""
+        stage = self._steps.wheels[name]
         said: list[object] = [self._tools.packing.version, self._prefix.path, self._base.python]
         said.append([wheel.sha256 for wheel in stage.wheels])
         if self._tools.largest is not None:
@@ -301,7 +352,7 @@ class _Assembly:
     def _known(self, stage: str, *, told: bool = False) -> list[LayerBytes] | None:
         store, layers = self._tools.store, list[LayerBytes]()
         while True:
-            key = self._key(self._steps.wheels[stage], len(layers))
+            key = self._key(stage, len(layers))
             found = store.described(key) or (store.told(key) if told else None)
             if found is None or not (store.has(found.digest, found.size) or self._elsewhere(found.digest)):
                 return None
@@ -315,7 +366,7 @@ class _Assembly:
         found, store, layers = self._steps.wheels[stage], self._tools.store, list[LayerBytes]()
         parts = Parts(with_folders(self._entries(found), self._folders()), self._tools.largest)
         while not layers or not parts.ended:
-            key = self._key(found, len(layers))
+            key = self._key(stage, len(layers))
             write = partial(self._write, parts)
             made = store.make(key, write, found.wheels, last=lambda: parts.ended)
             told = store.told(key)
@@ -382,45 +433,3 @@ class _Assembly:
         for target, future in compiled:
             if bytecode := future.result():
                 yield Entry(target, 0o644, len(bytecode), (bytecode,))
-
-
-def _image(steps: ImageSteps, base: AssemblyBase, layers: Sequence[Layer], labels: Mapping[str, str]) -> Assembled:
-    if len(layers) > MOST_LAYERS:
-        raise UsageError(
-            f"the image would have {len(layers)} layers, and engines mount {MOST_LAYERS}",
-            hint="raise --largest-layer, or let the lock have fewer heavy wheels",
-        )
-    below = base.config.get("config") or {}
-    env = dict(pair.partition("=")[::2] for pair in below.get("Env") or ())
-    env |= steps.final.environment
-    config: dict[str, Any] = {
-        **{key: below[key] for key in INHERITED if below.get(key)},
-        **steps.final.config,
-        "Env": [f"{name}={value}" for name, value in env.items()],
-        "Labels": dict(sorted({**(below.get("Labels") or {}), **steps.final.config["Labels"], **labels}.items())),
-    }
-    if "Entrypoint" in steps.final.config and "Cmd" not in steps.final.config:
-        # As in a build: an entry point of an image's own takes the base's command away.
-        config.pop("Cmd", None)
-    document = {
-        "architecture": base.config.get("architecture", "amd64"),
-        "os": "linux",
-        "created": _CREATED,
-        "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [layer.stored.layer.diff_id for layer in layers]},
-        "history": [{"created": _CREATED, "created_by": layer.created_by} for layer in layers],
-    }
-    raw = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": Descriptor(media_type=CONFIG, digest=sha256_of(raw), size=len(raw)).to_json(),
-        "layers": [
-            Descriptor(
-                media_type=layer.stored.media_type, digest=layer.stored.layer.digest, size=layer.stored.layer.size
-            ).to_json()
-            for layer in layers
-        ],
-    }
-    bytes_ = json.dumps(manifest, separators=(",", ":")).encode()
-    return Assembled(manifest=Manifest.parse(bytes_, MANIFEST), config=raw, layers=tuple(layers))

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TextIO
 
-from assay.errors import EngineError, Interrupted, RegistryError, StoreError, ToolTimedOut
+from assay.errors import EngineError, Interrupted, RegistryError, SourceBroken, StoreError, ToolTimedOut
 from assay.pipeline.assembly.assemble import Assembler
 from assay.pipeline.assembly.destinations import Destination, image_info
 from assay.ports.builder import BuildEnd, Builder, BuildOutcome, BuildTask
+from assay.ports.layers import SourceArchive
 
 __all__ = ["AssemblingBuilder"]
 
@@ -29,14 +30,23 @@ class AssemblingBuilder:
         self._assembler = assembler
         self._destination = destination
         self._otherwise = otherwise
+        self._archives: dict[str, str] = {}
 
     def obstacle(self, dockerfile: str) -> str:
-        """Return what keeps an image from being assembled; empty where nothing does."""
-        return self._destination.obstacle() or self._assembler.obstacle(dockerfile)
+        """Return what keeps an image from being assembled; empty where nothing does.
+
+        That a requirement of the lock is a source archive is known once `build` has met it.
+        """
+        found = self._archives.get(dockerfile)
+        return found or self._destination.obstacle() or self._assembler.obstacle(dockerfile)
 
     def digest(self, dockerfile: str, labels: Mapping[str, str]) -> str | None:
         """Return the digest that an image will have; None where the catalogue lacks a layer."""
         return self._assembler.digest(dockerfile, labels)
+
+    def begin(self, dockerfile: str) -> None:
+        """Begin to make the base of an image in the background."""
+        self._assembler.begin(dockerfile)
 
     def command(self, task: BuildTask, *, dockerfile: str) -> list[str]:
         """Return the command line that builds the same Dockerfile; see the port."""
@@ -46,7 +56,11 @@ class AssemblingBuilder:
         return ["docker", "buildx", "build", *tags, "--file", dockerfile]
 
     def build(self, task: BuildTask) -> BuildOutcome:
-        """Assemble one image, or let it be built; see the port."""
+        """Assemble one image, or let it be built; see the port.
+
+        Raises:
+            SourceArchive: nobody here makes a wheel of it; where images are built, `obstacle` tells so from now on.
+        """
         if why := self.obstacle(task.dockerfile):
             if self._otherwise is not None:
                 return self._otherwise.build(task)
@@ -60,12 +74,20 @@ class AssemblingBuilder:
                 try:
                     return self._assemble(task, progress, started)
                 except Exception as error:
+                    if isinstance(error, SourceBroken):
+                        progress.log(error.log)
                     progress.log(f"ERROR: {error}")
                     raise
         except Interrupted:
             end, reason = BuildEnd.STOPPED, "stopped"
         except ToolTimedOut:
             end, reason = BuildEnd.TIMED_OUT, f"still building after {task.timeout:g} s"
+        except SourceArchive as archive:
+            if self._otherwise is not None:
+                self._archives[task.dockerfile] = archive.message
+            raise
+        except SourceBroken as error:
+            end, reason = BuildEnd.FAILED, str(error)
         except EngineError as error:
             end, reason = BuildEnd.ENGINE, str(error)
         except RegistryError as error:

@@ -18,7 +18,8 @@ AT_ONCE: Final = 4
 """Uploads at once."""
 ASKED_AT_ONCE: Final = 12
 """Questions at once."""
-_PIECE: Final = 4 << 20
+_PIECE: Final = 64 << 20
+"""Bytes that are read at once; a registry gets them as one piece, without a copy."""
 
 
 def push(

@@ -20,7 +20,16 @@ from assay.ports.layers import LayerStore
 from assay.ports.registry import Registry
 from assay.wheels.layer import Packing
 
-__all__ = ["CONFIG_BYTES", "Destination", "InEngine", "InFolder", "InRegistry", "WithoutFiles", "image_info"]
+__all__ = [
+    "CONFIG_BYTES",
+    "ByDigest",
+    "Destination",
+    "InEngine",
+    "InFolder",
+    "InRegistry",
+    "WithoutFiles",
+    "image_info",
+]
 
 CONFIG_BYTES: Final = 4 << 20
 """Bytes that the configuration of an image may have."""
@@ -96,7 +105,7 @@ class InEngine:
     def _obstacle(self) -> str:
         if self._engine.info().image_store == "containerd":
             return ""
-        return "the engine has no containerd image store, which layers packed with zstd need"
+        return "the engine does not use the containerd image store, which layers compressed with zstd need"
 
     def has(self, digest: str) -> bool:  # noqa: ARG002 - a layer that an engine holds may be gone a moment later
         """Return False: an engine promises nothing, so the store keeps the bytes."""
@@ -226,10 +235,19 @@ class InRegistry:
         """Upload what the repository lacks, or mount it from one that got it before."""
         wanted = Reference.parse(reference)
         push(
-            manifest, config, self._registry, wanted.repository, wanted.tag or "latest",
+            manifest, config, self._registry, wanted.repository, wanted.key,
             opened=self._store.opened, siblings=self._store.pushed_to, alone=self._alone, say=say, check=check,
         )  # fmt: skip
         self._store.note_push([layer.digest for layer in manifest.layers], wanted.repository)
+
+
+class ByDigest(InRegistry):
+    """A repository in which images get no tag: a worker that was given up and ends after all would move it."""
+
+    def take(self, manifest: Manifest, config: bytes, reference: str, *, say: Say, check: Check) -> None:
+        """Upload what the repository lacks."""
+        name = Reference.parse(reference).repository.at(manifest.digest)
+        super().take(manifest, config, name, say=say, check=check)
 
 
 class InFolder:
@@ -282,7 +300,7 @@ class InFolder:
 
 
 class WithoutFiles:
-    """The images of a destination that is no engine: what they hold follows from their layers, or is not known.
+    """The images of a destination that is not an engine: what they hold follows from their layers, or is not known.
 
     Args:
         destination: has the images.
@@ -302,7 +320,7 @@ class WithoutFiles:
             EngineError: always.
         """
         raise EngineError(
-            f"the layers of {reference} are not all known here, and no engine was asked to read its files",
+            f"the layers of {reference} are not all known here, and no engine is used to read its files",
             hint=f"docker pull {reference}, then `assay audit --image {reference}`",
         )
 
@@ -345,4 +363,4 @@ def image_info(manifest: Manifest, config: bytes, reference: str) -> ImageInfo:
             workdir=str(own.get("WorkingDir", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegistryContent(f"{reference} has a configuration that is none of an image") from error
+        raise RegistryContent(f"{reference} has a configuration that is not one of an image") from error

@@ -55,8 +55,8 @@ def account(stage: FinalStage, files: Mapping[str, bytes]) -> list[Entry]:
         name, _, number, *_ = [*line.split(":"), "", "", ""]
         if number == str(uid) and name != user:
             raise ToolError(
-                f"the base has an account {name!r} with the number {uid}, which {user!r} is to get",
-                hint="remove it in a base of your own; a build fails at the same place",
+                f"the base has an account {name!r} with the uid {uid}, which {user!r} needs",
+                hint="remove the account in a base of your own; BuildKit fails here too",
             )
     # The day of the last change of a password that nobody has is left out: it would be another one every day.
     lines = {

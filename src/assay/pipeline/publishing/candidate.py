@@ -99,7 +99,7 @@ def candidate_of(
     found = lock(cell) if cell.kind == "build" and built else None
     if found is not None and built is not None and built.lock_digest not in (None, lock_digest(found)):
         raise PolicyRefused(
-            f"the lock of {cell.id} changed since it was built; its bill of materials would be of another image",
+            f"the lock of {cell.id} changed since it was built; its bill of materials would describe another image",
             hint=f"assay build {cell.id}",
         )
     promised = promise.terms.targets(cell.image)
@@ -107,7 +107,7 @@ def candidate_of(
     for target in targets:
         if target not in known:
             raise UsageError(
-                f"{cell.id} is not made for {target}, and the policy says nothing of it there",
+                f"{cell.id} is not made for {target}, and the policy has no rule for it there",
                 hint=f"its targets: {', '.join(known)}",
             )
     return Candidate(
@@ -287,7 +287,7 @@ class _FromEngine:
         self._say(f"pushing {self._local} to {name}")
         self._engine.tag(self._local, name)
         digest = self._engine.push(name)
-        # Only the name goes: the engine is no store of candidates.
+        # Only the name goes: the engine is not a store of candidates.
         self._engine.remove_image(name)
         return digest
 

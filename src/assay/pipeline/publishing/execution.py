@@ -57,7 +57,7 @@ def execute(proposal: Proposal, ports: PublishPorts) -> Verification:
             say=ports.say,
         )
         standing = f"attested by {ports.signer.name}" if ports.signer else "recorded (not signed)"
-        told = f"{len(new)} of them new, {standing}" if new else "all there already"
+        told = f"{len(new)} of them new, {standing}" if new else "all already there"
         ports.say(f"{len(statements)} statements, {told}")
         seen = verify(
             Reference(repository=subject.release, digest=subject.digest),
@@ -112,4 +112,4 @@ def _check_read_back(seen: Verification, statements: Sequence[Statement], target
     reasons = [*seen.reasons, *(r for one in seen.judgements if one.target in targets for r in one.reasons)]
     if reasons or not targets <= {one.target for one in seen.judgements}:
         told = "\n".join(f"  {reason}" for reason in reasons)
-        raise PolicyRefused(f"what was read back from {release} does not hold:\n{told}", hint="no tag was moved")
+        raise PolicyRefused(f"the evidence read back from {release} does not verify:\n{told}", hint="no tag was moved")

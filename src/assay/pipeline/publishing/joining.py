@@ -1,6 +1,6 @@
 """Joins the platforms of a cell: an index under one tag, whose entries are the manifests that were published.
 
-The evidence stays where it is, with each manifest: what was measured on one platform says nothing of another.
+The evidence stays where it is, with each manifest: what was measured on one platform says nothing about another.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ def families(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def join_all(
-    cells: Iterable[Cell], published: Sequence[str], promise: Promise, ports: PublishPorts, *, revision: int = 1
+    touched: Iterable[Sequence[Cell]], promise: Promise, ports: PublishPorts, *, revision: int = 1
 ) -> list[str]:
-    """Join the platforms of every family of which a cell was just published; return the tags of the indexes."""
-    touched = (members for members in families(cells) if any(cell.id in published for cell in members))
+    """Join the platforms of each family of which a cell was just published; return the tags of the indexes."""
     tags = (join(members, promise, ports, revision=revision) for members in touched)
     return [tag for tag in tags if tag is not None]
 

@@ -76,11 +76,11 @@ def give(
     """
     old = named(ports, release, move.tag, new=move.new, moving=move.moving)
     if old == move.new:
-        ports.say(f"{release.tagged(move.tag)} names it already")
+        ports.say(f"{release.tagged(move.tag)} already names it")
         return
     if old is not None and not move.moving:
         raise PolicyRefused(
-            f"{release.tagged(move.tag)} was given to {old[:19]} meanwhile, and never moves", hint=otherwise
+            f"{release.tagged(move.tag)} was given to {old[:19]} in the meantime, and never moves", hint=otherwise
         )
     retag(ports, release, replace(move, old=old), manifest, level=level)
 
@@ -111,6 +111,6 @@ def retag(
     found = ports.reader.resolve(release, move.tag)
     if found is None or found.digest != new:
         there = found.digest[:19] if found else "nothing"
-        raise RegistryError(f"{tag} was put to {new[:19]} and names {there}", hint="publish again")
+        raise RegistryError(f"{tag} was set to {new[:19]} but names {there}", hint="publish again")
     ports.journal.append(entry.model_copy(update={"phase": "done", "when": ports.clock()}))
     ports.say(f"{tag}: {old[:19] if old else 'new'} -> {new[:19]}")

@@ -18,7 +18,8 @@ from assay.adapters.index.simple import SimpleIndex, WebWheels
 from assay.adapters.index.uv import UvResolver
 from assay.audit.judgement import AuditJudgement
 from assay.cli import console
-from assay.foundation.outcome import Severity
+from assay.cli.assembly_composition import SharedWheels
+from assay.foundation.outcome import Severity, Verdict
 from assay.matrix.cell import Cell
 from assay.matrix.lock import Lock
 from assay.matrix.model import Index, Matrix
@@ -33,6 +34,7 @@ from assay.pipeline.read_wheel import Progress
 from assay.ports.index import PackageIndex
 from assay.ports.layers import LayerStore
 from assay.ports.store import Store
+from assay.ports.wheel_source import WheelSource
 
 __all__ = ["find_ports", "judges", "make_auditor", "progress", "proposal_ports"]
 
@@ -48,6 +50,7 @@ def make_auditor(
     quick: bool = False,
     tell: Progress | None = None,
     index: PackageIndex | None = None,
+    wheels: WheelSource | None = None,
 ) -> Auditor:
     """Return an auditor over the package indexes of a matrix and the facts kept on this machine.
 
@@ -58,10 +61,11 @@ def make_auditor(
         quick: see `Auditor`.
         tell: progress of long reads.
         index: asked in place of these indexes.
+        wheels: opens wheels in place of the web.
     """
     return Auditor(
         index=SimpleIndex(indexes) if index is None else index,
-        wheels=WebWheels(),
+        wheels=WebWheels() if wheels is None else wheels,
         facts=FactsCache(facts),
         verdicts=VerdictFiles(facts / ".verdicts" if facts else cache_folder() / "verdicts"),
         knowledge=load_knowledge(root),
@@ -97,7 +101,7 @@ def proposal_ports(files: ProjectFiles, plan: Plan, facts: Path | None) -> Propo
 
 
 def judges(
-    root: Path, matrix: Matrix, store: Store, engine: AuditedImages, *, layers: LayerStore, tell: Progress | None = None
+    root: Path, matrix: Matrix, store: Store, engine: AuditedImages, *, layers: LayerStore, wheels: SharedWheels
 ) -> tuple[Judge, ImageJudge]:
     """Return what `assay build` asks before it builds a cell, and of what it built.
 
@@ -107,14 +111,19 @@ def judges(
         store: keeps the records.
         engine: holds the images.
         layers: tells what is in an image of known layers, which is not read then.
-        tell: progress of long reads.
+        wheels: are kept, where they are read whole, until the image is made or the cell is refused.
     """
-    auditor = make_auditor(matrix.indexes, root=root, tell=tell)
+    kept = wheels.kept
+    auditor = make_auditor(matrix.indexes, root=root, index=wheels.index, wheels=kept)
 
     def judge(cell: Cell, lock: Lock, run: str) -> AuditJudgement | None:
-        return auditor.judge(cell, lock, matrix, store=store, run=run)
+        found = auditor.judge(cell, lock, matrix, store=store, run=run)
+        if found is not None and found.verdict is Verdict.FAIL:
+            kept.drop(wheel.sha256 for wheel in lock.wheels)
+        return found
 
     def judge_image(cell: Cell, lock: Lock, reference: str, run: str) -> AuditJudgement | None:
+        kept.drop(wheel.sha256 for wheel in lock.wheels)
         gpus = gpu_targets(matrix, cell.targets)
         report = audit_image(engine, reference, auditor, targets=gpus, name=cell.id, lock=lock, layers=layers)
         info = engine.image(reference)
