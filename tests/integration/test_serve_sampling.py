@@ -28,7 +28,7 @@ def test_healthy_server_receives_the_expected_requests(store: FileStore) -> None
     assert COUNTED < set(names)
     assert names.index("greedy") < names.index("sampling") < names.index("chat")  # a server may die of sampling
     assert ("24 tokens, the same twice", "the same answer as before") == (details["greedy"], details["greedy-after"])
-    assert "24 tokens, each of the 5 best" == details["top-k"]
+    assert "24 tokens, each of the 2 best" == details["top-k"]
     assert "same seed: another answer" not in details["seed"]
     assert details["seed"].endswith("another seed: another answer")
     assert "of 24 tokens" in details["stop-string"]

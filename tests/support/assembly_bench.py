@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import zstandard
 from wheels import wheel_bytes
@@ -102,9 +103,12 @@ class Wheels:
     def open(self, wheel: PinnedWheel, indexes: Sequence[str], check: Callable[[], None]) -> Iterator[WheelArchive]:
         data = {"demo": DEMO, "other": OTHER, "evil": wheel_bytes("evil", "1.0", {"../../etc/x": b""})}[wheel.name]
         self.opened.append(wheel.name)
-        path = self._folder / f"{wheel.name}.whl"
-        path.write_bytes(data)
-        with WheelArchive(path, f"{wheel.name}.whl") as archive:
+        # A file of its own: images that are assembled at once open the same wheel while another reads it.
+        with NamedTemporaryFile(dir=self._folder) as file:
+            file.write(data)
+            file.flush()
+            archive = WheelArchive(Path(file.name), f"{wheel.name}.whl")
+        with archive:
             yield archive
 
 

@@ -231,3 +231,13 @@ def test_bytes_behind_a_files_stream_are_not_read_for_ever(tmp_path: Path, opene
     _, contents = install(tmp_path, opened, bytes(data))
 
     assert 16 << 20 == len(contents[f"{SITE}/demo/x.py"])
+
+
+def test_a_wheel_that_is_cut_short_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "demo.whl"
+    path.write_bytes(wheel({"demo/data.bin": bytes(range(256)) * 64}))
+
+    with WheelArchive(path, path.name) as archive:
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(WheelError, match=r"^demo\.whl: the file was cut short while it was read$"):
+            [archive.read(one.member) for one in archive.files]

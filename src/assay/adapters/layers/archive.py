@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -34,7 +34,10 @@ _SMALL: Final = 64 << 20
 
 
 class WheelArchive:
-    """Reads a wheel through memory maps; every file's length and CRC are checked as it is read."""
+    """Reads a wheel piece by piece; every file's length and CRC are checked as it is read.
+
+    The file is not mapped into memory: if a mapped file is cut short by another program, the kernel kills the reader.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         """Open a wheel.
@@ -49,7 +52,7 @@ class WheelArchive:
             size = path.stat().st_size
             if size == 0:
                 raise WheelError("not a zip archive: it is empty")
-            self._data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._size = size
             self.files = self._directory(size)
         except WheelError as error:
             self._file.close()
@@ -60,12 +63,12 @@ class WheelArchive:
 
     def _directory(self, size: int) -> tuple[Packed, ...]:
         tail = min(size, 1 << 17)
-        found = find_directory(self._data[size - tail :], size)
+        found = find_directory(self._bytes(size - tail, size), size)
         while isinstance(found, int):
             tail = min(size, max(found, tail + 1))
-            found = find_directory(self._data[size - tail :], size)
+            found = find_directory(self._bytes(size - tail, size), size)
         start = found.offset
-        members = read_directory(self._data[start : start + found.size], found, budget=self._budget)
+        members = read_directory(self._bytes(start, start + found.size), found, budget=self._budget)
         left = WHEEL.unpacked
         for member in members:
             left -= member.size
@@ -75,6 +78,12 @@ class WheelArchive:
         with zipfile.ZipFile(self._file) as archive:
             modes = {entry.orig_filename: entry.external_attr >> 16 for entry in archive.infolist()}
         return tuple(Packed(member, modes.get(member.name, 0)) for member in members)
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        data = os.pread(self._file.fileno(), max(end - start, 0), start)
+        if len(data) < min(end, self._size) - start:
+            raise WheelError(f"{self._name}: the file was cut short while it was read")
+        return data
 
     def read(self, member: Member) -> bytes:
         """Return the content of a small file."""
@@ -88,7 +97,7 @@ class WheelArchive:
         Raises:
             WheelError: it is not as long as the directory says, or its CRC is another.
         """
-        head = self._data[member.header : member.header + LOCAL_HEADER]
+        head = self._bytes(member.header, member.header + LOCAL_HEADER)
         start = member.header + local_header_size(head, member)
         self._budget.take(unpacked=member.size, steps=1)
         crc = came = 0
@@ -103,18 +112,18 @@ class WheelArchive:
 
     def _unpacked(self, member: Member, start: int) -> Iterator[bytes]:
         end = start + member.compressed
-        if end > len(self._data):
+        if end > self._size:
             raise self._error(member, "is cut short")
         if member.method == STORED:
             for at in range(start, end, _MOST):
-                yield self._data[at : min(at + _MOST, end)]
+                yield self._bytes(at, min(at + _MOST, end))
             return
         if member.method != DEFLATED:
             raise self._error(member, f"is packed in an unknown way ({member.method})")
         inflate = zlib_ng.decompressobj(-15)
         try:
             for at in range(start, end, _PIECE):
-                data = self._data[at : min(at + _PIECE, end)]
+                data = self._bytes(at, min(at + _PIECE, end))
                 # Behind the end of its stream the decompressor would hand the same bytes back for ever.
                 while data and not inflate.eof:
                     if piece := inflate.decompress(data, _MOST):
@@ -132,5 +141,4 @@ class WheelArchive:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._data.close()
         self._file.close()
